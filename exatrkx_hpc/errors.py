@@ -1,0 +1,72 @@
+"""Every error that a user may meet, each with its exit code.
+
+    ExatrkxError (1)
+    ├── ConfigError (2)        farm.toml, an environment variable or a flag is wrong
+    ├── MissingComponent (3)   a program or an optional package is not here
+    ├── LaunchError (4)        a job could not be submitted, found or stopped
+    ├── EndpointError (5)      nothing useful answers at the endpoint
+    ├── InputError (6)         an event or a folder cannot be used
+    ├── ModelError (7)         a model repository, a weight or a model's answer is wrong
+    ├── OutputError (8)        a result cannot be written
+    └── IncompleteRun (9)      the run ended, but not every event has a result
+
+A message says what, where and what to do next, in one line.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ExatrkxError(Exception):
+    """The root of the tree; its message is the one line that a user reads."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(ExatrkxError):
+    """A value in farm.toml, the environment or a flag cannot be used."""
+
+    exit_code = 2
+
+
+class MissingComponent(ExatrkxError):
+    """A program or an optional Python package is not installed."""
+
+    exit_code = 3
+
+
+class LaunchError(ExatrkxError):
+    """A job could not be submitted, found or stopped."""
+
+    exit_code = 4
+
+
+class EndpointError(ExatrkxError):
+    """Nothing useful answers at the endpoint."""
+
+    exit_code = 5
+
+
+class InputError(ExatrkxError):
+    """An event or a folder of events cannot be used."""
+
+    exit_code = 6
+
+
+class ModelError(ExatrkxError):
+    """A model repository, a weight or a model's answer is wrong."""
+
+    exit_code = 7
+
+
+class OutputError(ExatrkxError):
+    """A result cannot be written."""
+
+    exit_code = 8
+
+
+class IncompleteRun(ExatrkxError):
+    """The run ended, but not every event has a result."""
+
+    exit_code = 9

@@ -1,0 +1,24 @@
+"""Files that are whole or absent: written aside, then renamed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
+    """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
+
+    Raises OSError (disk full, no permission) and then leaves neither a part nor the file aside behind.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(aside).chmod(mode)
+        Path(aside).replace(path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,1 @@
+"""Jobs become one endpoint: records, health, members, the balancer and the metrics store."""

@@ -1,0 +1,1 @@
+"""A farm becomes jobs: plans, scripts, and the schedulers that run them."""

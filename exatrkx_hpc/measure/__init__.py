@@ -1,0 +1,1 @@
+"""What the servers measured of themselves."""

@@ -1,0 +1,1 @@
+"""An endpoint and a folder of events become results."""
