@@ -22,3 +22,15 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise
+
+
+def write_new(path: Path, content: str) -> None:
+    """Write a file that must not be there yet, whole; raises FileExistsError when it is, else as write_whole."""
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(content)
+        Path(aside).chmod(0o644)
+        os.link(aside, path)  # unlike a rename, a link never replaces a file
+    finally:
+        Path(aside).unlink(missing_ok=True)

@@ -64,7 +64,14 @@ def run(
     """
     try:
         done = subprocess.run(
-            list(argv), input=stdin, capture_output=True, text=True, timeout=timeout, env=env, cwd=cwd, check=False
+            list(argv),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=env,
+            cwd=cwd,
+            check=False,
         )
     except FileNotFoundError as error:
         raise MissingComponent(f"{argv[0]} is not on PATH; install it, or load its module") from error
@@ -96,7 +103,7 @@ class Child:
             return self._popen.wait(timeout)
         return None
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Send a signal to the program alone; nothing happens if it has ended."""
         with contextlib.suppress(ProcessLookupError):
             self._popen.send_signal(number)
@@ -104,15 +111,13 @@ class Child:
     def stop(self, *, grace: float, first: signal.Signals = signal.SIGTERM) -> None:
         """Ask with `first`, wait up to `grace` seconds, then kill every process that is left of its session."""
         if self.returncode() is None:
-            self.signal(first)
+            self.send(first)
             self.wait(grace)
         kill_session(self.pid)
         self._popen.wait()
 
 
-def spawn(
-    argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
-) -> Child:
+def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Child:
     """Start `argv` in a session of its own, with its output appended to `log`.
 
     Raises MissingComponent when the program does not exist.
@@ -133,9 +138,7 @@ def spawn(
     return Child(popen)
 
 
-async def spawn_piped(
-    argv: Sequence[str], *, env: Mapping[str, str] | None = None
-) -> asyncio.subprocess.Process:
+async def spawn_piped(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
     """Start `argv` in a session of its own with stdin and stdout as pipes; its stderr is this process's."""
     return await asyncio.create_subprocess_exec(
         *argv,

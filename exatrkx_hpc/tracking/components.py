@@ -22,8 +22,6 @@ def label_components(edges: Int64, logits: Float32, *, cut: float, n_hits: int |
     if n_hits == 0:
         return np.empty(0, dtype=np.int64)
     accepted = edges[:, sigmoid(logits.reshape(-1)) > cut]
-    joined = coo_matrix(
-        (np.ones(accepted.shape[1], dtype=np.int8), (accepted[0], accepted[1])), shape=(n_hits, n_hits)
-    )
+    joined = coo_matrix((np.ones(accepted.shape[1], dtype=np.int8), (accepted[0], accepted[1])), shape=(n_hits, n_hits))
     _, labels = connected_components(joined, directed=False)
     return labels.astype(np.int64)

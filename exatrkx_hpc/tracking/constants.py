@@ -37,3 +37,62 @@ class PipelineSettings:
 
 
 DEFAULT_SETTINGS = PipelineSettings()
+
+#: Folder names of the three networks in a model repository; each holds `1/model.pt`.
+NETWORK_NAMES = ("embed", "filter", "gnn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """How large the three networks are: layers between input and output, and their width.
+
+    The original's embedding has five layers of 512 and its graph network is 64 wide with 8 iterations; these
+    stand-ins are small enough to be shipped and to be trained without a GPU.
+    """
+
+    embed_dimensions: int = 8
+    embed_width: int = 192
+    embed_layers: int = 4
+    filter_width: int = 96
+    filter_layers: int = 3
+    gnn_width: int = 40
+    gnn_iterations: int = 6
+
+
+DEFAULT_NETWORKS = NetworkSettings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How the stand-in networks are trained: sizes of events, steps, learning rates, weights in the losses.
+
+    Every step sees one event of a number of tracks drawn between `min_tracks` and `max_tracks`; the graph
+    network sees each of its `graph_events` events several times.
+
+    In the embedding, neighbours along a track are pulled to within `pull_to` of the radius, with the weight
+    `pull_weight`; of all the pairs within the radius, `max_pairs` at most are looked at in a step. Two hits of
+    a particle count as joined when they are at most `reach` places apart along it: 2 bridges a lost edge, and
+    took the share of split tracks from 4 % to 0.1 %. `filter_positive` and `gnn_positive` weigh true edges
+    against false ones. They set where the fixed cuts come to lie: the filter must lose nearly nothing, and
+    the graph network must join no two tracks.
+    """
+
+    min_tracks: int = 120
+    max_tracks: int = 240
+    pull_to: float = 0.3
+    pull_weight: float = 40.0
+    max_pairs: int = 60_000
+    reach: int = 2
+    filter_positive: float = 4.0
+    gnn_positive: float = 0.3
+    embed_steps: int = 800
+    embed_rate: float = 4e-3
+    filter_steps: int = 500
+    filter_rate: float = 4e-3
+    graph_events: int = 250
+    gnn_steps: int = 1300
+    gnn_rate: float = 4e-3
+
+
+DEFAULT_TRAINING = TrainingSettings()
+DEFAULT_SEED = 20260

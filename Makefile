@@ -1,0 +1,35 @@
+# The two commands: make demo and make test. Each sets up .venv first; safe to repeat.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test check clean system-packages
+
+help:  ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+
+$(STAMP): pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[local,train,dev]'
+	touch $@
+
+system-packages:
+	.ci/system-packages
+
+demo: system-packages $(STAMP)  ## run the main job on this machine: two servers, nginx, Prometheus, eight workers
+	$(BIN)/exatrkx-hpc demo
+
+test: system-packages $(STAMP)  ## run the whole test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)  ## run the linters: ruff, mypy, shellcheck
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/shellcheck jobs/*.sh .ci/run .ci/system-packages
+	$(BIN)/python -m pytest -q tests/test_rendered_scripts.py
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) demo-results dist build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,49 @@
+"""The command line: parse, one call of the library, print. Only main() catches errors."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from exatrkx_hpc.cli.config_commands import config_app, init
+from exatrkx_hpc.cli.demo_command import demo
+from exatrkx_hpc.cli.event_commands import events_app
+from exatrkx_hpc.cli.farm_commands import deploy, monitor, stop
+from exatrkx_hpc.cli.model_commands import models_app
+from exatrkx_hpc.cli.work_commands import metrics, run_clients
+from exatrkx_hpc.errors import ExatrkxError
+from exatrkx_hpc.signals import stop_on_sigterm
+
+app = typer.Typer(
+    name="exatrkx-hpc",
+    help="Turn a Slurm allocation into one Triton endpoint, and push every event of a dataset through it.",
+    epilog="Start with 'exatrkx-hpc demo': the whole thing on this machine, without Slurm and without a GPU.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+app.command()(demo)
+app.command()(init)
+app.add_typer(config_app, name="config")
+app.command()(deploy)
+app.command()(monitor)
+app.command(name="run-clients")(run_clients)
+app.command()(metrics)
+app.command()(stop)
+app.add_typer(models_app, name="models")
+app.add_typer(events_app, name="events")
+
+
+def main() -> None:
+    """Run the command that the arguments name; a user's error is one line on stderr and its exit code."""
+    stop_on_sigterm()
+    try:
+        app(standalone_mode=True)
+    except ExatrkxError as error:
+        print(f"exatrkx-hpc: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(141)

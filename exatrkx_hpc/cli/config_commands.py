@@ -1,0 +1,58 @@
+"""`init`, `config show`, `config schema`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exatrkx_hpc.cli.options import ConfigFile, Json, SiteName, resolved
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.errors import ConfigError
+from exatrkx_hpc.files import write_new
+from exatrkx_hpc.resolution import DEFAULT_FILE, commented_file, value_of
+
+config_app = typer.Typer(help="Show what the configuration is and where each value comes from.", no_args_is_help=True)
+
+
+@config_app.command(epilog="Example: exatrkx-hpc config show --site perlmutter")
+def show(config: ConfigFile = None, site: SiteName = None, as_json: Json = False) -> None:
+    """Print each value and its source."""
+    result = resolved(config, site=site)
+    rows = [(key, value_of(result.farm, key), source) for key, source in result.sources.items()]
+    if as_json:
+        typer.echo(json.dumps({key: {"value": value, "source": source} for key, value, source in rows}, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("key", "value", "source")
+    for key, value, source in rows:
+        table.add_row(key, json.dumps(value), source)
+    Console(markup=False, highlight=False).print(table)
+
+
+@config_app.command(epilog="Example: exatrkx-hpc config schema > farm.schema.json")
+def schema() -> None:
+    """Print the JSON schema of farm.toml."""
+    typer.echo(json.dumps(Farm.model_json_schema(), indent=2))
+
+
+def init(
+    site: Annotated[str, typer.Argument(help="The site profile: perlmutter, generic or local.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path(DEFAULT_FILE),
+) -> None:
+    """Write a commented farm.toml for a site; a file that is there stays as it is.
+
+    Example: exatrkx-hpc init perlmutter
+    """
+    text = commented_file(site)
+    try:
+        write_new(out, text)
+    except FileExistsError as error:
+        raise ConfigError(f"{out} is there already and stays as it is; name another file with --out") from error
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written: {error.strerror}") from error
+    typer.echo(f"{out} written; set what is yours there, then 'exatrkx-hpc deploy --dry-run' shows the job")

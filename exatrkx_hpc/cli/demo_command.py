@@ -1,0 +1,83 @@
+"""`demo`: the whole way of the data on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from exatrkx_hpc.cli.options import Json, Quiet, say
+from exatrkx_hpc.demo import DemoResult, DemoSettings, run_demo
+from exatrkx_hpc.work.report import progress_bar, render_table
+
+
+def demo(
+    servers: Annotated[int, typer.Option("--servers", min=1, max=16, help="Triton servers to start.")] = 2,
+    events: Annotated[int, typer.Option("--events", min=1, help="Events to push through.")] = 100,
+    folder: Annotated[Path, typer.Option("--folder", help="Where everything goes.")] = Path("demo-results"),
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the farm up until Ctrl-C.")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Run the whole thing on this machine: no Slurm, no container, no GPU.
+
+    It builds the models, makes events with known truth, starts real Triton servers behind nginx with
+    Prometheus watching, pushes the events through with eight workers, scores the tracks that were found, and
+    stops everything.
+
+    Example: exatrkx-hpc demo --servers 2 --events 100
+    """
+
+    def linger(result: DemoResult) -> None:
+        if keep:
+            _print(result, as_json=as_json)
+            say(f"the farm stays up; try 'exatrkx-hpc run-clients --server {result.endpoint} -d {folder}/events'")
+            say("Ctrl-C stops it")
+            with contextlib.suppress(KeyboardInterrupt):
+                while True:
+                    time.sleep(3600)
+
+    settings = DemoSettings(folder=folder, servers=servers, events=events)
+    with progress_bar(quiet=quiet) as show:
+        result = run_demo(settings, tell=(lambda line: None) if quiet else say, show=show, linger=linger)
+    if not keep:
+        _print(result, as_json=as_json)
+    result.report.check()
+
+
+def _print(result: DemoResult, *, as_json: bool) -> None:
+    score = result.score
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {
+                    "endpoint": result.endpoint,
+                    "prometheus": result.prometheus,
+                    "report": json.loads(result.report.to_json()),
+                    "compute_shares": dict(result.shares),
+                    "score": dataclasses.asdict(score),
+                    "efficiency": score.efficiency,
+                    "fake_rate": score.fake_rate,
+                    "folder": str(result.folder),
+                },
+                indent=2,
+            )
+        )
+        return
+    console = Console()
+    console.print(render_table(result.report))
+    shares = Table("stage", "share of compute time")
+    for model, share in result.shares.items():
+        shares.add_row(model, f"{share:.1%}")
+    console.print(shares)
+    console.print(f"endpoint          {result.endpoint}", highlight=False)
+    console.print(f"track efficiency  {score.efficiency:.3f} (pT > 1 GeV, at least 5 hits)", highlight=False)
+    console.print(f"fake rate         {score.fake_rate:.3f}", highlight=False)
+    console.print(f"results           {result.folder / 'results'}", highlight=False)

@@ -1,0 +1,31 @@
+"""The options that several commands share, and how they become flags of the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exatrkx_hpc.resolution import Resolved, resolve
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="The farm's file; default: farm.toml here, if there is one.")
+]
+SiteName = Annotated[str | None, typer.Option("--site", help="The site profile: perlmutter, generic or local.")]
+RunRoot = Annotated[str | None, typer.Option("--run-root", help="Folder of the run directories.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
+
+
+def resolved(config: Path | None = None, /, **flags: object) -> Resolved:
+    """Return the configuration; `section__key` names a flag's value, and None means that it was not given."""
+    given = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
+    if isinstance(folder := given.get("run_root"), str):
+        given["run_root"] = folder.replace("$", "$$")  # the shell has filled in its variables already
+    return resolve(config, flags=given)
+
+
+def say(line: str) -> None:
+    """Print one line of progress on stderr; results alone go to stdout."""
+    typer.echo(line, err=True)

@@ -1,0 +1,102 @@
+"""`run-clients` and `metrics`: push events through an endpoint, and see what the servers say of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from exatrkx_hpc import farm as story
+from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, resolved, say
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.measure import metrics as measure
+from exatrkx_hpc.work.report import progress_bar, render_table
+from exatrkx_hpc.work.workers import Settings, StoppedRun
+
+
+def run_clients(
+    server: Annotated[
+        str | None, typer.Option("--server", "-s", help="The endpoint, HOST:PORT; default: the running farm's.")
+    ] = None,
+    events: Annotated[Path, typer.Option("--events", "-d", help="The folder of events, *.csv.")] = Path("events"),
+    workers: Annotated[int | None, typer.Option("--workers", "-n", help="Worker processes.")] = None,
+    in_flight: Annotated[int | None, typer.Option("--in-flight", "-j", help="Requests in flight of each.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for labels/ and report.json.")] = Path("results"),
+    quiet: Quiet = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+    site: SiteName = None,
+    run_root: RunRoot = None,
+) -> None:
+    """Push every event of a folder through the endpoint; one label file for each event.
+
+    Example: exatrkx-hpc run-clients -n 8 -j 4 -d events -o results
+    """
+    flags = {"clients__workers": workers, "clients__in_flight": in_flight}
+    farm = resolved(config, site=site, run_root=run_root, **flags).farm
+    settings = Settings(
+        server=server or story.endpoint_record(farm).grpc,
+        events=events,
+        out=out,
+        workers=farm.clients.workers,
+        in_flight=farm.clients.in_flight,
+        request_timeout=farm.clients.request_timeout,
+        patience=farm.clients.patience,
+    )
+    try:
+        with progress_bar(quiet=quiet) as show:
+            report = story.run_clients(settings, show)
+    except StoppedRun as stopped:
+        typer.echo(stopped.report.to_json(), nl=False) if as_json else Console().print(render_table(stopped.report))
+        raise
+    if as_json:
+        typer.echo(report.to_json(), nl=False)
+    elif not quiet:
+        Console().print(render_table(report))
+        say(f"labels in {settings.labels}, report in {settings.report}")
+    report.check()
+
+
+def metrics(
+    server: Annotated[
+        list[str] | None,
+        typer.Option("--server", "-s", help="A server's metrics address, HOST:8002; may be given several times."),
+    ] = None,
+    watch: Annotated[float | None, typer.Option("--watch", "-w", min=0.1, help="Again each so many seconds.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Append the rows to this CSV file, too.")] = None,
+    as_json: Json = False,
+    config: ConfigFile = None,
+    site: SiteName = None,
+    run_root: RunRoot = None,
+) -> None:
+    """Print each model's requests and mean times: request, queue, input, compute, output.
+
+    With --watch each table but the first covers the time since the one before. Without --server, all servers
+    of the running farm are summed.
+
+    Example: exatrkx-hpc metrics --server 127.0.0.2:8002 --watch 5 --csv times.csv
+    """
+    addresses = server or _servers_of(resolved(config, site=site, run_root=run_root).farm)
+    earlier: list[measure.Snapshot] = []
+    while True:
+        snapshots = [measure.fetch(address) for address in addresses]
+        times = measure.fleet_times(snapshots, earlier)
+        if csv is not None:
+            measure.append_csv(csv, times)
+        if as_json:
+            typer.echo(json.dumps([dataclasses.asdict(row) for row in times]))
+        else:
+            Console().print(measure.render_table(times))
+        if watch is None:
+            return
+        earlier = snapshots
+        time.sleep(watch)
+
+
+def _servers_of(farm: Farm) -> list[str]:
+    return list(story.endpoint_record(farm).metrics.values())

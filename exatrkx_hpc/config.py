@@ -1,0 +1,182 @@
+"""What a farm is: the values of farm.toml, checked, frozen, and each with the place it came from.
+
+A value is looked for in the flags, then in the environment (`EXATRKX_HPC_JOB_NODES` sets `job.nodes`), then
+in farm.toml, then in the site's profile; what none of them names has the default that stands here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Engine = Literal["shifter", "podman-hpc", "podman", "apptainer", "none"]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+_TIME_LIMIT = re.compile(r"(\d+-)?\d{1,2}(:\d{2}){0,2}|\d+")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _one_line(text: str) -> str:
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise ValueError("must not contain a line break or a control character")
+    return text
+
+
+def _time_limit(text: str) -> str:
+    if not _TIME_LIMIT.fullmatch(text):
+        raise ValueError("must be a Slurm time limit such as 30, 02:00:00 or 1-12:00:00")
+    return text
+
+
+def _plain_name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError("must consist of letters, digits, '.', '_' and '-'")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+Name = Annotated[str, AfterValidator(_plain_name)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Cluster(_Section):
+    """The facts of one cluster, which a site's profile knows."""
+
+    scheduler: Literal["slurm", "local"] = Field("slurm", description="Slurm, or this machine alone")
+    host_suffix: Line = Field("", description="appended to a node's name to find its address")
+    local_address: Line = Field(
+        "127.0.0.2", description="local: the first pretend node's address; the others follow it"
+    )
+
+    @field_validator("local_address")
+    @classmethod
+    def _loopback(cls, value: str) -> str:
+        if not re.fullmatch(r"127(\.\d{1,3}){3}", value):
+            raise ValueError("must be an address of this machine, 127.x.y.z")
+        return value
+
+
+class JobSection(_Section):
+    """What the job asks of Slurm; an empty value is left out of the script."""
+
+    account: Line = Field("", description="the account to charge")
+    qos: Line = Field("", description="the quality of service")
+    partition: Line = Field("", description="the partition")
+    constraint: Line = Field("", description="the node features asked for")
+    nodes: int = Field(1, ge=1, le=10000, description="how many nodes")
+    time: Annotated[str, AfterValidator(_time_limit)] = Field("00:30:00", description="the time limit")
+    gpus_per_node: int = Field(0, ge=0, le=64, description="GPUs of each node; 0 asks for none")
+    extra_directives: tuple[Line, ...] = Field((), description="further #SBATCH options, each one word")
+
+    @field_validator("extra_directives")
+    @classmethod
+    def _options(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for option in value:
+            if not option.startswith("--"):
+                raise ValueError(f"{option!r} must be a long option such as --reservation=NAME")
+        return value
+
+
+class ServerSection(_Section):
+    """How one Triton server is started."""
+
+    engine: Engine = Field("none", description="what starts the container; none: a bare binary")
+    image: Line = Field("", description="the container's image")
+    triton: Line = Field("tritonserver", description="the tritonserver program, inside the image if there is one")
+    model_repository: Line = Field("", description="folder of the models; empty: RUN_ROOT/model_repository")
+    device: Literal["cpu", "gpu"] = Field("gpu", description="what the models run on")
+    instances: int = Field(1, ge=1, le=64, description="instances of each model in a server")
+    servers_per_node: int = Field(1, ge=1, le=16, description="servers on each node")
+    base_port: int = Field(8000, ge=1024, le=65000, description="HTTP port; gRPC and metrics ports follow it")
+    shm_size: Line = Field("20g", description="shared memory of the container, where the engine has a say")
+    modules: tuple[Line, ...] = Field((), description="site modules of the engine, such as gpu")
+    environment: dict[Name, Line] = Field({}, description="variables set for the server")
+    extra_arguments: tuple[Line, ...] = Field((), description="further arguments of tritonserver")
+    drain: int = Field(5, ge=0, le=3600, description="seconds between leaving the balancer and the end of the server")
+    exit_timeout: int = Field(20, ge=1, le=3600, description="seconds that running requests have to finish at the end")
+    max_restarts: int = Field(5, ge=0, le=1000, description="how often a server that dies is started again")
+
+    @model_validator(mode="after")
+    def _image_or_none(self) -> ServerSection:
+        if self.engine != "none" and not self.image:
+            raise ValueError(f"image: engine {self.engine!r} needs one, such as 'docker.io/NAME:TAG'")
+        return self
+
+
+class BalancerSection(_Section):
+    """The endpoint that clients use."""
+
+    host: Line = Field("127.0.0.1", description="the address that nginx listens on")
+    grpc_port: Port = Field(9191, description="gRPC port of the endpoint; 0: any free one")
+    http_port: Port = Field(9190, description="HTTP port of the endpoint; 0: any free one")
+    worker_processes: int = Field(1, ge=1, le=128, description="nginx worker processes")
+
+
+class MonitorSection(_Section):
+    """How the monitor watches the servers."""
+
+    interval: Seconds = Field(1, description="seconds between two looks at the servers")
+    probe_timeout: Seconds = Field(1, description="seconds that a server has to answer a probe")
+    tolerance: int = Field(2, ge=1, le=100, description="missed probes in a row that take a server out")
+    prometheus: bool = Field(True, description="run Prometheus beside the balancer")
+    prometheus_port: Port = Field(9090, description="Prometheus' port; 0: any free one")
+    scrape_interval: int = Field(5, ge=1, le=3600, description="seconds between two scrapes")
+
+
+class ClientsSection(_Section):
+    """How events are pushed through the endpoint."""
+
+    workers: int = Field(8, ge=1, le=4096, description="worker processes")
+    in_flight: int = Field(4, ge=1, le=4096, description="requests that each worker keeps in flight")
+    patience: Seconds = Field(60, description="seconds that an event is tried again before it fails")
+    request_timeout: Seconds = Field(60, description="seconds that one request may take")
+
+
+class Farm(_Section):
+    """A named set of Triton servers behind one endpoint."""
+
+    name: Name = Field("exatrkx", description="the farm's and its jobs' name")
+    site: Name = Field("generic", description="the site profile: perlmutter, generic or local")
+    run_root: Line = Field("~/exatrkx-hpc", description="folder of the run directories, shared with the nodes")
+    cluster: Cluster = Cluster()
+    job: JobSection = JobSection()
+    server: ServerSection = ServerSection()
+    balancer: BalancerSection = BalancerSection()
+    monitor: MonitorSection = MonitorSection()
+    clients: ClientsSection = ClientsSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_folders(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Expand `~` and `$NAME` in folders, once, so that later code sees plain absolute paths."""
+        run_root = expand(str(data.get("run_root", "~/exatrkx-hpc")))
+        server = dict(data.get("server", {}))
+        given = server.get("model_repository")
+        server["model_repository"] = str(expand(str(given)) if given else run_root / "model_repository")
+        return {**data, "run_root": str(run_root), "server": server}
+
+
+def expand(folder: str) -> Path:
+    """Return `folder` as an absolute path with a leading `~` and `$NAME` filled in; `$$` is a plain `$`.
+
+    Raises ValueError when it names a variable that is not set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise ValueError(f"{folder!r} names ${name}, which is not set; set it, or write the folder itself")
+        return os.environ[name]
+
+    filled = re.sub(r"\$\$|\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}", value, folder)
+    return Path(filled).expanduser().absolute()

@@ -1,0 +1,123 @@
+"""The main job on one machine: a farm of real Triton servers, events with known truth, and what came of it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from exatrkx_hpc import farm
+from exatrkx_hpc.assets import asset
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.measure.metrics import fetch, fleet_times, stage_shares
+from exatrkx_hpc.models.build import build
+from exatrkx_hpc.resolution import resolve
+from exatrkx_hpc.tracking import scoring, synthetic
+from exatrkx_hpc.work.events import find_events, read_labels
+from exatrkx_hpc.work.report import Report
+from exatrkx_hpc.work.workers import Settings, ShowProgress
+
+#: Another seed than that of the training events, so that the demo's events are unseen.
+_SEED = 20_000
+_WAIT_READY = 180.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What the demo found: the run's report, each model's share of the compute time (0 to 1), and the score."""
+
+    endpoint: str
+    prometheus: str
+    report: Report
+    shares: Mapping[str, float]
+    score: scoring.Score
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """How large the demo is, and where its files go; each worker keeps four requests in flight."""
+
+    folder: Path
+    servers: int = 2
+    events: int = 100
+    workers: int = 8
+    in_flight: int = 4
+
+
+def run_demo(
+    settings: DemoSettings,
+    *,
+    tell: Callable[[str], None],
+    show: ShowProgress,
+    linger: Callable[[DemoResult], None] = lambda result: None,
+) -> DemoResult:
+    """Do it all and stop everything; `linger` is called with the result while the farm is still up.
+
+    Raises what the parts raise: MissingComponent, LaunchError, EndpointError, IncompleteRun, OutputError.
+    """
+    began = time.monotonic()
+    what = _farm(settings)
+    tell(f"models: building {what.server.model_repository}")
+    build(asset("model_repos/exatrkx"), Path(what.server.model_repository), device="cpu")
+    tell(f"events: making {settings.events} with known truth")
+    events = _fresh_folder(settings.folder / "events")
+    synthetic.write_events(events, events=settings.events, seed=_SEED)
+    with farm.running(what, tell=tell, wait=_WAIT_READY) as (job, watch):
+        record = farm.endpoint_record(what, job.id)
+        tell(f"endpoint: {watch.endpoint}, ready {time.monotonic() - began:.0f} s after the start")
+        report = farm.run_clients(_clients(settings, watch.endpoint), show)
+        shares = stage_shares(fleet_times([fetch(address) for address in record.metrics.values()]))
+        result = DemoResult(
+            endpoint=watch.endpoint,
+            prometheus=record.prometheus,
+            report=report,
+            shares=shares,
+            score=score_folder(settings.folder / "results" / "labels", events),
+            folder=settings.folder,
+        )
+        linger(result)
+    return result
+
+
+def score_folder(labels: Path, events: Path) -> scoring.Score:
+    """Return the score of a folder of label files against the truth beside the events."""
+    return scoring.total(
+        scoring.score_event(read_labels(labels / event.path.name), synthetic.read_event(event.path))
+        for event in find_events(events)
+        if (labels / event.path.name).exists()
+    )
+
+
+def _farm(settings: DemoSettings) -> Farm:
+    # Any free ports: the demo must not fail because another farm is up.
+    flags: dict[str, object] = {
+        "site": "local",
+        "name": "demo",
+        "run_root": str(settings.folder.absolute() / "run").replace("$", "$$"),
+        "job.nodes": settings.servers,
+        "balancer.grpc_port": 0,
+        "balancer.http_port": 0,
+        "monitor.prometheus_port": 0,
+        "monitor.scrape_interval": 1,
+    }
+    return resolve(flags=flags).farm
+
+
+def _clients(settings: DemoSettings, server: str) -> Settings:
+    return Settings(
+        server=server,
+        events=settings.folder / "events",
+        out=settings.folder / "results",
+        workers=settings.workers,
+        in_flight=settings.in_flight,
+    )
+
+
+def _fresh_folder(folder: Path) -> Path:
+    """Return the folder, empty: the events of an earlier demo would be counted, too."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder

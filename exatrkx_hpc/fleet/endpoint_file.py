@@ -1,0 +1,63 @@
+"""The file in which a monitor tells other commands where its endpoint is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from exatrkx_hpc.errors import EndpointError
+from exatrkx_hpc.files import write_whole
+
+FILE_NAME = "endpoint.json"
+LATEST = "latest"
+
+
+class EndpointRecord(BaseModel):
+    """Where the endpoint of a job is; each address is `host:port`, `prometheus` is empty when there is none."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    job: str
+    grpc: str
+    http: str
+    prometheus: str
+    metrics: dict[str, str]
+    ready: int
+    monitor_pid: int
+    updated: float
+
+
+def write_endpoint(run_dir: Path, record: EndpointRecord) -> None:
+    """Write the endpoint's file in the run directory and let `latest` beside the run directory point to it."""
+    write_whole(run_dir / FILE_NAME, record.model_dump_json(indent=2) + "\n")
+    latest = run_dir.parent / LATEST
+    aside = run_dir.parent / f".{LATEST}.{record.monitor_pid}"
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(run_dir.name)
+    aside.replace(latest)
+
+
+def remove_endpoint(run_dir: Path) -> None:
+    """Take the endpoint's file away: nothing answers there any more."""
+    (run_dir / FILE_NAME).unlink(missing_ok=True)
+
+
+def read_endpoint(run_dir: Path) -> EndpointRecord | None:
+    """Return what the run directory says of its endpoint, or None when it has none."""
+    try:
+        record = EndpointRecord.model_validate_json((run_dir / FILE_NAME).read_text())
+    except (OSError, ValidationError):
+        return None
+    return record
+
+
+def running_endpoint(run_root: Path, job: str = LATEST) -> EndpointRecord:
+    """Return the endpoint of `job`, or of the job watched last; raises EndpointError when there is none."""
+    record = read_endpoint(run_root / job)
+    if record is None:
+        which = "no farm is being watched" if job == LATEST else f"job {job} is not being watched"
+        raise EndpointError(
+            f"{which} below {run_root}; start 'exatrkx-hpc monitor JOBID', or name an endpoint with --server HOST:PORT"
+        )
+    return record

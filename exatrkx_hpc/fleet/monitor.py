@@ -1,0 +1,203 @@
+"""The loop that keeps an endpoint: observe the servers, reconcile, render, apply; again each second."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from exatrkx_hpc.config import BalancerSection, MonitorSection
+from exatrkx_hpc.errors import EndpointError
+from exatrkx_hpc.fleet.endpoint_file import EndpointRecord, remove_endpoint, write_endpoint
+from exatrkx_hpc.fleet.health import probe
+from exatrkx_hpc.fleet.membership import Member, changes, ready_members, reconcile
+from exatrkx_hpc.fleet.nginx import Balancer, BalancerPlan, free_port
+from exatrkx_hpc.fleet.prometheus import MetricsStore
+from exatrkx_hpc.fleet.registry import read_records
+from exatrkx_hpc.launch.scheduler import JobState
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What a monitor knows after one look: the job's state and its members."""
+
+    job: JobState
+    members: tuple[Member, ...]
+
+    @property
+    def ready(self) -> tuple[Member, ...]:
+        """The members that receive requests."""
+        return ready_members(self.members)
+
+
+class Monitor:
+    """Keeps the endpoint of one job; `tell` gets one line for each change."""
+
+    def __init__(
+        self,
+        *,
+        run_dir: Path,
+        job_state: Callable[[], JobState],
+        balancer: BalancerSection,
+        settings: MonitorSection,
+        tell: Callable[[str], None],
+    ) -> None:
+        """Prepare the monitor of the job whose run directory is `run_dir`; nothing runs before watch()."""
+        self._run_dir = run_dir
+        self._job_state = job_state
+        self._settings = settings
+        self._tell = tell
+        self._view = View(job=JobState.UNKNOWN, members=())
+        self._host = balancer.host
+        self._plan = BalancerPlan(
+            host=balancer.host,
+            grpc_port=balancer.grpc_port or free_port(balancer.host),
+            http_port=balancer.http_port or free_port(balancer.host),
+            worker_processes=balancer.worker_processes,
+        )
+        self._balancer = Balancer(run_dir / "nginx", self._plan)
+        self._store = self._make_store()
+        self._applied: tuple[str, ...] | None = None
+        self._scraped: tuple[str, ...] | None = None
+
+    @property
+    def view(self) -> View:
+        """What the last look found."""
+        return self._view
+
+    @property
+    def endpoint(self) -> str:
+        """The gRPC address that clients use, `host:port`."""
+        return f"{self._public_host()}:{self._plan.grpc_port}"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the servers' logs."""
+        return self._run_dir / "logs"
+
+    @contextmanager
+    def serving(self) -> Iterator[Monitor]:
+        """Hold the endpoint: nginx runs inside the block, and leaving it stops all that was started."""
+        with _only_monitor_of(self._run_dir):
+            try:
+                self._balancer.start(())
+                yield self
+            finally:
+                remove_endpoint(self._run_dir)
+                self._balancer.stop()
+                if self._store is not None:
+                    self._store.stop()
+
+    def watch(self, *, stop: threading.Event) -> View:
+        """Look at the servers each interval until the job is over or `stop` is set; return the last view."""
+        while not stop.is_set():
+            self.tick()
+            if self._view.job.over:
+                break
+            stop.wait(self._settings.interval)
+        return self._view
+
+    def tick(self) -> View:
+        """Look once: observe, reconcile, and apply what has changed."""
+        before = self._view
+        records = read_records(self._run_dir)
+        serving = [record for record in records if record.state == "starting"]
+        members = reconcile(
+            job=(job := self._job_state()),
+            records=records,
+            ready=probe(serving, self._settings.probe_timeout),
+            previous=before.members,
+            tolerance=self._settings.tolerance,
+        )
+        now = View(job=job, members=members)
+        self._apply(now)
+        self._report(before, now)
+        # Last, so that who waits for a ready member finds it behind the endpoint already.
+        self._view = now
+        return now
+
+    def _apply(self, view: View) -> None:
+        if not self._balancer.alive():
+            self._tell(f"balancer: nginx has ended; starts again on {self.endpoint}")
+            self._balancer.start(view.ready)
+        wanted = tuple(member.grpc for member in view.ready)
+        if wanted != self._applied:
+            try:
+                self._balancer.update(view.ready)
+            except EndpointError as error:
+                self._tell(f"balancer: {error}")
+            self._applied = wanted
+            self._write_endpoint(view)
+        self._scrape(view)
+
+    def _scrape(self, view: View) -> None:
+        """Prometheus starts with the first ready server and follows the others."""
+        if self._store is None:
+            return
+        # A server that does not answer stays a target, so that Prometheus too can tell that it is down.
+        targets = tuple(m for m in view.members if m.state != "starting" and m.record.state != "gone")
+        if self._scraped is None and view.ready:
+            self._store.start(targets)
+            self._tell(f"prometheus: http://{self._store.address}")
+        elif self._scraped is not None and _names(targets) != self._scraped:
+            self._store.update(targets)
+        else:
+            return
+        self._scraped = _names(targets)
+
+    def _report(self, before: View, view: View) -> None:
+        for member in changes(before.members, view.members):
+            self._tell(f"{member.name}: {member.state} ({member.note}), {len(view.ready)} ready")
+        if view.job is not before.job:
+            self._tell(f"job: {view.job.value}")
+
+    def _write_endpoint(self, view: View) -> None:
+        write_endpoint(
+            self._run_dir,
+            EndpointRecord(
+                job=self._run_dir.name,
+                grpc=self.endpoint,
+                http=f"{self._public_host()}:{self._plan.http_port}",
+                prometheus=self._store.address if self._store is not None else "",
+                metrics={member.name: member.metrics for member in view.ready},
+                ready=len(view.ready),
+                monitor_pid=os.getpid(),
+                updated=time.time(),
+            ),
+        )
+
+    def _public_host(self) -> str:
+        return socket.getfqdn() if self._host == "0.0.0.0" else self._host
+
+    def _make_store(self) -> MetricsStore | None:
+        if not self._settings.prometheus:
+            return None
+        return MetricsStore(
+            self._run_dir / "prometheus",
+            host=self._host,
+            port=self._settings.prometheus_port or free_port(self._host),
+            scrape_interval=self._settings.scrape_interval,
+        )
+
+
+def _names(members: tuple[Member, ...]) -> tuple[str, ...]:
+    return tuple(member.name for member in members)
+
+
+@contextmanager
+def _only_monitor_of(run_dir: Path) -> Iterator[None]:
+    """Hold the run directory's lock; raises EndpointError when another monitor holds it."""
+    with (run_dir / "monitor.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise EndpointError(
+                f"another monitor watches job {run_dir.name}; stop it first, or use the endpoint that it keeps"
+            ) from error
+        yield

@@ -1,0 +1,103 @@
+"""The metrics store: Prometheus, with the members as its targets. Rendering is pure; a Store checks and runs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import requests
+
+from exatrkx_hpc.assets import asset
+from exatrkx_hpc.errors import EndpointError
+from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.fleet.membership import Member
+from exatrkx_hpc.process import Child, find_program, run, spawn
+from exatrkx_hpc.templates import render
+
+_REMEDY = "install the package 'prometheus', or set monitor.prometheus to false"
+
+
+def render_config(*, scrape_interval: int) -> str:
+    """Return the text of prometheus.yml; `scrape_interval` is in seconds."""
+    return render(
+        "prometheus/prometheus.yml.j2",
+        scrape_interval=scrape_interval,
+        scrape_timeout=min(scrape_interval, 10),
+    )
+
+
+def render_targets(members: Iterable[Member]) -> str:
+    """Return the text of targets.json: each member's metrics port, labelled by job, node and server."""
+    groups = [
+        {
+            "targets": [member.metrics],
+            "labels": {"job": member.record.job, "node": member.record.node, "server": member.name},
+        }
+        for member in members
+    ]
+    return json.dumps(groups, indent=2) + "\n"
+
+
+class MetricsStore:
+    """One running Prometheus with its files in a folder of its own."""
+
+    def __init__(self, folder: Path, *, host: str, port: int, scrape_interval: int) -> None:
+        """Prepare it; raises MissingComponent when there is no Prometheus."""
+        self._folder = folder
+        self._address = f"{host}:{port}"
+        self._scrape_interval = scrape_interval
+        self._program = find_program("prometheus", remedy=_REMEDY)
+        self._promtool = find_program("promtool", remedy=_REMEDY)
+        self._child: Child | None = None
+
+    @property
+    def address(self) -> str:
+        """Where its own page and its queries are answered, `host:port`."""
+        return self._address
+
+    def start(self, members: Iterable[Member]) -> None:
+        """Start Prometheus for these members and wait until it is ready; raises EndpointError if it is not."""
+        shutil.copytree(asset("prometheus/rules"), self._folder / "rules", dirs_exist_ok=True)
+        self.update(members)
+        config = self._folder / "prometheus.yml"
+        write_whole(config, render_config(scrape_interval=self._scrape_interval))
+        done = run([self._promtool, "check", "config", str(config)], timeout=30)
+        if done.returncode:
+            raise EndpointError(f"Prometheus refuses its configuration: {done.complaint}")
+        arguments = [
+            f"--config.file={config}",
+            f"--storage.tsdb.path={self._folder / 'data'}",
+            f"--web.listen-address={self._address}",
+        ]
+        self._child = spawn([self._program, *arguments], log=self._folder / "prometheus.log")
+        self._wait_until_ready()
+
+    def update(self, members: Iterable[Member]) -> None:
+        """Scrape these members from now on; Prometheus notices the new file by itself."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self._folder / "targets.json", render_targets(members))
+
+    def stop(self) -> None:
+        """End Prometheus after it has written what it holds."""
+        if self._child is not None:
+            self._child.stop(grace=10)
+            self._child = None
+
+    def _wait_until_ready(self, deadline: float = 20.0) -> None:
+        until = time.monotonic() + deadline
+        with requests.Session() as session:
+            session.trust_env = False
+            while time.monotonic() < until and self._child is not None and self._child.returncode() is None:
+                try:
+                    if session.get(f"http://{self._address}/-/ready", timeout=1).ok:
+                        return
+                except requests.RequestException:
+                    pass
+                time.sleep(0.05)
+        raise EndpointError(
+            f"Prometheus did not start on {self._address}; {self._folder / 'prometheus.log'} says why, "
+            "and monitor.prometheus_port chooses another port"
+        )

@@ -1,0 +1,42 @@
+"""The records that servers write about themselves, one JSON file each in the run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class ServerRecord(BaseModel):
+    """What a server says of itself; `starts` counts its starts, `updated` is in seconds since the epoch."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    server: str
+    job: str
+    node: str
+    address: str
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    gpus: str
+    pid: int
+    starts: int
+    state: Literal["starting", "draining", "gone"]
+    note: str
+    updated: int
+
+
+def read_records(run_dir: Path) -> tuple[ServerRecord, ...]:
+    """Return the records of a run directory, by name; a file that is no record is passed over.
+
+    Servers write aside and rename, so such a file is somebody else's, not a record half written.
+    """
+    records = []
+    for path in sorted((run_dir / "records").glob("*.json")):
+        try:
+            records.append(ServerRecord.model_validate_json(path.read_text()))
+        except (OSError, ValidationError):
+            continue
+    return tuple(records)

@@ -1,0 +1,24 @@
+"""The Python code that the models need on the nodes, laid out in a folder of the run root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exatrkx_hpc.assets import package_parent
+from exatrkx_hpc.files import write_whole
+
+_PARTS = ("exatrkx_hpc/__init__.py", "exatrkx_hpc/tracking")
+
+
+def write_payload(folder: Path) -> None:
+    """Copy `exatrkx_hpc.tracking`, which imports nothing of the rest, into `folder`; safe to repeat.
+
+    A server gets `folder` as its PYTHONPATH, and a container mounts it.
+    """
+    for part in _PARTS:
+        source = package_parent() / part
+        files = sorted(source.glob("*.py")) + sorted(source.glob("*.cu")) if source.is_dir() else [source]
+        for file in files:
+            target = folder / file.relative_to(package_parent())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(target, file.read_bytes())

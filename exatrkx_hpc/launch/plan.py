@@ -1,0 +1,141 @@
+"""A farm becomes a plan: every value that the scripts need, computed once and never looked up again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from exatrkx_hpc import __version__
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.launch.containers import ENGINES, ContainerSpec
+from exatrkx_hpc.launch.words import Var, Word
+
+#: HTTP, gRPC and metrics ports stand side by side; the next server of the node starts this much higher.
+PORTS_PER_SERVER = 10
+
+
+class Tool(BaseModel):
+    """A program with the variables that it needs: how this machine starts Triton without a container."""
+
+    model_config = ConfigDict(frozen=True)
+
+    triton: str
+    arguments: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+class FarmPlan(BaseModel):
+    """What one job will do; the scripts are this and nothing else."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    site: str
+    version: str
+    run_root: str
+    nodes: int
+    servers_per_node: int
+    directives: tuple[tuple[str, str], ...]
+    extra_directives: tuple[str, ...]
+    engine: str
+    command: tuple[Word, ...]
+    model_repository: str
+    host_suffix: str
+    base_port: int
+    ports_per_server: int
+    drain: int
+    exit_timeout: int
+    max_restarts: int
+    container_stop: tuple[Word, ...]
+
+
+def make_plan(farm: Farm, *, tool: Tool | None = None) -> FarmPlan:
+    """Return the plan of `farm`; `tool` replaces the tritonserver that farm.toml names (engine none only)."""
+    server = farm.server
+    tool = tool or Tool(triton=server.triton)
+    python = python_folder(farm)
+    spec = ContainerSpec(
+        image=server.image,
+        command=_triton_command(farm, tool),
+        folders=(server.model_repository, python),
+        environment=tuple({**dict(tool.environment), "PYTHONPATH": python, **server.environment}.items()),
+        modules=server.modules,
+        shm_size=server.shm_size,
+        gpus=server.device == "gpu",
+    )
+    engine = ENGINES[server.engine]
+    return FarmPlan(
+        name=farm.name,
+        site=farm.site,
+        version=__version__,
+        run_root=farm.run_root,
+        nodes=farm.job.nodes,
+        servers_per_node=server.servers_per_node,
+        directives=(*_directives(farm), *engine.directives(spec)),
+        extra_directives=farm.job.extra_directives,
+        engine=server.engine,
+        command=engine.argv(spec),
+        model_repository=server.model_repository,
+        host_suffix=farm.cluster.host_suffix,
+        base_port=server.base_port,
+        ports_per_server=PORTS_PER_SERVER,
+        drain=server.drain,
+        exit_timeout=server.exit_timeout,
+        max_restarts=server.max_restarts,
+        container_stop=_container_stop(server.engine),
+    )
+
+
+def python_folder(farm: Farm) -> str:
+    """Return the folder that a server finds the models' Python code in: a copy of `exatrkx_hpc.tracking`.
+
+    It holds nothing else, so that PYTHONPATH never puts this installation's packages before an image's own.
+    """
+    return str(Path(farm.run_root, "python", __version__))
+
+
+def _triton_command(farm: Farm, tool: Tool) -> tuple[Word, ...]:
+    """Return the command of tritonserver; address, ports and identity are known on the node only."""
+    return (
+        tool.triton,
+        ("--id=", Var("server")),
+        f"--model-repository={farm.server.model_repository}",
+        ("--http-address=", Var("address")),
+        ("--http-port=", Var("http_port")),
+        ("--grpc-address=", Var("address")),
+        ("--grpc-port=", Var("grpc_port")),
+        ("--metrics-address=", Var("address")),
+        ("--metrics-port=", Var("metrics_port")),
+        f"--exit-timeout-secs={farm.server.exit_timeout}",
+        # A server that is killed leaves its shared memory behind; by this prefix the script finds it.
+        ("--backend-config=python,shm-region-prefix-name=", Var("shm_prefix")),
+        *(("--allow-gpu-metrics=false",) if farm.server.device == "cpu" else ()),
+        *tool.arguments,
+        *farm.server.extra_arguments,
+    )
+
+
+def _directives(farm: Farm) -> tuple[tuple[str, str], ...]:
+    job = farm.job
+    pairs = (
+        ("job-name", farm.name),
+        ("account", job.account),
+        ("qos", job.qos),
+        ("partition", job.partition),
+        ("constraint", job.constraint),
+        ("nodes", str(job.nodes)),
+        ("ntasks-per-node", str(farm.server.servers_per_node)),
+        ("gpus-per-node", str(job.gpus_per_node) if job.gpus_per_node else ""),
+        ("time", job.time),
+        # Slurm makes no folder for this file, and the job's own does not exist yet.
+        ("output", str(Path(farm.run_root, "job-%j.log"))),
+    )
+    return tuple((name, value) for name, value in pairs if value)
+
+
+def _container_stop(engine: str) -> tuple[Word, ...]:
+    """Return the command that removes a container which a signal left behind, where there can be one."""
+    if engine in ("podman", "podman-hpc"):
+        return (engine, "rm", "--force", "--ignore", Var("container"))
+    return ()

@@ -1,0 +1,68 @@
+"""Model times as rows of a CSV file that grows while it is watched."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Final
+
+from exatrkx_hpc.errors import OutputError
+from exatrkx_hpc.measure.metrics import ModelTimes
+
+CSV_COLUMNS: Final = ("time", *(field.name for field in fields(ModelTimes)))
+"""The header of the CSV: the time in seconds since 1970, then the fields of ModelTimes."""
+
+_LONGEST_ROW: Final = 1 << 16
+
+
+def append_csv(path: Path, times: Sequence[ModelTimes], *, at: float) -> None:
+    """Append one row for each model to `path`, with a header when it is new; `at` is seconds since 1970.
+
+    No torn row remains: one that a crash left is cut off first, and rows that do not fit are taken back.
+    Raises OutputError when they cannot be written, or when the file holds something else.
+    """
+    rows = [[f"{at:.3f}", *(getattr(one, name) for name in CSV_COLUMNS[1:])] for one in times]
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            end = _cut_torn_row(file, path)
+            _write(file, _csv([CSV_COLUMNS, *rows] if end == 0 else rows), end)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; make room, or choose another --csv") from error
+
+
+def _write(file: int, data: bytes, end: int) -> None:
+    """Write all of `data` behind `end`, or nothing of it."""
+    try:
+        while data:
+            data = data[os.write(file, data) :]
+    except OSError:
+        os.ftruncate(file, end)
+        raise
+
+
+def _cut_torn_row(file: int, path: Path) -> int:
+    """Cut off what follows the last newline, and return the size that is left."""
+    size = os.fstat(file).st_size
+    header = _csv([CSV_COLUMNS])
+    if os.pread(file, min(size, len(header)), 0) != header[:size]:
+        raise OutputError(f"{path} has other columns than these metrics; choose another --csv")
+    if size < len(header):
+        size = 0  # a torn header
+    else:
+        start = max(0, size - _LONGEST_ROW)
+        size = start + os.pread(file, _LONGEST_ROW, start).rfind(b"\n") + 1
+    os.ftruncate(file, size)
+    return size
+
+
+def _csv(rows: Iterable[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()

@@ -1,0 +1,169 @@
+"""Specialise a model repository for a device: a copy with other backends, instances and environment."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
+
+from exatrkx_hpc.errors import ConfigError, ModelError
+from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.models.check import check
+from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, WEIGHTS, Model, read_models, write_config
+
+Device = Literal["cpu", "gpu"]
+
+#: What says that a folder was built here and may be replaced; Triton looks at folders only.
+MARK = ".exatrkx-hpc-build.json"
+
+_TORCHSCRIPT_MODEL = '''"""Triton loads this; the package exatrkx_hpc must be on the PYTHONPATH of the server."""
+
+from exatrkx_hpc.tracking.serving import TorchScriptStage as TritonPythonModel  # noqa: F401
+'''
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSettings:
+    """What a copy is specialised to.
+
+    `instances` is how many of each model run at once (on each GPU, for a network on a GPU); `threads` is how
+    many CPU threads a network's instance uses; `environment` is the Python environment of the Python
+    backend's models, a venv folder or a packed archive, None for the server's own `python3`.
+    """
+
+    device: Device
+    instances: int = 1
+    threads: int = 1
+    environment: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltRepository:
+    """A specialised repository: where it is, what for, and the models in it."""
+
+    path: Path
+    settings: BuildSettings
+    models: tuple[str, ...]
+
+
+def build(
+    source: Path,
+    out: Path,
+    *,
+    device: Device,
+    instances: int = 1,
+    threads: int = 1,
+    environment: Path | None = None,
+) -> BuiltRepository:
+    """Write a copy of the repository `source`, specialised as BuildSettings says, to `out`.
+
+    `out` is replaced as a whole, and only if it was built here. Raises ConfigError for a setting that cannot
+    be, ModelError when the source has a fault or `out` is something else, OSError when `out` cannot be written.
+    """
+    settings = _valid(device, instances, threads, environment)
+    _refuse_faults(source)
+    _refuse_foreign(source, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        fresh = aside / "new"
+        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("__pycache__", MARK))
+        models = read_models(fresh)
+        for model in models:
+            _specialise(model, settings)
+        _mark(fresh, source, settings)
+        _swap(fresh, out, aside / "old")
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return BuiltRepository(path=out, settings=settings, models=tuple(model.name for model in models))
+
+
+def _valid(device: Device, instances: int, threads: int, environment: Path | None) -> BuildSettings:
+    if device not in ("cpu", "gpu"):
+        raise ConfigError(f"device is {device!r}; use 'cpu' or 'gpu'")
+    for name, value in (("instances", instances), ("threads", threads)):
+        if value < 1:
+            raise ConfigError(f"{name} is {value}; use 1 or more")
+    if environment is not None:
+        environment = environment.absolute()
+        if not environment.exists():
+            raise ModelError(f"environment {environment} does not exist; make it, or leave it out")
+    return BuildSettings(device=device, instances=instances, threads=threads, environment=environment)
+
+
+def _refuse_faults(source: Path) -> None:
+    findings = check(source)
+    if findings:
+        first, more = findings[0], len(findings) - 1
+        rest = f" (and {more} more: exatrkx-hpc models check {source})" if more else ""
+        raise ModelError(f"{source}: {first.model}: {first.what}; {first.remedy}{rest}")
+
+
+def _refuse_foreign(source: Path, out: Path) -> None:
+    if out.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(out.resolve()):
+        raise ModelError(f"{out} lies within {source}, or the other way round; choose another folder")
+    empty = out.is_dir() and not any(out.iterdir())
+    if (out.exists() or out.is_symlink()) and not empty and not (out / MARK).is_file():
+        raise ModelError(f"{out} exists and was not built by exatrkx-hpc; choose another folder, or remove it")
+
+
+def _specialise(model: Model, settings: BuildSettings) -> None:
+    if model.is_ensemble:
+        return  # Its members carry the instances; Triton refuses an instance_group here.
+    config = model.config
+    network = model.backend == "pytorch"
+    if settings.device == "gpu" and WEIGHTS in model.parameters:
+        raise ModelError(
+            f"{model.name} was built for the CPU already; build for the GPU from the repository as shipped"
+        )
+    if network and settings.device == "cpu":
+        _run_in_python(model, settings)
+    kind = "KIND_GPU" if network and settings.device == "gpu" else "KIND_CPU"
+    del config.instance_group[:]
+    config.instance_group.add(count=settings.instances, kind=ModelInstanceGroup.Kind.Value(kind))
+    if settings.environment is not None and model.backend == "python":
+        config.parameters[ENVIRONMENT].string_value = str(settings.environment)
+    write_config(model.folder / CONFIG, config)
+
+
+def _run_in_python(model: Model, settings: BuildSettings) -> None:
+    """Turn a model of the PyTorch backend into one of the Python backend that runs the same weights."""
+    config = model.config
+    (weights,) = model.files_needed()
+    config.parameters[WEIGHTS].string_value = weights
+    config.parameters["threads"].string_value = str(settings.threads)
+    config.backend = "python"
+    config.ClearField("platform")
+    config.ClearField("default_model_filename")
+    for version in model.versions():
+        write_whole(model.folder / str(version) / "model.py", _TORCHSCRIPT_MODEL)
+
+
+def _mark(folder: Path, source: Path, settings: BuildSettings) -> None:
+    facts = {
+        "source": str(source),
+        "device": settings.device,
+        "instances": settings.instances,
+        "threads": settings.threads,
+        "environment": str(settings.environment) if settings.environment else None,
+    }
+    write_whole(folder / MARK, json.dumps(facts, indent=2) + "\n")
+
+
+def _swap(fresh: Path, out: Path, old: Path) -> None:
+    """Put `fresh` in the place of `out`; on failure the old folder is back where it was."""
+    fresh.chmod(0o755)  # Triton may run as another user than the one who builds.
+    if not out.exists():
+        fresh.rename(out)
+        return
+    out.rename(old)
+    try:
+        fresh.rename(out)
+    except OSError:
+        old.rename(out)
+        raise

@@ -1,0 +1,108 @@
+"""Find in a model repository what Triton would refuse, or would silently get wrong, before a server starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from exatrkx_hpc.errors import ModelError
+from exatrkx_hpc.models.ensemble import ensemble_faults
+from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, Model, model_folders, read_model
+
+#: What EXECUTION_ENV_PATH may begin with; Triton puts the model's folder there.
+_MODEL_FOLDER = "$$TRITON_MODEL_DIRECTORY"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One fault of a repository: in which model, what it is, and what to do about it."""
+
+    model: str
+    what: str
+    remedy: str
+
+
+def check(repository: Path) -> tuple[Finding, ...]:
+    """Return every fault of a model repository, in the order of the models' names; none for a good one.
+
+    Nothing is loaded or started. Raises ModelError when `repository` is no folder or holds no model.
+    """
+    findings: list[Finding] = []
+    models: dict[str, Model] = {}
+    unreadable: set[str] = set()
+    for folder in model_folders(repository):
+        try:
+            models[folder.name] = read_model(folder)
+        except ModelError as error:
+            what, _, remedy = str(error).rpartition("; ")
+            findings.append(Finding(model=folder.name, what=what, remedy=remedy))
+            unreadable.add(folder.name)
+    for model in models.values():
+        findings += _own_faults(model)
+        if model.is_ensemble:
+            findings += _ensemble_findings(model, models, unreadable)
+    return tuple(sorted(findings, key=lambda finding: finding.model))
+
+
+def _ensemble_findings(model: Model, models: Mapping[str, Model], unreadable: set[str]) -> list[Finding]:
+    configs = {name: other.config for name, other in models.items()}
+    return [
+        Finding(model=model.name, what=what, remedy=remedy)
+        for what, remedy in ensemble_faults(model.name, configs, unreadable=unreadable)
+    ]
+
+
+def _own_faults(model: Model) -> Iterator[Finding]:
+    """Yield the faults that can be seen in a model's own folder."""
+
+    def finding(what: str, remedy: str) -> Finding:
+        return Finding(model=model.name, what=what, remedy=remedy)
+
+    stated = model.config.name
+    if stated and stated != model.name:
+        yield finding(f"{CONFIG} says the name is {stated!r}, the folder says {model.name!r}", "make them the same")
+    if not model.is_ensemble and not model.backend:
+        yield finding(f"{CONFIG} names no backend", "add a line such as backend: 'python'")
+    served = _served(model.config, model.versions())
+    if not served:
+        yield finding("there is no version folder to serve", f"make {model.folder / '1'}")
+    for version in served:
+        for name in model.files_needed():
+            path = model.folder / str(version) / name
+            if not path.is_file():
+                yield finding(f"{version}/{name} is missing", f"put it at {path}{_how_to_get(name)}")
+            elif path.stat().st_size == 0:
+                yield finding(f"{version}/{name} is empty", f"copy it again to {path}{_how_to_get(name)}")
+    if model.backend == "python":
+        yield from (finding(what, remedy) for what, remedy in _environment_faults(model))
+
+
+def _how_to_get(name: str) -> str:
+    return " (exatrkx-hpc models train makes the weights)" if name.endswith(".pt") else ""
+
+
+def _served(config: ModelConfig, versions: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the versions that Triton's version policy picks; by default the latest one."""
+    policy = config.version_policy
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return versions
+    if choice == "specific":
+        return tuple(version for version in versions if version in policy.specific.versions)
+    latest = policy.latest.num_versions if choice == "latest" else 1
+    return versions[-max(latest, 1) :]
+
+
+def _environment_faults(model: Model) -> Iterator[tuple[str, str]]:
+    stated = model.parameters.get(ENVIRONMENT)
+    if stated is None:
+        return
+    path = Path(stated.replace(_MODEL_FOLDER, str(model.folder)))
+    remedy = f"make it, or build the repository again with another environment, so that {ENVIRONMENT} is right"
+    if not path.exists():
+        yield f"the Python environment {path} does not exist", remedy
+    elif path.is_dir() and not (path / "bin" / "activate").is_file():
+        yield f"the Python environment {path} has no bin/activate", remedy

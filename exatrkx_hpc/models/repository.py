@@ -1,0 +1,119 @@
+"""Read and write model repositories: folders of models, each with a config.pbtxt and version folders.
+
+A config.pbtxt is a protobuf message in text form and is handled as one, with the schema that tritonclient
+ships. Comments in the file do not survive a rewrite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from exatrkx_hpc.errors import ModelError
+from exatrkx_hpc.files import write_whole
+
+CONFIG = "config.pbtxt"
+#: The parameter of the Python backend that names a model's environment, a folder or a packed archive.
+ENVIRONMENT = "EXECUTION_ENV_PATH"
+#: The parameter of this package's TorchScript stage that names the weight file in the version folder.
+WEIGHTS = "weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One model of a repository: its folder and the message in its config.pbtxt."""
+
+    folder: Path
+    config: ModelConfig
+
+    @property
+    def name(self) -> str:
+        """The name that Triton serves it under, which is its folder's."""
+        return self.folder.name
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it has no code of its own, only steps through other models."""
+        return bool(self.config.platform == "ensemble")
+
+    @property
+    def backend(self) -> str:
+        """What runs it: `python`, `pytorch`, ...; empty for an ensemble."""
+        if self.config.platform == "pytorch_libtorch":
+            return "pytorch"
+        return str(self.config.backend)
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        """The `parameters` of its config.pbtxt."""
+        return MappingProxyType({key: value.string_value for key, value in self.config.parameters.items()})
+
+    def versions(self) -> tuple[int, ...]:
+        """Return the numbers of its version folders, the lowest first."""
+        numbers = [int(entry.name) for entry in self.folder.iterdir() if entry.is_dir() and _is_version(entry)]
+        return tuple(sorted(numbers))
+
+    def files_needed(self) -> tuple[str, ...]:
+        """Return the names of the files that a version folder must hold."""
+        if self.is_ensemble:
+            return ()
+        if self.backend == "pytorch":
+            return (self.config.default_model_filename or "model.pt",)
+        if self.backend == "python":
+            code = self.config.default_model_filename or "model.py"
+            return (code, self.parameters[WEIGHTS]) if WEIGHTS in self.parameters else (code,)
+        return ()
+
+
+def model_folders(repository: Path) -> tuple[Path, ...]:
+    """Return the folders of a repository that hold a model, in the order of their names.
+
+    Raises ModelError when the repository is no folder or holds no model.
+    """
+    if not repository.is_dir():
+        raise ModelError(f"{repository} is not a model repository: no such folder; check the path")
+    folders = [entry for entry in repository.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    if not folders:
+        raise ModelError(f"{repository} is not a model repository: it holds no model folder; check the path")
+    return tuple(sorted(folders))
+
+
+def read_model(folder: Path) -> Model:
+    """Return the model in a folder; raise ModelError when its config.pbtxt cannot be read."""
+    return Model(folder=folder, config=read_config(folder / CONFIG))
+
+
+def read_models(repository: Path) -> tuple[Model, ...]:
+    """Return every model of a repository; raise ModelError when one of them cannot be read."""
+    return tuple(read_model(folder) for folder in model_folders(repository))
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Return the message in a config.pbtxt.
+
+    Raises ModelError when the file cannot be read or is no text form of Triton's ModelConfig.
+    """
+    try:
+        return text_format.Parse(path.read_text(), ModelConfig())
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}; copy the model's folder again") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is not text; copy the model's folder again") from error
+    except text_format.ParseError as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{path} is not a Triton model configuration: {reason}; correct that line") from error
+
+
+def write_config(path: Path, config: ModelConfig) -> None:
+    """Write a message as config.pbtxt, whole or not at all."""
+    write_whole(path, text_format.MessageToString(config))
+
+
+def _is_version(entry: Path) -> bool:
+    # Triton takes whole numbers from 1 on, and passes over every other name.
+    return entry.name.isascii() and entry.name.isdigit() and not entry.name.startswith("0")

@@ -1,0 +1,43 @@
+"""Signals at this process: a stop is asked for once, and what must not break in the middle does not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _raise_exit(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def stop_on_sigterm() -> None:
+    """Let SIGTERM unwind this program as Ctrl-C does, so that it stops what it started."""
+    signal.signal(signal.SIGTERM, _raise_exit)
+
+
+@contextlib.contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back inside the block and deliver the first of them after it.
+
+    Between the start of a process and the note that it was started, or in the middle of stopping what runs,
+    a signal would leave something behind. In other threads than the main one this does nothing: signals never
+    arrive there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    before = {number: signal.signal(number, lambda got, _: held.append(got)) for number in _STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            os.kill(os.getpid(), held[0])

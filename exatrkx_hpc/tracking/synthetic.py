@@ -1,0 +1,152 @@
+"""Truth-labelled synthetic events: made from a seed, written as text, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+
+from exatrkx_hpc.tracking.constants import PHI_SCALE, R_SCALE_MM, Z_SCALE_MM, Float32, Int64
+from exatrkx_hpc.tracking.detector import DEFAULT_GEOMETRY, Geometry, draw_noise, draw_tracks, propagate
+
+#: About 2,000 hits: what the shipped networks are trained for.
+DEFAULT_TRACKS = 180
+DEFAULT_NOISE = 0.10
+TRUTH_HEADER = "particle,pt,eta"
+TRUTH_FOLDER = "truth"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruthEvent:
+    """One event with its truth, in no order: row i of every array belongs to hit i.
+
+    `hits` float32 `[N, 3]` (r / 3000 mm, phi / pi, z / 400 mm); `particle` int64 `[N]`, 0 for noise; `pt`
+    float32 `[N]` in GeV and `eta` float32 `[N]` of the hit's particle, 0 for noise.
+    """
+
+    hits: Float32
+    particle: Int64
+    pt: Float32
+    eta: Float32
+
+
+def generate_event(
+    rng: np.random.Generator,
+    *,
+    n_tracks: int = DEFAULT_TRACKS,
+    noise_fraction: float = DEFAULT_NOISE,
+    geometry: Geometry = DEFAULT_GEOMETRY,
+) -> TruthEvent:
+    """Return one event of `n_tracks` particles; `noise_fraction` is the mean share of noise among its hits.
+
+    The same state of `rng` gives the same event. Particles leave hits on their way out only, so the radius
+    orders the hits of a track. Raises ValueError for a number out of range.
+    """
+    if n_tracks < 0 or not 0.0 <= noise_fraction < 1.0:
+        raise ValueError(f"n_tracks is {n_tracks} and noise_fraction {noise_fraction}: give >= 0 and [0, 1)")
+    tracks = draw_tracks(rng, n_tracks, geometry=geometry)
+    owner, place = propagate(rng, tracks, geometry=geometry)
+    n_noise = int(rng.poisson(max(len(owner), 1) * noise_fraction / (1.0 - noise_fraction)))
+    place = np.concatenate([place, draw_noise(rng, n_noise, geometry=geometry)])
+    particle = np.concatenate([owner + 1, np.zeros(n_noise, dtype=np.int64)])
+    order = rng.permutation(len(particle))
+    particle, (r, phi, z) = particle[order], place[order].T
+    phi = np.remainder(phi + np.pi, 2 * np.pi) - np.pi
+    hits = np.stack([r / R_SCALE_MM, phi / PHI_SCALE, z / Z_SCALE_MM], axis=1)
+    return TruthEvent(
+        hits=hits.astype(np.float32),
+        particle=particle,
+        # Noise is particle 0 and takes the last entry.
+        pt=np.append(tracks.pt, 0.0)[particle - 1].astype(np.float32),
+        eta=np.append(tracks.eta, 0.0)[particle - 1].astype(np.float32),
+    )
+
+
+def hits_text(event: TruthEvent) -> str:
+    """Return the hits as the service's CSV: one hit a line, three columns, no header, nothing lost."""
+    return _table(event.hits, "%.9g")
+
+
+def truth_text(event: TruthEvent) -> str:
+    """Return the truth as CSV with the header `particle,pt,eta`, one hit a line in the order of the hits."""
+    columns = np.stack([event.particle, event.pt, event.eta], axis=1)
+    return TRUTH_HEADER + "\n" + _table(columns, ["%d", "%.9g", "%.9g"])
+
+
+def parse_event(hits: str, truth: str) -> TruthEvent:
+    """Return the event of a hits text and a truth text; the inverse of `hits_text` and `truth_text`.
+
+    Raises ValueError when a text is no such table or the two do not have the same number of hits.
+    """
+    header, _, rows = truth.partition("\n")
+    if header.strip() != TRUTH_HEADER:
+        raise ValueError(f"the truth starts with {header[:40]!r}, not with the header {TRUTH_HEADER!r}")
+    place, known = _parse(hits), _parse(rows)
+    if len(place) != len(known):
+        raise ValueError(f"{len(place)} hits but {len(known)} rows of truth; the files are not of one event")
+    return TruthEvent(
+        hits=place.astype(np.float32),
+        particle=known[:, 0].astype(np.int64),
+        pt=known[:, 1].astype(np.float32),
+        eta=known[:, 2].astype(np.float32),
+    )
+
+
+def read_event(path: Path) -> TruthEvent:
+    """Return the event at `FOLDER/NAME.csv` with its truth from `FOLDER/truth/NAME.csv`.
+
+    Raises OSError when a file cannot be read, ValueError when it cannot be understood.
+    """
+    return parse_event(path.read_text(), (path.parent / TRUTH_FOLDER / path.name).read_text())
+
+
+def write_events(
+    folder: Path,
+    *,
+    events: int,
+    tracks: int = DEFAULT_TRACKS,
+    seed: int = 0,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Write `folder/evt_000000.csv` … and the truth beside them in `folder/truth/`, each file whole.
+
+    The same `tracks` and `seed` give the same files, event by event: more events leave the first ones as they
+    are. `on_progress(stage, done, total)` is called after each. Raises OSError, ValueError.
+    """
+    (folder / TRUTH_FOLDER).mkdir(parents=True, exist_ok=True)
+    for number in range(events):
+        event = generate_event(np.random.default_rng([seed, number]), n_tracks=tracks)
+        name = f"evt_{number:06d}.csv"
+        # The truth first: an event that is there has its truth.
+        _write_whole(folder / TRUTH_FOLDER / name, truth_text(event))
+        _write_whole(folder / name, hits_text(event))
+        if on_progress:
+            on_progress("events", number + 1, events)
+
+
+def _table(rows: np.ndarray, form: str | list[str]) -> str:  # type: ignore[type-arg]
+    out = StringIO()
+    np.savetxt(out, rows, fmt=form, delimiter=",")
+    return out.getvalue()
+
+
+def _parse(text: str) -> np.ndarray:  # type: ignore[type-arg]
+    if not text.strip():
+        return np.empty((0, 3))
+    table = np.loadtxt(StringIO(text), delimiter=",", ndmin=2)
+    if table.shape[1] != 3:
+        raise ValueError(f"{table.shape[1]} columns instead of 3")
+    return table
+
+
+def _write_whole(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        aside.write_text(text)
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise

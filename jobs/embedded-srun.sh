@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# The srun of the embedded scheduler: runs a command once for each task on each pretend node of this machine,
+# hands signals on, and waits for all. A node is a loopback address; it is the node's name and address in one.
+set -uo pipefail
+
+tasks_per_node=1
+while [[ ${1:-} == --* ]]; do
+  case $1 in
+    --ntasks-per-node=*) tasks_per_node=${1#*=} ;;
+    --nodes=* | --kill-on-bad-exit=*) ;;
+    *)
+      echo "srun: the embedded scheduler has no option $1" >&2
+      exit 2
+      ;;
+  esac
+  shift
+done
+
+IFS=, read -ra nodes <<<"$SLURM_JOB_NODELIST"
+pids=()
+trap 'kill -TERM "${pids[@]}" 2>/dev/null' TERM
+trap 'kill -USR1 "${pids[@]}" 2>/dev/null' USR1
+for i in "${!nodes[@]}"; do
+  for ((place = 0; place < tasks_per_node; place++)); do
+    SLURMD_NODENAME=${nodes[i]} SLURM_NODEID=$i SLURM_LOCALID=$place \
+      SLURM_PROCID=$((i * tasks_per_node + place)) "$@" &
+    pids+=($!)
+  done
+done
+
+result=0
+for pid in "${pids[@]}"; do
+  status=0
+  wait "$pid" || status=$?
+  while kill -0 "$pid" 2>/dev/null; do
+    status=0
+    wait "$pid" || status=$?
+  done
+  [ "$status" -gt "$result" ] && result=$status
+done
+exit "$result"

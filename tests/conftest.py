@@ -1,0 +1,103 @@
+"""What all tests share: a clean configuration, the reference data, and parts that must not be missing in CI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from exatrkx_hpc.errors import MissingComponent
+from exatrkx_hpc.fleet.nginx import find_nginx
+from exatrkx_hpc.launch.triton import embedded_triton
+from exatrkx_hpc.process import find_program
+
+#: A skip with one of these reasons is no fault of the machine's setup.
+_ALLOWED_SKIPS = ("reference data", "GPU")
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite the files in tests/golden")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """With EXATRKX_REQUIRE=all a part that is missing fails the tests that need it."""
+    outcome = yield
+    report = outcome.get_result()
+    if os.environ.get("EXATRKX_REQUIRE") == "all" and report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not reason.startswith(_ALLOWED_SKIPS):
+            report.outcome = "failed"
+            report.longrepr = f"EXATRKX_REQUIRE=all, but: {reason}"
+
+
+@pytest.fixture(autouse=True)
+def clean_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the person who runs the tests changes what they see."""
+    for name in list(os.environ):
+        if name.startswith("EXATRKX_HPC_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """The whole session leaves no shared memory of a server behind."""
+    before = set(SHARED_MEMORY.glob("exatrkx*"))
+    yield
+    left = set(SHARED_MEMORY.glob("exatrkx*")) - before
+    assert not left, f"shared memory left behind: {sorted(left)}"
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    """The folder that holds `exatrkx/` with reference events and stages."""
+    folder = os.environ.get("EXATRKX_REFERENCE_DATA")
+    if not folder:
+        pytest.skip("reference data: EXATRKX_REFERENCE_DATA is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The embedded Triton is installed."""
+    try:
+        embedded_triton(tmp_path_factory.mktemp("triton"))
+    except MissingComponent as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def nginx() -> str:
+    """The program of an nginx."""
+    try:
+        return find_nginx()
+    except MissingComponent as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def prometheus() -> str:
+    """The program of a Prometheus, with promtool beside it."""
+    try:
+        find_program("promtool", remedy="install the package 'prometheus'")
+        return find_program("prometheus", remedy="install the package 'prometheus'")
+    except MissingComponent as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest):
+    """Compare a text with a whole file of tests/golden, or write it with --update-golden."""
+
+    def compare(name: str, text: str) -> None:
+        path = Path(__file__).parent / "golden" / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        assert path.exists(), f"{path} is missing; run pytest --update-golden and read what it wrote"
+        assert text == path.read_text()
+
+    return compare

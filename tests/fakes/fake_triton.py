@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""A stand-in for tritonserver that misbehaves on demand. Prints its port, then serves until it is killed.
+
+It answers readiness, the repository index and inference (FEATURES -> LABELS: hit i gets the label i mod 7, and
+the label of hit 0 is the number of hits). Inference calls are counted from 0, over all clients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+
+import grpc
+import grpc.aio
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+
+class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.calls = 0
+
+    async def ServerLive(self, request, context):
+        return service_pb2.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request, context):
+        return service_pb2.ServerReadyResponse(ready=True)
+
+    async def ModelReady(self, request, context):
+        return service_pb2.ModelReadyResponse(ready=request.name == self.options.model)
+
+    async def RepositoryIndex(self, request, context):
+        entry = service_pb2.RepositoryIndexResponse.ModelIndex(name=self.options.model, version="1", state="READY")
+        return service_pb2.RepositoryIndexResponse(models=[entry])
+
+    async def ModelInfer(self, request, context):
+        call, o = self.calls, self.options
+        self.calls += 1
+        if o.die_after is not None and call >= o.die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if request.model_name != o.model:
+            text = f"Request for unknown model: '{request.model_name}' is not found"
+            await context.abort(grpc.StatusCode.NOT_FOUND, text)
+        if call < o.unavailable:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+        if call < o.unloading:
+            text = f"Request for unknown model: '{request.model_name}' has no available versions"
+            await context.abort(grpc.StatusCode.NOT_FOUND, text)
+        if call < o.fail:
+            await context.abort(getattr(grpc.StatusCode, o.fail_status), o.fail_message)
+        await asyncio.sleep(o.hang if call < o.hang_first else o.delay)
+        return self.answer(request)
+
+    def answer(self, request):
+        (tensor,) = request.inputs
+        hits = int(tensor.shape[0])
+        features = np.frombuffer(request.raw_input_contents[0], dtype=np.float32).reshape(hits, 3)
+        assert (tensor.name, tensor.datatype) == ("FEATURES", "FP32") and features.shape == (hits, 3)
+        labels = np.arange(hits, dtype=np.int64) % 7
+        labels[:1] = hits
+        if self.options.drop_label:
+            labels = labels[:-1]
+        response = service_pb2.ModelInferResponse(model_name=request.model_name, model_version="1")
+        response.outputs.add(name="LABELS", datatype="INT64", shape=labels.shape)
+        response.raw_output_contents.append(labels.tobytes())
+        return response
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="0: a free one")
+    parser.add_argument("--model", default="exatrkx", help="the one model that is loaded")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds that each inference takes")
+    parser.add_argument("--hang", type=float, default=0.0, help="seconds that the first --hang-first take")
+    parser.add_argument("--hang-first", type=int, default=0)
+    parser.add_argument("--unavailable", type=int, default=0, help="the first calls are UNAVAILABLE")
+    parser.add_argument("--unloading", type=int, default=0, help="the first calls find no available versions")
+    parser.add_argument("--fail", type=int, default=0, help="the first calls fail with --fail-status")
+    parser.add_argument("--fail-status", default="INTERNAL")
+    parser.add_argument("--fail-message", default="the model broke")
+    parser.add_argument("--drop-label", action="store_true", help="send one label too few")
+    parser.add_argument("--die-after", type=int, help="SIGKILL itself at this call")
+    return parser.parse_args()
+
+
+async def serve(options: argparse.Namespace) -> None:
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)])
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Fake(options), server)
+    port = server.add_insecure_port(f"127.0.0.1:{options.port}")
+    await server.start()
+    print(port, flush=True)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
+    await server.stop(grace=0)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(arguments()))

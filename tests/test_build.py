@@ -1,0 +1,171 @@
+"""`build` writes a specialised copy that is whole, and replaces only what it wrote itself."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
+
+from exatrkx_hpc.assets import asset
+from exatrkx_hpc.errors import ConfigError, ModelError
+from exatrkx_hpc.models.build import MARK, build
+from exatrkx_hpc.models.repository import ENVIRONMENT, Model, read_models
+
+SHIPPED = asset("model_repos/exatrkx")
+NETWORKS = {"embed", "filter", "gnn"}
+STAGES = {"frnn", "applyfilter", "wcc"}
+
+
+def _built(out: Path, **settings) -> dict[str, Model]:
+    build(SHIPPED, out, **settings)
+    return {model.name: model for model in read_models(out)}
+
+
+def _groups(models: dict[str, Model]) -> dict[str, list[tuple[str, int]]]:
+    return {
+        name: [(ModelInstanceGroup.Kind.Name(group.kind), group.count) for group in model.config.instance_group]
+        for name, model in models.items()
+    }
+
+
+def _each(names: set[str], kind: str, count: int) -> dict[str, list[tuple[str, int]]]:
+    return {name: [(kind, count)] for name in names}
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_on_cpu_everything_runs_in_python_on_the_cpu(tmp_path: Path) -> None:
+    models = _built(tmp_path / "out", device="cpu", instances=3, threads=2)
+    assert _groups(models) == {"exatrkx": []} | _each(NETWORKS | STAGES, "KIND_CPU", 3)
+    assert {models[name].backend for name in NETWORKS | STAGES} == {"python"}
+    for name in NETWORKS:
+        assert models[name].parameters["threads"] == "2"
+        assert models[name].files_needed() == ("model.py", "model.pt")
+        assert "TorchScriptStage" in (models[name].folder / "1/model.py").read_text()
+        assert (models[name].folder / "1/model.pt").read_bytes() == (SHIPPED / name / "1/model.pt").read_bytes()
+
+
+def test_on_gpu_the_networks_stay_on_the_pytorch_backend(tmp_path: Path) -> None:
+    models = _built(tmp_path / "out", device="gpu", instances=2)
+    expected = _each(NETWORKS, "KIND_GPU", 2) | _each(STAGES, "KIND_CPU", 2)
+    assert _groups(models) == {"exatrkx": []} | expected
+    assert {models[name].backend for name in NETWORKS} == {"pytorch"}
+    assert not any((models[name].folder / "1/model.py").exists() for name in NETWORKS)
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_tensors_steps_and_constants_are_untouched(tmp_path: Path, device: str) -> None:
+    models = _built(tmp_path / "out", device=device, instances=2)
+    for source in read_models(SHIPPED):
+        copy = models[source.name].config
+        assert list(copy.input) == list(source.config.input)
+        assert list(copy.output) == list(source.config.output)
+        assert copy.ensemble_scheduling == source.config.ensemble_scheduling
+        assert source.parameters.items() <= models[source.name].parameters.items()
+
+
+@pytest.mark.parametrize(("device", "users"), [("cpu", NETWORKS | STAGES), ("gpu", STAGES)])
+def test_the_environment_goes_to_every_python_model(tmp_path: Path, device: str, users: set[str]) -> None:
+    environment = tmp_path / "a venv"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin/activate").write_text("")
+    models = _built(tmp_path / "out", device=device, environment=environment)
+    stated = {name: model.parameters.get(ENVIRONMENT) for name, model in models.items()}
+    assert {name for name, value in stated.items() if value} == users
+    assert {value for value in stated.values() if value} == {str(environment)}
+
+
+def test_a_build_is_safe_to_repeat(tmp_path: Path) -> None:
+    out = tmp_path / "a'; echo foo" / "out"
+    _built(out, device="cpu", instances=1)
+    first = _content(out)
+    (out / "left-over").mkdir()
+    _built(out, device="cpu", instances=1)
+    assert _content(out) == first
+    assert not (out / "left-over").exists()
+    _built(out, device="gpu", instances=1)
+    assert _content(out) != first
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_a_built_repository_is_a_source_too(tmp_path: Path) -> None:
+    build(SHIPPED, tmp_path / "one", device="cpu", instances=1)
+    build(tmp_path / "one", tmp_path / "two", device="cpu", instances=4)
+    models = {model.name: model for model in read_models(tmp_path / "two")}
+    assert _groups(models)["gnn"] == [("KIND_CPU", 4)]
+
+
+def test_a_build_for_the_cpu_is_no_source_for_the_gpu(tmp_path: Path) -> None:
+    build(SHIPPED, tmp_path / "one", device="cpu")
+    with pytest.raises(ModelError, match="embed was built for the CPU already"):
+        build(tmp_path / "one", tmp_path / "two", device="gpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_the_source_is_not_changed(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(SHIPPED, source)
+    before = _content(source)
+    build(source, tmp_path / "out", device="cpu", instances=2)
+    assert _content(source) == before
+
+
+def test_a_foreign_folder_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(ModelError, match="was not built by exatrkx-hpc"):
+        build(SHIPPED, out, device="cpu")
+    assert (out / "thesis.tex").read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_file_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(ModelError, match="was not built by exatrkx-hpc"):
+        build(SHIPPED, tmp_path / "out", device="cpu")
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    build(SHIPPED, tmp_path / "out", device="cpu")
+    assert (tmp_path / "out" / MARK).is_file()
+
+
+def test_the_source_is_never_the_target(tmp_path: Path) -> None:
+    build(SHIPPED, tmp_path / "one", device="cpu")
+    for out in (tmp_path / "one", tmp_path / "one" / "deeper", tmp_path):
+        with pytest.raises(ModelError, match="lies within"):
+            build(tmp_path / "one", out, device="cpu")
+    assert (tmp_path / "one" / MARK).is_file()
+
+
+def test_a_fault_of_the_source_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(SHIPPED, source)
+    (source / "gnn/1/model.pt").unlink()
+    with pytest.raises(ModelError, match=r"gnn: 1/model\.pt is missing"):
+        build(source, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"device": "tpu"}, "device is 'tpu'; use 'cpu' or 'gpu'"),
+        ({"device": "cpu", "instances": 0}, "instances is 0; use 1 or more"),
+        ({"device": "cpu", "threads": -1}, "threads is -1; use 1 or more"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(tmp_path: Path, settings: dict, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build(SHIPPED, tmp_path / "out", **settings)
+
+
+def test_an_environment_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"environment .* does not exist"):
+        build(SHIPPED, tmp_path / "out", device="cpu", environment=tmp_path / "venv")

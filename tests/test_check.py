@@ -1,0 +1,134 @@
+"""`check` finds what Triton would refuse, and finds nothing in what we ship and build."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from repositories import BREAKS, Break, edit, small_repository
+from triton_helper import RunningTriton, running_triton
+
+from exatrkx_hpc.assets import asset
+from exatrkx_hpc.errors import ModelError
+from exatrkx_hpc.models.build import build
+from exatrkx_hpc.models.check import check
+from exatrkx_hpc.models.repository import CONFIG, read_config, write_config
+
+REFUSED = [broken for broken in BREAKS if broken.triton is not None]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return small_repository(tmp_path / "repository")
+
+
+def test_the_shipped_repository_has_no_finding() -> None:
+    assert check(asset("model_repos/exatrkx")) == ()
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_a_built_repository_has_no_finding(tmp_path: Path, device: str) -> None:
+    built = build(asset("model_repos/exatrkx"), tmp_path / "out", device=device, instances=2)
+    assert check(built.path) == ()
+
+
+def test_the_small_repository_has_no_finding(repository: Path) -> None:
+    assert check(repository) == ()
+
+
+@pytest.mark.parametrize("broken", BREAKS, ids=lambda broken: broken.name)
+def test_one_break_is_one_finding_that_names_it(repository: Path, broken: Break) -> None:
+    broken.apply(repository)
+    findings = [finding for finding in check(repository) if broken.says in finding.what]
+    assert [finding.model for finding in findings] == [broken.model]
+    assert findings[0].remedy
+
+
+@pytest.fixture(scope="module")
+def explicit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningTriton, Path]]:
+    """A server that loads only what it is told to, from a folder that is empty at first."""
+    work_dir = tmp_path_factory.mktemp("explicit")
+    models = work_dir / "models"
+    models.mkdir()
+    options = ("--model-control-mode=explicit",)
+    with running_triton(models, work_dir, address="127.0.0.132", options=options) as server:
+        yield server, models
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("broken", REFUSED, ids=lambda broken: broken.name)
+def test_triton_refuses_it_too(explicit_server: tuple[RunningTriton, Path], broken: Break) -> None:
+    server, models = explicit_server
+    small_repository(models)
+    log_before = server.log.stat().st_size
+    try:
+        broken.apply(models)
+        answer = requests.post(f"{server.http}/v2/repository/models/{broken.model}/load", timeout=60)
+        said = server.log.read_bytes()[log_before:].decode(errors="replace") + answer.text
+        assert answer.status_code >= 400, said
+        assert broken.triton is not None and broken.triton in said
+    finally:
+        for name in ("pair", "frnn", "applyfilter"):
+            requests.post(f"{server.http}/v2/repository/models/{name}/unload", timeout=60)
+            shutil.rmtree(models / name, ignore_errors=True)
+
+
+@pytest.mark.parametrize("network", ["embed", "filter", "gnn"])
+@pytest.mark.parametrize("device", [None, "cpu", "gpu"])
+def test_a_missing_weight_is_found(tmp_path: Path, network: str, device: str | None) -> None:
+    copy = tmp_path / "copy"
+    if device is None:
+        shutil.copytree(asset("model_repos/exatrkx"), copy)
+    else:
+        build(asset("model_repos/exatrkx"), copy, device=device)
+    (copy / network / "1" / "model.pt").unlink()
+    (finding,) = check(copy)
+    assert (finding.model, finding.what) == (network, "1/model.pt is missing")
+    assert "models train" in finding.remedy
+
+
+def test_wildcards_meet_any_size(repository: Path) -> None:
+    edit(repository, "pair", lambda config: config.input[0].dims.__setitem__(1, -1))
+    assert check(repository) == ()
+
+
+def test_an_optional_input_may_be_left_out(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(asset("model_repos/exatrkx"), copy)
+    edit(copy, "exatrkx", lambda config: config.ensemble_scheduling.step[-1].input_map.pop("INPUT2"))
+    assert check(copy) == ()
+
+
+def test_only_the_versions_that_triton_serves_are_looked_at(repository: Path) -> None:
+    (repository / "frnn/1").rename(repository / "frnn/3")
+    (repository / "frnn/2").mkdir()
+    assert check(repository) == ()
+    edit(repository, "frnn", lambda config: config.version_policy.all.SetInParent())
+    assert [finding.what for finding in check(repository)] == ["2/model.py is missing"]
+    edit(repository, "frnn", lambda config: config.version_policy.specific.versions.append(3))
+    assert check(repository) == ()
+
+
+def test_a_broken_member_is_no_fault_of_its_ensemble(repository: Path) -> None:
+    (repository / "frnn" / CONFIG).write_bytes(b"\xff\xfe")
+    assert [(finding.model, "is not text" in finding.what) for finding in check(repository)] == [("frnn", True)]
+
+
+def test_several_faults_are_all_found(repository: Path) -> None:
+    config = read_config(repository / "frnn" / CONFIG)
+    config.name = "other"
+    write_config(repository / "frnn" / CONFIG, config)
+    (repository / "applyfilter/1/model.py").unlink()
+    assert [finding.model for finding in check(repository)] == ["applyfilter", "frnn"]
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_what_is_no_repository_is_refused(tmp_path: Path, make: bool) -> None:
+    folder = tmp_path / "nothing"
+    if make:
+        folder.mkdir()
+    with pytest.raises(ModelError, match="is not a model repository"):
+        check(folder)

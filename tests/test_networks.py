@@ -1,0 +1,101 @@
+"""The networks: shapes for every size, TorchScript, symmetry, and no device of their own."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from exatrkx_hpc.tracking.networks import Embed, Filter, Gnn, outward  # noqa: E402
+from exatrkx_hpc.tracking.synthetic import generate_event  # noqa: E402
+
+
+@pytest.fixture(scope="module", params=["module", "script"])
+def networks(request):
+    torch.manual_seed(0)
+    modules = {"embed": Embed().eval(), "filter": Filter().eval(), "gnn": Gnn().eval()}
+    if request.param == "module":
+        return modules
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return {name: torch.jit.script(module) for name, module in modules.items()}
+
+
+@pytest.fixture(scope="module")
+def hits():
+    return torch.from_numpy(generate_event(np.random.default_rng(0), n_tracks=20).hits)
+
+
+@pytest.fixture(scope="module")
+def edges(hits):
+    return torch.randint(len(hits), (2, 300), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7])
+def test_an_embedding_has_eight_numbers_a_hit(networks, hits, n):
+    place = networks["embed"](hits[:n])
+    assert place.shape == (n, 8)
+    assert place.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["filter", "gnn"])
+@pytest.mark.parametrize(("n", "e"), [(0, 0), (1, 0), (2, 0), (2, 1), (7, 20)])
+def test_an_edge_has_one_logit_and_the_answer_is_a_vector(networks, hits, name, n, e):
+    edges = torch.randint(max(n, 1), (2, e), generator=torch.Generator().manual_seed(1))
+    logits = networks[name](hits[:n], edges)
+    assert logits.shape == (e,)
+    assert logits.dtype == torch.float32
+    assert torch.isfinite(logits).all()
+
+
+def test_hits_at_odd_places_give_finite_numbers(networks):
+    odd = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 7.4], [0.3, 1.0, -7.4], [0.3, 1.0, -7.4]])
+    edges = torch.tensor([[0, 0, 2, 1], [1, 2, 3, 1]])
+    assert torch.isfinite(networks["embed"](odd)).all()
+    assert torch.isfinite(networks["filter"](odd, edges)).all()
+    assert torch.isfinite(networks["gnn"](odd, edges)).all()
+
+
+@pytest.mark.parametrize("name", ["filter", "gnn"])
+def test_the_direction_in_which_an_edge_is_named_does_not_matter(networks, hits, edges, name):
+    assert torch.allclose(networks[name](hits, edges), networks[name](hits, edges.flip(0)), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["filter", "gnn"])
+def test_a_turned_detector_gives_the_same_answer(networks, hits, edges, name):
+    turned = hits.clone()
+    turned[:, 1] = torch.remainder(hits[:, 1] + 0.7 + 1.0, 2.0) - 1.0
+    assert not torch.allclose(turned, hits)
+    assert torch.allclose(networks[name](hits, edges), networks[name](turned, edges), atol=1e-3)
+
+
+def test_the_graph_network_looks_at_the_other_edges_and_the_filter_does_not(networks, hits, edges):
+    alone = edges[:, :1]
+    assert torch.allclose(networks["filter"](hits, edges)[:1], networks["filter"](hits, alone), atol=1e-5)
+    crowded = torch.cat([alone, torch.stack([alone[0].expand(50), torch.arange(50)])], dim=1)
+    assert not torch.allclose(networks["gnn"](hits, crowded)[:1], networks["gnn"](hits, alone), atol=1e-4)
+
+
+def test_edges_run_outwards():
+    hits = torch.tensor([[0.3, 0.0, 0.0], [0.1, 0.0, 0.0], [0.1, 0.0, 1.0]])
+    inner, outer = outward(hits, torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]))
+    assert inner.tolist() == [1, 1, 1, 1]
+    assert outer.tolist() == [0, 0, 2, 2]
+
+
+@pytest.mark.parametrize("network", [Embed, Filter, Gnn])
+def test_a_network_runs_on_the_device_of_its_weights(network):
+    # The meta device holds shapes only: a tensor that the network made on the CPU would not fit there.
+    hits = torch.empty(5, 3, device="meta")
+    edges = torch.empty(2, 4, dtype=torch.int64, device="meta")
+    module = network().to("meta")
+    out = module(hits) if network is Embed else module(hits, edges)
+    assert out.device.type == "meta"
+
+
+def test_the_sizes_are_those_of_the_stand_ins():
+    sizes = [sum(p.numel() for p in network().parameters()) for network in (Embed, Filter, Gnn)]
+    assert sizes == [114_824, 20_161, 18_881]

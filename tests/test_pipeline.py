@@ -1,0 +1,108 @@
+"""The shipped weights find tracks, and no event is too small for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from exatrkx_hpc.assets import asset
+from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, NETWORK_NAMES
+from exatrkx_hpc.tracking.pipeline import Pipeline
+from exatrkx_hpc.tracking.scoring import score_event, total
+from exatrkx_hpc.tracking.synthetic import generate_event
+
+# Not the seed of the training, and not one that any figure in the documentation was chosen by.
+UNSEEN = 31_415
+
+
+@pytest.fixture(scope="module")
+def repository():
+    return asset("model_repos/exatrkx")
+
+
+@pytest.fixture(scope="module")
+def pipeline(repository):
+    return Pipeline.load(repository)
+
+
+def unseen(number: int, **options):
+    return generate_event(np.random.default_rng([UNSEEN, number]), **options)
+
+
+def test_the_shipped_weights_find_tracks_in_unseen_events(pipeline):
+    events = [unseen(number) for number in range(10)]
+    result = total(score_event(pipeline.find_tracks(event.hits), event) for event in events)
+    assert result.particles > 500
+    assert result.efficiency >= 0.93
+    assert result.fake_rate <= 0.05
+    assert result.duplicate_rate <= 0.05
+
+
+def test_the_shipped_weights_are_small(repository):
+    assert sum((repository / name / "1" / "model.pt").stat().st_size for name in NETWORK_NAMES) < 1_000_000
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_the_smallest_events_get_a_label_for_each_hit(pipeline, n):
+    labels = pipeline.find_tracks(unseen(0).hits[:n])
+    assert labels.shape == (n,)
+    assert labels.dtype == np.int64
+
+
+def test_hits_of_no_common_track_are_tracks_of_their_own(pipeline):
+    far = np.array([[0.1, -0.9, -5.0], [0.1, 0.5, 4.0]], dtype=np.float32)
+    assert len(set(pipeline.find_tracks(far).tolist())) == 2
+
+
+def test_two_hits_in_one_place_get_labels(pipeline):
+    assert pipeline.find_tracks(np.repeat(unseen(0).hits[:1], 2, axis=0)).shape == (2,)
+
+
+def test_when_the_filter_passes_no_edge_every_hit_is_alone(pipeline):
+    strict = replace(pipeline, settings=replace(DEFAULT_SETTINGS, filter_cut=1.0))
+    event = unseen(1, n_tracks=10)
+    stages = strict.stages(event.hits)
+    assert stages.candidates.shape[1] > 0
+    assert stages.edges.shape == (2, 0)
+    assert stages.gnn_logits.shape == (0,)
+    assert len(set(stages.labels.tolist())) == len(event.hits)
+
+
+def test_the_stages_fit_together(pipeline):
+    event = unseen(2, n_tracks=30)
+    stages = pipeline.stages(event.hits)
+    n, candidates, edges = len(event.hits), stages.candidates.shape[1], stages.edges.shape[1]
+    assert stages.embedding.shape == (n, 8)
+    assert stages.filter_logits.shape == (candidates,)
+    assert stages.gnn_logits.shape == (edges,)
+    assert 0 < edges < candidates
+    assert stages.labels.shape == (n,)
+    assert np.array_equal(pipeline.find_tracks(event.hits), stages.labels)
+
+
+def test_the_order_of_the_hits_does_not_change_the_tracks(pipeline):
+    event = unseen(3, n_tracks=20)
+    order = np.random.default_rng(0).permutation(len(event.hits))
+    labels, shuffled = pipeline.find_tracks(event.hits), pipeline.find_tracks(event.hits[order])
+    together = labels[order][:, None] == labels[order][None, :]
+    assert np.array_equal(together, shuffled[:, None] == shuffled[None, :])
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (4,), (2, 3, 1)])
+def test_hits_of_another_shape_are_refused(pipeline, shape):
+    with pytest.raises(ValueError, match=r"\[N, 3\]"):
+        pipeline.find_tracks(np.zeros(shape, dtype=np.float32))
+
+
+def test_a_missing_and_a_broken_file_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"embed/1/model\.pt"):
+        Pipeline.load(tmp_path)
+    for name in NETWORK_NAMES:
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "1" / "model.pt").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"embed/1/model\.pt"):
+        Pipeline.load(tmp_path)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from exatrkx_hpc.errors import IncompleteRun, InputError
+from exatrkx_hpc.work.report import Failed, Latency, Report, Tally, progress_bar, read_report, render_table
+
+
+def make(**changes) -> Report:
+    fields = {
+        "server": "127.0.0.1:9191",
+        "model": "exatrkx",
+        "events": 10,
+        "done": 10,
+        "failed": (),
+        "hits": 4321,
+        "seconds": 4.0,
+        "latency_ms": Latency.of([0.1, 0.2, 0.3]),
+        "retries": 2,
+        "workers": (7, 3),
+    }
+    return Report(**(fields | changes))
+
+
+def shown(report: Report) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(render_table(report))
+    return console.file.getvalue()
+
+
+def test_latency_is_in_milliseconds():
+    latency = Latency.of([0.001 * value for value in range(1, 101)])
+    assert latency.mean == pytest.approx(50.5) and latency.p50 == pytest.approx(50.5)
+    assert latency.p95 == pytest.approx(95.05) and latency.p99 == pytest.approx(99.01)
+    assert Latency.of([]) == Latency(mean=0, p50=0, p95=0, p99=0)
+
+
+def test_a_report_survives_its_json(tmp_path):
+    failed = Failed(event="evt_3", kind="input", reason="evt_3.csv:2: nan")
+    report = make(done=8, failed=(failed,), stopped="stopped by SIGTERM")
+    (tmp_path / "report.json").write_text(report.to_json())
+    assert read_report(tmp_path / "report.json") == report
+    fields = json.loads(report.to_json())
+    assert fields["events_per_second"] == 2.0 and fields["not_tried"] == 1
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"events": 3}'])
+def test_a_file_that_is_no_report(tmp_path, content):
+    (tmp_path / "report.json").write_text(content)
+    with pytest.raises(InputError, match="no report of run-clients"):
+        read_report(tmp_path / "report.json")
+
+
+def test_a_run_of_no_time_has_no_rate():
+    assert make(done=0, seconds=0.0).events_per_second == 0.0
+
+
+def test_check_speaks_up_when_an_event_has_no_labels():
+    make().check()
+    with pytest.raises(IncompleteRun, match=r"^9 of 10 events have labels; first failure: e: boom$"):
+        make(done=9, failed=(Failed(event="e", kind="model", reason="boom"),)).check()
+    with pytest.raises(IncompleteRun, match=r"^3 of 10 events have labels; stopped by SIGINT$"):
+        make(done=3, stopped="stopped by SIGINT").check()
+
+
+def test_the_table_shows_the_figures_and_the_first_failures():
+    text = shown(make())
+    for figure in ("127.0.0.1:9191", "10 of 10", "4.00 s", "2.5", "4321", "200.0 / 290.0 / 298.0 ms", "7 3"):
+        assert figure in text
+    assert "stopped" not in text
+    failed = tuple(Failed(event=f"evt_{n}", kind="input", reason="a [bold]bracket[/bold]") for n in range(12))
+    text = shown(make(events=30, done=8, failed=failed, stopped="stopped by SIGTERM"))
+    assert "stopped by SIGTERM (10 not tried)" in text and "input: a [bold]bracket[/bold]" in text
+    assert "evt_9" in text and "evt_10" not in text and "and 2 more failed" in text
+
+
+def test_progress_is_a_bar_on_a_terminal_and_nothing_when_quiet(capfd):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with progress_bar(console=terminal) as show:
+        show(Tally(events=10, done=6, failed=1))
+    assert "7/10" in terminal.file.getvalue() and "1 failed" in terminal.file.getvalue()
+    silent = Console(file=io.StringIO(), force_terminal=True)
+    with progress_bar(quiet=True, console=silent) as show:
+        show(Tally(events=10, done=6, failed=1))
+    assert silent.file.getvalue() == "" and capfd.readouterr() == ("", "")
+
+
+def test_progress_is_a_line_now_and_then_in_a_log():
+    log = Console(file=io.StringIO(), force_terminal=False)
+    with progress_bar(console=log, every=0.0) as show:
+        show(Tally(events=10, done=6, failed=1))
+    assert log.file.getvalue() == "6 of 10 events, 1 failed\n"
+    log = Console(file=io.StringIO(), force_terminal=False)
+    with progress_bar(console=log, every=3600.0) as show:
+        show(Tally(events=10, done=6, failed=1))
+    assert log.file.getvalue() == ""

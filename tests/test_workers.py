@@ -1,0 +1,508 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from fakes.running import fake_triton, free_port
+from triton_helper import running_triton
+
+from exatrkx_hpc.assets import asset
+from exatrkx_hpc.errors import ConfigError, EndpointError, IncompleteRun, InputError, ModelError, OutputError
+from exatrkx_hpc.measure.metrics import fetch, model_times, stage_shares
+from exatrkx_hpc.models.build import build
+from exatrkx_hpc.process import run, spawn
+from exatrkx_hpc.work.coordinator import Coordinator
+from exatrkx_hpc.work.endpoint import Endpoint
+from exatrkx_hpc.work.events import find_events, read_hits, read_labels
+from exatrkx_hpc.work.report import read_report
+from exatrkx_hpc.work.worker import Task
+from exatrkx_hpc.work.workers import Settings, StoppedRun, run_clients
+
+
+def make_events(folder: Path, sizes) -> Path:
+    folder.mkdir(parents=True)
+    for number, size in enumerate(sizes):
+        np.savetxt(folder / f"evt_{number}.csv", np.full((size, 3), 0.5), delimiter=",")
+    return folder
+
+
+def assert_whole(events: Path, labels: Path) -> int:
+    """Every label file is whole, and nothing else lies beside it; returns how many there are."""
+    files = sorted(labels.iterdir())
+    for file in files:
+        hits = len(read_hits(events / file.name))
+        np.testing.assert_array_equal(read_labels(file), np.where(np.arange(hits) == 0, hits, np.arange(hits) % 7))
+    return len(files)
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [child for child in psutil.Process(pid).children() if "exatrkx_hpc.work.worker" in child.cmdline()]
+    return []
+
+
+@pytest.fixture(scope="module")
+def server():
+    with fake_triton() as fake:
+        yield fake.server
+
+
+@pytest.fixture
+def settings(tmp_path, server):
+    """Settings of a small run; values may be changed by name."""
+
+    def make(*, sizes=(), **changes) -> Settings:
+        folder = make_events(tmp_path / "events", sizes) if sizes else tmp_path / "events"
+        return Settings(**{"server": server, "events": folder, "out": tmp_path / "out", "workers": 2} | changes)
+
+    return make
+
+
+def test_every_event_gets_whole_labels_and_the_report_counts_them(settings):
+    sizes = [*range(40), 5000]
+    run_settings = settings(sizes=sizes, in_flight=3)
+    tallies = []
+    report = run_clients(run_settings, tallies.append)
+    report.check()
+    assert (report.events, report.done, report.failed, report.not_tried) == (41, 41, (), 0)
+    assert report.hits == sum(sizes) and sum(report.workers) == 41 and len(report.workers) == 2
+    assert 0 < report.latency_ms.p50 <= report.latency_ms.p95 <= report.latency_ms.p99
+    assert report.events_per_second == pytest.approx(41 / report.seconds)
+    assert assert_whole(run_settings.events, run_settings.labels) == 41
+    assert read_report(run_settings.report) == report
+    assert [tally.done for tally in tallies] == list(range(1, 42))
+    assert workers_of(os.getpid()) == []
+
+
+def test_folders_with_hostile_names(settings, tmp_path):
+    events = make_events(tmp_path / 'a\'; echo foo $HOME "x" é', [3, 4])
+    (events / "evt_1.csv").rename(events / "e v't $(id).csv")
+    report = run_clients(settings(events=events, out=tmp_path / "o ut'; `id`", workers=1))
+    assert report.done == 2 and (tmp_path / "o ut'; `id`" / "labels" / "e v't $(id).csv").exists()
+
+
+def test_results_of_an_earlier_run_are_overwritten_and_its_leftovers_removed(settings):
+    run_settings = settings(sizes=[3], workers=1)
+    run_settings.labels.mkdir(parents=True)
+    (run_settings.labels / "evt_0.csv").write_text("9\n9\n")
+    (run_settings.labels / ".evt_7.csv.k2j3h4").write_text("9")
+    run_clients(run_settings)
+    assert assert_whole(run_settings.events, run_settings.labels) == 1
+
+
+def test_a_bad_event_fails_alone_and_is_named(settings):
+    run_settings = settings(sizes=[3] * 6)
+    (run_settings.events / "evt_2.csv").write_text("1,2,3\n1,nan,3\n")
+    (run_settings.events / "evt_4.csv").write_text("1,2\n")
+    report = run_clients(run_settings)
+    assert report.done == 4 and report.stopped is None
+    assert [(failed.event, failed.kind) for failed in sorted(report.failed, key=lambda one: one.event)] == [
+        ("evt_2", "input"),
+        ("evt_4", "input"),
+    ]
+    assert any("evt_2.csv:2: nan is not finite" in failed.reason for failed in report.failed)
+    with pytest.raises(IncompleteRun, match=r"4 of 6 events have labels; first failure: evt_"):
+        report.check()
+
+
+def test_a_model_that_answers_nonsense_fails_each_event(settings):
+    with fake_triton("--drop-label") as fake:
+        report = run_clients(settings(sizes=[3] * 4, server=fake.server))
+    assert report.done == 0 and {failed.kind for failed in report.failed} == {"model"}
+    assert list((settings().labels).iterdir()) == []
+
+
+def test_repeats_are_counted(settings):
+    with fake_triton("--unloading", "3") as fake:
+        report = run_clients(settings(sizes=[3] * 4, server=fake.server, workers=1, in_flight=1))
+    assert report.done == 4 and report.retries == 3
+
+
+def test_a_slow_server_is_shared_by_all_workers(settings):
+    with fake_triton("--delay", "0.2") as fake:
+        report = run_clients(settings(sizes=[3] * 20, server=fake.server, workers=4, in_flight=1))
+    assert report.done == 20 and min(report.workers) >= 2
+
+
+# Workers that die
+
+
+def test_the_events_of_a_killed_worker_are_not_lost(settings):
+    victims = []
+
+    def kill_one(tally):
+        if tally.done in {5, 20, 40} and len(victims) < 3:
+            victim = workers_of(os.getpid())[0]
+            victim.kill()
+            victims.append(victim.pid)
+
+    with fake_triton("--delay", "0.02") as fake:
+        run_settings = settings(sizes=[5] * 60, server=fake.server)
+        report = run_clients(run_settings, kill_one)
+    assert len(set(victims)) == 3
+    assert (report.done, report.failed) == (60, ())
+    assert assert_whole(run_settings.events, run_settings.labels) == 60
+
+
+@pytest.mark.parametrize("number", [2, 12])
+def test_workers_that_die_each_time_end_the_run(settings, number):
+    over = threading.Event()
+
+    def kill_all():
+        while not over.wait(0.05):
+            for worker in workers_of(os.getpid()):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    worker.kill()
+
+    killer = threading.Thread(target=kill_all)
+    with fake_triton("--delay", "600") as fake:
+        run_settings = settings(sizes=[5] * number, server=fake.server, workers=1, in_flight=1)
+        killer.start()
+        try:
+            if number == 2:
+                report = run_clients(run_settings)
+                assert [failed.kind for failed in report.failed] == ["worker"] * 2
+                assert "ended 3 times, the last time by SIGKILL" in report.failed[0].reason
+            else:
+                with pytest.raises(StoppedRun, match="the workers keep ending, the last one by SIGKILL"):
+                    run_clients(run_settings)
+        finally:
+            over.set()
+            killer.join()
+
+
+# Endpoints that fail
+
+
+def test_an_endpoint_that_stays_dead_stops_the_run_instead_of_failing_event_by_event(settings):
+    with fake_triton("--die-after", "10") as fake:
+        run_settings = settings(sizes=[5] * 200, server=fake.server, patience=1.0, in_flight=2)
+        with pytest.raises(
+            StoppedRun, match=r"no labels came from 127\.0\.0\.1:\d+ for \d+ s \(nothing answers"
+        ) as caught:
+            run_clients(run_settings)
+    report = caught.value.report
+    assert report.done == assert_whole(run_settings.events, run_settings.labels) <= 10
+    assert 0 < len(report.failed) < 60 and {failed.kind for failed in report.failed} == {"endpoint"}
+    assert report.not_tried == 200 - report.done - len(report.failed)
+    assert read_report(run_settings.report) == report
+
+
+def test_an_endpoint_that_comes_back_costs_no_event(settings):
+    port = free_port()
+    restarted = contextlib.ExitStack()
+
+    def restart(tally):
+        if tally.done == 10:
+            threading.Timer(2.0, lambda: restarted.enter_context(fake_triton("--port", str(port)))).start()
+
+    with restarted, fake_triton("--port", str(port), "--die-after", "10") as fake:
+        report = run_clients(settings(sizes=[5] * 100, server=fake.server), restart)
+    assert (report.done, report.failed) == (100, ()) and report.retries > 0
+
+
+def test_a_run_begins_only_with_an_endpoint_that_serves_the_model(settings):
+    with pytest.raises(EndpointError, match="connection refused"):
+        run_clients(settings(sizes=[3], server=f"127.0.0.1:{free_port()}"))
+    with pytest.raises(ModelError, match=r"traccc-gpu is not ready .* \(ready: exatrkx\)"):
+        run_clients(settings(model="traccc-gpu"))
+
+
+# Wrong settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"workers": 0}, "-n must be at least 1, not 0"),
+        ({"in_flight": -1}, "-j must be at least 1, not -1"),
+        ({"patience": -1.0}, "the patience at least 0 s"),
+        ({"server": "nowhere"}, "HOST:PORT"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(settings, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        settings(**changes)
+
+
+def test_labels_never_overwrite_the_events(tmp_path):
+    events = make_events(tmp_path / "labels", [1])
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="would overwrite the events"):
+        Settings(server="h:1", events=events, out=tmp_path / "link")
+
+
+def test_no_events_and_no_place_for_results(settings, tmp_path):
+    (tmp_path / "events").mkdir()
+    with pytest.raises(InputError, match=r"no \*\.csv in"):
+        run_clients(settings())
+    (tmp_path / "events" / "e.csv").write_text("")
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OutputError, match=r"cannot use .*out for results"):
+        run_clients(settings())
+
+
+# Output that fails
+
+
+@contextlib.contextmanager
+def tiny_disk(folder: Path, size: str):
+    folder.mkdir()
+    mounted = run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]) if os.geteuid() == 0 else None
+    if mounted is None or mounted.returncode != 0:
+        pytest.skip("a small tmpfs needs root and the permission to mount")
+    try:
+        yield folder
+    finally:
+        assert run(["umount", str(folder)]).returncode == 0
+
+
+def test_a_full_disk_stops_the_run_with_one_line(settings, tmp_path):
+    run_settings = settings(sizes=[100] * 60)
+    with tiny_disk(tmp_path / "disk", "64k") as disk:
+        run_settings = settings(out=disk)
+        with pytest.raises(
+            OutputError, match=r"cannot write .*/labels/evt_\d+\.csv: No space left on device"
+        ) as caught:
+            run_clients(run_settings)
+        assert "\n" not in str(caught.value)
+        assert 0 < assert_whole(run_settings.events, run_settings.labels) < 60
+
+
+DRIVER = """
+import resource, sys
+from pathlib import Path
+from exatrkx_hpc.errors import ExatrkxError
+from exatrkx_hpc.work.worker import Task
+from exatrkx_hpc.work.workers import Settings, run_clients
+
+server, events, out, largest = sys.argv[1:]
+if int(largest):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest), int(largest)))
+try:
+    run_clients(Settings(server=server, events=Path(events), out=Path(out), workers=2)).check()
+except ExatrkxError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+@contextlib.contextmanager
+def driver(run_settings: Settings, log: Path, largest: int = 0):
+    """Run the settings in a process of its own, as the command line does."""
+    paths = [str(run_settings.events), str(run_settings.out)]
+    child = spawn([sys.executable, "-c", DRIVER, run_settings.server, *paths, str(largest)], log=log)
+    try:
+        yield child
+    finally:
+        child.stop(grace=0.0)
+
+
+def test_a_quota_at_the_output_ends_with_the_exit_code_of_outputs(settings, tmp_path):
+    run_settings = settings(sizes=[3, 20000, 3])
+    with driver(run_settings, tmp_path / "log", largest=10000) as child:
+        assert child.wait(60) == OutputError.exit_code
+    assert "evt_1.csv: File too large" in (tmp_path / "log").read_text()
+    assert not (run_settings.labels / "evt_1.csv").exists()
+    assert_whole(run_settings.events, run_settings.labels)
+
+
+# Signals
+
+
+def wait_for(condition, seconds=30.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_middle_leaves_whole_results_and_no_process(settings, tmp_path, number):
+    with fake_triton("--delay", "0.05") as fake:
+        run_settings = settings(sizes=[50] * 2000, server=fake.server)
+        with driver(run_settings, tmp_path / "log") as child:
+            wait_for(lambda: run_settings.labels.is_dir() and len(list(run_settings.labels.iterdir())) > 20)
+            workers = workers_of(child.pid)
+            assert len(workers) == 2
+            child.send(number)
+            assert child.wait(20) == IncompleteRun.exit_code
+            assert not any(worker.is_running() for worker in workers)
+    report = read_report(run_settings.report)
+    assert report.stopped == f"stopped by {number.name}" and report.failed == ()
+    assert 20 < report.done == assert_whole(run_settings.events, run_settings.labels) < 2000
+    log = (tmp_path / "log").read_text()
+    assert log.startswith(f"stopped by {number.name}; {report.done} of 2000") and log.count("\n") == 1
+
+
+def test_workers_end_with_a_coordinator_that_is_killed(settings, tmp_path):
+    with fake_triton("--delay", "0.05") as fake:
+        run_settings = settings(sizes=[50] * 2000, server=fake.server)
+        with driver(run_settings, tmp_path / "log") as child:
+            wait_for(lambda: run_settings.labels.is_dir() and len(list(run_settings.labels.iterdir())) > 20)
+            workers = workers_of(child.pid)
+            child.send(signal.SIGKILL)
+            wait_for(lambda: not any(worker.is_running() for worker in workers))
+    assert len(workers) == 2 and not run_settings.report.exists()
+    for file in run_settings.labels.glob("[!.]*"):
+        assert len(read_labels(file)) == 50
+
+
+def test_the_handlers_of_the_caller_are_as_before(settings):
+    def own(number, frame):
+        raise AssertionError
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        run_clients(settings(sizes=[3], workers=1))
+        assert signal.getsignal(signal.SIGTERM) is own
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_it_runs_in_a_notebook_where_a_loop_already_runs(settings):
+    run_settings = settings(sizes=[3] * 5)
+
+    async def cell():
+        return run_clients(run_settings)
+
+    assert asyncio.run(cell()).done == 5
+    assert json.loads(run_settings.report.read_text())["done"] == 5
+
+
+def test_interrupting_a_notebook_cell_stops_the_run(settings):
+    def interrupt(tally):
+        if tally.done == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    async def cell(run_settings):
+        return run_clients(run_settings, interrupt)
+
+    loop = asyncio.new_event_loop()  # as a notebook has it; asyncio.run would catch SIGINT itself
+    try:
+        with fake_triton("--delay", "0.05") as fake:
+            run_settings = settings(sizes=[5] * 500, server=fake.server)
+            with pytest.raises(StoppedRun, match="stopped by SIGINT"):
+                loop.run_until_complete(cell(run_settings))
+    finally:
+        loop.close()
+    assert 10 <= read_report(run_settings.report).done == assert_whole(run_settings.events, run_settings.labels) < 500
+    assert workers_of(os.getpid()) == []
+
+
+def make_coordinator(server, tmp_path, *, events, **options):
+    (tmp_path / "labels").mkdir()
+    labels = str(tmp_path / "labels")
+    task = Task(server=server, model="exatrkx", labels=labels, in_flight=1, request_timeout=5, patience=5)
+    return Coordinator(task, find_events(make_events(tmp_path / "e", [3] * events)), **options)
+
+
+def test_a_worker_that_hangs_is_replaced(tmp_path):
+    def stop_one(tally):
+        if tally.done == 10:
+            workers_of(os.getpid())[0].suspend()
+
+    with fake_triton("--delay", "0.02") as fake:
+        coordinator = make_coordinator(fake.server, tmp_path, events=50, workers=2, show=stop_one, longest_silence=1.5)
+        asyncio.run(coordinator.run())
+    assert coordinator.report().done == 50 and coordinator.report().failed == ()
+
+
+def test_a_run_that_is_interrupted_before_it_began_does_nothing(tmp_path, server):
+    coordinator = make_coordinator(server, tmp_path, events=50, workers=1, show=print)
+    coordinator.interrupt("enough")
+    asyncio.run(coordinator.run())
+    assert coordinator.report().stopped == "enough" and coordinator.report().done == 0
+
+
+# A real Triton
+
+
+@pytest.fixture(scope="module")
+def real_server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real")
+    build(asset("model_repos/exatrkx"), folder / "repository", device="cpu", instances=1)
+    with running_triton(folder / "repository", folder, address="127.0.0.41") as triton:
+        yield triton.grpc
+
+
+@pytest.fixture
+def reference_events(reference_data):
+    return reference_data / "exatrkx" / "events"
+
+
+def assert_one_label_a_hit(events: Path, labels: Path) -> int:
+    files = list(labels.iterdir())
+    for file in files:
+        assert len(read_labels(file)) == len(read_hits(events / file.name)) > 0
+    return len(files)
+
+
+@pytest.mark.triton
+def test_the_reference_events_get_one_label_a_hit(settings, real_server, reference_events):
+    before = fetch("127.0.0.41:8002")
+    run_settings = settings(server=real_server, events=reference_events)
+    report = run_clients(run_settings)
+    report.check()
+    assert report.done == assert_one_label_a_hit(reference_events, run_settings.labels) == 16
+    times = model_times(fetch("127.0.0.41:8002"), before)
+    assert {one.model for one in times} == {"exatrkx", "embed", "frnn", "filter", "applyfilter", "gnn", "wcc"}
+    assert {(one.successes, one.failures) for one in times} == {(16, 0)}
+    shares = stage_shares(times)
+    assert len(shares) == 6 and sum(shares.values()) == pytest.approx(1.0) and min(shares.values()) > 0
+
+
+@pytest.mark.triton
+def test_the_smallest_events_get_labels_too(settings, real_server):
+    run_settings = settings(sizes=[0, 1, 2], server=real_server)
+    run_clients(run_settings).check()
+    assert [len(read_labels(run_settings.labels / f"evt_{size}.csv")) for size in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.triton
+def test_sigterm_in_the_middle_of_real_work(settings, real_server, reference_events, tmp_path):
+    many = tmp_path / "events"
+    many.mkdir()
+    for copy in range(20):
+        for event in reference_events.iterdir():
+            (many / f"{copy}_{event.name}").symlink_to(event)
+    run_settings = settings(server=real_server, events=many)
+    with driver(run_settings, tmp_path / "log") as child:
+        wait_for(lambda: run_settings.labels.is_dir() and len(list(run_settings.labels.iterdir())) > 5)
+        workers = workers_of(child.pid)
+        child.send(signal.SIGTERM)
+        assert child.wait(20) == IncompleteRun.exit_code
+        assert len(workers) == 2 and not any(worker.is_running() for worker in workers)
+    report = read_report(run_settings.report)
+    assert 5 < report.done == assert_one_label_a_hit(many, run_settings.labels) < 320
+    assert report.failed == () and report.stopped == "stopped by SIGTERM"
+
+
+@pytest.mark.triton
+def test_a_full_disk_stops_real_work(settings, real_server, reference_events, tmp_path):
+    with tiny_disk(tmp_path / "disk", "32k") as disk:
+        run_settings = settings(server=real_server, events=reference_events, out=disk)
+        with pytest.raises(OutputError, match="No space left on device"):
+            run_clients(run_settings)
+        assert assert_one_label_a_hit(reference_events, run_settings.labels) < 16
+
+
+@pytest.mark.triton
+def test_what_a_real_triton_says_of_an_unknown_model(settings, real_server):
+    with pytest.raises(ModelError, match=r"nope is not ready at .* \(ready: applyfilter, embed, exatrkx, filter"):
+        run_clients(settings(sizes=[3], server=real_server, model="nope"))
+    with Endpoint(real_server, model="nope") as endpoint, pytest.raises(ModelError, match="'nope' is not found"):
+        endpoint.find_tracks(np.zeros((3, 3)))
+    with Endpoint(real_server, model="embed") as endpoint, pytest.raises(ModelError, match="INVALID_ARGUMENT"):
+        endpoint.find_tracks(np.zeros((3, 3)))

@@ -1,0 +1,90 @@
+"""Start a real Triton for a test, and leave nothing of it behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from exatrkx_hpc.launch.triton import embedded_triton
+from exatrkx_hpc.process import Child, kill_session, spawn
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningTriton:
+    """A server that has been started: its process, where it answers, its log and its shared memory's prefix."""
+
+    child: Child
+    grpc: str
+    http: str
+    log: Path
+    prefix: str
+
+    def is_ready(self) -> bool:
+        """Whether the server answers its readiness probe."""
+        with contextlib.suppress(requests.RequestException):
+            return requests.get(f"{self.http}/v2/health/ready", timeout=2).status_code == 200
+        return False
+
+    def segments(self) -> list[str]:
+        """The shared memory segments of this server that exist now."""
+        return sorted(path.name for path in SHARED_MEMORY.glob(f"{self.prefix}*"))
+
+
+class DidNotStart(AssertionError):
+    """The server ended, or was not ready in time; the message carries its log."""
+
+
+def start_triton(repository: Path, work_dir: Path, *, address: str, options: tuple[str, ...] = ()) -> RunningTriton:
+    """Start a server over `repository` at `address`, with the default ports; do not wait for it."""
+    triton = embedded_triton(work_dir)
+    prefix = f"exatrkx_test_{uuid.uuid4().hex[:12]}"
+    argv = [
+        str(triton.server),
+        f"--model-repository={repository}",
+        f"--backend-directory={triton.backend_directory}",
+        f"--cache-directory={triton.cache_directory}",
+        *(f"--{service}-address={address}" for service in ("http", "grpc", "metrics")),
+        "--allow-gpu-metrics=false",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
+        "--exit-timeout-secs=5",
+        *options,
+    ]
+    log = work_dir / f"triton-{prefix}.log"
+    child = spawn(argv, log=log, env={**os.environ, **triton.environment})
+    return RunningTriton(child=child, grpc=f"{address}:8001", http=f"http://{address}:8000", log=log, prefix=prefix)
+
+
+@contextlib.contextmanager
+def running_triton(
+    repository: Path,
+    work_dir: Path,
+    *,
+    address: str = "127.0.0.131",
+    options: tuple[str, ...] = (),
+    deadline: float = 90.0,
+) -> Iterator[RunningTriton]:
+    """A ready server over `repository`; at the end its whole session is gone, and its shared memory too."""
+    server = start_triton(repository, work_dir, address=address, options=options)
+    try:
+        until = time.monotonic() + deadline
+        while not server.is_ready():
+            if server.child.returncode() is not None or time.monotonic() > until:
+                raise DidNotStart(server.log.read_text(errors="replace"))
+            time.sleep(0.05)
+        yield server
+    finally:
+        server.child.stop(grace=20)
+        kill_session(server.child.pid)
+        left = server.segments()
+        for name in left:
+            (SHARED_MEMORY / name).unlink(missing_ok=True)
+    assert not left, f"Triton left shared memory behind: {left}"
