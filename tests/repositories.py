@@ -120,7 +120,7 @@ BREAKS = (
         apply=lambda repository: (repository / "frnn/1/model.py").unlink(),
         model="frnn",
         says="1/model.py is missing",
-        triton=None,  # Worse: the server waits for ever for a process that has ended.
+        triton=None,  # Worse: the server neither gets ready nor ends.
     ),
     Break(
         name="empty-code",

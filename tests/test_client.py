@@ -7,12 +7,12 @@ import threading
 
 import numpy as np
 import pytest
-from fakes.running import fake_triton, free_port
 
 from exatrkx_hpc.errors import ConfigError, EndpointError, InputError, ModelError
 from exatrkx_hpc.work.client import Client, check_endpoint, checked_address, checked_hits
 from exatrkx_hpc.work.endpoint import Endpoint
 from exatrkx_hpc.work.retry import CHANNEL_OPTIONS, Patience, RequestFailed, explain, persist, worth_repeating
+from tests.fakes.running import fake_triton, free_port
 
 
 def expected(hits):
@@ -39,6 +39,7 @@ def test_grpc_is_told_to_repeat_unavailable_and_to_keep_large_requests_for_it():
     assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
     assert options["grpc.per_rpc_retry_buffer_size"] == 256 << 20
     assert options["grpc.enable_http_proxy"] == 0
+    assert options["grpc.max_reconnect_backoff_ms"] <= 5000  # the default of 120 s outlasts most outages
 
 
 @pytest.mark.parametrize(

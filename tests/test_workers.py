@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -13,8 +14,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from fakes.running import fake_triton, free_port
-from triton_helper import running_triton
 
 from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import ConfigError, EndpointError, IncompleteRun, InputError, ModelError, OutputError
@@ -27,6 +26,8 @@ from exatrkx_hpc.work.events import find_events, read_hits, read_labels
 from exatrkx_hpc.work.report import read_report
 from exatrkx_hpc.work.worker import Task
 from exatrkx_hpc.work.workers import Settings, StoppedRun, run_clients
+from tests.fakes.running import fake_triton, free_port
+from tests.triton_helper import running_triton
 
 
 def make_events(folder: Path, sizes) -> Path:
@@ -132,6 +133,14 @@ def test_a_slow_server_is_shared_by_all_workers(settings):
     with fake_triton("--delay", "0.2") as fake:
         report = run_clients(settings(sizes=[3] * 20, server=fake.server, workers=4, in_flight=1))
     assert report.done == 20 and min(report.workers) >= 2
+
+
+def test_a_worker_keeps_so_many_requests_in_flight_and_no_more(settings):
+    run_settings = settings(sizes=[3] * 30, workers=2, in_flight=3)
+    with fake_triton("--delay", "0.1", "--most", "6") as fake:
+        assert run_clients(dataclasses.replace(run_settings, server=fake.server)).done == 30
+    with fake_triton("--delay", "0.3", "--most", "5") as fake:
+        assert run_clients(dataclasses.replace(run_settings, server=fake.server)).failed[0].kind == "model"
 
 
 # Workers that die
@@ -430,11 +439,11 @@ def test_a_run_that_is_interrupted_before_it_began_does_nothing(tmp_path, server
 
 
 @pytest.fixture(scope="module")
-def real_server(tmp_path_factory):
+def real_server(tmp_path_factory, triton):
     folder = tmp_path_factory.mktemp("real")
     build(asset("model_repos/exatrkx"), folder / "repository", device="cpu", instances=1)
-    with running_triton(folder / "repository", folder, address="127.0.0.41") as triton:
-        yield triton.grpc
+    with running_triton(folder / "repository", folder, address="127.0.0.41") as running:
+        yield running.grpc
 
 
 @pytest.fixture

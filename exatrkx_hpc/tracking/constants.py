@@ -72,7 +72,7 @@ class TrainingSettings:
     In the embedding, neighbours along a track are pulled to within `pull_to` of the radius, with the weight
     `pull_weight`; of all the pairs within the radius, `max_pairs` at most are looked at in a step. Two hits of
     a particle count as joined when they are at most `reach` places apart along it: 2 bridges a lost edge, and
-    took the share of split tracks from 4 % to 0.1 %. `filter_positive` and `gnn_positive` weigh true edges
+    took the share of duplicates from 4 % to 0.2 %. `filter_positive` and `gnn_positive` weigh true edges
     against false ones. They set where the fixed cuts come to lie: the filter must lose nearly nothing, and
     the graph network must join no two tracks.
     """

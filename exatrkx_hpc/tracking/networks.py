@@ -53,7 +53,7 @@ class EdgeFeatures(nn.Module):  # type: ignore[misc]
         """Return the features `[E, 14]` of the edges from hits `inner` to hits `outer` (`[E]`, int64).
 
         They are r, z and eta of both ends; the steps in r, z, eta and phi; the slopes dphi/dr, its size and
-        dz/dr; z0, where the line meets the beam line. asinh tames the large values, which tell little.
+        dz/dr; and z0, where the line meets the beam line. asinh tames the large values, which tell little.
         """
         first = self.hit_features(hits.index_select(0, inner))
         second = self.hit_features(hits.index_select(0, outer))

@@ -22,6 +22,7 @@ class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.calls = 0
+        self.now = 0
 
     async def ServerLive(self, request, context):
         return service_pb2.ServerLiveResponse(live=True)
@@ -51,7 +52,11 @@ class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, text)
         if call < o.fail:
             await context.abort(getattr(grpc.StatusCode, o.fail_status), o.fail_message)
+        self.now += 1
+        if o.most is not None and self.now > o.most:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{self.now} requests at a time")
         await asyncio.sleep(o.hang if call < o.hang_first else o.delay)
+        self.now -= 1
         return self.answer(request)
 
     def answer(self, request):
@@ -81,6 +86,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fail", type=int, default=0, help="the first calls fail with --fail-status")
     parser.add_argument("--fail-status", default="INTERNAL")
     parser.add_argument("--fail-message", default="the model broke")
+    parser.add_argument("--most", type=int, help="refuse more requests than this at a time")
     parser.add_argument("--drop-label", action="store_true", help="send one label too few")
     parser.add_argument("--die-after", type=int, help="SIGKILL itself at this call")
     return parser.parse_args()

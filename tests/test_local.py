@@ -1,0 +1,198 @@
+"""The embedded scheduler and the scripts that it runs, with a fake tritonserver that misbehaves on request."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from waiting import until
+
+from exatrkx_hpc import farm
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.errors import LaunchError
+from exatrkx_hpc.fleet.registry import ServerRecord, read_records
+from exatrkx_hpc.launch.local import EmbeddedScheduler
+from exatrkx_hpc.launch.scheduler import JobState
+from exatrkx_hpc.process import session_members
+from exatrkx_hpc.resolution import resolve
+
+FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
+HOSTILE = ["a b", "a'; echo foo", 'say "hi"', "$HOME", "`id`", "back\\slash", "ünïcode", "semi;colon&more"]
+
+
+def local_farm(run_root: Path, **flags: object) -> Farm:
+    repository = run_root / "models"
+    repository.mkdir(parents=True, exist_ok=True)
+    values = {
+        "site": "local",
+        "run_root": str(run_root).replace("$", "$$"),
+        "cluster.local_address": "127.0.5.1",
+        "server.triton": str(FAKE),
+        "server.model_repository": str(repository).replace("$", "$$"),
+        "server.drain": 0,
+        "server.exit_timeout": 2,
+        "job.nodes": 1,
+    }
+    values.update({name.replace("__", "."): value for name, value in flags.items()})
+    return resolve(flags=values).farm
+
+
+@pytest.fixture
+def deploy(tmp_path):
+    """Deploy a farm of fakes; what still runs at the end is ended."""
+    jobs = []
+
+    def _deploy(run_root: Path = tmp_path, **flags: object) -> farm.Job:
+        jobs.append(farm.deploy(local_farm(run_root, **flags)))
+        return jobs[-1]
+
+    yield _deploy
+    for job in jobs:
+        farm.stop(job, drain=False)
+
+
+def record(job: farm.Job, *, state: str, starts: int = 1) -> ServerRecord:
+    """Wait for a record of the job's first server in this state and start."""
+
+    def found() -> ServerRecord | None:
+        records = read_records(job.run_dir)
+        return next((r for r in records if r.state == state and r.starts == starts), None)
+
+    return until(found, what=f"record {state} of start {starts}; now {read_records(job.run_dir)}")
+
+
+def lives(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def session_of(job: farm.Job) -> int:
+    return job.scheduler._read(job.id).session
+
+
+def test_each_node_has_an_address_of_its_own(deploy):
+    job = deploy(job__nodes=2, server__servers_per_node=2)
+    records = until(lambda: (r := read_records(job.run_dir)) and len(r) == 4 and r, what="four records")
+    places = {(r.node, r.http_port) for r in records}
+    assert places == {(node, port) for node in ("127.0.5.1", "127.0.5.2") for port in (8000, 8010)}
+    assert all(r.address == r.node and r.job == job.id and r.metrics_port == r.http_port + 2 for r in records)
+    assert job.scheduler.state(job.id) is JobState.RUNNING
+
+
+@pytest.mark.parametrize(("drain", "note"), [(True, "drained"), (False, "stopped")])
+def test_a_stopped_job_leaves_its_last_word_and_no_process(deploy, drain, note):
+    job = deploy()
+    record(job, state="starting")
+    session = session_of(job)
+    farm.stop(job, drain=drain)
+    assert record(job, state="gone").note == note
+    assert job.scheduler.state(job.id) is JobState.CANCELLED
+    assert session_members(session) == []
+
+
+def test_draining_is_said_before_the_server_ends(deploy):
+    job = deploy(server__drain=3)
+    pid = until(lambda: record(job, state="starting").pid, what="a server")
+    os.kill(session_of(job), signal.SIGTERM)
+    record(job, state="draining")
+    assert Path(f"/proc/{pid}").exists()
+    assert record(job, state="gone").note == "drained"
+
+
+def test_a_stop_at_once_cuts_the_drain_short(deploy):
+    job = deploy(server__drain=600)
+    record(job, state="starting")
+    os.kill(session_of(job), signal.SIGTERM)
+    record(job, state="draining")
+    farm.stop(job, drain=False)
+    assert record(job, state="gone").note == "stopped"
+
+
+def test_a_killed_server_starts_again_and_its_own_processes_are_gone(deploy, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAKE_TRITON", "child")
+    monkeypatch.setenv("FAKE_TRITON_CHILD", str(tmp_path / "child"))
+    job = deploy()
+    first = record(job, state="starting")
+    child = int(until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text(), what="a child"))
+    segment = Path("/dev/shm") / f"exatrkx_{job.id}_{first.server}_left"
+    segment.write_text("")
+    os.kill(first.pid, signal.SIGKILL)
+    second = record(job, state="starting", starts=2)
+    assert second.pid != first.pid
+    assert not lives(child)
+    assert not segment.exists()
+
+
+def test_a_server_that_never_works_is_given_up(deploy, monkeypatch):
+    monkeypatch.setenv("FAKE_TRITON", "exit:7")
+    job = deploy(server__max_restarts=1)
+    until(lambda: job.scheduler.state(job.id).over, what="the end of the job")
+    assert job.scheduler.state(job.id) is JobState.FAILED
+    last = record(job, state="gone", starts=2)
+    assert "status 7" in last.note
+    assert "gave up" in last.note
+    assert f"logs/{last.server}.log" in last.note
+
+
+def test_a_server_that_does_not_end_is_killed(deploy, monkeypatch):
+    monkeypatch.setenv("FAKE_TRITON", "ignore-term")
+    job = deploy(server__exit_timeout=1)
+    pid = record(job, state="starting").pid
+    time.sleep(0.5)  # it ignores the signal only once it has said so
+    farm.stop(job, drain=False)
+    assert not lives(pid)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_any_folder_name_will_do(deploy, tmp_path, name):
+    job = deploy(run_root=tmp_path / name)
+    pid = record(job, state="starting").pid
+    words = until(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"), what="its command")
+    assert f"--model-repository={tmp_path / name / 'models'}".encode() in words
+
+
+def test_an_address_whose_port_is_used_is_passed_over(deploy):
+    with socket.socket() as taken:
+        taken.bind(("127.0.5.1", 8001))
+        taken.listen()
+        job = deploy()
+        assert record(job, state="starting").address == "127.0.5.2"
+
+
+def test_another_scheduler_sees_and_ends_the_job(deploy, tmp_path):
+    job = deploy()
+    record(job, state="starting")
+    other = EmbeddedScheduler(run_root=tmp_path, first_address="127.0.5.1")
+    assert other.state(job.id) is JobState.RUNNING
+    other.cancel(job.id)
+    assert other.state(job.id) is JobState.CANCELLED
+
+
+def test_a_job_that_vanished_is_a_failed_node(deploy):
+    job = deploy()
+    record(job, state="starting")
+    for pid in session_members(session_of(job)):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: job.scheduler.state(job.id) is JobState.NODE_FAIL, what="NODE_FAIL")
+
+
+def test_jobs_are_numbered_one_after_the_other(deploy):
+    assert [deploy().id, deploy().id] == ["1", "2"]
+
+
+def test_an_unknown_job_is_one_line_with_the_next_step(tmp_path):
+    with pytest.raises(LaunchError, match=r"no job '42' in .*; 'ls"):
+        farm.find_job(local_farm(tmp_path), "42")
+    with pytest.raises(LaunchError, match="no job '42'"):
+        EmbeddedScheduler(run_root=tmp_path, first_address="127.0.0.2").state("42")
+
+
+def test_a_run_root_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    flags = {"site": "local", "run_root": str(tmp_path / "file" / "below")}
+    with pytest.raises(LaunchError, match="cannot be made"):
+        farm.deploy(resolve(flags=flags).farm)
