@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
+from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Engine = Literal["shifter", "podman-hpc", "podman", "apptainer", "none"]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
-_TIME_LIMIT = re.compile(r"(\d+-)?\d{1,2}(:\d{2}){0,2}|\d+")
+_TIME_LIMIT = re.compile(r"([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]*")
+#: Control characters, the two line breaks of Unicode, and bytes of the environment that are no UTF-8.
+_NOT_IN_A_LINE = {"Cc", "Zl", "Zp", "Cs"}
 
 
 def _one_line(text: str) -> str:
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+    if any(unicodedata.category(character) in _NOT_IN_A_LINE for character in text):
         raise ValueError("must not contain a line break or a control character")
     return text
 
@@ -39,19 +45,49 @@ def _plain_name(text: str) -> str:
     return text
 
 
+def _variable(text: str) -> str:
+    if not _VARIABLE.fullmatch(text):
+        raise ValueError("must be the name of an environment variable: letters, digits and '_'")
+    return text
+
+
+def _host(text: str) -> str:
+    if not _HOST.fullmatch(text):
+        raise ValueError("must be a host's name or address, or a part of one")
+    return text
+
+
+def _folder(text: str) -> str:
+    folder = str(expand(text)) if text else ""
+    if ":" in folder:
+        raise ValueError("must not contain ':', at which PYTHONPATH and the mounts of containers are cut")
+    return _one_line(folder)
+
+
 Line = Annotated[str, AfterValidator(_one_line)]
 Name = Annotated[str, AfterValidator(_plain_name)]
+Variable = Annotated[str, AfterValidator(_variable)]
+Host = Annotated[str, AfterValidator(_host)]
+#: Expanded once, so that later code sees plain absolute paths.
+Folder = Annotated[str, AfterValidator(_folder)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("must not be true or false")
+        return value
 
 
 class Cluster(_Section):
     """The facts of one cluster, which a site's profile knows."""
 
     scheduler: Literal["slurm", "local"] = Field("slurm", description="Slurm, or this machine alone")
-    host_suffix: Line = Field("", description="appended to a node's name to find its address")
+    host_suffix: Host = Field("", description="appended to a node's name to find its address")
     local_address: Line = Field(
         "127.0.0.2", description="local: the first pretend node's address; the others follow it"
     )
@@ -59,7 +95,11 @@ class Cluster(_Section):
     @field_validator("local_address")
     @classmethod
     def _loopback(cls, value: str) -> str:
-        if not re.fullmatch(r"127(\.\d{1,3}){3}", value):
+        try:
+            ours = IPv4Address(value).is_loopback
+        except AddressValueError:
+            ours = False
+        if not ours:
             raise ValueError("must be an address of this machine, 127.x.y.z")
         return value
 
@@ -91,14 +131,14 @@ class ServerSection(_Section):
     engine: Engine = Field("none", description="what starts the container; none: a bare binary")
     image: Line = Field("", description="the container's image")
     triton: Line = Field("tritonserver", description="the tritonserver program, inside the image if there is one")
-    model_repository: Line = Field("", description="folder of the models; empty: RUN_ROOT/model_repository")
+    model_repository: Folder = Field("", description="folder of the models; empty: RUN_ROOT/model_repository")
     device: Literal["cpu", "gpu"] = Field("gpu", description="what the models run on")
     instances: int = Field(1, ge=1, le=64, description="instances of each model in a server")
     servers_per_node: int = Field(1, ge=1, le=16, description="servers on each node")
     base_port: int = Field(8000, ge=1024, le=65000, description="HTTP port; gRPC and metrics ports follow it")
     shm_size: Line = Field("20g", description="shared memory of the container, where the engine has a say")
     modules: tuple[Line, ...] = Field((), description="site modules of the engine, such as gpu")
-    environment: dict[Name, Line] = Field({}, description="variables set for the server")
+    environment: dict[Variable, Line] = Field({}, description="variables set for the server")
     extra_arguments: tuple[Line, ...] = Field((), description="further arguments of tritonserver")
     drain: int = Field(5, ge=0, le=3600, description="seconds between leaving the balancer and the end of the server")
     exit_timeout: int = Field(20, ge=1, le=3600, description="seconds that running requests have to finish at the end")
@@ -114,7 +154,7 @@ class ServerSection(_Section):
 class BalancerSection(_Section):
     """The endpoint that clients use."""
 
-    host: Line = Field("127.0.0.1", description="the address that nginx listens on")
+    host: Host = Field("127.0.0.1", min_length=1, description="the address that nginx listens on")
     grpc_port: Port = Field(9191, description="gRPC port of the endpoint; 0: any free one")
     http_port: Port = Field(9190, description="HTTP port of the endpoint; 0: any free one")
     worker_processes: int = Field(1, ge=1, le=128, description="nginx worker processes")
@@ -145,7 +185,9 @@ class Farm(_Section):
 
     name: Name = Field("exatrkx", description="the farm's and its jobs' name")
     site: Name = Field("generic", description="the site profile: perlmutter, generic or local")
-    run_root: Line = Field("~/exatrkx-hpc", description="folder of the run directories, shared with the nodes")
+    run_root: Folder = Field(
+        "~/exatrkx-hpc", min_length=1, description="folder of the run directories, shared with the nodes"
+    )
     cluster: Cluster = Cluster()
     job: JobSection = JobSection()
     server: ServerSection = ServerSection()
@@ -155,19 +197,27 @@ class Farm(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _resolve_folders(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Expand `~` and `$NAME` in folders, once, so that later code sees plain absolute paths."""
-        run_root = expand(str(data.get("run_root", "~/exatrkx-hpc")))
+    def _models_beside_runs(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Put the models into the run root when nobody said where they are."""
+        run_root = data.get("run_root", cls.model_fields["run_root"].default)
         server = dict(data.get("server", {}))
-        given = server.get("model_repository")
-        server["model_repository"] = str(expand(str(given)) if given else run_root / "model_repository")
-        return {**data, "run_root": str(run_root), "server": server}
+        if isinstance(run_root, str) and server.get("model_repository", "") == "":
+            server["model_repository"] = f"{run_root}/model_repository"
+        return {**data, "server": server}
+
+    @model_validator(mode="after")
+    def _folders_can_be_written_down(self) -> Farm:
+        if self.cluster.scheduler == "slurm" and "\\" in self.run_root:
+            raise ValueError("run_root: must not contain a backslash; Slurm drops it from the path of the job's log")
+        if self.server.engine == "apptainer" and "," in self.run_root + self.server.model_repository:
+            raise ValueError("run_root and server.model_repository: apptainer cannot mount a folder with a comma")
+        return self
 
 
 def expand(folder: str) -> Path:
     """Return `folder` as an absolute path with a leading `~` and `$NAME` filled in; `$$` is a plain `$`.
 
-    Raises ValueError when it names a variable that is not set.
+    Raises ValueError when it names a variable that is not set, or the home of somebody who does not exist.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -179,4 +229,7 @@ def expand(folder: str) -> Path:
         return os.environ[name]
 
     filled = re.sub(r"\$\$|\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}", value, folder)
-    return Path(filled).expanduser().absolute()
+    try:
+        return Path(filled).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{folder!r} begins with a home that nobody has; write the folder itself") from error

@@ -33,6 +33,7 @@ from exatrkx_hpc.launch.scheduler import Scheduler
 from exatrkx_hpc.launch.slurm import Slurm
 from exatrkx_hpc.launch.triton import embedded_triton
 from exatrkx_hpc.models.build import build
+from exatrkx_hpc.models.check import check
 from exatrkx_hpc.resolution import resolve
 from exatrkx_hpc.signals import deferred_signals
 from exatrkx_hpc.work import workers
@@ -202,12 +203,17 @@ def _make_run_root(run_root: Path) -> None:
 def _require_models(farm: Farm, tell: Tell) -> None:
     """On this machine the shipped models are built when they are missing; a site builds its own once."""
     repository = Path(farm.server.model_repository)
-    if repository.is_dir():
-        return
-    if farm.cluster.scheduler != "local":
+    if not repository.is_dir() and farm.cluster.scheduler == "local":
+        tell(f"models: building {repository} for {farm.server.device}")
+        build(asset("model_repos/exatrkx"), repository, device=farm.server.device, instances=farm.server.instances)
+    if not repository.is_dir():
         raise ModelError(
             f"model repository {repository} does not exist; make it with 'exatrkx-hpc models build "
             f"--device {farm.server.device} --instances {farm.server.instances} --out {repository}'"
         )
-    tell(f"models: building {repository} for {farm.server.device}")
-    build(asset("model_repos/exatrkx"), repository, device=farm.server.device, instances=farm.server.instances)
+    if findings := check(repository):
+        first = findings[0]
+        raise ModelError(
+            f"model repository {repository} would not work: {first.model}: {first.what}; {first.remedy} "
+            f"('exatrkx-hpc models check {repository}' lists {len(findings)} fault(s))"
+        )

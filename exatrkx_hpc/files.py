@@ -28,7 +28,7 @@ def write_new(path: Path, content: str) -> None:
     """Write a file that must not be there yet, whole; raises FileExistsError when it is, else as write_whole."""
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(content)
         Path(aside).chmod(0o644)
         os.link(aside, path)  # unlike a rename, a link never replaces a file

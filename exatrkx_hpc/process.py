@@ -60,21 +60,22 @@ def run(
     """Run `argv` to its end, at most `timeout` seconds, and return what it said; a failure is no exception.
 
     A program that outlasts its time is killed and reported as exit status 124. Raises MissingComponent when
-    the program does not exist.
+    the program does not exist or cannot be started. What it says that is no UTF-8 is replaced by '�'.
     """
     try:
         done = subprocess.run(
             list(argv),
             input=stdin,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=timeout,
             env=env,
             cwd=cwd,
             check=False,
         )
-    except FileNotFoundError as error:
-        raise MissingComponent(f"{argv[0]} is not on PATH; install it, or load its module") from error
+    except OSError as error:
+        raise _cannot_start(argv[0], error) from error
     except subprocess.TimeoutExpired:
         note = f"{argv[0]} did not finish within {timeout:g} s"
         return Completed(argv=tuple(argv), returncode=124, stdout="", stderr=note)
@@ -120,7 +121,7 @@ class Child:
 def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Child:
     """Start `argv` in a session of its own, with its output appended to `log`.
 
-    Raises MissingComponent when the program does not exist.
+    Raises MissingComponent when the program does not exist or cannot be started.
     """
     with log.open("ab") as output:
         try:
@@ -133,9 +134,15 @@ def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = Non
                 cwd=cwd,
                 start_new_session=True,
             )
-        except FileNotFoundError as error:
-            raise MissingComponent(f"{argv[0]} is not on PATH; install it, or load its module") from error
+        except OSError as error:
+            raise _cannot_start(argv[0], error) from error
     return Child(popen)
+
+
+def _cannot_start(program: str, error: OSError) -> MissingComponent:
+    if isinstance(error, FileNotFoundError) and error.filename in (None, program):
+        return MissingComponent(f"{program} is not on PATH; install it, or load its module")
+    return MissingComponent(f"{program} cannot be started: {error}")
 
 
 async def spawn_piped(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:

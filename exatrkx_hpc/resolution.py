@@ -114,14 +114,15 @@ def nearest(word: str, choices: tuple[str, ...]) -> str:
 
 
 def _from_environment() -> dict[str, object]:
-    names = {ENVIRONMENT_PREFIX + key.upper().replace(".", "_"): key for key in known_keys()}
+    names = {ENVIRONMENT_PREFIX + key.upper().replace(".", "_"): (key, field) for key, field in _fields(Farm)}
     values: dict[str, object] = {}
     for name, text in os.environ.items():
         if not name.startswith(ENVIRONMENT_PREFIX):
             continue
         if name not in names:
             raise ConfigError(f"environment: unknown variable {name!r}{nearest(name, tuple(names))}")
-        values[names[name]] = _parse_text(text, name) if text[:1] in ("[", "{") else text
+        key, field = names[name]
+        values[key] = _parse_text(text, name) if isinstance(field.default, tuple | dict) else text
     return values
 
 
@@ -130,15 +131,19 @@ def _parse_text(text: str, name: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"environment: {name} is not valid JSON: {error.msg}") from error
+        raise ConfigError(f'environment: {name} must be written as JSON, such as ["a"]: {error.msg}') from error
 
 
 def _from_file(file: Path | None) -> tuple[str, dict[str, object]]:
     path = file or Path(DEFAULT_FILE)
-    if file is None and not path.exists():
-        return str(path), {}
-    if not path.exists():
-        raise ConfigError(f"{path} does not exist; 'exatrkx-hpc init SITE' writes one")
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        if file is None:
+            return str(path), {}
+        raise ConfigError(f"{path} does not exist; 'exatrkx-hpc init SITE' writes one") from error
+    except OSError:
+        pass  # reading it says what is wrong
     return str(path), _read(path)
 
 
@@ -151,7 +156,7 @@ def _from_profile(site: str) -> dict[str, object]:
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:

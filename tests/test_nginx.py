@@ -18,7 +18,8 @@ from waiting import until
 
 from exatrkx_hpc.errors import EndpointError
 from exatrkx_hpc.fleet.membership import Member
-from exatrkx_hpc.fleet.nginx import Balancer, BalancerPlan, free_port, parse_version, render_main, render_upstream
+from exatrkx_hpc.fleet.nginx import Balancer, BalancerPlan, parse_version, render_main, render_upstream
+from exatrkx_hpc.ports import free_port
 
 PLAN = BalancerPlan(host="127.0.0.1", grpc_port=9191, http_port=9190)
 

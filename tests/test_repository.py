@@ -11,7 +11,7 @@ from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import ModelError
 from exatrkx_hpc.models.repository import CONFIG, Model, read_config, read_models, write_config
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS
-from tests.repositories import CONTRACT
+from repositories import CONTRACT
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from exatrkx_hpc.tracking.serving import (
     refuse_numpy_2,
 )
 from exatrkx_hpc.tracking.tensors import MAX_HITS, BadTensor
-from tests.repositories import CONTRACT, small_repository
-from tests.triton_helper import DidNotStart, RunningTriton, running_triton
+from repositories import CONTRACT, small_repository
+from triton_helper import DidNotStart, RunningTriton, running_triton
 
 OUTPUTS = {name: tensors[-1].split()[0] for name, tensors in CONTRACT.items()}
 Infer = Callable[..., np.ndarray]

@@ -26,8 +26,8 @@ from exatrkx_hpc.work.events import find_events, read_hits, read_labels
 from exatrkx_hpc.work.report import read_report
 from exatrkx_hpc.work.worker import Task
 from exatrkx_hpc.work.workers import Settings, StoppedRun, run_clients
-from tests.fakes.running import fake_triton, free_port
-from tests.triton_helper import running_triton
+from fakes.running import fake_triton, free_port
+from triton_helper import running_triton
 
 
 def make_events(folder: Path, sizes) -> Path:

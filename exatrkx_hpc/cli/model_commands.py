@@ -68,9 +68,10 @@ def train(
 ) -> None:
     """Train the three networks on synthetic events and write their weights; minutes on two cores."""
     from exatrkx_hpc.tracking import training
+    from exatrkx_hpc.tracking.constants import DEFAULT_SEED
 
     with stages(quiet=quiet) as show:
-        networks = training.train(seed=training.DEFAULT_SEED if seed is None else seed, on_progress=show)
+        networks = training.train(seed=DEFAULT_SEED if seed is None else seed, on_progress=show)
     try:
         training.save(networks, out)
     except OSError as error:

@@ -15,6 +15,7 @@ from exatrkx_hpc import farm as story
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, resolved, say
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.measure import metrics as measure
+from exatrkx_hpc.measure.record import append_csv
 from exatrkx_hpc.work.report import progress_bar, render_table
 from exatrkx_hpc.work.workers import Settings, StoppedRun
 
@@ -87,7 +88,7 @@ def metrics(
         snapshots = [measure.fetch(address) for address in addresses]
         times = measure.fleet_times(snapshots, earlier)
         if csv is not None:
-            measure.append_csv(csv, times)
+            append_csv(csv, times)
         if as_json:
             typer.echo(json.dumps([dataclasses.asdict(row) for row in times]))
         else:

@@ -17,10 +17,11 @@ from exatrkx_hpc.errors import EndpointError
 from exatrkx_hpc.fleet.endpoint_file import EndpointRecord, remove_endpoint, write_endpoint
 from exatrkx_hpc.fleet.health import probe
 from exatrkx_hpc.fleet.membership import Member, changes, ready_members, reconcile
-from exatrkx_hpc.fleet.nginx import Balancer, BalancerPlan, free_port
+from exatrkx_hpc.fleet.nginx import Balancer, BalancerPlan
 from exatrkx_hpc.fleet.prometheus import MetricsStore
 from exatrkx_hpc.fleet.registry import read_records
 from exatrkx_hpc.launch.scheduler import JobState
+from exatrkx_hpc.ports import free_port
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from exatrkx_hpc.errors import EndpointError, ExatrkxError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.fleet.membership import Member
+from exatrkx_hpc.ports import port_trouble
 from exatrkx_hpc.process import Child, find_program, run, spawn
 from exatrkx_hpc.templates import render
 
@@ -86,7 +87,7 @@ class Balancer:
         """
         self._stop_leftover()
         for port in (self._plan.grpc_port, self._plan.http_port):
-            _require_free(self._plan.host, port)
+            self._require_free(port)
         for name in ("tmp", "candidate"):
             (self._folder / name).mkdir(parents=True, exist_ok=True)
         version = run([self._program, "-v"], timeout=10)
@@ -134,6 +135,13 @@ class Balancer:
         write_whole(self._folder / "upstream.conf", upstream)
         write_whole(self._folder / "nginx.conf", main)
 
+    def _require_free(self, port: int) -> None:
+        if trouble := port_trouble(self._plan.host, port):
+            raise EndpointError(
+                f"port {port} of {self._plan.host} cannot be used for the endpoint ({trouble}); "
+                "choose another with balancer.grpc_port and balancer.http_port, or 0 for any free one"
+            )
+
     def _wait_until_listening(self, deadline: float = 10.0) -> None:
         until = time.monotonic() + deadline
         host = "127.0.0.1" if self._plan.host == "0.0.0.0" else self._plan.host
@@ -153,22 +161,3 @@ class Balancer:
                 until = time.monotonic() + 5
                 while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
                     time.sleep(0.05)
-
-
-def _require_free(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise EndpointError(
-                f"port {port} of {host} cannot be used for the endpoint ({error.strerror}); "
-                "choose another with balancer.grpc_port and balancer.http_port, or 0 for any free one"
-            ) from error
-
-
-def free_port(host: str) -> int:
-    """Return a port that is free on `host` now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])

@@ -14,10 +14,12 @@ from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import EndpointError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.fleet.membership import Member
+from exatrkx_hpc.ports import port_trouble
 from exatrkx_hpc.process import Child, find_program, run, spawn
 from exatrkx_hpc.templates import render
 
 _REMEDY = "install the package 'prometheus', or set monitor.prometheus to false"
+_OTHER_PORT = "choose another with monitor.prometheus_port, or 0 for any free one"
 
 
 def render_config(*, scrape_interval: int) -> str:
@@ -47,7 +49,7 @@ class MetricsStore:
     def __init__(self, folder: Path, *, host: str, port: int, scrape_interval: int) -> None:
         """Prepare it; raises MissingComponent when there is no Prometheus."""
         self._folder = folder
-        self._address = f"{host}:{port}"
+        self._host, self._port = host, port
         self._scrape_interval = scrape_interval
         self._program = find_program("prometheus", remedy=_REMEDY)
         self._promtool = find_program("promtool", remedy=_REMEDY)
@@ -56,10 +58,12 @@ class MetricsStore:
     @property
     def address(self) -> str:
         """Where its own page and its queries are answered, `host:port`."""
-        return self._address
+        return f"{self._host}:{self._port}"
 
     def start(self, members: Iterable[Member]) -> None:
         """Start Prometheus for these members and wait until it is ready; raises EndpointError if it is not."""
+        if trouble := port_trouble(self._host, self._port):
+            raise EndpointError(f"Prometheus cannot listen on {self.address} ({trouble}); {_OTHER_PORT}")
         shutil.copytree(asset("prometheus/rules"), self._folder / "rules", dirs_exist_ok=True)
         self.update(members)
         config = self._folder / "prometheus.yml"
@@ -70,7 +74,7 @@ class MetricsStore:
         arguments = [
             f"--config.file={config}",
             f"--storage.tsdb.path={self._folder / 'data'}",
-            f"--web.listen-address={self._address}",
+            f"--web.listen-address={self.address}",
         ]
         self._child = spawn([self._program, *arguments], log=self._folder / "prometheus.log")
         self._wait_until_ready()
@@ -92,12 +96,9 @@ class MetricsStore:
             session.trust_env = False
             while time.monotonic() < until and self._child is not None and self._child.returncode() is None:
                 try:
-                    if session.get(f"http://{self._address}/-/ready", timeout=1).ok:
+                    if session.get(f"http://{self.address}/-/ready", timeout=1).ok:
                         return
                 except requests.RequestException:
                     pass
                 time.sleep(0.05)
-        raise EndpointError(
-            f"Prometheus did not start on {self._address}; {self._folder / 'prometheus.log'} says why, "
-            "and monitor.prometheus_port chooses another port"
-        )
+        raise EndpointError(f"Prometheus did not start on {self.address}; {self._folder / 'prometheus.log'} says why")

@@ -120,15 +120,17 @@ class Apptainer:
         return ()
 
     def argv(self, spec: ContainerSpec) -> tuple[Word, ...]:
-        """Return the command; variables of the host reach the container by themselves."""
+        """Return the command; variables of the host reach the container by themselves.
+
+        Its own --env cuts a value at a comma and fills in a $, so that env, inside, sets the variables.
+        """
         return (
             "apptainer",
             "exec",
             *(("--nv",) if spec.gpus else ()),
             *(word for folder in spec.folders for word in ("--bind", f"{folder}:{folder}:ro")),
-            *(word for name, value in spec.environment for word in ("--env", f"{name}={value}")),
             spec.image,
-            *spec.command,
+            *NoContainer().argv(spec),
         )
 
 

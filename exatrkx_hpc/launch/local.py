@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -23,6 +22,7 @@ from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.scheduler import JobState
+from exatrkx_hpc.ports import port_trouble
 from exatrkx_hpc.process import Child, kill_session, spawn
 
 _JOB_FILE = "embedded-job.json"
@@ -141,7 +141,7 @@ class EmbeddedScheduler:
         ]
         nodes = []
         for address in _loopback_from(self._first):
-            if all(_is_free(address, port) for port in ports):
+            if all(port_trouble(address, port) is None for port in ports):
                 nodes.append(address)
             if len(nodes) == plan.nodes:
                 return nodes
@@ -154,16 +154,6 @@ class EmbeddedScheduler:
 def _loopback_from(first: IPv4Address) -> Iterator[str]:
     for step in range(64):
         yield str(first + step)
-
-
-def _is_free(address: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError:
-            return False
-    return True
 
 
 def _start_time(pid: int) -> int | None:

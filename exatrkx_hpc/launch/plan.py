@@ -128,8 +128,8 @@ def _directives(farm: Farm) -> tuple[tuple[str, str], ...]:
         ("ntasks-per-node", str(farm.server.servers_per_node)),
         ("gpus-per-node", str(job.gpus_per_node) if job.gpus_per_node else ""),
         ("time", job.time),
-        # Slurm makes no folder for this file, and the job's own does not exist yet.
-        ("output", str(Path(farm.run_root, "job-%j.log"))),
+        # Slurm makes no folder for this file, and the job's own does not exist yet. It reads %% as a plain %.
+        ("output", farm.run_root.replace("%", "%%") + "/job-%j.log"),
     )
     return tuple((name, value) for name, value in pairs if value)
 

@@ -11,6 +11,19 @@ from exatrkx_hpc.launch.scheduler import JobState
 from exatrkx_hpc.process import Completed, find_program, run
 
 _REMEDY = "run this where Slurm's commands are, or set cluster.scheduler to 'local' for this machine alone"
+#: Slurm's further states, as what they mean for a farm; a word that is nowhere is UNKNOWN.
+_OTHER_WORDS = {
+    "BOOT_FAIL": JobState.NODE_FAIL,
+    "CONFIGURING": JobState.PENDING,
+    "DEADLINE": JobState.TIMEOUT,
+    "REQUEUED": JobState.PENDING,
+    "RESIZING": JobState.RUNNING,
+    "REVOKED": JobState.CANCELLED,
+    "SIGNALING": JobState.RUNNING,
+    "STAGE_OUT": JobState.COMPLETING,
+    "STOPPED": JobState.RUNNING,
+    "SUSPENDED": JobState.RUNNING,
+}
 
 
 def sbatch_argv(script: Path) -> list[str]:
@@ -36,11 +49,8 @@ def squeue_argv() -> list[str]:
 
 def parse_states(output: str) -> dict[str, JobState]:
     """Return the state of each job that `squeue` listed; a state without a name here is UNKNOWN."""
-    states = {}
-    for line in output.splitlines():
-        job, _, word = line.strip().partition(" ")
-        states[job] = JobState(word) if word in JobState.__members__ else JobState.UNKNOWN
-    return states
+    lines = (line.split() for line in output.splitlines())
+    return {words[0]: _state(words[1]) for words in lines if len(words) == 2}
 
 
 def sacct_argv(job: str) -> list[str]:
@@ -52,10 +62,14 @@ def parse_accounting(output: str, job: str) -> JobState:
     """Return the state of `job` in sacct's answer (`42|CANCELLED by 1000`), UNKNOWN when it is not there."""
     for line in output.splitlines():
         number, _, words = line.partition("|")
-        if number == job and words:
-            word = words.split()[0].rstrip("+")
-            return JobState(word) if word in JobState.__members__ else JobState.UNKNOWN
+        if number == job:
+            return _state(words)
     return JobState.UNKNOWN
+
+
+def _state(words: str) -> JobState:
+    word = words.strip().partition(" ")[0].rstrip("+")
+    return JobState(word) if word in JobState.__members__ else _OTHER_WORDS.get(word, JobState.UNKNOWN)
 
 
 def scancel_argv(job: str, *, drain: bool) -> list[str]:

@@ -27,3 +27,11 @@ def sh(word: Word) -> str:
     if isinstance(word, tuple):
         return "".join(sh(part) for part in word)
     return shlex.quote(word)
+
+
+def directive(value: str) -> str:
+    """Return `value` quoted for a #SBATCH line, so that sbatch reads it as one word.
+
+    sbatch knows both kinds of quotes, but to it a backslash escapes between single quotes, too.
+    """
+    return shlex.quote(value).replace("\\", "\\\\")

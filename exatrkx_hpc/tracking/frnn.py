@@ -23,12 +23,12 @@ def fixed_radius_edges(embedding: Float32, *, radius: float, max_neighbours: int
     degree = np.bincount(edges.ravel(), minlength=len(embedding))
     crowded = np.flatnonzero(degree > max_neighbours)
     if len(crowded):
-        edges = _limit_neighbours(tree, embedding, edges, crowded, radius, max_neighbours)
+        edges = _limit_neighbours(tree, embedding, edges, crowded, radius=radius, max_neighbours=max_neighbours)
     return edges[:, np.lexsort((edges[1], edges[0]))]
 
 
 def _limit_neighbours(
-    tree: cKDTree, embedding: Float32, edges: Int64, crowded: Int64, radius: float, max_neighbours: int
+    tree: cKDTree, embedding: Float32, edges: Int64, crowded: Int64, *, radius: float, max_neighbours: int
 ) -> Int64:
     """Replace the edges of the hits that have too many neighbours by those to their nearest ones."""
     # The hit itself is among its own neighbours, hence one more; it falls to i > j below. Of several hits at

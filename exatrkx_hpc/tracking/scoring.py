@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exatrkx_hpc.tracking.constants import Int64
 from exatrkx_hpc.tracking.synthetic import TruthEvent
@@ -81,10 +82,7 @@ def score_event(
     size, owner, shared = _majority(label.reshape(-1), truth.particle)
     matched = (size >= min_track_hits) & (owner > 0) & (2 * shared > size)
     finds = matched & (2 * shared > particle_size[owner])
-    pt = np.zeros(len(particle_size))
-    pt[truth.particle] = truth.pt
-    wanted = (pt > min_pt) & (particle_size >= min_hits)
-    wanted[0] = False
+    wanted = _counted(truth, min_pt) & (particle_size >= min_hits)
     return Score(
         particles=int(wanted.sum()),
         found=int(wanted[np.unique(owner[finds])].sum()),
@@ -101,6 +99,14 @@ def total(scores: Iterable[Score]) -> Score:
     columns = np.array([astuple(score) for score in scores], dtype=np.int64).reshape(-1, 7)
     names = Score.__dataclass_fields__
     return Score(**dict(zip(names, columns.sum(axis=0).tolist(), strict=True)))
+
+
+def _counted(truth: TruthEvent, min_pt: float) -> NDArray[np.bool_]:
+    """Return for each particle number whether its pT is above `min_pt`; noise, number 0, is no particle."""
+    pt = np.zeros(int(truth.particle.max()) + 1)
+    pt[truth.particle] = truth.pt
+    pt[0] = -np.inf
+    return np.asarray(pt > min_pt)
 
 
 def _majority(label: Int64, particle: Int64) -> tuple[Int64, Int64, Int64]:

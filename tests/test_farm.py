@@ -1,0 +1,256 @@
+"""The whole way with real parts: servers, balancer, Prometheus and clients on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import requests
+from waiting import until
+
+from exatrkx_hpc import farm
+from exatrkx_hpc.assets import asset
+from exatrkx_hpc.errors import EndpointError, ModelError
+from exatrkx_hpc.fleet.endpoint_file import read_endpoint
+from exatrkx_hpc.fleet.registry import ServerRecord, read_records
+from exatrkx_hpc.fleet.watch import Watch
+from exatrkx_hpc.measure.metrics import fetch, model_times
+from exatrkx_hpc.models.build import build
+from exatrkx_hpc.process import session_members
+from exatrkx_hpc.resolution import resolve
+from exatrkx_hpc.tracking.components import label_components
+from exatrkx_hpc.tracking.pipeline import Pipeline
+from exatrkx_hpc.tracking.synthetic import write_events
+from exatrkx_hpc.work.endpoint import Endpoint
+from exatrkx_hpc.work.events import find_events, read_hits, read_labels
+from exatrkx_hpc.work.workers import Settings
+
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton", "nginx", "prometheus")]
+
+
+def flags(run_root: Path, **more: object) -> dict[str, object]:
+    values = {
+        "site": "local",
+        "run_root": str(run_root).replace("$", "$$"),
+        "cluster.local_address": "127.0.7.1",
+        "server.drain": 1,
+        "balancer.grpc_port": 0,
+        "balancer.http_port": 0,
+        "monitor.prometheus_port": 0,
+        "monitor.scrape_interval": 1,
+    }
+    return {**values, **{name.replace("__", "."): value for name, value in more.items()}}
+
+
+@dataclass
+class Up:
+    """A farm that is up, and the lines that its monitor said."""
+
+    job: farm.Job
+    watch: Watch
+    lines: list[tuple[float, str]] = field(default_factory=list)
+
+    def records(self) -> dict[str, ServerRecord]:
+        return {record.server: record for record in read_records(self.job.run_dir)}
+
+    def said(self, part: str, *, since: float = 0.0) -> float | None:
+        """When a line with this part was said first, after `since`."""
+        return next((when for when, line in list(self.lines) if part in line and when >= since), None)
+
+    def upstream(self) -> str:
+        return (self.job.run_dir / "nginx" / "upstream.conf").read_text()
+
+
+@contextlib.contextmanager
+def farm_up(run_root: Path, **more: object) -> Iterator[Up]:
+    lines: list[tuple[float, str]] = []
+    what = resolve(flags=flags(run_root, **more)).farm
+    with farm.running(what, tell=lambda line: lines.append((time.monotonic(), line)), wait=180) as (job, watch):
+        yield Up(job=job, watch=watch, lines=lines)
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory) -> Iterator[Up]:
+    """Two servers, in a folder whose name would break a careless script."""
+    with farm_up(tmp_path_factory.mktemp('it\'s a $HOME "farm"')) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("events")
+    write_events(folder, events=10, tracks=40, seed=5)
+    return folder
+
+
+@pytest.fixture
+def endpoint(up) -> Iterator[Endpoint]:
+    with Endpoint(up.watch.endpoint, patience=60) as made:
+        yield made
+
+
+def same_partition(one: np.ndarray, other: np.ndarray) -> bool:
+    pairs = set(zip(one.tolist(), other.tolist(), strict=True))
+    return len(pairs) == len(set(one.tolist())) == len(set(other.tolist()))
+
+
+def test_every_hit_of_the_reference_events_gets_the_label_that_the_pipeline_gives(up, endpoint, reference_data):
+    direct = Pipeline.load(Path(up.job.farm.server.model_repository))
+    for event in find_events(reference_data / "exatrkx" / "events"):
+        hits = read_hits(event.path)
+        labels = endpoint.find_tracks(hits)
+        assert labels.dtype == np.int64
+        assert same_partition(labels, direct.find_tracks(hits)), event.name
+
+
+@pytest.mark.parametrize("hits", [0, 1, 2])
+def test_the_smallest_events_get_labels(endpoint, hits):
+    assert endpoint.find_tracks(np.full((hits, 3), 0.1, dtype=np.float32)).shape == (hits,)
+
+
+def test_an_event_whose_filter_passes_no_edge_gets_a_label_for_each_hit(endpoint):
+    apart = np.array([[0.02, -0.9, -2.0], [0.3, 0.4, 2.0], [0.1, 0.9, 0.0]], dtype=np.float32)
+    nothing = label_components(np.empty((2, 0), np.int64), np.empty(0, np.float32), cut=0.5, n_hits=3)
+    assert same_partition(endpoint.find_tracks(apart), nothing)
+
+
+def test_many_events_come_back_in_their_order(endpoint, events):
+    arrays = [read_hits(event.path) for event in find_events(events)]
+    answers = list(endpoint.map(iter(arrays), in_flight=3))
+    assert [len(labels) for labels in answers] == [len(hits) for hits in arrays]
+
+
+def test_clients_find_the_endpoint_in_the_run_root_and_write_a_file_for_each_event(up, events, tmp_path):
+    record = farm.endpoint_record(up.job.farm)
+    assert record.grpc == up.watch.endpoint
+    report = farm.run_clients(Settings(server=record.grpc, events=events, out=tmp_path, workers=2, in_flight=2))
+    assert (report.done, report.failed) == (10, ())
+    for event in find_events(events):
+        assert len(read_labels(tmp_path / "labels" / event.path.name)) == len(read_hits(event.path))
+
+
+def test_both_servers_take_requests_over_http_and_grpc(up, endpoint):
+    before = [successes(up, name) for name in up.records()]
+    hits = np.full((2, 3), 0.1, dtype=np.float32)
+    for _ in range(20):
+        endpoint.find_tracks(hits)
+    after = [successes(up, name) for name in up.records()]
+    assert all(late > early for early, late in zip(before, after, strict=True))
+    record = farm.endpoint_record(up.job.farm)
+    body = {
+        "inputs": [{"name": "FEATURES", "datatype": "FP32", "shape": [2, 3], "data": hits.ravel().tolist()}],
+    }
+    with requests.post(f"http://{record.http}/v2/models/exatrkx/infer", json=body, timeout=30) as answer:
+        assert answer.json()["outputs"][0]["shape"] == [2]
+
+
+def successes(up: Up, server: str) -> int:
+    record = up.records()[server]
+    times = model_times(fetch(f"{record.address}:{record.metrics_port}"))
+    return sum(one.successes for one in times if one.model == "exatrkx")
+
+
+def test_prometheus_holds_the_servers_counters_by_node(up, endpoint):
+    endpoint.find_tracks(np.full((2, 3), 0.1, dtype=np.float32))
+    record = farm.endpoint_record(up.job.farm)
+
+    def nodes() -> set[str]:
+        query = {"query": f'nv_inference_request_success{{model="exatrkx",job="{up.job.id}"}}'}
+        with requests.get(f"http://{record.prometheus}/api/v1/query", params=query, timeout=5) as answer:
+            return {row["metric"]["node"] for row in answer.json()["data"]["result"]}
+
+    until(lambda: nodes() == {r.node for r in up.records().values()}, what="both nodes in Prometheus")
+
+
+def test_a_second_monitor_of_the_job_is_refused(up):
+    with pytest.raises(EndpointError, match="another monitor watches job"):
+        farm.watch(up.job).start()
+
+
+@pytest.mark.chaos
+def test_a_killed_server_fails_no_event_and_comes_back(up, tmp_path):
+    """SIGKILL of one of two servers while at least 500 events go through: the issue of every production."""
+    write_events(tmp_path / "events", events=500, tracks=30, seed=6)
+    settings = Settings(
+        server=up.watch.endpoint, events=tmp_path / "events", out=tmp_path / "out", workers=2, in_flight=4
+    )
+    victim = up.records()[sorted(up.records())[0]]
+    killed: list[float] = []
+
+    def kill_in_the_middle() -> None:
+        until(lambda: len(list((tmp_path / "out" / "labels").glob("*.csv"))) > 50, what="fifty results", deadline=120)
+        killed.append(time.monotonic())
+        os.kill(victim.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_in_the_middle)
+    killer.start()
+    report = farm.run_clients(settings)
+    killer.join()
+    assert (report.events, report.done, report.failed) == (500, 500, ())
+    left = until(lambda: up.said(f"{victim.server}: gone", since=killed[0]), what="the dead server's departure")
+    assert left - killed[0] < 5  # the promise of the monitor, at one look a second
+    back = until(lambda: up.said(f"{victim.server}: ready", since=left), what="its return", deadline=120)
+    assert back > left
+    assert up.records()[victim.server].starts == victim.starts + 1
+    again = farm.run_clients(settings)
+    assert (again.done, again.failed) == (500, ())
+
+
+@pytest.mark.chaos
+def test_a_server_that_hangs_leaves_the_upstream_and_returns(up, endpoint):
+    victim = up.records()[sorted(up.records())[1]]
+    address = f"{victim.address}:{victim.grpc_port}"
+    assert address in up.upstream()
+    stopped = time.monotonic()
+    os.kill(victim.pid, signal.SIGSTOP)
+    try:
+        gone = until(lambda: up.said(f"{victim.server}: gone (does not answer)", since=stopped), what="its departure")
+        assert gone - stopped < 5
+        assert address not in up.upstream()
+        assert endpoint.find_tracks(np.full((2, 3), 0.1, dtype=np.float32)).shape == (2,)
+    finally:
+        os.kill(victim.pid, signal.SIGCONT)
+    until(lambda: up.said(f"{victim.server}: ready", since=stopped), what="its return")
+    until(lambda: address in up.upstream(), what="its place in the upstream")
+
+
+@pytest.mark.chaos
+def test_a_killed_nginx_is_started_again(up, endpoint):
+    os.kill(int((up.job.run_dir / "nginx" / "nginx.pid").read_text()), signal.SIGKILL)
+    assert endpoint.find_tracks(np.full((2, 3), 0.1, dtype=np.float32)).shape == (2,)
+    assert up.said("nginx has ended; starts again")
+
+
+def test_leaving_the_block_leaves_nothing(tmp_path):
+    with farm.up(flags=flags(tmp_path, **{"job.nodes": 1})) as endpoint:
+        assert endpoint.find_tracks(np.full((1, 3), 0.1, dtype=np.float32)).shape == (1,)
+        run_dir = next(path for path in tmp_path.iterdir() if path.name == "1")
+        session = psutil.Process(read_records(run_dir)[0].pid)
+        job_session = os.getsid(session.pid)
+        helpers = [child.pid for child in psutil.Process().children(recursive=True)]
+        assert read_endpoint(run_dir) is not None
+    assert session_members(job_session) == []
+    assert not [pid for pid in helpers if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+    assert read_endpoint(run_dir) is None
+    assert not list(Path("/dev/shm").glob("exatrkx_1_127.0.7.*"))
+
+
+def test_a_farm_without_weights_says_which_and_starts_nothing(tmp_path):
+    repository = tmp_path / "models"
+    build(asset("model_repos/exatrkx"), repository, device="cpu")
+    (repository / "gnn" / "1" / "model.pt").unlink()
+    with (
+        pytest.raises(ModelError, match=r"gnn.*model\.pt"),
+        farm.up(flags=flags(tmp_path, server__model_repository=str(repository))),
+    ):
+        pytest.fail("a farm without weights is up")
+    assert not (tmp_path / "1").exists()
