@@ -70,9 +70,9 @@ def deploy(farm: Farm, *, tell: Tell = lambda line: None) -> Job:
     """
     run_root = Path(farm.run_root)
     _make_run_root(run_root)
+    what = plan(farm)
     _require_models(farm, tell)
     write_payload(Path(python_folder(farm)))
-    what = plan(farm)
     path = run_root / "scripts" / f"{farm.name}-{time.strftime('%Y%m%d-%H%M%S')}.sbatch"
     write_whole(path, render_job(what), mode=0o700)
     scheduler = scheduler_of(farm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -34,3 +35,11 @@ def write_new(path: Path, content: str) -> None:
         os.link(aside, path)  # unlike a rename, a link never replaces a file
     finally:
         Path(aside).unlink(missing_ok=True)
+
+
+def odd_characters(path: Path) -> str:
+    """Return the characters of `path` that a shell reads as more than text, in their order, or nothing.
+
+    Triton's Python backend (2.51) starts a model by a command line that it does not quote.
+    """
+    return "".join(dict.fromkeys(re.findall(r"[^\w@%+=:,./-]", str(path))))

@@ -163,7 +163,7 @@ def session_members(session: int) -> list[int]:
         if entry.name.isdigit():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 pid = int(entry.name)
-                if os.getsid(pid) == session:
+                if os.getsid(pid) == session and not _is_zombie(pid):
                     members.append(pid)
     return members
 
@@ -172,7 +172,7 @@ def kill_session(session: int, *, deadline: float = 5.0) -> None:
     """Kill every process of a session that this user may kill, until none is left or `deadline` is over."""
     until = time.monotonic() + deadline
     while time.monotonic() < until:
-        living = [pid for pid in session_members(session) if not _is_zombie(pid)]
+        living = session_members(session)
         if not living:
             return
         for pid in living:

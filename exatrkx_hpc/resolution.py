@@ -108,8 +108,9 @@ def value_of(farm: Farm, key: str) -> object:
 def nearest(word: str, choices: tuple[str, ...]) -> str:
     """Return `; did you mean 'x'?` for the known word that is most like `word`, or nothing."""
     by_last = {choice.rpartition(".")[2]: choice for choice in choices}
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
-    close = close or difflib.get_close_matches(word.rpartition(".")[2], by_last, n=1, cutoff=0.6)
+    # The last part counts first: a key in the wrong section is more likely than another key of the section.
+    close = difflib.get_close_matches(word.rpartition(".")[2], by_last, n=1, cutoff=0.6)
+    close = close or difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     return f"; did you mean {by_last.get(close[0], close[0])!r}?" if close else ""
 
 

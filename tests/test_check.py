@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import requests
+from repositories import BREAKS, Break, edit, small_repository
+from triton_helper import RunningTriton, running_triton
 
 from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import ModelError
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.repository import CONFIG, read_config, write_config
-from repositories import BREAKS, Break, edit, small_repository
-from triton_helper import RunningTriton, running_triton
 
 REFUSED = [broken for broken in BREAKS if broken.triton is not None]
 

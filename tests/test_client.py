@@ -7,12 +7,12 @@ import threading
 
 import numpy as np
 import pytest
+from fakes.running import fake_triton, free_port
 
 from exatrkx_hpc.errors import ConfigError, EndpointError, InputError, ModelError
 from exatrkx_hpc.work.client import Client, check_endpoint, checked_address, checked_hits
 from exatrkx_hpc.work.endpoint import Endpoint
 from exatrkx_hpc.work.retry import CHANNEL_OPTIONS, Patience, RequestFailed, explain, persist, worth_repeating
-from fakes.running import fake_triton, free_port
 
 
 def expected(hits):

@@ -19,7 +19,7 @@ from waiting import until
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import EndpointError, ModelError
+from exatrkx_hpc.errors import EndpointError, LaunchError, ModelError
 from exatrkx_hpc.fleet.endpoint_file import read_endpoint
 from exatrkx_hpc.fleet.registry import ServerRecord, read_records
 from exatrkx_hpc.fleet.watch import Watch
@@ -80,8 +80,8 @@ def farm_up(run_root: Path, **more: object) -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory) -> Iterator[Up]:
-    """Two servers, in a folder whose name would break a careless script."""
-    with farm_up(tmp_path_factory.mktemp('it\'s a $HOME "farm"')) as running:
+    """Two servers that stay up for the whole module."""
+    with farm_up(tmp_path_factory.mktemp("farm")) as running:
         yield running
 
 
@@ -206,7 +206,7 @@ def test_a_killed_server_fails_no_event_and_comes_back(up, tmp_path):
 
 
 @pytest.mark.chaos
-def test_a_server_that_hangs_leaves_the_upstream_and_returns(up, endpoint):
+def test_a_server_that_hangs_leaves_the_upstream_and_returns(up):
     victim = up.records()[sorted(up.records())[1]]
     address = f"{victim.address}:{victim.grpc_port}"
     assert address in up.upstream()
@@ -216,7 +216,9 @@ def test_a_server_that_hangs_leaves_the_upstream_and_returns(up, endpoint):
         gone = until(lambda: up.said(f"{victim.server}: gone (does not answer)", since=stopped), what="its departure")
         assert gone - stopped < 5
         assert address not in up.upstream()
-        assert endpoint.find_tracks(np.full((2, 3), 0.1, dtype=np.float32)).shape == (2,)
+        # A request that the hanging server holds is tried again elsewhere when its own time is over.
+        with Endpoint(up.watch.endpoint, request_timeout=5) as impatient:
+            assert impatient.find_tracks(np.full((2, 3), 0.1, dtype=np.float32)).shape == (2,)
     finally:
         os.kill(victim.pid, signal.SIGCONT)
     until(lambda: up.said(f"{victim.server}: ready", since=stopped), what="its return")
@@ -227,21 +229,24 @@ def test_a_server_that_hangs_leaves_the_upstream_and_returns(up, endpoint):
 def test_a_killed_nginx_is_started_again(up, endpoint):
     os.kill(int((up.job.run_dir / "nginx" / "nginx.pid").read_text()), signal.SIGKILL)
     assert endpoint.find_tracks(np.full((2, 3), 0.1, dtype=np.float32)).shape == (2,)
-    assert up.said("nginx has ended; starts again")
+    until(lambda: up.said("nginx has ended; starts again"), what="the monitor's word")
+    assert endpoint.find_tracks(np.full((2, 3), 0.1, dtype=np.float32)).shape == (2,)
+
+
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True) if child.status() != "zombie"}
 
 
 def test_leaving_the_block_leaves_nothing(tmp_path):
+    before = children()
     with farm.up(flags=flags(tmp_path, **{"job.nodes": 1})) as endpoint:
         assert endpoint.find_tracks(np.full((1, 3), 0.1, dtype=np.float32)).shape == (1,)
-        run_dir = next(path for path in tmp_path.iterdir() if path.name == "1")
-        session = psutil.Process(read_records(run_dir)[0].pid)
-        job_session = os.getsid(session.pid)
-        helpers = [child.pid for child in psutil.Process().children(recursive=True)]
-        assert read_endpoint(run_dir) is not None
+        job_session = os.getsid(read_records(tmp_path / "1")[0].pid)
+        assert children() > before
+        assert read_endpoint(tmp_path / "1") is not None
     assert session_members(job_session) == []
-    assert not [pid for pid in helpers if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
-    assert read_endpoint(run_dir) is None
-    assert not list(Path("/dev/shm").glob("exatrkx_1_127.0.7.*"))
+    assert children() <= before
+    assert read_endpoint(tmp_path / "1") is None
 
 
 def test_a_farm_without_weights_says_which_and_starts_nothing(tmp_path):
@@ -254,3 +259,8 @@ def test_a_farm_without_weights_says_which_and_starts_nothing(tmp_path):
     ):
         pytest.fail("a farm without weights is up")
     assert not (tmp_path / "1").exists()
+
+
+def test_a_folder_name_that_breaks_triton_is_refused_before_the_start(tmp_path):
+    with pytest.raises(LaunchError, match="holds ' ', at which Triton's Python backend fails"):
+        farm.deploy(resolve(flags=flags(tmp_path / "a b")).farm)

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from fakes.running import free_port
 from rich.console import Console
 
 from exatrkx_hpc.errors import EndpointError, OutputError
@@ -26,7 +27,6 @@ from exatrkx_hpc.measure.metrics import (
     stage_shares,
 )
 from exatrkx_hpc.measure.record import CSV_COLUMNS, append_csv
-from fakes.running import free_port
 
 # What a Triton 2.51 said after 16 events, less the lines that nothing here reads.
 REAL = Path(__file__).with_name("fakes").joinpath("triton_metrics.txt").read_text()

@@ -161,7 +161,12 @@ def test_stop_leaves_no_worker(start, tmp_path):
     assert not balancer.alive()
 
 
-def test_a_killed_nginx_is_noticed(start, tmp_path):
-    balancer, _ = start([])
-    os.kill(int((tmp_path / "nginx" / "nginx.pid").read_text()), signal.SIGKILL)
-    until(lambda: not balancer.alive(), what="the end of nginx")
+def test_a_killed_nginx_is_noticed_and_replaced(start, tmp_path):
+    """Its worker lives on and keeps the port."""
+    with answering("one", "127.0.6.1") as one:
+        balancer, url = start([one])
+        os.kill(int((tmp_path / "nginx" / "nginx.pid").read_text()), signal.SIGKILL)
+        until(lambda: not balancer.alive(), what="the end of nginx")
+        balancer.start([one])
+        assert balancer.alive()
+        assert asked(url, 1) == {"one"}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from repositories import CONTRACT
 from tritonclient.grpc.model_config_pb2 import DataType, ModelInstanceGroup
 
 from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import ModelError
 from exatrkx_hpc.models.repository import CONFIG, Model, read_config, read_models, write_config
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS
-from repositories import CONTRACT
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from repositories import CONTRACT, small_repository
+from triton_helper import DidNotStart, RunningTriton, running_triton
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
@@ -23,8 +25,6 @@ from exatrkx_hpc.tracking.serving import (
     refuse_numpy_2,
 )
 from exatrkx_hpc.tracking.tensors import MAX_HITS, BadTensor
-from repositories import CONTRACT, small_repository
-from triton_helper import DidNotStart, RunningTriton, running_triton
 
 OUTPUTS = {name: tensors[-1].split()[0] for name, tensors in CONTRACT.items()}
 Infer = Callable[..., np.ndarray]

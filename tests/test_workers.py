@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from fakes.running import fake_triton, free_port
+from triton_helper import running_triton
 
 from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import ConfigError, EndpointError, IncompleteRun, InputError, ModelError, OutputError
@@ -26,8 +28,6 @@ from exatrkx_hpc.work.events import find_events, read_hits, read_labels
 from exatrkx_hpc.work.report import read_report
 from exatrkx_hpc.work.worker import Task
 from exatrkx_hpc.work.workers import Settings, StoppedRun, run_clients
-from fakes.running import fake_triton, free_port
-from triton_helper import running_triton
 
 
 def make_events(folder: Path, sizes) -> Path:

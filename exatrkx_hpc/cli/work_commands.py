@@ -88,7 +88,7 @@ def metrics(
         snapshots = [measure.fetch(address) for address in addresses]
         times = measure.fleet_times(snapshots, earlier)
         if csv is not None:
-            append_csv(csv, times)
+            append_csv(csv, times, at=time.time())
         if as_json:
             typer.echo(json.dumps([dataclasses.asdict(row) for row in times]))
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import socket
@@ -16,7 +15,7 @@ from exatrkx_hpc.errors import EndpointError, ExatrkxError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.fleet.membership import Member
 from exatrkx_hpc.ports import port_trouble
-from exatrkx_hpc.process import Child, find_program, run, spawn
+from exatrkx_hpc.process import Child, find_program, kill_session, run, spawn
 from exatrkx_hpc.templates import render
 
 _REMEDY = "load its module, install nginx, or pip install 'exatrkx-hpc[local]'"
@@ -152,12 +151,10 @@ class Balancer:
         raise EndpointError(f"nginx did not start; {self._folder / 'error.log'} says why")
 
     def _stop_leftover(self) -> None:
-        """End the nginx that an earlier monitor of this folder left behind when it was killed."""
+        """End what is left of an earlier nginx of this folder: a killed master's workers keep the port."""
+        self.stop(grace=0.0)
         with contextlib.suppress(OSError, ValueError):
             pid = int((self._folder / "nginx.pid").read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if str(self._folder).encode() in command:
-                os.kill(pid, signal.SIGTERM)
-                until = time.monotonic() + 5
-                while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
-                    time.sleep(0.05)
+            master = Path(f"/proc/{pid}/cmdline")
+            if not master.exists() or str(self._folder).encode() in master.read_bytes():
+                kill_session(pid)

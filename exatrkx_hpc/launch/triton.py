@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exatrkx_hpc.assets import package_parent
-from exatrkx_hpc.errors import MissingComponent
+from exatrkx_hpc.errors import LaunchError, MissingComponent
+from exatrkx_hpc.files import odd_characters
 
 _INSTALL = "pip install 'exatrkx-hpc[local]'"
 _STUB = "triton_python_backend_stub"
@@ -42,8 +43,13 @@ def embedded_triton(work_dir: Path) -> EmbeddedTriton:
 
     The models run in this Python, which therefore needs numpy, scipy and torch; PYTHONPATH lets them import
     this package. Raises MissingComponent when the wheel, its part for this Python's version, or the shared
-    library of this Python is not installed.
+    library of this Python is not installed, LaunchError when the name of `work_dir` would break Triton.
     """
+    if odd := odd_characters(work_dir.absolute()):
+        raise LaunchError(
+            f"run_root {work_dir.parent} holds {odd!r}, at which Triton's Python backend fails; "
+            "choose one without spaces, quotes and other characters that a shell reads"
+        )
     root = _wheel_root()
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = root / "python_backend_stubs" / version / _STUB

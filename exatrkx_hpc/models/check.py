@@ -9,11 +9,13 @@ from pathlib import Path
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from exatrkx_hpc.errors import ModelError
+from exatrkx_hpc.files import odd_characters
 from exatrkx_hpc.models.ensemble import ensemble_faults
 from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, Model, model_folders, read_model
 
 #: What EXECUTION_ENV_PATH may begin with; Triton puts the model's folder there.
 _MODEL_FOLDER = "$$TRITON_MODEL_DIRECTORY"
+_PLAIN_FOLDER = "use a folder without spaces, quotes and other characters that a shell reads"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,8 @@ def _own_faults(model: Model) -> Iterator[Finding]:
             elif path.stat().st_size == 0:
                 yield finding(f"{version}/{name} is empty", f"copy it again to {path}{_how_to_get(name)}")
     if model.backend == "python":
+        if odd := odd_characters(model.folder):
+            yield finding(f"its folder's name holds {odd!r}, at which Triton's Python backend fails", _PLAIN_FOLDER)
         yield from (finding(what, remedy) for what, remedy in _environment_faults(model))
 
 

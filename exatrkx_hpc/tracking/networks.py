@@ -118,7 +118,10 @@ class Embed(nn.Module):  # type: ignore[misc]
 
 
 class Filter(nn.Module):  # type: ignore[misc]
-    """Judges each candidate edge alone: hits `[N, 3]`, edges `[2, E]` -> logits `[E]`."""
+    """Judges each candidate edge alone: hits `[N, 3]`, edges `[2, E]` -> logits `[E, 1]`.
+
+    The last axis is that of the original service, whose clients expect it.
+    """
 
     def __init__(self, settings: NetworkSettings = DEFAULT_NETWORKS) -> None:
         super().__init__()
@@ -127,10 +130,10 @@ class Filter(nn.Module):  # type: ignore[misc]
         self.layers = _perceptron([EdgeFeatures.width, *hidden, 1])
 
     def forward(self, hits: Tensor, edges: Tensor) -> Tensor:
-        """Return a logit for each edge, `[E]` (float32); `edges` are int64 hit numbers."""
+        """Return a logit for each edge, `[E, 1]` (float32); `edges` are int64 hit numbers."""
         inner, outer = outward(hits, edges)
         out: Tensor = self.layers(self.edge_features(hits, inner, outer))
-        return out.reshape(-1)
+        return out
 
 
 class Gnn(nn.Module):  # type: ignore[misc]

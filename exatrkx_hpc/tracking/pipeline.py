@@ -70,9 +70,9 @@ class Pipeline:
         settings = self.settings
         embedding = _run(self.embed, hits)
         candidates = fixed_radius_edges(embedding, radius=settings.radius, max_neighbours=settings.max_neighbours)
-        filter_logits = _run(self.filter, hits, candidates)
+        filter_logits = _run(self.filter, hits, candidates).reshape(-1)
         edges = apply_filter(candidates, filter_logits, cut=settings.filter_cut)
-        gnn_logits = _run(self.gnn, hits, edges)
+        gnn_logits = _run(self.gnn, hits, edges).reshape(-1)
         return Stages(
             embedding=embedding,
             candidates=candidates,

@@ -198,7 +198,7 @@ def _edge_loss(module: nn.Module, graph: Graph, positive: float) -> Tensor:
     """Return the cross entropy over the edges that matter, true ones weighing `positive`."""
     weight = torch.from_numpy(graph.weight)
     loss = functional.binary_cross_entropy_with_logits(
-        module(torch.from_numpy(graph.hits), torch.from_numpy(graph.edges)),
+        module(torch.from_numpy(graph.hits), torch.from_numpy(graph.edges)).reshape(-1),
         torch.from_numpy(graph.wanted),
         weight=weight,
         pos_weight=torch.tensor(positive),

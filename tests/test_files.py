@@ -1,0 +1,114 @@
+"""Files are whole or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from exatrkx_hpc.files import write_new, write_whole
+from exatrkx_hpc.process import run
+
+WRITERS = [write_whole, write_new]
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_the_text_is_there_as_utf8_and_nothing_else_is(write, tmp_path):
+    write(tmp_path / "é.txt", "Ω\n")
+    assert everything(tmp_path) == {"é.txt": "Ω\n".encode()}
+
+
+def test_whole_takes_bytes_and_a_mode_whatever_the_umask_is(tmp_path):
+    before = os.umask(0o077)
+    try:
+        write_whole(tmp_path / "a", b"\0\xff")
+        write_whole(tmp_path / "b", "x", mode=0o700)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").read_bytes() == b"\0\xff"
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in "ab"] == [0o644, 0o700]
+
+
+def test_whole_replaces_and_a_reader_keeps_what_it_opened(tmp_path):
+    path = tmp_path / "a"
+    write_whole(path, "old")
+    with path.open() as reader:
+        write_whole(path, "new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
+def test_new_never_replaces_a_file_or_a_link(tmp_path):
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "b").symlink_to("nowhere")
+    for name in "ab":
+        with pytest.raises(FileExistsError):
+            write_new(tmp_path / name, "new")
+    assert (tmp_path / "a").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.fixture
+def small_files():
+    """No file of this process grows over 1000 bytes: a stand-in for a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_disk_that_fills_up_leaves_nothing(write, tmp_path, small_files):
+    with pytest.raises(OSError, match="File too large"):
+        write(tmp_path / "a", "x" * 1001)
+    assert everything(tmp_path) == {}
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path, small_files):
+    write_whole(tmp_path / "a", "old")
+    with pytest.raises(OSError, match="File too large"):
+        write_whole(tmp_path / "a", "x" * 1001)
+    assert everything(tmp_path) == {"a": b"old"}
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_folder_that_is_not_there_is_an_error(write, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write(tmp_path / "none" / "a", "x")
+
+
+def test_a_target_that_cannot_be_replaced_leaves_nothing_aside(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_whole(tmp_path / "a", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_text_that_is_no_utf8_leaves_nothing(tmp_path):
+    for write in WRITERS:
+        with pytest.raises(UnicodeEncodeError):
+            write(tmp_path / "a", "\udcff")
+    assert everything(tmp_path) == {}
+
+
+def test_many_writers_at_once_leave_one_whole_file(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from exatrkx_hpc.files import write_whole\n"
+        "for n in range(200): write_whole(Path(sys.argv[1]), sys.argv[2] * 5000)"
+    )
+    script = f'for letter in a b c; do "{sys.executable}" -c "$1" "$2" $letter & done; wait'
+    done = run(["bash", "-c", script, "bash", code, str(tmp_path / "a")])
+    assert (done.returncode, done.stderr) == (0, "")
+    text = (tmp_path / "a").read_text()
+    assert len(text) == 5000 and len(set(text)) == 1
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]

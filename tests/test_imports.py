@@ -1,0 +1,194 @@
+"""The direction of imports: down only, and nothing happens at import but definitions."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from exatrkx_hpc.assets import package_parent
+from exatrkx_hpc.launch.payload import write_payload
+from exatrkx_hpc.process import run
+
+PACKAGE = package_parent() / "exatrkx_hpc"
+NAMES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if "_assets" not in path.parts
+}
+#: The floors of the house. A room imports from its own room and from floors below, no other room of its floor.
+FLOORS = (
+    {"", "errors"},
+    {"assets", "config", "files", "ports", "process", "resolution", "signals", "templates"},
+    {"fleet", "launch", "measure", "models", "work"},
+    {"farm"},
+    {"demo"},
+    {"cli"},
+)
+#: Rooms of one floor, or parts of one, that may be asked all the same.
+DOORS = {"fleet": ("exatrkx_hpc.launch.scheduler", "exatrkx_hpc.launch.slurm")}
+#: `tracking` stands beside the stairs: these may import it, and it imports nothing of the rest.
+KNOW_TRACKING = {"farm", "demo", "cli", "models"}
+#: What `tracking` may need: it also runs inside Triton, on Python 3.10.
+FOR_TRACKING = {"numpy", "scipy", "torch", "triton_python_backend_utils"}
+STARTS_PROGRAMS = {
+    *("create_subprocess_exec", "create_subprocess_shell", "subprocess_exec", "subprocess_shell"),
+    *("system", "popen", "fork", "forkpty", "posix_spawn", "posix_spawnp", "ProcessPoolExecutor"),
+    *(f"{verb}{form}" for verb in ("exec", "spawn") for form in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")),
+}
+
+
+def room(module: str) -> str:
+    """Return the room of a module: `launch` for `exatrkx_hpc.launch.plan`, nothing for the package itself."""
+    return [*module.split("."), ""][1]
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Yield every module that is imported anywhere in `tree`, by its full name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in NAMES else str(node.module)
+
+
+TREES = {name: ast.parse(path.read_text(), str(path)) for name, path in NAMES.items()}
+ARROWS = {name: set(imported(tree)) for name, tree in TREES.items()}
+
+
+def ours(module: str) -> set[str]:
+    return {target for target in ARROWS[module] if target.partition(".")[0] == "exatrkx_hpc"}
+
+
+def floor(name: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if name in rooms)
+
+
+def allowed(source: str, target: str) -> bool:
+    here, there = room(source), room(target)
+    if here == there or target == "exatrkx_hpc":
+        return True
+    if there == "tracking":
+        return here in KNOW_TRACKING
+    if here == "tracking":
+        return False
+    same_floor = floor(here) == floor(there)
+    return floor(there) < floor(here) or (same_floor and floor(here) <= 1) or target in DOORS.get(here, ())
+
+
+def test_every_room_has_its_floor():
+    rooms = {room(name) for name in NAMES}
+    assert rooms == set().union(*FLOORS, {"tracking"}), "a new room needs a place in the house"
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_imports_run_downward(module: str):
+    assert [target for target in sorted(ours(module)) if not allowed(module, target)] == []
+
+
+def test_an_arrow_that_runs_up_would_be_found():
+    assert not allowed("exatrkx_hpc.launch.plan", "exatrkx_hpc.farm")
+    assert not allowed("exatrkx_hpc.launch.plan", "exatrkx_hpc.fleet.nginx")
+    assert not allowed("exatrkx_hpc.fleet.nginx", "exatrkx_hpc.launch.plan")
+    assert not allowed("exatrkx_hpc.errors", "exatrkx_hpc.config")
+    assert not allowed("exatrkx_hpc.tracking.frnn", "exatrkx_hpc.errors")
+    assert not allowed("exatrkx_hpc.work.client", "exatrkx_hpc.tracking.frnn")
+    assert allowed("exatrkx_hpc.fleet.membership", "exatrkx_hpc.launch.scheduler")
+
+
+def test_no_imports_run_in_a_circle():
+    graphlib.TopologicalSorter({name: ours(name) - {name} for name in NAMES}).prepare()
+
+
+@pytest.mark.parametrize("module", [name for name in NAMES if room(name) == "tracking"])
+def test_tracking_needs_numpy_scipy_and_torch_alone(module: str):
+    others = {target.partition(".")[0] for target in ARROWS[module]} - sys.stdlib_module_names - {"exatrkx_hpc"}
+    assert others <= FOR_TRACKING
+    at_import = ast.Module([node for node in TREES[module].body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+    assert "triton_python_backend_utils" not in set(imported(at_import)), "it exists inside Triton only"
+
+
+@pytest.mark.parametrize("module", [name for name in NAMES if name != "exatrkx_hpc.process"])
+def test_process_is_the_only_door_to_other_programs(module: str):
+    assert not {"subprocess", "multiprocessing", "pty", "pexpect"} & {name.split(".")[0] for name in ARROWS[module]}
+    words = {node.attr for node in ast.walk(TREES[module]) if isinstance(node, ast.Attribute)}
+    words |= {node.id for node in ast.walk(TREES[module]) if isinstance(node, ast.Name)}
+    assert words & STARTS_PROGRAMS == set()
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_every_module_postpones_its_annotations(module: str):
+    imports = [node for node in TREES[module].body if isinstance(node, ast.Import | ast.ImportFrom)]
+    if imports:
+        assert isinstance(imports[0], ast.ImportFrom) and imports[0].module == "__future__"
+
+
+#: Imports modules and tells what our own code did meanwhile; numpy and urllib3 look around, which is theirs.
+WATCH = """
+import json, sys
+events = []
+WATCHED = {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec", "os.system", "socket.bind", "socket.connect"}
+def look(name, arguments):
+    frame = sys._getframe(1) if name in WATCHED else None
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if "/exatrkx_hpc/" in file:
+            events.append([name, file])
+        if "/exatrkx_hpc/" in file or "site-packages" in file:
+            break
+        frame = frame.f_back
+sys.addaudithook(look)
+for name in sys.argv[1:]:
+    __import__(name)
+import logging, threading
+print(json.dumps({
+    "events": events,
+    "modules": sorted(name for name in sys.modules if "." not in name),
+    "handlers": len(logging.getLogger().handlers),
+    "threads": [thread.name for thread in threading.enumerate()],
+}))
+"""
+
+
+def import_alone(*modules: str, **variables: str) -> dict:
+    """Import the modules in a Python of their own and return what happened."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = run([sys.executable, "-c", WATCH, *modules], env={**environment, **variables}, cwd=Path("/"))
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_command_line_starts_without_the_heavy_packages():
+    modules = import_alone("exatrkx_hpc.cli")["modules"]
+    assert not {"torch", "scipy", "matplotlib", "pandas", "cupy", "pytriton"} & set(modules)
+
+
+def test_importing_everything_starts_nothing():
+    seen = import_alone(*NAMES)
+    assert seen["events"] == []
+    assert seen["handlers"] == 0
+    assert seen["threads"] == ["MainThread"]
+
+
+def test_what_travels_to_the_nodes_imports_nothing_else(tmp_path: Path):
+    write_payload(tmp_path)
+    write_payload(tmp_path)
+    parts = [name for name in NAMES if room(name) == "tracking"]
+    seen = import_alone(*parts, PYTHONPATH=str(tmp_path))
+    assert not {"pydantic", "typer", "rich", "tritonclient", "grpc", "jinja2", "requests"} & set(seen["modules"])
+    code = "import exatrkx_hpc.tracking as t; print(t.__file__)"
+    done = run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=Path("/"))
+    assert done.stdout.strip() == str(tmp_path / "exatrkx_hpc" / "tracking" / "__init__.py")
+    assert sorted(path.name for path in (tmp_path / "exatrkx_hpc").iterdir() if path.name != "__pycache__") == [
+        "__init__.py",
+        "tracking",
+    ]

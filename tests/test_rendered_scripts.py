@@ -1,0 +1,260 @@
+"""The scripts of a job: whole goldens, and hostile names that bash, shellcheck, sbatch and a run must survive."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from exatrkx_hpc.assets import asset
+from exatrkx_hpc.config import Engine
+from exatrkx_hpc.errors import MissingComponent
+from exatrkx_hpc.launch.batch import render_job, render_server
+from exatrkx_hpc.launch.containers import ENGINES
+from exatrkx_hpc.launch.plan import FarmPlan, make_plan
+from exatrkx_hpc.launch.words import Var, Word
+from exatrkx_hpc.process import find_program, run
+from exatrkx_hpc.resolution import resolve
+
+IMAGE = "docker.io/nvcr/tritonserver:24.10"
+HOSTILE = [
+    "a b",
+    "a'; echo foo",
+    'say "hi"',
+    "$HOME",
+    "$(id)",
+    "`id`",
+    "back\\slash",
+    "ünïcode €",
+    "semi;colon&more|",
+    "-n",
+    "#hash",
+    "100%done",
+    "{a,b}*?[x]!",
+    "END_OF_SERVER_SH",
+]
+NODE = "127.0.0.2"
+#: What the node knows and the plan does not.
+ON_THE_NODE = {
+    "server": f"{NODE}-0",
+    "address": NODE,
+    "http_port": "8000",
+    "grpc_port": "8001",
+    "metrics_port": "8002",
+    "container": f"exatrkx-42-{NODE}-0",
+    "shm_prefix": f"exatrkx_42_{NODE}-0_",
+}
+#: Stands for tritonserver and for every engine: notes its words and its variables, and ends.
+FAKE_PROGRAM = """\
+#!/usr/bin/env bash
+printf '%s\\0' "${0##*/}" "$@" >"$NOTES/$$.argv"
+env -0 >"$NOTES/$$.env"
+"""
+
+
+def make(**flags: object) -> FarmPlan:
+    """Return the plan of a farm with these values; `section__key` names one."""
+    return make_plan(resolve(Path(os.devnull), flags={k.replace("__", "."): v for k, v in flags.items()}).farm)
+
+
+def hostile_plan(folder: Path, name: str, engine: Engine) -> FarmPlan:
+    """Return a plan with the hostile name wherever a person may write a text."""
+    text = name.replace(",", "") if engine == "apptainer" else name
+    place = str(folder / text).replace("$", "$$")
+    return make(
+        cluster__scheduler="local",  # for Slurm a backslash in run_root is refused
+        run_root=place,
+        job__account=name,
+        job__constraint=name,
+        job__extra_directives=[f"--comment={name}"],
+        server__engine=engine,
+        server__image=IMAGE,
+        server__model_repository=f"{place}/models",
+        server__environment={"A": name},
+        server__extra_arguments=[name],
+        server__max_restarts=0,
+    )
+
+
+GOLDENS: dict[str, dict[str, object]] = {
+    "farm.perlmutter.sbatch": {"site": "perlmutter", "job__nodes": 4, "job__account": "m1234"},
+    "farm.none.sbatch": {"run_root": "/data/farm", "server__servers_per_node": 2},
+    "farm.podman-hpc.sbatch": {
+        "run_root": "/data/farm",
+        "job__extra_directives": ["--exclusive", "--comment=two words"],
+        "server__engine": "podman-hpc",
+        "server__image": IMAGE,
+        "server__modules": ["nccl"],
+        "server__environment": {"OMP_NUM_THREADS": "1"},
+    },
+    "farm.podman.sbatch": {"run_root": "/data/farm", "server__engine": "podman", "server__image": IMAGE},
+    "farm.apptainer.sbatch": {
+        "run_root": "/data/farm",
+        "server__engine": "apptainer",
+        "server__image": "/images/triton.sif",
+        "server__device": "cpu",
+    },
+}
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_the_script_is_the_golden_one(
+    name: str, golden: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRATCH", "/pscratch/sd/u/user")
+    golden(name, render_job(make(**GOLDENS[name])))
+
+
+def write_scripts(folder: Path, plan: FarmPlan, name: str) -> list[Path]:
+    scripts = {f"{name}.sbatch": render_job(plan), f"{name}.server.sh": render_server(plan)}
+    for file, text in scripts.items():
+        (folder / file).write_text(text)
+    return [folder / file for file in scripts]
+
+
+@pytest.fixture
+def every_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The scripts of every golden farm, and of every hostile name with every engine."""
+    monkeypatch.setenv("SCRATCH", "/pscratch/sd/u/user")
+    files = [file for name, flags in GOLDENS.items() for file in write_scripts(tmp_path, make(**flags), name)]
+    for engine in ENGINES:
+        for i, name in enumerate(HOSTILE):
+            files += write_scripts(tmp_path, hostile_plan(tmp_path, name, engine), f"{engine}-{i}")
+    return files
+
+
+def test_bash_can_parse_every_script(every_script: list[Path]) -> None:
+    for file in every_script:
+        done = run(["bash", "-n", str(file)])
+        assert (done.returncode, done.stderr) == (0, ""), file.read_text()
+
+
+def shellcheck(files: list[Path]) -> None:
+    try:
+        program = find_program("shellcheck", remedy="pip install 'exatrkx-hpc[dev]'")
+    except MissingComponent as error:
+        pytest.skip(str(error))
+    done = run([program, *map(str, files)], timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_shellcheck_finds_nothing_in_any_script(every_script: list[Path]) -> None:
+    # An argument that is the end mark, indented, ends nothing; shellcheck takes it for a slip.
+    shellcheck([file for file in every_script if "\n  END_OF_SERVER_SH\n" not in file.read_text()])
+
+
+def test_shellcheck_finds_nothing_in_the_scripts_that_are_shipped_as_they_are() -> None:
+    shellcheck(sorted(asset("jobs").glob("*.sh")))
+
+
+def read_as_sbatch(line: str) -> list[str]:
+    """Return the words of a #SBATCH line as sbatch reads them.
+
+    Words are parted by white space; both quotes hold a word together; a backslash, even between quotes, makes
+    the next character a plain one; a # that is neither ends the line (`_get_argument` in Slurm's sbatch/opt.c).
+    """
+    words: list[str] = []
+    word, quote, characters = "", "", iter(line.removeprefix("#SBATCH"))
+    for character in characters:
+        if character == "\\":
+            word += next(characters)
+        elif quote:
+            word, quote = (word, "") if character == quote else (word + character, quote)
+        elif character in "\"'":
+            quote = character
+        elif character == "#":
+            break
+        elif character.isspace():
+            words += [word] if word else []
+            word = ""
+        else:
+            word += character
+    assert not quote, f"sbatch finds no end of {quote} in {line}"
+    return words + ([word] if word else [])
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_sbatch_reads_every_option_as_one_word(name: str, tmp_path: Path) -> None:
+    plan = hostile_plan(tmp_path, name, "shifter")
+    lines = [line for line in render_job(plan).splitlines() if line.startswith("#SBATCH")]
+    read = [read_as_sbatch(line) for line in lines]
+    wanted = [f"--{option}={value}" for option, value in plan.directives] + list(plan.extra_directives)
+    assert read == [[word] for word in wanted]
+    assert f"--account={name}" in wanted and f"--comment={name}" in wanted and f"--image={IMAGE}" in wanted
+    assert f"--output={tmp_path}/{name.replace('%', '%%')}/job-%j.log" in wanted
+
+
+def test_every_option_stands_before_the_first_command(tmp_path: Path) -> None:
+    lines = render_job(hostile_plan(tmp_path, "a b", "podman")).splitlines()
+    first = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))
+    assert not any(line.startswith("#SBATCH") for line in lines[first:]), "sbatch does not read these"
+
+
+def on_the_node(word: Word) -> str:
+    """Return what `word` is once the node has filled in what it knows."""
+    if isinstance(word, Var):
+        return ON_THE_NODE[word.name]
+    return word if isinstance(word, str) else "".join(on_the_node(part) for part in word)
+
+
+@pytest.fixture
+def run_job(tmp_path: Path) -> Iterator[Callable[[FarmPlan], list[tuple[list[str], dict[str, str]]]]]:
+    """Run the whole job script with fake programs; return the words and variables of each call of one."""
+    programs, notes = tmp_path / "programs", tmp_path / "notes"
+    programs.mkdir()
+    notes.mkdir()
+    for name in ("tritonserver", "podman", "podman-hpc", "shifter", "apptainer"):
+        (programs / name).write_text(FAKE_PROGRAM)
+        (programs / name).chmod(0o755)
+    (programs / "srun").symlink_to(asset("jobs/embedded-srun.sh"))
+
+    def call(plan: FarmPlan) -> list[tuple[list[str], dict[str, str]]]:
+        script = tmp_path / "farm.sbatch"
+        script.write_text(render_job(plan))
+        variables = {
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+            "NOTES": str(notes),
+            "HOME": "/home/nobody",
+            "SLURM_JOB_ID": "42",
+            "SLURM_JOB_NODELIST": NODE,
+        }
+        done = run(["bash", str(script)], env=variables, cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", ""), "no restarts: it gives up, and says nothing"
+        return [(_items(file), _variables(file.with_suffix(".env"))) for file in notes.glob("*.argv")]
+
+    yield call
+
+
+def _items(file: Path) -> list[str]:
+    return file.read_text().split("\0")[:-1]
+
+
+def _variables(file: Path) -> dict[str, str]:
+    return dict(item.split("=", 1) for item in _items(file))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_the_node_runs_what_the_plan_meant_word_for_word(name: str, engine: Engine, tmp_path: Path, run_job) -> None:
+    plan = hostile_plan(tmp_path, name, engine)
+    wanted = [on_the_node(word) for word in plan.command]
+    calls = run_job(plan)
+    if engine == "none":  # env is real and has set the variables
+        settings = dict(word.split("=", 1) for word in wanted[1 : wanted.index("tritonserver")])
+        wanted = wanted[wanted.index("tritonserver") :]
+        assert settings["A"] == name and settings.items() <= calls[0][1].items()
+    stops = [[on_the_node(word) for word in plan.container_stop]] if plan.container_stop else []
+    assert sorted(words for words, _ in calls) == sorted([wanted, *stops])
+    assert f"--model-repository={plan.model_repository}" in wanted and wanted[-1] == name
+
+
+def test_the_record_of_a_server_is_json_in_a_hostile_folder(tmp_path: Path, run_job) -> None:
+    plan = hostile_plan(tmp_path, 'a\'; echo "foo"', "none")
+    run_job(plan)
+    record = json.loads(Path(plan.run_root, "42", "records", f"{NODE}-0.json").read_text())
+    assert record["state"] == "gone"
+    assert (record["address"], record["http_port"], record["job"]) == (NODE, 8000, "42")
+    assert Path(plan.run_root, "42").stat().st_mode & 0o777 == 0o700
