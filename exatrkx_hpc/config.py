@@ -176,7 +176,8 @@ class ClientsSection(_Section):
 
     workers: int = Field(8, ge=1, le=4096, description="worker processes")
     in_flight: int = Field(4, ge=1, le=4096, description="requests that each worker keeps in flight")
-    patience: Seconds = Field(60, description="seconds that an event is tried again before it fails")
+    wait: Seconds = Field(60, description="seconds to wait for the endpoint to be ready at the start")
+    patience: Seconds = Field(120, description="seconds that an event is tried again before it fails")
     request_timeout: Seconds = Field(60, description="seconds that one request may take")
 
 

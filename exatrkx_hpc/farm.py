@@ -22,7 +22,7 @@ from exatrkx_hpc.assets import asset
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.errors import LaunchError, ModelError
 from exatrkx_hpc.files import write_whole
-from exatrkx_hpc.fleet.endpoint_file import LATEST, EndpointRecord, running_endpoint
+from exatrkx_hpc.fleet.endpoint_file import LATEST, EndpointRecord, point_latest, running_endpoint
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.watch import Watch
 from exatrkx_hpc.launch.batch import render_job
@@ -58,8 +58,8 @@ class Job:
 
 
 def script(farm: Farm) -> str:
-    """Return the sbatch script of `farm` without submitting it."""
-    return render_job(plan(farm))
+    """Return the sbatch script of `farm`; nothing is submitted or written."""
+    return render_job(plan(farm, lay_out=False))
 
 
 def deploy(farm: Farm, *, tell: Tell = lambda line: None) -> Job:
@@ -79,12 +79,19 @@ def deploy(farm: Farm, *, tell: Tell = lambda line: None) -> Job:
     with deferred_signals():
         job = Job(id=scheduler.submit(path, what), farm=farm, scheduler=scheduler)
     job.run_dir.mkdir(mode=0o700, exist_ok=True)
+    point_latest(job.run_dir)
     write_whole(job.run_dir / "plan.json", what.model_dump_json(indent=2) + "\n")
     return job
 
 
-def find_job(farm: Farm, job: str) -> Job:
-    """Return a job that was submitted before; raises LaunchError when its run directory is not there."""
+def find_job(farm: Farm, job: str = LATEST) -> Job:
+    """Return a job that was submitted before, or the one that was submitted or watched last.
+
+    Raises LaunchError when its run directory is not there.
+    """
+    latest = Path(farm.run_root, LATEST)
+    if job == LATEST and latest.is_dir():
+        job = latest.resolve().name
     found = Job(id=job, farm=farm, scheduler=scheduler_of(farm))
     if not job.isdigit() or not found.run_dir.is_dir():
         raise LaunchError(
@@ -174,15 +181,15 @@ def scheduler_of(farm: Farm) -> Scheduler:
     return EmbeddedScheduler(run_root=Path(farm.run_root), first_address=farm.cluster.local_address)
 
 
-def plan(farm: Farm) -> FarmPlan:
-    """Return what the job of `farm` will do."""
+def plan(farm: Farm, *, lay_out: bool = True) -> FarmPlan:
+    """Return what the job of `farm` will do; `lay_out` also puts the embedded Triton's parts in their place."""
     if farm.cluster.scheduler == "slurm" or farm.server.engine != "none" or farm.server.triton != "tritonserver":
         return make_plan(farm)
-    return make_plan(farm, tool=_embedded_tool(farm))
+    return make_plan(farm, tool=_embedded_tool(farm, lay_out=lay_out))
 
 
-def _embedded_tool(farm: Farm) -> Tool:
-    triton = embedded_triton(Path(farm.run_root, "triton"))
+def _embedded_tool(farm: Farm, *, lay_out: bool) -> Tool:
+    triton = embedded_triton(Path(farm.run_root, "triton"), lay_out=lay_out)
     return Tool(
         triton=str(triton.server),
         arguments=(f"--backend-directory={triton.backend_directory}", f"--cache-directory={triton.cache_directory}"),

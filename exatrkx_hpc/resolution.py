@@ -150,8 +150,8 @@ def _from_file(file: Path | None) -> tuple[str, dict[str, object]]:
 
 def _from_profile(site: str) -> dict[str, object]:
     if site not in site_names():
-        hint = nearest(site, site_names()) or f"; the profiles are {', '.join(site_names())}"
-        raise ConfigError(f"unknown site {site!r}{hint}")
+        names = ", ".join(site_names())
+        raise ConfigError(f"unknown site {site!r}; the profiles are {names}")
     return {**_read(_SITES / f"{site}.toml"), "site": site}
 
 

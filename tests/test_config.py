@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,3 +172,20 @@ def test_a_line_break_that_a_variable_brings_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setenv("SCRATCH", "/scratch\n#SBATCH --qos=premium")
     with pytest.raises(ValidationError, match="line break"):
         _farm("run_root", "$SCRATCH/x")
+
+
+def _table(section: str, fields: dict[str, Any]) -> str:
+    lines = [f"| `{section}` | default | meaning |", "|---|---|---|"]
+    for name, field in fields.items():
+        lines.append(f"| `{name}` | `{json.dumps(field.default)}` | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_page_has_every_key_with_its_default_and_its_meaning():
+    page = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text()
+    sections = {"top level": {n: f for n, f in Farm.model_fields.items() if not isinstance(f.default, BaseModel)}}
+    for name, field in Farm.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            sections[f"[{name}]"] = dict(type(field.default).model_fields)
+    for section, fields in sections.items():
+        assert f"\n{_table(section, fields)}\n" in f"{page}\n", f"write this:\n{_table(section, fields)}"

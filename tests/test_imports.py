@@ -161,8 +161,8 @@ print(json.dumps({
 
 def import_alone(*modules: str, **variables: str) -> dict:
     """Import the modules in a Python of their own and return what happened."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = run([sys.executable, "-c", WATCH, *modules], env={**environment, **variables}, cwd=Path("/"))
+    environment = {**os.environ, "PYTHONPATH": str(package_parent()), **variables}
+    done = run([sys.executable, "-c", WATCH, *modules], env=environment, cwd=Path("/"))
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return json.loads(done.stdout)
 

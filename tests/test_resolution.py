@@ -141,7 +141,7 @@ def test_every_key_has_a_variable_of_its_own():
         ("run_root = '~nobody-has-this-name'", "farm.toml: run_root: '~nobody-has-this-name' begins with a home"),
         ('[job]\nqos = "a\\nb"', "farm.toml: job.qos: must not contain a line break or a control character"),
         ("[server]\nengine = 'podman'", "server: image: engine 'podman' needs one"),
-        ("site = 'perlmuter'", "unknown site 'perlmuter'; did you mean 'perlmutter'?"),
+        ("site = 'perlmuter'", "unknown site 'perlmuter'; the profiles are generic, local, perlmutter"),
         ("site = '../../etc'", "unknown site '../../etc'; the profiles are generic, local, perlmutter"),
         ("site = 5", "unknown site '5'"),
         ("job = [", "farm.toml is not valid TOML: "),
@@ -257,7 +257,7 @@ class TestCommands:
     def test_init_in_no_folder_or_for_no_site_writes_nothing(self, tmp_path):
         with pytest.raises(ConfigError, match="No such file or directory"):
             self.call("init", "local", "--out", "none/farm.toml")
-        with pytest.raises(ConfigError, match="did you mean 'local'"):
+        with pytest.raises(ConfigError, match="unknown site 'locla'"):
             self.call("init", "locla")
         assert list(tmp_path.iterdir()) == []
 

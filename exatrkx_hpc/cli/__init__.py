@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from exatrkx_hpc import __version__
 from exatrkx_hpc.cli.config_commands import config_app, init
 from exatrkx_hpc.cli.demo_command import demo
 from exatrkx_hpc.cli.event_commands import events_app
@@ -20,10 +22,21 @@ app = typer.Typer(
     help="Turn a Slurm allocation into one Triton endpoint, and push every event of a dataset through it.",
     epilog="Start with 'exatrkx-hpc demo': the whole thing on this machine, without Slurm and without a GPU.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"exatrkx-hpc {__version__}")
+        raise typer.Exit
+
 
 app.command()(demo)
 app.command()(init)

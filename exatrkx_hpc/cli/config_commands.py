@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from exatrkx_hpc.cli.options import ConfigFile, Json, SiteName, resolved
+from exatrkx_hpc.cli.options import ConfigFile, Json, SiteName, console, resolved
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.errors import ConfigError
 from exatrkx_hpc.files import write_new
@@ -25,13 +25,12 @@ def show(config: ConfigFile = None, site: SiteName = None, as_json: Json = False
     if as_json:
         typer.echo(json.dumps({key: {"value": value, "source": source} for key, value, source in rows}, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("key", "value", "source")
     for key, value, source in rows:
         table.add_row(key, json.dumps(value), source)
-    Console(markup=False, highlight=False).print(table)
+    console().print(table)
 
 
 @config_app.command(epilog="Example: exatrkx-hpc config schema > farm.schema.json")

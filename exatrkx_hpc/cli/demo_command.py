@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from exatrkx_hpc.cli.options import Json, Quiet, say
+from exatrkx_hpc.cli.options import Json, Quiet, console, say
 from exatrkx_hpc.demo import DemoResult, DemoSettings, run_demo
 from exatrkx_hpc.work.report import progress_bar, render_table
 
@@ -71,13 +70,13 @@ def _print(result: DemoResult, *, as_json: bool) -> None:
             )
         )
         return
-    console = Console()
-    console.print(render_table(result.report))
+    out = console()
+    out.print(render_table(result.report))
     shares = Table("stage", "share of compute time")
     for model, share in result.shares.items():
         shares.add_row(model, f"{share:.1%}")
-    console.print(shares)
-    console.print(f"endpoint          {result.endpoint}", highlight=False)
-    console.print(f"track efficiency  {score.efficiency:.3f} (pT > 1 GeV, at least 5 hits)", highlight=False)
-    console.print(f"fake rate         {score.fake_rate:.3f}", highlight=False)
-    console.print(f"results           {result.folder / 'results'}", highlight=False)
+    out.print(shares)
+    out.print(f"endpoint          {result.endpoint}")
+    out.print(f"track efficiency  {score.efficiency:.3f} (pT > 1 GeV, at least 5 hits)")
+    out.print(f"fake rate         {score.fake_rate:.3f}")
+    out.print(f"results           {result.folder / 'results'}")

@@ -10,10 +10,11 @@ import typer
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.cli.options import ConfigFile, Json, RunRoot, SiteName, resolved, say
 from exatrkx_hpc.errors import LaunchError
+from exatrkx_hpc.fleet.endpoint_file import LATEST
 from exatrkx_hpc.launch.scheduler import JobState
 from exatrkx_hpc.signals import deferred_signals
 
-JobId = Annotated[str, typer.Argument(help="The job's id, as deploy printed it.")]
+JobId = Annotated[str, typer.Argument(help="The job's id, as deploy printed it; default: the job used last.")]
 
 
 def deploy(
@@ -48,7 +49,7 @@ def deploy(
     say(f"run directory {job.run_dir}; next: exatrkx-hpc monitor {job.id}")
 
 
-def monitor(job: JobId, config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None) -> None:
+def monitor(job: JobId = LATEST, config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None) -> None:
     """Keep one endpoint for the servers of a job, until the job is over or Ctrl-C.
 
     Balancer and metrics store follow the servers as they come and go; each change is one line, with the
@@ -63,21 +64,21 @@ def monitor(job: JobId, config: ConfigFile = None, site: SiteName = None, run_ro
         typer.echo(f"endpoint: {watch.endpoint}")
         view = watch.wait()
     except KeyboardInterrupt:
-        typer.echo(f"monitor ends; the servers of job {job} go on, and 'exatrkx-hpc stop {job}' ends them")
+        typer.echo(f"monitor ends; the servers of job {found.id} go on, and 'exatrkx-hpc stop {found.id}' ends them")
         return
     finally:
         with deferred_signals():
             watch.stop()
     if view.job not in (JobState.COMPLETED, JobState.CANCELLED):
-        raise LaunchError(f"job {job} is {view.job.value}; the logs are in {found.run_dir / 'logs'}")
+        raise LaunchError(f"job {found.id} is {view.job.value}; the logs are in {found.run_dir / 'logs'}")
 
 
-def stop(job: JobId, config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None) -> None:
+def stop(job: JobId = LATEST, config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None) -> None:
     """Let the servers of a job leave the balancer and finish, then end the job.
 
     Example: exatrkx-hpc stop 4242
     """
     found = story.find_job(resolved(config, site=site, run_root=run_root).farm, job)
-    say(f"job {job}: draining, then cancelling")
+    say(f"job {found.id}: draining, then cancelling")
     story.stop(found)
-    typer.echo(f"job {job}: {found.scheduler.state(found.id).value}")
+    typer.echo(f"job {found.id}: {found.scheduler.state(found.id).value}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from exatrkx_hpc.resolution import Resolved, resolve
 
@@ -29,3 +30,9 @@ def resolved(config: Path | None = None, /, **flags: object) -> Resolved:
 def say(line: str) -> None:
     """Print one line of progress on stderr; results alone go to stdout."""
     typer.echo(line, err=True)
+
+
+def console() -> Console:
+    """Return the console for results on stdout; a file or a pipe gets lines as long as they need to be."""
+    made = Console(highlight=False, markup=False)
+    return made if made.is_terminal else Console(highlight=False, markup=False, width=200)

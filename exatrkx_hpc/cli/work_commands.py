@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from exatrkx_hpc import farm as story
-from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, resolved, say
+from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.measure import metrics as measure
 from exatrkx_hpc.measure.record import append_csv
@@ -28,6 +27,7 @@ def run_clients(
     workers: Annotated[int | None, typer.Option("--workers", "-n", help="Worker processes.")] = None,
     in_flight: Annotated[int | None, typer.Option("--in-flight", "-j", help="Requests in flight of each.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for labels/ and report.json.")] = Path("results"),
+    wait: Annotated[float | None, typer.Option("--wait", help="Seconds to wait until the endpoint is ready.")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
     config: ConfigFile = None,
@@ -38,7 +38,7 @@ def run_clients(
 
     Example: exatrkx-hpc run-clients -n 8 -j 4 -d events -o results
     """
-    flags = {"clients__workers": workers, "clients__in_flight": in_flight}
+    flags = {"clients__workers": workers, "clients__in_flight": in_flight, "clients__wait": wait}
     farm = resolved(config, site=site, run_root=run_root, **flags).farm
     settings = Settings(
         server=server or story.endpoint_record(farm).grpc,
@@ -48,17 +48,18 @@ def run_clients(
         in_flight=farm.clients.in_flight,
         request_timeout=farm.clients.request_timeout,
         patience=farm.clients.patience,
+        deadline=farm.clients.wait,
     )
     try:
         with progress_bar(quiet=quiet) as show:
             report = story.run_clients(settings, show)
     except StoppedRun as stopped:
-        typer.echo(stopped.report.to_json(), nl=False) if as_json else Console().print(render_table(stopped.report))
+        typer.echo(stopped.report.to_json(), nl=False) if as_json else console().print(render_table(stopped.report))
         raise
     if as_json:
         typer.echo(report.to_json(), nl=False)
     elif not quiet:
-        Console().print(render_table(report))
+        console().print(render_table(report))
         say(f"labels in {settings.labels}, report in {settings.report}")
     report.check()
 
@@ -92,7 +93,7 @@ def metrics(
         if as_json:
             typer.echo(json.dumps([dataclasses.asdict(row) for row in times]))
         else:
-            Console().print(measure.render_table(times))
+            console().print(measure.render_table(times))
         if watch is None:
             return
         earlier = snapshots

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,11 +32,15 @@ class EndpointRecord(BaseModel):
 def write_endpoint(run_dir: Path, record: EndpointRecord) -> None:
     """Write the endpoint's file in the run directory and let `latest` beside the run directory point to it."""
     write_whole(run_dir / FILE_NAME, record.model_dump_json(indent=2) + "\n")
-    latest = run_dir.parent / LATEST
-    aside = run_dir.parent / f".{LATEST}.{record.monitor_pid}"
+    point_latest(run_dir)
+
+
+def point_latest(run_dir: Path) -> None:
+    """Let `latest` beside the run directory point to it."""
+    aside = run_dir.parent / f".{LATEST}.{os.getpid()}"
     aside.unlink(missing_ok=True)
     aside.symlink_to(run_dir.name)
-    aside.replace(latest)
+    aside.replace(run_dir.parent / LATEST)
 
 
 def remove_endpoint(run_dir: Path) -> None:

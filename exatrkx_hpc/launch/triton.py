@@ -38,8 +38,10 @@ class EmbeddedTriton:
     environment: Mapping[str, str]
 
 
-def embedded_triton(work_dir: Path) -> EmbeddedTriton:
+def embedded_triton(work_dir: Path, *, lay_out: bool = True) -> EmbeddedTriton:
     """Return the embedded Triton, with its backends laid out under `work_dir`; safe to repeat.
+
+    Without `lay_out` nothing is written, and the answer is where the parts would be.
 
     The models run in this Python, which therefore needs numpy, scipy and torch; PYTHONPATH lets them import
     this package. Raises MissingComponent when the wheel, its part for this Python's version, or the shared
@@ -56,18 +58,22 @@ def embedded_triton(work_dir: Path) -> EmbeddedTriton:
     if not stub.is_file():
         raise MissingComponent(f"the embedded Triton has no part for Python {version}; use Python 3.10 to 3.13")
     work_dir = work_dir.resolve()
-    backend = work_dir / "backends" / "python"
-    for part in (root / "backends" / "python" / "libtriton_python.so", stub):
-        _link(backend / part.name, part)
-    # A copy would do as well; as a link its byte code is still written here, not in the wheel.
-    utilities = "triton_python_backend_utils.py"
-    _link(backend / utilities, root / "backends" / "python" / utilities)
+    if lay_out:
+        _lay_out_backend(work_dir / "backends" / "python", root / "backends" / "python", stub)
     return EmbeddedTriton(
         server=root / "bin" / "tritonserver",
         backend_directory=work_dir / "backends",
         cache_directory=root / "caches",
-        environment=_environment(work_dir / "lib", version),
+        environment=_environment(work_dir / "lib", version, lay_out=lay_out),
     )
+
+
+def _lay_out_backend(folder: Path, shipped: Path, stub: Path) -> None:
+    for part in (shipped / "libtriton_python.so", stub):
+        _link(folder / part.name, part)
+    # A copy would do as well; as a link its byte code is still written here, not in the wheel.
+    utilities = "triton_python_backend_utils.py"
+    _link(folder / utilities, shipped / utilities)
 
 
 def _wheel_root() -> Path:
@@ -79,7 +85,7 @@ def _wheel_root() -> Path:
     raise MissingComponent(f"the embedded Triton is not installed; {_INSTALL}")
 
 
-def _environment(library_folder: Path, version: str) -> dict[str, str]:
+def _environment(library_folder: Path, version: str, *, lay_out: bool) -> dict[str, str]:
     # The stub starts the `python3` that is first on PATH; it must be the one that has torch and scipy.
     python_folder = Path(sys.executable).parent
     if not (python_folder / "python3").exists():
@@ -88,7 +94,7 @@ def _environment(library_folder: Path, version: str) -> dict[str, str]:
         "PATH": _first(str(python_folder), "PATH", os.defpath),
         "PYTHONPATH": _first(str(package_parent()), "PYTHONPATH", ""),
     }
-    if _put_libpython(library_folder, version):
+    if _put_libpython(library_folder, version, lay_out=lay_out):
         environment["LD_LIBRARY_PATH"] = _first(str(library_folder), "LD_LIBRARY_PATH", "")
     return environment
 
@@ -98,13 +104,14 @@ def _first(value: str, variable: str, default: str) -> str:
     return f"{value}{os.pathsep}{rest}" if rest else value
 
 
-def _put_libpython(folder: Path, version: str) -> bool:
+def _put_libpython(folder: Path, version: str, *, lay_out: bool) -> bool:
     """Link this Python's shared library into `folder`; False when the system's own loader finds it already."""
     name = f"libpython{version}.so.1.0"
     beside = Path(str(sysconfig.get_config_var("LIBDIR"))) / name
     if beside.is_file():
         # Only this one library: a whole LIBDIR (conda's) on LD_LIBRARY_PATH would shadow the wheel's others.
-        _link(folder / name, beside)
+        if lay_out:
+            _link(folder / name, beside)
         return True
     if ctypes.util.find_library(f"python{version}") == name:
         return False

@@ -200,8 +200,8 @@ def render_table(times: Sequence[ModelTimes]) -> Table:
     from rich.table import Table
 
     table = Table(title="milliseconds per request")
-    table.add_column("model")
-    for name in ("successes", "failures", "executions", "request", "queue", "input", "infer", "output"):
+    table.add_column("model", no_wrap=True)
+    for name in ("ok", "failed", "runs", "request", "queue", "input", "infer", "output"):
         table.add_column(name, justify="right")
     for one in times:
         counts = (one.successes, one.failures, one.executions)

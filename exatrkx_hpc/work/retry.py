@@ -98,7 +98,7 @@ def explain(failure: RequestFailed, *, server: str, model: str) -> ExatrkxError:
         return EndpointError(f"no answer from {server} in time; raise the request timeout, or look at the servers")
     if refused(failure):
         return EndpointError(
-            f"nothing answers at {server} (connection refused); is the farm up? 'exatrkx-hpc status' tells"
+            f"nothing answers at {server} (connection refused); is the farm up, and 'exatrkx-hpc monitor' at work?"
         )
     if worth_repeating(failure):
         said = f"{failure.status}: {failure.message}"

@@ -1,0 +1,28 @@
+"""Run the installed command line as a user does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from exatrkx_hpc.process import Completed, run
+
+PROGRAM = str(Path(sys.executable).parent / "exatrkx-hpc")
+
+
+def exatrkx_hpc(*words: object, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 120) -> Completed:
+    """Run `exatrkx-hpc` with these words in the folder `cwd`, its home folder too."""
+    variables = {**os.environ, "HOME": str(cwd), **(env or {})}
+    return run([PROGRAM, *map(str, words)], cwd=cwd, env=variables, timeout=timeout)
+
+
+def complaint(done: Completed, code: int) -> str:
+    """Return the one line that a refused command printed; fail when it is not one line, or the code is another."""
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("exatrkx-hpc: ")
+    assert "Traceback" not in done.stderr
+    return lines[0]

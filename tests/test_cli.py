@@ -1,0 +1,232 @@
+"""The command line as a user meets it: help, results on stdout, and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from command import PROGRAM, complaint, exatrkx_hpc
+from fakes.running import fake_triton
+from waiting import until
+
+from exatrkx_hpc.assets import asset
+from exatrkx_hpc.models.build import build
+from exatrkx_hpc.ports import free_port
+from exatrkx_hpc.process import session_members, spawn
+
+COMMANDS = [
+    [],
+    ["demo"],
+    ["init"],
+    ["deploy"],
+    ["monitor"],
+    ["run-clients"],
+    ["metrics"],
+    ["stop"],
+    ["config"],
+    ["config", "show"],
+    ["config", "schema"],
+    ["models"],
+    ["models", "build"],
+    ["models", "check"],
+    ["models", "train"],
+    ["events"],
+    ["events", "generate"],
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself_with_an_example(tmp_path, words):
+    done = exatrkx_hpc(*words, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "Usage: exatrkx-hpc" in done.stdout
+    if words not in ([], ["config"], ["models"], ["events"]):
+        assert f"Example: exatrkx-hpc {' '.join(words)}" in " ".join(done.stdout.split())
+
+
+def test_the_version_is_the_packages(tmp_path):
+    assert exatrkx_hpc("--version", cwd=tmp_path).stdout == "exatrkx-hpc 0.1.0\n"
+
+
+@pytest.fixture
+def events(tmp_path) -> Path:
+    folder = tmp_path / "events"
+    folder.mkdir()
+    (folder / "evt_0.csv").write_text("0.1,0.2,0.3\n0.1,0.2,0.4\n")
+    return folder
+
+
+def refused_endpoint() -> str:
+    return f"127.0.0.1:{free_port('127.0.0.1')}"
+
+
+def test_no_events_in_the_folder(tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = exatrkx_hpc("run-clients", "-s", refused_endpoint(), "-d", "empty", cwd=tmp_path)
+    assert "no *.csv in" in complaint(done, 6)
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    done = exatrkx_hpc("run-clients", "-s", refused_endpoint(), "-d", "nowhere", cwd=tmp_path)
+    assert "nowhere" in complaint(done, 6)
+
+
+def test_an_endpoint_that_refuses(tmp_path, events):
+    server = refused_endpoint()
+    done = exatrkx_hpc("run-clients", "-s", server, cwd=tmp_path)
+    assert f"nothing answers at {server}" in complaint(done, 5)
+    assert not (tmp_path / "results" / "labels" / "evt_0.csv").exists()
+
+
+def test_no_endpoint_named_and_no_farm_watched(tmp_path, events):
+    done = exatrkx_hpc("run-clients", cwd=tmp_path)
+    assert "no farm is being watched" in complaint(done, 5)
+    assert "--server" in done.stderr
+
+
+@pytest.mark.parametrize(("words", "said"), [(["-n", 0], "clients.workers"), (["-j", 0], "clients.in_flight")])
+def test_no_worker_or_no_request_in_flight(tmp_path, events, words, said):
+    done = exatrkx_hpc("run-clients", "-s", refused_endpoint(), *words, cwd=tmp_path)
+    assert said in complaint(done, 2)
+    assert "greater than or equal to 1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("0.1,0.2", "2 "), ("0.1,abc,0.3", "abc"), ("0.1,nan,0.3", "nan"), ("0.1,inf,0.3", "inf")],
+    ids=["two columns", "text", "NaN", "infinity"],
+)
+def test_a_bad_event_fails_alone_with_its_file_and_line(tmp_path, events, line, said):
+    (events / "evt_1.csv").write_text(f"0.1,0.2,0.3\n{line}\n")
+    with fake_triton() as fake:
+        done = exatrkx_hpc("run-clients", "-s", fake.server, "-n", 1, "-q", cwd=tmp_path)
+    message = complaint(done, 9)
+    assert "1 of 2 events have labels" in message
+    assert "evt_1.csv" in message
+    assert "evt_1.csv:2:" in message
+    assert said in message
+    assert (tmp_path / "results" / "labels" / "evt_0.csv").exists()
+    assert not (tmp_path / "results" / "labels" / "evt_1.csv").exists()
+
+
+def test_results_are_a_table_for_people_and_json_for_programs(tmp_path, events):
+    with fake_triton() as fake:
+        table = exatrkx_hpc("run-clients", "-s", fake.server, "-n", 1, cwd=tmp_path)
+        as_json = exatrkx_hpc("run-clients", "-s", fake.server, "-n", 1, "--json", cwd=tmp_path)
+    assert "events/s" in table.stdout
+    report = json.loads(as_json.stdout)
+    assert (report["events"], report["done"], report["failed"]) == (1, 1, [])
+    assert json.loads((tmp_path / "results" / "report.json").read_text())["done"] == 1
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path):
+    (tmp_path / "farm.toml").write_text("[job]\ngpu_per_node = 4\n")
+    message = complaint(exatrkx_hpc("deploy", "--dry-run", cwd=tmp_path), 2)
+    assert "farm.toml: unknown key 'job.gpu_per_node'; did you mean 'job.gpus_per_node'?" in message
+
+
+def test_deploy_without_slurm_says_so(tmp_path):
+    build(asset("model_repos/exatrkx"), tmp_path / "exatrkx-hpc" / "model_repository", device="gpu")
+    message = complaint(exatrkx_hpc("deploy", "--site", "generic", cwd=tmp_path, env={"PATH": "/nowhere"}), 3)
+    assert "sbatch is not on PATH" in message
+
+
+def test_deploy_without_models_says_how_to_make_them(tmp_path):
+    message = complaint(exatrkx_hpc("deploy", "--site", "generic", cwd=tmp_path), 7)
+    assert "exatrkx-hpc models build --device gpu" in message
+
+
+@pytest.mark.parametrize("command", ["monitor", "stop"])
+def test_an_unknown_job(tmp_path, command):
+    assert "no job '77'" in complaint(exatrkx_hpc(command, 77, cwd=tmp_path), 4)
+
+
+def test_metrics_of_nobody(tmp_path):
+    message = complaint(exatrkx_hpc("metrics", "--server", refused_endpoint(), cwd=tmp_path), 5)
+    assert "nothing answers at" in message
+
+
+def test_a_repository_with_a_weight_missing(tmp_path):
+    build(asset("model_repos/exatrkx"), tmp_path / "models", device="cpu")
+    (tmp_path / "models" / "gnn" / "1" / "model.pt").unlink()
+    done = exatrkx_hpc("models", "check", "models", cwd=tmp_path)
+    assert done.returncode == 7
+    assert "gnn: 1/model.pt is missing" in done.stdout
+    assert "1 fault(s)" in complaint(done, 7)
+    found = json.loads(exatrkx_hpc("models", "check", "models", "--json", cwd=tmp_path).stdout)
+    assert [finding["model"] for finding in found] == ["gnn"]
+
+
+def test_events_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in complaint(exatrkx_hpc("events", "generate", "-o", "file/x", cwd=tmp_path), 8)
+
+
+def test_the_same_seed_makes_the_same_events(tmp_path):
+    for out in ("one", "two"):
+        done = exatrkx_hpc("events", "generate", "-o", out, "--events", 2, "--tracks", 5, cwd=tmp_path)
+        assert done.returncode == 0
+    for path in (tmp_path / "one").rglob("*.csv"):
+        assert path.read_text() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_text()
+
+
+FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
+
+
+@pytest.fixture
+def deployed(tmp_path, nginx, monkeypatch):
+    """A job of one fake server on this machine, started by the command line."""
+    (tmp_path / "models").mkdir()
+    build(asset("model_repos/exatrkx"), tmp_path / "exatrkx-hpc" / "model_repository", device="cpu")
+    ports = f"grpc_port = {free_port('127.0.0.1')}\nhttp_port = {free_port('127.0.0.1')}"
+    (tmp_path / "farm.toml").write_text(
+        f'site = "local"\n[cluster]\nlocal_address = "127.0.8.1"\n[job]\nnodes = 1\n[server]\ntriton = "{FAKE}"\n'
+        f"drain = 1\n[balancer]\n{ports}\n[monitor]\nprometheus = false\n"
+    )
+    done = exatrkx_hpc("deploy", cwd=tmp_path)
+    assert done.stdout == "1\n", done.stderr
+    yield tmp_path
+    exatrkx_hpc("stop", "1", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_a_monitor_that_is_ended_leaves_the_servers_and_nothing_else(deployed, end):
+    log = deployed / "monitor.log"
+    child = spawn([PROGRAM, "monitor"], log=log, cwd=deployed, env={**os.environ, "HOME": str(deployed)})
+    try:
+        until(lambda: "1 ready" in log.read_text(), what="a ready server")
+        assert exatrkx_hpc("monitor", cwd=deployed).returncode == 5
+        before = session_members(child.pid)
+        child.send(end)
+        assert child.wait(20) == (0 if end is signal.SIGINT else 143), log.read_text()
+        assert [pid for pid in before if Path(f"/proc/{pid}").exists()] == []
+    finally:
+        child.stop(grace=1)
+    assert not (deployed / "exatrkx-hpc" / "1" / "endpoint.json").exists()
+    record = json.loads((deployed / "exatrkx-hpc" / "1" / "records" / "127.0.8.1-0.json").read_text())
+    assert record["state"] == "starting"
+
+
+def test_a_port_in_use_for_the_endpoint(deployed):
+    port = int(next(line for line in (deployed / "farm.toml").read_text().splitlines() if "grpc" in line).split()[-1])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        assert f"port {port} of 127.0.0.1" in complaint(exatrkx_hpc("monitor", cwd=deployed), 5)
+
+
+def test_stop_drains_and_the_monitor_ends_by_itself(deployed):
+    log = deployed / "monitor.log"
+    child = spawn([PROGRAM, "monitor", "1"], log=log, cwd=deployed, env={**os.environ, "HOME": str(deployed)})
+    try:
+        until(lambda: "1 ready" in log.read_text(), what="a ready server")
+        done = exatrkx_hpc("stop", cwd=deployed)
+        assert done.stdout == "job 1: CANCELLED\n"
+        assert child.wait(20) == 0
+    finally:
+        child.stop(grace=1)
+    assert "127.0.8.1-0: draining" in log.read_text()
