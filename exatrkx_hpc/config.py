@@ -6,70 +6,24 @@ in farm.toml, then in the site's profile; what none of them names has the defaul
 
 from __future__ import annotations
 
-import os
-import re
-import unicodedata
 from ipaddress import AddressValueError, IPv4Address
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-Engine = Literal["shifter", "podman-hpc", "podman", "apptainer", "none"]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0, le=86400)]
-
-_TIME_LIMIT = re.compile(r"([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]*")
-#: Control characters, the two line breaks of Unicode, and bytes of the environment that are no UTF-8.
-_NOT_IN_A_LINE = {"Cc", "Zl", "Zp", "Cs"}
-
-
-def _one_line(text: str) -> str:
-    if any(unicodedata.category(character) in _NOT_IN_A_LINE for character in text):
-        raise ValueError("must not contain a line break or a control character")
-    return text
-
-
-def _time_limit(text: str) -> str:
-    if not _TIME_LIMIT.fullmatch(text):
-        raise ValueError("must be a Slurm time limit such as 30, 02:00:00 or 1-12:00:00")
-    return text
-
-
-def _plain_name(text: str) -> str:
-    if not _NAME.fullmatch(text):
-        raise ValueError("must consist of letters, digits, '.', '_' and '-'")
-    return text
-
-
-def _variable(text: str) -> str:
-    if not _VARIABLE.fullmatch(text):
-        raise ValueError("must be the name of an environment variable: letters, digits and '_'")
-    return text
-
-
-def _host(text: str) -> str:
-    if not _HOST.fullmatch(text):
-        raise ValueError("must be a host's name or address, or a part of one")
-    return text
-
-
-def _folder(text: str) -> str:
-    folder = str(expand(text)) if text else ""
-    if ":" in folder:
-        raise ValueError("must not contain ':', at which PYTHONPATH and the mounts of containers are cut")
-    return _one_line(folder)
-
-
-Line = Annotated[str, AfterValidator(_one_line)]
-Name = Annotated[str, AfterValidator(_plain_name)]
-Variable = Annotated[str, AfterValidator(_variable)]
-Host = Annotated[str, AfterValidator(_host)]
-#: Expanded once, so that later code sees plain absolute paths.
-Folder = Annotated[str, AfterValidator(_folder)]
+from exatrkx_hpc.values import (
+    Engine,
+    Folder,
+    Host,
+    Line,
+    Memory,
+    Name,
+    Port,
+    Seconds,
+    SignalSpec,
+    TimeLimit,
+    Variable,
+)
 
 
 class _Section(BaseModel):
@@ -112,9 +66,27 @@ class JobSection(_Section):
     partition: Line = Field("", description="the partition")
     constraint: Line = Field("", description="the node features asked for")
     nodes: int = Field(1, ge=1, le=10000, description="how many nodes")
-    time: Annotated[str, AfterValidator(_time_limit)] = Field("00:30:00", description="the time limit")
+    time: TimeLimit = Field("00:30:00", description="the time limit")
     gpus_per_node: int = Field(0, ge=0, le=64, description="GPUs of each node; 0 asks for none")
+    reservation: Line = Field("", description="a reservation to run in")
+    cpus_per_task: int = Field(0, ge=0, le=1024, description="CPUs of each server; 0 leaves it to Slurm")
+    memory: Memory = Field("", description="memory of each node, such as 64G; 0 is all of it")
+    exclusive: bool = Field(False, description="share the nodes with no other job")
+    hint: Literal["", "compute_bound", "memory_bound", "multithread", "nomultithread"] = Field(
+        "", description="how Slurm places the servers on the cores"
+    )
+    gpu_bind: Line = Field("", description="how Slurm binds servers to GPUs, such as none or closest")
+    signal: SignalSpec = Field("B:TERM@60", description="signal before the time limit; the servers then drain")
+    requeue: bool = Field(False, description="run the job again after the failure of a node")
+    mail_type: Line = Field("", description="when to send mail, such as END,FAIL")
+    mail_user: Line = Field("", description="whom to send mail")
+    dependency: Line = Field("", description="jobs to wait for, such as afterany:42")
+    licenses: Line = Field("", description="licences, such as scratch")
+    comment: Line = Field("", description="a comment that the accounting keeps")
     extra_directives: tuple[Line, ...] = Field((), description="further #SBATCH options, each one word")
+
+    prologue: tuple[Line, ...] = Field((), description="lines of bash before the servers, such as module load")
+    epilogue: tuple[Line, ...] = Field((), description="lines of bash after the servers")
 
     @field_validator("extra_directives")
     @classmethod
@@ -135,6 +107,7 @@ class ServerSection(_Section):
     device: Literal["cpu", "gpu"] = Field("gpu", description="what the models run on")
     instances: int = Field(1, ge=1, le=64, description="instances of each model in a server")
     servers_per_node: int = Field(1, ge=1, le=16, description="servers on each node")
+    gpus_per_server: int = Field(0, ge=0, le=64, description="GPUs of each server; 0: all that the node has")
     base_port: int = Field(8000, ge=1024, le=65000, description="HTTP port; gRPC and metrics ports follow it")
     shm_size: Line = Field("20g", description="shared memory of the container, where the engine has a say")
     modules: tuple[Line, ...] = Field((), description="site modules of the engine, such as gpu")
@@ -210,27 +183,12 @@ class Farm(_Section):
     def _folders_can_be_written_down(self) -> Farm:
         if self.cluster.scheduler == "slurm" and "\\" in self.run_root:
             raise ValueError("run_root: must not contain a backslash; Slurm drops it from the path of the job's log")
+        wanted = self.server.servers_per_node * self.server.gpus_per_server
+        if wanted > self.job.gpus_per_node:
+            raise ValueError(
+                f"server.gpus_per_server: {self.server.servers_per_node} servers with {self.server.gpus_per_server} "
+                f"GPUs each need {wanted}, but job.gpus_per_node is {self.job.gpus_per_node}"
+            )
         if self.server.engine == "apptainer" and "," in self.run_root + self.server.model_repository:
             raise ValueError("run_root and server.model_repository: apptainer cannot mount a folder with a comma")
         return self
-
-
-def expand(folder: str) -> Path:
-    """Return `folder` as an absolute path with a leading `~` and `$NAME` filled in; `$$` is a plain `$`.
-
-    Raises ValueError when it names a variable that is not set, or the home of somebody who does not exist.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        if match[0] == "$$":
-            return "$"
-        name = match[1] or match[2]
-        if name not in os.environ:
-            raise ValueError(f"{folder!r} names ${name}, which is not set; set it, or write the folder itself")
-        return os.environ[name]
-
-    filled = re.sub(r"\$\$|\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}", value, folder)
-    try:
-        return Path(filled).expanduser().absolute()
-    except RuntimeError as error:
-        raise ValueError(f"{folder!r} begins with a home that nobody has; write the folder itself") from error

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from exatrkx_hpc.config import Farm, expand
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.values import expand
 
 IMAGE = "docker.io/nvcr/tritonserver:24.10"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from exatrkx_hpc.config import Engine
 from exatrkx_hpc.launch.containers import ENGINES, ContainerSpec
 from exatrkx_hpc.launch.words import Var, Word, directive, sh
+from exatrkx_hpc.values import Engine
 
 IMAGE = "docker.io/nvcr/tritonserver:24.10"
 SPEC = ContainerSpec(

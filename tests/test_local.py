@@ -27,7 +27,8 @@ HOSTILE = ["a b", "a'; echo foo", 'say "hi"', "$HOME", "`id`", "back\\slash", "Ã
 
 def local_farm(run_root: Path, **flags: object) -> Farm:
     repository = run_root / "models"
-    repository.mkdir(parents=True, exist_ok=True)
+    (repository / "echo" / "1").mkdir(parents=True, exist_ok=True)
+    (repository / "echo" / "config.pbtxt").write_text('name: "echo" backend: "identity"')
     values = {
         "site": "local",
         "run_root": str(run_root).replace("$", "$$"),

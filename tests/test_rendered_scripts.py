@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from exatrkx_hpc.assets import asset
-from exatrkx_hpc.config import Engine
 from exatrkx_hpc.errors import MissingComponent
 from exatrkx_hpc.launch.batch import render_job, render_server
 from exatrkx_hpc.launch.containers import ENGINES
@@ -18,6 +17,7 @@ from exatrkx_hpc.launch.plan import FarmPlan, make_plan
 from exatrkx_hpc.launch.words import Var, Word
 from exatrkx_hpc.process import find_program, run
 from exatrkx_hpc.resolution import resolve
+from exatrkx_hpc.values import Engine
 
 IMAGE = "docker.io/nvcr/tritonserver:24.10"
 HOSTILE = [
@@ -181,7 +181,9 @@ def test_sbatch_reads_every_option_as_one_word(name: str, tmp_path: Path) -> Non
     plan = hostile_plan(tmp_path, name, "shifter")
     lines = [line for line in render_job(plan).splitlines() if line.startswith("#SBATCH")]
     read = [read_as_sbatch(line) for line in lines]
-    wanted = [f"--{option}={value}" for option, value in plan.directives] + list(plan.extra_directives)
+    wanted = [f"--{option}={value}" if value else f"--{option}" for option, value in plan.directives] + list(
+        plan.extra_directives
+    )
     assert read == [[word] for word in wanted]
     assert f"--account={name}" in wanted and f"--comment={name}" in wanted and f"--image={IMAGE}" in wanted
     assert f"--output={tmp_path}/{name.replace('%', '%%')}/job-%j.log" in wanted

@@ -15,8 +15,8 @@ from exatrkx_hpc.process import run
 
 @pytest.mark.triton
 def test_the_layout_is_whole_and_safe_to_repeat(tmp_path: Path) -> None:
-    first = embedded_triton(tmp_path / "a work folder")
-    assert embedded_triton(tmp_path / "a work folder") == first
+    first = embedded_triton(tmp_path / "a-work-folder")
+    assert embedded_triton(tmp_path / "a-work-folder") == first
     assert os.access(first.server, os.X_OK)
     backend = first.backend_directory / "python"
     assert sorted(path.name for path in backend.iterdir()) == [

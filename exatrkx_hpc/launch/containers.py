@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from exatrkx_hpc.config import Engine
 from exatrkx_hpc.launch.words import Var, Word
+from exatrkx_hpc.values import Engine
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,10 @@ class FarmPlan(BaseModel):
     servers_per_node: int
     directives: tuple[tuple[str, str], ...]
     extra_directives: tuple[str, ...]
+    step_options: tuple[str, ...]
+    prologue: tuple[str, ...]
+    epilogue: tuple[str, ...]
+    gpus_per_server: int
     engine: str
     command: tuple[Word, ...]
     model_repository: str
@@ -74,6 +78,10 @@ def make_plan(farm: Farm, *, tool: Tool | None = None) -> FarmPlan:
         servers_per_node=server.servers_per_node,
         directives=(*_directives(farm), *engine.directives(spec)),
         extra_directives=farm.job.extra_directives,
+        step_options=_step_options(farm),
+        prologue=farm.job.prologue,
+        epilogue=farm.job.epilogue,
+        gpus_per_server=server.gpus_per_server,
         engine=server.engine,
         command=engine.argv(spec),
         model_repository=server.model_repository,
@@ -117,6 +125,7 @@ def _triton_command(farm: Farm, tool: Tool) -> tuple[Word, ...]:
 
 
 def _directives(farm: Farm) -> tuple[tuple[str, str], ...]:
+    """Return the #SBATCH options as pairs of name and value; an option without a value has an empty one."""
     job = farm.job
     pairs = (
         ("job-name", farm.name),
@@ -124,14 +133,39 @@ def _directives(farm: Farm) -> tuple[tuple[str, str], ...]:
         ("qos", job.qos),
         ("partition", job.partition),
         ("constraint", job.constraint),
+        ("reservation", job.reservation),
         ("nodes", str(job.nodes)),
         ("ntasks-per-node", str(farm.server.servers_per_node)),
-        ("gpus-per-node", str(job.gpus_per_node) if job.gpus_per_node else ""),
+        ("gpus-per-node", str(job.gpus_per_node or "")),
+        ("cpus-per-task", str(job.cpus_per_task or "")),
+        ("mem", job.memory),
+        ("hint", job.hint),
         ("time", job.time),
+        ("signal", job.signal),
+        ("mail-type", job.mail_type),
+        ("mail-user", job.mail_user),
+        ("dependency", job.dependency),
+        ("licenses", job.licenses),
+        ("comment", job.comment),
         # Slurm makes no folder for this file, and the job's own does not exist yet. It reads %% as a plain %.
         ("output", farm.run_root.replace("%", "%%") + "/job-%j.log"),
     )
-    return tuple((name, value) for name, value in pairs if value)
+    given = tuple((name, value) for name, value in pairs if value)
+    # Said either way: some sites requeue unless told otherwise.
+    switches = ("requeue" if job.requeue else "no-requeue", *(("exclusive",) if job.exclusive else ()))
+    return (*given, *((name, "") for name in switches))
+
+
+def _step_options(farm: Farm) -> tuple[str, ...]:
+    """Return the options of the srun that starts the servers.
+
+    A dead server must not end the others. Since Slurm 22.05 a step does not inherit --cpus-per-task.
+    """
+    job, server = farm.job, farm.server
+    options = (f"--nodes={job.nodes}", f"--ntasks-per-node={server.servers_per_node}", "--kill-on-bad-exit=0")
+    cpus = (f"--cpus-per-task={job.cpus_per_task}",) if job.cpus_per_task else ()
+    bind = (f"--gpu-bind={job.gpu_bind}",) if job.gpu_bind else ()
+    return (*options, *cpus, *bind)
 
 
 def _container_stop(engine: str) -> tuple[Word, ...]:

@@ -1,0 +1,103 @@
+"""The kinds of value that farm.toml holds: each checked where it enters, and safe from then on."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+Engine = Literal["shifter", "podman-hpc", "podman", "apptainer", "none"]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+_TIME_LIMIT = re.compile(r"([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]*")
+#: Control characters, the two line breaks of Unicode, and bytes of the environment that are no UTF-8.
+_NOT_IN_A_LINE = {"Cc", "Zl", "Zp", "Cs"}
+
+
+def _one_line(text: str) -> str:
+    if any(unicodedata.category(character) in _NOT_IN_A_LINE for character in text):
+        raise ValueError("must not contain a line break or a control character")
+    return text
+
+
+def _time_limit(text: str) -> str:
+    if not _TIME_LIMIT.fullmatch(text):
+        raise ValueError("must be a Slurm time limit such as 30, 02:00:00 or 1-12:00:00")
+    return text
+
+
+def _memory(text: str) -> str:
+    if text and not re.fullmatch(r"[0-9]+[KMGT]?", text):
+        raise ValueError("must be an amount of memory such as 4000M or 64G")
+    return text
+
+
+def _signal(text: str) -> str:
+    if text and not re.fullmatch(r"([BR]{1,2}:)?[A-Z0-9]+(@[0-9]{1,5})?", text):
+        raise ValueError("must be a Slurm signal such as B:TERM@120")
+    return text
+
+
+def _plain_name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError("must consist of letters, digits, '.', '_' and '-'")
+    return text
+
+
+def _variable(text: str) -> str:
+    if not _VARIABLE.fullmatch(text):
+        raise ValueError("must be the name of an environment variable: letters, digits and '_'")
+    return text
+
+
+def _host(text: str) -> str:
+    if not _HOST.fullmatch(text):
+        raise ValueError("must be a host's name or address, or a part of one")
+    return text
+
+
+def _folder(text: str) -> str:
+    folder = str(expand(text)) if text else ""
+    if ":" in folder:
+        raise ValueError("must not contain ':', at which PYTHONPATH and the mounts of containers are cut")
+    return _one_line(folder)
+
+
+def expand(folder: str) -> Path:
+    """Return `folder` as an absolute path with a leading `~` and `$NAME` filled in; `$$` is a plain `$`.
+
+    Raises ValueError when it names a variable that is not set, or the home of somebody who does not exist.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise ValueError(f"{folder!r} names ${name}, which is not set; set it, or write the folder itself")
+        return os.environ[name]
+
+    filled = re.sub(r"\$\$|\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}", value, folder)
+    try:
+        return Path(filled).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{folder!r} begins with a home that nobody has; write the folder itself") from error
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+Name = Annotated[str, AfterValidator(_plain_name)]
+Variable = Annotated[str, AfterValidator(_variable)]
+Host = Annotated[str, AfterValidator(_host)]
+#: Expanded once, so that later code sees plain absolute paths.
+Folder = Annotated[str, AfterValidator(_folder)]
+TimeLimit = Annotated[str, AfterValidator(_time_limit)]
+Memory = Annotated[str, AfterValidator(_memory)]
+SignalSpec = Annotated[str, AfterValidator(_signal)]
