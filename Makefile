@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test check clean system-packages
+.PHONY: help demo test cluster check clean system-packages test-packages
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -18,17 +18,23 @@ $(STAMP): pyproject.toml .ci/constraints.txt
 system-packages:
 	.ci/system-packages
 
+test-packages:
+	.ci/system-packages test
+
 demo: system-packages $(STAMP)  ## run the main job on this machine: two servers, nginx, Prometheus, eight workers
 	$(BIN)/exatrkx-hpc demo
 
-test: system-packages $(STAMP)  ## run the whole test suite
+test: test-packages $(STAMP)  ## run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+cluster: test-packages $(STAMP)  ## a shell in a Slurm cluster on this machine (root); ARGS='-c "sinfo"' runs one command
+	@PYTHONPATH=tests $(BIN)/python -m cluster $(ARGS)
 
 check: $(STAMP)  ## run the linters: ruff, mypy, shellcheck
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/shellcheck jobs/*.sh .ci/run .ci/system-packages
+	$(BIN)/shellcheck jobs/*.sh tests/cluster/anchor.sh .ci/run .ci/system-packages
 	$(BIN)/python -m pytest -q tests/test_rendered_scripts.py
 
 clean:  ## remove what the other targets made

@@ -17,6 +17,7 @@ from exatrkx_hpc.values import (
     Host,
     Line,
     Memory,
+    Mount,
     Name,
     Port,
     Seconds,
@@ -111,6 +112,7 @@ class ServerSection(_Section):
     base_port: int = Field(8000, ge=1024, le=65000, description="HTTP port; gRPC and metrics ports follow it")
     shm_size: Line = Field("20g", description="shared memory of the container, where the engine has a say")
     modules: tuple[Line, ...] = Field((), description="site modules of the engine, such as gpu")
+    mounts: tuple[Mount, ...] = Field((), description="further folders of a container, FOLDER or FOLDER:PLACE_IN_IT")
     environment: dict[Variable, Line] = Field({}, description="variables set for the server")
     extra_arguments: tuple[Line, ...] = Field((), description="further arguments of tritonserver")
     drain: int = Field(5, ge=0, le=3600, description="seconds between leaving the balancer and the end of the server")

@@ -11,6 +11,7 @@ from pathlib import Path
 from exatrkx_hpc import farm
 from exatrkx_hpc.assets import asset
 from exatrkx_hpc.config import Farm
+from exatrkx_hpc.errors import OutputError
 from exatrkx_hpc.measure.metrics import fetch, fleet_times, stage_shares
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.resolution import resolve
@@ -22,6 +23,8 @@ from exatrkx_hpc.work.workers import Settings, ShowProgress
 #: Another seed than that of the training events, so that the demo's events are unseen.
 _SEED = 20_000
 _WAIT_READY = 180.0
+#: A folder with this file was made by the demo, which may therefore begin anew in it.
+_MARK = ".exatrkx-hpc-demo"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +62,12 @@ def run_demo(
     Raises what the parts raise: MissingComponent, LaunchError, EndpointError, IncompleteRun, OutputError.
     """
     began = time.monotonic()
+    _take_folder(settings.folder)
     what = _farm(settings)
     tell(f"models: building {what.server.model_repository}")
     build(asset("model_repos/exatrkx"), Path(what.server.model_repository), device="cpu")
     tell(f"events: making {settings.events} with known truth")
-    events = _fresh_folder(settings.folder / "events")
+    events = settings.folder / "events"
     synthetic.write_events(events, events=settings.events, seed=_SEED)
     with farm.running(what, tell=tell, wait=_WAIT_READY) as (job, watch):
         record = farm.endpoint_record(what, job.id)
@@ -103,7 +107,8 @@ def _farm(settings: DemoSettings) -> Farm:
         "monitor.prometheus_port": 0,
         "monitor.scrape_interval": 1,
     }
-    return resolve(flags=flags).farm
+    # Nor may it take over what a farm.toml here, or the environment, says of another farm.
+    return resolve(flags=flags, ambient=False).farm
 
 
 def _clients(settings: DemoSettings, server: str) -> Settings:
@@ -116,8 +121,16 @@ def _clients(settings: DemoSettings, server: str) -> Settings:
     )
 
 
-def _fresh_folder(folder: Path) -> Path:
-    """Return the folder, empty: the events of an earlier demo would be counted, too."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
+def _take_folder(folder: Path) -> None:
+    """Make the demo's folder, without the events of an earlier demo; whatever is not a demo's stays as it is."""
+    mark = folder / _MARK
+    try:
+        if folder.is_dir() and any(folder.iterdir()) and not mark.exists():
+            raise OutputError(f"{folder} holds files that are not the demo's; choose a new folder with --folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        for part in ("events", "results"):
+            shutil.rmtree(folder / part, ignore_errors=True)
+        (folder / "events").mkdir()
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be used ({error.strerror}); choose another with --folder") from error

@@ -12,28 +12,27 @@ The command line calls the same functions and prints what they return.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from exatrkx_hpc.assets import asset
+from exatrkx_hpc import prepare
 from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import LaunchError, ModelError
+from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.files import write_whole
-from exatrkx_hpc.fleet.endpoint_file import LATEST, EndpointRecord, point_latest, running_endpoint
+from exatrkx_hpc.fleet.endpoint_file import LATEST, EndpointRecord, running_endpoint
+from exatrkx_hpc.fleet.look import Look
+from exatrkx_hpc.fleet.look import look as look_at
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.watch import Watch
 from exatrkx_hpc.launch.batch import render_job
 from exatrkx_hpc.launch.local import EmbeddedScheduler
 from exatrkx_hpc.launch.payload import write_payload
-from exatrkx_hpc.launch.plan import FarmPlan, Tool, make_plan, python_folder
+from exatrkx_hpc.launch.plan import python_folder
+from exatrkx_hpc.launch.run_dirs import job_ids, old_jobs, remove
 from exatrkx_hpc.launch.scheduler import Scheduler
 from exatrkx_hpc.launch.slurm import Slurm
-from exatrkx_hpc.launch.triton import embedded_triton
-from exatrkx_hpc.models.build import build
-from exatrkx_hpc.models.check import check
 from exatrkx_hpc.resolution import resolve
 from exatrkx_hpc.signals import deferred_signals
 from exatrkx_hpc.work import workers
@@ -59,7 +58,7 @@ class Job:
 
 def script(farm: Farm) -> str:
     """Return the sbatch script of `farm`; nothing is submitted or written."""
-    return render_job(plan(farm, lay_out=False))
+    return render_job(prepare.plan(farm, lay_out=False))
 
 
 def deploy(farm: Farm, *, tell: Tell = lambda line: None) -> Job:
@@ -68,30 +67,33 @@ def deploy(farm: Farm, *, tell: Tell = lambda line: None) -> Job:
     Raises LaunchError when it is refused, ModelError when there is no model repository, MissingComponent when
     a program is not here.
     """
-    run_root = Path(farm.run_root)
-    _make_run_root(run_root)
-    what = plan(farm)
-    _require_models(farm, tell)
-    write_payload(Path(python_folder(farm)))
-    path = run_root / "scripts" / f"{farm.name}-{time.strftime('%Y%m%d-%H%M%S')}.sbatch"
-    write_whole(path, render_job(what), mode=0o700)
+    prepare.refuse_faults(farm)
+    prepare.make_run_root(farm)
+    what = prepare.plan(farm)
+    prepare.require_models(farm, tell)
+    path = prepare.write_script(farm, what)
     scheduler = scheduler_of(farm)
     with deferred_signals():
         job = Job(id=scheduler.submit(path, what), farm=farm, scheduler=scheduler)
-    job.run_dir.mkdir(mode=0o700, exist_ok=True)
-    point_latest(job.run_dir)
-    write_whole(job.run_dir / "plan.json", what.model_dump_json(indent=2) + "\n")
+        try:
+            job.run_dir.mkdir(mode=0o700, exist_ok=True)
+            write_whole(job.run_dir / "plan.json", what.model_dump_json(indent=2) + "\n")
+        except BaseException as error:
+            scheduler.cancel(job.id, drain=False)
+            if isinstance(error, OSError):
+                raise LaunchError(f"{job.run_dir} cannot be written ({error.strerror}); job cancelled") from error
+            raise
     return job
 
 
 def find_job(farm: Farm, job: str = LATEST) -> Job:
-    """Return a job that was submitted before, or the one that was submitted or watched last.
+    """Return a job that was submitted before; by default the newest.
 
     Raises LaunchError when its run directory is not there.
     """
-    latest = Path(farm.run_root, LATEST)
-    if job == LATEST and latest.is_dir():
-        job = latest.resolve().name
+    known = job_ids(Path(farm.run_root))
+    if job == LATEST and known:
+        job = known[-1]
     found = Job(id=job, farm=farm, scheduler=scheduler_of(farm))
     if not job.isdigit() or not found.run_dir.is_dir():
         raise LaunchError(
@@ -124,6 +126,39 @@ def stop(job: Job, *, drain: bool = True) -> None:
         job.scheduler.cancel(job.id, drain=drain)
 
 
+def jobs(farm: Farm) -> Iterator[Job]:
+    """Yield every job that has a run directory, in the order of their ids."""
+    scheduler = scheduler_of(farm)
+    for job in job_ids(Path(farm.run_root)):
+        yield Job(id=job, farm=farm, scheduler=scheduler)
+
+
+def look(job: Job) -> Look:
+    """Return what `job`, its servers and its endpoint are now."""
+    return look_at(job.scheduler.info(job.id), job.run_dir, timeout=job.farm.monitor.probe_timeout)
+
+
+def setup(farm: Farm, *, tell: Tell = lambda line: None) -> None:
+    """Make the folders, pull the image, build and check the model repository; safe to repeat.
+
+    Raises LaunchError, MissingComponent or ModelError for what cannot be done.
+    """
+    prepare.make_run_root(farm)
+    prepare.pull_image(farm, tell)
+    prepare.build_models(farm, tell)
+    prepare.require_models(farm, tell)
+    write_payload(Path(python_folder(farm)))
+
+
+def clean(farm: Farm, *, older_than: float) -> tuple[str, ...]:
+    """Remove the run directories of the jobs that ended more than `older_than` seconds ago; return their ids."""
+    run_root, scheduler = Path(farm.run_root), scheduler_of(farm)
+    old = old_jobs(run_root, older_than=older_than, is_over=lambda job: scheduler.state(job).over)
+    for job in old:
+        remove(run_root, job)
+    return old
+
+
 @contextmanager
 def running(farm: Farm, *, tell: Tell = lambda line: None, wait: float = 600.0) -> Iterator[tuple[Job, Watch]]:
     """Deploy `farm`, keep its endpoint inside the block, and stop all of it when the block is left.
@@ -139,12 +174,19 @@ def running(farm: Farm, *, tell: Tell = lambda line: None, wait: float = 600.0) 
             monitor.start()
         monitor.wait_ready(farm.job.nodes * farm.server.servers_per_node, timeout=wait)
         yield job, monitor
+        monitor.raise_error()
     finally:
         with deferred_signals():
-            if job is not None:
-                job.scheduler.cancel(job.id, drain=False)
-            if monitor is not None:
-                monitor.stop()
+            _end(job, monitor)
+
+
+def _end(job: Job | None, monitor: Watch | None) -> None:
+    try:
+        if job is not None:
+            job.scheduler.cancel(job.id, drain=False)
+    finally:
+        if monitor is not None:
+            monitor.stop()
 
 
 @contextmanager
@@ -179,48 +221,3 @@ def scheduler_of(farm: Farm) -> Scheduler:
     if farm.cluster.scheduler == "slurm":
         return Slurm()
     return EmbeddedScheduler(run_root=Path(farm.run_root), first_address=farm.cluster.local_address)
-
-
-def plan(farm: Farm, *, lay_out: bool = True) -> FarmPlan:
-    """Return what the job of `farm` will do; `lay_out` also puts the embedded Triton's parts in their place."""
-    if farm.cluster.scheduler == "slurm" or farm.server.engine != "none" or farm.server.triton != "tritonserver":
-        return make_plan(farm)
-    return make_plan(farm, tool=_embedded_tool(farm, lay_out=lay_out))
-
-
-def _embedded_tool(farm: Farm, *, lay_out: bool) -> Tool:
-    triton = embedded_triton(Path(farm.run_root, "triton"), lay_out=lay_out)
-    return Tool(
-        triton=str(triton.server),
-        arguments=(f"--backend-directory={triton.backend_directory}", f"--cache-directory={triton.cache_directory}"),
-        environment=tuple(triton.environment.items()),
-    )
-
-
-def _make_run_root(run_root: Path) -> None:
-    try:
-        (run_root / "scripts").mkdir(parents=True, exist_ok=True)
-        (run_root / "python").mkdir(exist_ok=True)
-    except OSError as error:
-        raise LaunchError(
-            f"run_root {run_root} cannot be made ({error.strerror}); name a folder that you may write to"
-        ) from error
-
-
-def _require_models(farm: Farm, tell: Tell) -> None:
-    """On this machine the shipped models are built when they are missing; a site builds its own once."""
-    repository = Path(farm.server.model_repository)
-    if not repository.is_dir() and farm.cluster.scheduler == "local":
-        tell(f"models: building {repository} for {farm.server.device}")
-        build(asset("model_repos/exatrkx"), repository, device=farm.server.device, instances=farm.server.instances)
-    if not repository.is_dir():
-        raise ModelError(
-            f"model repository {repository} does not exist; make it with 'exatrkx-hpc models build "
-            f"--device {farm.server.device} --instances {farm.server.instances} --out {repository}'"
-        )
-    if findings := check(repository):
-        first = findings[0]
-        raise ModelError(
-            f"model repository {repository} would not work: {first.model}: {first.what}; {first.remedy} "
-            f"('exatrkx-hpc models check {repository}' lists {len(findings)} fault(s))"
-        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import asyncio.subprocess
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -118,8 +119,17 @@ class Child:
         self._popen.wait()
 
 
-def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Child:
+def spawn(
+    argv: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    keep_open: Sequence[int] = (),
+) -> Child:
     """Start `argv` in a session of its own, with its output appended to `log`.
+
+    It and what it starts hold the file descriptors `keep_open`, too.
 
     Raises MissingComponent when the program does not exist or cannot be started.
     """
@@ -133,6 +143,7 @@ def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = Non
                 env=env,
                 cwd=cwd,
                 start_new_session=True,
+                pass_fds=tuple(keep_open),
             )
         except OSError as error:
             raise _cannot_start(argv[0], error) from error
@@ -146,14 +157,20 @@ def _cannot_start(program: str, error: OSError) -> MissingComponent:
 
 
 async def spawn_piped(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
-    """Start `argv` in a session of its own with stdin and stdout as pipes; its stderr is this process's."""
-    return await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env=env,
-        start_new_session=True,
-    )
+    """Start `argv` in a session of its own with stdin and stdout as pipes; its stderr is this process's.
+
+    Raises OSError when it cannot be started: no such program, or no file, process or thread is left for it.
+    """
+    try:
+        return await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=env,
+            start_new_session=True,
+        )
+    except RuntimeError as error:  # asyncio waits for a child in a thread of its own, which counts as a process
+        raise OSError(errno.EAGAIN, str(error)) from error
 
 
 def session_members(session: int) -> list[int]:

@@ -45,13 +45,16 @@ def site_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _SITES.glob("*.toml")))
 
 
-def resolve(file: Path | None = None, *, flags: Mapping[str, object] | None = None) -> Resolved:
+def resolve(file: Path | None = None, *, flags: Mapping[str, object] | None = None, ambient: bool = True) -> Resolved:
     """Return the farm that flags, environment, file and profile make together.
 
     Without `file`, `farm.toml` of the current folder is read if it is there. `flags` has dotted keys.
+    Without `ambient`, only flags and profile count: neither a file nor the environment has a say.
     Raises ConfigError, in one line, for whatever is wrong with a value or its key.
     """
-    layers = [("flag", dict(flags or {})), ("environment", _from_environment()), _from_file(file)]
+    layers = [("flag", dict(flags or {}))]
+    if ambient:
+        layers += [("environment", _from_environment()), _from_file(file)]
     site = next((str(values["site"]) for _, values in layers if "site" in values), "generic")
     layers.append((f"profile {site}", _from_profile(site)))
     values: dict[str, object] = {}

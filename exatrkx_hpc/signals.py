@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-_STOPS = (signal.SIGINT, signal.SIGTERM)
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _raise_exit(number: int, frame: FrameType | None) -> None:
@@ -17,13 +17,18 @@ def _raise_exit(number: int, frame: FrameType | None) -> None:
 
 
 def stop_on_sigterm() -> None:
-    """Let SIGTERM unwind this program as Ctrl-C does, so that it stops what it started."""
+    """Let SIGTERM, and the end of the terminal, unwind this program as Ctrl-C does: it stops what it started.
+
+    A SIGHUP that nohup has switched off stays off.
+    """
     signal.signal(signal.SIGTERM, _raise_exit)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _raise_exit)
 
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back inside the block and deliver the first of them after it.
+    """Hold SIGINT, SIGTERM and SIGHUP back inside the block and deliver the first of them after it.
 
     Between the start of a process and the note that it was started, or in the middle of stopping what runs,
     a signal would leave something behind. In other threads than the main one this does nothing: signals never
@@ -33,7 +38,8 @@ def deferred_signals() -> Iterator[None]:
         yield
         return
     held: list[int] = []
-    before = {number: signal.signal(number, lambda got, _: held.append(got)) for number in _STOPS}
+    heard = [number for number in _STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda got, _: held.append(got)) for number in heard}
     try:
         yield
     finally:

@@ -71,6 +71,15 @@ def _folder(text: str) -> str:
     return _one_line(folder)
 
 
+def _mount(text: str) -> str:
+    source, _, target = text.partition(":")
+    source = _folder(source)
+    target = _folder(target) if target else source
+    if not source:
+        raise ValueError("must be a folder, or FOLDER:PLACE_IN_THE_CONTAINER")
+    return f"{source}:{target}"
+
+
 def expand(folder: str) -> Path:
     """Return `folder` as an absolute path with a leading `~` and `$NAME` filled in; `$$` is a plain `$`.
 
@@ -98,6 +107,8 @@ Variable = Annotated[str, AfterValidator(_variable)]
 Host = Annotated[str, AfterValidator(_host)]
 #: Expanded once, so that later code sees plain absolute paths.
 Folder = Annotated[str, AfterValidator(_folder)]
+#: A folder of the host and its place in a container, `SOURCE:TARGET`, both absolute.
+Mount = Annotated[str, AfterValidator(_mount)]
 TimeLimit = Annotated[str, AfterValidator(_time_limit)]
 Memory = Annotated[str, AfterValidator(_memory)]
 SignalSpec = Annotated[str, AfterValidator(_signal)]

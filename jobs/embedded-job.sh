@@ -5,10 +5,12 @@ set -uo pipefail
 script=$1
 status_file=$2
 
-trap 'kill -TERM "$job" 2>/dev/null' TERM
-trap 'kill -USR1 "$job" 2>/dev/null' USR1
+stop=
+trap 'stop=TERM; [ -z "${job:-}" ] || kill -TERM "$job" 2>/dev/null' TERM
+trap 'stop=USR1; [ -z "${job:-}" ] || kill -USR1 "$job" 2>/dev/null' USR1
 bash "$script" &
 job=$!
+[ -z "$stop" ] || kill "-$stop" "$job"
 status=0
 wait "$job" || status=$?
 while kill -0 "$job" 2>/dev/null; do

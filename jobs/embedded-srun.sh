@@ -7,7 +7,7 @@ tasks_per_node=1
 while [[ ${1:-} == --* ]]; do
   case $1 in
     --ntasks-per-node=*) tasks_per_node=${1#*=} ;;
-    --nodes=* | --kill-on-bad-exit=* | --cpus-per-task=* | --gpu-bind=*) ;;
+    --nodes=* | --no-kill | --kill-on-bad-exit=* | --cpus-per-task=* | --gpu-bind=*) ;;
     *)
       echo "srun: the embedded scheduler has no option $1" >&2
       exit 2
@@ -18,8 +18,9 @@ done
 
 IFS=, read -ra nodes <<<"$SLURM_JOB_NODELIST"
 pids=()
-trap 'kill -TERM "${pids[@]}" 2>/dev/null' TERM
-trap 'kill -USR1 "${pids[@]}" 2>/dev/null' USR1
+stop=
+trap 'stop=TERM; kill -TERM "${pids[@]}" 2>/dev/null' TERM
+trap 'stop=USR1; kill -USR1 "${pids[@]}" 2>/dev/null' USR1
 for i in "${!nodes[@]}"; do
   for ((place = 0; place < tasks_per_node; place++)); do
     SLURMD_NODENAME=${nodes[i]} SLURM_NODEID=$i SLURM_LOCALID=$place \
@@ -27,6 +28,8 @@ for i in "${!nodes[@]}"; do
     pids+=($!)
   done
 done
+# A signal that came before all had started has reached some only.
+[ -z "$stop" ] || kill "-$stop" "${pids[@]}" 2>/dev/null
 
 result=0
 for pid in "${pids[@]}"; do

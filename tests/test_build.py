@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
 from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import ConfigError, ModelError
+from exatrkx_hpc.errors import ConfigError, ModelError, OutputError
 from exatrkx_hpc.models.build import MARK, build
 from exatrkx_hpc.models.repository import ENVIRONMENT, Model, read_models
 
@@ -128,6 +129,27 @@ def test_a_file_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(ModelError, match="was not built by exatrkx-hpc"):
         build(SHIPPED, tmp_path / "out", device="cpu")
+
+
+@pytest.mark.parametrize("place", ["file/out", "file/deeper/out"])
+def test_a_place_that_cannot_be_is_named_in_one_line(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=rf"{place} cannot be written: [A-Z][a-z ]+; make room, or choose") as caught:
+        build(SHIPPED, tmp_path / place, device="cpu")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(tmp_path: Path) -> None:
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, largest[1]))
+    try:
+        with pytest.raises(OutputError, match=r"out cannot be written: \[?.*File too large.*; make room") as caught:
+            build(SHIPPED, tmp_path / "out", device="cpu")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:

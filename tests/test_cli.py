@@ -27,6 +27,11 @@ COMMANDS = [
     ["run-clients"],
     ["metrics"],
     ["stop"],
+    ["status"],
+    ["logs"],
+    ["setup"],
+    ["doctor"],
+    ["clean"],
     ["config"],
     ["config", "show"],
     ["config", "schema"],
@@ -174,6 +179,14 @@ def test_the_same_seed_makes_the_same_events(tmp_path):
         assert path.read_text() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_text()
 
 
+def test_a_demo_never_touches_what_is_not_its_own(tmp_path, events):
+    message = complaint(exatrkx_hpc("demo", "--folder", ".", cwd=tmp_path), 8)
+    assert "holds files that are not the demo's" in message
+    assert (events / "evt_0.csv").exists()
+    (tmp_path / "file").write_text("")
+    assert "cannot be used" in complaint(exatrkx_hpc("demo", "--folder", "file", cwd=tmp_path), 8)
+
+
 FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
 
 
@@ -193,7 +206,49 @@ def deployed(tmp_path, nginx, monkeypatch):
     exatrkx_hpc("stop", "1", cwd=tmp_path)
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_status_tells_of_jobs_and_servers(deployed):
+    until(lambda: "1 of 1" in exatrkx_hpc("status", cwd=deployed).stdout, what="a ready server")
+    one = json.loads(exatrkx_hpc("status", "1", "--json", cwd=deployed).stdout)
+    assert [(job["job"], job["state"], job["ready"]) for job in one] == [("1", "RUNNING", 1)]
+    assert [server["state"] for server in one[0]["servers"]] == ["ready"]
+    assert "127.0.8.1-0" in exatrkx_hpc("status", "1", cwd=deployed).stdout
+    exatrkx_hpc("stop", cwd=deployed)
+    assert "CANCELLED" in exatrkx_hpc("status", cwd=deployed).stdout
+
+
+def test_logs_show_the_end_of_each_and_one_alone(deployed):
+    log = deployed / "exatrkx-hpc" / "1" / "logs" / "127.0.8.1-0.log"
+    until(log.exists, what="a log")
+    log.write_text("".join(f"line {n}\n" for n in range(50)))
+    shown = exatrkx_hpc("logs", "1", "127.0.8.1-0", "-n", 3, cwd=deployed).stdout
+    assert shown == f"==> {log} <==\nline 47\nline 48\nline 49\n"
+    assert "no log of nobody" in complaint(exatrkx_hpc("logs", "1", "nobody", cwd=deployed), 6)
+
+
+def test_clean_removes_ended_jobs_and_nothing_else(deployed):
+    root = deployed / "exatrkx-hpc"
+    other = root / "mine"
+    other.mkdir()
+    assert exatrkx_hpc("clean", "--older-than", "0m", cwd=deployed).stdout.startswith("0 run directories")
+    assert (root / "1").is_dir(), "a running job keeps its directory"
+    exatrkx_hpc("stop", cwd=deployed)
+    assert exatrkx_hpc("clean", "--older-than", "7d", cwd=deployed).stdout.startswith("0 run directories")
+    assert exatrkx_hpc("clean", "--older-than", "0m", cwd=deployed).stdout == "1 run directories removed: 1\n"
+    assert not (root / "1").exists()
+    assert other.is_dir() and (root / "model_repository").is_dir()
+    assert "is no age" in complaint(exatrkx_hpc("clean", "--older-than", "soon", cwd=deployed), 2)
+
+
+def test_doctor_names_what_is_missing_and_the_remedy(tmp_path):
+    done = exatrkx_hpc("doctor", "--site", "generic", "--json", cwd=tmp_path, env={"PATH": "/nowhere"})
+    assert done.returncode == 3
+    found = {finding["what"]: finding for finding in json.loads(done.stdout)}
+    assert not found["sbatch"]["ok"] and "login node" in found["sbatch"]["remedy"]
+    assert not found["models"]["ok"] and "models build" in found["models"]["remedy"]
+    assert found["run root"]["ok"]
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_monitor_that_is_ended_leaves_the_servers_and_nothing_else(deployed, end):
     log = deployed / "monitor.log"
     child = spawn([PROGRAM, "monitor"], log=log, cwd=deployed, env={**os.environ, "HOME": str(deployed)})
@@ -202,7 +257,7 @@ def test_a_monitor_that_is_ended_leaves_the_servers_and_nothing_else(deployed, e
         assert exatrkx_hpc("monitor", cwd=deployed).returncode == 5
         before = session_members(child.pid)
         child.send(end)
-        assert child.wait(20) == (0 if end is signal.SIGINT else 143), log.read_text()
+        assert child.wait(20) == (0 if end is signal.SIGINT else 128 + end), log.read_text()
         assert [pid for pid in before if Path(f"/proc/{pid}").exists()] == []
     finally:
         child.stop(grace=1)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from exatrkx_hpc.launch.containers import ENGINES, ContainerSpec
+from exatrkx_hpc import farm
+from exatrkx_hpc.errors import LaunchError
+from exatrkx_hpc.launch.container_spec import ContainerSpec
+from exatrkx_hpc.launch.containers import ENGINES
+from exatrkx_hpc.launch.plan import engine_faults
 from exatrkx_hpc.launch.words import Var, Word, directive, sh
+from exatrkx_hpc.resolution import resolve
 from exatrkx_hpc.values import Engine
 
 IMAGE = "docker.io/nvcr/tritonserver:24.10"
@@ -13,6 +20,7 @@ SPEC = ContainerSpec(
     image=IMAGE,
     command=("tritonserver", ("--id=", Var("server"))),
     folders=("/models", "/python 1"),
+    mounts=(("/host", "/inside"), ("/models", "/models")),
     environment=(("PYTHONPATH", "/python 1"), ("A", "b,c $HOME")),
     modules=("gpu", "nccl"),
     shm_size="8g",
@@ -27,8 +35,11 @@ def test_none_is_the_command_itself():
     assert ENGINES["none"].directives(SPEC) == ()
 
 
-def test_shifter_names_image_and_modules_to_slurm_and_has_no_flags_for_network_memory_or_volumes():
-    assert ENGINES["shifter"].directives(SPEC) == (("image", IMAGE), ("module", "gpu,nccl"))
+def test_shifter_names_image_modules_and_volumes_to_slurm_and_has_no_flags_for_network_or_memory():
+    volume = ("volume", "/host:/inside:ro")  # what keeps its place is not mounted
+    assert ENGINES["shifter"].directives(SPEC) == (("image", IMAGE), ("module", "gpu,nccl"), volume)
+    two = replace(SPEC, mounts=(("/a", "/b"), ("/c", "/d")))
+    assert dict(ENGINES["shifter"].directives(two))["volume"] == "/a:/b:ro;/c:/d:ro"
     assert ENGINES["shifter"].directives(BARE) == (("image", IMAGE),)
     argv = ENGINES["shifter"].argv(SPEC)
     assert argv == ("shifter", "--env=PYTHONPATH=/python 1", "--env=A=b,c $HOME", *SPEC.command)
@@ -37,10 +48,10 @@ def test_shifter_names_image_and_modules_to_slurm_and_has_no_flags_for_network_m
 
 def test_podman_says_everything_itself():
     assert ENGINES["podman"].argv(SPEC) == (
-        *("podman", "run", "--rm", "--name", Var("container")),
+        *("podman", "run", "--rm", "--replace", "--name", Var("container")),
         *("--device", "nvidia.com/gpu=all"),
-        *("--net", "host", "--shm-size=8g"),
-        *("-v", "/models:/models:ro", "-v", "/python 1:/python 1:ro"),
+        *("--net", "host", "--shm-size=8g", "--log-driver=none"),
+        *("-v", "/models:/models:ro", "-v", "/python 1:/python 1:ro", "-v", "/host:/inside:ro"),
         *("-e", "CUDA_VISIBLE_DEVICES", "-e", "PYTHONPATH=/python 1", "-e", "A=b,c $HOME"),
         IMAGE,
         *SPEC.command,
@@ -49,8 +60,8 @@ def test_podman_says_everything_itself():
 
 def test_podman_hpc_has_a_flag_for_each_module():
     argv = ENGINES["podman-hpc"].argv(SPEC)
-    assert argv[:7] == ("podman-hpc", "run", "--rm", "--name", Var("container"), "--gpu", "--nccl")
-    assert argv[7:] == ENGINES["podman"].argv(SPEC)[7:]
+    assert argv[:8] == ("podman-hpc", "run", "--rm", "--replace", "--name", Var("container"), "--gpu", "--nccl")
+    assert argv[8:] == ENGINES["podman"].argv(SPEC)[8:]
     assert "--module" not in argv
     assert "--gpu" not in ENGINES["podman-hpc"].argv(BARE)
 
@@ -66,7 +77,7 @@ def test_only_what_podman_is_told_crosses_into_it():
 def test_apptainer_leaves_the_variables_to_env_inside():
     assert ENGINES["apptainer"].argv(SPEC) == (
         *("apptainer", "exec", "--nv"),
-        *("--bind", "/models:/models:ro", "--bind", "/python 1:/python 1:ro"),
+        *("--bind", "/models:/models:ro", "--bind", "/python 1:/python 1:ro", "--bind", "/host:/inside:ro"),
         IMAGE,
         *ENV_INSIDE,
     )
@@ -78,6 +89,72 @@ def test_every_engine_runs_the_command_last_and_without_a_terminal(engine: Engin
     argv = ENGINES[engine].argv(SPEC)
     assert argv[-len(SPEC.command) :] == SPEC.command
     assert not {"-it", "-i", "-t", "--tty", "--interactive"} & {word for word in argv if isinstance(word, str)}
+
+
+def test_only_podmans_leave_something_to_remove():
+    for engine in ("podman", "podman-hpc"):
+        assert ENGINES[engine].removal() == (engine, "rm", "--force", "--time", "0", "--ignore", Var("container"))
+    assert not any(ENGINES[engine].removal() for engine in ("none", "shifter", "apptainer"))
+
+
+FULL = ContainerSpec(image="name:1", command=("tritonserver",), folders=("/models",), modules=("gpu",))
+FAULTS = [
+    ("none", {"mounts": (("/a", "/b"),)}, "engine none has no container, so /a cannot be seen as /b"),
+    ("shifter", {"image": ""}, "no image is named; set server.image"),
+    ("shifter", {"image": "-x"}, "'-x' is no name of an image"),
+    ("shifter", {"shm_size": "1g"}, "shifter cannot set the size of /dev/shm"),
+    ("shifter", {"folders": ("/var/models",)}, "shifter shows the image's own /var/models"),
+    ("shifter", {"folders": ("/etc",)}, "shifter shows the image's own /etc"),
+    ("shifter", {"mounts": (("/a", "/etc/b"),)}, "shifter refuses /etc/b as the target"),
+    ("shifter", {"mounts": (("/a", "/var"),)}, "shifter refuses /var as the target"),
+    ("shifter", {"mounts": (("/a", "/opt"),)}, "shifter refuses /opt as the target"),
+    ("shifter", {"mounts": (("/a", "/opt/udiImage/x"),)}, "shifter refuses /opt/udiImage/x as the target"),
+    ("shifter", {"mounts": (("/a", "/"),)}, "shifter refuses / as the target"),
+    ("shifter", {"mounts": (("/a b", "/c"),)}, "shifter drops characters of the mount /a b:/c"),
+    ("shifter", {"mounts": (("/a;b", "/c"),)}, "shifter drops characters of the mount /a;b:/c"),
+    ("podman", {"image": ""}, "no image is named"),
+    ("podman", {"image": "--privileged"}, "'--privileged' is no name of an image"),
+    ("podman", {"image": "docker:nvcr.io/a:1"}, "'docker:nvcr.io/a:1' is shifter's way to name an image"),
+    ("podman", {"shm_size": "much"}, "podman reads no amount of memory in 'much'"),
+    ("podman", {"modules": ("gpu", "nccl")}, "podman has no site module 'nccl'"),
+    ("podman-hpc", {"image": "docker:nvcr.io/a:1"}, "'docker:nvcr.io/a:1' is shifter's way to name an image"),
+    ("podman-hpc", {"modules": ("gpu --privileged",)}, "podman-hpc has no module 'gpu --privileged'"),
+    ("podman-hpc", {"shm_size": "0"}, "podman-hpc reads no amount of memory in '0'"),
+    ("podman-hpc", {"command": ("tritonserver", "--help")}, "podman-hpc takes --help for an option of its own"),
+    ("podman-hpc", {"command": ("tritonserver", "--gpu")}, "podman-hpc takes --gpu for an option of its own"),
+    ("apptainer", {"image": ""}, "no image is named"),
+    ("apptainer", {"shm_size": "1g"}, "apptainer cannot set the size of /dev/shm"),
+    ("apptainer", {"modules": ("mpich",)}, "apptainer has no site module 'mpich'"),
+    ("apptainer", {"mounts": (("/a,b", "/c"),)}, "apptainer cannot mount /a,b as /c"),
+]
+
+
+@pytest.mark.parametrize(("engine", "change", "fault"), FAULTS)
+def test_an_engine_says_what_it_cannot_do(engine: Engine, change: dict[str, object], fault: str):
+    faults = ENGINES[engine].faults(replace(FULL, **change))
+    assert len(faults) == 1
+    assert faults[0].startswith(fault)
+    assert "; " in faults[0], "what to do about it"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_has_nothing_to_say_against_what_it_can_do(engine: Engine):
+    assert ENGINES[engine].faults(FULL) == ()
+    shared = replace(FULL, mounts=(("/environment", "/environment"),), environment=(("A", "b c"),))
+    assert ENGINES[engine].faults(shared) == ()
+
+
+def test_shifter_mounts_below_opt_and_beside_var():
+    assert ENGINES["shifter"].faults(replace(FULL, mounts=(("/a", "/opt/models"), ("/b", "/variable")))) == ()
+
+
+def test_a_farm_that_its_engine_cannot_run_is_refused_before_anything_is_written(tmp_path):
+    flags = {"run_root": str(tmp_path / "run"), "server.engine": "shifter", "server.image": "docker:a:1"}
+    what = resolve(flags={**flags, "server.mounts": ["/a:/etc"], "server.shm_size": "1g"}).farm
+    assert len(engine_faults(what)) == 2
+    with pytest.raises(LaunchError, match=r"engine shifter: .*; take server.shm_size out \(and 1 more\)"):
+        farm.deploy(what)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("engine", ["none", "podman", "podman-hpc", "apptainer"])

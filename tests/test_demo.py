@@ -12,6 +12,7 @@ import pytest
 from command import PROGRAM, exatrkx_hpc
 from waiting import until
 
+from exatrkx_hpc.demo import DemoSettings, _farm
 from exatrkx_hpc.process import spawn
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton", "nginx", "prometheus")]
@@ -30,12 +31,12 @@ def about(folder: Path) -> list[str]:
     return found
 
 
-def listening() -> set[tuple[str, int]]:
-    return {c.laddr for c in psutil.net_connections(kind="tcp") if c.status == "LISTEN"}
+def listening() -> set[str]:
+    connections = psutil.net_connections(kind="tcp")
+    return {f"{c.laddr.ip}:{c.laddr.port}" for c in connections if c.status == psutil.CONN_LISTEN}
 
 
 def test_the_demo_does_it_all_and_leaves_nothing(tmp_path):
-    ports = listening()
     done = exatrkx_hpc("demo", "--events", 20, "--json", cwd=tmp_path, timeout=280)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -46,7 +47,17 @@ def test_the_demo_does_it_all_and_leaves_nothing(tmp_path):
     assert sum(result["compute_shares"].values()) == pytest.approx(1.0)
     assert len(list((tmp_path / "demo-results" / "results" / "labels").glob("*.csv"))) == 20
     assert about(tmp_path) == []
-    assert listening() <= ports
+    addresses = {result["endpoint"], result["prometheus"], result["report"]["server"]}
+    assert not addresses & listening()
+
+
+def test_the_demos_farm_is_its_own_whatever_the_folder_says(tmp_path, monkeypatch):
+    (tmp_path / "farm.toml").write_text('site = "generic"\n[server]\nengine = "podman"\nimage = "x"\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EXATRKX_HPC_SERVER_MODEL_REPOSITORY", str(tmp_path / "mine"))
+    what = _farm(DemoSettings(folder=tmp_path / "demo"))
+    assert (what.cluster.scheduler, what.server.engine) == ("local", "none")
+    assert what.server.model_repository == str(tmp_path / "demo" / "run" / "model_repository")
 
 
 #: The demo's own lines mark the moments: before anything runs, servers starting, servers ready, events under way.
@@ -57,6 +68,7 @@ MOMENTS = ["models: building", "starting", "ready (answers)", "endpoint:"]
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_ctrl_c_at_any_moment_leaves_nothing(tmp_path, moment):
     """The signal goes to the whole foreground group, as a terminal sends it, and a second one follows."""
+    segments = set(Path("/dev/shm").glob("exatrkx_*_127.*"))
     log = tmp_path / "demo.log"
     argv = [PROGRAM, "demo", "--events", "200", "--folder", str(tmp_path / "demo")]
     child = spawn(argv, log=log, cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)})
@@ -71,6 +83,7 @@ def test_ctrl_c_at_any_moment_leaves_nothing(tmp_path, moment):
         assert code != 0
         assert "Traceback" not in log.read_text()
         until(lambda: not about(tmp_path), what=f"no process; left: {about(tmp_path)}", deadline=10)
+        assert set(Path("/dev/shm").glob("exatrkx_*_127.*")) <= segments
     finally:
         child.stop(grace=1)
 

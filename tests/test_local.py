@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -152,8 +153,9 @@ def test_a_server_that_does_not_end_is_killed(deploy, monkeypatch):
 def test_any_folder_name_will_do(deploy, tmp_path, name):
     job = deploy(run_root=tmp_path / name)
     pid = record(job, state="starting").pid
-    words = until(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"), what="its command")
-    assert f"--model-repository={tmp_path / name / 'models'}".encode() in words
+    word = f"--model-repository={tmp_path / name / 'models'}".encode()
+    command = Path(f"/proc/{pid}/cmdline")
+    until(lambda: word in command.read_bytes().split(b"\0"), what=f"{word!r} in the server's command")
 
 
 def test_an_address_whose_port_is_used_is_passed_over(deploy):
@@ -177,7 +179,8 @@ def test_a_job_that_vanished_is_a_failed_node(deploy):
     job = deploy()
     record(job, state="starting")
     for pid in session_members(session_of(job)):
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     until(lambda: job.scheduler.state(job.id) is JobState.NODE_FAIL, what="NODE_FAIL")
 
 

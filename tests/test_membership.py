@@ -12,6 +12,7 @@ from exatrkx_hpc.launch.scheduler import JobState
 def record(name: str = "n1-0", **values: object) -> ServerRecord:
     fields = {
         "server": name,
+        "instance": f"7/{name}/1",
         "job": "7",
         "node": name.partition("-")[0],
         "address": "10.0.0.1",

@@ -19,6 +19,7 @@ from exatrkx_hpc.measure.metrics import (
     ModelTimes,
     Snapshot,
     fetch,
+    fetch_fleet,
     fleet_times,
     metrics_url,
     model_times,
@@ -223,3 +224,21 @@ def test_rows_that_do_not_fit_are_taken_back(tmp_path):
 def test_a_csv_in_no_folder(tmp_path):
     with pytest.raises(OutputError, match=r"cannot write .*m\.csv: No such file"):
         append_csv(tmp_path / "nowhere" / "m.csv", TIMES, at=1.0)
+
+
+def test_a_server_that_is_silent_is_named_and_the_others_count():
+    silent = f"127.0.0.1:{free_port()}"
+    with http_server(REAL) as one, http_server(REAL) as two:
+        snapshots, errors = fetch_fleet([one, silent, two])
+    assert [snapshot.url for snapshot in snapshots] == [metrics_url(one), metrics_url(two)]
+    assert [silent in str(error) for error in errors] == [True]
+
+
+def test_a_fleet_of_which_nobody_answers():
+    one, two = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    with pytest.raises(EndpointError, match=f"^nothing answers at http://{one}"):
+        fetch_fleet([one])
+    with pytest.raises(EndpointError, match=f"none of 2 servers gives metrics; nothing answers at http://{one}"):
+        fetch_fleet([one, two])
+    with pytest.raises(EndpointError, match="none of 0 servers"):
+        fetch_fleet([])

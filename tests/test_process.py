@@ -26,6 +26,20 @@ wait
 """
 
 
+#: No thread can start, because its stack would not fit; asyncio waits for a child in a thread before Python 3.12.
+NO_THREAD_LEFT = """
+import asyncio, threading
+from exatrkx_hpc.process import spawn_piped
+threading.stack_size(1 << 46)
+try:
+    asyncio.run(spawn_piped(["cat"]))
+except OSError as error:
+    print(error.strerror)
+else:
+    print("started")
+"""
+
+
 def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -183,6 +197,11 @@ class TestSpawn:
             return (await process.communicate(b"hello"))[0], apart
 
         assert asyncio.run(talk()) == (b"hello", True)
+
+    def test_a_piped_program_that_has_no_thread_to_wait_for_it_is_an_error_of_the_system(self):
+        child = run([sys.executable, "-c", NO_THREAD_LEFT])
+        said = "can't start new thread" if sys.version_info < (3, 12) else "started"
+        assert child.stdout == f"{said}\n", child.stderr
 
 
 class TestDeferredSignals:

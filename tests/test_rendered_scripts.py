@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,7 +40,7 @@ HOSTILE = [
 NODE = "127.0.0.2"
 #: What the node knows and the plan does not.
 ON_THE_NODE = {
-    "server": f"{NODE}-0",
+    "instance": "INSTANCE",  # holds the script's process id; the record has it, too
     "address": NODE,
     "http_port": "8000",
     "grpc_port": "8001",
@@ -244,6 +245,9 @@ def test_the_node_runs_what_the_plan_meant_word_for_word(name: str, engine: Engi
     plan = hostile_plan(tmp_path, name, engine)
     wanted = [on_the_node(word) for word in plan.command]
     calls = run_job(plan)
+    record = json.loads(Path(plan.run_root, "42", "records", f"{NODE}-0.json").read_text())
+    assert re.fullmatch(rf"42/{NODE}-0/\d+", record["instance"])
+    wanted = [record["instance"].join(word.split("INSTANCE")) for word in wanted]
     if engine == "none":  # env is real and has set the variables
         settings = dict(word.split("=", 1) for word in wanted[1 : wanted.index("tritonserver")])
         wanted = wanted[wanted.index("tritonserver") :]

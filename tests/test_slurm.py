@@ -1,108 +1,28 @@
-"""Slurm's commands: what is asked, and how real answers are read. The commands themselves are fakes."""
+"""Slurm as the scheduler: what is asked, how often, and what follows. The commands themselves are fakes."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from exatrkx_hpc.errors import LaunchError, MissingComponent
 from exatrkx_hpc.launch.plan import FarmPlan, make_plan
-from exatrkx_hpc.launch.scheduler import JobState
-from exatrkx_hpc.launch.slurm import (
-    Slurm,
-    parse_accounting,
-    parse_job_id,
-    parse_states,
-    sacct_argv,
-    sbatch_argv,
-    scancel_argv,
-    squeue_argv,
-)
+from exatrkx_hpc.launch.scheduler import JobInfo, JobState
+from exatrkx_hpc.launch.slurm import Slurm, ask, cancel_argv, drain_argv, halt_argv, sbatch_argv
+from exatrkx_hpc.launch.slurm_jobs import SlurmJobs, sacct_argv, settle, squeue_json_argv, squeue_lines_argv
+from exatrkx_hpc.launch.slurm_refusals import next_step, own_words
 from exatrkx_hpc.resolution import resolve
 
 FAKES = Path(__file__).parent / "fakes" / "fake_slurm"
-
-SQUEUE = """\
-4242 RUNNING
-4243 PENDING
-4244_7 COMPLETING
-4245 CONFIGURING
-4246 TIMEOUT
-4247 SPECIAL_EXIT
-"""
-SACCT = """\
-4242|COMPLETED
-4243|CANCELLED by 1000
-4244|CANCELLED+
-4245|NODE_FAIL
-4246|OUT_OF_MEMORY
-4247|BOOT_FAIL
-4248|SOMETHING_NEW
-4249|
-"""
-
-
-def test_the_words_that_ask():
-    assert sbatch_argv(Path("/a b/farm.sbatch")) == ["sbatch", "--parsable", "/a b/farm.sbatch"]
-    assert "--me" in squeue_argv() and not any(word.startswith("--jobs") for word in squeue_argv())
-    assert "--jobs=42" in sacct_argv("42") and "--allocations" in sacct_argv("42")
-    assert scancel_argv("42", drain=True) == ["scancel", "42"]
-    assert scancel_argv("42", drain=False) == ["scancel", "--signal=USR1", "42"]
-
-
-@pytest.mark.parametrize(("output", "job"), [("4242\n", "4242"), ("4242;perlmutter\n", "4242"), ("4242", "4242")])
-def test_a_job_id_comes_alone_or_with_its_cluster(output: str, job: str):
-    assert parse_job_id(output) == job
-
-
-@pytest.mark.parametrize("output", ["", "\n", "Submitted batch job 4242\n", "4242 4243\n", "perlmutter;4242\n"])
-def test_what_is_no_job_id_is_refused_in_one_line(output: str):
-    with pytest.raises(LaunchError, match="where a job id was expected") as caught:
-        parse_job_id(output)
-    assert "\n" not in str(caught.value)
-
-
-def test_the_queue_is_read_whole():
-    assert parse_states(SQUEUE) == {
-        "4242": JobState.RUNNING,
-        "4243": JobState.PENDING,
-        "4244_7": JobState.COMPLETING,
-        "4245": JobState.PENDING,
-        "4246": JobState.TIMEOUT,
-        "4247": JobState.UNKNOWN,
-    }
-    assert parse_states("") == parse_states("\n") == {}
-
-
-@pytest.mark.parametrize(
-    ("job", "state"),
-    [
-        ("4242", JobState.COMPLETED),
-        ("4243", JobState.CANCELLED),
-        ("4244", JobState.CANCELLED),
-        ("4245", JobState.NODE_FAIL),
-        ("4246", JobState.OUT_OF_MEMORY),
-        ("4247", JobState.NODE_FAIL),
-        ("4248", JobState.UNKNOWN),
-        ("4249", JobState.UNKNOWN),
-        ("424", JobState.UNKNOWN),
-    ],
-)
-def test_the_accounting_is_read_for_one_job(job: str, state: JobState):
-    assert parse_accounting(SACCT, job) is state
-
-
-def test_unknown_is_not_over():
-    assert not JobState.UNKNOWN.over
-    assert {state for state in JobState if not state.over} == {
-        JobState.PENDING,
-        JobState.RUNNING,
-        JobState.COMPLETING,
-        JobState.UNKNOWN,
-    }
+UID = os.getuid()
+DOWN = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"
+DOWN_JSON = '{"errors": [{"error": "Unspecified error", "source": "slurm_load_jobs"}], "jobs": []}'
 
 
 class Cluster:
@@ -112,20 +32,58 @@ class Cluster:
         self.folder = folder
 
     def says(self, name: str, text: str) -> None:
+        (self.folder / f"{name}.err").unlink(missing_ok=True)
         (self.folder / f"{name}.out").write_text(text)
 
     def refuses(self, name: str, text: str) -> None:
         (self.folder / f"{name}.err").write_text(text)
 
-    def calls(self) -> list[list[str]]:
-        return [line.split("\0")[:-1] for line in (self.folder / "calls").read_text().splitlines()]
+    def hangs(self, name: str, *, hang: bool = True) -> None:
+        file = self.folder / f"{name}.slow"
+        file.touch() if hang else file.unlink(missing_ok=True)
+
+    def calls(self, *programs: str) -> list[list[str]]:
+        file = self.folder / "calls"
+        lines = file.read_text().splitlines() if file.exists() else []
+        found = [line.split("\0")[:-1] for line in lines]
+        return [call for call in found if not programs or call[0] in programs]
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setenv("FAKE_SLURM", str(tmp_path))
     monkeypatch.setenv("PATH", f"{FAKES}{os.pathsep}{os.environ['PATH']}")
-    return Cluster(tmp_path)
+    yield Cluster(tmp_path)
+    for file in tmp_path.glob("*.slow"):
+        file.unlink()
+
+
+class Clock:
+    """A clock that a test moves; sleeping moves it."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def jobs(cluster: Cluster, clock: Clock) -> SlurmJobs:
+    return SlurmJobs(ask, max_age=5, trust=30, patience=60, clock=clock, now=lambda: 1795329392)
+
+
+@pytest.fixture
+def slurm(jobs: SlurmJobs, clock: Clock) -> Slurm:
+    return Slurm(grace=60, jobs=jobs, clock=clock, sleep=clock.sleep)
 
 
 @pytest.fixture
@@ -133,30 +91,125 @@ def plan() -> FarmPlan:
     return make_plan(resolve(flags={"run_root": "/x"}).farm)
 
 
-def test_submit_hands_over_the_script_and_returns_the_id(cluster: Cluster, plan: FarmPlan):
+def line(job: int, state: str) -> str:
+    return f"{job}|{state}|nid[001-002]|29:36|None|1795329367|1795329367|exatrkx\n"
+
+
+def account(job: int, state: str, *, uid: int = UID, step: str = "") -> str:
+    return f"{job}{step}|{uid}|{state}|nid001|1795329367|1795329367|1:0|None|exatrkx\n"
+
+
+def json_queue(*jobs: tuple[int, str, int]) -> str:
+    found = [{"job_id": job, "job_state": [state], "user_id": uid, "nodes": "nid001"} for job, state, uid in jobs]
+    return json.dumps({"jobs": found, "errors": []})
+
+
+# --- submit
+
+
+def test_the_words_that_ask():
+    assert sbatch_argv(Path("/a b/farm.sbatch")) == ["sbatch", "--parsable", "/a b/farm.sbatch"]
+    assert sbatch_argv(Path("/x"), test_only=True) == ["sbatch", "--test-only", "/x"]
+    for argv in (squeue_json_argv(), squeue_lines_argv()):
+        assert "--me" in argv and not any(word.startswith("--jobs") for word in argv)
+    assert "--jobs=42,43" in sacct_argv(["42", "43"])
+    assert drain_argv("42") == ["scancel", "--batch", "--signal=TERM", "42"]
+    assert halt_argv("42") == ["scancel", "--batch", "--signal=USR1", "42"]
+    assert cancel_argv("42") == ["scancel", "42"]
+
+
+def test_submit_hands_over_the_script_and_returns_the_id(cluster: Cluster, slurm: Slurm, plan: FarmPlan):
     cluster.says("sbatch", "4242;perlmutter\n")
-    assert Slurm().submit(Path("/a'; echo foo/farm.sbatch"), plan) == "4242"
+    assert slurm.submit(Path("/a'; echo foo/farm.sbatch"), plan) == "4242"
     assert cluster.calls() == [["sbatch", "--parsable", "/a'; echo foo/farm.sbatch"]]
 
 
-def test_a_refused_script_is_one_line_with_slurms_reason_and_what_to_do(cluster: Cluster, plan: FarmPlan):
-    cluster.refuses(
-        "sbatch",
-        "sbatch: error: Job request does not match any supported policy.\n"
-        "sbatch: error: Batch job submission failed: Unspecified error\n",
-    )
+#: What sbatch of 22.05 and 24.11 print, what of it is told, and a word of the step that helps.
+REFUSALS = [
+    (
+        "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified\n",
+        "Invalid account or account/partition combination specified",
+        "job.account",
+    ),
+    ("sbatch: error: Batch job submission failed: Invalid qos specification\n", "Invalid qos specification", "job.qos"),
+    (
+        "sbatch: error: invalid partition specified: nope\n"
+        "sbatch: error: Batch job submission failed: Invalid partition name specified\n",
+        "invalid partition specified: nope; Invalid partition name specified",
+        "job.partition",
+    ),
+    (
+        "sbatch: error: Batch job submission failed: Invalid feature specification\n",
+        "Invalid feature specification",
+        "job.constraint",
+    ),
+    (
+        "sbatch: error: Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)\n",
+        "Requested time limit is invalid (missing or exceeds some limit)",
+        "job.time",
+    ),
+    (
+        "sbatch: error: QOSMaxWallDurationPerJobLimit\nsbatch: error: Batch job submission failed: Job violates "
+        "accounting/QOS policy (job submit limit, user's size and/or time limits)\n",
+        "QOSMaxWallDurationPerJobLimit; Job violates accounting/QOS policy (job submit limit, user's size and/or "
+        "time limits)",
+        "job.time",
+    ),
+    (
+        "sbatch: error: Batch job submission failed: Node count specification invalid\n",
+        "Node count specification invalid",
+        "fewer nodes",
+    ),
+    (
+        "sbatch: error: Batch job submission failed: Requested node configuration is not available\n",
+        "Requested node configuration is not available",
+        "job.gpus_per_node",
+    ),
+    ("sbatch: error: Invalid --time specification\n", "Invalid --time specification", "job.time"),
+    (
+        "sbatch: error: Batch job submission failed: Requested reservation is invalid\n",
+        "Requested reservation is invalid",
+        "job.reservation",
+    ),
+    (
+        "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)\n",
+        "Unable to contact slurm controller (connect failure)",
+        "scontrol ping",
+    ),
+    (
+        "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit)\n",
+        "Job violates accounting/QOS policy (job submit limit)",
+        "sacctmgr show qos",
+    ),
+    ("sbatch: error: The moon is full\n", "The moon is full", "[job] in farm.toml"),
+]
+
+
+@pytest.mark.parametrize(("printed", "told", "step"), REFUSALS)
+def test_a_refused_script_is_one_line_with_slurms_words_and_the_next_step(
+    printed: str, told: str, step: str, cluster: Cluster, slurm: Slurm, plan: FarmPlan
+):
+    cluster.refuses("sbatch", printed)
     with pytest.raises(LaunchError) as caught:
-        Slurm().submit(Path("/x/farm.sbatch"), plan)
+        slurm.submit(Path("/x/farm.sbatch"), plan)
     message = str(caught.value)
-    assert message.startswith("sbatch refused /x/farm.sbatch (exit 1): sbatch: error: Job request does not match")
-    assert "Unspecified error. Check [job] in farm.toml" in message
+    assert message.startswith(f"sbatch refused /x/farm.sbatch (exit 1): {told}; ")
+    assert step in message.removeprefix(f"sbatch refused /x/farm.sbatch (exit 1): {told}; ")
     assert "\n" not in message
 
 
-def test_an_sbatch_that_prints_something_else_is_an_error(cluster: Cluster, plan: FarmPlan):
+def test_test_only_tells_when_it_would_start_or_why_not(cluster: Cluster, slurm: Slurm):
+    cluster.says("sbatch", "sbatch: Job 12 to start at 2026-11-22T10:37:14 using 2 processors on nodes nid001\n")
+    assert slurm.test(Path("/x")) == "Job 12 to start at 2026-11-22T10:37:14 using 2 processors on nodes nid001"
+    cluster.refuses("sbatch", "allocation failure: Node count specification invalid\n")
+    with pytest.raises(LaunchError, match=r"\(exit 1\): Node count specification invalid; ask for fewer nodes"):
+        slurm.test(Path("/x"))
+
+
+def test_an_sbatch_that_prints_something_else_is_an_error(cluster: Cluster, slurm: Slurm, plan: FarmPlan):
     cluster.says("sbatch", "Submitted batch job 4242\n")
     with pytest.raises(LaunchError, match="where a job id was expected"):
-        Slurm().submit(Path("/x/farm.sbatch"), plan)
+        slurm.submit(Path("/x/farm.sbatch"), plan)
 
 
 def test_without_slurm_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: FarmPlan):
@@ -165,48 +218,285 @@ def test_without_slurm_the_message_says_what_to_do(tmp_path: Path, monkeypatch: 
         pytest.fail("an empty PATH has an sbatch")
     with pytest.raises(MissingComponent, match=r"sbatch is not on PATH; run this where .* cluster\.scheduler"):
         Slurm().submit(Path("/x/farm.sbatch"), plan)
+    with pytest.raises(MissingComponent, match="squeue is not on PATH"):
+        Slurm().info("42")
 
 
-def test_a_job_in_the_queue_is_not_asked_for_again(cluster: Cluster):
-    assert Slurm().state("4242") is JobState.RUNNING
-    assert [call[0] for call in cluster.calls()] == ["squeue"]
+def test_own_words_says_each_thing_once():
+    assert own_words("squeue: error: down\nsqueue: error: down\n") == "down"
+    assert own_words("") == "it gave no reason"
+    assert next_step("?", otherwise="look") == "look"
 
 
-def test_a_job_that_left_the_queue_is_asked_from_the_accounting(cluster: Cluster):
-    cluster.says("squeue", "4300 RUNNING\n")
-    cluster.says("sacct", SACCT)
-    assert Slurm().state("4243") is JobState.CANCELLED
-    assert [call[0] for call in cluster.calls()] == ["squeue", "sacct"]
-    assert "--jobs=4243" in cluster.calls()[1]
+# --- how the queue is asked
 
 
-def test_a_queue_that_cannot_be_asked_is_not_an_empty_one(cluster: Cluster):
-    cluster.refuses("squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n")
-    cluster.says("sacct", "4242|RUNNING\n")
-    assert Slurm().state("4242") is JobState.RUNNING
+def test_the_queue_is_asked_as_json_first(cluster: Cluster, jobs: SlurmJobs):
+    cluster.says("squeue-json", json_queue((4242, "RUNNING", UID)))
+    assert jobs.info("4242").state is JobState.RUNNING
+    assert [call[1:] for call in cluster.calls()] == [["--me", "--states=all", "--json"]]
 
 
-@pytest.mark.parametrize("accounting", ["", "4300|COMPLETED\n"])
-def test_what_neither_knows_stays_unknown(cluster: Cluster, accounting: str):
+@pytest.mark.parametrize("broken", [None, "{", DOWN_JSON, "squeue: error: no JSON here"])
+def test_where_json_is_missing_or_broken_lines_are_asked_and_from_then_on(
+    broken: str | None, cluster: Cluster, jobs: SlurmJobs, clock: Clock
+):
+    if broken is not None:
+        cluster.says("squeue-json", broken)
+    info = jobs.info("4242")
+    assert (info.state, info.nodes, info.time_left) == (JobState.RUNNING, ("nid001", "nid002"), 29 * 60 + 36)
+    clock.sleep(6)
+    jobs.info("4242")
+    assert ["--json" in call for call in cluster.calls()] == [True, False, False]
+
+
+def test_a_slurm_that_sends_everybodys_jobs_as_json_is_asked_so_once(cluster: Cluster, jobs: SlurmJobs, clock: Clock):
+    cluster.says("squeue-json", json_queue((4242, "RUNNING", UID), (1, "RUNNING", UID + 1)))
+    assert jobs.info("4242").state is JobState.RUNNING
+    clock.sleep(6)
+    assert jobs.info("4242").state is JobState.RUNNING
+    assert ["--json" in call for call in cluster.calls("squeue")] == [True, False]
+
+
+def test_many_jobs_and_many_looks_are_one_question(cluster: Cluster, jobs: SlurmJobs, clock: Clock):
+    cluster.says("squeue-json", json_queue((1, "RUNNING", UID), (2, "PENDING", UID)))
+    for _ in range(10):
+        assert (jobs.info("1").state, jobs.info("2").state) == (JobState.RUNNING, JobState.PENDING)
+        clock.sleep(0.4)
+    assert len(cluster.calls()) == 1
+    clock.sleep(5)
+    jobs.info("1")
+    assert len(cluster.calls()) == 2
+
+
+def test_a_job_that_is_new_is_asked_for_at_once(cluster: Cluster, jobs: SlurmJobs):
+    cluster.says("squeue-json", json_queue((1, "RUNNING", UID)))
+    jobs.info("1")
+    cluster.says("squeue-json", json_queue((1, "RUNNING", UID), (2, "PENDING", UID)))
+    assert jobs.info("2").state is JobState.PENDING
+
+
+def test_slurm_is_asked_for_times_without_a_zone(cluster: Cluster, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
+    program = cluster.folder / "tell"
+    program.write_text("#!/bin/sh\nprintenv SLURM_TIME_FORMAT\n")
+    program.chmod(0o755)
+    assert ask([str(program)]).stdout == "%s\n"
+
+
+# --- what is not known
+
+
+def test_a_queue_that_cannot_be_asked_is_not_an_empty_one(cluster: Cluster, jobs: SlurmJobs, clock: Clock):
+    cluster.says("squeue-json", DOWN_JSON)
+    cluster.refuses("squeue", DOWN)
+    cluster.says("sacct", account(4242, "NODE_FAIL"))
+    info = jobs.info("4242")
+    assert (info.state, info.reason) == (
+        JobState.UNKNOWN,
+        "Unable to contact slurm controller (connect failure)",
+    )
+    assert not cluster.calls("sacct")
+    cluster.says("squeue", line(4242, "RUNNING"))
+    clock.sleep(6)
+    assert jobs.info("4242").state is JobState.RUNNING
+
+
+def test_a_job_that_left_the_queue_is_asked_from_the_accounting_once(cluster: Cluster, jobs: SlurmJobs, clock: Clock):
+    cluster.says("squeue", line(4300, "RUNNING"))
+    cluster.says("sacct", account(4243, "CANCELLED by 0"))
+    for _ in range(3):
+        assert jobs.info("4243").state is JobState.CANCELLED
+        clock.sleep(6)
+    assert len(cluster.calls("sacct")) == 1
+    assert "--jobs=4243" in cluster.calls("sacct")[0]
+    cluster.says("sacct", account(4244, "COMPLETED"))
+    assert jobs.info("4244").state is JobState.COMPLETED
+    assert "--jobs=4244" in cluster.calls("sacct")[1]
+
+
+@pytest.mark.parametrize("accounting", ["", account(4300, "COMPLETED")])
+def test_what_neither_knows_stays_unknown(cluster: Cluster, jobs: SlurmJobs, accounting: str):
     cluster.says("squeue", "")
     cluster.says("sacct", accounting)
-    assert Slurm().state("4242") is JobState.UNKNOWN
+    assert jobs.info("4242") == JobInfo(id="4242", state=JobState.UNKNOWN, reason="neither squeue nor sacct knows it")
 
 
-def test_without_accounting_it_stays_unknown(cluster: Cluster):
+def test_without_accounting_it_stays_unknown(cluster: Cluster, jobs: SlurmJobs):
     cluster.says("squeue", "")
     cluster.refuses("sacct", "Slurm accounting storage is disabled\n")
-    assert Slurm().state("4242") is JobState.UNKNOWN
+    info = jobs.info("4242")
+    assert (info.state, info.reason) == (
+        JobState.UNKNOWN,
+        "it has left the queue, and sacct says: Slurm accounting storage is disabled",
+    )
 
 
-def test_cancel_drains_or_does_not(cluster: Cluster):
-    Slurm().cancel("4242")
-    Slurm().cancel("4242", drain=False)
-    assert cluster.calls() == [["scancel", "4242"], ["scancel", "--signal=USR1", "4242"]]
+def test_a_job_that_the_accounting_calls_running_and_the_queue_has_not_is_unknown(cluster: Cluster, jobs: SlurmJobs):
+    cluster.says("squeue", "")
+    cluster.says("sacct", account(4242, "RUNNING"))
+    info = jobs.info("4242")
+    assert (info.state, info.reason) == (
+        JobState.UNKNOWN,
+        "it has left the queue, and the accounting still calls it RUNNING",
+    )
 
 
-def test_a_refused_cancel_is_one_line(cluster: Cluster):
-    cluster.refuses("scancel", "scancel: error: Kill job error on job id 4242: Invalid job id specified\n")
-    with pytest.raises(LaunchError, match=r"scancel refused job 4242 \(exit 1\): .* Invalid job id") as caught:
-        Slurm().cancel("4242")
+def test_a_requeued_job_is_what_the_queue_says():
+    queued = JobInfo(id="1", state=JobState.PENDING, reason="BeginTime")
+    assert settle("1", queued, JobInfo(id="1", state=JobState.NODE_FAIL)) is queued
+
+
+def test_a_job_that_failed_for_want_of_memory_says_so(cluster: Cluster, jobs: SlurmJobs):
+    cluster.says("squeue", line(4242, "FAILED"))
+    cluster.says("sacct", account(4242, "FAILED") + account(4242, "OUT_OF_MEMORY", step=".0"))
+    info = jobs.info("4242")
+    assert (info.state, info.reason) == (JobState.OUT_OF_MEMORY, "step 4242.0 ran out of memory")
+
+
+def test_a_job_of_another_user_is_told_as_such(cluster: Cluster, jobs: SlurmJobs):
+    cluster.says("squeue", "")
+    cluster.says("sacct", account(4242, "RUNNING", uid=UID + 1))
+    assert jobs.info("4242").reason == f"it is a job of another user, uid {UID + 1}"
+
+
+def test_a_slow_slurm_does_not_hold_the_caller_up(cluster: Cluster, clock: Clock):
+    jobs = SlurmJobs(ask, max_age=5, trust=30, patience=0.05, clock=clock)
+    assert jobs.info("4242").state is JobState.RUNNING
+    cluster.hangs("squeue")
+    clock.sleep(6)
+    assert jobs.info("4242").state is JobState.RUNNING
+    clock.sleep(30)
+    info = jobs.info("4242")
+    assert (info.state, info.reason) == (JobState.UNKNOWN, "Slurm has not answered for 36 s")
+    asked = len(cluster.calls())
+    jobs.info("4242")
+    assert len(cluster.calls()) == asked
+    cluster.hangs("squeue", hang=False)
+    until(lambda: jobs.info("4242").state is JobState.RUNNING, what="RUNNING")
+
+
+# --- pyslurm
+
+
+def install_pyslurm(folder: Path, *, version: str, code: str) -> None:
+    (folder / f"pyslurm-{version}.dist-info").mkdir()
+    (folder / f"pyslurm-{version}.dist-info" / "METADATA").write_text(f"Name: pyslurm\nVersion: {version}\n")
+    (folder / "pyslurm.py").write_text(code)
+
+
+LIBRARY = """
+import os, types
+class Jobs:
+    @staticmethod
+    def load():
+        one = types.SimpleNamespace(id=7, user_id=os.getuid(), state="RUNNING", state_reason="None", name="exatrkx",
+            allocated_nodes="nid[001-002]", submit_time=1795329367, start_time=1795329367, end_time=1795330567,
+            time_limit=20)
+        return {7: one, 8: types.SimpleNamespace(id=8, user_id=os.getuid() + 1)}
+"""
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(__import__("sys").modules, "pyslurm", raising=False)
+    return folder
+
+
+def version(cluster: Cluster, text: str) -> None:
+    (cluster.folder / "squeue-version.out").write_text(text)
+
+
+def test_a_library_that_fits_is_asked_instead(cluster: Cluster, jobs: SlurmJobs, library: Path):
+    install_pyslurm(library, version="25.11.0", code=LIBRARY)
+    version(cluster, "slurm 25.11.2\n")
+    assert jobs.info("7") == JobInfo(
+        id="7",
+        state=JobState.RUNNING,
+        nodes=("nid001", "nid002"),
+        time_left=1795330567 - 1795329392,
+        name="exatrkx",
+        submit=1795329367,
+        start=1795329367,
+    )
+    assert cluster.calls() == [["squeue", "--version"]]
+
+
+@pytest.mark.parametrize("code", ["raise ImportError('libslurm.so.44')", "", LIBRARY.replace("load", "lode")])
+def test_a_library_that_fails_is_passed_over(cluster: Cluster, jobs: SlurmJobs, library: Path, code: str):
+    install_pyslurm(library, version="25.11.0", code=code)
+    version(cluster, "slurm 25.11.2\n")
+    assert jobs.info("4242").state is JobState.RUNNING
+
+
+def test_a_library_of_another_release_is_not_even_imported(cluster: Cluster, jobs: SlurmJobs, library: Path):
+    install_pyslurm(library, version="25.11.0", code="import os; os._exit(3)")
+    version(cluster, "slurm-wlm 22.05.8\n")
+    assert jobs.info("4242").state is JobState.RUNNING
+
+
+# --- cancel
+
+
+def scancels(cluster: Cluster) -> list[list[str]]:
+    return [call[1:] for call in cluster.calls("scancel")]
+
+
+@pytest.mark.parametrize(("drain", "signal"), [(True, "TERM"), (False, "USR1")])
+def test_cancel_tells_the_batch_script_alone(cluster: Cluster, slurm: Slurm, drain: bool, signal: str):
+    slurm.cancel("4242", drain=drain)
+    assert scancels(cluster) == [["--batch", f"--signal={signal}", "4242"]]
+
+
+def test_a_job_that_does_not_drain_in_time_is_cancelled(cluster: Cluster, slurm: Slurm):
+    cluster.says("squeue", line(4242, "RUNNING"))
+    with pytest.raises(LaunchError, match=r"job 4242 is still RUNNING 60 s after scancel; 'scontrol show job 4242'"):
+        slurm.cancel("4242")
+    assert scancels(cluster) == [["--batch", "--signal=TERM", "4242"], ["4242"]]
+
+
+def test_a_pending_job_has_no_script_to_tell(cluster: Cluster, slurm: Slurm, monkeypatch: pytest.MonkeyPatch):
+    cluster.says("squeue", line(4242, "PENDING"))
+    program = cluster.folder / "scancel"
+    program.write_text(f'#!/bin/sh\necho "$@" >>{cluster.folder}/said\nrm {cluster.folder}/squeue.out\n')
+    program.chmod(0o755)
+    (cluster.folder / "cancelled").touch()
+    monkeypatch.setenv("PATH", f"{cluster.folder}{os.pathsep}{os.environ['PATH']}")
+    slurm.cancel("4242")
+    assert (cluster.folder / "said").read_text() == "4242\n"
+
+
+def test_a_job_that_is_over_is_left_alone(cluster: Cluster, slurm: Slurm):
+    cluster.says("squeue", "")
+    cluster.says("sacct", account(4242, "COMPLETED"))
+    slurm.cancel("4242")
+    assert scancels(cluster) == []
+
+
+def test_a_job_that_does_not_exist_is_an_error_though_scancel_is_silent(cluster: Cluster, slurm: Slurm):
+    cluster.says("squeue", "")
+    with pytest.raises(LaunchError, match=r"^job 999: neither squeue nor sacct knows it; 'squeue --me --states=all'"):
+        slurm.cancel("999")
+
+
+@pytest.mark.parametrize(
+    ("printed", "message"),
+    [
+        (
+            "scancel: error: Kill job error on job id 4242: Access/permission denied\n",
+            r"scancel refused job 4242 \(exit 1\): Access/permission denied; it is not a job of yours",
+        ),
+        (
+            "scancel: error: Kill job error on job id 4242: Unable to contact slurm controller (connect failure)\n",
+            r"\(exit 1\): Unable to contact slurm controller \(connect failure\); Slurm's controller does not answer",
+        ),
+    ],
+)
+def test_a_refused_cancel_is_one_line(cluster: Cluster, slurm: Slurm, printed: str, message: str):
+    cluster.refuses("scancel", printed)
+    with pytest.raises(LaunchError, match=message) as caught:
+        slurm.cancel("4242")
     assert "\n" not in str(caught.value)

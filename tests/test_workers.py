@@ -18,14 +18,23 @@ from fakes.running import fake_triton, free_port
 from triton_helper import running_triton
 
 from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import ConfigError, EndpointError, IncompleteRun, InputError, ModelError, OutputError
+from exatrkx_hpc.errors import (
+    ConfigError,
+    EndpointError,
+    IncompleteRun,
+    InputError,
+    MissingComponent,
+    ModelError,
+    OutputError,
+)
 from exatrkx_hpc.measure.metrics import fetch, model_times, stage_shares
 from exatrkx_hpc.models.build import build
-from exatrkx_hpc.process import run, spawn
+from exatrkx_hpc.process import kill_session, run, spawn
 from exatrkx_hpc.work.coordinator import Coordinator
 from exatrkx_hpc.work.endpoint import Endpoint
-from exatrkx_hpc.work.events import find_events, read_hits, read_labels
+from exatrkx_hpc.work.events import EventFile, find_events, read_hits, read_labels
 from exatrkx_hpc.work.report import read_report
+from exatrkx_hpc.work.slot import Slot
 from exatrkx_hpc.work.worker import Task
 from exatrkx_hpc.work.workers import Settings, StoppedRun, run_clients
 
@@ -101,8 +110,61 @@ def test_results_of_an_earlier_run_are_overwritten_and_its_leftovers_removed(set
     assert assert_whole(run_settings.events, run_settings.labels) == 1
 
 
+def earlier_labels(run_settings: Settings) -> None:
+    """Leave what an earlier run may have left: labels of every event, and a report."""
+    run_settings.labels.mkdir(parents=True)
+    for event in find_events(run_settings.events):
+        (run_settings.labels / f"{event.name}.csv").write_text("9\n9\n")
+    run_settings.report.write_text("{}")
+
+
+def test_the_labels_of_another_set_stay(settings):
+    run_settings = settings(sizes=[3], workers=1)
+    earlier_labels(run_settings)
+    (run_settings.labels / "another_7.csv").write_text("9\n")
+    run_clients(run_settings)
+    assert sorted(file.name for file in run_settings.labels.iterdir()) == ["another_7.csv", "evt_0.csv"]
+    assert (run_settings.labels / "another_7.csv").read_text() == "9\n"
+
+
+def test_an_endpoint_that_is_not_ready_costs_no_earlier_result(settings):
+    run_settings = settings(sizes=[3], server=f"127.0.0.1:{free_port()}")
+    earlier_labels(run_settings)
+    with pytest.raises(EndpointError):
+        run_clients(run_settings)
+    assert (run_settings.labels / "evt_0.csv").read_text() == "9\n9\n"
+    assert run_settings.report.read_text() == "{}"
+
+
+def test_labels_that_cannot_be_removed_end_the_run_with_one_line(settings):
+    run_settings = settings(sizes=[3])
+    (run_settings.labels / "evt_0.csv").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"cannot use .*out for results: .*evt_0\.csv\); choose another -o"):
+        run_clients(run_settings)
+
+
+def test_two_runs_do_not_share_a_folder(settings, tmp_path):
+    with fake_triton("--delay", "0.05") as fake:
+        run_settings = settings(sizes=[50] * 2000, server=fake.server)
+        with driver(run_settings, tmp_path / "log") as child:
+            wait_for(lambda: run_settings.labels.is_dir() and len(list(run_settings.labels.iterdir())) > 5)
+            part = run_settings.labels / ".evt_1.csv.of_the_first"
+            part.write_text("")
+            with pytest.raises(OutputError, match=r"another run-clients writes to .*/out; wait for its end, or choose"):
+                run_clients(run_settings)
+            assert part.exists() and child.returncode() is None
+            child.send(signal.SIGTERM)
+            assert child.wait(20) == IncompleteRun.exit_code
+        done = len(list(run_settings.labels.iterdir()))
+        assert 5 < read_report(run_settings.report).done == done
+    for extra in list(run_settings.events.iterdir())[1:]:
+        extra.unlink()
+    assert run_clients(settings()).done == 1
+
+
 def test_a_bad_event_fails_alone_and_is_named(settings):
     run_settings = settings(sizes=[3] * 6)
+    earlier_labels(run_settings)
     (run_settings.events / "evt_2.csv").write_text("1,2,3\n1,nan,3\n")
     (run_settings.events / "evt_4.csv").write_text("1,2\n")
     report = run_clients(run_settings)
@@ -111,6 +173,7 @@ def test_a_bad_event_fails_alone_and_is_named(settings):
         ("evt_2", "input"),
         ("evt_4", "input"),
     ]
+    assert assert_whole(run_settings.events, run_settings.labels) == 4
     assert any("evt_2.csv:2: nan is not finite" in failed.reason for failed in report.failed)
     with pytest.raises(IncompleteRun, match=r"4 of 6 events have labels; first failure: evt_"):
         report.check()
@@ -168,10 +231,14 @@ def test_workers_that_die_each_time_end_the_run(settings, number):
     over = threading.Event()
 
     def kill_all():
+        seen = set()  # one that has only just begun may have no event yet
         while not over.wait(0.05):
-            for worker in workers_of(os.getpid()):
+            living = workers_of(os.getpid())
+            for worker in living:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    worker.kill()
+                    if worker in seen:
+                        worker.kill()
+            seen = set(living)
 
     killer = threading.Thread(target=kill_all)
     with fake_triton("--delay", "600") as fake:
@@ -190,12 +257,136 @@ def test_workers_that_die_each_time_end_the_run(settings, number):
             killer.join()
 
 
+@pytest.fixture
+def fake_worker(tmp_path, monkeypatch):
+    """Let the workers be another program: `text`, a script of Python or of sh."""
+    begun = []
+
+    def make(text: str) -> None:
+        program = tmp_path / "python"
+        program.write_text(f"{text}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+        begun.append(tmp_path / "sessions")
+
+    yield make
+    for sessions in begun:
+        for session in sessions.read_text().split() if sessions.exists() else ():
+            kill_session(int(session))
+
+
+TELLS_NOTHING = f"""#!{sys.executable}
+import json, os, signal, sys
+task, event = (json.loads(sys.stdin.readline()) for _ in range(2))
+with open(f"{{task['labels']}}/{{event['name']}}.csv", "w") as file:
+    file.write("1\\n1\\n1\\n")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_an_event_that_is_given_up_has_no_labels(settings, fake_worker):
+    run_settings = settings(sizes=[3], workers=1)
+    fake_worker(TELLS_NOTHING)
+    report = run_clients(run_settings)
+    assert [failed.kind for failed in report.failed] == ["worker"]
+    assert list(run_settings.labels.iterdir()) == []
+
+
+# Its stdout stays open after its death, as if a call of the kernel held it.
+DEAF = """#!/bin/sh
+echo $$ >> "$(dirname "$0")/sessions"
+sleep 600 &
+exec sleep 600
+"""
+
+
+def within(seconds, work):
+    return asyncio.run(asyncio.wait_for(work, seconds))
+
+
+def test_a_worker_that_hangs_with_an_open_pipe_is_given_up(tmp_path, fake_worker):
+    async def ask():
+        slot = Slot(grace=0.3)
+        await slot.start(Task(server="h:1", model="m", labels="", in_flight=1, request_timeout=1, patience=1))
+        slot.give(EventFile(name="e", path=tmp_path / "e.csv"))
+        return await slot.answer(longest=0.3), await slot.ended()
+
+    fake_worker(DEAF)
+    assert within(60, ask()) == (b"", -signal.SIGKILL)
+
+
+def test_a_worker_that_says_no_more_but_does_not_end_is_killed(fake_worker):
+    async def ask():
+        slot = Slot(grace=0.3)
+        await slot.start(Task(server="h:1", model="m", labels="", in_flight=1, request_timeout=1, patience=1))
+        return await slot.answer(longest=60), await slot.ended(), slot.alive
+
+    fake_worker("#!/bin/sh\nexec sleep 600 >&-")
+    assert within(60, ask()) == (b"", -signal.SIGKILL, False)
+
+
+def test_a_run_ends_whatever_its_workers_do(tmp_path, fake_worker):
+    async def stopped():
+        coordinator = make_coordinator("127.0.0.1:1", tmp_path, events=4, workers=2, show=print, grace=0.5)
+        asyncio.get_running_loop().call_later(1.0, coordinator.stop, "enough")
+        await coordinator.run()
+        return coordinator.report()
+
+    fake_worker(DEAF)
+    report = within(60, stopped())
+    assert (report.stopped, report.not_tried) == ("enough", 4)
+
+
+def test_a_python_that_is_not_there_is_named(settings, monkeypatch):
+    run_settings = settings(sizes=[3])
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(MissingComponent, match=r"cannot start a worker: .*No such file.*/nowhere/python"):
+        run_clients(run_settings)
+    assert read_report(run_settings.report).not_tried == 1
+
+
+NO_FILE_LEFT = """
+import os, resource, signal, sys
+from pathlib import Path
+import psutil
+from exatrkx_hpc.errors import ExatrkxError
+from exatrkx_hpc.work.workers import Settings, run_clients
+
+killed = []
+
+def kill_one(tally):
+    if tally.done >= 5 and not killed:
+        workers = psutil.Process().children()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        killed.append(workers[0].pid)
+        os.kill(killed[0], signal.SIGKILL)
+
+server, events, out = sys.argv[1:]
+try:
+    run_clients(Settings(server=server, events=Path(events), out=Path(out), workers=2), kill_one)
+except ExatrkxError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+def test_a_worker_that_cannot_be_replaced_ends_the_run_with_one_line(settings):
+    with fake_triton("--delay", "0.05") as fake:
+        run_settings = settings(sizes=[5] * 400, server=fake.server)
+        words = [run_settings.server, str(run_settings.events), str(run_settings.out)]
+        done = run([sys.executable, "-c", NO_FILE_LEFT, *words], timeout=60)
+    assert done.returncode == ConfigError.exit_code, done.stderr
+    assert done.stderr == "cannot start a worker (Too many open files); lower -n\n"
+    assert 5 <= assert_whole(run_settings.events, run_settings.labels) < 400
+
+
 # Endpoints that fail
 
 
 def test_an_endpoint_that_stays_dead_stops_the_run_instead_of_failing_event_by_event(settings):
     with fake_triton("--die-after", "10") as fake:
         run_settings = settings(sizes=[5] * 200, server=fake.server, patience=1.0, in_flight=2)
+        earlier_labels(run_settings)
         with pytest.raises(
             StoppedRun, match=r"no labels came from 127\.0\.0\.1:\d+ for \d+ s \(nothing answers"
         ) as caught:

@@ -13,8 +13,9 @@ from exatrkx_hpc.cli.demo_command import demo
 from exatrkx_hpc.cli.event_commands import events_app
 from exatrkx_hpc.cli.farm_commands import deploy, monitor, stop
 from exatrkx_hpc.cli.model_commands import models_app
+from exatrkx_hpc.cli.site_commands import clean, doctor, logs, setup, status
 from exatrkx_hpc.cli.work_commands import metrics, run_clients
-from exatrkx_hpc.errors import ExatrkxError
+from exatrkx_hpc.errors import ExatrkxError, OutputError
 from exatrkx_hpc.signals import stop_on_sigterm
 
 app = typer.Typer(
@@ -46,6 +47,11 @@ app.command()(monitor)
 app.command(name="run-clients")(run_clients)
 app.command()(metrics)
 app.command()(stop)
+app.command()(status)
+app.command()(logs)
+app.command()(setup)
+app.command()(doctor)
+app.command()(clean)
 app.add_typer(models_app, name="models")
 app.add_typer(events_app, name="events")
 
@@ -60,3 +66,6 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as error:  # a full disk, a folder that may not be written: whatever has no line of its own
+        print(f"exatrkx-hpc: {error}", file=sys.stderr)
+        sys.exit(OutputError.exit_code)

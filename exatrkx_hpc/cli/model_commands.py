@@ -1,8 +1,10 @@
-"""`models build`, `models check`, `models train`."""
+"""`models build`, `models check`, `models pack-env`, `models train`."""
 
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,9 +13,11 @@ import typer
 from exatrkx_hpc.assets import asset
 from exatrkx_hpc.cli.options import Json, Quiet
 from exatrkx_hpc.cli.progress import stages
-from exatrkx_hpc.errors import ModelError, OutputError
+from exatrkx_hpc.errors import MissingComponent, ModelError, OutputError
 from exatrkx_hpc.models.build import build as build_repository
 from exatrkx_hpc.models.check import check as check_repository
+from exatrkx_hpc.models.pack_env import NEEDED, pack_environment
+from exatrkx_hpc.tracking.constants import DEFAULT_SEED, NETWORK_NAMES
 
 models_app = typer.Typer(help="Build, check and train model repositories.", no_args_is_help=True)
 
@@ -58,6 +62,19 @@ def check(repository: Annotated[Path, typer.Argument(help="The repository's fold
         typer.echo(f"{repository}: no fault found")
 
 
+@models_app.command("pack-env", epilog="Example: exatrkx-hpc models pack-env --out environment --package torch")
+def pack_env(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write, or an archive NAME.tar.gz.")],
+    python: Annotated[
+        Path | None, typer.Option("--python", help="The Python whose packages are taken; default: this one.")
+    ] = None,
+    package: Annotated[list[str] | None, typer.Option("--package", help="A further package, such as torch.")] = None,
+) -> None:
+    """Pack Python, numpy and scipy into an environment that the models can use inside a container."""
+    packed = pack_environment(out, python=python or Path(sys.executable), packages=(*NEEDED, *(package or ())))
+    typer.echo(f"{out}: Python {packed.python}, {packed.libc} or newer, {len(packed.packages)} package(s)")
+
+
 @models_app.command(epilog="Example: exatrkx-hpc models train --out models --seed 1")
 def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="The repository that gets the weights.")],
@@ -67,13 +84,33 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train the three networks on synthetic events and write their weights; minutes on two cores."""
-    from exatrkx_hpc.tracking import training
-    from exatrkx_hpc.tracking.constants import DEFAULT_SEED
-
+    try:
+        from exatrkx_hpc.tracking import training
+    except ImportError as error:
+        raise MissingComponent(
+            f"models train needs PyTorch and SciPy ({error}); pip install 'exatrkx-hpc[train]'"
+        ) from error
+    _refuse_unwritable(out)  # now, not after minutes of training
     with stages(quiet=quiet) as show:
         networks = training.train(seed=DEFAULT_SEED if seed is None else seed, on_progress=show)
     try:
         training.save(networks, out)
-    except OSError as error:
-        raise OutputError(f"the weights cannot be written to {out}: {error.strerror}") from error
+    except (OSError, RuntimeError) as error:  # PyTorch says RuntimeError for a full disk
+        raise _unwritable(out, error) from error
     typer.echo(f"weights written to {out}, sha256 of their values {training.hash_state(networks)}")
+
+
+def _refuse_unwritable(out: Path) -> None:
+    try:
+        for name in NETWORK_NAMES:
+            folder = out / name / "1"
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError | RuntimeError) -> OutputError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
+    return OutputError(f"the weights cannot be written to {out}: {reason}; make room, or choose another --out")

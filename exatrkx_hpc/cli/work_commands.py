@@ -13,6 +13,7 @@ import typer
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.config import Farm
+from exatrkx_hpc.errors import EndpointError
 from exatrkx_hpc.measure import metrics as measure
 from exatrkx_hpc.measure.record import append_csv
 from exatrkx_hpc.work.report import progress_bar, render_table
@@ -78,16 +79,20 @@ def metrics(
 ) -> None:
     """Print each model's requests and mean times: request, queue, input, compute, output.
 
-    With --watch each table but the first covers the time since the one before. Without --server, all servers
-    of the running farm are summed.
+    With --watch each table but the first covers the time since the one before. Without --server, all ready
+    servers of the running farm are summed, with --watch those that are ready each time.
 
     Example: exatrkx-hpc metrics --server 127.0.0.2:8002 --watch 5 --csv times.csv
     """
-    addresses = server or _servers_of(resolved(config, site=site, run_root=run_root).farm)
-    earlier: list[measure.Snapshot] = []
+    farm = None if server else resolved(config, site=site, run_root=run_root).farm
+    earlier: dict[str, measure.Snapshot] = {}
     while True:
-        snapshots = [measure.fetch(address) for address in addresses]
-        times = measure.fleet_times(snapshots, earlier)
+        snapshots, silent = measure.fetch_fleet(_servers_of(farm) if farm is not None else server or ())
+        if silent and watch is None:
+            raise silent[0]  # totals without one server would pass for those of all
+        for error in silent:
+            say(f"left out: {error}")
+        times = measure.fleet_times(snapshots, earlier.values())
         if csv is not None:
             append_csv(csv, times, at=time.time())
         if as_json:
@@ -96,9 +101,16 @@ def metrics(
             console().print(measure.render_table(times))
         if watch is None:
             return
-        earlier = snapshots
+        # What a server counted while it was silent belongs to the round in which it answers again.
+        earlier |= {snapshot.url: snapshot for snapshot in snapshots}
         time.sleep(watch)
 
 
 def _servers_of(farm: Farm) -> list[str]:
-    return list(story.endpoint_record(farm).metrics.values())
+    """Return the metrics addresses of the farm's ready servers; raises EndpointError when there is none."""
+    record = story.endpoint_record(farm)
+    if not record.metrics:
+        raise EndpointError(
+            f"no server of job {record.job} is ready; see what 'exatrkx-hpc monitor' says, or name one with --server"
+        )
+    return list(record.metrics.values())

@@ -13,13 +13,18 @@ _PROBES_AT_ONCE = 64
 
 
 def is_ready(record: ServerRecord, timeout: float) -> bool:
-    """Return whether the server answers within `timeout` seconds that it and its models are ready."""
-    url = f"http://{record.address}:{record.http_port}/v2/health/ready"
+    """Return whether the server answers within `timeout` seconds that it and its models are ready.
+
+    Another server at its address, left over or of another farm, is not it: Triton says its own name.
+    """
+    base = f"http://{record.address}:{record.http_port}/v2"
     try:
         with requests.Session() as session:
             session.trust_env = False  # a site's web proxy has no way to a compute node
-            return bool(session.get(url, timeout=timeout).ok)
-    except requests.RequestException:
+            if not session.get(f"{base}/health/ready", timeout=timeout).ok:
+                return False
+            return bool(session.get(base, timeout=timeout).json()["name"] == record.instance)
+    except (requests.RequestException, ValueError, KeyError, TypeError):
         return False
 
 

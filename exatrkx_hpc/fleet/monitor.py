@@ -53,7 +53,7 @@ class Monitor:
         self._run_dir = run_dir
         self._job_state = job_state
         self._settings = settings
-        self._tell = tell
+        self.tell = tell
         self._view = View(job=JobState.UNKNOWN, members=())
         self._host = balancer.host
         self._plan = BalancerPlan(
@@ -65,6 +65,7 @@ class Monitor:
         self._balancer = Balancer(run_dir / "nginx", self._plan)
         self._store = self._make_store()
         self._applied: tuple[str, ...] | None = None
+        self._troubles: dict[str, str] = {}
         self._scraped: tuple[str, ...] | None = None
 
     @property
@@ -124,18 +125,26 @@ class Monitor:
         return now
 
     def _apply(self, view: View) -> None:
+        """Apply what has changed; what cannot be done now is said, and tried again at the next look."""
+        for part, step in (("balancer", self._balance), ("prometheus", self._scrape)):
+            try:
+                step(view)
+                self._troubles.pop(part, None)
+            except (EndpointError, OSError) as error:
+                said = f"{error.strerror} below {self._run_dir}" if isinstance(error, OSError) else str(error)
+                if self._troubles.get(part) != said:
+                    self.tell(f"{part}: {said}")
+                self._troubles[part] = said
+
+    def _balance(self, view: View) -> None:
         if not self._balancer.alive():
-            self._tell(f"balancer: nginx has ended; starts again on {self.endpoint}")
+            self.tell(f"balancer: nginx has ended; starts again on {self.endpoint}")
             self._balancer.start(view.ready)
         wanted = tuple(member.grpc for member in view.ready)
         if wanted != self._applied:
-            try:
-                self._balancer.update(view.ready)
-            except EndpointError as error:
-                self._tell(f"balancer: {error}")
-            self._applied = wanted
+            self._balancer.update(view.ready)
             self._write_endpoint(view)
-        self._scrape(view)
+            self._applied = wanted
 
     def _scrape(self, view: View) -> None:
         """Prometheus starts with the first ready server and follows the others."""
@@ -143,9 +152,12 @@ class Monitor:
             return
         # A server that does not answer stays a target, so that Prometheus too can tell that it is down.
         targets = tuple(m for m in view.members if m.state != "starting" and m.record.state != "gone")
+        if self._scraped is not None and not self._store.alive():
+            self.tell("prometheus: it has ended; starts again")
+            self._scraped = None
         if self._scraped is None and view.ready:
             self._store.start(targets)
-            self._tell(f"prometheus: http://{self._store.address}")
+            self.tell(f"prometheus: http://{self._store.address}")
         elif self._scraped is not None and _names(targets) != self._scraped:
             self._store.update(targets)
         else:
@@ -154,9 +166,9 @@ class Monitor:
 
     def _report(self, before: View, view: View) -> None:
         for member in changes(before.members, view.members):
-            self._tell(f"{member.name}: {member.state} ({member.note}), {len(view.ready)} ready")
+            self.tell(f"{member.name}: {member.state} ({member.note}), {len(view.ready)} ready")
         if view.job is not before.job:
-            self._tell(f"job: {view.job.value}")
+            self.tell(f"job: {view.job.value}")
 
     def _write_endpoint(self, view: View) -> None:
         write_endpoint(

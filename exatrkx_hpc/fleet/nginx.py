@@ -13,9 +13,10 @@ from pathlib import Path
 
 from exatrkx_hpc.errors import EndpointError, ExatrkxError
 from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.fleet.leftovers import end_leftover
 from exatrkx_hpc.fleet.membership import Member
 from exatrkx_hpc.ports import port_trouble
-from exatrkx_hpc.process import Child, find_program, kill_session, run, spawn
+from exatrkx_hpc.process import Child, find_program, run, spawn
 from exatrkx_hpc.templates import render
 
 _REMEDY = "load its module, install nginx, or pip install 'exatrkx-hpc[local]'"
@@ -55,7 +56,6 @@ def render_main(plan: BalancerPlan, *, version: tuple[int, ...]) -> str:
         grpc_listen=f"{plan.host}:{plan.grpc_port}{'' if modern else ' http2'}",
         http_listen=f"{plan.host}:{plan.http_port}",
         http2_directive=modern,
-        access_log="off",
     )
 
 
@@ -153,8 +153,4 @@ class Balancer:
     def _stop_leftover(self) -> None:
         """End what is left of an earlier nginx of this folder: a killed master's workers keep the port."""
         self.stop(grace=0.0)
-        with contextlib.suppress(OSError, ValueError):
-            pid = int((self._folder / "nginx.pid").read_text())
-            master = Path(f"/proc/{pid}/cmdline")
-            if not master.exists() or str(self._folder).encode() in master.read_bytes():
-                kill_session(pid)
+        end_leftover(self._folder / "nginx.pid", program="nginx", mark=str(self._folder))

@@ -13,6 +13,7 @@ import requests
 from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import EndpointError
 from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.fleet.leftovers import end_leftover
 from exatrkx_hpc.fleet.membership import Member
 from exatrkx_hpc.ports import port_trouble
 from exatrkx_hpc.process import Child, find_program, run, spawn
@@ -62,6 +63,8 @@ class MetricsStore:
 
     def start(self, members: Iterable[Member]) -> None:
         """Start Prometheus for these members and wait until it is ready; raises EndpointError if it is not."""
+        self.stop()
+        end_leftover(self._folder / "prometheus.pid", program="prometheus", mark=str(self._folder))
         if trouble := port_trouble(self._host, self._port):
             raise EndpointError(f"Prometheus cannot listen on {self.address} ({trouble}); {_OTHER_PORT}")
         shutil.copytree(asset("prometheus/rules"), self._folder / "rules", dirs_exist_ok=True)
@@ -77,12 +80,17 @@ class MetricsStore:
             f"--web.listen-address={self.address}",
         ]
         self._child = spawn([self._program, *arguments], log=self._folder / "prometheus.log")
+        write_whole(self._folder / "prometheus.pid", f"{self._child.pid}\n")
         self._wait_until_ready()
 
     def update(self, members: Iterable[Member]) -> None:
         """Scrape these members from now on; Prometheus notices the new file by itself."""
         self._folder.mkdir(parents=True, exist_ok=True)
         write_whole(self._folder / "targets.json", render_targets(members))
+
+    def alive(self) -> bool:
+        """Return whether Prometheus runs."""
+        return self._child is not None and self._child.returncode() is None
 
     def stop(self) -> None:
         """End Prometheus after it has written what it holds."""

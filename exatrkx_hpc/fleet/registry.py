@@ -9,11 +9,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class ServerRecord(BaseModel):
-    """What a server says of itself; `starts` counts its starts, `updated` is in seconds since the epoch."""
+    """What a server says of itself.
+
+    `instance` is the name that its Triton answers with, `starts` counts its starts, `updated` is in seconds since
+    the epoch.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     server: str
+    instance: str
     job: str
     node: str
     address: str

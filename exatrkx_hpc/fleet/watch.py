@@ -8,6 +8,10 @@ import time
 from exatrkx_hpc.errors import EndpointError, ExatrkxError
 from exatrkx_hpc.fleet.monitor import Monitor, View
 
+_START_DEADLINE = 60.0
+#: The monitor's longest single steps are questions to Slurm and the balancer's end.
+_STOP_DEADLINE = 180.0
+
 
 class Watch:
     """Runs a monitor until it is stopped or its job is over."""
@@ -34,8 +38,9 @@ class Watch:
     def start(self) -> None:
         """Start the monitor; raises what it raised when it could not start."""
         self._thread.start()
-        self._serves.wait()
-        self._raise_error()
+        if not self._serves.wait(_START_DEADLINE):
+            raise EndpointError(f"the balancer did not start within {_START_DEADLINE:g} s; {self._where()}")
+        self.raise_error()
 
     def wait_ready(self, servers: int, *, timeout: float) -> None:
         """Wait until `servers` servers are ready.
@@ -44,7 +49,7 @@ class Watch:
         """
         until = time.monotonic() + timeout
         while len(self.view.ready) < servers:
-            self._raise_error()
+            self.raise_error()
             if self.view.job.over or self._ended.is_set():
                 raise EndpointError(f"the job is {self.view.job.value} before its servers were ready; {self._where()}")
             given_up = [m for m in self.view.members if m.state == "gone" and "gave up" in m.note]
@@ -61,14 +66,14 @@ class Watch:
         # Not Thread.join(): in Python 3.11 a signal that interrupts it takes a living thread for ended.
         while not self._ended.wait(0.2):
             pass
-        self._raise_error()
+        self.raise_error()
         return self.view
 
     def stop(self) -> None:
         """Stop the monitor with all that it started."""
         self._stop.set()
         if self._thread.ident is not None:
-            self._ended.wait()
+            self._ended.wait(_STOP_DEADLINE)
 
     def _run(self) -> None:
         try:
@@ -77,11 +82,13 @@ class Watch:
                 self._monitor.watch(stop=self._stop)
         except BaseException as error:  # handed to the thread that waits for this one
             self._error = error
+            self._monitor.tell(f"monitor ended: {error}")
         finally:
             self._serves.set()
             self._ended.set()
 
-    def _raise_error(self) -> None:
+    def raise_error(self) -> None:
+        """Raise what ended the monitor, if something did."""
         if isinstance(self._error, ExatrkxError):
             raise self._error
         if self._error is not None:

@@ -1,4 +1,4 @@
-"""How each engine starts a container: a specification becomes words of a command.
+"""How each engine starts a container: a specification becomes words of a command, or a list of faults.
 
 The engines differ in what they let a user say. shifter has no word for shared memory, because it uses the
 node's; podman-hpc has one flag for each site module and hands on only the variables that it is told to.
@@ -6,33 +6,26 @@ node's; podman-hpc has one flag for each site module and hands on only the varia
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
+from exatrkx_hpc.launch.container_faults import (
+    apptainer_faults,
+    bare_faults,
+    podman_faults,
+    podman_hpc_faults,
+    shifter_faults,
+)
+from exatrkx_hpc.launch.container_spec import ContainerSpec
 from exatrkx_hpc.launch.words import Var, Word
 from exatrkx_hpc.values import Engine
 
 
-@dataclass(frozen=True, kw_only=True)
-class ContainerSpec:
-    """What a server needs of its container, whatever starts it.
-
-    `folders` are folders of the host that the container sees under the same path, read-only; `environment`
-    are variables set for the server, `forwarded` those that it takes over from the node.
-    """
-
-    image: str
-    command: tuple[Word, ...]
-    folders: tuple[str, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
-    forwarded: tuple[str, ...] = ("CUDA_VISIBLE_DEVICES",)
-    modules: tuple[str, ...] = ()
-    shm_size: str = "20g"
-    gpus: bool = True
-
-
 class ContainerEngine(Protocol):
     """What every engine can say about a specification."""
+
+    def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
+        """Return what the engine cannot do of `spec`, each in one line with what to do about it."""
+        ...
 
     def directives(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
         """Return the #SBATCH options that the engine reads, as pairs of name and value."""
@@ -42,9 +35,17 @@ class ContainerEngine(Protocol):
         """Return the command that starts the container and, in it, the server."""
         ...
 
+    def removal(self) -> tuple[Word, ...]:
+        """Return the command that removes what a killed server left of its container; empty if nothing can be."""
+        ...
+
 
 class NoContainer:
     """A bare binary of the node."""
+
+    def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
+        """Return what cannot be without a container."""
+        return bare_faults(spec)
 
     def directives(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
         """Return nothing: Slurm needs to know nothing of it."""
@@ -55,48 +56,69 @@ class NoContainer:
         settings = tuple(f"{name}={value}" for name, value in spec.environment)
         return ("env", *settings, *spec.command) if settings else spec.command
 
+    def removal(self) -> tuple[Word, ...]:
+        """Return nothing: there is no container."""
+        return ()
+
 
 class Shifter:
     """NERSC's shifter: the image is named to Slurm; network and /dev/shm are the node's."""
 
-    def directives(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
-        """Return image and modules, which shifter's Slurm plugin reads.
+    def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
+        """Return what shifter has no word for, or refuses."""
+        return shifter_faults(spec)
 
-        A volume's target must exist in the image, so the folders are not mounted: they lie on a file system
-        that the site shows in every container, as scratch is.
+    def directives(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
+        """Return image, modules and volumes, which shifter's Slurm plugin reads.
+
+        A volume's target must exist in the image, so `folders` are not mounted: they lie on a file system that
+        the site shows in every container, as scratch is.
         """
-        pairs = (("image", spec.image), ("module", ",".join(spec.modules)))
+        volumes = ";".join(f"{source}:{target}:ro" for source, target in spec.mounts if source != target)
+        pairs = (("image", spec.image), ("module", ",".join(spec.modules)), ("volume", volumes))
         return tuple((name, value) for name, value in pairs if value)
 
     def argv(self, spec: ContainerSpec) -> tuple[Word, ...]:
         """Return the command; variables of the host reach the container by themselves."""
         return ("shifter", *(f"--env={name}={value}" for name, value in spec.environment), *spec.command)
 
+    def removal(self) -> tuple[Word, ...]:
+        """Return nothing: a shifter container is no more than its processes."""
+        return ()
+
 
 class Podman:
     """podman on a node, with the host's network."""
 
-    program: tuple[str, ...] = ("podman", "run")
+    program: str = "podman"
+
+    def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
+        """Return what podman has no word for, or would take for something else."""
+        return podman_faults(spec)
 
     def directives(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
         """Return nothing: podman reads its own command line only."""
         return ()
 
     def argv(self, spec: ContainerSpec) -> tuple[Word, ...]:
-        """Return the command of a container with a name of its own, which goes away when it ends."""
+        """Return the command of a container with a name of its own, which goes away when it ends.
+
+        One of that name that a killed job left is replaced. The server's words go to its log and nowhere else.
+        """
         return (
-            *self.program,
-            "--rm",
-            "--name",
-            Var("container"),
+            *(self.program, "run", "--rm", "--replace", "--name", Var("container")),
             *self._device_flags(spec),
-            *("--net", "host", f"--shm-size={spec.shm_size}"),
-            *(word for folder in spec.folders for word in ("-v", f"{folder}:{folder}:ro")),
+            *("--net", "host", f"--shm-size={spec.shm_size}", "--log-driver=none"),
+            *(word for source, target in spec.places for word in ("-v", f"{source}:{target}:ro")),
             *(word for name in spec.forwarded for word in ("-e", name)),
             *(word for name, value in spec.environment for word in ("-e", f"{name}={value}")),
             spec.image,
             *spec.command,
         )
+
+    def removal(self) -> tuple[Word, ...]:
+        """Return the command that removes the container at once, whether it still runs or not."""
+        return (self.program, "rm", "--force", "--time", "0", "--ignore", Var("container"))
 
     def _device_flags(self, spec: ContainerSpec) -> tuple[str, ...]:
         return ("--device", "nvidia.com/gpu=all") if spec.gpus else ()
@@ -105,7 +127,11 @@ class Podman:
 class PodmanHpc(Podman):
     """NERSC's podman-hpc: podman with a flag for each site module."""
 
-    program = ("podman-hpc", "run")
+    program = "podman-hpc"
+
+    def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
+        """Return what podman-hpc has no word for, or would take for something else."""
+        return podman_hpc_faults(spec)
 
     def _device_flags(self, spec: ContainerSpec) -> tuple[str, ...]:
         names = dict.fromkeys((*(("gpu",) if spec.gpus else ()), *spec.modules))
@@ -114,6 +140,10 @@ class PodmanHpc(Podman):
 
 class Apptainer:
     """apptainer (formerly singularity): the host's network and /dev/shm, image as a file or a URI."""
+
+    def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
+        """Return what apptainer has no word for, or would cut."""
+        return apptainer_faults(spec)
 
     def directives(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
         """Return nothing: apptainer reads its own command line only."""
@@ -128,10 +158,14 @@ class Apptainer:
             "apptainer",
             "exec",
             *(("--nv",) if spec.gpus else ()),
-            *(word for folder in spec.folders for word in ("--bind", f"{folder}:{folder}:ro")),
+            *(word for source, target in spec.places for word in ("--bind", f"{source}:{target}:ro")),
             spec.image,
             *NoContainer().argv(spec),
         )
+
+    def removal(self) -> tuple[Word, ...]:
+        """Return nothing: an apptainer container is no more than its processes."""
+        return ()
 
 
 ENGINES: dict[Engine, ContainerEngine] = {

@@ -8,10 +8,12 @@ can watch it and end it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.launch.plan import FarmPlan
-from exatrkx_hpc.launch.scheduler import JobState
+from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 from exatrkx_hpc.ports import port_trouble
 from exatrkx_hpc.process import Child, kill_session, spawn
 
@@ -39,7 +41,11 @@ class _Job(BaseModel):
 
     session: int
     started: int
+    boot: str
     longest_end: float
+    name: str = ""
+    nodes: tuple[str, ...] = ()
+    submit: float | None = None
 
 
 class EmbeddedScheduler:
@@ -53,8 +59,29 @@ class EmbeddedScheduler:
 
     def submit(self, script: Path, plan: FarmPlan) -> str:
         """Start `script` and return its job id; raises LaunchError when there are no free addresses."""
-        nodes = self._free_nodes(plan)
         run_dir = self._new_run_dir()
+        with contextlib.ExitStack() as locks:
+            nodes = self._claim_nodes(plan, locks)
+            child = self._start(script, plan, run_dir, nodes)
+        try:
+            record = _Job(
+                session=child.pid,
+                started=_start_time(child.pid) or 0,
+                boot=_boot_id(),
+                longest_end=plan.drain + plan.exit_timeout + _END_MARGIN,
+                name=plan.name,
+                nodes=tuple(nodes),
+                submit=time.time(),
+            )
+            write_whole(run_dir / _JOB_FILE, record.model_dump_json())
+        except BaseException:
+            child.stop(grace=0)
+            raise
+        self._children[run_dir.name] = child
+        return run_dir.name
+
+    def _start(self, script: Path, plan: FarmPlan, run_dir: Path, nodes: Mapping[str, int]) -> Child:
+        """Start the script as slurmd would; `nodes` are addresses with the locks that the job holds from now on."""
         job = run_dir.name
         shims = run_dir / "bin"
         shims.mkdir()
@@ -66,17 +93,21 @@ class EmbeddedScheduler:
             "SLURM_JOB_NODELIST": ",".join(nodes),
             "SLURM_JOB_NUM_NODES": str(len(nodes)),
         }
-        status_file = str(run_dir / _STATUS_FILE)
-        argv = ["bash", str(asset("jobs/embedded-job.sh")), str(script), status_file]
-        child = spawn(argv, log=self._run_root / f"job-{job}.log", env={**os.environ, **variables})
-        self._children[job] = child
-        record = _Job(
-            session=child.pid,
-            started=_start_time(child.pid) or 0,
-            longest_end=plan.drain + plan.exit_timeout + _END_MARGIN,
+        argv = ["bash", str(asset("jobs/embedded-job.sh")), str(script), str(run_dir / _STATUS_FILE)]
+        log = self._run_root / f"job-{job}.log"
+        return spawn(argv, log=log, env={**os.environ, **variables}, keep_open=tuple(nodes.values()))
+
+    def info(self, job: str) -> JobInfo:
+        """Return what is known of the job; it starts at once and has no time limit."""
+        record = self._read(job)
+        return JobInfo(
+            id=job,
+            state=self.state(job),
+            nodes=record.nodes,
+            name=record.name,
+            submit=record.submit,
+            start=record.submit,
         )
-        write_whole(run_dir / _JOB_FILE, record.model_dump_json())
-        return job
 
     def state(self, job: str) -> JobState:
         """Return the job's state; raises LaunchError for a job that this scheduler never had."""
@@ -100,6 +131,9 @@ class EmbeddedScheduler:
             until = time.monotonic() + record.longest_end
             while self._alive(job, record) and time.monotonic() < until:
                 time.sleep(0.05)
+            kill_session(record.session)
+        elif record.boot == _boot_id() and not Path(f"/proc/{record.session}").exists():
+            # The job's first process was killed; a session keeps its number while one of its processes lives.
             kill_session(record.session)
         if job in self._children:
             self._children.pop(job).wait(timeout=5)
@@ -132,17 +166,24 @@ class EmbeddedScheduler:
             except FileExistsError:
                 number += 1
 
-    def _free_nodes(self, plan: FarmPlan) -> list[str]:
-        """Return the first addresses on which every port of a node is free."""
+    def _claim_nodes(self, plan: FarmPlan, locks: contextlib.ExitStack) -> dict[str, int]:
+        """Return the first addresses on which every port of a node is free, each with the lock that claims it.
+
+        A server binds its ports only seconds later. Until then the lock keeps other farms away, and it is free
+        again when the last process of the job has ended.
+        """
         ports = [
             plan.base_port + place * plan.ports_per_server + offset
             for place in range(plan.servers_per_node)
             for offset in range(3)
         ]
-        nodes = []
+        nodes: dict[str, int] = {}
         for address in _loopback_from(self._first):
             if all(port_trouble(address, port) is None for port in ports):
-                nodes.append(address)
+                lock = _try_lock(f"{address}:{plan.base_port}")
+                if lock is not None:
+                    locks.callback(os.close, lock)
+                    nodes[address] = lock
             if len(nodes) == plan.nodes:
                 return nodes
         raise LaunchError(
@@ -154,6 +195,24 @@ class EmbeddedScheduler:
 def _loopback_from(first: IPv4Address) -> Iterator[str]:
     for step in range(64):
         yield str(first + step)
+
+
+def _try_lock(name: str) -> int | None:
+    """Return an open file that holds the lock `name` of this user, or None when somebody else holds it."""
+    folder = Path(tempfile.gettempdir(), f"exatrkx-hpc-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    file = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        return None
+    return file
+
+
+def _boot_id() -> str:
+    """Return the name of this run of the machine; process ids of another one mean nothing."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _start_time(pid: int) -> int | None:

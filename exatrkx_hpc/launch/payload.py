@@ -17,7 +17,7 @@ def write_payload(folder: Path) -> None:
     """
     for part in _PARTS:
         source = package_parent() / part
-        files = sorted(source.glob("*.py")) + sorted(source.glob("*.cu")) if source.is_dir() else [source]
+        files = sorted(source.glob("*.py")) if source.is_dir() else [source]
         for file in files:
             target = folder / file.relative_to(package_parent())
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from exatrkx_hpc import __version__
 from exatrkx_hpc.config import Farm
-from exatrkx_hpc.launch.containers import ENGINES, ContainerSpec
+from exatrkx_hpc.launch.container_spec import ContainerSpec
+from exatrkx_hpc.launch.containers import ENGINES
 from exatrkx_hpc.launch.words import Var, Word
 
 #: HTTP, gRPC and metrics ports stand side by side; the next server of the node starts this much higher.
@@ -57,17 +58,7 @@ class FarmPlan(BaseModel):
 def make_plan(farm: Farm, *, tool: Tool | None = None) -> FarmPlan:
     """Return the plan of `farm`; `tool` replaces the tritonserver that farm.toml names (engine none only)."""
     server = farm.server
-    tool = tool or Tool(triton=server.triton)
-    python = python_folder(farm)
-    spec = ContainerSpec(
-        image=server.image,
-        command=_triton_command(farm, tool),
-        folders=(server.model_repository, python),
-        environment=tuple({**dict(tool.environment), "PYTHONPATH": python, **server.environment}.items()),
-        modules=server.modules,
-        shm_size=server.shm_size,
-        gpus=server.device == "gpu",
-    )
+    spec = container_spec(farm, tool or Tool(triton=server.triton))
     engine = ENGINES[server.engine]
     return FarmPlan(
         name=farm.name,
@@ -91,8 +82,28 @@ def make_plan(farm: Farm, *, tool: Tool | None = None) -> FarmPlan:
         drain=server.drain,
         exit_timeout=server.exit_timeout,
         max_restarts=server.max_restarts,
-        container_stop=_container_stop(server.engine),
+        container_stop=engine.removal(),
     )
+
+
+def container_spec(farm: Farm, tool: Tool) -> ContainerSpec:
+    """Return what the servers of `farm` need of their containers."""
+    server, python = farm.server, python_folder(farm)
+    return ContainerSpec(
+        image=server.image,
+        command=_triton_command(farm, tool),
+        folders=(server.model_repository, python),
+        mounts=tuple((source, target) for source, _, target in (mount.partition(":") for mount in server.mounts)),
+        environment=tuple({**dict(tool.environment), "PYTHONPATH": python, **server.environment}.items()),
+        modules=server.modules,
+        shm_size=server.shm_size,
+        gpus=server.device == "gpu",
+    )
+
+
+def engine_faults(farm: Farm) -> tuple[str, ...]:
+    """Return what the engine of `farm` cannot do of what is asked of it, each in one line with the next step."""
+    return ENGINES[farm.server.engine].faults(container_spec(farm, Tool(triton=farm.server.triton)))
 
 
 def python_folder(farm: Farm) -> str:
@@ -107,7 +118,7 @@ def _triton_command(farm: Farm, tool: Tool) -> tuple[Word, ...]:
     """Return the command of tritonserver; address, ports and identity are known on the node only."""
     return (
         tool.triton,
-        ("--id=", Var("server")),
+        ("--id=", Var("instance")),
         f"--model-repository={farm.server.model_repository}",
         ("--http-address=", Var("address")),
         ("--http-port=", Var("http_port")),
@@ -152,24 +163,18 @@ def _directives(farm: Farm) -> tuple[tuple[str, str], ...]:
     )
     given = tuple((name, value) for name, value in pairs if value)
     # Said either way: some sites requeue unless told otherwise.
-    switches = ("requeue" if job.requeue else "no-requeue", *(("exclusive",) if job.exclusive else ()))
+    # And a node that crashes must not take the others along.
+    switches = ("requeue" if job.requeue else "no-requeue", "no-kill", *(("exclusive",) if job.exclusive else ()))
     return (*given, *((name, "") for name in switches))
 
 
 def _step_options(farm: Farm) -> tuple[str, ...]:
     """Return the options of the srun that starts the servers.
 
-    A dead server must not end the others. Since Slurm 22.05 a step does not inherit --cpus-per-task.
+    A dead server or node must not end the others. Since Slurm 22.05 a step does not inherit --cpus-per-task.
     """
     job, server = farm.job, farm.server
-    options = (f"--nodes={job.nodes}", f"--ntasks-per-node={server.servers_per_node}", "--kill-on-bad-exit=0")
+    size = (f"--nodes={job.nodes}", f"--ntasks-per-node={server.servers_per_node}")
     cpus = (f"--cpus-per-task={job.cpus_per_task}",) if job.cpus_per_task else ()
     bind = (f"--gpu-bind={job.gpu_bind}",) if job.gpu_bind else ()
-    return (*options, *cpus, *bind)
-
-
-def _container_stop(engine: str) -> tuple[Word, ...]:
-    """Return the command that removes a container which a signal left behind, where there can be one."""
-    if engine in ("podman", "podman-hpc"):
-        return (engine, "rm", "--force", "--ignore", Var("container"))
-    return ()
+    return (*size, "--kill-on-bad-exit=0", "--no-kill", *cpus, *bind)

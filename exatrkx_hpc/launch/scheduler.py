@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
@@ -33,11 +34,34 @@ class JobState(str, Enum):
 _ALIVE = {JobState.PENDING, JobState.RUNNING, JobState.COMPLETING, JobState.UNKNOWN}
 
 
+@dataclass(frozen=True, kw_only=True)
+class JobInfo:
+    """What the scheduler says of a job at one moment; what it does not say is empty or None.
+
+    `nodes` are host names. `time_left` is in seconds: to the end of a running job, or the limit of one that has
+    not begun; None where there is no limit or the job is over. `submit` and `start` are seconds since 1970;
+    `start` of a pending job is when Slurm expects it. `reason` says why the state is what it is.
+    """
+
+    id: str
+    state: JobState
+    nodes: tuple[str, ...] = ()
+    time_left: float | None = None
+    reason: str = ""
+    name: str = ""
+    submit: float | None = None
+    start: float | None = None
+
+
 class Scheduler(Protocol):
     """Slurm, or the embedded one of this machine."""
 
     def submit(self, script: Path, plan: FarmPlan) -> str:
         """Submit `script` and return the job's id; raises LaunchError when it is refused."""
+        ...
+
+    def info(self, job: str) -> JobInfo:
+        """Return what is known of the job now; what cannot be told is UNKNOWN with the reason, no exception."""
         ...
 
     def state(self, job: str) -> JobState:

@@ -1,109 +1,144 @@
-"""Slurm's commands, each as a pair: the words that ask, and the reading of the answer."""
+"""Slurm as the scheduler: submit a script, tell of a job, end a job.
+
+How a job is drained: `scancel --batch --signal=TERM` reaches the batch script alone, which passes the word on to
+the servers. A plain `scancel` signals processes of the steps as well; where Slurm follows processes by their
+parents (proctrack/linuxproc) that is every one, Triton too. So that comes last, for a job that did not end.
+"""
 
 from __future__ import annotations
 
-import re
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.launch.plan import FarmPlan
-from exatrkx_hpc.launch.scheduler import JobState
+from exatrkx_hpc.launch.scheduler import JobInfo, JobState
+from exatrkx_hpc.launch.slurm_answers import parse_job_id
+from exatrkx_hpc.launch.slurm_jobs import SlurmJobs
+from exatrkx_hpc.launch.slurm_refusals import next_step, own_words
 from exatrkx_hpc.process import Completed, find_program, run
 
 _REMEDY = "run this where Slurm's commands are, or set cluster.scheduler to 'local' for this machine alone"
-#: Slurm's further states, as what they mean for a farm; a word that is nowhere is UNKNOWN.
-_OTHER_WORDS = {
-    "BOOT_FAIL": JobState.NODE_FAIL,
-    "CONFIGURING": JobState.PENDING,
-    "DEADLINE": JobState.TIMEOUT,
-    "REQUEUED": JobState.PENDING,
-    "RESIZING": JobState.RUNNING,
-    "REVOKED": JobState.CANCELLED,
-    "SIGNALING": JobState.RUNNING,
-    "STAGE_OUT": JobState.COMPLETING,
-    "STOPPED": JobState.RUNNING,
-    "SUSPENDED": JobState.RUNNING,
-}
+#: Slurm kills what is left of a cancelled job after KillWait, 30 s unless a site says otherwise.
+_KILL_WAIT = 60.0
 
 
-def sbatch_argv(script: Path) -> list[str]:
-    """Return the command that submits `script` and prints the job's id."""
-    return ["sbatch", "--parsable", str(script)]
+def sbatch_argv(script: Path, *, test_only: bool = False) -> list[str]:
+    """Return the command that submits `script` and prints the job's id, or only tells whether it would do."""
+    return ["sbatch", "--test-only" if test_only else "--parsable", str(script)]
 
 
-def parse_job_id(output: str) -> str:
-    """Return the job id of `sbatch --parsable`, which prints `id` or `id;cluster`.
-
-    Raises LaunchError when there is none.
-    """
-    match = re.match(r"(\d+)(;\S+)?\s*$", output)
-    if match is None:
-        raise LaunchError(f"sbatch printed {output.strip()!r} where a job id was expected; see 'squeue --me'")
-    return match[1]
+def drain_argv(job: str) -> list[str]:
+    """Return the command that tells the batch script of a running job, and nothing else, to drain its servers."""
+    return ["scancel", "--batch", "--signal=TERM", job]
 
 
-def squeue_argv() -> list[str]:
-    """Return the command that lists all jobs of this user: asking for one alone fails once it has ended."""
-    return ["squeue", "--me", "--noheader", "--states=all", "--format=%i %T"]
+def halt_argv(job: str) -> list[str]:
+    """Return the command that tells the batch script of a running job to end its servers without a drain."""
+    return ["scancel", "--batch", "--signal=USR1", job]
 
 
-def parse_states(output: str) -> dict[str, JobState]:
-    """Return the state of each job that `squeue` listed; a state without a name here is UNKNOWN."""
-    lines = (line.split() for line in output.splitlines())
-    return {words[0]: _state(words[1]) for words in lines if len(words) == 2}
-
-
-def sacct_argv(job: str) -> list[str]:
-    """Return the command that tells the state of a job which may have left the queue."""
-    return ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=JobIDRaw,State"]
-
-
-def parse_accounting(output: str, job: str) -> JobState:
-    """Return the state of `job` in sacct's answer (`42|CANCELLED by 1000`), UNKNOWN when it is not there."""
-    for line in output.splitlines():
-        number, _, words = line.partition("|")
-        if number == job:
-            return _state(words)
-    return JobState.UNKNOWN
-
-
-def _state(words: str) -> JobState:
-    word = words.strip().partition(" ")[0].rstrip("+")
-    return JobState(word) if word in JobState.__members__ else _OTHER_WORDS.get(word, JobState.UNKNOWN)
-
-
-def scancel_argv(job: str, *, drain: bool) -> list[str]:
-    """Return the command that ends `job`; without `drain` its servers are told to skip the drain first."""
-    return ["scancel", job] if drain else ["scancel", "--signal=USR1", job]
+def cancel_argv(job: str) -> list[str]:
+    """Return the command that ends a job in any state, with SIGTERM and after a while SIGKILL to its processes."""
+    return ["scancel", job]
 
 
 class Slurm:
     """The scheduler of a cluster."""
 
+    def __init__(
+        self,
+        *,
+        grace: float = 60.0,
+        jobs: SlurmJobs | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Take the cluster of this machine; a job that drains has `grace` seconds before it is cancelled.
+
+        `jobs` answers what is asked of jobs; `clock` and `sleep` measure and pass the time of `cancel`.
+        """
+        self._grace = grace
+        self._jobs = jobs or SlurmJobs(ask)
+        self._clock = clock
+        self._sleep = sleep
+
     def submit(self, script: Path, plan: FarmPlan) -> str:
         """Submit `script` and return the job's id; raises LaunchError when Slurm refuses it."""
-        done = self._ask(sbatch_argv(script))
+        done = ask(sbatch_argv(script))
         if done.returncode:
-            raise LaunchError(
-                f"sbatch refused {script} (exit {done.returncode}): {done.complaint}. "
-                "Check [job] in farm.toml; 'sacctmgr show assoc user=$USER' lists what you may use"
-            )
+            raise _refused_script(script, done)
         return parse_job_id(done.stdout)
 
+    def test(self, script: Path) -> str:
+        """Return Slurm's word on when `script` would start; raises LaunchError when it would refuse it."""
+        done = ask(sbatch_argv(script, test_only=True))
+        if done.returncode:
+            raise _refused_script(script, done)
+        return own_words(done.stderr or done.stdout)
+
+    def info(self, job: str) -> JobInfo:
+        """Return what is known of the job; what Slurm does not tell now is UNKNOWN with the reason."""
+        return self._jobs.info(job)
+
     def state(self, job: str) -> JobState:
-        """Return the job's state from the queue, or from the accounting once it has left the queue."""
-        queue = self._ask(squeue_argv())
-        states = parse_states(queue.stdout) if queue.returncode == 0 else {}
-        if job in states:
-            return states[job]
-        accounting = self._ask(sacct_argv(job))
-        return parse_accounting(accounting.stdout, job)
+        """Return the job's state."""
+        return self.info(job).state
 
     def cancel(self, job: str, *, drain: bool = True) -> None:
-        """End the job; raises LaunchError when Slurm refuses."""
-        done = self._ask(scancel_argv(job, drain=drain))
-        if done.returncode:
-            raise LaunchError(f"scancel refused job {job} (exit {done.returncode}): {done.complaint}")
+        """End the job and wait for its end; one that has ended already is left alone.
 
-    def _ask(self, argv: list[str]) -> Completed:
-        return run([find_program(argv[0], remedy=_REMEDY), *argv[1:]], timeout=60)
+        A running job is told to drain its servers (or, without `drain`, to end them at once), and cancelled when
+        that takes longer than the grace. Raises LaunchError when Slurm refuses, or cannot end it.
+        """
+        before = self.info(job)
+        if before.state.over or (before.state is not JobState.PENDING and self._told_and_ended(job, drain)):
+            return
+        done = ask(cancel_argv(job))
+        if done.returncode:
+            raise _refused("scancel", f"job {job}", done, otherwise="'squeue --me' lists your jobs")
+        if not self._ended(job, within=_KILL_WAIT if before.state is not JobState.UNKNOWN else 0):
+            raise _cannot_end(self.info(job))
+
+    def _told_and_ended(self, job: str, drain: bool) -> bool:
+        """Tell the batch script; it is not there when the job has just ended, or is none of this user's."""
+        done = ask(drain_argv(job) if drain else halt_argv(job))
+        return done.returncode == 0 and self._ended(job, within=self._grace)
+
+    def _ended(self, job: str, *, within: float) -> bool:
+        until = self._clock() + within
+        while True:
+            self._jobs.forget()
+            if self.info(job).state.over:
+                return True
+            if self._clock() >= until:
+                return False
+            self._sleep(2.0)
+
+
+def _cannot_end(left: JobInfo) -> LaunchError:
+    """`scancel` is silent about a job that it does not know, and a node may not let go of one."""
+    if left.state is JobState.UNKNOWN:
+        return LaunchError(f"job {left.id}: {left.reason}; 'squeue --me --states=all' lists your jobs")
+    return LaunchError(
+        f"job {left.id} is still {left.state.value} {_KILL_WAIT:g} s after scancel; "
+        f"'scontrol show job {left.id}' tells more, 'scancel --signal=KILL --full {left.id}' is the last means"
+    )
+
+
+def ask(argv: list[str]) -> Completed:
+    """Run one of Slurm's commands, with times as seconds since 1970; raises MissingComponent when it is not here."""
+    program = find_program(argv[0], remedy=_REMEDY)
+    return run([program, *argv[1:]], timeout=60, env={**os.environ, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C.UTF-8"})
+
+
+def _refused_script(script: Path, done: Completed) -> LaunchError:
+    return _refused("sbatch", str(script), done, otherwise="check [job] in farm.toml")
+
+
+def _refused(program: str, what: str, done: Completed, *, otherwise: str) -> LaunchError:
+    said = done.stderr.strip() or done.stdout.strip()
+    step = next_step(said, otherwise=otherwise)
+    return LaunchError(f"{program} refused {what} (exit {done.returncode}): {own_words(said)}; {step}")

@@ -6,6 +6,7 @@ counters are summed first and divided then: a mean of means would weigh an idle 
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _PREFIX: Final = "nv_inference_"
+_ASKED_AT_ONCE: Final = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,31 @@ def fetch(server: str, *, deadline: float = 5.0) -> Snapshot:
     if answer.status_code != 200:
         raise EndpointError(f"{url} answers {answer.status_code}; --server wants Triton's metrics port, mostly 8002")
     return parse(answer.text, url=url)
+
+
+def fetch_fleet(
+    servers: Sequence[str], *, deadline: float = 5.0
+) -> tuple[tuple[Snapshot, ...], tuple[EndpointError, ...]]:
+    """Ask all servers at once; return the snapshots of those that answer, and why the others gave none.
+
+    Raises EndpointError when none answers, or when `servers` is empty.
+    """
+
+    def ask(server: str) -> Snapshot | EndpointError:
+        try:
+            return fetch(server, deadline=deadline)
+        except EndpointError as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=_ASKED_AT_ONCE) as pool:
+        answers = tuple(pool.map(ask, servers))
+    snapshots = tuple(answer for answer in answers if isinstance(answer, Snapshot))
+    errors = tuple(answer for answer in answers if isinstance(answer, EndpointError))
+    if not snapshots:
+        if len(errors) == 1:
+            raise errors[0]
+        raise EndpointError(f"none of {len(errors)} servers gives metrics" + "".join(f"; {one}" for one in errors[:1]))
+    return snapshots, errors
 
 
 def parse(text: str, *, url: str) -> Snapshot:

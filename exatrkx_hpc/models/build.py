@@ -11,7 +11,7 @@ from typing import Literal
 
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
-from exatrkx_hpc.errors import ConfigError, ModelError
+from exatrkx_hpc.errors import ConfigError, ModelError, OutputError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, WEIGHTS, Model, read_models, write_config
@@ -21,9 +21,17 @@ Device = Literal["cpu", "gpu"]
 #: What says that a folder was built here and may be replaced; Triton looks at folders only.
 MARK = ".exatrkx-hpc-build.json"
 
-_TORCHSCRIPT_MODEL = '''"""Triton loads this; the package exatrkx_hpc must be on the PYTHONPATH of the server."""
+_TORCHSCRIPT_MODEL = '''"""Triton loads this; the package exatrkx_hpc must be on the PYTHONPATH of the server.
 
-from exatrkx_hpc.tracking.serving import TorchScriptStage as TritonPythonModel  # noqa: F401
+The Python inside Triton 2.51 passes over that variable, hence the line that reads it.
+"""
+
+import os
+import sys
+
+sys.path[1:1] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+
+from exatrkx_hpc.tracking.serving import TorchScriptStage as TritonPythonModel  # noqa: E402, F401
 '''
 
 
@@ -63,10 +71,19 @@ def build(
     """Write a copy of the repository `source`, specialised as BuildSettings says, to `out`.
 
     `out` is replaced as a whole, and only if it was built here. Raises ConfigError for a setting that cannot
-    be, ModelError when the source has a fault or `out` is something else, OSError when `out` cannot be written.
+    be, ModelError when the source has a fault or `out` is something else, OutputError when `out` cannot be
+    written.
     """
     settings = _valid(device, instances, threads, environment)
     _refuse_faults(source)
+    try:
+        names = _write(source, out, settings)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {_reason(error)}; make room, or choose another folder") from error
+    return BuiltRepository(path=out, settings=settings, models=names)
+
+
+def _write(source: Path, out: Path, settings: BuildSettings) -> tuple[str, ...]:
     _refuse_foreign(source, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
@@ -80,7 +97,14 @@ def build(
         _swap(fresh, out, aside / "old")
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return BuiltRepository(path=out, settings=settings, models=tuple(model.name for model in models))
+    return tuple(model.name for model in models)
+
+
+def _reason(error: OSError) -> str:
+    """Return what the system said, in one line; copytree collects what it said of each file."""
+    if isinstance(error, shutil.Error) and error.args and error.args[0]:
+        return str(error.args[0][0][-1])
+    return error.strerror or str(error)
 
 
 def _valid(device: Device, instances: int, threads: int, environment: Path | None) -> BuildSettings:

@@ -10,12 +10,13 @@ import time
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
-from exatrkx_hpc.errors import OutputError
+from exatrkx_hpc.errors import ExatrkxError, OutputError
 from exatrkx_hpc.work.events import EventFile
 from exatrkx_hpc.work.report import Failed, Latency, Report, ShowProgress, Tally
-from exatrkx_hpc.work.slot import Slot
+from exatrkx_hpc.work.slot import GRACE, Slot
 from exatrkx_hpc.work.worker import LOOKAHEAD, Task
 
 DEATHS_OF_ONE_EVENT: Final = 3
@@ -23,9 +24,6 @@ DEATHS_OF_ONE_EVENT: Final = 3
 
 DEAD_ENDPOINT: Final = 5.0
 """Seconds without any labels after which an exhausted patience stops the run, if the patience is shorter."""
-
-GRACE: Final = 5.0
-"""Seconds that workers get to end by themselves once their stdin is closed."""
 
 
 class Coordinator:
@@ -39,12 +37,13 @@ class Coordinator:
         workers: int,
         show: ShowProgress,
         longest_silence: float | None = None,
+        grace: float = GRACE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; nothing is started yet. `show` is called in the event loop after each event.
 
         `longest_silence` is when a worker that has events and says nothing is killed, in seconds; by default
-        well above what two requests in a row may take.
+        well above what two requests in a row may take. `grace` is how long a worker may take to end.
         """
         self._task = task
         self._events = len(events)
@@ -53,8 +52,9 @@ class Coordinator:
         self._suspects: deque[EventFile] = deque()
         self._deaths: Counter[str] = Counter()
         self._deaths_in_a_row = 0
-        self._slots = [Slot() for _ in range(workers)]
+        self._slots = [Slot(grace=grace) for _ in range(workers)]
         self._show = show
+        self._grace = grace
         self._longest_silence = longest_silence or 60.0 + 2 * (task.patience + 2 * task.request_timeout)
         self._clock = clock
         self._over = asyncio.Event()
@@ -65,7 +65,7 @@ class Coordinator:
         self._retries = 0
         self._begin = self._last_answer = self._last_good = 0.0
         self.stopped: str | None = None
-        self.error: OutputError | None = None
+        self.error: ExatrkxError | None = None
 
     def report(self) -> Report:
         """Return the figures so far."""
@@ -102,7 +102,9 @@ class Coordinator:
         self._begin = self._last_answer = self._last_good = self._clock()
         keepers: list[asyncio.Task[None]] = []
         try:
-            await asyncio.gather(*(slot.start(self._task) for slot in self._slots))
+            for slot in self._slots:
+                # One after the other: after a failure no start is half done.
+                await self._start(slot)
             self._feed()
             keepers = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
             over = asyncio.create_task(self._over.wait())
@@ -112,16 +114,43 @@ class Coordinator:
             self._over.set()
             await self._dismiss(keepers)
 
+    async def _start(self, slot: Slot) -> None:
+        """Start a worker, unless the run is over; one that cannot be started ends the run."""
+        if self._over.is_set():
+            return
+        try:
+            await slot.start(self._task)
+        except ExatrkxError as error:
+            self._break_off(error)
+        if self._over.is_set():  # in the meantime
+            slot.close()
+
+    def _break_off(self, error: ExatrkxError) -> None:
+        if not self._over.is_set():
+            self.error = error
+        self.stop(str(error))
+
     async def _dismiss(self, keepers: list[asyncio.Task[None]]) -> None:
-        """Close the workers, count what they still say, kill what does not end; raise a keeper's fault."""
+        """Close the workers, count what they still say, kill what does not end; raise a keeper's fault.
+
+        It takes four times the grace at most, whatever the workers do.
+        """
         for slot in self._slots:
             slot.close()
         if keepers:
-            await asyncio.wait(keepers, timeout=GRACE)
+            await asyncio.wait(keepers, timeout=self._grace)
         for slot in self._slots:
             slot.kill()
-            await slot.ended()
-        await asyncio.gather(*keepers)
+        await asyncio.gather(*(slot.ended() for slot in self._slots))
+        if keepers:
+            _, deaf = await asyncio.wait(keepers, timeout=self._grace)
+            for keeper in deaf:  # its worker was killed, but something keeps the pipe open
+                keeper.cancel()
+            faults = await asyncio.gather(*keepers, return_exceptions=True)
+            for fault in (one for one in faults if isinstance(one, Exception)):
+                raise fault
+        for slot in self._slots:
+            self._forget_labels(slot)
 
     async def _keep(self, slot: Slot) -> None:
         """Listen to one worker, and replace it when it dies, until the run is over."""
@@ -135,9 +164,7 @@ class Coordinator:
             self._bury(slot, status)
             if self._over.is_set():
                 return
-            await slot.start(self._task)
-            if self._over.is_set():
-                slot.close()
+            await self._start(slot)
             self._feed()
 
     def _take(self, slot: Slot, answer: dict[str, object]) -> None:
@@ -151,9 +178,7 @@ class Coordinator:
             self._retries += int(str(answer["retries"]))
             slot.done += 1
         elif answer["kind"] == "output":
-            if not self._over.is_set():
-                self.error = OutputError(str(answer["reason"]))
-            self.stop(str(answer["reason"]))
+            self._break_off(OutputError(str(answer["reason"])))
         else:
             self._fail(event, str(answer["kind"]), str(answer["reason"]))
         self._settle()
@@ -167,6 +192,7 @@ class Coordinator:
     def _bury(self, slot: Slot, status: int) -> None:
         """Take the events of a dead worker back; give up those that were there too often."""
         self._deaths_in_a_row += 1
+        self._forget_labels(slot)
         for event in slot.outstanding.values():
             self._deaths[event.name] += 1
             if self._deaths[event.name] < DEATHS_OF_ONE_EVENT:
@@ -178,6 +204,12 @@ class Coordinator:
         if self._deaths_in_a_row > DEATHS_OF_ONE_EVENT * (len(self._slots) + 1):
             self.stop(f"the workers keep ending, the last one by {_ending(status)}; see what they printed")
         self._settle()
+
+    def _forget_labels(self, slot: Slot) -> None:
+        """Remove what a dead worker wrote and did not live to tell: only a done event has a label file."""
+        for name in slot.outstanding:
+            with contextlib.suppress(OSError):
+                Path(self._task.labels, f"{name}.csv").unlink()
 
     def _settle(self) -> None:
         """Show the tally, and end the run or hand out more."""

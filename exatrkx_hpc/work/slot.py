@@ -6,14 +6,23 @@ import asyncio
 import asyncio.subprocess
 import contextlib
 import dataclasses
+import errno
 import json
 import os
+import signal
 import sys
 import time
+from typing import Final
 
+from exatrkx_hpc.errors import ConfigError, MissingComponent
 from exatrkx_hpc.process import spawn_piped
 from exatrkx_hpc.work.events import EventFile
 from exatrkx_hpc.work.worker import Task
+
+GRACE: Final = 5.0
+"""Seconds that a worker gets to end by itself, and again to end once it is killed."""
+
+_TOO_MANY: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
 
 
 def worker_environment() -> dict[str, str]:
@@ -35,8 +44,10 @@ def worker_environment() -> dict[str, str]:
 class Slot:
     """The place of one worker: the process that fills it now, and the events that it has been given."""
 
-    def __init__(self) -> None:
-        """Make an empty place."""
+    def __init__(self, *, grace: float = GRACE) -> None:
+        """Make an empty place; `grace` is how long its worker may take to end, in seconds."""
+        self._grace = grace
+        self._killed = self._lost = False
         self.outstanding: dict[str, EventFile] = {}
         self.done = 0
         self.heard = 0.0
@@ -45,12 +56,22 @@ class Slot:
     @property
     def alive(self) -> bool:
         """Whether a worker is here that is not known to have ended."""
-        return self._process is not None and self._process.returncode is None
+        return self._process is not None and self._process.returncode is None and not self._lost
 
     async def start(self, task: Task) -> None:
-        """Start a worker here, in place of one that ended, and tell it its task."""
+        """Start a worker here, in place of one that ended, and tell it its task.
+
+        Raises ConfigError when so many workers are too many for this machine, MissingComponent when Python
+        cannot be started at all.
+        """
         argv = [sys.executable, "-m", "exatrkx_hpc.work.worker"]
-        self._process = await spawn_piped(argv, env=worker_environment())
+        try:
+            self._process = await spawn_piped(argv, env=worker_environment())
+        except OSError as error:
+            if error.errno in _TOO_MANY:
+                raise ConfigError(f"cannot start a worker ({error.strerror}); lower -n") from error
+            raise MissingComponent(f"cannot start a worker: {error}; check this Python's installation") from error
+        self._killed = self._lost = False
         self._send(dataclasses.asdict(task))
 
     def give(self, event: EventFile) -> None:
@@ -69,14 +90,18 @@ class Slot:
     async def answer(self, longest: float) -> bytes:
         """Return the worker's next whole line; nothing when it has ended.
 
-        A worker that has events and says nothing for `longest` seconds hangs, and is killed.
+        A worker that has events and says nothing for `longest` seconds hangs, and is killed; a killed one
+        counts as ended a moment later, even if something keeps its stdout open.
         """
         if self._process is None or self._process.stdout is None:
             return b""
         while True:
+            patience = min(longest, self._grace) if self._killed else longest
             try:
-                line = await asyncio.wait_for(self._process.stdout.readline(), timeout=longest)
+                line = await asyncio.wait_for(self._process.stdout.readline(), timeout=patience)
             except asyncio.TimeoutError:
+                if self._killed:
+                    return b""
                 if self.outstanding and time.monotonic() - self.heard >= longest:
                     self.kill()
                 continue
@@ -84,8 +109,19 @@ class Slot:
             return line if line.endswith(b"\n") else b""
 
     async def ended(self) -> int:
-        """Wait for the worker's end and return its exit status; 0 when there never was one."""
-        return await self._process.wait() if self._process is not None else 0
+        """Wait for the end of a worker that says no more, and return its exit status; 0 when there was none.
+
+        One that does not end is killed. One that even then does not end, because a call of the kernel holds it
+        (a dead file server), is given up as killed: it will never run again.
+        """
+        if self._process is None:
+            return 0
+        for _ in range(2):
+            with contextlib.suppress(asyncio.TimeoutError):
+                return await asyncio.wait_for(self._process.wait(), timeout=self._grace)
+            self.kill()
+        self._lost = True
+        return -signal.SIGKILL
 
     def close(self) -> None:
         """Tell the worker to end, by the end of its stdin."""
@@ -94,6 +130,7 @@ class Slot:
 
     def kill(self) -> None:
         """Kill the worker if it still runs."""
+        self._killed = True
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()

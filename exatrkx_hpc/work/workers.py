@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import errno
+import fcntl
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +21,14 @@ from exatrkx_hpc.errors import ConfigError, ExatrkxError, IncompleteRun, OutputE
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.work.client import MODEL, Client, checked_address
 from exatrkx_hpc.work.coordinator import Coordinator
-from exatrkx_hpc.work.events import find_events
+from exatrkx_hpc.work.events import EventFile, find_events
 from exatrkx_hpc.work.report import Report, ShowProgress
 from exatrkx_hpc.work.worker import Task
 
 __all__ = ["Settings", "ShowProgress", "StoppedRun", "run_clients"]
+
+#: A file system that knows no locks (Lustre without the mount option flock) is used without one.
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +36,8 @@ class Settings:
     """What a run wants; raises ConfigError at once for a value that cannot work.
 
     `server` is `host:port`, `events` the folder of `*.csv`, `out` where `labels/` and `report.json` go (made
-    if missing; results already there are overwritten). `workers` processes keep `in_flight` requests each.
+    if missing; what is there of the same events is removed once the endpoint is ready). `workers` processes
+    keep `in_flight` requests each.
     `request_timeout` is one attempt's deadline, `patience` how long a request is repeated after its first
     failure, `deadline` how long to wait for the endpoint at the start; all in seconds.
     """
@@ -52,7 +59,8 @@ class Settings:
                 raise ConfigError(f"{flag} must be at least 1, not {value}")
         if self.request_timeout <= 0 or self.patience < 0 or self.deadline <= 0:
             raise ConfigError("the request timeout and the deadline must be above 0 s, the patience at least 0 s")
-        if self.labels.resolve() in {self.events.resolve(), (self.events / "truth").resolve()}:
+        # realpath, because Path.resolve fails on a link to itself; making the folder says what is wrong with it.
+        if os.path.realpath(self.labels) in {os.path.realpath(self.events), os.path.realpath(self.events / "truth")}:
             raise ConfigError(f"labels in {self.labels} would overwrite the events; choose another -o")
 
     @property
@@ -81,11 +89,18 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None) -> Rep
     also in OUT/report.json. SIGTERM and SIGINT (Ctrl-C) stop the run; what is written stays whole.
 
     Raises InputError for a folder without events, EndpointError or ModelError when the endpoint is not ready
-    at the start, OutputError when a result cannot be written, StoppedRun (an IncompleteRun, with the report
-    so far) after a signal or when the endpoint stays dead. Works in a notebook, where a loop already runs.
+    at the start (then the results of an earlier run are still there), ConfigError when so many workers cannot
+    be started, OutputError when a result cannot be written or another run writes to OUT, StoppedRun
+    (an IncompleteRun, with the report so far) after a signal or when the endpoint stays dead. Works in a
+    notebook, where a loop already runs.
     """
     events = find_events(settings.events)
     _make_out(settings)
+    with _only_run_in(settings.out):
+        return _run_clients(settings, events, progress)
+
+
+def _run_clients(settings: Settings, events: Sequence[EventFile], progress: ShowProgress | None) -> Report:
     run = Coordinator(
         _task(settings),
         events,
@@ -93,7 +108,7 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None) -> Rep
         show=progress or (lambda tally: None),
     )
     try:
-        _blocking(settings, run)
+        _blocking(settings, events, run)
     finally:
         _sweep(settings.labels)
     report = run.report()
@@ -122,18 +137,49 @@ def _task(settings: Settings) -> Task:
 def _make_out(settings: Settings) -> None:
     try:
         settings.labels.mkdir(parents=True, exist_ok=True)
-        settings.report.unlink(missing_ok=True)  # a report of an earlier run must not pass for this one's
     except OSError as error:
-        raise OutputError(
-            f"cannot use {settings.out} for results: {error.strerror} ({error.filename}); choose another -o"
-        ) from error
+        raise _unusable(settings.out, error) from error
+
+
+@contextlib.contextmanager
+def _only_run_in(out: Path) -> Iterator[None]:
+    """Hold OUT/.lock; raises OutputError when another run holds it. It goes with the process that dies."""
+    try:
+        lock = os.open(out / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise _unusable(out, error) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"another run-clients writes to {out}; wait for its end, or choose another -o") from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise _unusable(out, error) from error
+        yield
+    finally:
+        os.close(lock)
+
+
+def _clear(settings: Settings, events: Sequence[EventFile]) -> None:
+    """Remove what an earlier run said of these events: a label file that is there is of this run."""
+    try:
+        settings.report.unlink(missing_ok=True)
+        for event in events:
+            (settings.labels / f"{event.name}.csv").unlink(missing_ok=True)
+    except OSError as error:
+        raise _unusable(settings.out, error) from error
+
+
+def _unusable(out: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot use {out} for results: {error.strerror} ({error.filename}); choose another -o")
 
 
 def _sweep(labels: Path) -> None:
     """Remove the parts that killed workers left beside the label files."""
-    for part in labels.glob(".*.csv.*"):
-        with contextlib.suppress(OSError):
-            part.unlink()
+    with contextlib.suppress(OSError):
+        for part in labels.glob(".*.csv.*"):
+            part.unlink(missing_ok=True)
 
 
 def _write_report(settings: Settings, report: Report) -> None:
@@ -143,22 +189,23 @@ def _write_report(settings: Settings, report: Report) -> None:
         raise OutputError(f"cannot write {settings.report}: {error.strerror}") from error
 
 
-async def _run(settings: Settings, run: Coordinator) -> None:
+async def _run(settings: Settings, events: Sequence[EventFile], run: Coordinator) -> None:
     async with Client(settings.server, model=settings.model) as client:
         await client.check(settings.deadline)
+    _clear(settings, events)  # not before: a mistyped address costs no results
     with _signals(run):
         await run.run()
 
 
-def _blocking(settings: Settings, run: Coordinator) -> None:
+def _blocking(settings: Settings, events: Sequence[EventFile], run: Coordinator) -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        asyncio.run(_run(settings, run))
+        asyncio.run(_run(settings, events, run))
         return
     # A notebook: its loop is busy with this very call, so the work gets a thread and a loop of its own.
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
-        future = pool.submit(lambda: asyncio.run(_run(settings, run)))
+        future = pool.submit(lambda: asyncio.run(_run(settings, events, run)))
         try:
             future.result()
         except KeyboardInterrupt:

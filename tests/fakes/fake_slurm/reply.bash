@@ -1,13 +1,14 @@
-# Sourced by the fakes: reply DEFAULT ARGV... logs the call and answers; see README.md.
+# Sourced by the fakes: reply NAME DEFAULT ARGV... logs the call and answers; see README.md.
 reply() {
-  local name default
-  name=$(basename "$0")
-  default=$1
-  shift
+  local name=$1 default=$2
+  shift 2
   {
-    printf '%s\0' "$name" "$@"
+    printf '%s\0' "$(basename "$0")" "$@"
     echo
   } >>"$FAKE_SLURM/calls"
+  while [ -e "$FAKE_SLURM/$name.slow" ]; do
+    sleep 0.05
+  done
   if [ -e "$FAKE_SLURM/$name.err" ]; then
     cat "$FAKE_SLURM/$name.err" >&2
     exit 1

@@ -1,0 +1,143 @@
+"""`status`, `logs`, `doctor`, `setup`, `clean`: what is here, what runs, what may go."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from exatrkx_hpc import farm as story
+from exatrkx_hpc.cli.options import ConfigFile, Json, RunRoot, SiteName, console, resolved, say
+from exatrkx_hpc.doctor import examine
+from exatrkx_hpc.errors import InputError, MissingComponent
+from exatrkx_hpc.fleet.endpoint_file import LATEST
+from exatrkx_hpc.launch.run_dirs import log_files, parse_age
+from exatrkx_hpc.prepare import plan
+
+
+def doctor(config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None, as_json: Json = False) -> None:
+    """Look for each thing that the farm needs, and say what to do about what is missing.
+
+    Example: exatrkx-hpc doctor --site perlmutter
+    """
+    farm = resolved(config, site=site, run_root=run_root).farm
+    findings = list(examine(farm, lambda: plan(farm, lay_out=False)))
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    else:
+        table = Table("", "what", "found", "what to do")
+        for finding in findings:
+            table.add_row("ok" if finding.ok else "MISSING", finding.what, finding.found, finding.remedy)
+        console().print(table)
+    missing = sum(not finding.ok for finding in findings)
+    if missing:
+        raise MissingComponent(f"{missing} thing(s) that the farm needs are missing; the table says what to do")
+
+
+def setup(config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None) -> None:
+    """Make the folders, build the model repository and pull the image; safe to repeat.
+
+    Example: exatrkx-hpc setup
+    """
+    farm = resolved(config, site=site, run_root=run_root).farm
+    story.setup(farm, tell=say)
+    typer.echo(f"{farm.run_root}: ready; 'exatrkx-hpc doctor' looks at the rest")
+
+
+def status(
+    job: Annotated[str | None, typer.Argument(help="The job's id; default: every job of the run root.")] = None,
+    config: ConfigFile = None,
+    site: SiteName = None,
+    run_root: RunRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Tell the state of a job, its servers and its endpoint.
+
+    Example: exatrkx-hpc status 4242
+    """
+    farm = resolved(config, site=site, run_root=run_root).farm
+    found = [story.find_job(farm, job)] if job is not None else list(story.jobs(farm))
+    views = [story.look(one) for one in found]
+    if as_json:
+        typer.echo(json.dumps([view.as_dict() for view in views], indent=2))
+        return
+    if not views:
+        typer.echo(f"no job below {farm.run_root}; 'exatrkx-hpc deploy' submits one")
+        return
+    jobs = Table("job", "state", "ready", "time left", "endpoint", "note")
+    for view in views:
+        jobs.add_row(
+            view.info.id,
+            view.info.state.value,
+            f"{view.ready} of {len(view.servers)}",
+            _duration(view.info.time_left),
+            view.endpoint,
+            view.info.reason,
+        )
+    console().print(jobs)
+    if job is not None:
+        servers = Table("server", "state", "address", "GPUs", "starts", "note")
+        for member in views[0].servers:
+            record = member.record
+            servers.add_row(member.name, member.state, member.grpc, record.gpus, str(record.starts), member.note)
+        console().print(servers)
+
+
+def logs(
+    job: Annotated[str, typer.Argument(help="The job's id; default: the job used last.")] = LATEST,
+    server: Annotated[str | None, typer.Argument(help="One server's name; default: all.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many lines of each, from its end.")] = 20,
+    config: ConfigFile = None,
+    site: SiteName = None,
+    run_root: RunRoot = None,
+) -> None:
+    """Print the end of the logs of a job and of its servers.
+
+    Example: exatrkx-hpc logs 4242 nid001234-0 -f
+    """
+    found = story.find_job(resolved(config, site=site, run_root=run_root).farm, job)
+    files = log_files(found.run_dir, server)
+    if not files:
+        there = ", ".join(path.stem for path in log_files(found.run_dir)) or "none yet"
+        raise InputError(f"job {found.id} has no log of {server or 'a server'}; there are: {there}")
+    places = {}
+    for path in files:
+        text = path.read_text(errors="replace")
+        places[path] = len(text.encode())
+        typer.echo(f"==> {path} <==")
+        typer.echo("\n".join(text.splitlines()[-lines:] if lines else []))
+    while follow:
+        time.sleep(0.5)
+        for path, place in places.items():
+            with path.open("rb") as file:
+                file.seek(place)
+                if fresh := file.read():
+                    typer.echo(fresh.decode(errors="replace"), nl=False)
+                    places[path] = place + len(fresh)
+
+
+def clean(
+    older_than: Annotated[str, typer.Option("--older-than", help="An age such as 12h, 7d or 2w.")] = "7d",
+    config: ConfigFile = None,
+    site: SiteName = None,
+    run_root: RunRoot = None,
+) -> None:
+    """Remove the run directories of jobs that ended some time ago, and nothing else.
+
+    Example: exatrkx-hpc clean --older-than 7d
+    """
+    farm = resolved(config, site=site, run_root=run_root).farm
+    removed = story.clean(farm, older_than=parse_age(older_than))
+    typer.echo(f"{len(removed)} run directories removed{': ' + ', '.join(removed) if removed else ''}")
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -1,0 +1,239 @@
+"""What Slurm's commands print, read: pure functions from text to values.
+
+The forms are those of Slurm 22.05 to 24.11. `squeue --json` changed with the data parser of 23.02: a number became
+`{"set": true, "infinite": false, "number": 5}` and the state a list of words.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from exatrkx_hpc.errors import LaunchError
+from exatrkx_hpc.launch.scheduler import JobInfo, JobState
+
+#: Slurm's further states, as what they mean for a farm; a word that is nowhere is UNKNOWN. Those up to RESIZING are
+#: flags: beside the state they tell more than it does, the first of them most.
+_FLAGS = {
+    "COMPLETING": JobState.COMPLETING,
+    "STAGE_OUT": JobState.COMPLETING,
+    "CONFIGURING": JobState.PENDING,
+    "REQUEUED": JobState.PENDING,
+    "REQUEUE_FED": JobState.PENDING,
+    "REQUEUE_HOLD": JobState.PENDING,
+    "SPECIAL_EXIT": JobState.PENDING,
+    "RESV_DEL_HOLD": JobState.PENDING,
+    "REVOKED": JobState.CANCELLED,
+    "STOPPED": JobState.RUNNING,
+    "SIGNALING": JobState.RUNNING,
+    "RESIZING": JobState.RUNNING,
+}
+_OTHER_WORDS = {
+    **_FLAGS,
+    "BOOT_FAIL": JobState.NODE_FAIL,
+    "DEADLINE": JobState.TIMEOUT,
+    "SUSPENDED": JobState.RUNNING,
+}
+#: One job a line, the name last because it may hold a bar itself.
+QUEUE_FIELDS = "%A|%T|%N|%L|%r|%V|%S|%j"
+ACCOUNT_FIELDS = "JobIDRaw,UID,State,NodeList,Submit,Start,ExitCode,Reason,JobName"
+#: From here on numbers of Slurm 22.05 mean 'infinite' or 'not set'.
+_NO_VALUE = 0xFFFFFFFE
+_DURATION = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
+
+
+class Unreadable(ValueError):
+    """An answer that is not in a form known here, or that says itself that it is an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """The jobs of one user by their ids; `whole` says that Slurm sent everybody's, as 22.05 does for JSON."""
+
+    jobs: dict[str, JobInfo]
+    whole: bool = False
+
+
+def parse_job_id(output: str) -> str:
+    """Return the job id of `sbatch --parsable`, which prints `id` or `id;cluster`.
+
+    Raises LaunchError when there is none.
+    """
+    match = re.match(r"(\d+)(;\S+)?\s*$", output)
+    if match is None:
+        raise LaunchError(f"sbatch printed {output.strip()!r} where a job id was expected; see 'squeue --me'")
+    return match[1]
+
+
+def parse_state(words: str | Sequence[str]) -> JobState:
+    """Return the state that Slurm's word or words mean (`CANCELLED by 1000`, `["RUNNING", "COMPLETING"]`)."""
+    known = [words] if isinstance(words, str) else [str(word) for word in words]
+    known = [word.strip().partition(" ")[0].rstrip("+") for word in known]
+    word = next((flag for flag in _FLAGS if flag in known), known[0] if known else "")
+    return JobState(word) if word in JobState.__members__ else _OTHER_WORDS.get(word, JobState.UNKNOWN)
+
+
+def expand_hosts(text: str) -> tuple[str, ...]:
+    """Return the names that a compact list means: `nid[001-003,010],login1` are five."""
+    names: list[str] = []
+    for item in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text.strip()):
+        if item in ("None assigned", "(null)", "N/A"):
+            continue
+        parts = re.split(r"\[([^\]]*)\]", item)
+        choices = [[part] if place % 2 == 0 else _numbers(part) for place, part in enumerate(parts)]
+        names += map("".join, itertools.product(*choices))
+    return tuple(names)
+
+
+def _numbers(ranges: str) -> list[str]:
+    found: list[str] = []
+    for part in ranges.split(","):
+        low, dash, high = part.partition("-")
+        if dash and low.isdigit() and high.isdigit():
+            found += [str(number).zfill(len(low)) for number in range(int(low), int(high) + 1)]
+        else:
+            found.append(part)
+    return found
+
+
+def parse_queue_json(output: str, *, uid: int, now: float) -> Queue:
+    """Return the jobs of the user `uid` in what `squeue --json` printed at `now` (seconds since 1970).
+
+    Raises Unreadable when it is no such answer. A slurmctld that is down makes 22.05 print an empty queue with
+    exit status 0 and the trouble under `errors`: that is Unreadable too.
+    """
+    try:
+        answer = json.loads(output)
+        if answer.get("errors"):
+            raise Unreadable(f"squeue --json reports {answer['errors'][0]}")
+        jobs = answer["jobs"]
+        mine = [job for job in jobs if _number(job.get("user_id", uid)) == uid]
+        found = {info.id: info for info in (_from_json(job, now) for job in mine)}
+    except (AttributeError, IndexError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise Unreadable(f"squeue --json is not in a known form: {error!r}") from error
+    return Queue(jobs=found, whole=len(mine) < len(jobs))
+
+
+def _from_json(job: dict[str, object], now: float) -> JobInfo:
+    words = job["job_state"]
+    state = parse_state(words if isinstance(words, str | list) else str(words))
+    return JobInfo(
+        id=str(int(_number(job["job_id"]) or 0)),
+        state=state,
+        nodes=expand_hosts(_text(job.get("nodes"))),
+        time_left=time_left(state, end=_number(job.get("end_time")), limit=_number(job.get("time_limit")), now=now),
+        reason=plain_reason(_text(job.get("state_reason"))),
+        name=_text(job.get("name")),
+        submit=_number(job.get("submit_time")) or None,
+        start=_number(job.get("start_time")) or None,
+    )
+
+
+def time_left(state: JobState, *, end: float | None, limit: float | None, now: float) -> float | None:
+    """Return the seconds that a job has, from its end (seconds since 1970) and its limit (minutes)."""
+    if state.over or limit is None:
+        return None
+    if state is JobState.PENDING:
+        return limit * 60
+    return max(0.0, end - now) if end else None
+
+
+def plain_reason(text: str) -> str:
+    """Return Slurm's reason, or nothing for its words that mean nothing."""
+    return "" if text in ("None", "(null)", "N/A") else text
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: object) -> float | None:
+    """Return a plain number, or one in its wrapping of 23.02 and later; None for not set and infinite."""
+    if isinstance(value, dict):
+        value = value.get("number") if value.get("set") and not value.get("infinite") else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value >= _NO_VALUE:
+        return None
+    return float(value)
+
+
+def parse_queue_lines(output: str) -> Queue:
+    """Return the jobs in what `squeue --noheader --format=QUEUE_FIELDS` printed; another line is left out."""
+    rows = [line.split("|", 7) for line in output.splitlines()]
+    jobs = {row[0]: _from_row(row) for row in rows if len(row) == 8 and row[0].isdigit()}
+    return Queue(jobs=jobs)
+
+
+def _from_row(row: list[str]) -> JobInfo:
+    number, word, nodes, left, reason, submit, start, name = row
+    state = parse_state(word)
+    return JobInfo(
+        id=number,
+        state=state,
+        nodes=expand_hosts(nodes),
+        time_left=None if state.over else parse_duration(left),
+        reason=plain_reason(reason),
+        name=name,
+        submit=parse_time(submit),
+        start=parse_time(start),
+    )
+
+
+def parse_duration(text: str) -> float | None:
+    """Return the seconds of `1-02:03:04`, `12:00:00` or `4:59`; None for UNLIMITED and other words."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+def parse_time(text: str) -> float | None:
+    """Return seconds since 1970 of `1795329367`, or of `2026-11-22T06:36:07` in the time zone of this machine."""
+    text = text.strip()
+    if text.isdigit():
+        return float(text) or None
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
+
+
+def parse_accounting(output: str, *, uid: int) -> dict[str, JobInfo]:
+    """Return the jobs in what `sacct --parsable2 --format=ACCOUNT_FIELDS` printed, by their ids.
+
+    A job of another user is UNKNOWN. A job that FAILED after one of its steps ran out of memory is
+    OUT_OF_MEMORY: Slurm says that of the step alone.
+    """
+    rows = [row for row in (line.split("|", 8) for line in output.splitlines()) if len(row) == 9]
+    starved = {row[0].partition(".")[0]: row[0] for row in rows if row[2].startswith("OUT_OF_ME")}
+    jobs = {row[0]: _from_account(row, uid) for row in rows if row[0].isdigit()}
+    return {
+        job: replace(info, state=JobState.OUT_OF_MEMORY, reason=f"step {starved[job]} ran out of memory")
+        if info.state is JobState.FAILED and job in starved
+        else info
+        for job, info in jobs.items()
+    }
+
+
+def _from_account(row: Iterable[str], uid: int) -> JobInfo:
+    number, owner, words, nodes, submit, start, exit_code, reason, name = row
+    if owner.isdigit() and int(owner) != uid:
+        return JobInfo(id=number, state=JobState.UNKNOWN, reason=f"it is a job of another user, uid {owner}")
+    state = parse_state(words)
+    reason = plain_reason(reason) or (words if " by " in words else "")
+    if state is JobState.FAILED and not reason:
+        status, _, number_of_signal = exit_code.partition(":")
+        reason = f"ended by signal {number_of_signal}" if number_of_signal not in ("", "0") else f"exit status {status}"
+    return JobInfo(
+        id=number,
+        state=state,
+        nodes=expand_hosts(nodes),
+        reason=reason,
+        name=name,
+        submit=parse_time(submit),
+        start=parse_time(start),
+    )

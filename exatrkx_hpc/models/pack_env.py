@@ -1,0 +1,227 @@
+"""Pack a Python environment for the models of Triton's Python backend: a folder that works wherever it lies.
+
+A plain venv points at the Python that made it, which a container does not have. What is packed here carries
+its interpreter, its standard library and the libraries that these need, and nothing else of the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from exatrkx_hpc.errors import ModelError
+from exatrkx_hpc.files import odd_characters, write_whole
+from exatrkx_hpc.models.packages import Package, find_packages, plain_name
+from exatrkx_hpc.process import run
+
+#: What the models of `tracking` import; networks on a CPU need torch as well.
+NEEDED = ("numpy", "scipy")
+#: What says that a folder was packed here and may be replaced; it also tells what is in it.
+MANIFEST = "exatrkx-environment.json"
+_ARCHIVES = (".tar.gz", ".tgz")
+_NOT_PACKED = (
+    *("site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3"),
+    *("_tkinter*", "_test*", "_ctypes_test*", "xxlimited*", "config-*"),
+)
+#: Part of glibc or of the compiler, which must be the image's own.
+_OF_THE_IMAGE = (
+    *("linux-vdso", "ld-linux", "libc.", "libm.", "libpthread.", "libdl.", "librt.", "libutil."),
+    *("libresolv.", "libanl.", "libmvec.", "libgcc_s.", "libstdc++."),
+)
+
+_ASK = """
+import json, os, site, sys, sysconfig
+v = sysconfig.get_config_var
+print(json.dumps({
+    "version": "%d.%d" % sys.version_info[:2],
+    "executable": os.path.realpath(sys._base_executable if sys.version_info >= (3, 11) else sys.executable),
+    "standard_library": sysconfig.get_path("stdlib"),
+    "platform_library": sysconfig.get_path("platstdlib"),
+    "library_folder": sys.platlibdir,
+    "shared": os.path.join(v("LIBDIR") or "", v("INSTSONAME") or "") if v("Py_ENABLE_SHARED") else "",
+    "libc": os.confstr("CS_GNU_LIBC_VERSION") or "",
+    "packages": [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")],
+}))
+"""
+#: Where the interpreter itself, outside of any venv, looks for packages: Debian's has a place of its own.
+_ASK_PLACE = "import os, site, sys; print(os.path.relpath(site.getsitepackages()[-1], sys.prefix))"
+_CHECK = """
+import json, sys
+found = {}
+for name in sys.argv[1:]:
+    found[name] = getattr(__import__(name), "__file__", "")
+print(json.dumps([sys.prefix, found]))
+"""
+
+_ACTIVATE = """\
+# Triton's Python backend reads this before it starts a model; a person may source it in bash, too.
+# The interpreter finds its packages by its own place, so that PATH is all that it needs.
+_environment=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+unset PYTHONHOME
+export VIRTUAL_ENV=$_environment PYTHONNOUSERSITE=1
+export PATH=$_environment/bin${PATH:+:$PATH}
+# For this interpreter's own libraries. Triton sets the same.
+export LD_LIBRARY_PATH=$_environment/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+unset _environment
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedEnvironment:
+    """What was packed: where it is, for which Python, from which glibc on, and the packages in it."""
+
+    path: Path
+    python: str
+    libc: str
+    packages: tuple[Package, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Python:
+    """What an interpreter says about itself.
+
+    `shared` is its libpython, '' when it has none; `packages` are the folders of packages of the environment that
+    it belongs to, `place` is where one without an environment looks for them, below its prefix.
+    """
+
+    version: str
+    executable: str
+    standard_library: str
+    platform_library: str
+    library_folder: str
+    shared: str
+    libc: str
+    packages: list[str]
+    place: str
+
+    @property
+    def home(self) -> str:
+        """Where its standard library lies in an environment."""
+        return f"{self.library_folder}/python{self.version}"
+
+
+def pack_environment(out: Path, *, python: Path, packages: Sequence[str] = NEEDED) -> PackedEnvironment:
+    """Write the interpreter `python` with `packages` and what they require to `out`; return what is in it.
+
+    `out` is a folder, or an archive when its name ends with .tar.gz; either may be moved afterwards, and is
+    what EXECUTION_ENV_PATH of a model may name. It is replaced only if it was packed here. The packages are
+    taken from the environment that `python` belongs to; nothing is downloaded. The environment is tried before
+    it is put in place. Raises ModelError when a package is missing or would not work inside Triton.
+    """
+    _refuse_foreign(out)
+    what = _ask(python)
+    chosen = find_packages([Path(folder) for folder in what.packages], packages, python=python)
+    _refuse_numpy_2(chosen, python)
+    packed = PackedEnvironment(path=out, python=what.version, libc=what.libc, packages=chosen)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise ModelError(f"{out} cannot be written: {error.strerror}; choose a folder that you may write to") from error
+    try:
+        _write(aside / "new", what, packed)
+        wanted = set(map(plain_name, packages))
+        _try(aside / "new", [module for one in chosen if one.name in wanted for module in one.modules])
+        _put(aside / "new", out, aside)
+    except OSError as error:
+        raise ModelError(f"{out} cannot be written: {error.strerror}; make room, or choose another place") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return packed
+
+
+def _is_archive(out: Path) -> bool:
+    return out.name.endswith(_ARCHIVES)
+
+
+def _refuse_foreign(out: Path) -> None:
+    if odd := odd_characters(out.absolute()):
+        raise ModelError(
+            f"{out} holds {odd!r}, at which Triton's Python backend fails; choose a name without spaces and quotes"
+        )
+    if not out.exists() or (_is_archive(out) and out.is_file()) or (out / MANIFEST).is_file():
+        return
+    if not out.is_dir() or any(out.iterdir()):
+        raise ModelError(f"{out} exists and was not packed by exatrkx-hpc; choose another place, or remove it")
+
+
+def _ask(python: Path) -> _Python:
+    done = run([str(python), "-I", "-c", _ASK])
+    if done.returncode:
+        raise ModelError(f"{python} is no Python that can be packed: {done.complaint}; name another with --python")
+    facts = json.loads(done.stdout)
+    place = run([facts["executable"], "-I", "-c", _ASK_PLACE])
+    return _Python(**facts, place=place.stdout.strip())
+
+
+def _refuse_numpy_2(packages: Sequence[Package], python: Path) -> None:
+    for package in packages:
+        if package.name == "numpy" and int(package.version.partition(".")[0]) >= 2:
+            raise ModelError(
+                f"{python} has numpy {package.version}, under which Triton's Python backend answers with 0 bytes; "
+                f"'{python} -m pip install \"numpy<2\"' gives one that works"
+            )
+
+
+def _write(folder: Path, python: _Python, packed: PackedEnvironment) -> None:
+    """Lay the environment out in `folder`; symbolic links of the source become what they point to."""
+    home = folder / python.home
+    for source in dict.fromkeys((python.standard_library, python.platform_library)):
+        ignore = shutil.ignore_patterns(*_NOT_PACKED)
+        shutil.copytree(source, home, ignore=ignore, ignore_dangling_symlinks=True, dirs_exist_ok=True)
+    binaries = folder / "bin"
+    binaries.mkdir()
+    shutil.copy2(python.executable, binaries / f"python{python.version}")
+    for name in ("python3", "python"):
+        (binaries / name).symlink_to(f"python{python.version}")
+    for package in packed.packages:
+        package.copy(folder / python.place)
+    (folder / "lib").mkdir(exist_ok=True)
+    if python.shared:
+        shutil.copy2(python.shared, folder / "lib")
+    _copy_libraries([binaries / f"python{python.version}", *home.glob("lib-dynload/*.so")], folder / "lib")
+    write_whole(binaries / "activate", _ACTIVATE)
+    facts = asdict(packed) | {"path": None, "packages": {one.name: one.version for one in packed.packages}}
+    write_whole(folder / MANIFEST, json.dumps(facts, indent=2) + "\n")
+
+
+def _copy_libraries(programs: Sequence[Path], folder: Path) -> None:
+    """Copy the libraries of this machine that the programs load, but those that every image has of its own."""
+    done = run(["ldd", *map(str, programs)])
+    for line in done.stdout.splitlines():
+        name, arrow, rest = line.strip().partition(" => ")
+        library = Path(rest.rpartition(" (")[0])
+        if arrow and library.is_file() and not name.startswith(_OF_THE_IMAGE) and not (folder / name).exists():
+            shutil.copy2(library, folder / name)
+
+
+def _try(folder: Path, modules: Sequence[str]) -> None:
+    """Import the modules in the environment as Triton would, and see that they come from there."""
+    command = 'source "$1/bin/activate" && shift && exec python3 -I -c "$@"'
+    argv = ["bash", "-c", command, "bash", str(folder), _CHECK, *modules]
+    done = run(argv, timeout=300)
+    if done.returncode:
+        raise ModelError(f"the packed environment does not work: {done.complaint}; look at the packages in its source")
+    prefix, found = json.loads(done.stdout)
+    strangers = [name for name, file in found.items() if not Path(file).is_relative_to(prefix)]
+    if strangers or not Path(prefix).samefile(folder):
+        raise ModelError(f"the packed environment takes {', '.join(strangers) or prefix} from elsewhere; pack another")
+
+
+def _put(fresh: Path, out: Path, aside: Path) -> None:
+    """Put the finished environment in the place of `out`, packed as an archive if that is its name."""
+    fresh.chmod(0o755)  # Triton may run as another user than the one who packs.
+    if _is_archive(out):
+        whole = aside / "archive"
+        with tarfile.open(whole, "w:gz", compresslevel=1) as archive:
+            archive.add(fresh, arcname=".")
+        whole.replace(out)
+        return
+    if out.exists():
+        out.rename(aside / "old")
+    fresh.rename(out)

@@ -1,0 +1,118 @@
+"""What must be in place before a farm's job is submitted: folders, plan, models, image, script."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from exatrkx_hpc.assets import asset
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.errors import LaunchError, ModelError
+from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.launch.batch import render_job
+from exatrkx_hpc.launch.payload import write_payload
+from exatrkx_hpc.launch.plan import FarmPlan, Tool, engine_faults, make_plan, python_folder
+from exatrkx_hpc.launch.triton import embedded_triton
+from exatrkx_hpc.models.build import build
+from exatrkx_hpc.models.check import check
+from exatrkx_hpc.process import find_program, run
+
+Tell = Callable[[str], None]
+
+#: The command that pulls an image, for the engines that keep images of their own.
+_PULL = {
+    "shifter": ("shifterimg", "pull"),
+    "podman-hpc": ("podman-hpc", "pull"),
+    "podman": ("podman", "pull"),
+}
+_PULL_DEADLINE = 3600.0
+
+
+def plan(farm: Farm, *, lay_out: bool = True) -> FarmPlan:
+    """Return what the job of `farm` will do; `lay_out` also puts the embedded Triton's parts in their place."""
+    if farm.cluster.scheduler == "slurm" or farm.server.engine != "none" or farm.server.triton != "tritonserver":
+        return make_plan(farm)
+    return make_plan(farm, tool=_embedded_tool(farm, lay_out=lay_out))
+
+
+def _embedded_tool(farm: Farm, *, lay_out: bool) -> Tool:
+    triton = embedded_triton(Path(farm.run_root, "triton"), lay_out=lay_out)
+    return Tool(
+        triton=str(triton.server),
+        arguments=(f"--backend-directory={triton.backend_directory}", f"--cache-directory={triton.cache_directory}"),
+        environment=tuple(triton.environment.items()),
+    )
+
+
+def refuse_faults(farm: Farm) -> None:
+    """Raise LaunchError when the farm asks for something that its engine cannot do."""
+    faults = engine_faults(farm)
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise LaunchError(f"engine {farm.server.engine}: {faults[0]}{more}")
+
+
+def make_run_root(farm: Farm) -> None:
+    """Make the folders below the run root; raises LaunchError when that cannot be done."""
+    run_root = Path(farm.run_root)
+    try:
+        (run_root / "scripts").mkdir(parents=True, exist_ok=True)
+        (run_root / "python").mkdir(exist_ok=True)
+    except OSError as error:
+        raise LaunchError(
+            f"run_root {run_root} cannot be made ({error.strerror}); name a folder that you may write to"
+        ) from error
+
+
+def require_models(farm: Farm, tell: Tell) -> None:
+    """On this machine the shipped models are built when they are missing; a site builds its own once."""
+    repository = Path(farm.server.model_repository)
+    if farm.cluster.scheduler == "local":
+        build_models(farm, tell)
+    if not repository.is_dir():
+        raise ModelError(
+            f"model repository {repository} does not exist; make it with 'exatrkx-hpc models build "
+            f"--device {farm.server.device} --instances {farm.server.instances} --out {repository}'"
+        )
+    if findings := check(repository):
+        first = findings[0]
+        raise ModelError(
+            f"model repository {repository} would not work: {first.model}: {first.what}; {first.remedy} "
+            f"('exatrkx-hpc models check {repository}' lists {len(findings)} fault(s))"
+        )
+
+
+def write_script(farm: Farm, what: FarmPlan) -> Path:
+    """Write the job's script, and the Python that its models need; return the script's path."""
+    path = Path(farm.run_root, "scripts", f"{farm.name}-{time.strftime('%Y%m%d-%H%M%S')}.sbatch")
+    try:
+        write_payload(Path(python_folder(farm)))
+        write_whole(path, render_job(what), mode=0o700)
+    except OSError as error:
+        raise LaunchError(
+            f"run_root {farm.run_root} cannot be written to ({error.strerror}); make room there"
+        ) from error
+    return path
+
+
+def build_models(farm: Farm, tell: Tell) -> None:
+    """Build the model repository from the shipped models, unless it is there."""
+    server = farm.server
+    repository = Path(server.model_repository)
+    if not repository.is_dir():
+        tell(f"models: building {repository} for {server.device}")
+        build(asset("model_repos/exatrkx"), repository, device=server.device, instances=server.instances)
+
+
+def pull_image(farm: Farm, tell: Tell) -> None:
+    """Pull the image with the engine's own command; raises LaunchError when that fails."""
+    engine, image = farm.server.engine, farm.server.image
+    if engine not in _PULL:
+        return
+    program, verb = _PULL[engine]
+    tell(f"image: {program} {verb} {image}")
+    path = find_program(program, remedy=f"load its module, or choose another server.engine than {engine!r}")
+    done = run([path, verb, image], timeout=_PULL_DEADLINE)
+    if done.returncode:
+        raise LaunchError(f"{program} {verb} {image} failed (exit {done.returncode}): {done.complaint}")

@@ -1,0 +1,172 @@
+"""The monitor's loop against fake servers: what it applies, what it survives, what it says."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import requests
+from test_local import local_farm
+from waiting import until
+
+from exatrkx_hpc import farm
+from exatrkx_hpc.config import MonitorSection
+from exatrkx_hpc.errors import LaunchError
+from exatrkx_hpc.fleet.endpoint_file import read_endpoint
+from exatrkx_hpc.fleet.health import is_ready
+from exatrkx_hpc.fleet.monitor import Monitor
+from exatrkx_hpc.fleet.registry import read_records
+from exatrkx_hpc.launch.local import EmbeddedScheduler
+from exatrkx_hpc.process import session_members
+
+
+@pytest.fixture
+def job(tmp_path, nginx):
+    """A job of two fake servers."""
+    ports = {"balancer__grpc_port": 0, "balancer__http_port": 0, "monitor__prometheus_port": 0}
+    made = farm.deploy(local_farm(tmp_path, job__nodes=2, cluster__local_address="127.0.9.1", **ports))
+    until(lambda: len(read_records(made.run_dir)) == 2, what="two records")
+    yield made
+    farm.stop(made, drain=False)
+
+
+class Serving:
+    """A monitor that looks when the test says so, and the lines that it said."""
+
+    def __init__(self, job: farm.Job, *, prometheus: bool = False) -> None:
+        self.lines: list[str] = []
+        self.monitor = Monitor(
+            run_dir=job.run_dir,
+            job_state=lambda: job.scheduler.state(job.id),
+            balancer=job.farm.balancer,
+            settings=MonitorSection(prometheus=prometheus, prometheus_port=0, scrape_interval=1),
+            tell=self.lines.append,
+        )
+
+    def ready(self, servers: int) -> bool:
+        return len(self.monitor.tick().ready) == servers
+
+    def answers(self) -> bool:
+        record = read_endpoint(self.monitor.logs.parent)
+        return record is not None and requests.get(f"http://{record.http}/", timeout=5).ok
+
+
+def test_the_endpoint_is_in_a_file_while_it_is_kept(job):
+    serving = Serving(job)
+    with serving.monitor.serving():
+        until(lambda: serving.ready(2), what="two ready servers")
+        record = read_endpoint(job.run_dir)
+        assert record is not None
+        assert (record.ready, record.grpc, len(record.metrics)) == (2, serving.monitor.endpoint, 2)
+        assert (Path(job.farm.run_root) / "latest").resolve() == job.run_dir
+        until(serving.answers, what="an answer through the balancer")
+    assert read_endpoint(job.run_dir) is None
+
+
+def test_what_cannot_be_applied_now_is_said_once_and_tried_again(job):
+    serving = Serving(job)
+    candidate = job.run_dir / "nginx" / "candidate"
+    with serving.monitor.serving():
+        aside = candidate.rename(candidate.with_name("aside"))
+        candidate.write_text("a file where a folder was, as little use as a full disk")
+        until(lambda: serving.ready(2), what="two ready servers")
+        for _ in range(3):
+            serving.monitor.tick()
+        assert len([line for line in serving.lines if line.startswith("balancer: ")]) == 1
+        candidate.unlink()
+        aside.rename(candidate)
+        serving.monitor.tick()
+        until(serving.answers, what="an answer through the balancer")
+
+
+def test_a_killed_prometheus_starts_again_with_its_targets(job, prometheus):
+    serving = Serving(job, prometheus=True)
+    with serving.monitor.serving():
+        until(lambda: serving.ready(2), what="two ready servers")
+        os.kill(int((job.run_dir / "prometheus" / "prometheus.pid").read_text()), signal.SIGKILL)
+        until(
+            lambda: serving.monitor.tick() and "prometheus: it has ended; starts again" in serving.lines,
+            what="its word",
+        )
+        record = read_endpoint(job.run_dir)
+        assert record is not None
+        assert requests.get(f"http://{record.prometheus}/-/ready", timeout=5).ok
+
+
+def test_a_balancer_without_prometheus_is_better_than_none(job, monkeypatch, tmp_path, prometheus):
+    serving = Serving(job, prometheus=True)
+    (job.run_dir / "prometheus").write_text("a file where a folder should be")
+    with serving.monitor.serving():
+        until(lambda: serving.ready(2), what="two ready servers")
+        assert any(line.startswith("prometheus: ") for line in serving.lines)
+        until(serving.answers, what="an answer through the balancer")
+
+
+def test_another_server_at_the_address_is_not_the_servers_own_answer(job):
+    record = read_records(job.run_dir)[0]
+    until(lambda: is_ready(record, 1), what="a ready server")
+    assert not is_ready(record.model_copy(update={"instance": "another"}), 1)
+
+
+def test_two_farms_never_share_an_address(tmp_path):
+    farms = [local_farm(tmp_path / name, cluster__local_address="127.0.9.11") for name in ("one", "two")]
+    jobs = [farm.deploy(one) for one in farms]
+    try:
+        records = [until(lambda j=j: read_records(j.run_dir), what="a record")[0] for j in jobs]
+        assert {r.address for r in records} == {"127.0.9.11", "127.0.9.12"}
+    finally:
+        for job in jobs:
+            farm.stop(job, drain=False)
+
+
+def test_a_job_whose_first_process_was_killed_is_still_stopped(job):
+    scheduler = job.scheduler
+    assert isinstance(scheduler, EmbeddedScheduler)
+    session = scheduler._read(job.id).session
+    os.kill(session, signal.SIGKILL)
+    until(lambda: job.scheduler.state(job.id).over, what="the end of the job")
+    assert session_members(session)
+    farm.stop(job)
+    assert session_members(session) == []
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_stop_right_after_the_start_is_not_lost(tmp_path, attempt):
+    made = farm.deploy(local_farm(tmp_path, cluster__local_address="127.0.9.21"))
+    scheduler = made.scheduler
+    assert isinstance(scheduler, EmbeddedScheduler)
+    session = scheduler._read(made.id).session
+    farm.stop(made)
+    assert session_members(session) == []
+    assert all(record.state == "gone" for record in read_records(made.run_dir))
+
+
+class CannotCancel(EmbeddedScheduler):
+    """A scheduler whose cancel fails, as Slurm's does when slurmctld is down."""
+
+    def cancel(self, job: str, *, drain: bool = True) -> None:
+        super().cancel(job, drain=drain)
+        raise LaunchError("scancel refused")
+
+
+def test_a_cancel_that_fails_still_stops_the_monitor(tmp_path, nginx, monkeypatch):
+    what = local_farm(tmp_path, balancer__grpc_port=0, balancer__http_port=0, monitor__prometheus=False)
+    broken = CannotCancel(run_root=tmp_path, first_address="127.0.9.31")
+    monkeypatch.setattr(farm, "scheduler_of", lambda _: broken)
+    with pytest.raises(LaunchError, match="scancel refused"), farm.running(what, wait=30):
+        pid = int((tmp_path / "1" / "nginx" / "nginx.pid").read_text())
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_what_fails_after_the_submission_ends_the_job(tmp_path, monkeypatch):
+    fakes, calls = Path(__file__).parent / "fakes" / "fake_slurm", tmp_path / "fake"
+    calls.mkdir()
+    monkeypatch.setenv("PATH", f"{fakes}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM", str(calls))
+    what = local_farm(tmp_path / "root", cluster__scheduler="slurm")
+    (tmp_path / "root" / "4242").write_text("the job's run directory cannot be made")
+    with pytest.raises(LaunchError, match="4242"):
+        farm.deploy(what)
+    assert "scancel" in (calls / "calls").read_text()

@@ -1,0 +1,193 @@
+"""The whole way on a real Slurm of three nodes, as an ordinary user: deploy, monitor, run-clients, stop."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cluster import Cluster, cluster, missing
+from waiting import until
+
+from exatrkx_hpc.assets import asset
+from exatrkx_hpc.models.build import build
+from exatrkx_hpc.process import Completed
+from exatrkx_hpc.tracking.synthetic import write_events
+
+pytestmark = [pytest.mark.slurm, pytest.mark.triton, pytest.mark.usefixtures("triton", "nginx", "prometheus")]
+
+FARM = """\
+site = "generic"
+[job]
+account = "m1234"
+partition = "gpu"
+gpus_per_node = 4
+time = "00:10:00"
+[server]
+device = "cpu"
+drain = 2
+exit_timeout = 5
+[balancer]
+host = "127.0.0.1"
+[monitor]
+prometheus = false
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The cluster, and the user's home on it."""
+
+    cluster: Cluster
+
+    @property
+    def home(self) -> Path:
+        return self.cluster.home()
+
+    def do(self, *words: object, timeout: float = 120) -> Completed:
+        """Run a command on the head as the user, in the home folder."""
+        return self.cluster.run([str(word) for word in words], cwd=self.home, timeout=timeout)
+
+    def good(self, *words: object, timeout: float = 120) -> str:
+        done = self.do(*words, timeout=timeout)
+        assert done.returncode == 0, f"{words}: {done.stdout} {done.stderr}"
+        return done.stdout
+
+    def status(self, job: str) -> dict:
+        return json.loads(self.good("exatrkx-hpc", "status", job, "--json"))[0]
+
+    def monitor(self, job: str):
+        """Start a monitor and return its log; stop what the pair's first part is."""
+        log = self.home / f"monitor-{job}.log"
+        return self.cluster.head.spawn(["exatrkx-hpc", "monitor", job], log=log, cwd=self.home), log
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    if reason := missing():
+        pytest.skip(reason)
+    with cluster() as c:
+        c.wait_idle()
+        made = Site(c)
+        (made.home / "farm.toml").write_text(FARM)
+        write_events(made.home / "events", events=40, tracks=40, seed=8)
+        build(asset("model_repos/exatrkx"), made.home / "exatrkx-hpc" / "model_repository", device="cpu")
+        _give(made, made.home)
+        yield made
+
+
+def _give(site: Site, folder: Path) -> None:
+    user = site.cluster.config.user("physicist")
+    for path in (folder, *folder.rglob("*")):
+        shutil.chown(path, user.uid, user.uid)
+
+
+@pytest.fixture
+def deployed(site) -> Iterator[tuple[str, Path]]:
+    """A job of two nodes with its monitor; both end with the test."""
+    job = site.good("exatrkx-hpc", "deploy", "-N", 2).strip()
+    child, log = site.monitor(job)
+    try:
+        until(lambda: "2 ready" in log.read_text(), what=f"two ready servers: {log.read_text()}", deadline=120)
+        yield job, log
+    finally:
+        site.do("exatrkx-hpc", "stop", job)
+        child.stop(grace=20)
+
+
+def gone(site: Site) -> bool:
+    return site.good("squeue", "--noheader") == ""
+
+
+def processes(site: Site) -> str:
+    """What the user still runs on the nodes."""
+    nodes = ("nid001", "nid002", "nid003")
+    return "".join(site.cluster.node(n).run(["pgrep", "-u", "physicist", "-a"], user="root").stdout for n in nodes)
+
+
+def test_the_whole_way(site, deployed):
+    job, log = deployed
+    report = json.loads(site.good("exatrkx-hpc", "run-clients", "-n", 8, "-j", 4, "--json", "-q", timeout=300))
+    assert (report["events"], report["done"], report["failed"]) == (40, 40, [])
+    status = site.status(job)
+    assert (status["state"], status["ready"]) == ("RUNNING", 2)
+    assert sorted(server["node"] for server in status["servers"]) == sorted(status["nodes"])
+    assert 0 < status["time_left_s"] <= 600
+    for server in status["servers"]:
+        address = f"{server['address']}:{server['metrics_port']}"
+        rows = json.loads(site.good("exatrkx-hpc", "metrics", "--server", address, "--json"))
+        assert next(row for row in rows if row["model"] == "exatrkx")["successes"] > 0, f"{server['node']} was idle"
+    assert site.good("exatrkx-hpc", "stop", job) in (f"job {job}: COMPLETED\n", f"job {job}: CANCELLED\n")
+    until(lambda: gone(site), what="an empty queue")
+    assert processes(site) == ""
+    until(lambda: "draining" in log.read_text(), what="the drain in the monitor's log")
+    for node in ("nid001", "nid002"):
+        assert site.cluster.node(node).run(["ls", "/dev/shm"], user="root").stdout == ""
+
+
+def test_the_script_serves_when_it_is_submitted_by_hand(site):
+    script = site.home / "by-hand.sbatch"
+    script.write_text(site.good("exatrkx-hpc", "deploy", "-N", 1, "--dry-run"))
+    job = site.good("sbatch", "--parsable", script).strip()
+    until(lambda: site.status(job)["ready"] == 1, what="a ready server", deadline=120)
+    site.good("exatrkx-hpc", "stop", job)
+    until(lambda: gone(site), what="an empty queue")
+
+
+def test_one_server_a_gpu(site):
+    """Eight servers on two nodes, each with its own ports and its own GPU; a small model, for the sake of time."""
+    small = site.home / "small"
+    if not small.exists():
+        shutil.copytree(site.home / "exatrkx-hpc" / "model_repository" / "frnn", small / "frnn")
+        _give(site, small)
+    variables = {
+        "EXATRKX_HPC_SERVER_MODEL_REPOSITORY": str(small),
+        "EXATRKX_HPC_SERVER_SERVERS_PER_NODE": "4",
+        "EXATRKX_HPC_SERVER_GPUS_PER_SERVER": "1",
+    }
+    words = ["env", *(f"{name}={value}" for name, value in variables.items()), "exatrkx-hpc", "deploy", "-N", "2"]
+    job = site.good(*words).strip()
+    try:
+        until(lambda: site.status(job)["ready"] == 8, what="eight ready servers", deadline=180)
+        servers = site.status(job)["servers"]
+        assert len({(s["node"], s["http_port"]) for s in servers}) == 8
+        assert len({(s["node"], s["gpus"]) for s in servers}) == 8
+        assert {s["gpus"] for s in servers} == {"0", "1", "2", "3"}
+    finally:
+        site.good("exatrkx-hpc", "stop", job)
+    until(lambda: gone(site), what="an empty queue")
+
+
+@pytest.mark.chaos
+def test_a_crashed_node_leaves_the_other_serving(site, deployed):
+    job, log = deployed
+    victim = site.status(job)["nodes"][0]
+    site.cluster.node(victim).crash()
+    try:
+        until(lambda: f"{victim}-0: gone" in log.read_text(), what="its departure", deadline=35)
+        report = json.loads(site.good("exatrkx-hpc", "run-clients", "-n", 2, "--json", "-q", timeout=300))
+        assert (report["done"], report["failed"]) == (40, [])
+        assert site.status(job)["ready"] == 1
+    finally:
+        site.cluster.node(victim).boot()
+        site.cluster.wait_idle(victim)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--qos", "nonsense"], "qos"),
+        (["--account", "m5678"], "account"),
+        (["--time", "13:00:00"], "time"),
+        (["-N", "9"], "node"),
+    ],
+)
+def test_a_refusal_is_one_line_with_slurms_words(site, words, said):
+    done = site.do("exatrkx-hpc", "deploy", *words)
+    assert done.returncode == 4
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr.lower()
+    assert gone(site)
