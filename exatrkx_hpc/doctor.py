@@ -13,10 +13,11 @@ from exatrkx_hpc.errors import ExatrkxError
 from exatrkx_hpc.fleet.nginx import find_nginx
 from exatrkx_hpc.launch.batch import render_job
 from exatrkx_hpc.launch.plan import FarmPlan
+from exatrkx_hpc.launch.slurm import Slurm
 from exatrkx_hpc.launch.triton import embedded_triton
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.ports import port_trouble
-from exatrkx_hpc.process import find_program, run
+from exatrkx_hpc.process import find_program
 
 _ENGINE_PROGRAMS = {"shifter": "shifter", "podman-hpc": "podman-hpc", "podman": "podman", "apptainer": "apptainer"}
 
@@ -93,19 +94,15 @@ def _slurm(plan: Callable[[], FarmPlan]) -> Iterator[Finding]:
         missing |= not finding.ok
         yield finding
     if not missing:
-        yield _test_only(render_job(plan()))
+        yield _asked("job", lambda: _test_only(render_job(plan())))
 
 
-def _test_only(script: str) -> Finding:
-    """Ask Slurm whether it would take the job, without submitting it."""
+def _test_only(script: str) -> str:
+    """Ask Slurm whether it would take the job, without submitting it; its words, or LaunchError."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "farm.sbatch")
         path.write_text(script)
-        done = run(["sbatch", "--test-only", str(path)], timeout=60)
-    if done.returncode:
-        remedy = "check [job] in farm.toml; 'sacctmgr show assoc user=$USER' lists what you may use"
-        return Finding(what="job", ok=False, found=done.complaint, remedy=remedy)
-    return Finding(what="job", ok=True, found=done.complaint)
+        return Slurm().test(path)
 
 
 def _engine(farm: Farm) -> Iterator[Finding]:

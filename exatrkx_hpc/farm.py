@@ -219,5 +219,6 @@ def endpoint_record(farm: Farm, job: str = LATEST) -> EndpointRecord:
 def scheduler_of(farm: Farm) -> Scheduler:
     """Return the scheduler that the site has."""
     if farm.cluster.scheduler == "slurm":
-        return Slurm()
+        # What a drain takes at the most, and what Slurm and the script need beside it.
+        return Slurm(grace=farm.server.drain + farm.server.exit_timeout + 30.0)
     return EmbeddedScheduler(run_root=Path(farm.run_root), first_address=farm.cluster.local_address)

@@ -132,6 +132,7 @@ def test_the_script_serves_when_it_is_submitted_by_hand(site):
     script = site.home / "by-hand.sbatch"
     script.write_text(site.good("exatrkx-hpc", "deploy", "-N", 1, "--dry-run"))
     job = site.good("sbatch", "--parsable", script).strip()
+    until((site.home / "exatrkx-hpc" / job / "records").is_dir, what="the job's own folder")
     until(lambda: site.status(job)["ready"] == 1, what="a ready server", deadline=120)
     site.good("exatrkx-hpc", "stop", job)
     until(lambda: gone(site), what="an empty queue")
@@ -174,6 +175,17 @@ def test_a_crashed_node_leaves_the_other_serving(site, deployed):
     finally:
         site.cluster.node(victim).boot()
         site.cluster.wait_idle(victim)
+
+
+def test_doctor_finds_the_cluster_fit_and_names_what_is_not(site):
+    found = {one["what"]: one for one in json.loads(site.good("exatrkx-hpc", "doctor", "--json"))}
+    assert all(one["ok"] for one in found.values())
+    assert "nid00" in found["job"]["found"]
+    done = site.do("env", "EXATRKX_HPC_JOB_QOS=nonsense", "exatrkx-hpc", "doctor", "--json")
+    assert done.returncode == 3
+    wrong = [one for one in json.loads(done.stdout) if not one["ok"]]
+    assert [one["what"] for one in wrong] == ["job"]
+    assert "qos" in wrong[0]["found"].lower()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -301,7 +302,10 @@ exec sleep 600
 
 
 def within(seconds, work):
-    return asyncio.run(asyncio.wait_for(work, seconds))
+    """Run `work`, and see that it left no pipe open."""
+    value = asyncio.run(asyncio.wait_for(work, seconds))
+    gc.collect()
+    return value
 
 
 def test_a_worker_that_hangs_with_an_open_pipe_is_given_up(tmp_path, fake_worker):
@@ -309,7 +313,10 @@ def test_a_worker_that_hangs_with_an_open_pipe_is_given_up(tmp_path, fake_worker
         slot = Slot(grace=0.3)
         await slot.start(Task(server="h:1", model="m", labels="", in_flight=1, request_timeout=1, patience=1))
         slot.give(EventFile(name="e", path=tmp_path / "e.csv"))
-        return await slot.answer(longest=0.3), await slot.ended()
+        try:
+            return await slot.answer(longest=0.3), await slot.ended()
+        finally:
+            slot.discard()
 
     fake_worker(DEAF)
     assert within(60, ask()) == (b"", -signal.SIGKILL)
@@ -319,7 +326,10 @@ def test_a_worker_that_says_no_more_but_does_not_end_is_killed(fake_worker):
     async def ask():
         slot = Slot(grace=0.3)
         await slot.start(Task(server="h:1", model="m", labels="", in_flight=1, request_timeout=1, patience=1))
-        return await slot.answer(longest=60), await slot.ended(), slot.alive
+        try:
+            return await slot.answer(longest=60), await slot.ended(), slot.alive
+        finally:
+            slot.discard()
 
     fake_worker("#!/bin/sh\nexec sleep 600 >&-")
     assert within(60, ask()) == (b"", -signal.SIGKILL, False)

@@ -146,11 +146,12 @@ class Coordinator:
             _, deaf = await asyncio.wait(keepers, timeout=self._grace)
             for keeper in deaf:  # its worker was killed, but something keeps the pipe open
                 keeper.cancel()
-            faults = await asyncio.gather(*keepers, return_exceptions=True)
-            for fault in (one for one in faults if isinstance(one, Exception)):
-                raise fault
+        outcomes = await asyncio.gather(*keepers, return_exceptions=True)
         for slot in self._slots:
             self._forget_labels(slot)
+            slot.discard()
+        for fault in (one for one in outcomes if isinstance(one, Exception)):
+            raise fault
 
     async def _keep(self, slot: Slot) -> None:
         """Listen to one worker, and replace it when it dies, until the run is over."""

@@ -65,6 +65,7 @@ class Slot:
         cannot be started at all.
         """
         argv = [sys.executable, "-m", "exatrkx_hpc.work.worker"]
+        self.discard()
         try:
             self._process = await spawn_piped(argv, env=worker_environment())
         except OSError as error:
@@ -127,6 +128,14 @@ class Slot:
         """Tell the worker to end, by the end of its stdin."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
+
+    def discard(self) -> None:
+        """Let go of a worker that ended or was given up, with its pipes; what it still says is not heard."""
+        if self._process is not None:
+            # A pipe that somebody else keeps open never closes by itself, and Process has no close of its own.
+            transport: asyncio.SubprocessTransport = vars(self._process)["_transport"]
+            transport.close()
+        self._process = None
 
     def kill(self) -> None:
         """Kill the worker if it still runs."""
