@@ -11,13 +11,13 @@ import shlex
 import signal
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import typer.main
+from segments import abandoned
 
 from exatrkx_hpc.cli import app
 from exatrkx_hpc.process import run, spawn
@@ -273,24 +273,6 @@ def working_in(folder: Path) -> Iterator[tuple[int, str]]:
             words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             if (entry / "cwd").readlink().is_relative_to(folder) or str(folder) in words:
                 yield int(entry.name), words
-
-
-def abandoned(before: set[Path]) -> list[Path]:
-    """The segments that are new and that no process maps; a process that is ending gets a moment."""
-    until = time.monotonic() + 5
-    while True:
-        left = [path for path in set(SHARED_MEMORY.glob("exatrkx_*")) - before if not mapped(path)]
-        if not left or time.monotonic() > until:
-            return left
-        time.sleep(0.1)
-
-
-def mapped(segment: Path) -> bool:
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if str(segment) in (entry / "maps").read_text():
-                return True
-    return False
 
 
 def in_use(port: int) -> bool:
