@@ -12,6 +12,7 @@ The command line calls the same functions and prints what they return.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from exatrkx_hpc import prepare
 from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import LaunchError
+from exatrkx_hpc.errors import EndpointError, LaunchError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.fleet.endpoint_file import LATEST, EndpointRecord, running_endpoint
 from exatrkx_hpc.fleet.look import Look
@@ -136,6 +137,26 @@ def jobs(farm: Farm) -> Iterator[Job]:
 def look(job: Job) -> Look:
     """Return what `job`, its servers and its endpoint are now."""
     return look_at(job.scheduler.info(job.id), job.run_dir, timeout=job.farm.monitor.probe_timeout)
+
+
+def wait_ready(job: Job, *, timeout: float, tell: Tell = lambda line: None) -> Look:
+    """Return the look at `job` in which every server is ready, each of its changes told in one line before.
+
+    Raises EndpointError when the job ends before, or `timeout` seconds have passed.
+    """
+    wanted = job.farm.job.nodes * job.farm.server.servers_per_node
+    until, said = time.monotonic() + timeout, ""
+    while (now := look(job)).ready < wanted:
+        line = f"job {job.id}: {now.info.state.value}, {now.ready} of {wanted} servers ready {now.info.reason}".rstrip()
+        if line != said:
+            tell(line)
+            said = line
+        if now.info.state.over:
+            raise EndpointError(f"job {job.id} is {now.info.state.value} before its servers were ready; see its logs")
+        if time.monotonic() > until:
+            raise EndpointError(f"{now.ready} of {wanted} servers ready after {timeout:g} s; the job goes on")
+        time.sleep(1.0)
+    return now
 
 
 def setup(farm: Farm, *, tell: Tell = lambda line: None) -> None:

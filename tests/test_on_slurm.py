@@ -88,7 +88,7 @@ def _give(site: Site, folder: Path) -> None:
 @pytest.fixture
 def deployed(site) -> Iterator[tuple[str, Path]]:
     """A job of two nodes with its monitor; both end with the test."""
-    job = site.good("exatrkx-hpc", "deploy", "-N", 2).strip()
+    job = site.good("exatrkx-hpc", "deploy", "-N", 2, "--wait", 120, timeout=150).strip()
     child, log = site.monitor(job)
     try:
         until(lambda: "2 ready" in log.read_text(), what=f"two ready servers: {log.read_text()}", deadline=120)

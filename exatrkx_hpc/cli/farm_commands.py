@@ -25,6 +25,9 @@ def deploy(
     account: Annotated[str | None, typer.Option("--account", "-A", help="The account to charge.")] = None,
     qos: Annotated[str | None, typer.Option("--qos", help="The quality of service.")] = None,
     time: Annotated[str | None, typer.Option("--time", "-t", help="The time limit.")] = None,
+    wait: Annotated[
+        float | None, typer.Option("--wait", min=1, help="Wait until every server is ready, at most so many seconds.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script and submit nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -46,6 +49,8 @@ def deploy(
         return
     job = story.deploy(farm, tell=say)
     typer.echo(json.dumps({"job": job.id, "run_dir": str(job.run_dir)}) if as_json else job.id)
+    if wait is not None:
+        story.wait_ready(job, timeout=wait, tell=say)
     say(f"run directory {job.run_dir}; next: exatrkx-hpc monitor {job.id}")
 
 
