@@ -10,9 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
-import sys
 import tempfile
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,73 +18,23 @@ from pathlib import Path
 import psutil
 from waiting import until
 
-from exatrkx_hpc.models.pack_env import pack_environment
 from exatrkx_hpc.process import Child, Completed, run, spawn
-from images.triton_image import PATH, cache_folder, root_archive
+from images import podman_hpc
+from images.triton_image import PATH, model_environment, place, root_archive
 
 IMAGE = "localhost/triton-of-the-tests:1"
-PODMAN_HPC = "podman-hpc==1.2.2"
-_USER, _UID = "guest", 20_077
+#: A number of the session's own, so that two sessions can tell their processes apart.
+_USER, _UID = "guest", 100_000 + os.getpid() % 100_000
 _HERE = Path(__file__).parent
 _PROGRAMS = ("podman", "conmon", "crun", "nsenter", "unshare", "setpriv")
 _ROOTLESS = ("fuse-overlayfs", "newuidmap", "slirp4netns", "squashfuse", "inotifywait")
 _KEEPERS = ("squashfuse_ll", "inotifywait", "fuse-overlayfs-wrap wait")
 
-CONTAINERS_CONF = """\
-[containers]
-default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
-[engine]
-events_logger = "none"
-lock_type = "file"
-tmp_dir = "{tmp}"
-"""
 STORAGE_CONF = """\
 [storage]
 driver = "overlay"
 graphroot = "{folder}/store"
 runroot = "{folder}/run"
-"""
-#: A site's own modules; this one shows that a module's flag and its folder reach the container.
-MODULE = """\
-name: labels
-cli_arg: labels
-env: ENABLE_LABELS
-additional_args:
-  - --volume={folder}/labels:/labels:ro
-"""
-PODMAN_HPC_CONF = """\
-podman_bin: /usr/bin/podman
-mount_program: {folder}/podman-hpc/bin/fuse-overlayfs-wrap
-modules_dir: {folder}/modules.d
-hooks_dir: {folder}/hooks.d
-graph_root_template: "{folder}/home/{{{{ uid }}}}_hpc/storage"
-run_root_template: "{folder}/home/{{{{ uid }}}}_hpc"
-config_home_template: "{folder}/home/{{{{ uid }}}}_hpc/config"
-mksquashfs_bin: {folder}/bin/mksquashfs.static
-"""
-#: A site has a static one of version 4.6 or later; it runs inside the image, which has an older one here.
-MKSQUASHFS = """\
-#!/bin/bash
-words=()
-while [ $# -gt 0 ]; do
-  case $1 in
-    -xattrs-exclude) shift ;;
-    *) words+=("$1") ;;
-  esac
-  shift
-done
-exec /usr/bin/mksquashfs "${words[@]}"
-"""
-ENTER = """\
-#!/bin/bash
-exec nsenter --target {anchor} --mount -- {become} env {variables} {program} "$@"
-"""
-START_PODMAN_HPC = """\
-#!/usr/bin/python3
-import sys
-sys.path.insert(0, "{folder}/podman-hpc")
-from podman_hpc.podman_hpc import main
-main()
 """
 
 
@@ -169,84 +117,29 @@ def container_site(engine: str) -> Iterator[Site]:
 
 
 def _furnish(folder: Path, engine: str) -> None:
-    for name in ("etc", "bin", "programs", "modules.d", "hooks.d", "labels", "tmp"):
+    for name in ("etc", "programs", "tmp", "podman-hpc"):
         (folder / name).mkdir()
-    (folder / "labels" / "text").write_text("seen")
-    texts = {
-        "etc/containers.conf": CONTAINERS_CONF.format(tmp=folder / ("tmp" if engine == "podman" else "home/tmp")),
-        "etc/storage.conf": STORAGE_CONF.format(folder=folder),
-        "etc/podman_hpc.yaml": PODMAN_HPC_CONF.format(folder=folder),
-        "modules.d/labels.yaml": MODULE.format(folder=folder),
-        "bin/mksquashfs.static": MKSQUASHFS,
-        "bin/podman-hpc": START_PODMAN_HPC.format(folder=folder),
-    }
-    for name, text in texts.items():
-        (folder / name).write_text(text)
-    for name in ("mksquashfs.static", "podman-hpc"):
-        (folder / "bin" / name).chmod(0o755)
     for name in ("home", "scratch"):
         (folder / name).mkdir()
         os.chown(folder / name, _UID, _UID)
-    _place(root_archive(), folder / "image.tar")
-    _place(model_environment(), folder / "environment")
+    place(root_archive(), folder / "image.tar")
+    place(model_environment(), folder / "environment")
     if engine == "podman-hpc":
-        _place(podman_hpc(), folder / "podman-hpc")
-
-
-def _place(source: Path, target: Path) -> None:
-    """Link the files of `source` to `target`, or copy them where links cannot be."""
-
-    def link(one: str, other: str) -> None:
-        try:
-            os.link(one, other, follow_symlinks=False)
-        except OSError:
-            shutil.copy2(one, other, follow_symlinks=False)
-
-    if source.is_dir():
-        shutil.copytree(source, target, symlinks=True, copy_function=link)
+        podman_hpc.install(folder / "podman-hpc", own=folder / "home", squash=folder / "scratch" / "squash")
     else:
-        link(str(source), str(target))
-
-
-def model_environment() -> Path:
-    """Return a packed environment with all that the models need, made now (about 12 s) or from the cache."""
-    import torch
-
-    folder = cache_folder() / f"model-environment-{sys.version_info.major}.{sys.version_info.minor}-{torch.__version__}"
-    if not folder.exists():
-        pack_environment(folder, python=Path(sys.executable), packages=("numpy", "scipy", "torch"))
-    return folder
-
-
-def podman_hpc() -> Path:
-    """Return a folder with podman-hpc as pip installs it, made now or from the cache."""
-    folder = cache_folder() / PODMAN_HPC.replace("==", "-")
-    if not folder.exists():
-        aside = folder.with_name(uuid.uuid4().hex)
-        done = run([sys.executable, "-m", "pip", "install", "--quiet", "--target", str(aside), PODMAN_HPC], timeout=120)
-        assert done.returncode == 0, done.complaint
-        aside.rename(folder)
-    return folder
+        (folder / "etc" / "containers.conf").write_text(podman_hpc.CONTAINERS_CONF.format(own=folder))
+        (folder / "etc" / "storage.conf").write_text(STORAGE_CONF.format(folder=folder))
 
 
 def _write_program(folder: Path, engine: str, anchor: int) -> None:
-    variables = {"CONTAINERS_CONF": folder / "etc/containers.conf", "TMPDIR": "/var/tmp"}
-    if engine == "podman":
-        program, become = "/usr/bin/podman", ""
-        variables["CONTAINERS_STORAGE_CONF"] = folder / "etc/storage.conf"
+    if engine == "podman-hpc":
+        become = f"setpriv --reuid={_UID} --regid={_UID} --clear-groups"
+        words = f"{become} env HOME={folder}/home USER={_USER} {folder}/podman-hpc/podman-hpc"
     else:
-        program, become = str(folder / "bin/podman-hpc"), f"setpriv --reuid={_UID} --regid={_UID} --clear-groups"
-        variables |= {
-            "HOME": folder / "home",
-            "USER": _USER,
-            "SQUASH_DIR": folder / "scratch/squash",
-            "PODMANHPC_CONFIG_FILE": folder / "etc/podman_hpc.yaml",
-            "STORAGE_DRIVER": "overlay",
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin:" + str(folder / "podman-hpc/bin"),
-        }
-    words = " ".join(f"{name}={value}" for name, value in variables.items())
+        settings = f"CONTAINERS_CONF={folder}/etc/containers.conf CONTAINERS_STORAGE_CONF={folder}/etc/storage.conf"
+        words = f"env {settings} /usr/bin/podman"
     path = folder / "programs" / engine
-    path.write_text(ENTER.format(anchor=anchor, become=become, variables=words, program=program))
+    path.write_text(f'#!/bin/bash\nexec nsenter --target {anchor} --mount -- {words} "$@"\n')
     path.chmod(0o755)
 
 
