@@ -243,19 +243,23 @@ def test_a_killed_nginx_is_started_again(up, endpoint):
     assert endpoint.find_tracks(np.full((2, 3), 0.1, dtype=np.float32)).shape == (2,)
 
 
-def children() -> set[int]:
-    return {child.pid for child in psutil.Process().children(recursive=True) if child.status() != "zombie"}
+def about(folder: Path) -> list[str]:
+    """The living processes that name a folder in their command."""
+    return [
+        " ".join(process.info["cmdline"])
+        for process in psutil.process_iter(["cmdline", "status"])
+        if process.info["status"] != psutil.STATUS_ZOMBIE and str(folder) in " ".join(process.info["cmdline"] or [])
+    ]
 
 
 def test_leaving_the_block_leaves_nothing(tmp_path):
-    before = children()
     with farm.up(flags=flags(tmp_path, **{"job.nodes": 1})) as endpoint:
         assert endpoint.find_tracks(np.full((1, 3), 0.1, dtype=np.float32)).shape == (1,)
         job_session = os.getsid(read_records(tmp_path / "1")[0].pid)
-        assert children() > before
+        assert {"nginx:", "prometheus"} <= {Path(line.split()[0]).name for line in about(tmp_path)}
         assert read_endpoint(tmp_path / "1") is not None
     assert session_members(job_session) == []
-    assert children() <= before
+    assert about(tmp_path) == []
     assert read_endpoint(tmp_path / "1") is None
 
 
