@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Most of the time of the suite is spent waiting for real parts, so more workers than cores.
+WORKERS ?= 3
 
 .PHONY: help demo test cluster check clean system-packages test-packages
 
@@ -25,7 +27,7 @@ demo: system-packages $(STAMP)  ## run the main job on this machine: two servers
 	$(BIN)/exatrkx-hpc demo
 
 test: test-packages $(STAMP)  ## run the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 cluster: test-packages $(STAMP)  ## a shell in a Slurm cluster on this machine (root); ARGS='-c "sinfo"' runs one command
 	@PYTHONPATH=tests $(BIN)/python -m cluster $(ARGS)

@@ -22,6 +22,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the files in tests/golden")
 
 
+#: Files whose tests go to the same worker of a parallel run, because they make the same expensive thing first.
+_TOGETHER = {"test_podman_slurm.py": "test_podman.py"}
+#: Files whose tests share nothing, so that each may go where a worker is free.
+_APART = ("test_docs.py", "test_demo.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In a parallel run (-n) a file stays together, and what takes long begins first."""
+    for item in items:
+        name = item.path.name
+        if name not in _APART:
+            item.add_marker(pytest.mark.xdist_group(_TOGETHER.get(name, name)))
+    long = ("podman", "slurm", "triton")
+    items.sort(key=lambda item: next((at for at, mark in enumerate(long) if item.get_closest_marker(mark)), len(long)))
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """With EXATRKX_REQUIRE=all a part that is missing fails the tests that need it."""

@@ -54,7 +54,7 @@ def explicit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
     models = work_dir / "models"
     models.mkdir()
     options = ("--model-control-mode=explicit",)
-    with running_triton(models, work_dir, address="127.0.0.132", options=options) as server:
+    with running_triton(models, work_dir, options=options) as server:
         yield server, models
 
 

@@ -170,7 +170,7 @@ def test_triton_runs_a_model_in_a_packed_folder_and_in_a_packed_archive(tmp_path
     tensor = InferInput("ANY", [1], "FP32")
     tensor.set_data_from_numpy(np.zeros(1, dtype=np.float32))
     with (
-        running_triton(repository, tmp_path, address="127.0.0.141") as server,
+        running_triton(repository, tmp_path) as server,
         InferenceServerClient(server.grpc) as client,
     ):
         for model in ("packed", "packed_tar_gz"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import time
 import uuid
 from collections.abc import Iterator
@@ -43,6 +44,11 @@ class DidNotStart(AssertionError):
     """The server ended, or was not ready in time; the message carries its log."""
 
 
+def own_address() -> str:
+    """An address of this machine that no other test of it has, so that tests can run side by side."""
+    return f"127.{random.randrange(64, 128)}.{random.randrange(256)}.{random.randrange(1, 255)}"
+
+
 def start_triton(repository: Path, work_dir: Path, *, address: str, options: tuple[str, ...] = ()) -> RunningTriton:
     """Start a server over `repository` at `address`, with the default ports; do not wait for it."""
     triton = embedded_triton(work_dir)
@@ -55,7 +61,7 @@ def start_triton(repository: Path, work_dir: Path, *, address: str, options: tup
         *(f"--{service}-address={address}" for service in ("http", "grpc", "metrics")),
         "--allow-gpu-metrics=false",
         f"--backend-config=python,shm-region-prefix-name={prefix}",
-        "--exit-timeout-secs=5",
+        "--exit-timeout-secs=20",
         *options,
     ]
     log = work_dir / f"triton-{prefix}.log"
@@ -68,12 +74,11 @@ def running_triton(
     repository: Path,
     work_dir: Path,
     *,
-    address: str = "127.0.0.131",
     options: tuple[str, ...] = (),
     deadline: float = 90.0,
 ) -> Iterator[RunningTriton]:
     """A ready server over `repository`; at the end its whole session is gone, and its shared memory too."""
-    server = start_triton(repository, work_dir, address=address, options=options)
+    server = start_triton(repository, work_dir, address=own_address(), options=options)
     try:
         until = time.monotonic() + deadline
         while not server.is_ready():
@@ -82,7 +87,7 @@ def running_triton(
             time.sleep(0.05)
         yield server
     finally:
-        server.child.stop(grace=20)
+        server.child.stop(grace=60)
         kill_session(server.child.pid)
         left = server.segments()
         for name in left:
