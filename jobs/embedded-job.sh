@@ -2,6 +2,7 @@
 # What slurmd does for a batch script, for the embedded scheduler: runs it, hands signals on to it, and keeps
 # its exit status in a file.
 set -uo pipefail
+umask 077
 script=$1
 status_file=$2
 

@@ -123,6 +123,11 @@ FAULTS = [
     ("podman-hpc", {"command": ("tritonserver", "--help")}, "podman-hpc takes --help for an option of its own"),
     ("podman-hpc", {"command": ("tritonserver", "--gpu")}, "podman-hpc takes --gpu for an option of its own"),
     ("apptainer", {"image": ""}, "no image is named"),
+    (
+        "apptainer",
+        {"image": "docker:nvcr.io/a:1"},
+        "'docker:nvcr.io/a:1' is shifter's way to name an image; for apptainer",
+    ),
     ("apptainer", {"shm_size": "1g"}, "apptainer cannot set the size of /dev/shm"),
     ("apptainer", {"modules": ("mpich",)}, "apptainer has no site module 'mpich'"),
     ("apptainer", {"mounts": (("/a,b", "/c"),)}, "apptainer cannot mount /a,b as /c"),

@@ -18,8 +18,11 @@ from waiting import until
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.assets import asset
+from exatrkx_hpc.doctor.engine import engine_findings
+from exatrkx_hpc.doctor.leftovers import leftover_findings
 from exatrkx_hpc.fleet.registry import ServerRecord, read_records
 from exatrkx_hpc.models.build import build
+from exatrkx_hpc.process import kill_session
 from exatrkx_hpc.resolution import resolve
 from exatrkx_hpc.tracking.pipeline import Pipeline
 from exatrkx_hpc.tracking.synthetic import generate_event
@@ -198,6 +201,33 @@ def test_a_container_that_a_killed_job_left_is_replaced(on_path, fake_farm, node
     assert record(job).starts == 1
     assert on_path.containers() == [name]
     assert not inside(on_path, "sleep 600")
+
+
+def test_a_job_that_was_killed_has_left_a_container_until_it_is_stopped(on_path, fake_farm, node):
+    job = fake_farm()
+    server = started(job)
+    until(lambda: inside(on_path, "fake_tritonserver"), what="the server", deadline=60)
+    assert [finding.what for finding in leftover_findings(job.farm, job.scheduler.state)] == ["leftovers"]
+    kill_session(os.getsid(server.pid))
+    name = f"exatrkx-{job.id}-{node}-0"
+    assert on_path.containers() == [name]
+    (finding,) = leftover_findings(job.farm, job.scheduler.state)
+    assert (finding.found, finding.ok) == (name, False)
+    assert finding.remedy == f"{on_path.engine} rm --force --time 0 --ignore {name}"
+    farm.stop(job)
+    assert on_path.containers() == []
+    assert not inside(on_path, "fake_tritonserver")
+    assert [finding.ok for finding in leftover_findings(job.farm, job.scheduler.state)] == [True]
+
+
+def test_doctor_finds_the_image_as_the_nodes_will(on_path):
+    def found(image: str) -> tuple[str, bool]:
+        values = {"site": "generic", "server.engine": on_path.engine, "server.image": image}
+        finding = next(one for one in engine_findings(resolve(flags=values).farm) if one.what == "image")
+        return finding.found, finding.ok
+
+    assert found(IMAGE) == (IMAGE, True)
+    assert found(f"{IMAGE}.1") == (f"{on_path.engine} has no {IMAGE}.1", False)
 
 
 def test_a_server_that_ignores_the_end_is_killed_with_its_container(on_path, fake_farm):

@@ -11,11 +11,13 @@ import typer
 from rich.table import Table
 
 from exatrkx_hpc import farm as story
+from exatrkx_hpc.bench.places import analyzer_folder
 from exatrkx_hpc.cli.options import ConfigFile, Json, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.doctor import examine
 from exatrkx_hpc.errors import InputError, MissingComponent
 from exatrkx_hpc.fleet.endpoint_file import LATEST
 from exatrkx_hpc.launch.run_dirs import log_files, parse_age
+from exatrkx_hpc.measure.perf_analyzer_install import install
 from exatrkx_hpc.prepare import plan
 
 
@@ -31,20 +33,28 @@ def doctor(config: ConfigFile = None, site: SiteName = None, run_root: RunRoot =
     else:
         table = Table("", "what", "found", "what to do")
         for finding in findings:
-            table.add_row("ok" if finding.ok else "MISSING", finding.what, finding.found, finding.remedy)
+            table.add_row("ok" if finding.ok else "NOT OK", finding.what, finding.found, finding.remedy)
         console().print(table)
     missing = sum(not finding.ok for finding in findings)
     if missing:
-        raise MissingComponent(f"{missing} thing(s) that the farm needs are missing; the table says what to do")
+        raise MissingComponent(f"{missing} thing(s) are not as the farm needs them; the table says what to do")
 
 
-def setup(config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None) -> None:
+def setup(
+    bench: Annotated[bool, typer.Option("--bench", help="Also install perf_analyzer, which bench wants.")] = False,
+    config: ConfigFile = None,
+    site: SiteName = None,
+    run_root: RunRoot = None,
+) -> None:
     """Make the folders, build the model repository and pull the image; safe to repeat.
 
-    Example: exatrkx-hpc setup
+    Example: exatrkx-hpc setup --bench
     """
     farm = resolved(config, site=site, run_root=run_root).farm
     story.setup(farm, tell=say)
+    if bench:
+        analyzer = install(analyzer_folder(farm), say)
+        typer.echo(f"perf_analyzer {analyzer.version}: {' '.join(analyzer.command)}")
     typer.echo(f"{farm.run_root}: ready; 'exatrkx-hpc doctor' looks at the rest")
 
 

@@ -1,13 +1,30 @@
-"""What a monitor that was killed leaves behind: programs that still hold its ports."""
+"""What a killed monitor or job leaves behind: programs that still hold their ports."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from exatrkx_hpc.process import kill_session, session_members
+
+_PROC = Path("/proc")
+#: In the command of a Triton server, and of the processes that run its Python models.
+_SERVER = re.compile(r"(?:--id=|exatrkx_)([0-9]+)[/_]")
+_OF_MONITORS = ("nginx", "prometheus")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FarmProcess:
+    """A process of a farm on this machine: its id, its program, and the job that it belongs to."""
+
+    pid: int
+    program: str
+    job: str
 
 
 def end_leftover(pid_file: Path, *, program: str, mark: str) -> None:
@@ -19,13 +36,42 @@ def end_leftover(pid_file: Path, *, program: str, mark: str) -> None:
     """
     with contextlib.suppress(OSError, ValueError):
         pid = int(pid_file.read_text())
-        if (Path("/proc") / str(pid)).exists():
+        if (_PROC / str(pid)).exists():
             if _name(pid) == program and mark.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                 kill_session(pid)
             return
         for orphan in session_members(pid):
             if _name(orphan) == program:
                 os.kill(orphan, signal.SIGKILL)
+
+
+def farm_processes(run_root: Path) -> Iterator[FarmProcess]:
+    """Yield this user's servers, balancers and metrics stores of all jobs of `run_root` on this machine.
+
+    What runs in a container is left out: it ends with the container.
+    """
+    for entry in sorted(_PROC.glob("[0-9]*"), key=lambda path: int(path.name)):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if entry.stat().st_uid == os.getuid() and _outside_containers(entry):
+                job = _job_of(entry, run_root)
+                if job is not None:
+                    yield FarmProcess(pid=int(entry.name), program=_name(int(entry.name)), job=job)
+
+
+def _outside_containers(entry: Path) -> bool:
+    return (entry / "ns" / "pid").readlink() == (_PROC / "self" / "ns" / "pid").readlink()
+
+
+def _job_of(entry: Path, run_root: Path) -> str | None:
+    """Return the job that the process was started for, or None when it is no farm's of this run root."""
+    command = os.fsdecode((entry / "cmdline").read_bytes()).replace("\0", " ")
+    if _name(int(entry.name)) in _OF_MONITORS:
+        found = re.search(rf"{re.escape(str(run_root))}/([0-9]+)/", command)
+    elif f"PYTHONPATH={run_root}/python/" in os.fsdecode((entry / "environ").read_bytes()):
+        found = _SERVER.search(command)
+    else:
+        return None
+    return found[1] if found else None
 
 
 def _name(pid: int) -> str:

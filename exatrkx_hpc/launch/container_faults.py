@@ -64,16 +64,14 @@ def apptainer_faults(spec: ContainerSpec) -> tuple[str, ...]:
         for source, target in spec.places
         if "," in source + target
     ]
-    image = _bad_image(spec, _APPTAINER_IMAGE, "docker://NAME:TAG, or a file")
+    image = _shifters_image(spec, "apptainer", prefix="docker://") or tuple(
+        _bad_image(spec, _APPTAINER_IMAGE, "docker://NAME:TAG, or a file")
+    )
     return (*image, *_no_shm_size(spec, "apptainer"), *_no_modules(spec, "apptainer"), *commas)
 
 
 def _podman_faults(spec: ContainerSpec, program: str) -> Iterator[str]:
-    if spec.image.startswith("docker:") and not spec.image.startswith("docker://"):
-        plain = spec.image.removeprefix("docker:")
-        yield f"{spec.image!r} is shifter's way to name an image; for {program} write {plain!r} in server.image"
-    else:
-        yield from _bad_image(spec, _PODMAN_IMAGE, "docker.io/NAME:TAG")
+    yield from _shifters_image(spec, program, prefix="") or _bad_image(spec, _PODMAN_IMAGE, "docker.io/NAME:TAG")
     if not _SHM_SIZE.fullmatch(spec.shm_size):
         yield f"{program} reads no amount of memory in {spec.shm_size!r}; write server.shm_size such as '20g'"
 
@@ -95,6 +93,13 @@ def _bad_volumes(spec: ContainerSpec) -> Iterator[str]:
                 f"shifter drops characters of the mount {source}:{target}; "
                 "use letters, digits and _ . + - / in server.mounts"
             )
+
+
+def _shifters_image(spec: ContainerSpec, program: str, *, prefix: str) -> tuple[str, ...]:
+    if not spec.image.startswith("docker:") or spec.image.startswith("docker://"):
+        return ()
+    plain = prefix + spec.image.removeprefix("docker:")
+    return (f"{spec.image!r} is shifter's way to name an image; for {program} write {plain!r} in server.image",)
 
 
 def _bad_image(spec: ContainerSpec, form: re.Pattern[str], example: str) -> Iterator[str]:

@@ -39,6 +39,10 @@ class ContainerEngine(Protocol):
         """Return the command that removes what a killed server left of its container; empty if nothing can be."""
         ...
 
+    def listing(self) -> tuple[str, ...]:
+        """Return the command that tells every container as JSON, as podman does; empty if none can be left."""
+        ...
+
 
 class NoContainer:
     """A bare binary of the node."""
@@ -58,6 +62,10 @@ class NoContainer:
 
     def removal(self) -> tuple[Word, ...]:
         """Return nothing: there is no container."""
+        return ()
+
+    def listing(self) -> tuple[str, ...]:
+        """Return nothing, for the same reason."""
         return ()
 
 
@@ -84,6 +92,10 @@ class Shifter:
 
     def removal(self) -> tuple[Word, ...]:
         """Return nothing: a shifter container is no more than its processes."""
+        return ()
+
+    def listing(self) -> tuple[str, ...]:
+        """Return nothing, for the same reason."""
         return ()
 
 
@@ -119,6 +131,10 @@ class Podman:
     def removal(self) -> tuple[Word, ...]:
         """Return the command that removes the container at once, whether it still runs or not."""
         return (self.program, "rm", "--force", "--time", "0", "--ignore", Var("container"))
+
+    def listing(self) -> tuple[str, ...]:
+        """Return the command that tells every container, running or not."""
+        return (self.program, "ps", "--all", "--format", "json")
 
     def _device_flags(self, spec: ContainerSpec) -> tuple[str, ...]:
         return ("--device", "nvidia.com/gpu=all") if spec.gpus else ()
@@ -165,6 +181,10 @@ class Apptainer:
 
     def removal(self) -> tuple[Word, ...]:
         """Return nothing: an apptainer container is no more than its processes."""
+        return ()
+
+    def listing(self) -> tuple[str, ...]:
+        """Return nothing, for the same reason."""
         return ()
 
 

@@ -20,12 +20,15 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import LaunchError
+from exatrkx_hpc.errors import LaunchError, MissingComponent
 from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.launch.left_behind import remove_containers, remove_shared_memory
 from exatrkx_hpc.launch.plan import FarmPlan
+from exatrkx_hpc.launch.run_dirs import job_ids
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 from exatrkx_hpc.ports import port_trouble
 from exatrkx_hpc.process import Child, kill_session, spawn
+from exatrkx_hpc.values import Engine
 
 _JOB_FILE = "embedded-job.json"
 _STATUS_FILE = "exit-status"
@@ -46,6 +49,7 @@ class _Job(BaseModel):
     name: str = ""
     nodes: tuple[str, ...] = ()
     submit: float | None = None
+    engine: Engine = "none"
 
 
 class EmbeddedScheduler:
@@ -72,8 +76,9 @@ class EmbeddedScheduler:
                 name=plan.name,
                 nodes=tuple(nodes),
                 submit=time.time(),
+                engine=plan.engine,
             )
-            write_whole(run_dir / _JOB_FILE, record.model_dump_json())
+            write_whole(run_dir / _JOB_FILE, record.model_dump_json(), mode=0o600)
         except BaseException:
             child.stop(grace=0)
             raise
@@ -84,7 +89,7 @@ class EmbeddedScheduler:
         """Start the script as slurmd would; `nodes` are addresses with the locks that the job holds from now on."""
         job = run_dir.name
         shims = run_dir / "bin"
-        shims.mkdir()
+        shims.mkdir(mode=0o700)
         (shims / "srun").symlink_to(asset("jobs/embedded-srun.sh"))
         variables = {
             "PATH": f"{shims}{os.pathsep}{os.environ['PATH']}",
@@ -95,6 +100,7 @@ class EmbeddedScheduler:
         }
         argv = ["bash", str(asset("jobs/embedded-job.sh")), str(script), str(run_dir / _STATUS_FILE)]
         log = self._run_root / f"job-{job}.log"
+        log.touch(mode=0o600)  # what a prologue says is nobody else's
         return spawn(argv, log=log, env={**os.environ, **variables}, keep_open=tuple(nodes.values()))
 
     def info(self, job: str) -> JobInfo:
@@ -122,10 +128,13 @@ class EmbeddedScheduler:
         return JobState.NODE_FAIL
 
     def cancel(self, job: str, *, drain: bool = True) -> None:
-        """End the job and wait for its end; whatever is left of it then is killed."""
+        """End the job and wait for its end; whatever is left of it then is killed.
+
+        Raises LaunchError for an unknown job, and when a container of it does not go.
+        """
         record = self._read(job)
         if self._alive(job, record):
-            write_whole(self._run_root / job / _CANCELLED_FILE, "")
+            write_whole(self._run_root / job / _CANCELLED_FILE, "", mode=0o600)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(record.session, signal.SIGTERM if drain else signal.SIGUSR1)
             until = time.monotonic() + record.longest_end
@@ -137,18 +146,19 @@ class EmbeddedScheduler:
             kill_session(record.session)
         if job in self._children:
             self._children.pop(job).wait(timeout=5)
-        self._sweep(job)
+        self._sweep(job, record)
 
     def _alive(self, job: str, record: _Job) -> bool:
         if job in self._children:
             self._children[job].returncode()  # reaps it, so that an ended job is no zombie
         return _start_time(record.session) == record.started
 
-    def _sweep(self, job: str) -> None:
-        """Remove what a killed script could not: the shared memory of its servers."""
-        for segment in Path("/dev/shm").glob(f"exatrkx_{job}_127.*"):
-            with contextlib.suppress(OSError):
-                segment.unlink()
+    def _sweep(self, job: str, record: _Job) -> None:
+        """Remove what a killed script could not: the shared memory and the containers of its servers."""
+        remove_shared_memory(job, record.nodes)
+        # Who cancels may be in a shell without the engine's module; doctor tells of what is left then.
+        with contextlib.suppress(MissingComponent):
+            remove_containers(record.engine, self._run_root, job)
 
     def _read(self, job: str) -> _Job:
         try:
@@ -157,8 +167,7 @@ class EmbeddedScheduler:
             raise LaunchError(f"no job {job!r} in {self._run_root}; 'ls {self._run_root}' shows the jobs") from error
 
     def _new_run_dir(self) -> Path:
-        numbers = [int(path.name) for path in self._run_root.iterdir() if path.name.isdigit()]
-        number = max(numbers, default=0) + 1
+        number = int(max(job_ids(self._run_root), default="0", key=int)) + 1
         while True:
             try:
                 (self._run_root / str(number)).mkdir(mode=0o700)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from exatrkx_hpc.errors import ConfigError
+from exatrkx_hpc.errors import ConfigError, LaunchError
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_ID = re.compile(r"[1-9][0-9]*", re.ASCII)
+#: What a run directory has at least one of, and a folder of something else that is a number has not.
+_MARKS = ("server.sh", "plan.json", "embedded-job.json")
+#: File systems that live in one machine's memory or in one container.
+_OF_ONE_MACHINE = {"tmpfs", "ramfs", "devtmpfs", "overlay", "aufs", "squashfs", "rootfs"}
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 def job_ids(run_root: Path) -> tuple[str, ...]:
     """Return the ids of the jobs that have a run directory, the newest id last."""
     if not run_root.is_dir():
         return ()
-    folders = (path for path in run_root.iterdir() if path.name.isdigit() and path.is_dir() and not path.is_symlink())
-    return tuple(sorted((path.name for path in folders), key=int))
+    folders = (path for path in run_root.iterdir() if _ID.fullmatch(path.name))
+    return tuple(sorted((path.name for path in folders if path.is_dir() and not path.is_symlink()), key=int))
 
 
 def parse_age(text: str) -> float:
@@ -30,10 +38,15 @@ def parse_age(text: str) -> float:
 
 
 def last_change(run_dir: Path) -> float:
-    """Return when something in the run directory was last written, in seconds since the epoch."""
-    times = [run_dir.stat().st_mtime]
-    for part in ("records", "logs"):
-        times += [path.stat().st_mtime for path in (run_dir / part).glob("*")]
+    """Return when something in the run directory was last written, in seconds since the epoch.
+
+    What a link points to does not count. Raises OSError when the run directory is gone.
+    """
+    times = [run_dir.lstat().st_mtime]
+    for folder, _, names in os.walk(run_dir):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # taken away meanwhile
+                times.append(Path(folder, name).lstat().st_mtime)
     return max(times)
 
 
@@ -43,20 +56,55 @@ def old_jobs(
     """Return the jobs that have ended and whose run directory has not changed for `older_than` seconds.
 
     `is_over` is asked last, and only for directories that are old enough; a job of which nobody can say whether
-    it has ended is not among them.
+    it has ended is not among them, nor is a folder that only has a number for its name.
     """
     moment = time.time() if now is None else now
-    aged = [job for job in job_ids(run_root) if moment - last_change(run_root / job) > older_than]
-    return tuple(job for job in aged if is_over(job))
+    return tuple(job for job in job_ids(run_root) if _removable(run_root / job, moment - older_than, is_over))
+
+
+def _removable(run_dir: Path, before: float, is_over: Callable[[str], bool]) -> bool:
+    with contextlib.suppress(LaunchError, OSError):
+        ours = any((run_dir / mark).is_file() for mark in _MARKS)
+        return ours and last_change(run_dir) < before and is_over(run_dir.name)
+    return False
 
 
 def remove(run_root: Path, job: str) -> None:
-    """Remove a job's run directory and the log that Slurm wrote beside it; raises OSError."""
-    shutil.rmtree(run_root / job)
-    (run_root / f"job-{job}.log").unlink(missing_ok=True)
-    latest = run_root / "latest"
-    if latest.is_symlink() and latest.readlink().name == job:
-        latest.unlink()
+    """Remove a job's run directory and the log that Slurm wrote beside it; what a link points to stays.
+
+    Raises LaunchError when not all of it can be removed.
+    """
+    try:
+        shutil.rmtree(run_root / job)
+        (run_root / f"job-{job}.log").unlink(missing_ok=True)
+        latest = run_root / "latest"
+        if latest.is_symlink() and latest.readlink() == Path(job):
+            latest.unlink()
+    except OSError as error:
+        left = error.filename or run_root / job
+        raise LaunchError(f"{left} cannot be removed ({error.strerror}); remove {run_root / job} by hand") from error
+
+
+def local_file_system(path: Path) -> str | None:
+    """Return the type of the file system of `path` if no other machine can see it, such as tmpfs; else None.
+
+    `path` need not exist yet. A folder of such a file system that somebody mounted again in another place counts
+    as arranged for. None is no proof: a disk may be exported to the nodes, or not.
+    """
+    resolved = path.resolve()
+    found, longest = None, -1
+    for line in _MOUNTS.read_text().splitlines():  # a later mount covers an earlier one in the same place
+        fields, _, rest = line.partition(" - ")
+        root, place = (_unescaped(field) for field in fields.split()[3:5])
+        if len(place) >= longest and resolved.is_relative_to(place):
+            kind = rest.split()[0]
+            found, longest = kind if kind in _OF_ONE_MACHINE and root == "/" else None, len(place)
+    return found
+
+
+def _unescaped(field: str) -> str:
+    r"""Return a field of mountinfo, in which a blank is \040."""
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)
 
 
 def log_files(run_dir: Path, server: str | None = None) -> tuple[Path, ...]:

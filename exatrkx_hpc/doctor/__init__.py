@@ -1,0 +1,40 @@
+"""Is everything here that a farm needs? Each thing is looked for, found or not, with what to do if not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.doctor.engine import engine_findings
+from exatrkx_hpc.doctor.finding import Finding, asked
+from exatrkx_hpc.doctor.leftovers import leftover_findings
+from exatrkx_hpc.doctor.places import place_findings
+from exatrkx_hpc.doctor.ports import port_findings
+from exatrkx_hpc.doctor.slurm import slurm_findings
+from exatrkx_hpc.fleet.nginx import find_nginx
+from exatrkx_hpc.launch.plan import FarmPlan
+from exatrkx_hpc.launch.schedulers import scheduler_of
+from exatrkx_hpc.launch.triton import embedded_triton
+from exatrkx_hpc.process import find_program
+
+__all__ = ["Finding", "examine"]
+
+
+def examine(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding]:
+    """Yield a finding for each thing that `farm` needs, in the order in which a farm meets them.
+
+    `plan` makes the plan of its job.
+    """
+    yield from place_findings(farm)
+    if farm.cluster.scheduler == "slurm":
+        yield from slurm_findings(farm, plan)
+    elif farm.server.engine == "none" and farm.server.triton == "tritonserver":
+        yield asked("tritonserver", lambda: str(embedded_triton(Path(farm.run_root, "triton"), lay_out=False).server))
+    yield from engine_findings(farm)
+    yield asked("nginx", find_nginx)
+    yield from port_findings(farm)
+    if farm.monitor.prometheus:
+        remedy = "install the package 'prometheus', or set monitor.prometheus to false"
+        yield asked("prometheus", lambda: find_program("prometheus", remedy=remedy))
+    yield from leftover_findings(farm, scheduler_of(farm).state)

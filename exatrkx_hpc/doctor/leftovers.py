@@ -1,0 +1,61 @@
+"""What farms of the past have left on this machine: containers and processes of jobs that are over."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.doctor.finding import Finding, refused
+from exatrkx_hpc.errors import LaunchError, MissingComponent
+from exatrkx_hpc.fleet.leftovers import farm_processes
+from exatrkx_hpc.launch.left_behind import containers, removal_argv
+from exatrkx_hpc.launch.scheduler import JobState
+
+
+def leftover_findings(farm: Farm, state: Callable[[str], JobState]) -> Iterator[Finding]:
+    """Yield what is left of jobs of this run root that are over, with the command that ends it.
+
+    A job of which nobody can say whether it is over has left nothing.
+    """
+    engine, run_root = farm.server.engine, Path(farm.run_root)
+    over = _Over(run_root, state)
+    try:
+        left = [container for container in containers(engine, run_root) if over(container.job)]
+    except MissingComponent:  # told already
+        left = []
+    except LaunchError as error:
+        yield refused("leftover containers", str(error))
+        left = []
+    if left:
+        names = [container.name for container in left]
+        remedy = shlex.join(removal_argv(engine, names))
+        yield Finding(what="leftover containers", ok=False, found=", ".join(names), remedy=remedy)
+    processes = [process for process in farm_processes(run_root) if over(process.job)]
+    if processes:
+        found = ", ".join(f"{process.program} {process.pid} of job {process.job}" for process in processes)
+        remedy = shlex.join(["kill", "-KILL", *(str(process.pid) for process in processes)])
+        yield Finding(what="leftover processes", ok=False, found=found, remedy=remedy)
+    if not left and not processes:
+        yield Finding(what="leftovers", ok=True, found="none of earlier jobs on this machine")
+
+
+class _Over:
+    """Whether a job is over, each asked once; one without a run directory is, whatever is known of it."""
+
+    def __init__(self, run_root: Path, state: Callable[[str], JobState]) -> None:
+        self._run_root = run_root
+        self._state = state
+        self._known: dict[str, bool] = {}
+
+    def __call__(self, job: str) -> bool:
+        if job not in self._known:
+            self._known[job] = not (self._run_root / job).is_dir() or self._ask(job)
+        return self._known[job]
+
+    def _ask(self, job: str) -> bool:
+        try:
+            return self._state(job).over
+        except LaunchError:
+            return False

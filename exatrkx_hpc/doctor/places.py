@@ -1,0 +1,74 @@
+"""The farm's folders: the run root and the model repository."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.doctor.finding import Finding
+from exatrkx_hpc.errors import ExatrkxError
+from exatrkx_hpc.launch.run_dirs import local_file_system
+from exatrkx_hpc.models.check import check
+
+#: Every machine has its own of these, whatever file system they are on.
+_OWN_FOLDERS = (Path("/tmp"), Path("/var/tmp"))
+
+
+def place_findings(farm: Farm) -> Iterator[Finding]:
+    """Yield whether the run root can be written to and is seen by the nodes, and whether the models will load."""
+    run_root = Path(farm.run_root)
+    yield _run_root(run_root)
+    if farm.cluster.scheduler == "slurm":
+        yield _shared(run_root)
+    yield _models(Path(farm.server.model_repository), farm)
+
+
+def _run_root(run_root: Path) -> Finding:
+    existing = _existing(run_root)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        remedy = "name a folder that you may write to, on a file system that the nodes share"
+        return Finding(what="run root", ok=False, found=f"{existing}: {error.strerror}", remedy=f"{remedy} (run_root)")
+    free = shutil.disk_usage(existing).free / 2**30
+    note = "" if run_root.exists() else ", made by the first deploy"
+    return Finding(what="run root", ok=True, found=f"{run_root}{note}, {free:.0f} GiB free")
+
+
+def _shared(run_root: Path) -> Finding:
+    kind, existing = local_file_system(run_root), _existing(run_root).resolve()
+    found = ""
+    if kind is not None:
+        found = f"{run_root} is on {kind}, which no other machine sees"
+    for own in _OWN_FOLDERS:
+        # A folder that somebody mounted below it is another matter.
+        if existing.is_relative_to(own) and existing.stat().st_dev == own.stat().st_dev:
+            found = found or f"{run_root} is below {own}, of which every machine has its own"
+    if found:
+        remedy = "set run_root to a folder on the file system that login node and nodes share"
+        return Finding(what="run root shared", ok=False, found=found, remedy=remedy)
+    return Finding(what="run root shared", ok=True, found="nothing speaks against it")
+
+
+def _existing(path: Path) -> Path:
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
+def _models(repository: Path, farm: Farm) -> Finding:
+    if not repository.is_dir() and farm.cluster.scheduler == "local":
+        return Finding(what="models", ok=True, found=f"{repository} is made by the first deploy")
+    if not repository.is_dir():
+        remedy = f"exatrkx-hpc models build --device {farm.server.device} --out {repository}"
+        return Finding(what="models", ok=False, found=f"{repository} does not exist", remedy=remedy)
+    try:
+        faults = check(repository)
+    except ExatrkxError as error:
+        return Finding(what="models", ok=False, found=str(error), remedy="build the repository again")
+    if faults:
+        first = faults[0]
+        return Finding(what="models", ok=False, found=f"{first.model}: {first.what}", remedy=first.remedy)
+    return Finding(what="models", ok=True, found=str(repository))

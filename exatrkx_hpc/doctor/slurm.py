@@ -1,0 +1,76 @@
+"""Slurm: its commands, its controller, whether it would take the job, and the time that it leaves for a drain."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.doctor.finding import Finding, asked
+from exatrkx_hpc.errors import LaunchError
+from exatrkx_hpc.launch.batch import render_job
+from exatrkx_hpc.launch.plan import FarmPlan
+from exatrkx_hpc.launch.slurm import Slurm, ask
+from exatrkx_hpc.launch.slurm_refusals import next_step, own_words
+from exatrkx_hpc.process import find_program
+
+_PROGRAMS = ("sbatch", "squeue", "scancel", "sacct", "scontrol")
+#: What a job gets beyond drain and exit timeout: the servers look for their word once a second, then write records.
+_MARGIN = 5
+#: The lead time of a signal that names none, in seconds (sbatch's manual).
+_DEFAULT_LEAD = 60
+
+
+def slurm_findings(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding]:
+    """Yield a finding for each command, then for what Slurm answers; what cannot be asked is left out."""
+    remedy = "run this where Slurm's commands are, such as a login node"
+    programs = [asked(name, lambda name=name: find_program(name, remedy=remedy)) for name in _PROGRAMS]  # type: ignore[misc]
+    yield from programs
+    if not all(finding.ok for finding in programs):
+        return
+    settings: dict[str, str] = {}
+    yield asked("slurm", lambda: _controller(settings))
+    if settings:
+        yield asked("job", lambda: _test_only(render_job(plan())))
+        yield _drain_time(farm, settings.get("KillWait", ""))
+
+
+def _controller(settings: dict[str, str]) -> str:
+    """Fill in the cluster's settings and return which cluster answers; LaunchError when none does."""
+    done = ask(["scontrol", "show", "config"])
+    if done.returncode:
+        said = done.stderr.strip() or done.stdout
+        step = next_step(said, otherwise="'scontrol ping' tells whether Slurm's controller answers")
+        raise LaunchError(f"no answer: {own_words(said).replace('; ', ', ')}; {step}")
+    settings.update(re.findall(r"^(\w+)\s*= (.*?)\s*$", done.stdout, re.MULTILINE))
+    return f"cluster {settings.get('ClusterName', '')}, Slurm {settings.get('SLURM_VERSION', '')}"
+
+
+def _test_only(script: str) -> str:
+    """Ask Slurm whether it would take the job, without submitting it; its words, or LaunchError."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "farm.sbatch")
+        path.write_text(script)
+        return Slurm().test(path)
+
+
+def _drain_time(farm: Farm, kill_wait: str) -> Finding:
+    """At the time limit the servers have what the job's signal gives, and without such a signal Slurm's KillWait."""
+    need = farm.server.drain + farm.server.exit_timeout + _MARGIN
+    lead, source = _lead(farm.job.signal), f"job.signal {farm.job.signal}"
+    after_cancel = int(re.sub(r"\D.*", "", kill_wait) or 0)
+    if lead is None:
+        lead, source = after_cancel, "no job.signal reaches the script, Slurm's KillWait"
+    found = f"a server takes {need} s to end; before the time limit it has {lead} s ({source})"
+    if lead < need:
+        remedy = f"set job.signal to B:TERM@{need}, or lower server.drain or server.exit_timeout"
+        return Finding(what="drain time", ok=False, found=found, remedy=remedy)
+    return Finding(what="drain time", ok=True, found=f"{found}; after a plain scancel {after_cancel} s (KillWait)")
+
+
+def _lead(signal: str) -> int | None:
+    """Return how many seconds before the time limit the script is told to drain, or None when it is not."""
+    match = re.fullmatch(r"[BR]*B[BR]*:(?:SIG)?(?:TERM|USR1|15|10)(?:@(\d+))?", signal)
+    return int(match[1] or _DEFAULT_LEAD) if match else None
