@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from exatrkx_hpc.fleet.health import is_ready
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.registry import read_records
 from exatrkx_hpc.launch.local import EmbeddedScheduler
+from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
 from exatrkx_hpc.process import session_members
 
 
@@ -35,14 +37,17 @@ def job(tmp_path, nginx):
 class Serving:
     """A monitor that looks when the test says so, and the lines that it said."""
 
-    def __init__(self, job: farm.Job, *, prometheus: bool = False) -> None:
+    def __init__(
+        self, job: farm.Job, *, prometheus: bool = False, job_info: Callable[[], JobInfo] | None = None
+    ) -> None:
         self.lines: list[str] = []
         self.monitor = Monitor(
             run_dir=job.run_dir,
-            job_state=lambda: job.scheduler.state(job.id),
+            job_state=job_info or (lambda: job.scheduler.info(job.id)),
             balancer=job.farm.balancer,
             settings=MonitorSection(prometheus=prometheus, prometheus_port=0, scrape_interval=1),
             tell=self.lines.append,
+            patience=0,
         )
 
     def ready(self, servers: int) -> bool:
@@ -102,6 +107,71 @@ def test_a_balancer_without_prometheus_is_better_than_none(job, monkeypatch, tmp
         until(lambda: serving.ready(2), what="two ready servers")
         assert any(line.startswith("prometheus: ") for line in serving.lines)
         until(serving.answers, what="an answer through the balancer")
+
+
+class Told:
+    """A scheduler's answers, which the test sets; None is silence from the beginning."""
+
+    def __init__(self, job: farm.Job) -> None:
+        self.job = job.id
+        self.info: JobInfo | None = None
+        self.serving = Serving(job, job_info=self)
+
+    def __call__(self) -> JobInfo:
+        if self.info is None:
+            raise SchedulerSilentError("Slurm does not answer: connect failure; try again")
+        return self.info
+
+    def news(self, state: JobState, reason: str = "", *, answered: bool = True) -> list[str]:
+        """What two looks say when the scheduler answers so."""
+        self.info = JobInfo(id=self.job, state=state, reason=reason, answered=answered)
+        return self.looks()
+
+    def looks(self) -> list[str]:
+        self.serving.lines.clear()
+        for _ in range(2):
+            self.serving.monitor.tick()
+        return [line for line in self.serving.lines if line.startswith("job: ")]
+
+
+def test_each_change_of_the_job_is_one_line(job):
+    told = Told(job)
+    ping = "'scontrol ping' tells when Slurm is back"
+    with told.serving.monitor.serving():
+        assert told.looks() == [
+            f"job: not known, the endpoint goes on (Slurm does not answer: connect failure; {ping})"
+        ]
+        (line,) = told.news(JobState.PENDING, "Priority")
+        assert line.startswith("job: PENDING, Slurm answers again (Priority: other jobs go first; ")
+        (line,) = told.news(JobState.PENDING, "Resources")
+        assert line.startswith("job: PENDING (Resources: no nodes are free; ")
+        assert told.news(JobState.RUNNING) == ["job: RUNNING"]
+        assert told.news(JobState.UNKNOWN, "down", answered=False) == [
+            f"job: not known, the endpoint goes on (down; {ping})"
+        ]
+        assert told.news(JobState.UNKNOWN, "Slurm has not answered for 36 s", answered=False) == []
+        assert read_endpoint(job.run_dir) is not None
+        assert told.news(JobState.RUNNING) == ["job: RUNNING, Slurm answers again"]
+        (line,) = told.news(JobState.TIMEOUT, "TimeLimit")
+        assert line.startswith("job: TIMEOUT (its time limit is over (TimeLimit); 'exatrkx-hpc deploy'")
+
+
+def test_a_job_that_nobody_knows_is_not_waited_for(job):
+    told = Told(job)
+    told.info = JobInfo(id=job.id, state=JobState.RUNNING)
+    with told.serving.monitor.serving():
+        until(lambda: told.serving.ready(2), what="two ready servers")
+        assert len(told.news(JobState.UNKNOWN, "neither squeue nor sacct knows it")) == 1, "they answer all the same"
+        farm.stop(job, drain=False)
+        with pytest.raises(LaunchError, match=f"job {job.id} is UNKNOWN: neither squeue nor sacct knows it; "):
+            until(lambda: told.looks() and False, what="the error")
+
+
+def test_a_job_that_has_ended_is_not_watched(job):
+    farm.stop(job, drain=False)
+    with pytest.raises(LaunchError, match=f"job {job.id} is CANCELLED: it was cancelled; .*there is nothing to watch"):
+        farm.watch(job).start()
+    assert not (job.run_dir / "nginx" / "nginx.pid").exists()
 
 
 def test_another_server_at_the_address_is_not_the_servers_own_answer(job):
@@ -168,5 +238,5 @@ def test_what_fails_after_the_submission_ends_the_job(tmp_path, monkeypatch):
     what = local_farm(tmp_path / "root", cluster__scheduler="slurm")
     (tmp_path / "root" / "4242").write_text("the job's run directory cannot be made")
     with pytest.raises(LaunchError, match="4242"):
-        farm.deploy(what)
+        farm.deploy(what, trust_run_root=True)
     assert "scancel" in (calls / "calls").read_text()

@@ -13,7 +13,7 @@ from waiting import until
 
 from exatrkx_hpc.errors import LaunchError, MissingComponent
 from exatrkx_hpc.launch.plan import FarmPlan, make_plan
-from exatrkx_hpc.launch.scheduler import JobInfo, JobState
+from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
 from exatrkx_hpc.launch.slurm import Slurm, ask, cancel_argv, drain_argv, halt_argv, sbatch_argv
 from exatrkx_hpc.launch.slurm_jobs import SlurmJobs, sacct_argv, settle, squeue_json_argv, squeue_lines_argv
 from exatrkx_hpc.launch.slurm_refusals import next_step, own_words
@@ -96,7 +96,7 @@ def line(job: int, state: str) -> str:
 
 
 def account(job: int, state: str, *, uid: int = UID, step: str = "") -> str:
-    return f"{job}{step}|{uid}|{state}|nid001|1795329367|1795329367|1:0|None|exatrkx\n"
+    return f"{job}{step}|{uid}|{state}|nid001|1795329367|1795329367|1:0|None|00:30:00|00:00:10|exatrkx\n"
 
 
 def json_queue(*jobs: tuple[int, str, int]) -> str:
@@ -113,7 +113,7 @@ def test_the_words_that_ask():
     for argv in (squeue_json_argv(), squeue_lines_argv()):
         assert "--me" in argv and not any(word.startswith("--jobs") for word in argv)
     assert "--jobs=42,43" in sacct_argv(["42", "43"])
-    assert drain_argv("42") == ["scancel", "--batch", "--signal=TERM", "42"]
+    assert drain_argv("42") == ["scancel", "--batch", "--signal=USR2", "42"]
     assert halt_argv("42") == ["scancel", "--batch", "--signal=USR1", "42"]
     assert cancel_argv("42") == ["scancel", "42"]
 
@@ -354,10 +354,67 @@ def test_a_job_that_failed_for_want_of_memory_says_so(cluster: Cluster, jobs: Sl
     assert (info.state, info.reason) == (JobState.OUT_OF_MEMORY, "step 4242.0 ran out of memory")
 
 
+def test_a_failed_job_waits_for_the_accounting_which_lags(cluster: Cluster, jobs: SlurmJobs, clock: Clock):
+    cluster.says("squeue", line(4242, "FAILED"))
+    cluster.says("sacct", account(4242, "RUNNING"))
+    info = jobs.info("4242")
+    assert (info.state, info.reason) == (JobState.COMPLETING, "it failed; the accounting has yet to say why")
+    cluster.says("sacct", account(4242, "FAILED") + account(4242, "OUT_OF_MEMORY", step=".0"))
+    clock.sleep(6)
+    assert jobs.info("4242").state is JobState.OUT_OF_MEMORY
+
+
+def test_each_failed_job_of_many_is_looked_up(cluster: Cluster, jobs: SlurmJobs):
+    cluster.says("squeue", line(1, "RUNNING") + line(2, "FAILED") + line(3, "FAILED"))
+    rows = (account(job, "FAILED") + account(job, "OUT_OF_MEMORY", step=".0") for job in (2, 3))
+    cluster.says("sacct", "".join(rows))
+    assert [jobs.info(job).state.value for job in "123"] == ["RUNNING", "OUT_OF_MEMORY", "OUT_OF_MEMORY"]
+
+
+def test_a_failed_job_that_the_accounting_calls_anothers_at_first_is_not_judged_yet(
+    cluster: Cluster, jobs: SlurmJobs, clock: Clock
+):
+    cluster.says("squeue", line(4242, "FAILED"))
+    cluster.says("sacct", account(4242, "FAILED", uid=UID + 1))
+    assert jobs.info("4242").state is JobState.COMPLETING
+    cluster.says("sacct", account(4242, "FAILED") + account(4242, "OUT_OF_MEMORY", step=".0"))
+    clock.sleep(6)
+    assert jobs.info("4242").state is JobState.OUT_OF_MEMORY
+
+
+def test_an_accounting_that_never_tells_is_not_waited_for(cluster: Cluster, jobs: SlurmJobs, clock: Clock):
+    cluster.says("squeue", line(4242, "FAILED"))
+    cluster.says("sacct", "")
+    assert jobs.info("4242").state is JobState.COMPLETING
+    clock.sleep(21)
+    assert jobs.info("4242").state is JobState.FAILED
+    cluster.says("squeue", line(4243, "FAILED"))
+    cluster.refuses("sacct", "Slurm accounting storage is disabled\n")
+    assert jobs.info("4243").state is JobState.FAILED
+
+
 def test_a_job_of_another_user_is_told_as_such(cluster: Cluster, jobs: SlurmJobs):
     cluster.says("squeue", "")
     cluster.says("sacct", account(4242, "RUNNING", uid=UID + 1))
     assert jobs.info("4242").reason == f"it is a job of another user, uid {UID + 1}"
+
+
+def test_a_slurm_that_never_answered_is_an_error_and_one_that_falls_silent_is_not(
+    cluster: Cluster, slurm: Slurm, clock
+):
+    cluster.refuses("squeue", DOWN)
+    with pytest.raises(
+        SchedulerSilentError, match=r"^Slurm does not answer: Unable to contact .*'scontrol ping'"
+    ) as caught:
+        slurm.info("4242")
+    assert caught.value.exit_code == 4
+    clock.sleep(6)
+    cluster.says("squeue", line(4242, "RUNNING"))
+    assert slurm.info("4242").state is JobState.RUNNING
+    clock.sleep(6)
+    cluster.refuses("squeue", DOWN)
+    info = slurm.info("4242")
+    assert (info.state, info.answered) == (JobState.UNKNOWN, False)
 
 
 def test_a_slow_slurm_does_not_hold_the_caller_up(cluster: Cluster, clock: Clock):
@@ -445,7 +502,7 @@ def scancels(cluster: Cluster) -> list[list[str]]:
     return [call[1:] for call in cluster.calls("scancel")]
 
 
-@pytest.mark.parametrize(("drain", "signal"), [(True, "TERM"), (False, "USR1")])
+@pytest.mark.parametrize(("drain", "signal"), [(True, "USR2"), (False, "USR1")])
 def test_cancel_tells_the_batch_script_alone(cluster: Cluster, slurm: Slurm, drain: bool, signal: str):
     slurm.cancel("4242", drain=drain)
     assert scancels(cluster) == [["--batch", f"--signal={signal}", "4242"]]
@@ -455,7 +512,7 @@ def test_a_job_that_does_not_drain_in_time_is_cancelled(cluster: Cluster, slurm:
     cluster.says("squeue", line(4242, "RUNNING"))
     with pytest.raises(LaunchError, match=r"job 4242 is still RUNNING 60 s after scancel; 'scontrol show job 4242'"):
         slurm.cancel("4242")
-    assert scancels(cluster) == [["--batch", "--signal=TERM", "4242"], ["4242"]]
+    assert scancels(cluster) == [["--batch", "--signal=USR2", "4242"], ["4242"]]
 
 
 def test_a_pending_job_has_no_script_to_tell(cluster: Cluster, slurm: Slurm, monkeypatch: pytest.MonkeyPatch):

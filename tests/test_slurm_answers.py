@@ -43,16 +43,16 @@ LINES_24_11 = """\
 """
 #: sacct 22.05 with --parsable2 --format=ACCOUNT_FIELDS; job 25 is one whose step took too much memory.
 ACCOUNTS = """\
-1|20001|CANCELLED by 20001|nid[001-002]|1795329367|1795329367|0:0|None|a b|c
-1.batch||CANCELLED|nid001|1795329367|1795329367|0:15||batch
-2|20001|COMPLETED|nid001|1795329367|1795329367|0:0|None|wrap
-6|20002|RUNNING|nid003|1795329400|1795329400|0:0|None|wrap
-25|20001|FAILED|nid001|1795330010|1795330010|1:0|None|oom.sh
-25.batch||FAILED|nid001|1795330010|1795330010|1:0||batch
-25.0||OUT_OF_MEMORY|nid001|1795330010|1795330010|0:125||python3
-27|20001|FAILED|nid001|1795330010|1795330010|3:0|None|wrap
-29|20001|FAILED|nid001|1795330010|1795330010|0:9|None|wrap
-23|20001|PENDING|None assigned|1795329634|Unknown|0:0|None|wrap
+1|20001|CANCELLED by 20001|nid[001-002]|1795329367|1795329367|0:0|None|12:00:00|00:10:00|a b|c
+1.batch||CANCELLED|nid001|1795329367|1795329367|0:15|||00:10:00|batch
+2|20001|COMPLETED|nid001|1795329367|1795329367|0:0|None|UNLIMITED|00:10:00|wrap
+6|20002|RUNNING|nid003|1795329400|1795329400|0:0|None|12:00:00|00:10:00|wrap
+25|20001|FAILED|nid001|1795330010|1795330010|1:0|None|12:00:00|00:10:00|oom.sh
+25.batch||FAILED|nid001|1795330010|1795330010|1:0|||00:10:00|batch
+25.0||OUT_OF_MEMORY|nid001|1795330010|1795330010|0:125|||00:10:00|python3
+27|20001|FAILED|nid001|1795330010|1795330010|3:0|None|12:00:00|00:10:00|wrap
+29|20001|FAILED|nid001|1795330010|1795330010|0:9|None|12:00:00|00:10:00|wrap
+23|20001|PENDING|None assigned|1795329634|Unknown|0:0|None|12:00:00|00:10:00|wrap
 """
 
 
@@ -242,6 +242,16 @@ def test_plain_lines_of_24_11():
     assert jobs["4"].reason == "ReqNodeNotAvail, UnavailableNodes:nid[001-003]"
 
 
+def test_what_a_job_had_left_of_its_limit():
+    by_lines = {job: info.unused for job, info in parse_queue_lines(LINES).jobs.items() if info.unused is not None}
+    assert by_lines == {"2": 43198, "20": 0, "25": 300, "28": 280, "24": 43200}
+    job = {"job_id": 1, "job_state": "COMPLETED", "start_time": 1000, "end_time": 1090, "time_limit": 2}
+    assert parse_queue_json(json.dumps({"jobs": [job]}), uid=UID, now=2000).jobs["1"].unused == 30
+    assert parse_queue_json(json.dumps({"jobs": [{**job, "time_limit": 1}]}), uid=UID, now=2000).jobs["1"].unused == 0
+    running = {**job, "job_state": "RUNNING"}
+    assert parse_queue_json(json.dumps({"jobs": [running]}), uid=UID, now=1050).jobs["1"].unused is None
+
+
 def test_a_line_of_another_form_is_left_out():
     assert set(parse_queue_lines("squeue: warning\n1|RUNNING\n" + LINES).jobs) == set(parse_queue_lines(LINES).jobs)
 
@@ -276,11 +286,20 @@ def test_the_accounting():
     assert (jobs["27"].state, jobs["27"].reason) == (JobState.FAILED, "exit status 3")
     assert (jobs["29"].state, jobs["29"].reason) == (JobState.FAILED, "ended by signal 9")
     assert (jobs["23"].state, jobs["23"].nodes) == (JobState.PENDING, ())
+    unused = {job: info.unused for job, info in jobs.items()}
+    assert unused == {"1": 42600, "2": None, "6": None, "25": 42600, "27": 42600, "29": 42600, "23": None}
 
 
 def test_memory_that_ran_out_in_a_step_is_named():
     info = parse_accounting(ACCOUNTS, uid=UID)["25"]
     assert (info.state, info.reason) == (JobState.OUT_OF_MEMORY, "step 25.0 ran out of memory")
+
+
+def test_a_job_that_has_just_failed_may_yet_turn_out_to_have_lacked_memory():
+    (row,) = (row for row in ACCOUNTS.splitlines() if row.startswith("27|"))
+    end = 1795330010 + 600
+    assert parse_accounting(row, uid=UID, now=end + 5)["27"].state is JobState.COMPLETING
+    assert parse_accounting(row, uid=UID, now=end + 7)["27"].state is JobState.FAILED
 
 
 def test_a_job_of_another_user_is_not_told_of():

@@ -1,10 +1,12 @@
-"""One look at a job, for `status`: its state, its servers as they answer now, and its endpoint."""
+"""One look at a job: its state, its servers as they answer now, and its endpoint."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from exatrkx_hpc.fleet.endings import explained, of_former_run
 from exatrkx_hpc.fleet.endpoint_file import read_endpoint
 from exatrkx_hpc.fleet.health import probe
 from exatrkx_hpc.fleet.membership import Member, ready_members, reconcile
@@ -43,8 +45,29 @@ class Look:
 
 def look(info: JobInfo, run_dir: Path, *, timeout: float) -> Look:
     """Look once at the job of `run_dir`; each server has `timeout` seconds to answer."""
+    now, servers = observe(info, run_dir, timeout=timeout)
+    endpoint = read_endpoint(run_dir)
+    return Look(info=now, servers=servers, endpoint=endpoint.grpc if endpoint else "")
+
+
+def observe(
+    info: JobInfo, run_dir: Path, *, timeout: float, previous: Iterable[Member] = (), tolerance: int = 1
+) -> tuple[JobInfo, tuple[Member, ...]]:
+    """Return the job with its reason explained, and its members; see `membership.reconcile`.
+
+    Each server has `timeout` seconds to answer. A requeued job that waits has no servers but those of its former run.
+    """
     records = read_records(run_dir)
     serving = [record for record in records if record.state == "starting"] if not info.state.over else []
-    members = reconcile(job=info.state, records=records, ready=probe(serving, timeout), previous=(), tolerance=1)
-    endpoint = read_endpoint(run_dir)
-    return Look(info=info, servers=members, endpoint=endpoint.grpc if endpoint else "")
+    ready = probe(serving, timeout)
+    members = reconcile(job=info.state, records=records, ready=ready, previous=previous, tolerance=tolerance)
+    return explained(info, run_dir, records), tuple(_told(member, info) for member in members)
+
+
+def _told(member: Member, info: JobInfo) -> Member:
+    """Keep a server's own last word when its job ends, and let it not outlive a requeue."""
+    if info.state.over and member.record.state == "gone":
+        return replace(member, note=f"{member.record.note}; {member.note}")
+    if member.state != "ready" and of_former_run(member.record, info):
+        return replace(member, state="gone", note="of the former run; its job waits to run again")
+    return member

@@ -9,32 +9,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from exatrkx_hpc.config import BalancerSection, MonitorSection
-from exatrkx_hpc.errors import EndpointError
+from exatrkx_hpc.errors import EndpointError, LaunchError
 from exatrkx_hpc.fleet.endpoint_file import EndpointRecord, remove_endpoint, write_endpoint
-from exatrkx_hpc.fleet.health import probe
-from exatrkx_hpc.fleet.membership import Member, changes, ready_members, reconcile
+from exatrkx_hpc.fleet.look import observe
+from exatrkx_hpc.fleet.membership import Member, changes
 from exatrkx_hpc.fleet.nginx import Balancer, BalancerPlan
 from exatrkx_hpc.fleet.prometheus import MetricsStore
-from exatrkx_hpc.fleet.registry import read_records
-from exatrkx_hpc.launch.scheduler import JobState
+from exatrkx_hpc.fleet.view import View, news
+from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
 from exatrkx_hpc.ports import free_port
 
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """What a monitor knows after one look: the job's state and its members."""
-
-    job: JobState
-    members: tuple[Member, ...]
-
-    @property
-    def ready(self) -> tuple[Member, ...]:
-        """The members that receive requests."""
-        return ready_members(self.members)
+#: How long a scheduler that answers may not know the job, in seconds, before there is nothing to wait for.
+_LOST = 10.0
 
 
 class Monitor:
@@ -44,17 +33,22 @@ class Monitor:
         self,
         *,
         run_dir: Path,
-        job_state: Callable[[], JobState],
+        job_state: Callable[[], JobInfo | JobState],
         balancer: BalancerSection,
         settings: MonitorSection,
         tell: Callable[[str], None],
+        patience: float = _LOST,
     ) -> None:
-        """Prepare the monitor of the job whose run directory is `run_dir`; nothing runs before watch()."""
+        """Prepare the monitor of the job whose run directory is `run_dir`; nothing runs before watch().
+
+        A job that a scheduler which answers does not know is waited for `patience` seconds, or while it has servers.
+        """
         self._run_dir = run_dir
         self._job_state = job_state
         self._settings = settings
         self.tell = tell
-        self._view = View(job=JobState.UNKNOWN, members=())
+        self._patience = patience
+        self._view = View(info=JobInfo(id=run_dir.name, state=JobState.UNKNOWN), members=())
         self._host = balancer.host
         self._plan = BalancerPlan(
             host=balancer.host,
@@ -67,6 +61,7 @@ class Monitor:
         self._applied: tuple[str, ...] | None = None
         self._troubles: dict[str, str] = {}
         self._scraped: tuple[str, ...] | None = None
+        self._known = time.monotonic()
 
     @property
     def view(self) -> View:
@@ -108,21 +103,45 @@ class Monitor:
     def tick(self) -> View:
         """Look once: observe, reconcile, and apply what has changed."""
         before = self._view
-        records = read_records(self._run_dir)
-        serving = [record for record in records if record.state == "starting"]
-        members = reconcile(
-            job=(job := self._job_state()),
-            records=records,
-            ready=probe(serving, self._settings.probe_timeout),
-            previous=before.members,
-            tolerance=self._settings.tolerance,
-        )
-        now = View(job=job, members=members)
+        now = self._look(before.members)
         self._apply(now)
         self._report(before, now)
         # Last, so that who waits for a ready member finds it behind the endpoint already.
         self._view = now
+        self._refuse_lost(now)
         return now
+
+    def refuse_ended(self) -> None:
+        """Raise LaunchError when the job has ended already, and says how."""
+        if (now := self._look(())).job.over:
+            raise LaunchError(f"{now.sentence}; there is nothing to watch")
+
+    def _look(self, previous: tuple[Member, ...]) -> View:
+        info, members = observe(
+            self._ask(),
+            self._run_dir,
+            timeout=self._settings.probe_timeout,
+            previous=previous,
+            tolerance=self._settings.tolerance,
+        )
+        return View(info=info, members=members)
+
+    def _ask(self) -> JobInfo:
+        try:
+            told = self._job_state()
+        except SchedulerSilentError as error:  # it was away when this began, and will be back
+            why = str(error).split("; ")[0]
+            return JobInfo(id=self._run_dir.name, state=JobState.UNKNOWN, reason=why, answered=False)
+        if isinstance(told, JobInfo):
+            return told
+        return JobInfo(id=self._run_dir.name, state=told, answered=told is not JobState.UNKNOWN)
+
+    def _refuse_lost(self, view: View) -> None:
+        now = time.monotonic()
+        if view.job is not JobState.UNKNOWN or not view.info.answered or view.ready:
+            self._known = now
+        elif now - self._known > self._patience:
+            raise LaunchError(view.sentence)
 
     def _apply(self, view: View) -> None:
         """Apply what has changed; what cannot be done now is said, and tried again at the next look."""
@@ -167,8 +186,8 @@ class Monitor:
     def _report(self, before: View, view: View) -> None:
         for member in changes(before.members, view.members):
             self.tell(f"{member.name}: {member.state} ({member.note}), {len(view.ready)} ready")
-        if view.job is not before.job:
-            self.tell(f"job: {view.job.value}")
+        if line := news(before.info, view.info):
+            self.tell(f"job: {line}")
 
     def _write_endpoint(self, view: View) -> None:
         write_endpoint(

@@ -62,9 +62,11 @@ def render_main(plan: BalancerPlan, *, version: tuple[int, ...]) -> str:
 def render_upstream(members: Iterable[Member]) -> str:
     """Return the text of upstream.conf for these members; with none, every request is refused."""
     ready = tuple(members)
+    grpc, http = ([{"name": m.name, "address": getattr(m, kind)} for m in ready] for kind in ("grpc", "http"))
     upstreams = [
-        {"name": "triton_grpc", "servers": [{"name": m.name, "address": m.grpc} for m in ready]},
-        {"name": "triton_http", "servers": [{"name": m.name, "address": m.http} for m in ready]},
+        {"name": "triton_grpc", "balance": "least_conn", "servers": grpc},
+        {"name": "triton_http", "balance": "least_conn", "servers": http},
+        {"name": "triton_statistics", "balance": "hash one consistent", "servers": grpc},
     ]
     return render("nginx/upstream.conf.j2", upstreams=upstreams)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 import time
 
-from exatrkx_hpc.errors import EndpointError, ExatrkxError
-from exatrkx_hpc.fleet.monitor import Monitor, View
+from exatrkx_hpc.errors import EndpointError, ExatrkxError, LaunchError
+from exatrkx_hpc.fleet.monitor import Monitor
+from exatrkx_hpc.fleet.view import View
+from exatrkx_hpc.launch.scheduler import JobState
 
-_START_DEADLINE = 60.0
+#: The scheduler is asked first, and Slurm may take a minute for each of two questions.
+_START_DEADLINE = 150.0
 #: The monitor's longest single steps are questions to Slurm and the balancer's end.
 _STOP_DEADLINE = 180.0
 
@@ -36,7 +39,7 @@ class Watch:
         return self._monitor.endpoint
 
     def start(self) -> None:
-        """Start the monitor; raises what it raised when it could not start."""
+        """Start the monitor; raises what it raised when it could not start, LaunchError when its job is over."""
         self._thread.start()
         if not self._serves.wait(_START_DEADLINE):
             raise EndpointError(f"the balancer did not start within {_START_DEADLINE:g} s; {self._where()}")
@@ -51,7 +54,7 @@ class Watch:
         while len(self.view.ready) < servers:
             self.raise_error()
             if self.view.job.over or self._ended.is_set():
-                raise EndpointError(f"the job is {self.view.job.value} before its servers were ready; {self._where()}")
+                raise EndpointError(f"{self.view.sentence}, before its servers were ready; {self._where()}")
             given_up = [m for m in self.view.members if m.state == "gone" and "gave up" in m.note]
             if given_up:
                 raise EndpointError(f"server {given_up[0].name} {given_up[0].note}; {self._where()}")
@@ -62,11 +65,16 @@ class Watch:
             time.sleep(0.05)
 
     def wait(self) -> View:
-        """Wait until the job is over, then return the last view; raises what the monitor raised."""
+        """Wait until the job is over, then return the last view.
+
+        Raises what the monitor raised, and LaunchError when the job neither completed nor was cancelled.
+        """
         # Not Thread.join(): in Python 3.11 a signal that interrupts it takes a living thread for ended.
         while not self._ended.wait(0.2):
             pass
         self.raise_error()
+        if self.view.job.over and self.view.job not in (JobState.COMPLETED, JobState.CANCELLED):
+            raise LaunchError(f"{self.view.sentence}; {self._where()}")
         return self.view
 
     def stop(self) -> None:
@@ -77,12 +85,14 @@ class Watch:
 
     def _run(self) -> None:
         try:
+            self._monitor.refuse_ended()
             with self._monitor.serving():
                 self._serves.set()
                 self._monitor.watch(stop=self._stop)
         except BaseException as error:  # handed to the thread that waits for this one
             self._error = error
-            self._monitor.tell(f"monitor ended: {error}")
+            if self._serves.is_set():
+                self._monitor.tell(f"monitor ended: {error}")
         finally:
             self._serves.set()
             self._ended.set()

@@ -7,7 +7,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
+from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.launch.plan import FarmPlan
+
+
+class SchedulerSilentError(LaunchError):
+    """The scheduler has not answered once since this program began."""
 
 
 class JobState(str, Enum):
@@ -39,8 +44,10 @@ class JobInfo:
     """What the scheduler says of a job at one moment; what it does not say is empty or None.
 
     `nodes` are host names. `time_left` is in seconds: to the end of a running job, or the limit of one that has
-    not begun; None where there is no limit or the job is over. `submit` and `start` are seconds since 1970;
-    `start` of a pending job is when Slurm expects it. `reason` says why the state is what it is.
+    not begun; None where there is no limit or the job is over. `unused` is what a job that is over had left of its
+    limit, in seconds. `submit` and `start` are seconds since 1970; `start` of a pending job is when Slurm expects
+    it, and `submit` of a requeued one is when it came back into the queue. `reason` says why the state is what it
+    is. With `answered` false the scheduler said nothing, of this job or of any other.
     """
 
     id: str
@@ -51,6 +58,8 @@ class JobInfo:
     name: str = ""
     submit: float | None = None
     start: float | None = None
+    unused: float | None = None
+    answered: bool = True
 
 
 class Scheduler(Protocol):
@@ -61,7 +70,10 @@ class Scheduler(Protocol):
         ...
 
     def info(self, job: str) -> JobInfo:
-        """Return what is known of the job now; what cannot be told is UNKNOWN with the reason, no exception."""
+        """Return what is known of the job now; what cannot be told is UNKNOWN with the reason.
+
+        Raises SchedulerSilentError when the scheduler has not answered once since this program began.
+        """
         ...
 
     def state(self, job: str) -> JobState:

@@ -1,7 +1,8 @@
 """Slurm as the scheduler: submit a script, tell of a job, end a job.
 
-How a job is drained: `scancel --batch --signal=TERM` reaches the batch script alone, which passes the word on to
-the servers. A plain `scancel` signals processes of the steps as well; where Slurm follows processes by their
+How a job is drained: `scancel --batch --signal=USR2` reaches the batch script alone, which passes the word on to
+the servers. SIGTERM would do the same, but is Slurm's own word, before the time limit: so the script can tell who
+asked. A plain `scancel` signals processes of the steps as well; where Slurm follows processes by their
 parents (proctrack/linuxproc) that is every one, Triton too. So that comes last, for a job that did not end.
 """
 
@@ -14,13 +15,16 @@ from pathlib import Path
 
 from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.launch.plan import FarmPlan
-from exatrkx_hpc.launch.scheduler import JobInfo, JobState
+from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
 from exatrkx_hpc.launch.slurm_answers import parse_job_id
 from exatrkx_hpc.launch.slurm_jobs import SlurmJobs
 from exatrkx_hpc.launch.slurm_refusals import next_step, own_words
 from exatrkx_hpc.process import Completed, find_program, run
 
-_REMEDY = "run this where Slurm's commands are, or set cluster.scheduler to 'local' for this machine alone"
+#: What to do where one of Slurm's commands is not here.
+REMEDY = "run this where Slurm's commands are, or set cluster.scheduler to 'local' for this machine alone"
+#: What to do when Slurm is away.
+WHEN_IT_IS_BACK = "'scontrol ping' tells when it is back, then try again"
 #: Slurm kills what is left of a cancelled job after KillWait, 30 s unless a site says otherwise.
 _KILL_WAIT = 60.0
 
@@ -32,7 +36,7 @@ def sbatch_argv(script: Path, *, test_only: bool = False) -> list[str]:
 
 def drain_argv(job: str) -> list[str]:
     """Return the command that tells the batch script of a running job, and nothing else, to drain its servers."""
-    return ["scancel", "--batch", "--signal=TERM", job]
+    return ["scancel", "--batch", "--signal=USR2", job]
 
 
 def halt_argv(job: str) -> list[str]:
@@ -64,12 +68,14 @@ class Slurm:
         self._jobs = jobs or SlurmJobs(ask)
         self._clock = clock
         self._sleep = sleep
+        self._answered = False
 
     def submit(self, script: Path, plan: FarmPlan) -> str:
         """Submit `script` and return the job's id; raises LaunchError when Slurm refuses it."""
         done = ask(sbatch_argv(script))
         if done.returncode:
             raise _refused_script(script, done)
+        self._answered = True
         return parse_job_id(done.stdout)
 
     def test(self, script: Path) -> str:
@@ -80,8 +86,15 @@ class Slurm:
         return own_words(done.stderr or done.stdout)
 
     def info(self, job: str) -> JobInfo:
-        """Return what is known of the job; what Slurm does not tell now is UNKNOWN with the reason."""
-        return self._jobs.info(job)
+        """Return what is known of the job; what Slurm does not tell now is UNKNOWN with the reason.
+
+        Raises SchedulerSilentError when Slurm has not answered once: then there is nothing to be patient about.
+        """
+        info = self._jobs.info(job)
+        self._answered = self._answered or info.answered
+        if not self._answered:
+            raise SchedulerSilentError(f"Slurm does not answer: {info.reason}; {WHEN_IT_IS_BACK}")
+        return info
 
     def state(self, job: str) -> JobState:
         """Return the job's state."""
@@ -130,7 +143,7 @@ def _cannot_end(left: JobInfo) -> LaunchError:
 
 def ask(argv: list[str]) -> Completed:
     """Run one of Slurm's commands, with times as seconds since 1970; raises MissingComponent when it is not here."""
-    program = find_program(argv[0], remedy=_REMEDY)
+    program = find_program(argv[0], remedy=REMEDY)
     return run([program, *argv[1:]], timeout=60, env={**os.environ, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C.UTF-8"})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -40,9 +41,12 @@ _OTHER_WORDS = {
 }
 #: One job a line, the name last because it may hold a bar itself.
 QUEUE_FIELDS = "%A|%T|%N|%L|%r|%V|%S|%j"
-ACCOUNT_FIELDS = "JobIDRaw,UID,State,NodeList,Submit,Start,ExitCode,Reason,JobName"
+ACCOUNT_FIELDS = "JobIDRaw,UID,State,NodeList,Submit,Start,ExitCode,Reason,Timelimit,Elapsed,JobName"
 #: From here on numbers of Slurm 22.05 mean 'infinite' or 'not set'.
 _NO_VALUE = 0xFFFFFFFE
+FOREIGN = "it is a job of another user"
+#: The accounting may know a job's end this many seconds before that of its steps.
+_STEPS_COME_LATER = 6.0
 _DURATION = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
 
 
@@ -121,15 +125,17 @@ def parse_queue_json(output: str, *, uid: int, now: float) -> Queue:
 def _from_json(job: dict[str, object], now: float) -> JobInfo:
     words = job["job_state"]
     state = parse_state(words if isinstance(words, str | list) else str(words))
+    start, end, limit = (_number(job.get(name)) for name in ("start_time", "end_time", "time_limit"))
     return JobInfo(
         id=str(int(_number(job["job_id"]) or 0)),
         state=state,
         nodes=expand_hosts(_text(job.get("nodes"))),
-        time_left=time_left(state, end=_number(job.get("end_time")), limit=_number(job.get("time_limit")), now=now),
+        time_left=time_left(state, end=end, limit=limit, now=now),
+        unused=max(0.0, limit * 60 - (end - start)) if state.over and limit and start and end else None,
         reason=plain_reason(_text(job.get("state_reason"))),
         name=_text(job.get("name")),
         submit=_number(job.get("submit_time")) or None,
-        start=_number(job.get("start_time")) or None,
+        start=start or None,
     )
 
 
@@ -175,6 +181,7 @@ def _from_row(row: list[str]) -> JobInfo:
         state=state,
         nodes=expand_hosts(nodes),
         time_left=None if state.over else parse_duration(left),
+        unused=parse_duration(left) if state.over else None,
         reason=plain_reason(reason),
         name=name,
         submit=parse_time(submit),
@@ -202,36 +209,39 @@ def parse_time(text: str) -> float | None:
         return None
 
 
-def parse_accounting(output: str, *, uid: int) -> dict[str, JobInfo]:
-    """Return the jobs in what `sacct --parsable2 --format=ACCOUNT_FIELDS` printed, by their ids.
+def parse_accounting(output: str, *, uid: int, now: float = math.inf) -> dict[str, JobInfo]:
+    """Return the jobs in what `sacct --parsable2 --format=ACCOUNT_FIELDS` printed at `now`, by their ids.
 
     A job of another user is UNKNOWN. A job that FAILED after one of its steps ran out of memory is
-    OUT_OF_MEMORY: Slurm says that of the step alone.
+    OUT_OF_MEMORY: Slurm says that of the step alone. As long as that may still come, it is COMPLETING.
     """
-    rows = [row for row in (line.split("|", 8) for line in output.splitlines()) if len(row) == 9]
+    rows = [row for row in (line.split("|", 10) for line in output.splitlines()) if len(row) == 11]
     starved = {row[0].partition(".")[0]: row[0] for row in rows if row[2].startswith("OUT_OF_ME")}
     jobs = {row[0]: _from_account(row, uid) for row in rows if row[0].isdigit()}
-    return {
-        job: replace(info, state=JobState.OUT_OF_MEMORY, reason=f"step {starved[job]} ran out of memory")
-        if info.state is JobState.FAILED and job in starved
-        else info
-        for job, info in jobs.items()
-    }
+    ended = {row[0]: (parse_time(row[5]) or 0.0) + (parse_duration(row[9]) or 0.0) for row in rows}
+    for job, info in jobs.items():
+        if info.state is JobState.FAILED and job in starved:
+            jobs[job] = replace(info, state=JobState.OUT_OF_MEMORY, reason=f"step {starved[job]} ran out of memory")
+        elif info.state is JobState.FAILED and ended[job] > now - _STEPS_COME_LATER:
+            jobs[job] = replace(info, state=JobState.COMPLETING)
+    return jobs
 
 
 def _from_account(row: Iterable[str], uid: int) -> JobInfo:
-    number, owner, words, nodes, submit, start, exit_code, reason, name = row
+    number, owner, words, nodes, submit, start, exit_code, reason, limit, elapsed, name = row
     if owner.isdigit() and int(owner) != uid:
-        return JobInfo(id=number, state=JobState.UNKNOWN, reason=f"it is a job of another user, uid {owner}")
+        return JobInfo(id=number, state=JobState.UNKNOWN, reason=f"{FOREIGN}, uid {owner}")
     state = parse_state(words)
     reason = plain_reason(reason) or (words if " by " in words else "")
     if state is JobState.FAILED and not reason:
         status, _, number_of_signal = exit_code.partition(":")
         reason = f"ended by signal {number_of_signal}" if number_of_signal not in ("", "0") else f"exit status {status}"
+    planned, spent = parse_duration(limit), parse_duration(elapsed)
     return JobInfo(
         id=number,
         state=state,
         nodes=expand_hosts(nodes),
+        unused=max(0.0, planned - spent) if state.over and planned is not None and spent is not None else None,
         reason=reason,
         name=name,
         submit=parse_time(submit),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 from exatrkx_hpc.launch.slurm_answers import (
     ACCOUNT_FIELDS,
+    FOREIGN,
     QUEUE_FIELDS,
     Queue,
     Unreadable,
@@ -22,6 +23,8 @@ from exatrkx_hpc.launch.slurm_library import library_queue, library_release, rel
 from exatrkx_hpc.launch.slurm_refusals import own_words
 from exatrkx_hpc.process import Completed
 
+#: How long the accounting may take, in seconds, to tell of a job that failed; seen were 5.
+_LAG = 20.0
 #: Runs one of Slurm's commands; raises MissingComponent when there is none.
 Ask = Callable[[list[str]], Completed]
 
@@ -80,7 +83,7 @@ class Slurmctld:
         """Return what the accounting says of `jobs`; where it does not answer, they are UNKNOWN with its words."""
         done = self._ask(sacct_argv(jobs))
         if done.returncode == 0:
-            return parse_accounting(done.stdout, uid=self._uid)
+            return parse_accounting(done.stdout, uid=self._uid, now=self._now())
         why = f"it has left the queue, and sacct says: {own_words(done.stderr or done.stdout)}"
         return {job: unknown(job, why) for job in jobs}
 
@@ -98,9 +101,9 @@ class Slurmctld:
         return self._library
 
 
-def unknown(job: str, reason: str) -> JobInfo:
-    """Return that nobody can say what `job` does, and why."""
-    return JobInfo(id=job, state=JobState.UNKNOWN, reason=reason)
+def unknown(job: str, reason: str, *, answered: bool = True) -> JobInfo:
+    """Return that nobody can say what `job` does, and why; not `answered` when Slurm said nothing at all."""
+    return JobInfo(id=job, state=JobState.UNKNOWN, reason=reason, answered=answered)
 
 
 def settle(job: str, queued: JobInfo | None, accounted: JobInfo | None) -> JobInfo:
@@ -116,6 +119,8 @@ def settle(job: str, queued: JobInfo | None, accounted: JobInfo | None) -> JobIn
         return unknown(job, "neither squeue nor sacct knows it")
     if accounted.state.over or accounted.state is JobState.UNKNOWN:
         return accounted
+    if accounted.state is JobState.COMPLETING:
+        return replace(accounted, state=JobState.FAILED)
     return unknown(job, f"it has left the queue, and the accounting still calls it {accounted.state.value}")
 
 
@@ -144,6 +149,7 @@ class SlurmJobs:
         self._clock = clock
         self._wanted: set[str] = set()
         self._ended: dict[str, JobInfo] = {}
+        self._failed: dict[str, float] = {}
         self._snapshot: Snapshot | None = None
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
@@ -158,9 +164,9 @@ class SlurmJobs:
             snapshot = self._look(job)
         age = self._clock() - snapshot.taken
         if age > self._trust:
-            return unknown(job, f"Slurm has not answered for {age:.0f} s")
+            return unknown(job, f"Slurm has not answered for {age:.0f} s", answered=False)
         if snapshot.trouble:
-            return unknown(job, snapshot.trouble)
+            return unknown(job, snapshot.trouble, answered=False)
         return snapshot.jobs.get(job) or unknown(job, "Slurm has not been asked for it yet")
 
     def forget(self) -> None:
@@ -173,7 +179,8 @@ class SlurmJobs:
         if job not in self._wanted:
             self._wait(None)  # a question that began before the job was wanted does not tell of it
             self._wanted.add(job)
-            if self._snapshot is not None and job not in self._snapshot.jobs:
+            known = self._snapshot.jobs.get(job) if self._snapshot is not None else None
+            if known is None or known.state is JobState.FAILED:  # the accounting has not been asked for it
                 self._snapshot = None
         if self._snapshot is None or self._clock() - self._snapshot.taken > self._max_age:
             if self._thread is None:
@@ -212,4 +219,19 @@ class SlurmJobs:
         accounts = {**self._ended, **(self._slurm.accounts(doubtful) if doubtful else {})}
         self._ended = {job: info for job, info in accounts.items() if info.state.over and job not in jobs}
         settled = {job: settle(job, jobs.get(job), accounts.get(job)) for job in wanted}
+        settled |= {job: self._patiently(settled[job], accounts.get(job)) for job in wanted if job in jobs}
         return Snapshot(taken=self._clock(), jobs={**jobs, **settled})
+
+    def _patiently(self, info: JobInfo, accounted: JobInfo | None) -> JobInfo:
+        """Hold FAILED back while the accounting, which lags by seconds, does not say yet whether memory ran out."""
+        # In its first seconds the accounting calls a job that of uid 0.
+        told = (
+            accounted is not None
+            and not accounted.reason.startswith(FOREIGN)
+            and (accounted.state.over or accounted.state is JobState.UNKNOWN)
+        )
+        if info.state is not JobState.FAILED or told:
+            return info
+        if self._clock() - self._failed.setdefault(info.id, self._clock()) > _LAG:
+            return info
+        return replace(info, state=JobState.COMPLETING, reason="it failed; the accounting has yet to say why")

@@ -1,0 +1,128 @@
+"""How a job ended, or why it waits, in one line with the next step: the scheduler's words and the job's own together.
+
+Slurm calls a job COMPLETED that drained in time before its limit, and FAILED whatever made its servers give up. What
+was asked of the job's script stands in the file `stop` of the run directory, what became of a server in its record.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from exatrkx_hpc.fleet.registry import ServerRecord
+from exatrkx_hpc.launch.scheduler import JobInfo, JobState
+
+STOP_FILE = "stop"
+#: Slurm sends --signal up to a minute early.
+_EARLY = 60.0
+_AGAIN = "'exatrkx-hpc deploy' submits it again"
+_WHAT = {
+    JobState.CANCELLED: "it was cancelled",
+    JobState.FAILED: "its script failed",
+    JobState.TIMEOUT: "its time limit is over",
+    JobState.OUT_OF_MEMORY: "it ran out of memory",
+    JobState.NODE_FAIL: "a node of it failed",
+    JobState.PREEMPTED: "a job with more rights took its nodes",
+}
+_NEXT = {
+    JobState.CANCELLED: _AGAIN,
+    JobState.FAILED: "'exatrkx-hpc logs {id}' shows why",
+    JobState.TIMEOUT: f"{_AGAIN}, job.time is the limit",
+    JobState.OUT_OF_MEMORY: "ask for more with job.memory, or set fewer server.instances",
+    JobState.NODE_FAIL: f"{_AGAIN}, job.requeue = true lets Slurm do so",
+    JobState.PREEMPTED: f"{_AGAIN}, job.requeue = true lets Slurm do so",
+    JobState.PENDING: "'squeue --me --start' tells when Slurm expects to start it",
+}
+#: What to do about UNKNOWN, when the scheduler has answered and when not.
+_UNKNOWN = {
+    True: "'squeue --me --states=all' lists your jobs",
+    False: "'scontrol ping' tells when Slurm is back",
+}
+#: Slurm's reasons why a job waits, in words; others stand for themselves.
+_WAITS = {
+    "Resources": "no nodes are free",
+    "Priority": "other jobs go first",
+    "Dependency": "another job must end first",
+    "BeginTime": "its time to begin has not come",
+    "JobHeldUser": "it is held, 'scontrol release {id}' lets it go",
+    "JobHeldAdmin": "it is held by the site",
+    "ReqNodeNotAvail": "nodes that it needs are down or reserved",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the script of a job was asked: to `drain` or to `halt`, `by` SIGTERM (Slurm's word) or a request."""
+
+    what: str
+    by: str
+
+
+def read_asked(run_dir: Path) -> Asked | None:
+    """Return what the script of the job was asked, or None when it was asked nothing."""
+    try:
+        words = (run_dir / STOP_FILE).read_text().split()
+    except OSError:
+        return None
+    return Asked(what=words[0], by=words[1] if len(words) > 1 else "request") if words else None
+
+
+def read_notice(run_dir: Path) -> float:
+    """Return how many seconds before its time limit the job asked to be told, as its plan says; 60 without one."""
+    try:
+        directives = dict(json.loads((run_dir / "plan.json").read_text())["directives"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 60.0
+    match = re.search(r"@(\d+)", str(directives.get("signal", "")))
+    return float(match[1]) if match else 60.0
+
+
+def of_former_run(record: ServerRecord, info: JobInfo) -> bool:
+    """Return whether the record is from before the requeue of a job that waits again."""
+    return info.state is JobState.PENDING and info.submit is not None and record.updated <= info.submit
+
+
+def explained(info: JobInfo, run_dir: Path, records: Iterable[ServerRecord]) -> JobInfo:
+    """Return `info` with a reason that says in one line what happened, and the next step where there is one."""
+    if info.state is JobState.UNKNOWN:
+        return replace(info, reason=f"{info.reason}; {_UNKNOWN[info.answered]}")
+    if info.state is JobState.COMPLETED:
+        return replace(info, reason=_completed(info, read_asked(run_dir), read_notice(run_dir)))
+    if info.state is JobState.PENDING:
+        again = any(of_former_run(record, info) for record in records)
+        what = f"{'requeued, ' if again else ''}{_waits(info)}"
+    elif info.state.over:
+        what = _ended(info, records)
+    else:
+        return info
+    return replace(info, reason=f"{what}; {_NEXT[info.state].format(id=info.id)}")
+
+
+def _completed(info: JobInfo, asked: Asked | None, notice: float) -> str:
+    if asked is None:
+        return info.reason
+    if asked.by != "SIGTERM":
+        return f"{'drained' if asked.what == 'drain' else 'ended at once'}, as 'exatrkx-hpc stop' asked"
+    if info.unused is None:
+        return "drained on SIGTERM"
+    if info.unused <= notice + _EARLY:
+        return f"time limit: Slurm told it to drain, {info.unused:.0f} s were left; {_NEXT[JobState.TIMEOUT]}"
+    return f"drained on SIGTERM, {info.unused:.0f} s before its time limit; {_AGAIN}"
+
+
+def _waits(info: JobInfo) -> str:
+    plain = _WAITS.get(info.reason.split(",")[0].strip("()"))
+    if plain is None:
+        return info.reason or "it waits in the queue"
+    return f"{info.reason}: {plain.format(id=info.id)}"
+
+
+def _ended(info: JobInfo, records: Iterable[ServerRecord]) -> str:
+    given_up = [f"{record.server} {record.note}" for record in records if "gave up" in record.note]
+    if info.state is JobState.FAILED and given_up:
+        more = f" (and {len(given_up) - 1} more)" if len(given_up) > 1 else ""
+        return f"{given_up[0]}{more}"
+    return f"{_WHAT[info.state]}{f' ({info.reason})' if info.reason else ''}"

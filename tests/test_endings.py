@@ -1,0 +1,115 @@
+"""How a job ended, in one line: what Slurm says, what the job was asked, and what its servers wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from exatrkx_hpc.fleet.endings import Asked, explained, of_former_run, read_asked, read_notice
+from exatrkx_hpc.fleet.registry import ServerRecord
+from exatrkx_hpc.launch.scheduler import JobInfo, JobState
+
+
+def record(**changes: object) -> ServerRecord:
+    values = {"server": "n1-0", "instance": "i", "job": "42", "node": "n1", "address": "10.0.0.1", "gpus": ""}
+    ports = {"http_port": 8000, "grpc_port": 8001, "metrics_port": 8002, "pid": 1, "starts": 1, "updated": 100}
+    return ServerRecord.model_validate({**values, **ports, "state": "gone", "note": "drained", **changes})
+
+
+def told(run_dir: Path, state: JobState, *records: ServerRecord, **info: object) -> str:
+    return explained(JobInfo(id="42", state=state, **info), run_dir, records).reason
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        (JobState.CANCELLED, "it was cancelled; 'exatrkx-hpc deploy' submits it again"),
+        (JobState.FAILED, "its script failed (why); 'exatrkx-hpc logs 42' shows why"),
+        (
+            JobState.TIMEOUT,
+            "its time limit is over (why); 'exatrkx-hpc deploy' submits it again, job.time is the limit",
+        ),
+        (JobState.OUT_OF_MEMORY, "it ran out of memory (why); ask for more with job.memory, or set fewer"),
+        (JobState.NODE_FAIL, "a node of it failed (why); 'exatrkx-hpc deploy' submits it again, job.requeue = true"),
+        (JobState.PREEMPTED, "a job with more rights took its nodes (why); 'exatrkx-hpc deploy' submits it again"),
+    ],
+)
+def test_each_end_is_named_with_slurms_reason_and_the_next_step(tmp_path, state, says):
+    reason = "" if state is JobState.CANCELLED else "why"
+    assert told(tmp_path, state, reason=reason).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("words", "unused", "says"),
+    [
+        (None, 500.0, "as Slurm said"),
+        ("drain\n", 500.0, "drained, as 'exatrkx-hpc stop' asked"),
+        ("drain\nrequest\n", 5.0, "drained, as 'exatrkx-hpc stop' asked"),
+        ("halt\nrequest\n", 5.0, "ended at once, as 'exatrkx-hpc stop' asked"),
+        ("drain\nSIGTERM\n", 179.0, "time limit: Slurm told it to drain, 179 s were left; 'exatrkx-hpc deploy'"),
+        ("drain\nSIGTERM\n", 181.0, "drained on SIGTERM, 181 s before its time limit; 'exatrkx-hpc deploy'"),
+        ("drain\nSIGTERM\n", None, "drained on SIGTERM"),
+    ],
+)
+def test_a_job_that_completed_says_who_asked_for_it(tmp_path, words, unused, says):
+    (tmp_path / "plan.json").write_text(json.dumps({"directives": [["nodes", "1"], ["signal", "B:TERM@120"]]}))
+    if words is not None:
+        (tmp_path / "stop").write_text(words)
+    assert told(tmp_path, JobState.COMPLETED, unused=unused, reason="as Slurm said").startswith(says)
+
+
+@pytest.mark.parametrize("plan", [None, "{", "[]", '{"directives": [["signal", "B:TERM"]]}', '{"directives": [[]]}'])
+def test_without_a_plan_the_notice_is_a_minute(tmp_path, plan):
+    if plan is not None:
+        (tmp_path / "plan.json").write_text(plan)
+    assert read_notice(tmp_path) == 60
+
+
+def test_what_the_job_was_asked(tmp_path):
+    assert read_asked(tmp_path) is None
+    (tmp_path / "stop").write_text("")
+    assert read_asked(tmp_path) is None
+    (tmp_path / "stop").write_text("halt\nrequest\n")
+    assert read_asked(tmp_path) == Asked(what="halt", by="request")
+
+
+def test_servers_that_gave_up_say_more_than_a_failed_script(tmp_path):
+    note = "ended with status 3 at start number 1; gave up, see logs/n1-0.log"
+    one, two = record(note=note), record(server="n2-0", note=note)
+    said = told(tmp_path, JobState.FAILED, one, two, reason="NonZeroExitCode")
+    assert said == f"n1-0 {note} (and 1 more); 'exatrkx-hpc logs 42' shows why"
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        ("Resources", "Resources: no nodes are free; 'squeue --me --start' tells"),
+        ("Priority", "Priority: other jobs go first; "),
+        ("JobHeldUser", "JobHeldUser: it is held, 'scontrol release 42' lets it go; "),
+        ("ReqNodeNotAvail, UnavailableNodes:n1", "ReqNodeNotAvail, UnavailableNodes:n1: nodes that it needs are down"),
+        ("QOSMaxJobsPerUserLimit", "QOSMaxJobsPerUserLimit; 'squeue --me --start' tells"),
+        ("", "it waits in the queue; 'squeue --me --start' tells"),
+    ],
+)
+def test_a_job_that_waits_says_why(tmp_path, reason, says):
+    assert told(tmp_path, JobState.PENDING, reason=reason).startswith(says)
+
+
+def test_a_requeued_job_says_so(tmp_path):
+    info = JobInfo(id="42", state=JobState.PENDING, submit=100.0, reason="BeginTime")
+    assert explained(info, tmp_path, [record()]).reason.startswith("requeued, BeginTime: its time to begin")
+    assert of_former_run(record(), info)
+    assert not of_former_run(record(updated=101), info)
+    assert not of_former_run(record(), JobInfo(id="42", state=JobState.RUNNING, submit=100.0))
+
+
+@pytest.mark.parametrize(("answered", "step"), [(True, "squeue --me --states=all"), (False, "scontrol ping")])
+def test_what_is_not_known_has_a_next_step(tmp_path, answered, step):
+    said = told(tmp_path, JobState.UNKNOWN, reason="why", answered=answered)
+    assert said.startswith("why; ") and step in said
+
+
+def test_a_running_job_has_nothing_to_explain(tmp_path):
+    assert told(tmp_path, JobState.RUNNING) == ""
