@@ -7,7 +7,7 @@ in farm.toml, then in the site's profile; what none of them names has the defaul
 from __future__ import annotations
 
 from ipaddress import AddressValueError, IPv4Address
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -17,6 +17,7 @@ from exatrkx_hpc.values import (
     Host,
     Line,
     Memory,
+    Mode,
     Mount,
     Name,
     Port,
@@ -149,11 +150,29 @@ class MonitorSection(_Section):
 class ClientsSection(_Section):
     """How events are pushed through the endpoint."""
 
+    mode: Mode = Field("ensemble", description="ensemble, stages, fused, or direct: without any server")
     workers: int = Field(8, ge=1, le=4096, description="worker processes")
     in_flight: int = Field(4, ge=1, le=4096, description="requests that each worker keeps in flight")
     wait: Seconds = Field(60, description="seconds to wait for the endpoint to be ready at the start")
     patience: Seconds = Field(120, description="seconds that an event is tried again before it fails")
     request_timeout: Seconds = Field(60, description="seconds that one request may take")
+
+
+class BenchSection(_Section):
+    """How a farm is measured with perf_analyzer."""
+
+    model: Line = Field("exatrkx", description="the model that is asked")
+    concurrency: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
+        (1, 2, 4, 8), min_length=1, description="numbers of requests in flight, each a point"
+    )
+    window: Seconds = Field(5, description="seconds that a repetition measures")
+    repeats: int = Field(3, ge=1, le=1000, description="repetitions of each point")
+    most_repeats: int = Field(6, ge=1, le=1000, description="repetitions of a point that is not steady")
+    variation: float = Field(0.05, ge=0, le=10, description="steady below this standard deviation over mean")
+    minutes: float = Field(60, gt=0, le=100000, description="no repetition begins after so many minutes")
+    perf_analyzer: tuple[Line, ...] = Field(
+        (), description="the words of a command that starts perf_analyzer; empty: the one that is found"
+    )
 
 
 class Farm(_Section):
@@ -170,6 +189,7 @@ class Farm(_Section):
     balancer: BalancerSection = BalancerSection()
     monitor: MonitorSection = MonitorSection()
     clients: ClientsSection = ClientsSection()
+    bench: BenchSection = BenchSection()
 
     @model_validator(mode="before")
     @classmethod

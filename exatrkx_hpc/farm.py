@@ -13,7 +13,7 @@ The command line calls the same functions and prints what they return.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,17 +28,19 @@ from exatrkx_hpc.fleet.look import look as look_at
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.watch import Watch
 from exatrkx_hpc.launch.batch import render_job
-from exatrkx_hpc.launch.local import EmbeddedScheduler
 from exatrkx_hpc.launch.payload import write_payload
-from exatrkx_hpc.launch.plan import python_folder
+from exatrkx_hpc.launch.plan import FarmPlan, python_folder
 from exatrkx_hpc.launch.run_dirs import job_ids, old_jobs, remove
 from exatrkx_hpc.launch.scheduler import Scheduler
-from exatrkx_hpc.launch.slurm import Slurm
+from exatrkx_hpc.launch.schedulers import farm_slurm, scheduler_of
+from exatrkx_hpc.launch.words import Word
+from exatrkx_hpc.page.write import told_on_a_page
 from exatrkx_hpc.resolution import resolve
 from exatrkx_hpc.signals import deferred_signals
 from exatrkx_hpc.work import workers
 from exatrkx_hpc.work.endpoint import Endpoint
 from exatrkx_hpc.work.report import Report
+from exatrkx_hpc.work.route import route
 
 Tell = Callable[[str], None]
 
@@ -57,28 +59,42 @@ class Job:
         return Path(self.farm.run_root, self.id)
 
 
-def script(farm: Farm) -> str:
-    """Return the sbatch script of `farm`; nothing is submitted or written."""
-    return render_job(prepare.plan(farm, lay_out=False))
+def script(farm: Farm, *, sources: Mapping[str, str] | None = None, beside: Sequence[Word] = ()) -> str:
+    """Return the script of `farm`; nothing is submitted or written. `sources` and `beside` are as in `deploy`."""
+    return render_job(_plan(farm, sources, beside, lay_out=False))
 
 
-def deploy(farm: Farm, *, tell: Tell = lambda line: None) -> Job:
-    """Submit the job of `farm` and return it.
+def _plan(farm: Farm, sources: Mapping[str, str] | None, beside: Sequence[Word], *, lay_out: bool = True) -> FarmPlan:
+    return prepare.plan(farm, lay_out=lay_out, sources=sources).model_copy(update={"beside": tuple(beside)})
 
-    Raises LaunchError when it is refused, ModelError when there is no model repository, MissingComponent when
-    a program is not here.
+
+def deploy(
+    farm: Farm,
+    *,
+    tell: Tell = lambda line: None,
+    sources: Mapping[str, str] | None = None,
+    interactive: bool = False,
+    trust_run_root: bool = False,
+    beside: Sequence[Word] = (),
+) -> Job:
+    """Submit the job of `farm` and return it; `interactive` starts it in this shell's allocation, or in salloc's.
+
+    `sources` tells the script's reader where each value comes from; `trust_run_root` takes one that no node seems
+    to see; `beside` is a command that runs beside the servers on the first node, and ends them with its own end.
+    Raises LaunchError (refused), ModelError (no repository), MissingComponent (a program is not here).
     """
     prepare.refuse_faults(farm)
+    prepare.require_site(farm, interactive=interactive, trust_run_root=trust_run_root)
     prepare.make_run_root(farm)
-    what = prepare.plan(farm)
+    what = _plan(farm, sources, beside)
     prepare.require_models(farm, tell)
     path = prepare.write_script(farm, what)
-    scheduler = scheduler_of(farm)
+    scheduler = scheduler_of(farm) if not interactive else farm_slurm(farm, interactive=True)
     with deferred_signals():
         job = Job(id=scheduler.submit(path, what), farm=farm, scheduler=scheduler)
         try:
             job.run_dir.mkdir(mode=0o700, exist_ok=True)
-            write_whole(job.run_dir / "plan.json", what.model_dump_json(indent=2) + "\n")
+            write_whole(job.run_dir / "plan.json", what.model_dump_json(indent=2) + "\n", mode=0o600)
         except BaseException as error:
             scheduler.cancel(job.id, drain=False)
             if isinstance(error, OSError):
@@ -108,7 +124,7 @@ def watch(job: Job, *, tell: Tell = lambda line: None) -> Watch:
     """Return a monitor of `job`, ready to start; it keeps the endpoint until it is stopped."""
     monitor = Monitor(
         run_dir=job.run_dir,
-        job_state=lambda: job.scheduler.state(job.id),
+        job_state=lambda: job.scheduler.info(job.id),
         balancer=job.farm.balancer,
         settings=job.farm.monitor,
         tell=tell,
@@ -116,9 +132,20 @@ def watch(job: Job, *, tell: Tell = lambda line: None) -> Watch:
     return Watch(monitor)
 
 
-def run_clients(settings: workers.Settings, progress: workers.ShowProgress | None = None) -> Report:
-    """Push every event of a folder through the endpoint; see `exatrkx_hpc.work.workers.run_clients`."""
-    return workers.run_clients(settings, progress)
+def run_clients(
+    settings: workers.Settings,
+    progress: workers.ShowProgress | None = None,
+    *,
+    tell: Tell = lambda line: None,
+    farm: Farm | None = None,
+) -> Report:
+    """Push every event of a folder through the endpoint, and tell it on a page, OUT/report.html.
+
+    See `exatrkx_hpc.work.workers.run_clients`. `farm` is the one whose endpoint may be asked: then its servers'
+    counters are on the page.
+    """
+    with told_on_a_page(settings, Path(farm.run_root) if farm is not None else None):
+        return workers.run_clients(settings, progress, tell=tell)
 
 
 def stop(job: Job, *, drain: bool = True) -> None:
@@ -152,7 +179,8 @@ def wait_ready(job: Job, *, timeout: float, tell: Tell = lambda line: None) -> L
             tell(line)
             said = line
         if now.info.state.over:
-            raise EndpointError(f"job {job.id} is {now.info.state.value} before its servers were ready; see its logs")
+            why = now.info.reason or f"'exatrkx-hpc logs {job.id}' shows its logs"
+            raise EndpointError(f"job {job.id} is {now.info.state.value} before its servers were ready; {why}")
         if time.monotonic() > until:
             raise EndpointError(f"{now.ready} of {wanted} servers ready after {timeout:g} s; the job goes on")
         time.sleep(1.0)
@@ -225,9 +253,15 @@ def up(
     """
     farm = resolve(Path(file) if file is not None else None, flags=flags).farm
     clients = farm.clients
+    route(clients.mode)  # refuses mode direct before anything is started
     with (
         running(farm, tell=tell, wait=wait) as (_, monitor),
-        Endpoint(monitor.endpoint, request_timeout=clients.request_timeout, patience=clients.patience) as endpoint,
+        Endpoint(
+            monitor.endpoint,
+            mode=clients.mode,
+            request_timeout=clients.request_timeout,
+            patience=clients.patience,
+        ) as endpoint,
     ):
         yield endpoint
 
@@ -235,11 +269,3 @@ def up(
 def endpoint_record(farm: Farm, job: str = LATEST) -> EndpointRecord:
     """Return where the endpoint of `job`, or of the job watched last, is; raises EndpointError if nowhere."""
     return running_endpoint(Path(farm.run_root), job)
-
-
-def scheduler_of(farm: Farm) -> Scheduler:
-    """Return the scheduler that the site has."""
-    if farm.cluster.scheduler == "slurm":
-        # What a drain takes at the most, and what Slurm and the script need beside it.
-        return Slurm(grace=farm.server.drain + farm.server.exit_timeout + 30.0)
-    return EmbeddedScheduler(run_root=Path(farm.run_root), first_address=farm.cluster.local_address)

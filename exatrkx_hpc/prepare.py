@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from exatrkx_hpc.assets import asset
@@ -11,8 +12,11 @@ from exatrkx_hpc.config import Farm
 from exatrkx_hpc.errors import LaunchError, ModelError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.launch.batch import render_job
+from exatrkx_hpc.launch.interactive import allocation
 from exatrkx_hpc.launch.payload import write_payload
 from exatrkx_hpc.launch.plan import FarmPlan, Tool, engine_faults, make_plan, python_folder
+from exatrkx_hpc.launch.run_dirs import local_file_system
+from exatrkx_hpc.launch.slurm import REMEDY
 from exatrkx_hpc.launch.triton import embedded_triton
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
@@ -29,11 +33,14 @@ _PULL = {
 _PULL_DEADLINE = 3600.0
 
 
-def plan(farm: Farm, *, lay_out: bool = True) -> FarmPlan:
-    """Return what the job of `farm` will do; `lay_out` also puts the embedded Triton's parts in their place."""
+def plan(farm: Farm, *, lay_out: bool = True, sources: Mapping[str, str] | None = None) -> FarmPlan:
+    """Return what the job of `farm` will do; `lay_out` also puts the embedded Triton's parts in their place.
+
+    `sources` says of each key where its value comes from.
+    """
     if farm.cluster.scheduler == "slurm" or farm.server.engine != "none" or farm.server.triton != "tritonserver":
-        return make_plan(farm)
-    return make_plan(farm, tool=_embedded_tool(farm, lay_out=lay_out))
+        return make_plan(farm, sources=sources)
+    return make_plan(farm, tool=_embedded_tool(farm, lay_out=lay_out), sources=sources)
 
 
 def _embedded_tool(farm: Farm, *, lay_out: bool) -> Tool:
@@ -46,11 +53,32 @@ def _embedded_tool(farm: Farm, *, lay_out: bool) -> Tool:
 
 
 def refuse_faults(farm: Farm) -> None:
-    """Raise LaunchError when the farm asks for something that its engine cannot do."""
+    """Raise LaunchError when the farm asks for something that its engine cannot do, or whose image is no file."""
+    server = farm.server
+    if server.engine == "apptainer" and "://" not in server.image and not Path(server.image).exists():
+        raise LaunchError(f"image {server.image} does not exist; make it with 'apptainer pull', or set server.image")
     faults = engine_faults(farm)
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise LaunchError(f"engine {farm.server.engine}: {faults[0]}{more}")
+
+
+def require_site(farm: Farm, *, interactive: bool, trust_run_root: bool) -> None:
+    """Raise what speaks against a job of `farm` at a Slurm site, before anything is written.
+
+    A run root that this machine alone can see is refused unless it is trusted.
+    """
+    if farm.cluster.scheduler != "slurm":
+        return
+    require_models(farm, lambda line: None)
+    inside = allocation(os.environ) is not None
+    find_program("sbatch" if not interactive else "srun" if inside else "salloc", remedy=REMEDY)
+    kind = local_file_system(Path(farm.run_root))
+    if kind is not None and not trust_run_root:
+        raise LaunchError(
+            f"run_root {farm.run_root} is on {kind}, which the nodes do not share with this machine; name a folder "
+            "of a shared file system, or say --trust-run-root if they do"
+        )
 
 
 def make_run_root(farm: Farm) -> None:

@@ -24,6 +24,8 @@ else:
 
 ENVIRONMENT_PREFIX = "EXATRKX_HPC_"
 DEFAULT_FILE = "farm.toml"
+#: The source of a value that nobody set.
+DEFAULT = "default"
 _SITES = Path(__file__).resolve().parent / "sites"
 
 
@@ -58,7 +60,7 @@ def resolve(file: Path | None = None, *, flags: Mapping[str, object] | None = No
     site = next((str(values["site"]) for _, values in layers if "site" in values), "generic")
     layers.append((f"profile {site}", _from_profile(site)))
     values: dict[str, object] = {}
-    sources = dict.fromkeys(known_keys(), "default")
+    sources = dict.fromkeys(known_keys(), DEFAULT)
     for source, layer in reversed(layers):
         values.update(layer)
         sources.update(dict.fromkeys(layer, source))

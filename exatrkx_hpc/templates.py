@@ -21,7 +21,8 @@ def render(template: str, *, filters: Mapping[str, Callable[..., str]] | None = 
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # scripts and configurations, not HTML; each has a filter that quotes for it
+        # Scripts and configurations have a filter that quotes for them; HTML is escaped here.
+        autoescape=template.endswith(".html.j2"),
     )
     environment.filters.update(filters or {})
     return environment.get_template(path.name).render(**values)

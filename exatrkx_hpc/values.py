@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 Engine = Literal["shifter", "podman-hpc", "podman", "apptainer", "none"]
+#: How an event becomes labels: one request to the ensemble, one to each stage, one to the fused model, no server.
+Mode = Literal["ensemble", "stages", "fused", "direct"]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 

@@ -15,6 +15,7 @@ from exatrkx_hpc.models.repository import CONFIG, read_config, write_config
 #: What clients of the public service rely on: tensor names, types and shapes of each model.
 CONTRACT = {
     "exatrkx": ("FEATURES FP32 [-1, 3]", "LABELS INT64 [-1]"),
+    "exatrkx_fused": ("FEATURES FP32 [-1, 3]", "LABELS INT64 [-1]"),
     "embed": ("INPUT__0 FP32 [-1, 3]", "OUTPUT__0 FP32 [-1, 8]"),
     "frnn": ("INPUT0 FP32 [-1, 8]", "OUTPUT0 INT64 [2, -1]"),
     "filter": ("INPUT__0 FP32 [-1, 3]", "INPUT__1 INT64 [2, -1]", "OUTPUT__0 FP32 [-1, 1]"),
@@ -52,6 +53,29 @@ def small_repository(folder: Path) -> Path:
     (folder / "pair" / "1").mkdir(parents=True)
     write_config(folder / "pair" / CONFIG, config)
     return folder
+
+
+#: One model that takes events and gives every hit the label 0; it is there in a second.
+MODEL = """\
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        sizes = [len(pb_utils.get_input_tensor_by_name(request, "FEATURES").as_numpy()) for request in requests]
+        tensors = [pb_utils.Tensor("LABELS", np.zeros(size, dtype=np.int64)) for size in sizes]
+        return [pb_utils.InferenceResponse([tensor]) for tensor in tensors]
+"""
+
+
+def tiny_repository(folder: Path) -> None:
+    """Make a repository of the one model MODEL."""
+    config = ModelConfig(name="exatrkx", backend="python")
+    config.input.add(name="FEATURES", data_type=DataType.TYPE_FP32, dims=[-1, 3])
+    config.output.add(name="LABELS", data_type=DataType.TYPE_INT64, dims=[-1])
+    (folder / "exatrkx" / "1").mkdir(parents=True)
+    (folder / "exatrkx" / "1" / "model.py").write_text(MODEL)
+    write_config(folder / "exatrkx" / CONFIG, config)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import MissingComponent
 from exatrkx_hpc.launch.batch import render_job, render_server
 from exatrkx_hpc.launch.containers import ENGINES
-from exatrkx_hpc.launch.plan import FarmPlan, make_plan
-from exatrkx_hpc.launch.words import Var, Word
+from exatrkx_hpc.launch.plan import FarmPlan, Setting, make_plan
+from exatrkx_hpc.launch.words import Var, Word, comment
 from exatrkx_hpc.process import find_program, run
 from exatrkx_hpc.resolution import resolve
 from exatrkx_hpc.values import Engine
@@ -58,7 +58,8 @@ env -0 >"$NOTES/$$.env"
 
 def make(**flags: object) -> FarmPlan:
     """Return the plan of a farm with these values; `section__key` names one."""
-    return make_plan(resolve(Path(os.devnull), flags={k.replace("__", "."): v for k, v in flags.items()}).farm)
+    found = resolve(Path(os.devnull), flags={k.replace("__", "."): v for k, v in flags.items()})
+    return make_plan(found.farm, sources=found.sources)
 
 
 def hostile_plan(folder: Path, name: str, engine: Engine) -> FarmPlan:
@@ -196,6 +197,70 @@ def test_every_option_stands_before_the_first_command(tmp_path: Path) -> None:
     assert not any(line.startswith("#SBATCH") for line in lines[first:]), "sbatch does not read these"
 
 
+#: Texts that would be commands, options or directives if they were more than a comment.
+NOT_COMMENTS = [
+    "x\ntouch MADE",
+    "x\r\ntouch MADE\n",
+    "x\n#SBATCH --array=1-1000",
+    "x\x0btouch MADE\x0c",
+    "x\u2028touch MADE\u2029\x85",
+    "{% raw %}{{ 1 }}{# x #}",
+    "shellcheck disable=SC1009",
+    "'\"`$(touch MADE)",
+]
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, *NOT_COMMENTS])
+def test_what_was_set_stays_a_comment(text: str, tmp_path: Path) -> None:
+    """A file's name may hold a line break, and the header names it; no value can, but that is checked elsewhere."""
+    plain = make(run_root="/data/farm")
+    settings = (Setting(key="job.comment", value=text, source=text), Setting(key="name", value="x", source=""))
+    plan = plain.model_copy(update={"settings": settings, "model_repository": text})
+    header, _, body = render_job(plan).partition("#SBATCH --job-name")
+    assert all(line.startswith("# ") or line in ("", "#!/usr/bin/env bash") for line in header.split("\n"))
+    assert len(header.splitlines()) == len(header.split("\n")) - 1 == 7, "no other kind of line break either"
+    assert f"#   job.comment = {comment(text)}  <- {comment(text)}\n" in header
+    assert "#   name = x\n" in header
+    assert (
+        body.partition("run_dir=")[0] == render_job(plain).partition("#SBATCH --job-name")[2].partition("run_dir=")[0]
+    )
+    done = run(["bash", "-euc", header], cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_header_names_what_was_set_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "my\nfarm.toml"
+    file.write_text('[job]\naccount = "m1234"\nprologue = ["module load x", "true"]\n[server.environment]\nA = "b c"\n')
+    monkeypatch.setenv("EXATRKX_HPC_JOB_QOS", "debug")
+    found = resolve(file, flags={"job.nodes": 4, "job.exclusive": True})
+    header = render_job(make_plan(found.farm, sources=found.sources)).partition("#SBATCH")[0]
+    place = str(file).replace("\n", "\\n")
+    assert [line for line in header.splitlines() if line.startswith("#   ")] == [
+        '#   site = "generic"  <- profile generic',
+        '#   cluster.scheduler = "slurm"  <- profile generic',
+        f'#   job.account = "m1234"  <- {place}',
+        '#   job.qos = "debug"  <- environment',
+        "#   job.nodes = 4  <- flag",
+        "#   job.gpus_per_node = 1  <- profile generic",
+        "#   job.exclusive = true  <- flag",
+        f'#   job.prologue = ["module load x", "true"]  <- {place}',
+        f'#   server.environment = {{A = "b c"}}  <- {place}',
+        '#   balancer.host = "0.0.0.0"  <- profile generic',
+    ]
+    bare = render_job(make_plan(found.farm)).partition("#SBATCH")[0]
+    assert '#   job.qos = "debug"\n' in bare and "server.drain" not in bare, "from Python nobody knows where"
+
+
+def test_a_node_without_the_run_root_says_so(tmp_path: Path) -> None:
+    script = tmp_path / "farm.sbatch"
+    script.write_text(render_job(make(run_root=str(tmp_path / "a'; echo foo"))))
+    done = run(["bash", str(script)], env={"SLURM_JOB_ID": "42", "PATH": os.environ["PATH"]})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"has no folder {tmp_path}/a'; echo foo/python/" in done.stderr
+    assert not (tmp_path / "a'; echo foo").exists()
+
+
 def on_the_node(word: Word) -> str:
     """Return what `word` is once the node has filled in what it knows."""
     if isinstance(word, Var):
@@ -217,6 +282,7 @@ def run_job(tmp_path: Path) -> Iterator[Callable[[FarmPlan], list[tuple[list[str
     def call(plan: FarmPlan) -> list[tuple[list[str], dict[str, str]]]:
         script = tmp_path / "farm.sbatch"
         script.write_text(render_job(plan))
+        Path(plan.python).mkdir(parents=True, exist_ok=True)
         variables = {
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "NOTES": str(notes),

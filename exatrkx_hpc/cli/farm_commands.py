@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
 from exatrkx_hpc import farm as story
+from exatrkx_hpc.bench.in_job import bench_command
+from exatrkx_hpc.cli.interactive import refuse_mixture, run_here, what_would_run, within_allocation
 from exatrkx_hpc.cli.options import ConfigFile, Json, RunRoot, SiteName, resolved, say
 from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.fleet.endpoint_file import LATEST
@@ -28,14 +31,31 @@ def deploy(
     wait: Annotated[
         float | None, typer.Option("--wait", min=1, help="Wait until every server is ready, at most so many seconds.")
     ] = None,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", help="Run the farm from this terminal until Ctrl-C, with its endpoint.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script and submit nothing.")] = False,
+    trust_run_root: Annotated[
+        bool, typer.Option("--trust-run-root", help="Take a run root that looks as if no node could see it.")
+    ] = False,
+    beside: Annotated[
+        Literal["bench"] | None,
+        typer.Option("--with", help="Measure the servers in the job itself, which then ends."),
+    ] = None,
+    events: Annotated[Path, typer.Option("--events", "-d", help="With bench: what it asks with.")] = Path("events"),
     as_json: Json = False,
 ) -> None:
     """Submit the farm's job and print its id.
 
+    With --interactive it is deploy and monitor in one: the servers start at once in the allocation that this
+    shell is in, or in one that salloc gets and that ends with them.
+
+    With --with bench the job measures itself once its servers are ready, over the requests in flight that
+    [bench] names, and ends: RUN_ROOT/JOBID/bench holds the table and the figures.
+
     Example: exatrkx-hpc deploy -N 4
     """
-    farm = resolved(
+    found = resolved(
         config,
         site=site,
         run_root=run_root,
@@ -43,15 +63,26 @@ def deploy(
         job__account=account,
         job__qos=qos,
         job__time=time,
-    ).farm
+    )
+    if interactive:
+        refuse_mixture({"--wait": wait is not None, "--json": as_json, "--with": beside is not None})
+        found = within_allocation(found, nodes_given=nodes is not None)
+    farm, sources = found.farm, found.sources
+    command = bench_command(farm, events, sources=sources) if beside else ()
     if dry_run:
-        typer.echo(story.script(farm), nl=False)
+        if interactive:
+            say(f"at once: {what_would_run(farm)}")
+        typer.echo(story.script(farm, sources=sources, beside=command), nl=False)
         return
-    job = story.deploy(farm, tell=say)
+    if interactive:
+        run_here(farm, sources, trust_run_root=trust_run_root)
+        return
+    job = story.deploy(farm, tell=say, sources=sources, trust_run_root=trust_run_root, beside=command)
     typer.echo(json.dumps({"job": job.id, "run_dir": str(job.run_dir)}) if as_json else job.id)
     if wait is not None:
         story.wait_ready(job, timeout=wait, tell=say)
-    say(f"run directory {job.run_dir}; next: exatrkx-hpc monitor {job.id}")
+    after = f"figures will be in {job.run_dir / 'bench'}" if beside else f"next: exatrkx-hpc monitor {job.id}"
+    say(f"run directory {job.run_dir}; {after}")
 
 
 def monitor(job: JobId = LATEST, config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None) -> None:
@@ -75,7 +106,7 @@ def monitor(job: JobId = LATEST, config: ConfigFile = None, site: SiteName = Non
         with deferred_signals():
             watch.stop()
     if view.job not in (JobState.COMPLETED, JobState.CANCELLED):
-        raise LaunchError(f"job {found.id} is {view.job.value}; the logs are in {found.run_dir / 'logs'}")
+        raise LaunchError(f"{view.sentence}; the logs are in {found.run_dir / 'logs'}")
 
 
 def stop(job: JobId = LATEST, config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None) -> None:

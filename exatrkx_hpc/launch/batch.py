@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exatrkx_hpc.launch.plan import FarmPlan
-from exatrkx_hpc.launch.words import directive, sh
+from exatrkx_hpc.launch.words import comment, directive, sh
 from exatrkx_hpc.templates import render
 
 
@@ -15,5 +15,5 @@ def render_server(plan: FarmPlan) -> str:
 def render_job(plan: FarmPlan) -> str:
     """Return the text of `farm.sbatch`, which holds `server.sh` and so stands alone."""
     server_script = render_server(plan).rstrip("\n")
-    filters = {"sh": sh, "directive": directive}
+    filters = {"sh": sh, "directive": directive, "comment": comment}
     return render("jobs/farm.sbatch.j2", filters=filters, plan=plan, server_script=server_script)

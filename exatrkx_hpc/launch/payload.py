@@ -8,6 +8,8 @@ from exatrkx_hpc.assets import package_parent
 from exatrkx_hpc.files import write_whole
 
 _PARTS = ("exatrkx_hpc/__init__.py", "exatrkx_hpc/tracking")
+#: Code of Python, and that of the GPU, which is compiled where it runs.
+_KINDS = (".py", ".cu")
 
 
 def write_payload(folder: Path) -> None:
@@ -17,7 +19,7 @@ def write_payload(folder: Path) -> None:
     """
     for part in _PARTS:
         source = package_parent() / part
-        files = sorted(source.glob("*.py")) if source.is_dir() else [source]
+        files = sorted(file for file in source.iterdir() if file.suffix in _KINDS) if source.is_dir() else [source]
         for file in files:
             target = folder / file.relative_to(package_parent())
             target.parent.mkdir(parents=True, exist_ok=True)

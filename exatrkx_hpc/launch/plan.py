@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -11,6 +13,7 @@ from exatrkx_hpc.config import Farm
 from exatrkx_hpc.launch.container_spec import ContainerSpec
 from exatrkx_hpc.launch.containers import ENGINES
 from exatrkx_hpc.launch.words import Var, Word
+from exatrkx_hpc.resolution import DEFAULT, known_keys, value_of
 
 #: HTTP, gRPC and metrics ports stand side by side; the next server of the node starts this much higher.
 PORTS_PER_SERVER = 10
@@ -26,6 +29,16 @@ class Tool(BaseModel):
     environment: tuple[tuple[str, str], ...] = ()
 
 
+class Setting(BaseModel):
+    """A value that somebody set: its dotted key, the value as TOML would have it, and where, if that is known."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    value: str
+    source: str
+
+
 class FarmPlan(BaseModel):
     """What one job will do; the scripts are this and nothing else."""
 
@@ -34,7 +47,9 @@ class FarmPlan(BaseModel):
     name: str
     site: str
     version: str
+    settings: tuple[Setting, ...]
     run_root: str
+    python: str
     nodes: int
     servers_per_node: int
     directives: tuple[tuple[str, str], ...]
@@ -53,10 +68,14 @@ class FarmPlan(BaseModel):
     exit_timeout: int
     max_restarts: int
     container_stop: tuple[Word, ...]
+    beside: tuple[Word, ...] = ()
 
 
-def make_plan(farm: Farm, *, tool: Tool | None = None) -> FarmPlan:
-    """Return the plan of `farm`; `tool` replaces the tritonserver that farm.toml names (engine none only)."""
+def make_plan(farm: Farm, *, tool: Tool | None = None, sources: Mapping[str, str] | None = None) -> FarmPlan:
+    """Return the plan of `farm`; `tool` replaces the tritonserver that farm.toml names (engine none only).
+
+    `sources` says of each key where its value comes from, for the reader of the script.
+    """
     server = farm.server
     spec = container_spec(farm, tool or Tool(triton=server.triton))
     engine = ENGINES[server.engine]
@@ -64,7 +83,9 @@ def make_plan(farm: Farm, *, tool: Tool | None = None) -> FarmPlan:
         name=farm.name,
         site=farm.site,
         version=__version__,
+        settings=settings_of(farm, sources),
         run_root=farm.run_root,
+        python=python_folder(farm),
         nodes=farm.job.nodes,
         servers_per_node=server.servers_per_node,
         directives=(*_directives(farm), *engine.directives(spec)),
@@ -84,6 +105,23 @@ def make_plan(farm: Farm, *, tool: Tool | None = None) -> FarmPlan:
         max_restarts=server.max_restarts,
         container_stop=engine.removal(),
     )
+
+
+def settings_of(farm: Farm, sources: Mapping[str, str] | None = None) -> tuple[Setting, ...]:
+    """Return the values that are not defaults, in the order of farm.toml; without `sources` those that differ."""
+    keys = tuple(known_keys())
+    if sources is None:
+        bare = Farm()
+        sources = {key: "" for key in keys if value_of(farm, key) != value_of(bare, key)}
+    chosen = [key for key in keys if sources.get(key, DEFAULT) != DEFAULT]
+    return tuple(Setting(key=key, value=_as_toml(value_of(farm, key)), source=sources[key]) for key in chosen)
+
+
+def _as_toml(value: object) -> str:
+    """Write texts, numbers, booleans and lists as JSON does, which is TOML; a table becomes an inline one."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {_as_toml(item)}" for name, item in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def container_spec(farm: Farm, tool: Tool) -> ContainerSpec:

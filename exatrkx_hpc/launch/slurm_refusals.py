@@ -52,7 +52,7 @@ _PREFIX = re.compile(
     r"^(?:(?:sbatch|scancel|squeue|sacct|salloc): (?:(?:error|fatal): )?"
     r"|slurm_load_\w+(?: error)?: |allocation failure: )"
 )
-_EMPTY = re.compile(r"^(?:Batch job submission failed: |Kill job error on job id \S+: )")
+_EMPTY = re.compile(r"^(?:(?:Batch job submission|Job submit/allocate) failed: |Kill job error on job id \S+: )")
 
 
 def next_step(complaint: str, *, otherwise: str) -> str:

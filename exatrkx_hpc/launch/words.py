@@ -35,3 +35,8 @@ def directive(value: str) -> str:
     sbatch knows both kinds of quotes, but to it a backslash escapes between single quotes, too.
     """
     return shlex.quote(value).replace("\\", "\\\\")
+
+
+def comment(text: str) -> str:
+    """Return `text` on one line that a person can read: a line break or another control character is spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,148 @@
+"""`deploy --interactive`: a farm and its endpoint in one terminal, until Ctrl-C."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import typer
+
+from exatrkx_hpc import farm as story
+from exatrkx_hpc import prepare
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.errors import ConfigError, LaunchError
+from exatrkx_hpc.fleet.watch import Watch
+from exatrkx_hpc.launch.interactive import allocation, job_argv, salloc_argv
+from exatrkx_hpc.launch.scheduler import JobState
+from exatrkx_hpc.resolution import Resolved
+from exatrkx_hpc.signals import deferred_signals
+
+
+def refuse_mixture(given: Mapping[str, bool]) -> None:
+    """Raise ConfigError when one of the flags, which do not go with --interactive, was given."""
+    for flag, there in given.items():
+        if there:
+            raise ConfigError(f"--interactive keeps the terminal and does not go with {flag}; take {flag} away")
+
+
+def within_allocation(found: Resolved, *, nodes_given: bool) -> Resolved:
+    """Return the configuration with the nodes of this shell's allocation, unless a flag said how many to use.
+
+    Raises ConfigError at a site without Slurm.
+    """
+    if found.farm.cluster.scheduler != "slurm":
+        raise ConfigError(f"--interactive needs Slurm, which site {found.farm.site} has not; use deploy and monitor")
+    inside = allocation(os.environ)
+    if inside is None or nodes_given or not inside.nodes:
+        return found
+    job = found.farm.job.model_copy(update={"nodes": inside.nodes})
+    return dataclasses.replace(
+        found,
+        farm=found.farm.model_copy(update={"job": job}),
+        sources={**found.sources, "job.nodes": f"allocation {inside.job}"},
+    )
+
+
+def what_would_run(farm: Farm) -> str:
+    """Return the command that --interactive would start, for a reader."""
+    argv = job_argv(Path("SCRIPT"), Path(farm.run_root))
+    return shlex.join(argv if allocation(os.environ) else [*salloc_argv(prepare.plan(farm, lay_out=False)), *argv])
+
+
+def run_here(farm: Farm, sources: Mapping[str, str], *, trust_run_root: bool) -> None:
+    """Run the farm and keep its endpoint until its end or Ctrl-C; then the servers drain, at a second one they end.
+
+    Raises LaunchError when the farm failed, and what deploy and monitor raise.
+    """
+    job: story.Job | None = None
+    keeper: Watch | None = None
+    words = _Words(Path(farm.run_root))
+    try:
+        with deferred_signals():
+            job = story.deploy(farm, tell=typer.echo, sources=sources, interactive=True, trust_run_root=trust_run_root)
+            keeper = story.watch(job, tell=typer.echo)
+            keeper.start()
+        _follow(job, keeper, words)
+    except KeyboardInterrupt:
+        if job is not None:
+            _drain(job)
+    finally:
+        with deferred_signals():
+            _end(job, keeper)
+    _last_word(job, words)
+
+
+class _Words:
+    """What a job's script and its srun say, each line once; an earlier farm of this allocation is left out."""
+
+    def __init__(self, run_root: Path) -> None:
+        """Begin at the end of what is there already below `run_root`."""
+        self._run_root = run_root
+        inside = allocation(os.environ)
+        self._place = len(self._read(inside.job)) if inside is not None else 0
+
+    def show(self, job: str) -> None:
+        """Print what is new."""
+        whole = self._read(job).rpartition(b"\n")[0]
+        if fresh := whole[self._place :]:
+            typer.echo(fresh.decode(errors="replace").lstrip("\n"))
+            self._place += len(fresh)
+
+    def _read(self, job: str) -> bytes:
+        try:
+            return (self._run_root / f"job-{job}.log").read_bytes()
+        except OSError:
+            return b""
+
+
+def _follow(job: story.Job, keeper: Watch, words: _Words) -> None:
+    """Show what happens until the job is over."""
+    wanted = job.farm.job.nodes * job.farm.server.servers_per_node
+    typer.echo(f"job {job.id}, run directory {job.run_dir}; Ctrl-C drains the servers and ends the farm")
+    typer.echo(f"endpoint: {keeper.endpoint}")
+    told = False
+    while not keeper.view.job.over:
+        keeper.raise_error()
+        words.show(job.id)
+        if not told and len(keeper.view.ready) >= wanted:
+            told = True
+            typer.echo(f"{wanted} of {wanted} servers ready; in another terminal: {_clients(job)}")
+        time.sleep(0.2)
+
+
+def _clients(job: story.Job) -> str:
+    """Return the command that another terminal, in whatever folder, runs clients with."""
+    return shlex.join(["exatrkx-hpc", "run-clients", "--run-root", job.farm.run_root, "-d", "EVENTS", "-o", "RESULTS"])
+
+
+def _drain(job: story.Job) -> None:
+    typer.echo(f"\nthe servers of job {job.id} drain; Ctrl-C again ends them at once")
+    try:
+        job.scheduler.cancel(job.id)
+    except KeyboardInterrupt:
+        typer.echo("\nthey end at once")
+
+
+def _end(job: story.Job | None, keeper: Watch | None) -> None:
+    """End what has not ended, and the endpoint last, so that a server that drains has left it."""
+    try:
+        if job is not None:
+            job.scheduler.cancel(job.id, drain=False)
+    finally:
+        if keeper is not None:
+            keeper.stop()
+
+
+def _last_word(job: story.Job | None, words: _Words) -> None:
+    if job is None:
+        return
+    words.show(job.id)
+    now = story.look(job).info
+    if now.state not in (JobState.COMPLETED, JobState.CANCELLED):
+        logs = job.run_dir / "logs"
+        raise LaunchError(f"the farm of job {job.id} is {now.state.value} ({now.reason}); the logs are in {logs}")
+    typer.echo(f"the farm of job {job.id} has ended" + (", its allocation goes on" if allocation(os.environ) else ""))
