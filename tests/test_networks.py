@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from exatrkx_hpc.tracking.networks import Embed, Filter, Gnn, outward  # noqa: E402
+from exatrkx_hpc.tracking.networks import EdgeLayer, Embed, Filter, Gnn, HitFeatures, Line, outward  # noqa: E402
 from exatrkx_hpc.tracking.synthetic import generate_event  # noqa: E402
 
 
@@ -86,6 +86,37 @@ def test_edges_run_outwards():
     assert outer.tolist() == [0, 0, 2, 2]
 
 
+def test_a_layer_on_edges_and_their_hits_is_the_linear_layer_on_all_three_side_by_side():
+    layer = EdgeLayer(5, 4, 6)
+    edge, hit, inner, outer = torch.randn(7, 5), torch.randn(3, 4), torch.randint(3, (7,)), torch.randint(3, (7,))
+    weight = torch.cat([layer.of_edge.weight, layer.of_inner.weight, layer.of_outer.weight], dim=1)
+    row = torch.cat([edge, hit[inner], hit[outer]], dim=1)
+    expected = torch.relu(row @ weight.T + layer.of_edge.bias)
+    assert torch.allclose(layer(edge, layer.ends(hit), inner, outer), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", [Filter, Gnn])
+def test_the_answer_does_not_depend_on_the_blocks_in_which_the_edges_are_worked_on(network, hits, edges):
+    torch.manual_seed(0)
+    module = network().eval()
+    whole = module(hits, edges)
+    for block in (70, 299, 300):
+        module.block = block
+        assert torch.allclose(module(hits, edges), whole, atol=1e-5)
+    assert torch.allclose(module.train()(hits, edges), whole, atol=1e-5)
+
+
+def test_the_line_through_two_hits_is_described():
+    # From r = 0.3 m, z = 0 to r = 0.6 m, z = 0.3 m, across the seam of phi by 0.02 pi.
+    hits = torch.tensor([[0.1, 0.99, 0.0], [0.2, -0.99, 0.75]])
+    line = Line()(HitFeatures()(hits), hits[:, 1], torch.tensor([0]), torch.tensor([1]))
+    tamed = line / (1 - line.abs())
+    dphi, z0 = 0.02 * torch.pi, -0.3
+    assert tamed[0, 1:].tolist() == pytest.approx(
+        [10 * dphi, 1.5 * dphi / 0.3, 10 * dphi / 0.3, 0.5 * 1.0, 4.0 * z0, 25.0 * z0], rel=1e-3
+    )
+
+
 @pytest.mark.parametrize("network", [Embed, Filter, Gnn])
 def test_a_network_runs_on_the_device_of_its_weights(network):
     # The meta device holds shapes only: a tensor that the network made on the CPU would not fit there.
@@ -98,4 +129,4 @@ def test_a_network_runs_on_the_device_of_its_weights(network):
 
 def test_the_sizes_are_those_of_the_stand_ins():
     sizes = [sum(p.numel() for p in network().parameters()) for network in (Embed, Filter, Gnn)]
-    assert sizes == [114_824, 20_161, 18_881]
+    assert sizes == [20_648, 1_601, 12_321]

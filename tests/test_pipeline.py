@@ -9,14 +9,27 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
+
 from exatrkx_hpc.assets import asset
+from exatrkx_hpc.tracking.agreement import same_partition
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, NETWORK_NAMES
 from exatrkx_hpc.tracking.pipeline import Pipeline
 from exatrkx_hpc.tracking.scoring import score_event, total
 from exatrkx_hpc.tracking.synthetic import generate_event
+from exatrkx_hpc.tracking.tensors import BadTensor
 
 # Not the seed of the training, and not one that any figure in the documentation was chosen by.
 UNSEEN = 31_415
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the pipeline runs where several share a machine; other tests get their threads back."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +101,79 @@ def test_the_order_of_the_hits_does_not_change_the_tracks(pipeline):
     event = unseen(3, n_tracks=20)
     order = np.random.default_rng(0).permutation(len(event.hits))
     labels, shuffled = pipeline.find_tracks(event.hits), pipeline.find_tracks(event.hits[order])
-    together = labels[order][:, None] == labels[order][None, :]
-    assert np.array_equal(together, shuffled[:, None] == shuffled[None, :])
+    assert same_partition(labels[order], shuffled)
+
+
+def test_tensors_give_tensors_and_arrays_give_arrays(pipeline):
+    hits = unseen(4, n_tracks=10).hits
+    stages, tensors = pipeline.stages(hits), pipeline.stages(torch.from_numpy(hits))
+    for name, array in vars(stages).items():
+        assert type(array) is np.ndarray
+        assert isinstance(getattr(tensors, name), torch.Tensor)
+        assert np.array_equal(getattr(tensors, name).numpy(), array)
+
+
+@pytest.mark.filterwarnings("error")
+def test_hits_in_any_memory_layout_give_the_same_tracks(pipeline):
+    hits = unseen(4, n_tracks=10).hits
+    labels = pipeline.find_tracks(hits)
+    read_only = hits.copy()
+    read_only.flags.writeable = False
+    every_other = np.repeat(hits, 2, axis=0)[::2]
+    for other in (np.asfortranarray(hits), read_only, every_other):
+        assert np.array_equal(pipeline.find_tracks(other), labels)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_the_same_tracks_as_a_plain_composition_on_the_reference_events(pipeline, repository, reference_data):
+    plain = [torch.jit.load(str(repository / name / "1" / "model.pt")) for name in NETWORK_NAMES]
+    whole = replace(pipeline, **dict(zip(NETWORK_NAMES, plain, strict=True)))
+    rng = np.random.default_rng(8)
+    for path in sorted((reference_data / "exatrkx" / "events").glob("*.csv")):
+        hits = np.loadtxt(path, delimiter=",", dtype=np.float32, ndmin=2)
+        labels = pipeline.find_tracks(hits)
+        assert same_partition(labels, whole.find_tracks(hits)), path.name
+        order = rng.permutation(len(hits))
+        assert same_partition(labels[order], pipeline.find_tracks(hits[order])), path.name
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        ((2, 1), np.nan, "hits has a NaN or an infinity in row 2"),
+        ((1, 0), -0.5, "hits has r / 3000 mm = -0.5 in row 1"),
+        ((0, 2), 3e5, "hits has z / 400 mm = 300000 in row 0"),
+    ],
+)
+def test_hits_that_cannot_be_are_named(pipeline, place, value, says):
+    hits = unseen(0).hits[:5].copy()
+    hits[place] = value
+    with pytest.raises(BadTensor) as error:
+        pipeline.find_tracks(hits)
+    assert says in str(error.value)
+
+
+def test_hits_of_another_type_are_refused(pipeline):
+    with pytest.raises(BadTensor, match="hits is float64; expected float32"):
+        pipeline.find_tracks(unseen(0).hits[:5].astype(np.float64))
+
+
+def test_a_network_that_answers_something_else_is_named(pipeline):
+    def flat(hits, *edges):
+        return hits[:, 0]
+
+    def nan(hits):
+        return pipeline.embed(hits) * float("nan")
+
+    hits = unseen(0).hits[:50]
+    for broken, says in (
+        ({"embed": flat}, r"the embedding has shape \[50\]; expected \[50, D\]"),
+        ({"embed": nan}, "the embedding has a NaN"),
+        ({"filter": flat}, r"filter gave shape \[50\]; expected one logit for \d+ edges"),
+        ({"gnn": flat}, r"gnn gave shape \[50\]; expected one logit for \d+ edges"),
+    ):
+        with pytest.raises(BadTensor, match=says):
+            replace(pipeline, **broken).find_tracks(hits)
 
 
 @pytest.mark.parametrize("shape", [(4, 2), (4,), (2, 3, 1)])

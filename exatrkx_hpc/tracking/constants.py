@@ -51,12 +51,12 @@ class NetworkSettings:
     """
 
     embed_dimensions: int = 8
-    embed_width: int = 192
-    embed_layers: int = 4
-    filter_width: int = 96
-    filter_layers: int = 3
-    gnn_width: int = 40
-    gnn_iterations: int = 6
+    embed_width: int = 96
+    embed_layers: int = 3
+    filter_width: int = 32
+    filter_layers: int = 2
+    gnn_width: int = 32
+    gnn_iterations: int = 4
 
 
 DEFAULT_NETWORKS = NetworkSettings()
@@ -64,35 +64,57 @@ DEFAULT_NETWORKS = NetworkSettings()
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """How the stand-in networks are trained: sizes of events, steps, learning rates, weights in the losses.
+    """How the stand-in networks are trained: events, steps, learning rates, weights in the losses.
 
-    Every step sees one event of a number of tracks drawn between `min_tracks` and `max_tracks`; the graph
-    network sees each of its `graph_events` events several times.
+    There is a stock of `small_events` of `tracks` particles (fewest, most) and of `dense_events` of
+    `dense_tracks`; these are cut into `dense_parts` wedges in phi each, so that all have about 2,500 hits. A
+    share of `helix_share` of the small ones are the numpy generator's, whatever makes the others. A step sees
+    one of them, turned at random, and a wedge with the chance of `dense_share`. The graph network sees each of
+    the `graph_events` that were drawn for it several times.
 
     In the embedding, neighbours along a track are pulled to within `pull_to` of the radius, with the weight
-    `pull_weight`; of all the pairs within the radius, `max_pairs` at most are looked at in a step. Two hits of
-    a particle count as joined when they are at most `reach` places apart along it: 2 bridges a lost edge, and
-    took the share of duplicates from 4 % to 0.2 %. `filter_positive` and `gnn_positive` weigh true edges
-    against false ones. They set where the fixed cuts come to lie: the filter must lose nearly nothing, and
-    the graph network must join no two tracks.
+    `pull_weight`; strangers are pushed away from `anchors` hits drawn in each step, to `push_to` of the radius.
+    Two hits of a particle count as joined when they are at most `reach` places apart along it: 2 bridges a lost
+    edge. `filter_positive` and `gnn_positive` weigh true edges against false ones. They set where the fixed cuts
+    come to lie: the filter must lose nearly nothing, and the graph network must join no two tracks.
     """
 
-    min_tracks: int = 120
-    max_tracks: int = 240
+    small_events: int = 360
+    tracks: tuple[int, int] = (130, 240)
+    dense_events: int = 60
+    dense_tracks: tuple[int, int] = (600, 900)
+    dense_parts: int = 4
+    dense_share: float = 0.4
+    helix_share: float = 0.35
     pull_to: float = 0.3
     pull_weight: float = 40.0
+    push_to: float = 1.05
+    anchors: int = 700
     max_pairs: int = 60_000
     reach: int = 2
-    filter_positive: float = 4.0
+    filter_positive: float = 2.0
     gnn_positive: float = 0.3
-    embed_steps: int = 800
+    embed_steps: int = 2800
     embed_rate: float = 4e-3
-    filter_steps: int = 500
+    filter_steps: int = 1000
     filter_rate: float = 4e-3
-    graph_events: int = 250
-    gnn_steps: int = 1300
+    graph_events: int = 600
+    gnn_steps: int = 2400
     gnn_rate: float = 4e-3
 
 
 DEFAULT_TRAINING = TrainingSettings()
+#: For tests and first looks: seconds instead of minutes, and weights that find little.
+QUICK_TRAINING = TrainingSettings(
+    small_events=20,
+    tracks=(20, 40),
+    dense_events=2,
+    dense_tracks=(80, 120),
+    embed_steps=100,
+    filter_steps=150,
+    filter_rate=1e-2,
+    graph_events=12,
+    gnn_steps=150,
+    gnn_rate=1e-2,
+)
 DEFAULT_SEED = 20260

@@ -102,7 +102,7 @@ def propagate(rng: np.random.Generator, tracks: Tracks, *, geometry: Geometry) -
     scattered = place + _scatter(rng, np.where(crossed, radius * turn, np.inf), place, tracks, geometry)
     seen = crossed & (rng.random(crossed.shape) < geometry.efficiency)
     owner, surface = np.nonzero(seen)
-    smeared = _smear(rng, scattered[seen], surface < len(geometry.barrel), geometry)
+    smeared = smear(rng, scattered[seen], surface < len(geometry.barrel), geometry=geometry)
     return owner.astype(np.int64), smeared
 
 
@@ -165,8 +165,11 @@ def _put(ordered: Float64, order: Int64) -> Float64:
     return out
 
 
-def _smear(rng: np.random.Generator, place: Float64, barrel: NDArray[np.bool_], geometry: Geometry) -> Float64:
-    """Return the places `[H, 3]` as the sensors measure them."""
+def smear(rng: np.random.Generator, place: Float64, barrel: NDArray[np.bool_], *, geometry: Geometry) -> Float64:
+    """Return the places `[H, 3]` (r mm, phi rad, z mm) as the sensors of `geometry` measure them.
+
+    `barrel` `[H]` says which hits lie on a layer, where r is exact; on a disc z is.
+    """
     pixel = place[:, :1] < geometry.pixel_radius
     sigma = np.where(pixel, geometry.resolution_pixel, geometry.resolution_strip)
     across, along = (rng.normal(size=sigma.shape) * sigma).T

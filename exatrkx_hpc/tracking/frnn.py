@@ -2,44 +2,107 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from exatrkx_hpc.tracking import gpu
+from exatrkx_hpc.tracking.arrays import in_kind, on_gpu, on_host
 from exatrkx_hpc.tracking.constants import Float32, Int64
+from exatrkx_hpc.tracking.tiles import Float64, Tiles, close_pairs, close_to, squared_distance, tiles_of
+
+#: Two hit numbers make one 64-bit number, the larger in front, so that sorting these sorts the edges.
+_BITS = 32
+_LOWER = (1 << _BITS) - 1
+#: After so many new pairs those of crowded hits are thrown away: the memory stays near N x K.
+_MANY = 1 << 22
+#: So many crowded hits are looked at in one go.
+_BLOCK = 32
 
 
 def fixed_radius_edges(embedding: Float32, *, radius: float, max_neighbours: int) -> Int64:
     """Return the candidate edges `[2, E]` (int64) of an embedding `[N, D]` (float32), each pair once.
 
-    Row 0 holds the larger hit number i, row 1 the smaller j. Edge (i, j) is kept when the two are at most
-    `radius` apart and j is one of the `max_neighbours` hits nearest to i, as in the original service, which
-    queries the neighbours of every hit and then keeps i > j.
+    Row 0 holds the larger hit number i, row 1 the smaller j; the edges are sorted by i, then j. Edge (i, j) is
+    kept when the two are at most `radius` apart and j is one of the `max_neighbours` hits nearest to i, as in
+    the original service, which queries the neighbours of every hit and then keeps i > j. Of neighbours equally
+    far away, the one of the smaller number counts as nearer. Distances are compared in float64.
+
+    `embedding` is a NumPy array, a torch tensor or a CuPy array, and the answer is of the same kind, on the same
+    device. All its numbers must be finite.
     """
-    if len(embedding) < 2:
+    edges: Int64
+    if on_gpu(embedding):
+        edges = gpu.fixed_radius_edges(embedding, radius=radius, max_neighbours=max_neighbours)
+    else:
+        edges = in_kind(_edges(on_host(embedding), radius, max_neighbours), embedding)
+    return edges
+
+
+def _edges(places: NDArray[Any], radius: float, max_neighbours: int) -> Int64:
+    if len(places) < 2:
         return np.empty((2, 0), dtype=np.int64)
-    tree = cKDTree(embedding)
-    pairs = tree.query_pairs(radius, output_type="ndarray")
-    edges: Int64 = np.stack([pairs[:, 1], pairs[:, 0]]).astype(np.int64, copy=False)
-    degree = np.bincount(edges.ravel(), minlength=len(embedding))
-    crowded = np.flatnonzero(degree > max_neighbours)
-    if len(crowded):
-        edges = _limit_neighbours(tree, embedding, edges, crowded, radius=radius, max_neighbours=max_neighbours)
-    return edges[:, np.lexsort((edges[1], edges[0]))]
+    tiles = tiles_of(places, radius=radius)
+    search = _Search(places.astype(np.float64), radius=radius, max_neighbours=max_neighbours)
+    if tiles.coarse:
+        # So wide an embedding that float32 cannot tell who is near: few hits are, and a tree finds them well.
+        pairs = cKDTree(places).query_pairs(radius, output_type="ndarray")
+        search.add(pairs[:, 1], pairs[:, 0])
+    else:
+        for larger, smaller in close_pairs(tiles, search.places, radius=radius):
+            search.add(larger, smaller)
+    return search.edges(tiles)
 
 
-def _limit_neighbours(
-    tree: cKDTree, embedding: Float32, edges: Int64, crowded: Int64, *, radius: float, max_neighbours: int
-) -> Int64:
-    """Replace the edges of the hits that have too many neighbours by those to their nearest ones."""
-    # The hit itself is among its own neighbours, hence one more; it falls to i > j below. Of several hits at
-    # the very same place the tree may leave out the hit itself; then one edge too many is cut off again.
-    k = min(max_neighbours + 1, len(embedding))
-    _, near = tree.query(embedding[crowded], k=k, distance_upper_bound=np.nextafter(radius, np.inf))
-    near = np.atleast_2d(near)
-    source = np.repeat(crowded, near.shape[1])
-    others = (near != crowded[:, None]) & (near < len(embedding))
-    others &= np.cumsum(others, axis=1) <= max_neighbours
-    keep = others.ravel() & (near.ravel() < source)
-    limited = np.stack([source[keep], near.ravel()[keep]]).astype(np.int64, copy=False)
-    untouched = edges[:, ~np.isin(edges[0], crowded)]
-    return np.concatenate([untouched, limited], axis=1)
+class _Search:
+    """Gathers pairs of hits, keeps count of each hit's neighbours, and forgets the pairs of crowded hits."""
+
+    def __init__(self, places: Float64, *, radius: float, max_neighbours: int) -> None:
+        self.places = places
+        self.radius = radius
+        self.max_neighbours = max_neighbours
+        self.degree = np.zeros(len(places), dtype=np.int64)
+        self.kept = np.empty(0, dtype=np.int64)
+        self.fresh: list[Int64] = []
+        self.n_fresh = 0
+
+    def add(self, larger: Int64, smaller: Int64) -> None:
+        """Take some pairs of hits, each pair once in the whole search."""
+        self.fresh.append((larger << _BITS) | smaller)
+        self.n_fresh += len(larger)
+        if self.n_fresh > _MANY:
+            self._settle()
+
+    def edges(self, tiles: Tiles) -> Int64:
+        """Return the edges `[2, E]` in their order."""
+        self._settle()
+        crowded = np.flatnonzero(self.degree > self.max_neighbours)
+        limited = [self._nearest(tiles, crowded[at : at + _BLOCK]) for at in range(0, len(crowded), _BLOCK)]
+        keys = np.concatenate([self.kept, *limited]) if limited else self.kept
+        keys.sort()
+        edges = np.empty((2, len(keys)), dtype=np.int64)
+        np.right_shift(keys, _BITS, out=edges[0])
+        np.bitwise_and(keys, _LOWER, out=edges[1])
+        return edges
+
+    def _settle(self) -> None:
+        """Count the fresh pairs, and keep those whose larger hit has room for them."""
+        fresh = np.concatenate(self.fresh) if self.fresh else self.kept[:0]
+        self.degree += np.bincount(fresh >> _BITS, minlength=len(self.degree))
+        self.degree += np.bincount(fresh & _LOWER, minlength=len(self.degree))
+        keys = np.concatenate([self.kept, fresh]) if len(self.kept) else fresh
+        crowded = self.degree > self.max_neighbours
+        self.kept = keys[~crowded[keys >> _BITS]] if crowded.any() else keys
+        self.fresh, self.n_fresh = [], 0
+
+    def _nearest(self, tiles: Tiles, crowded: Int64) -> Int64:
+        """Return the edges from `crowded` hits to the smaller ones of their nearest neighbours, as keys."""
+        hit, other = close_to(tiles, self.places, crowded, radius=self.radius)
+        order = np.lexsort((other, squared_distance(self.places, hit, other), hit))
+        hit, other = hit[order], other[order]
+        rank = np.arange(len(hit)) - np.searchsorted(hit, hit)
+        keep = (rank < self.max_neighbours) & (other < hit)
+        keys: Int64 = (hit[keep] << _BITS) | other[keep]
+        return keys

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from exatrkx_hpc.tracking import gpu
+from exatrkx_hpc.tracking.arrays import AnyArray, in_kind, is_tensor, on_gpu, on_host
 from exatrkx_hpc.tracking.components import label_components
 from exatrkx_hpc.tracking.constants import (
     DEFAULT_SETTINGS,
@@ -21,13 +22,19 @@ from exatrkx_hpc.tracking.constants import (
 )
 from exatrkx_hpc.tracking.filtering import apply_filter
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
+from exatrkx_hpc.tracking.inference import Network, load_network
+from exatrkx_hpc.tracking.tensors import HIT_BOUNDS, BadTensor, check_hits
 
-Network = Callable[..., torch.Tensor]
+_LOWEST = tuple(low for _, low, _ in HIT_BOUNDS)
+_HIGHEST = tuple(high for _, _, high in HIT_BOUNDS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
-    """What each stage gave for one event of N hits, in order; E candidate edges, E' after the filter."""
+    """What each stage gave for one event of N hits, in order; E candidate edges, E' after the filter.
+
+    The arrays are of the kind of the hits: NumPy, torch or CuPy.
+    """
 
     embedding: Float32
     candidates: Int64
@@ -41,61 +48,98 @@ class Stages:
 class Pipeline:
     """Finds tracks: embed, frnn, filter, applyfilter, gnn, connected components.
 
-    The networks are any callables on tensors: plain modules, or what `load` reads. How many threads torch uses
-    is left to the caller.
+    The networks are any callables on tensors of `device` (`cpu`, `cuda`, `cuda:1`): plain modules, or what `load`
+    reads. Every stage runs there, and nothing in between leaves it. How many threads torch uses is left to the
+    caller.
     """
 
     embed: Network
     filter: Network
     gnn: Network
     settings: PipelineSettings = DEFAULT_SETTINGS
+    device: str = "cpu"
 
     @classmethod
-    def load(cls, repository: Path, *, settings: PipelineSettings = DEFAULT_SETTINGS) -> Pipeline:
-        """Return the pipeline of `repository/{embed,filter,gnn}/1/model.pt`, on the CPU.
+    def load(cls, repository: Path, *, settings: PipelineSettings = DEFAULT_SETTINGS, device: str = "cpu") -> Pipeline:
+        """Return the pipeline of `repository/{embed,filter,gnn}/1/model.pt` on `device`.
 
         Raises ValueError when one of the files is not there or no TorchScript.
         """
-        loaded = {name: _load(repository / name / "1" / "model.pt") for name in NETWORK_NAMES}
-        return cls(**loaded, settings=settings)
+        loaded = {name: load_network(repository / name / "1" / "model.pt", device=device) for name in NETWORK_NAMES}
+        return cls(**loaded, settings=settings, device=device)
 
     def find_tracks(self, hits: Float32) -> Int64:
-        """Return one track label (int64) for each hit, `[N]`; `hits` float32 `[N, 3]` (r/3000, phi/pi, z/400)."""
-        return self.stages(hits).labels
+        """Return one track label (int64) for each hit, `[N]`; `hits` float32 `[N, 3]` (r/3000, phi/pi, z/400).
+
+        `hits` is a NumPy array, a torch tensor or a CuPy array, on any device; the labels are of the same kind and
+        there, too. Raises BadTensor, a ValueError, for hits of another shape or type, or out of range.
+        """
+        labels: Int64 = _answer(self._run(hits).labels, hits)
+        return labels
 
     def stages(self, hits: Float32) -> Stages:
-        """Return what each stage gives for `hits` float32 `[N, 3]`; raises ValueError for another shape."""
-        if hits.ndim != 2 or hits.shape[1] != N_FEATURES:
-            raise ValueError(f"hits have the shape {list(hits.shape)}; [N, {N_FEATURES}] is needed")
+        """Return what each stage gives for `hits` float32 `[N, 3]`; raises BadTensor as `find_tracks` does."""
+        stages = self._run(hits)
+        return Stages(**{field.name: _answer(getattr(stages, field.name), hits) for field in fields(Stages)})
+
+    def _run(self, given: AnyArray) -> Stages:
+        """Return the stages as tensors on this pipeline's device."""
         settings = self.settings
-        embedding = _run(self.embed, hits)
-        candidates = fixed_radius_edges(embedding, radius=settings.radius, max_neighbours=settings.max_neighbours)
-        filter_logits = _run(self.filter, hits, candidates).reshape(-1)
-        edges = apply_filter(candidates, filter_logits, cut=settings.filter_cut)
-        gnn_logits = _run(self.gnn, hits, edges).reshape(-1)
-        return Stages(
-            embedding=embedding,
-            candidates=candidates,
-            filter_logits=filter_logits,
-            edges=edges,
-            gnn_logits=gnn_logits,
-            labels=label_components(edges, gnn_logits, cut=settings.gnn_cut, n_hits=len(hits)),
-        )
+        with torch.inference_mode():
+            hits = self._tensor(given)
+            embedding = self._embedding(hits)
+            candidates = fixed_radius_edges(embedding, radius=settings.radius, max_neighbours=settings.max_neighbours)
+            filter_logits = self._logits("filter", self.filter, hits, candidates)
+            edges = apply_filter(candidates, filter_logits, cut=settings.filter_cut)
+            gnn_logits = self._logits("gnn", self.gnn, hits, edges)
+            return Stages(
+                embedding=embedding,
+                candidates=candidates,
+                filter_logits=filter_logits,
+                edges=edges,
+                gnn_logits=gnn_logits,
+                labels=label_components(edges, gnn_logits, cut=settings.gnn_cut, n_hits=len(hits)),
+            )
+
+    def _tensor(self, hits: AnyArray) -> torch.Tensor:
+        """Return checked hits as a tensor on the device; from the CPU to the CPU without a copy."""
+        if on_gpu(hits):
+            tensor = hits if is_tensor(hits) else gpu.as_tensor(hits)
+            if not _look_good(tensor):
+                check_hits("hits", on_host(tensor))  # says what is wrong
+        else:
+            array = on_host(hits)
+            check_hits("hits", array)
+            tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        return tensor.to(self.device)
+
+    def _embedding(self, hits: torch.Tensor) -> torch.Tensor:
+        embedding = self.embed(hits)
+        if embedding.ndim != 2 or len(embedding) != len(hits):
+            raise BadTensor(f"the embedding has shape {list(embedding.shape)}; expected [{len(hits)}, D]")
+        if len(embedding) and not math.isfinite(float(embedding.sum())) and not bool(torch.isfinite(embedding).all()):
+            raise BadTensor("the embedding has a NaN or an infinity; expected finite numbers: look at embed's weights")
+        return embedding
+
+    def _logits(self, name: str, network: Network, hits: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+        logits = network(hits, edges)
+        if logits.numel() != edges.shape[1]:
+            raise BadTensor(f"{name} gave shape {list(logits.shape)}; expected one logit for {edges.shape[1]} edges")
+        return logits.reshape(-1)
 
 
-def _run(network: Network, hits: Float32, *edges: Int64) -> Float32:
-    with torch.inference_mode():
-        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in (hits, *edges)]
-        return np.asarray(network(*tensors).numpy())
+def _look_good(hits: torch.Tensor) -> bool:
+    """Say on the device whether `check_hits` would find nothing, at the cost of one number read back."""
+    if hits.dtype != torch.float32 or hits.ndim != 2 or hits.shape[1] != N_FEATURES:
+        return False
+    low, high = hits.new_tensor(_LOWEST), hits.new_tensor(_HIGHEST)
+    return bool(((hits >= low) & (hits <= high)).all())
 
 
-def _load(path: Path) -> Network:
-    try:
-        with warnings.catch_warnings():
-            # torch 2.9 and later advise against TorchScript, which is what Triton's PyTorch backend reads.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            module: Network = torch.jit.load(str(path), map_location="cpu").eval()
-    except (ValueError, RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is no TorchScript file that can be read: {reason}") from error
-    return module
+def _answer(tensor: torch.Tensor, hits: AnyArray) -> AnyArray:
+    """Return a tensor in the kind of the hits, and where they are."""
+    if is_tensor(hits):
+        return tensor.to(hits.device)
+    if on_gpu(hits) and tensor.is_cuda:
+        return gpu.as_cupy(tensor)
+    return in_kind(on_host(tensor), hits)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exatrkx_hpc.tracking.constants import Int64
+from exatrkx_hpc.tracking.matching import Matches, match_event, particle_values
 from exatrkx_hpc.tracking.synthetic import TruthEvent
 
 MIN_PT_GEV = 1.0
@@ -73,25 +74,33 @@ def score_event(
     A particle counts when its pT is above `min_pt` GeV and it left at least `min_hits` hits. Raises ValueError
     when the numbers of labels and hits differ.
     """
-    if labels.shape != truth.particle.shape:
-        raise ValueError(f"{labels.size} labels for {truth.particle.size} hits; score them with their own event")
-    if not labels.size:
-        return Score()
-    particle_size = np.bincount(truth.particle)
-    _, label = np.unique(labels, return_inverse=True)
-    size, owner, shared = _majority(label.reshape(-1), truth.particle)
-    matched = (size >= min_track_hits) & (owner > 0) & (2 * shared > size)
-    finds = matched & (2 * shared > particle_size[owner])
-    wanted = _counted(truth, min_pt) & (particle_size >= min_hits)
+    matches = match_event(labels, truth, min_track_hits=min_track_hits)
+    return score_matches(matches, truth, min_pt=min_pt, min_hits=min_hits)
+
+
+def score_matches(
+    matches: Matches, truth: TruthEvent, *, min_pt: float = MIN_PT_GEV, min_hits: int = MIN_PARTICLE_HITS
+) -> Score:
+    """Return the counts of one event whose tracks and particles have been matched already; else as `score_event`."""
+    wanted = counted_particles(matches, truth, min_pt=min_pt, min_hits=min_hits)
     return Score(
         particles=int(wanted.sum()),
-        found=int(wanted[np.unique(owner[finds])].sum()),
-        tracks=int((size >= min_track_hits).sum()),
-        matched=int(matched.sum()),
-        duplicates=int(matched.sum() - len(np.unique(owner[matched]))),
-        matched_hits=int(size[matched].sum()),
-        right_hits=int(shared[matched].sum()),
+        found=int((wanted & matches.found).sum()),
+        tracks=int(matches.candidate.sum()),
+        matched=int(matches.matched.sum()),
+        duplicates=int(matches.duplicate.sum()),
+        matched_hits=int(matches.size[matches.matched].sum()),
+        right_hits=int(matches.shared[matches.matched].sum()),
     )
+
+
+def counted_particles(
+    matches: Matches, truth: TruthEvent, *, min_pt: float = MIN_PT_GEV, min_hits: int = MIN_PARTICLE_HITS
+) -> NDArray[np.bool_]:
+    """Return for each particle number of `matches`, `[P + 1]`, whether it counts; noise, number 0, never does."""
+    with np.errstate(invalid="ignore"):  # noise has no momentum
+        hard = particle_values(matches, truth.pt) > min_pt
+    return np.asarray(hard & (matches.particle_size >= min_hits))
 
 
 def total(scores: Iterable[Score]) -> Score:
@@ -99,25 +108,6 @@ def total(scores: Iterable[Score]) -> Score:
     columns = np.array([astuple(score) for score in scores], dtype=np.int64).reshape(-1, 7)
     names = Score.__dataclass_fields__
     return Score(**dict(zip(names, columns.sum(axis=0).tolist(), strict=True)))
-
-
-def _counted(truth: TruthEvent, min_pt: float) -> NDArray[np.bool_]:
-    """Return for each particle number whether its pT is above `min_pt`; noise, number 0, is no particle."""
-    pt = np.zeros(int(truth.particle.max()) + 1)
-    pt[truth.particle] = truth.pt
-    pt[0] = -np.inf
-    return np.asarray(pt > min_pt)
-
-
-def _majority(label: Int64, particle: Int64) -> tuple[Int64, Int64, Int64]:
-    """Return for each track its size, the particle that owns most of its hits, and how many it owns."""
-    n_particles = int(particle.max()) + 1
-    pair, shared = np.unique(label * n_particles + particle, return_counts=True)
-    track, owner = np.divmod(pair, n_particles)
-    order = np.lexsort((shared, track))
-    last = np.flatnonzero(np.append(np.diff(track[order]) > 0, True))
-    best = order[last]
-    return np.bincount(label), owner[best], shared[best]
 
 
 def _share(part: int, whole: int) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exatrkx_hpc.tracking.components import label_components
-from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, N_FEATURES, Float32
+from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, Float32
 from exatrkx_hpc.tracking.filtering import apply_filter
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
-from exatrkx_hpc.tracking.tensors import BadTensor, check_edges, check_scores, check_table
+from exatrkx_hpc.tracking.memory import keep_freed_memory
+from exatrkx_hpc.tracking.signatures import check_signature
+from exatrkx_hpc.tracking.tensors import BadTensor, check_edges, check_hits, check_scores, check_table
 
 Array = NDArray[Any]
 
@@ -58,6 +59,7 @@ class Stage:
         config = json.loads(args["model_config"])
         parameters = {key: entry["string_value"] for key, entry in config.get("parameters", {}).items()}
         refuse_numpy_2(np.__version__, parameters)
+        keep_freed_memory()
         self.configure(args, config, parameters)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
@@ -140,6 +142,8 @@ class WccStage(Stage):
     def compute(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """Return the labels `[N]` (int64)."""
         edges, scores, hits = inputs["INPUT0"], inputs["INPUT1"], inputs.get("INPUT2")
+        if hits is not None:
+            check_hits("INPUT2", hits)  # where Triton itself runs the networks, nobody looked at them before
         n_hits = None if hits is None else len(hits)
         check_edges("INPUT0", edges, n_hits=n_hits)
         check_scores("INPUT1", scores, n_edges=edges.shape[1])
@@ -158,34 +162,48 @@ class TorchScriptStage(Stage):
         """Load the weights and run them once, so that what cannot work is refused now, not at the first event."""
         self.torch = importlib.import_module("torch")
         self.torch.set_num_threads(int(parameters.get("threads", "1")))
-        gpu = args["model_instance_kind"] == "GPU"
-        self.device = f"cuda:{args['model_instance_device_id']}" if gpu else "cpu"
+        self.device = device_of(args)
         weights = Path(args["model_repository"]) / args["model_version"] / parameters.get("weights", "model.pt")
-        if not weights.is_file():
-            raise FileNotFoundError(f"{self.model}: the weight {weights} is missing; train or copy it")
-        with warnings.catch_warnings():
-            # TorchScript is on its way out of torch, but it is what Triton's PyTorch backend loads.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self.network = self.torch.jit.load(str(weights), map_location=self.device).eval()
+        require_weight(self.model, weights)
+        inference = importlib.import_module("exatrkx_hpc.tracking.inference")
+        try:
+            self.network = inference.load_network(weights, device=self.device)
+        except ValueError as error:
+            raise ValueError(f"{self.model}: {error}") from error
         self.inputs = tuple(entry["name"] for entry in config["input"])
         self.outputs = tuple(entry["name"] for entry in config["output"])
         self.dims = [int(size) for size in config["output"][0]["dims"]]
-        hits = np.zeros((2, N_FEATURES), dtype=np.float32)
-        edges = np.array([[1], [0]], dtype=np.int64)
-        for _ in range(2):  # TorchScript watches its first run and compiles at the second; no event waits for it.
-            self.compute(dict(zip(self.inputs, (hits, edges), strict=False)))
+        try:
+            check_signature(self._run, inputs=self.inputs, output=self.outputs[0], columns=self.dims[1:])
+        except BadTensor as error:
+            raise ValueError(f"{self.model}: {weights}: {error}") from error
 
     def compute(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """Return the network's answer: `[N, 8]` of the embedding, one logit an edge of the others."""
         hits, *rest = (inputs[name] for name in self.inputs)
-        check_table(self.inputs[0], hits, columns=N_FEATURES)
+        check_hits(self.inputs[0], hits)
         for name, edges in zip(self.inputs[1:], rest, strict=True):
             check_edges(name, edges, n_hits=len(hits))
-        with self.torch.inference_mode():
-            tensors = [self.torch.from_numpy(array).to(self.device) for array in (hits, *rest)]
-            answer: Array = self.network(*tensors).cpu().numpy()
         rows = rest[0].shape[1] if rest else len(hits)
-        return (_shaped(answer, self.outputs[0], (rows, *self.dims[1:])),)
+        return (_shaped(self._run(hits, *rest), self.outputs[0], (rows, *self.dims[1:])),)
+
+    def _run(self, *arrays: Array) -> Array:
+        with self.torch.inference_mode():
+            tensors = [self.torch.from_numpy(array).to(self.device) for array in arrays]
+            answer: Array = self.network(*tensors).cpu().numpy()
+        return answer
+
+
+def device_of(args: Mapping[str, str]) -> str:
+    """Return where an instance runs, as torch calls it: its GPU, or `cpu` for KIND_CPU, even where there is a GPU."""
+    gpu = args["model_instance_kind"] == "GPU"
+    return f"cuda:{args['model_instance_device_id']}" if gpu else "cpu"
+
+
+def require_weight(model: str, path: Path) -> None:
+    """Raise FileNotFoundError, which names the model, when a weight is not there."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{model}: the weight {path} is missing; train or copy it")
 
 
 def _shaped(answer: Array, name: str, shape: tuple[int, ...]) -> Array:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from exatrkx_hpc.tracking.constants import PHI_SCALE, R_SCALE_MM, Z_SCALE_MM, Float32, Int64
-from exatrkx_hpc.tracking.detector import DEFAULT_GEOMETRY, Geometry, draw_noise, draw_tracks, propagate
+from exatrkx_hpc.tracking.detector import DEFAULT_GEOMETRY, Float64, Geometry, draw_noise, draw_tracks, propagate
 
 #: About 2,000 hits: what the shipped networks are trained for.
 DEFAULT_TRACKS = 180
@@ -33,6 +34,13 @@ class TruthEvent:
     eta: Float32
 
 
+class Source(Protocol):
+    """What makes an event of `n_tracks` particles from the state of `rng`: `generate_event`, `acts.simulate_event`."""
+
+    def __call__(self, rng: np.random.Generator, *, n_tracks: int) -> TruthEvent:
+        """Return one event; the same state of `rng` gives the same event."""
+
+
 def generate_event(
     rng: np.random.Generator,
     *,
@@ -52,6 +60,16 @@ def generate_event(
     n_noise = int(rng.poisson(max(len(owner), 1) * noise_fraction / (1.0 - noise_fraction)))
     place = np.concatenate([place, draw_noise(rng, n_noise, geometry=geometry)])
     particle = np.concatenate([owner + 1, np.zeros(n_noise, dtype=np.int64)])
+    return shuffled_event(rng, particle, place, pt=tracks.pt, eta=tracks.eta)
+
+
+def shuffled_event(
+    rng: np.random.Generator, particle: Int64, place: Float64, *, pt: Float64, eta: Float64
+) -> TruthEvent:
+    """Return the hits at `place` `[N, 3]` (r mm, phi rad, z mm) as an event, in an order that tells nothing.
+
+    `particle` `[N]` numbers the particles from 1, noise is 0; `pt` and `eta` `[T]` belong to particles 1 to T.
+    """
     order = rng.permutation(len(particle))
     particle, (r, phi, z) = particle[order], place[order].T
     phi = np.remainder(phi + np.pi, 2 * np.pi) - np.pi
@@ -60,8 +78,8 @@ def generate_event(
         hits=hits.astype(np.float32),
         particle=particle,
         # Noise is particle 0 and takes the last entry.
-        pt=np.append(tracks.pt, 0.0)[particle - 1].astype(np.float32),
-        eta=np.append(tracks.eta, 0.0)[particle - 1].astype(np.float32),
+        pt=np.append(pt, 0.0)[particle - 1].astype(np.float32),
+        eta=np.append(eta, 0.0)[particle - 1].astype(np.float32),
     )
 
 
@@ -109,16 +127,17 @@ def write_events(
     events: int,
     tracks: int = DEFAULT_TRACKS,
     seed: int = 0,
+    source: Source = generate_event,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """Write `folder/evt_000000.csv` … and the truth beside them in `folder/truth/`, each file whole.
 
-    The same `tracks` and `seed` give the same files, event by event: more events leave the first ones as they
-    are. `on_progress(stage, done, total)` is called after each. Raises OSError, ValueError.
+    The same `source`, `tracks` and `seed` give the same files, event by event: more events leave the first
+    ones as they are. `on_progress(stage, done, total)` is called after each. Raises OSError, ValueError.
     """
     (folder / TRUTH_FOLDER).mkdir(parents=True, exist_ok=True)
     for number in range(events):
-        event = generate_event(np.random.default_rng([seed, number]), n_tracks=tracks)
+        event = source(np.random.default_rng([seed, number]), n_tracks=tracks)
         name = f"evt_{number:06d}.csv"
         # The truth first: an event that is there has its truth.
         _write_whole(folder / TRUTH_FOLDER / name, truth_text(event))

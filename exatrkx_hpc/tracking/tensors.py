@@ -7,29 +7,63 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exatrkx_hpc.tracking.constants import N_FEATURES
+
 #: Without a list of hits the largest hit number sets the size of the answer, so it must be bounded: the
 #: largest events have under a million hits, and one bad number must not take the server's memory.
 MAX_HITS = 10_000_000
+
+
+#: What a hit may be: r / 3000 mm up to 30 m, phi / pi within a turn (and float32's rounding), z / 400 mm up to
+#: 40 m on both sides. No detector is larger; hits in millimetres or radians, by mistake, are.
+HIT_BOUNDS = (("r / 3000 mm", 0.0, 10.0), ("phi / pi", -1.001, 1.001), ("z / 400 mm", -100.0, 100.0))
+_LOWEST = np.array([low for _, low, _ in HIT_BOUNDS], dtype=np.float32)
+_HIGHEST = np.array([high for _, _, high in HIT_BOUNDS], dtype=np.float32)
 
 
 class BadTensor(ValueError):
     """A tensor that a stage cannot use; the message names it, what it is and what was expected."""
 
 
+def check_hits(name: str, array: NDArray[Any]) -> None:
+    """Raise BadTensor unless `array` is hits, float32 `[N, 3]`, each finite and within HIT_BOUNDS."""
+    _check_table_type(name, array, columns=N_FEATURES)
+    good = (array >= _LOWEST) & (array <= _HIGHEST)  # false for a NaN, too
+    if good.all():
+        return
+    check_table(name, array, columns=N_FEATURES)
+    row, column = np.argwhere(~good)[0]
+    what, low, high = HIT_BOUNDS[column]
+    found = f"{what} = {array[row, column]:g} in row {row}"
+    raise BadTensor(f"{name} has {found}, which is out of range; expected {low:g} to {high:g}")
+
+
 def check_table(name: str, array: NDArray[Any], *, columns: int) -> None:
-    """Raise BadTensor unless `array` is `[N, columns]` and every number in it is finite."""
+    """Raise BadTensor unless `array` is float32 `[N, columns]` and every number in it is finite."""
+    _check_table_type(name, array, columns=columns)
+    finite = np.isfinite(array)
+    if not finite.all():
+        row = np.argmin(finite.all(axis=1))
+        raise BadTensor(f"{name} has a NaN or an infinity in row {row}; expected finite numbers")
+
+
+def _check_table_type(name: str, array: NDArray[Any], *, columns: int) -> None:
+    _check_type(name, array, np.float32)
     if array.ndim != 2 or array.shape[1] != columns:
         raise BadTensor(f"{name} has shape {list(array.shape)}; expected [N, {columns}]")
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-    if len(bad):
-        raise BadTensor(f"{name} has a NaN or an infinity in row {bad[0]}; expected finite numbers")
+
+
+def _check_type(name: str, array: NDArray[Any], wanted: type[np.generic]) -> None:
+    if array.dtype != wanted:
+        raise BadTensor(f"{name} is {array.dtype}; expected {np.dtype(wanted)}")
 
 
 def check_edges(name: str, array: NDArray[Any], *, n_hits: int | None = None) -> None:
-    """Raise BadTensor unless `array` is `[2, E]` and its hit numbers are between 0 and `n_hits` - 1.
+    """Raise BadTensor unless `array` is int64 `[2, E]` and its hit numbers are between 0 and `n_hits` - 1.
 
     Without `n_hits`, MAX_HITS takes its place.
     """
+    _check_type(name, array, np.int64)
     if array.ndim != 2 or array.shape[0] != 2:
         raise BadTensor(f"{name} has shape {list(array.shape)}; expected [2, E]")
     limit = MAX_HITS if n_hits is None else n_hits
@@ -39,9 +73,10 @@ def check_edges(name: str, array: NDArray[Any], *, n_hits: int | None = None) ->
 
 
 def check_scores(name: str, array: NDArray[Any], *, n_edges: int) -> None:
-    """Raise BadTensor unless `array` holds one score an edge, as `[E]` or `[E, 1]`, and none is NaN."""
+    """Raise BadTensor unless `array` holds one float32 score an edge, as `[E]` or `[E, 1]`, and none is NaN."""
+    _check_type(name, array, np.float32)
     if array.shape not in ((n_edges,), (n_edges, 1)):
         raise BadTensor(f"{name} has shape {list(array.shape)}; expected one score for each of {n_edges} edges")
-    bad = np.flatnonzero(np.isnan(array).reshape(-1))
-    if len(bad):
-        raise BadTensor(f"{name} has a NaN for edge {bad[0]}; expected numbers")
+    bad = np.isnan(array).reshape(-1)
+    if bad.any():
+        raise BadTensor(f"{name} has a NaN for edge {np.argmax(bad)}; expected numbers")

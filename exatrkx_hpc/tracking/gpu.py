@@ -1,0 +1,104 @@
+"""The kernels on a GPU, through CuPy: torch's CUDA tensors and CuPy's arrays in, the same kind out.
+
+Arrays change hands by DLPack, which copies nothing. Everything runs in the stream that torch works in, so that
+neither library waits for the other or takes memory that the other still reads. Not yet run on a GPU: the kernels
+and their launches are tested by a CPU twin (docs/tracking.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from exatrkx_hpc.tracking import kernels
+from exatrkx_hpc.tracking.arrays import AnyArray, is_tensor
+
+_SOURCE = Path(__file__).with_name("kernels.cu")
+#: More than the largest embedding in use; the kernels hold a tile of 128 hits in shared memory.
+_MAX_DIMENSIONS = 64
+
+
+class MissingCupy(ImportError):
+    """CuPy is not installed, or does not fit the CUDA of this machine."""
+
+
+class CupyLauncher:
+    """Runs the kernels with CuPy, compiled for embeddings of `dimensions` axes; components need none."""
+
+    def __init__(self, dimensions: int = 8) -> None:
+        """Take CuPy; the kernels are compiled at the first use on a device, and CuPy keeps them on disk."""
+        self.xp = _cupy()
+        self._module = _module(dimensions)
+
+    def launch(self, kernel: str, blocks: tuple[int, int], threads: int, *arguments: Any) -> None:  # noqa: ANN401
+        """Start a kernel in the current stream; see `kernels.Launcher`."""
+        self._module.get_function(kernel)(blocks, (threads,), arguments)
+
+
+def fixed_radius_edges(embedding: AnyArray, *, radius: float, max_neighbours: int) -> AnyArray:
+    """Return what `frnn.fixed_radius_edges` promises for an array on a GPU; raises MissingCupy."""
+    width = embedding.shape[1]
+    if not 1 <= width <= _MAX_DIMENSIONS:
+        raise ValueError(f"the embedding has {width} columns; the kernels take 1 to {_MAX_DIMENSIONS}")
+    with _beside(embedding):
+        places = as_cupy(embedding)
+        edges = kernels.edges_within(CupyLauncher(width), places, radius=radius, max_neighbours=max_neighbours)
+        return _back(edges, embedding)
+
+
+def label_components(edges: AnyArray, logits: AnyArray, *, cut: float, n_hits: int) -> AnyArray:
+    """Return what `components.label_components` promises for arrays on a GPU; raises MissingCupy."""
+    with _beside(edges):
+        labels = kernels.labels_of(CupyLauncher(), as_cupy(edges), as_cupy(logits), cut=cut, n_hits=n_hits)
+        return _back(labels, edges)
+
+
+def as_cupy(array: AnyArray) -> AnyArray:
+    """Return an array on a GPU as CuPy's, in the same memory; raises MissingCupy."""
+    if not is_tensor(array):
+        return array
+    if not array.numel():  # has no memory to share
+        return _cupy().empty(tuple(array.shape), dtype=str(array.dtype).removeprefix("torch."))
+    return _cupy().from_dlpack(array.detach())
+
+
+def as_tensor(array: AnyArray) -> AnyArray:
+    """Return an array of CuPy as a tensor of torch, in the same memory."""
+    torch = importlib.import_module("torch")
+    if not array.size:
+        return torch.empty(array.shape, dtype=getattr(torch, str(array.dtype)), device=f"cuda:{array.device.id}")
+    return torch.from_dlpack(array)
+
+
+def _back(result: AnyArray, like: AnyArray) -> AnyArray:
+    return as_tensor(result) if is_tensor(like) else result
+
+
+@contextlib.contextmanager
+def _beside(array: AnyArray) -> Iterator[None]:
+    """Let CuPy work on the array's device, and for a tensor in the stream that torch works in there."""
+    cupy = _cupy()
+    if not is_tensor(array):
+        with array.device:
+            yield
+        return
+    stream = importlib.import_module("torch").cuda.current_stream(array.device)
+    with cupy.cuda.Device(array.device.index), cupy.cuda.ExternalStream(stream.cuda_stream):
+        yield
+
+
+@functools.cache
+def _module(dimensions: int) -> Any:  # noqa: ANN401 - a cupy.RawModule
+    options = ("--std=c++14", f"-DDIMENSIONS={dimensions}")
+    return _cupy().RawModule(code=_SOURCE.read_text(), options=options)
+
+
+def _cupy() -> Any:  # noqa: ANN401 - CuPy is an optional package
+    try:
+        return importlib.import_module("cupy")
+    except ImportError as error:
+        raise MissingCupy(f"arrays on a GPU need CuPy ({error}); pip install 'exatrkx-hpc[gpu]'") from error

@@ -1,0 +1,74 @@
+"""The whole pipeline as one model of Triton's Python backend: one process, one device, no step in between."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exatrkx_hpc.tracking.constants import NETWORK_NAMES
+from exatrkx_hpc.tracking.parameters import networks_folder, settings_of
+from exatrkx_hpc.tracking.serving import Array, Stage, device_of, require_weight
+from exatrkx_hpc.tracking.signatures import check_signature
+from exatrkx_hpc.tracking.tensors import BadTensor, check_hits
+
+if TYPE_CHECKING:
+    from exatrkx_hpc.tracking.inference import Network
+    from exatrkx_hpc.tracking.pipeline import Pipeline
+
+
+class FusedStage(Stage):
+    """Hits `[N, 3]` (float32) to labels `[N]` (int64), as the ensemble gives them.
+
+    Parameters are the fields of PipelineSettings, `threads` (of the CPU, for each instance), and `networks`: the
+    folder that holds `embed`, `filter` and `gnn`, seen from the model's own. It is `..`, so that a site that puts
+    its own weights there changes the ensemble and this model at once.
+    """
+
+    inputs = ("FEATURES",)
+    outputs = ("LABELS",)
+
+    def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
+        """Load the three networks and run them once; raises ValueError for one that is missing or misfits."""
+        torch = importlib.import_module("torch")
+        torch.set_num_threads(int(parameters.get("threads", "1")))
+        folder = networks_folder(Path(args["model_repository"]), parameters)
+        for name in NETWORK_NAMES:
+            require_weight(self.model, folder / name / "1" / "model.pt")
+        pipeline = importlib.import_module("exatrkx_hpc.tracking.pipeline").Pipeline
+        try:
+            self.pipeline = pipeline.load(folder, settings=settings_of(parameters), device=device_of(args))
+            check_networks(self.pipeline)
+        except ValueError as error:
+            raise ValueError(f"{self.model}: {error}") from error
+
+    def compute(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
+        """Return the labels."""
+        hits = inputs["FEATURES"]
+        check_hits("FEATURES", hits)
+        return (self.pipeline.find_tracks(hits),)
+
+
+def check_networks(pipeline: Pipeline) -> None:
+    """Run each network on a sample; raises BadTensor, a ValueError, for one that takes or gives something else."""
+    torch = importlib.import_module("torch")
+
+    def arrays(network: Network) -> Callable[..., Array]:
+        def call(*inputs: Array) -> Array:
+            with torch.inference_mode():
+                tensors = (torch.from_numpy(array).to(pipeline.device) for array in inputs)
+                answer: Array = network(*tensors).cpu().numpy()
+            return answer
+
+        return call
+
+    for name, network, inputs, columns in (
+        ("embed", pipeline.embed, ("INPUT__0",), (-1,)),
+        ("filter", pipeline.filter, ("INPUT__0", "INPUT__1"), ()),
+        ("gnn", pipeline.gnn, ("INPUT__0", "INPUT__1"), ()),
+    ):
+        try:
+            check_signature(arrays(network), inputs=inputs, output="OUTPUT__0", columns=columns)
+        except BadTensor as error:
+            raise BadTensor(f"{name}: {error}") from error
