@@ -17,6 +17,7 @@ from exatrkx_hpc.models.repository import ENVIRONMENT, Model, read_models
 SHIPPED = asset("model_repos/exatrkx")
 NETWORKS = {"embed", "filter", "gnn"}
 STAGES = {"frnn", "applyfilter", "wcc"}
+FUSED = {"exatrkx_fused"}
 
 
 def _built(out: Path, **settings) -> dict[str, Model]:
@@ -41,8 +42,8 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 def test_on_cpu_everything_runs_in_python_on_the_cpu(tmp_path: Path) -> None:
     models = _built(tmp_path / "out", device="cpu", instances=3, threads=2)
-    assert _groups(models) == {"exatrkx": []} | _each(NETWORKS | STAGES, "KIND_CPU", 3)
-    assert {models[name].backend for name in NETWORKS | STAGES} == {"python"}
+    assert _groups(models) == {"exatrkx": []} | _each(NETWORKS | STAGES | FUSED, "KIND_CPU", 3)
+    assert {models[name].backend for name in NETWORKS | STAGES | FUSED} == {"python"}
     for name in NETWORKS:
         assert models[name].parameters["threads"] == "2"
         assert models[name].files_needed() == ("model.py", "model.pt")
@@ -60,7 +61,7 @@ def test_on_gpu_the_networks_stay_on_the_pytorch_backend(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_tensors_steps_and_constants_are_untouched(tmp_path: Path, device: str) -> None:
-    models = _built(tmp_path / "out", device=device, instances=2)
+    models = _built(tmp_path / "out", device=device, instances=2, fused=True)
     for source in read_models(SHIPPED):
         copy = models[source.name].config
         assert list(copy.input) == list(source.config.input)
@@ -69,7 +70,7 @@ def test_tensors_steps_and_constants_are_untouched(tmp_path: Path, device: str) 
         assert source.parameters.items() <= models[source.name].parameters.items()
 
 
-@pytest.mark.parametrize(("device", "users"), [("cpu", NETWORKS | STAGES), ("gpu", STAGES)])
+@pytest.mark.parametrize(("device", "users"), [("cpu", NETWORKS | STAGES | FUSED), ("gpu", STAGES)])
 def test_the_environment_goes_to_every_python_model(tmp_path: Path, device: str, users: set[str]) -> None:
     environment = tmp_path / "a venv"
     (environment / "bin").mkdir(parents=True)

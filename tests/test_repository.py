@@ -12,6 +12,7 @@ from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import ModelError
 from exatrkx_hpc.models.repository import CONFIG, Model, read_config, read_models, write_config
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS
+from exatrkx_hpc.tracking.parameters import settings_of
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_it_is_right_for_a_gpu_site_as_it_stands(models: dict[str, Model]) -> No
     }
     networks = dict.fromkeys(("embed", "filter", "gnn"), ("pytorch", "KIND_GPU"))
     stages = dict.fromkeys(("frnn", "applyfilter", "wcc"), ("python", "KIND_CPU"))
-    assert kinds == networks | stages
+    assert kinds == networks | stages | {"exatrkx_fused": ("python", "KIND_GPU")}
     assert models["exatrkx"].is_ensemble
 
 
@@ -53,6 +54,7 @@ def test_constants_are_those_of_the_package(models: dict[str, Model]) -> None:
     assert int(models["frnn"].parameters["max_neighbours"]) == DEFAULT_SETTINGS.max_neighbours
     assert float(models["applyfilter"].parameters["cut"]) == DEFAULT_SETTINGS.filter_cut
     assert float(models["wcc"].parameters["cut"]) == DEFAULT_SETTINGS.gnn_cut
+    assert settings_of(models["exatrkx_fused"].parameters) == DEFAULT_SETTINGS
 
 
 def test_every_version_folder_survives_a_git_checkout(models: dict[str, Model]) -> None:

@@ -1,4 +1,4 @@
-"""`events generate`."""
+"""`events generate`, `events convert`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ import typer
 
 from exatrkx_hpc.cli.options import Quiet
 from exatrkx_hpc.cli.progress import stages
-from exatrkx_hpc.errors import ConfigError, OutputError
-from exatrkx_hpc.tracking import synthetic
+from exatrkx_hpc.errors import ConfigError, MissingComponent, OutputError
+from exatrkx_hpc.tracking import acts, synthetic
+from exatrkx_hpc.tracking.acts import SourceName
+from exatrkx_hpc.work.convert import Target, direction, events_to_json, json_to_events
+from exatrkx_hpc.work.events import find_events
 
-events_app = typer.Typer(help="Make events with known truth.", no_args_is_help=True)
+events_app = typer.Typer(help="Make events with known truth, and convert events.", no_args_is_help=True)
+
+EventSource = Annotated[
+    SourceName,
+    typer.Option(help="What makes events: ACTS, the numpy generator's helices, or (auto) ACTS where it is installed."),
+]
 
 
 @events_app.callback()
 def _events() -> None:
-    """Make events with known truth."""
+    """Make events with known truth, and convert events."""
 
 
 @events_app.command(epilog="Example: exatrkx-hpc events generate --out events --events 100")
@@ -26,18 +34,55 @@ def generate(
     events: Annotated[int, typer.Option("--events", min=1, help="How many events.")] = 100,
     tracks: Annotated[int, typer.Option("--tracks", min=0, help="Particles in each event.")] = synthetic.DEFAULT_TRACKS,
     seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same events.")] = 0,
+    source: EventSource = "helices",
     quiet: Quiet = False,
 ) -> None:
-    """Write synthetic events: helices in a solenoid through barrel and endcaps, and noise."""
+    """Write events with known truth: helices in a toy detector, or particles that ACTS simulates; and noise."""
+    make = event_source(source)
     try:
         _refuse_events_of_another_call(out)
         with stages(quiet=quiet) as show:
-            synthetic.write_events(out, events=events, tracks=tracks, seed=seed, on_progress=show)
+            synthetic.write_events(out, events=events, tracks=tracks, seed=seed, source=make, on_progress=show)
     except OSError as error:
         raise OutputError(f"events cannot be written to {out}: {error.strerror}") from error
     except MemoryError as error:
         raise ConfigError(f"{tracks} tracks in an event do not fit into memory; lower --tracks") from error
     typer.echo(f"{events} events in {out}, their truth in {out / synthetic.TRUTH_FOLDER}")
+
+
+def event_source(name: SourceName) -> synthetic.Source:
+    """Return what makes events; raises MissingComponent when ACTS is asked for and is not installed."""
+    try:
+        return acts.event_source(name)
+    except ImportError as error:
+        raise MissingComponent(
+            f"events of ACTS need pyacts ({error}); pip install 'exatrkx-hpc[acts]', or choose helices"
+        ) from error
+
+
+@events_app.command(epilog="Example: exatrkx-hpc events convert events events.json")
+def convert(
+    source: Annotated[Path, typer.Argument(help="A folder of events, or a JSON file.")],
+    out: Annotated[Path, typer.Argument(help="The JSON file, or the new folder.")],
+    to: Annotated[Target | None, typer.Option("--to", help="What it becomes; default: what the source is not.")] = None,
+    tensor: Annotated[str, typer.Option("--tensor", help="The model's input that the hits are.")] = "FEATURES",
+    as_base64: Annotated[bool, typer.Option("--base64", help="Write bytes in base64, not numbers.")] = False,
+    names: Annotated[
+        Path | None, typer.Option("--names", help="From JSON: a folder of events whose names they get, in order.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a folder of events into perf_analyzer's JSON (--input-data), or such JSON into a folder of events."""
+    to_json = direction(source, to) == "json"
+    if (as_base64 and not to_json) or (names is not None and to_json):
+        raise ConfigError("--base64 is for writing JSON, --names for reading it; leave it out")
+    with stages(quiet=quiet) as show:
+        if to_json:
+            count = events_to_json(source, out, tensor=tensor, as_base64=as_base64, on_progress=show)
+        else:
+            known = [event.name for event in find_events(names)] if names is not None else None
+            count = json_to_events(source, out, tensor=tensor, names=known, on_progress=show)
+    typer.echo(f"{count} events in {out}")
 
 
 def _refuse_events_of_another_call(out: Path) -> None:

@@ -1,7 +1,8 @@
-"""`models build`, `models check`, `models pack-env`, `models train`."""
+"""`models build`, `check`, `install`, `test`, `pack-env` and `train`."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import tempfile
@@ -10,16 +11,21 @@ from typing import Annotated, Literal
 
 import typer
 
+from exatrkx_hpc import farm as story
 from exatrkx_hpc.assets import asset
-from exatrkx_hpc.cli.options import Json, Quiet
+from exatrkx_hpc.cli.event_commands import EventSource, event_source
+from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.cli.progress import stages
 from exatrkx_hpc.errors import MissingComponent, ModelError, OutputError
 from exatrkx_hpc.models.build import build as build_repository
 from exatrkx_hpc.models.check import check as check_repository
+from exatrkx_hpc.models.install import install as install_networks
 from exatrkx_hpc.models.pack_env import NEEDED, pack_environment
-from exatrkx_hpc.tracking.constants import DEFAULT_SEED, NETWORK_NAMES
+from exatrkx_hpc.tracking.constants import DEFAULT_SEED, DEFAULT_TRAINING, NETWORK_NAMES, QUICK_TRAINING
+from exatrkx_hpc.tracking.synthetic import generate_event
+from exatrkx_hpc.work.ask_model import ask_model, asked_table, save_outputs
 
-models_app = typer.Typer(help="Build, check and train model repositories.", no_args_is_help=True)
+models_app = typer.Typer(help="Build, check, fill, try and train model repositories.", no_args_is_help=True)
 
 Source = Annotated[
     Path | None, typer.Option("--source", help="The repository to start from; default: the shipped one.")
@@ -33,6 +39,9 @@ def build(
     instances: Annotated[int, typer.Option(help="Instances of each model in a server.")] = 1,
     threads: Annotated[int, typer.Option(help="Threads of each network instance on a CPU.")] = 1,
     environment: Annotated[Path | None, typer.Option(help="Python environment for the Python models.")] = None,
+    fused: Annotated[
+        bool | None, typer.Option(help="With exatrkx_fused, which needs PyTorch there; default: on a CPU.")
+    ] = None,
     source: Source = None,
 ) -> None:
     """Write a copy of the model repository, specialised for a device and a number of instances."""
@@ -43,6 +52,7 @@ def build(
         instances=instances,
         threads=threads,
         environment=environment,
+        fused=fused,
     )
     typer.echo(f"{built.path}: {len(built.models)} models for {device}, {instances} instance(s) each")
 
@@ -62,6 +72,79 @@ def check(repository: Annotated[Path, typer.Argument(help="The repository's fold
         typer.echo(f"{repository}: no fault found")
 
 
+@models_app.command(
+    epilog="Example: exatrkx-hpc models install --embed embed.pt --filter filter.pt --gnn gnn.pt --out site-models"
+)
+def install(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The repository that gets them; made from --source if it is new.")
+    ],
+    embed: Annotated[Path | None, typer.Option("--embed", help="TorchScript file: hits [N,3] to [N,D].")] = None,
+    edge_filter: Annotated[
+        Path | None, typer.Option("--filter", help="TorchScript file: hits [N,3], edges [2,E] to logits.")
+    ] = None,
+    gnn: Annotated[
+        Path | None, typer.Option("--gnn", help="TorchScript file: hits [N,3], edges [2,E] to logits.")
+    ] = None,
+    radius: Annotated[float | None, typer.Option(help="Radius of the neighbour search in the embedding.")] = None,
+    max_neighbours: Annotated[int | None, typer.Option(help="Neighbours of a hit at most.")] = None,
+    filter_cut: Annotated[float | None, typer.Option(help="Probability above which an edge passes the filter.")] = None,
+    gnn_cut: Annotated[float | None, typer.Option(help="Probability above which an edge joins its hits.")] = None,
+    source: Source = None,
+    as_json: Json = False,
+) -> None:
+    """Put your own networks and constants into a repository, checked on a sample: all of them, or none."""
+    given = {"embed": embed, "filter": edge_filter, "gnn": gnn}
+    constants = {"radius": radius, "max_neighbours": max_neighbours, "filter_cut": filter_cut, "gnn_cut": gnn_cut}
+    installed = install_networks(
+        out,
+        source=source or asset("model_repos/exatrkx"),
+        weights={name: path for name, path in given.items() if path is not None},
+        constants={name: value for name, value in constants.items() if value is not None},
+    )
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(installed), indent=2, default=str))
+        return
+    for warning in installed.warnings:
+        say(f"warning: {warning}")
+    for network in installed.networks:
+        sizes = ", ".join(map(str, network.dims))
+        typer.echo(f"{network.model}: {network.file}, output [{sizes}], sha256 {network.sha256}")
+    for name, value in installed.constants.items():
+        typer.echo(f"{name}: {value:g}")
+    typer.echo(f"installed in {installed.path}")
+
+
+@models_app.command(epilog="Example: exatrkx-hpc models test exatrkx events/evt_000000.csv --server 127.0.0.1:9191")
+def test(
+    model: Annotated[str, typer.Argument(help="The model's name, exatrkx or any other that the server has.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT.csv", help="A file for each input in its order, or NAME=FILE.")
+    ],
+    server: Annotated[
+        str | None, typer.Option("--server", "-s", help="The endpoint, HOST:PORT; default: the running farm's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where the outputs go: a folder, or a .csv for a single one.")
+    ] = None,
+    version: Annotated[str, typer.Option("--model-version", help="The model's version; default: the newest.")] = "",
+    as_json: Json = False,
+    config: ConfigFile = None,
+    site: SiteName = None,
+    run_root: RunRoot = None,
+) -> None:
+    """Send the tensors of CSV files to one model, show the shapes and types, and write its outputs as CSV."""
+    farm = resolved(config, site=site, run_root=run_root).farm
+    address = server or story.endpoint_record(farm).grpc
+    asked = ask_model(address, model, inputs, version=version, timeout=farm.clients.request_timeout)
+    if out is not None:
+        asked = save_outputs(asked, out)
+    if as_json:
+        typer.echo(json.dumps(asked.to_dict(), indent=2))
+    else:
+        console().print(asked_table(asked))
+
+
 @models_app.command("pack-env", epilog="Example: exatrkx-hpc models pack-env --out environment --package torch")
 def pack_env(
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write, or an archive NAME.tar.gz.")],
@@ -79,25 +162,34 @@ def pack_env(
 def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="The repository that gets the weights.")],
     seed: Annotated[
-        int | None, typer.Option(help="Seed of data and weights; default: that of the shipped ones.")
+        int | None, typer.Option(min=0, help="Seed of data and weights; default: that of the shipped ones.")
     ] = None,
+    events: EventSource = "auto",
+    quick: Annotated[bool, typer.Option("--quick", help="Seconds, not minutes; the weights find little.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train the three networks on synthetic events and write their weights; minutes on two cores."""
+    """Train the three networks on simulated events and write their weights; minutes on one core."""
     try:
-        from exatrkx_hpc.tracking import training
+        from exatrkx_hpc.tracking import provenance, training
     except ImportError as error:
         raise MissingComponent(
             f"models train needs PyTorch and SciPy ({error}); pip install 'exatrkx-hpc[train]'"
         ) from error
     _refuse_unwritable(out)  # now, not after minutes of training
+    source = event_source(events)
+    chosen = DEFAULT_SEED if seed is None else seed
     with stages(quiet=quiet) as show:
-        networks = training.train(seed=DEFAULT_SEED if seed is None else seed, on_progress=show)
+        networks = training.train(
+            seed=chosen, settings=QUICK_TRAINING if quick else DEFAULT_TRAINING, source=source, on_progress=show
+        )
     try:
         training.save(networks, out)
     except (OSError, RuntimeError) as error:  # PyTorch says RuntimeError for a full disk
         raise _unwritable(out, error) from error
-    typer.echo(f"weights written to {out}, sha256 of their values {training.hash_state(networks)}")
+    found = training.hash_state(networks)
+    typer.echo(f"weights written to {out}, sha256 of their values {found}")
+    made = provenance.Provenance.here(seed=chosen, acts=source is not generate_event)
+    typer.echo(provenance.compare(found, made, quick=quick))
 
 
 def _refuse_unwritable(out: Path) -> None:

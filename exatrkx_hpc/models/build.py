@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
-from exatrkx_hpc.errors import ConfigError, ModelError, OutputError
+from exatrkx_hpc.errors import ConfigError, ModelError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.models.check import check
-from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, WEIGHTS, Model, read_models, write_config
+from exatrkx_hpc.models.pipeline import is_fused
+from exatrkx_hpc.models.replace import replaced
+from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, THREADS, WEIGHTS, Model, read_models, write_config
 
 Device = Literal["cpu", "gpu"]
 
@@ -41,13 +42,15 @@ class BuildSettings:
 
     `instances` is how many of each model run at once (on each GPU, for a network on a GPU); `threads` is how
     many CPU threads a network's instance uses; `environment` is the Python environment of the Python
-    backend's models, a venv folder or a packed archive, None for the server's own `python3`.
+    backend's models, a venv folder or a packed archive, None for the server's own `python3`. `fused` is whether
+    the fused model is part of it, which needs PyTorch in that environment.
     """
 
     device: Device
     instances: int = 1
     threads: int = 1
     environment: Path | None = None
+    fused: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,47 +70,38 @@ def build(
     instances: int = 1,
     threads: int = 1,
     environment: Path | None = None,
+    fused: bool | None = None,
 ) -> BuiltRepository:
     """Write a copy of the repository `source`, specialised as BuildSettings says, to `out`.
 
+    Unless `fused` says so, the fused model is part of a build for the CPU alone: on a GPU, the ensemble gets
+    along without PyTorch in the models' Python environment, and one model that cannot load ends the server.
     `out` is replaced as a whole, and only if it was built here. Raises ConfigError for a setting that cannot
     be, ModelError when the source has a fault or `out` is something else, OutputError when `out` cannot be
     written.
     """
-    settings = _valid(device, instances, threads, environment)
+    with_fused = device == "cpu" if fused is None else fused
+    settings = _valid(device, instances, threads, environment, with_fused)
     _refuse_faults(source)
-    try:
-        names = _write(source, out, settings)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {_reason(error)}; make room, or choose another folder") from error
-    return BuiltRepository(path=out, settings=settings, models=names)
-
-
-def _write(source: Path, out: Path, settings: BuildSettings) -> tuple[str, ...]:
     _refuse_foreign(source, out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        fresh = aside / "new"
+    with replaced(out) as fresh:
         shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("__pycache__", MARK))
-        models = read_models(fresh)
+        models = _chosen(read_models(fresh), settings)
         for model in models:
             _specialise(model, settings)
         _mark(fresh, source, settings)
-        _swap(fresh, out, aside / "old")
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return tuple(model.name for model in models)
+    return BuiltRepository(path=out, settings=settings, models=tuple(model.name for model in models))
 
 
-def _reason(error: OSError) -> str:
-    """Return what the system said, in one line; copytree collects what it said of each file."""
-    if isinstance(error, shutil.Error) and error.args and error.args[0]:
-        return str(error.args[0][0][-1])
-    return error.strerror or str(error)
+def _chosen(models: tuple[Model, ...], settings: BuildSettings) -> tuple[Model, ...]:
+    """Return the models that are part of the build, and remove the folders of the others."""
+    for model in models:
+        if is_fused(model) and not settings.fused:
+            shutil.rmtree(model.folder)
+    return tuple(model for model in models if settings.fused or not is_fused(model))
 
 
-def _valid(device: Device, instances: int, threads: int, environment: Path | None) -> BuildSettings:
+def _valid(device: Device, instances: int, threads: int, environment: Path | None, fused: bool) -> BuildSettings:
     if device not in ("cpu", "gpu"):
         raise ConfigError(f"device is {device!r}; use 'cpu' or 'gpu'")
     for name, value in (("instances", instances), ("threads", threads)):
@@ -117,7 +111,7 @@ def _valid(device: Device, instances: int, threads: int, environment: Path | Non
         environment = environment.absolute()
         if not environment.exists():
             raise ModelError(f"environment {environment} does not exist; make it, or leave it out")
-    return BuildSettings(device=device, instances=instances, threads=threads, environment=environment)
+    return BuildSettings(device=device, instances=instances, threads=threads, environment=environment, fused=fused)
 
 
 def _refuse_faults(source: Path) -> None:
@@ -140,14 +134,16 @@ def _specialise(model: Model, settings: BuildSettings) -> None:
     if model.is_ensemble:
         return  # Its members carry the instances; Triton refuses an instance_group here.
     config = model.config
-    network = model.backend == "pytorch"
+    network, fused = model.backend == "pytorch", is_fused(model)
     if settings.device == "gpu" and WEIGHTS in model.parameters:
         raise ModelError(
             f"{model.name} was built for the CPU already; build for the GPU from the repository as shipped"
         )
     if network and settings.device == "cpu":
         _run_in_python(model, settings)
-    kind = "KIND_GPU" if network and settings.device == "gpu" else "KIND_CPU"
+    if fused:
+        config.parameters[THREADS].string_value = str(settings.threads)
+    kind = "KIND_GPU" if (network or fused) and settings.device == "gpu" else "KIND_CPU"
     del config.instance_group[:]
     config.instance_group.add(count=settings.instances, kind=ModelInstanceGroup.Kind.Value(kind))
     if settings.environment is not None and model.backend == "python":
@@ -160,7 +156,7 @@ def _run_in_python(model: Model, settings: BuildSettings) -> None:
     config = model.config
     (weights,) = model.files_needed()
     config.parameters[WEIGHTS].string_value = weights
-    config.parameters["threads"].string_value = str(settings.threads)
+    config.parameters[THREADS].string_value = str(settings.threads)
     config.backend = "python"
     config.ClearField("platform")
     config.ClearField("default_model_filename")
@@ -175,19 +171,6 @@ def _mark(folder: Path, source: Path, settings: BuildSettings) -> None:
         "instances": settings.instances,
         "threads": settings.threads,
         "environment": str(settings.environment) if settings.environment else None,
+        "fused": settings.fused,
     }
     write_whole(folder / MARK, json.dumps(facts, indent=2) + "\n")
-
-
-def _swap(fresh: Path, out: Path, old: Path) -> None:
-    """Put `fresh` in the place of `out`; on failure the old folder is back where it was."""
-    fresh.chmod(0o755)  # Triton may run as another user than the one who builds.
-    if not out.exists():
-        fresh.rename(out)
-        return
-    out.rename(old)
-    try:
-        fresh.rename(out)
-    except OSError:
-        old.rename(out)
-        raise

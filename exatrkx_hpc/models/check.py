@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tritonclient.grpc.model_config_pb2 import ModelConfig
-
 from exatrkx_hpc.errors import ModelError
 from exatrkx_hpc.files import odd_characters
 from exatrkx_hpc.models.ensemble import ensemble_faults
+from exatrkx_hpc.models.pipeline import fused_faults, is_fused
 from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, Model, model_folders, read_model
 
 #: What EXECUTION_ENV_PATH may begin with; Triton puts the model's folder there.
@@ -46,6 +45,8 @@ def check(repository: Path) -> tuple[Finding, ...]:
         findings += _own_faults(model)
         if model.is_ensemble:
             findings += _ensemble_findings(model, models, unreadable)
+        if is_fused(model):
+            findings += [Finding(model=model.name, what=w, remedy=r) for w, r in fused_faults(model, models)]
     return tuple(sorted(findings, key=lambda finding: finding.model))
 
 
@@ -68,7 +69,7 @@ def _own_faults(model: Model) -> Iterator[Finding]:
         yield finding(f"{CONFIG} says the name is {stated!r}, the folder says {model.name!r}", "make them the same")
     if not model.is_ensemble and not model.backend:
         yield finding(f"{CONFIG} names no backend", "add a line such as backend: 'python'")
-    served = _served(model.config, model.versions())
+    served = model.served()
     if not served:
         yield finding("there is no version folder to serve", f"make {model.folder / '1'}")
     for version in served:
@@ -86,18 +87,6 @@ def _own_faults(model: Model) -> Iterator[Finding]:
 
 def _how_to_get(name: str) -> str:
     return " (exatrkx-hpc models train makes the weights)" if name.endswith(".pt") else ""
-
-
-def _served(config: ModelConfig, versions: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the versions that Triton's version policy picks; by default the latest one."""
-    policy = config.version_policy
-    choice = policy.WhichOneof("policy_choice")
-    if choice == "all":
-        return versions
-    if choice == "specific":
-        return tuple(version for version in versions if version in policy.specific.versions)
-    latest = policy.latest.num_versions if choice == "latest" else 1
-    return versions[-max(latest, 1) :]
 
 
 def _environment_faults(model: Model) -> Iterator[tuple[str, str]]:

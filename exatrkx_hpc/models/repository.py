@@ -22,6 +22,8 @@ CONFIG = "config.pbtxt"
 ENVIRONMENT = "EXECUTION_ENV_PATH"
 #: The parameter of this package's TorchScript stage that names the weight file in the version folder.
 WEIGHTS = "weights"
+#: The parameter of this package's stages that run networks: CPU threads of each instance.
+THREADS = "threads"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,17 @@ class Model:
         """Return the numbers of its version folders, the lowest first."""
         numbers = [int(entry.name) for entry in self.folder.iterdir() if entry.is_dir() and _is_version(entry)]
         return tuple(sorted(numbers))
+
+    def served(self) -> tuple[int, ...]:
+        """Return the versions that Triton serves, as its version policy picks them; by default the latest one."""
+        policy, versions = self.config.version_policy, self.versions()
+        choice = policy.WhichOneof("policy_choice")
+        if choice == "all":
+            return versions
+        if choice == "specific":
+            return tuple(version for version in versions if version in policy.specific.versions)
+        latest = policy.latest.num_versions if choice == "latest" else 1
+        return versions[-max(latest, 1) :]
 
     def files_needed(self) -> tuple[str, ...]:
         """Return the names of the files that a version folder must hold."""

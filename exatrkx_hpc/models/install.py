@@ -1,0 +1,139 @@
+"""Put a site's own networks and constants into a model repository: all of them, or none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from exatrkx_hpc.errors import ConfigError, ModelError
+from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.models.build import MARK
+from exatrkx_hpc.models.check import check
+from exatrkx_hpc.models.replace import replaced
+from exatrkx_hpc.models.repository import CONFIG, WEIGHTS, read_config, read_model, read_models, write_config
+from exatrkx_hpc.models.settings import check_settings, write_settings
+from exatrkx_hpc.models.signature import Signature, check_network
+from exatrkx_hpc.tracking.constants import NETWORK_NAMES
+
+#: Says where the weights of a repository came from; Triton looks at folders only.
+RECORD = ".exatrkx-hpc-weights.json"
+#: Which tensors carry a network's answer, beside its own output: (model, tensor).
+_TAKERS = {"embed": ("frnn", "INPUT0"), "filter": ("applyfilter", "FILTER_SCORES"), "gnn": ("wcc", "INPUT1")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """What `install` did: the repository, the signature of each new network, the constants it set, and warnings."""
+
+    path: Path
+    networks: tuple[Signature, ...]
+    constants: Mapping[str, float]
+    warnings: tuple[str, ...]
+
+
+def install(out: Path, *, source: Path, weights: Mapping[str, Path], constants: Mapping[str, float]) -> Installed:
+    """Put `weights` (embed, filter, gnn) and `constants` (as in PipelineSettings) into the repository `out`.
+
+    Where `out` is not there it is made from `source`, and then wants all three networks. Each file is checked on
+    a sample first. The repository is replaced as a whole at the end; when anything is refused or fails, it stays as
+    it was. Version 1 of each model is replaced, so that the three always belong together; the files that were
+    there before are not kept. Afterwards `build` does not take the folder for one of its own any more.
+
+    Raises ConfigError for a constant that makes no sense, or when there is nothing to do; ModelError when a file or
+    the repository cannot be used; OutputError when `out` cannot be written; MissingComponent without PyTorch.
+    """
+    check_settings(constants)
+    out = out.resolve()  # the folder that a link points to is replaced, not the link
+    base = _base(out, source, weights, constants)
+    networks = tuple(check_network(name, weights[name]) for name in NETWORK_NAMES if name in weights)
+    with replaced(out) as fresh:
+        shutil.copytree(base, fresh, ignore=shutil.ignore_patterns("__pycache__", MARK))
+        for network in networks:
+            _put(fresh, network)
+        if constants:
+            write_settings(fresh, constants)
+        _record(fresh, networks)
+        _refuse_faults(fresh, out)
+    return Installed(path=out, networks=networks, constants=dict(constants), warnings=tuple(_warnings(networks)))
+
+
+def _base(out: Path, source: Path, weights: Mapping[str, Path], constants: Mapping[str, float]) -> Path:
+    """Return the repository to start from: `out` itself, or `source` where `out` is new."""
+    if not weights and not constants:
+        raise ConfigError("there is nothing to install; give --embed, --filter and --gnn, or a constant")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        read_models(out)
+        return out
+    missing = [f"--{name}" for name in NETWORK_NAMES if name not in weights]
+    if weights and missing:
+        raise ConfigError(
+            f"{out} is new, and networks of two trainings do not fit together; give {' and '.join(missing)}, too"
+        )
+    if out.is_relative_to(source.resolve()):
+        raise ModelError(f"{out} lies within {source}; choose another folder")
+    return source
+
+
+def _put(repository: Path, network: Signature) -> None:
+    """Put the file in its place, and let the configuration say the shape of its answer."""
+    model = read_model(repository / network.model)
+    if model.versions() != (1,):
+        found = ", ".join(map(str, model.versions())) or "none"
+        raise ModelError(f"{network.model} has the versions {found}; one alone, 1, can be replaced: remove the others")
+    wanted = [name for name in model.files_needed() if name == model.parameters.get(WEIGHTS) or name.endswith(".pt")]
+    if len(wanted) != 1:
+        raise ModelError(f"{network.model} of this repository runs no TorchScript file; start from the shipped one")
+    target = model.folder / "1" / wanted[0]
+    target.unlink(missing_ok=True)
+    shutil.copyfile(network.file, target)
+    target.chmod(0o644)
+    taker, tensor = _TAKERS[network.model]
+    _set_dims(repository / network.model / CONFIG, "OUTPUT__0", network.dims)
+    if (repository / taker).is_dir():
+        _set_dims(repository / taker / CONFIG, tensor, network.dims)
+
+
+def _set_dims(path: Path, tensor: str, dims: tuple[int, ...]) -> None:
+    config: ModelConfig = read_config(path)
+    found = [entry for entry in (*config.input, *config.output) if entry.name == tensor]
+    if not found:
+        raise ModelError(f"{path} has no tensor {tensor}; start from the shipped repository")
+    if tuple(found[0].dims) != dims:
+        found[0].dims[:] = dims
+        write_config(path, config)
+
+
+def _record(repository: Path, networks: tuple[Signature, ...]) -> None:
+    """Write where the weights came from, beside what earlier installs said of the others."""
+    path = repository / RECORD
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        known = {}
+    known |= {one.model: {"file": str(one.file.absolute()), "sha256": one.sha256} for one in networks}
+    write_whole(path, json.dumps(known, indent=2) + "\n")
+
+
+def _refuse_faults(fresh: Path, out: Path) -> None:
+    findings = check(fresh)
+    if findings:
+        first = findings[0]
+        raise ModelError(
+            f"{out} would not work: {first.model}: {first.what}; {first.remedy}".replace(f"{fresh}", f"{out}")
+        )
+
+
+def _warnings(networks: tuple[Signature, ...]) -> Iterator[str]:
+    yield from (note for network in networks for note in network.notes)
+    dims = {network.model: network.dims for network in networks}
+    if dims.get("filter") == (-1,) and dims.get("gnn") == (-1, 1):
+        yield "filter gives [E] and gnn [E, 1], the other way round than usual: are --filter and --gnn swapped?"
+    known: dict[str, str] = {}
+    for network in networks:
+        if (twin := known.setdefault(network.sha256, network.model)) != network.model:
+            yield f"{twin} and {network.model} are the same file"

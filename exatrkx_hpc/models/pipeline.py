@@ -1,0 +1,146 @@
+"""One repository, one pipeline: what its stages, its fused model and direct inference must have in common.
+
+The weights are those of `embed`, `filter` and `gnn`; the constants are parameters of `frnn`, `applyfilter` and
+`wcc`, and, a second time, of a fused model. A model is a fused one when its parameter `networks` names the folder
+of the three networks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exatrkx_hpc.errors import MissingComponent, ModelError
+from exatrkx_hpc.models.ensemble import Fault
+from exatrkx_hpc.models.repository import WEIGHTS, Model, read_model
+from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64, PipelineSettings
+from exatrkx_hpc.tracking.memory import keep_freed_memory
+from exatrkx_hpc.tracking.parameters import networks_folder, settings_of
+from exatrkx_hpc.tracking.tensors import check_hits
+
+if TYPE_CHECKING:
+    from exatrkx_hpc.tracking.pipeline import Pipeline
+
+#: Which stage's parameter each field of PipelineSettings is.
+CONSTANTS = {
+    "radius": ("frnn", "radius"),
+    "max_neighbours": ("frnn", "max_neighbours"),
+    "filter_cut": ("applyfilter", "cut"),
+    "gnn_cut": ("wcc", "cut"),
+}
+_WEIGHT = "model.pt"
+
+
+def load_pipeline(repository: Path, *, device: str = "cpu") -> Pipeline:
+    """Return the pipeline of a model repository, with its weights and its constants, to run without a server.
+
+    `device` is torch's name of where it runs, such as `cuda:0`.
+    Raises ModelError for a repository that lacks a network or a stage, or has one that cannot be used, and
+    MissingComponent without PyTorch and SciPy.
+    """
+    settings = require_pipeline(repository)
+    from exatrkx_hpc.tracking.pipeline import Pipeline
+    from exatrkx_hpc.tracking.serving_fused import check_networks
+
+    try:
+        pipeline = Pipeline.load(repository, settings=settings, device=device)
+        check_networks(pipeline)
+    except ValueError as error:
+        raise ModelError(f"{repository}: {error}; 'exatrkx-hpc models check {repository}' may say more") from error
+    return pipeline
+
+
+def load_tracker(repository: Path) -> Callable[[Float32], Int64]:
+    """Return a function from hits, float32 `[N, 3]`, to labels, int64 `[N]`: one thread of the CPU, no server.
+
+    It raises ModelError for hits that the pipeline cannot use. Raises what `load_pipeline` raises.
+    """
+    keep_freed_memory()
+    pipeline = load_pipeline(repository)
+    import torch
+
+    torch.set_num_threads(1)  # of this process: there are as many of them as there are to be threads
+
+    def find(hits: Float32) -> Int64:
+        try:
+            check_hits("FEATURES", hits)
+            return pipeline.find_tracks(hits)
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"direct: {error}") from error
+
+    return find
+
+
+def require_pipeline(repository: Path) -> PipelineSettings:
+    """Return the constants of a repository that `load_pipeline` can use, as far as that is seen at a glance.
+
+    Raises ModelError when a stage or a weight is missing, MissingComponent when PyTorch or SciPy is.
+    """
+    if not repository.is_dir():
+        remedy = f"'exatrkx-hpc models build --device cpu --out {repository}' makes it"
+        raise ModelError(f"model repository {repository} does not exist; {remedy}")
+    settings = pipeline_settings(repository)
+    for name in NETWORK_NAMES:
+        weight = repository / name / "1" / _WEIGHT
+        if not weight.is_file():
+            raise ModelError(f"{name}: the weight {weight} is missing; train or copy it")
+    for package in ("torch", "scipy"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingComponent(f"tracks without a server need {package}; pip install 'exatrkx-hpc[train]'")
+    return settings
+
+
+def pipeline_digest(repository: Path) -> str:
+    """Return the SHA-256 (hexadecimal) of a pipeline's weights and constants; raises what `require_pipeline` does."""
+    digest = hashlib.sha256(repr(require_pipeline(repository)).encode())
+    for name in NETWORK_NAMES:
+        digest.update((repository / name / "1" / _WEIGHT).read_bytes())
+    return digest.hexdigest()
+
+
+def pipeline_settings(repository: Path) -> PipelineSettings:
+    """Return the constants that the stages of a repository have in their config.pbtxt.
+
+    Raises ModelError when a stage is missing, or a constant is no number.
+    """
+    stages = {stage: read_model(repository / stage).parameters for stage, _ in CONSTANTS.values()}
+    stated = {
+        field: stages[stage][parameter] for field, (stage, parameter) in CONSTANTS.items() if parameter in stages[stage]
+    }
+    try:
+        return settings_of(stated)
+    except ValueError as error:
+        raise ModelError(f"{repository}: a constant is no number ({error}); correct it in config.pbtxt") from error
+
+
+def is_fused(model: Model) -> bool:
+    """Say whether `model` is the whole pipeline in one: a Python model that is told where the networks are."""
+    return model.backend == "python" and "networks" in model.parameters
+
+
+def fused_faults(model: Model, others: Mapping[str, Model]) -> Iterator[Fault]:
+    """Yield what makes the fused `model` differ from the stages among `others`, as pairs (what, remedy)."""
+    folder = networks_folder(model.folder, model.parameters)
+    for name in NETWORK_NAMES:
+        network = others.get(name) if folder == model.folder.parent else None
+        if network is not None:
+            yield from _other_weights(network)
+        elif not (folder / name / "1" / _WEIGHT).is_file():
+            yield f"the weight {folder / name / '1' / _WEIGHT} is missing", "put it there, or correct 'networks'"
+    for field, (stage, parameter) in CONSTANTS.items():
+        theirs = others[stage].parameters.get(parameter) if stage in others else None
+        ours = model.parameters.get(field)
+        if theirs != ours and stage in others:
+            yield f"{field} is {ours}, but {parameter} of {stage} is {theirs}", "make them the same"
+
+
+def _other_weights(network: Model) -> Iterator[Fault]:
+    """Yield a fault if Triton serves another file of `network` than its 1/model.pt; one that lacks says so itself."""
+    weight = network.parameters.get(WEIGHTS) or network.config.default_model_filename or _WEIGHT
+    served = network.served()
+    if served and (served != (1,) or weight != _WEIGHT):
+        found = ", ".join(f"{version}/{weight}" for version in served)
+        yield f"it runs 1/{_WEIGHT} of {network.name}, but Triton serves {found}", f"have 1/{_WEIGHT} alone there"

@@ -1,0 +1,150 @@
+"""Is a TorchScript file the network it is meant to be? Asks it on a sample: tensors in, tensors out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exatrkx_hpc.errors import ModelError
+from exatrkx_hpc.models.torchscript import load_torchscript, reason
+from exatrkx_hpc.tracking.constants import Float32, Int64
+from exatrkx_hpc.tracking.synthetic import generate_event
+
+_INPUTS = ("INPUT__0 float32 [N, 3]", "INPUT__1 int64 [2, E]")
+_OUTPUT = "OUTPUT__0"
+#: The smallest events: how many hits and how many edges.
+_SMALL = {"embed": ((0, 0), (1, 0), (2, 0)), "filter": ((0, 0), (1, 0), (2, 0), (2, 1))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """What a network gave on the sample: its file and the sha256 of it, its output's dims, and what to know of it.
+
+    `dims` is `(-1, D)` of an embedding, `(-1,)` or `(-1, 1)` of an edge network. `notes` are sentences about small
+    events that it cannot do.
+    """
+
+    model: str
+    file: Path
+    sha256: str
+    dims: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def check_network(model: str, file: Path) -> Signature:
+    """Return the signature of the network in `file` as `model`, which is embed, filter or gnn.
+
+    Raises ModelError, which names model, file, tensor and what was expected, unless it takes hits (float32
+    `[N, 3]`), an edge network also edges (int64 `[2, E]`), and gives finite float32 numbers: `[N, D]` of an
+    embedding, `[E]` or `[E, 1]` of an edge network. MissingComponent without PyTorch.
+    """
+    network = load_torchscript(model, file)
+    _check_arguments(model, file, network)
+    hits, edges = _sample()
+    answer = _ask(model, file, network, hits, edges)
+    rows = len(hits) if model == "embed" else edges.shape[1]
+    fault = _fault(model, answer, rows)
+    if fault:
+        raise ModelError(f"{model}: {file}: {fault}; choose another file")
+    dims = (-1, *answer.shape[1:])
+    return Signature(
+        model=model,
+        file=file,
+        sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        dims=dims,
+        notes=tuple(_notes(model, file, network, dims)),
+    )
+
+
+def _sample() -> tuple[Float32, Int64]:
+    """Return hits `[N, 3]` of a synthetic event and edges `[2, E]` between them, the larger hit number first."""
+    rng = np.random.default_rng(0)
+    hits = generate_event(rng, n_tracks=20).hits
+    pairs = rng.integers(len(hits), size=(2, 3 * len(hits)))
+    return hits, np.stack([pairs.max(axis=0), pairs.min(axis=0)])[:, pairs[0] != pairs[1]]
+
+
+def _check_arguments(model: str, file: Path, network: Any) -> None:  # noqa: ANN401 - a TorchScript module
+    wanted = 1 if model == "embed" else 2
+    names = " and ".join(_INPUTS[:wanted])
+    try:
+        arguments = network.forward.schema.arguments[1:]
+    except AttributeError as error:
+        raise ModelError(f"{model}: {file} has no forward(); save a module that takes {names}") from error
+    needed = sum(not argument.has_default_value() for argument in arguments)
+    if not needed <= wanted <= len(arguments):
+        swapped = "; are --embed and the other files swapped?" if {needed, wanted} == {1, 2} else ""
+        taken = ", ".join(f"{argument.name}: {argument.type}" for argument in arguments)
+        raise ModelError(f"{model}: {file} takes ({taken}); expected {names}{swapped or '; choose another file'}")
+
+
+def _ask(model: str, file: Path, network: Any, hits: Float32, edges: Int64) -> Any:  # noqa: ANN401 - as above
+    try:
+        return _run(model, network, hits, edges)
+    except _errors() as error:
+        names = " and ".join(_INPUTS[: 1 if model == "embed" else 2])
+        if "cuda" in str(network.inlined_graph):
+            raise ModelError(
+                f"{model}: {file} has a GPU written into its code, so it runs nowhere else ({reason(error)}); "
+                "trace it again on the CPU, or script it"
+            ) from error
+        raise ModelError(f"{model}: {file} fails on {names}: {reason(error)}; choose another file") from error
+
+
+def _run(model: str, network: Any, hits: Float32, edges: Int64) -> Any:  # noqa: ANN401 - as above
+    import torch
+
+    arrays = (hits,) if model == "embed" else (hits, edges)
+    # Each sample runs once: compiling for it would take longer than all of them.
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        return network(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """Return what a TorchScript program may raise; its own `raise` is a torch.jit.Error."""
+    import torch
+
+    return (RuntimeError, ValueError, TypeError, IndexError, torch.jit.Error)
+
+
+def _fault(model: str, answer: Any, rows: int) -> str:  # noqa: ANN401 - as above
+    """Return what is wrong with an answer for `rows` hits or edges, '' if nothing is."""
+    import torch
+
+    expected = f"float32 [{rows}, D]" if model == "embed" else f"float32 [{rows}] or [{rows}, 1]"
+    if not isinstance(answer, torch.Tensor):
+        return f"{_OUTPUT} is a {type(answer).__name__}; expected one tensor, {expected}"
+    shape = tuple(answer.shape)
+    found = f"{_OUTPUT} is {str(answer.dtype).removeprefix('torch.')} {list(shape)}; expected {expected}"
+    right = len(shape) == 2 and shape[0] == rows and shape[1] > 0 if model == "embed" else shape in ((rows,), (rows, 1))
+    if answer.dtype != torch.float32 or not right:
+        return found
+    if not torch.isfinite(answer).all():
+        return f"{_OUTPUT} has a NaN or an infinity for a good event; expected finite numbers"
+    return ""
+
+
+def _notes(model: str, file: Path, network: Any, dims: tuple[int, ...]) -> Iterator[str]:  # noqa: ANN401 - as above
+    """Yield what happens with the smallest events, where it is not what should."""
+    hits, _ = _sample()
+    for n_hits, n_edges in _SMALL.get(model, _SMALL["filter"]):
+        edges = np.array([[1], [0]], dtype=np.int64)[:, :n_edges]
+        rows = n_hits if model == "embed" else n_edges
+        try:
+            answer = _run(model, network, hits[:n_hits], edges)
+        except _errors() as error:
+            fault = reason(error)
+        else:
+            fault = _fault(model, answer, rows) or _other_shape(tuple(answer.shape), (rows, *dims[1:]))
+        if fault:
+            what = f"{n_hits} hit(s)" if model == "embed" else f"{n_hits} hit(s) and {n_edges} edge(s)"
+            yield f"{model}: {file.name} cannot do {what}, so such an event may get an error: {fault}"
+
+
+def _other_shape(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    return "" if found == expected else f"{_OUTPUT} is {list(found)}; expected {list(expected)}"

@@ -1,0 +1,73 @@
+"""Load a TorchScript file that somebody else made, or say what it is instead.
+
+Only `torch.jit.load` reads it. That runs no pickled Python, unlike `torch.load`. A TorchScript file is a program
+all the same: take it from people whom you trust.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from exatrkx_hpc.errors import MissingComponent, ModelError
+
+#: The attribute of a TorchScript archive that a checkpoint of torch.save lacks.
+_PROGRAM = "constants.pkl"
+_REMEDY = "make one with torch.jit.script(module.eval()).save(FILE)"
+
+
+def load_torchscript(name: str, path: Path) -> Any:  # noqa: ANN401 - torch is an optional package
+    """Return the network of a file on the CPU, in evaluation mode, wherever it was saved; `name` is the model's.
+
+    Raises ModelError when it cannot be read or is something else, MissingComponent without PyTorch.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingComponent(f"checking weights needs PyTorch ({error}); pip install 'exatrkx-hpc[train]'") from error
+    _refuse_other_files(name, path)
+    try:
+        with warnings.catch_warnings():
+            # torch 2.9 and later advise against TorchScript, which is what Triton's PyTorch backend reads.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelError(f"{name}: {path} cannot be loaded: {reason(error)}; {_help(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """Return the line of torch's long message that says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if line.startswith("Unknown builtin op")]
+    # An error inside a TorchScript program ends with its cause; one of the loader begins with it.
+    raised = [line for line in lines if line.startswith("RuntimeError: ")]
+    line = (telling or raised[-1:] or lines or [type(error).__name__])[0]
+    return line.removeprefix("RuntimeError: ").removesuffix(".")[:300]
+
+
+def _help(error: Exception) -> str:
+    if "Unknown builtin op" in str(error):
+        return "it was made with operators of another package; export it with those of torch alone"
+    return f"copy it again, or {_REMEDY}"
+
+
+def _refuse_other_files(name: str, path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise ModelError(f"{name}: {path} cannot be read: {error.strerror}; name a TorchScript file") from error
+    if not start:
+        raise ModelError(f"{name}: {path} is empty; copy it again")
+    members = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+    held = {member.rpartition("/")[2] for member in members}
+    # Protocol 2 and later of Python's pickle begin with this byte.
+    if (members and _PROGRAM not in held and "data.pkl" in held) or (not members and start.startswith(b"\x80")):
+        raise ModelError(
+            f"{name}: {path} is a checkpoint of torch.save (a state_dict or a pickled module), not TorchScript; "
+            f"{_REMEDY}"
+        )
+    if _PROGRAM not in held:
+        raise ModelError(f"{name}: {path} is no TorchScript file; {_REMEDY}")

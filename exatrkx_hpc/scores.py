@@ -1,0 +1,198 @@
+"""The results of a run and their truth become figures: what `exatrkx-hpc score` calls and a notebook may."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exatrkx_hpc.errors import InputError
+from exatrkx_hpc.models.pipeline import load_pipeline
+from exatrkx_hpc.tracking.matching import match_event
+from exatrkx_hpc.tracking.profiles import Profile, profile_event, total_profiles, wilson_interval
+from exatrkx_hpc.tracking.scoring import MIN_PARTICLE_HITS, MIN_PT_GEV, MIN_TRACK_HITS, Score, score_matches, total
+from exatrkx_hpc.tracking.stage_scoring import StageScore, score_stages, total_stages
+from exatrkx_hpc.tracking.synthetic import TRUTH_FOLDER, TruthEvent, read_event
+from exatrkx_hpc.work.events import find_events, read_labels
+
+if TYPE_CHECKING:
+    from exatrkx_hpc.tracking.pipeline import Pipeline
+
+#: The folder of label files within the results of a run.
+LABELS = "labels"
+#: Called as (stage, done, total) after each event.
+Progress = Callable[[str, int, int], None]
+_RATES = {
+    "efficiency": ("found", "particles"),
+    "purity": ("right_hits", "matched_hits"),
+    "duplicate_rate": ("duplicates", "tracks"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which particles and tracks count: above `min_pt` GeV, `min_hits` hits; a track from `min_track_hits` hits."""
+
+    min_pt: float = MIN_PT_GEV
+    min_hits: int = MIN_PARTICLE_HITS
+    min_track_hits: int = MIN_TRACK_HITS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsScore:
+    """The score of a folder of results: over `events`, with its profiles and, where asked for, its stages.
+
+    `without_truth` are the names of results without a truth, `without_results` those of events without a result;
+    neither is part of the score.
+    """
+
+    selection: Selection
+    events: int
+    without_truth: tuple[str, ...]
+    without_results: tuple[str, ...]
+    score: Score
+    profiles: tuple[Profile, ...]
+    stages: tuple[StageScore, ...]
+
+    def rates(self) -> dict[str, tuple[float, float, float]]:
+        """Return each rate with the ends of its interval, as `wilson_interval`; nan for nothing to divide by."""
+        score = self.score
+        counts = {name: (getattr(score, part), getattr(score, whole)) for name, (part, whole) in _RATES.items()}
+        counts["fake_rate"] = (score.tracks - score.matched, score.tracks)
+        found = {}
+        for name in ("efficiency", "purity", "fake_rate", "duplicate_rate"):
+            part, whole = (np.array([count]) for count in counts[name])
+            low, high = wilson_interval(part, whole)
+            found[name] = (float(getattr(score, name)), float(low[0]), float(high[0]))
+        return found
+
+    def to_dict(self) -> dict[str, object]:
+        """Return all of it as JSON has it; null where there is nothing to divide by."""
+        return {
+            "events": self.events,
+            "without_truth": list(self.without_truth),
+            "without_results": list(self.without_results),
+            "selection": asdict(self.selection),
+            "counts": asdict(self.score),
+            **{name: _numbers(triple) for name, triple in self.rates().items()},
+            "profiles": [_profile_dict(profile) for profile in self.profiles],
+            "stages": [_stage_dict(stage) for stage in self.stages],
+        }
+
+
+def score_results(
+    results: Path,
+    truth: Path,
+    *,
+    selection: Selection | None = None,
+    repository: Path | None = None,
+    on_progress: Progress | None = None,
+) -> ResultsScore:
+    """Return the score of what `run-clients` wrote to `results`, against the events of `truth` with their truth.
+
+    `results` holds `labels/NAME.csv`, or the label files themselves; `truth` holds `NAME.csv` and `truth/NAME.csv`,
+    as `events generate` writes them. With a model `repository` the same events also go through its pipeline in this
+    process, and each stage is scored. Raises InputError for a folder or file that cannot be used, or when no event
+    has both; ModelError or MissingComponent for a repository that cannot be run.
+    """
+    chosen = selection or Selection()
+    labels = _label_files(results)
+    events = _truth_events(truth)
+    both = [name for name in events if name in labels]
+    if not both:
+        raise InputError(f"no event of {truth} has labels in {results}; name the folders of one run")
+    pipeline = load_pipeline(repository) if repository is not None else None
+    parts = []
+    for done, name in enumerate(both, start=1):
+        parts.append(_score_one(labels[name], events[name], chosen, pipeline))
+        if on_progress:
+            on_progress("events", done, len(both))
+    scores, profiles, stages = zip(*parts, strict=True)
+    return ResultsScore(
+        selection=chosen,
+        events=len(both),
+        without_truth=tuple(name for name in labels if name not in events),
+        without_results=tuple(name for name in events if name not in labels),
+        score=total(scores),
+        profiles=total_profiles(profiles),
+        stages=total_stages(stages),
+    )
+
+
+def _label_files(results: Path) -> dict[str, Path]:
+    folder = results / LABELS if (results / LABELS).is_dir() else results
+    _require_folder(folder, "the folder that 'exatrkx-hpc run-clients' wrote")
+    try:
+        return {event.name: event.path for event in find_events(folder)}
+    except InputError as error:
+        raise InputError(f"{folder} holds no labels; name the folder that 'exatrkx-hpc run-clients' wrote") from error
+
+
+def _truth_events(folder: Path) -> dict[str, Path]:
+    """Return the events of a folder that have a truth, by name."""
+    _require_folder(folder, "--truth, the folder of events")
+    if not (folder / TRUTH_FOLDER).is_dir():
+        where = folder.parent if folder.name == TRUTH_FOLDER else "the folder that 'exatrkx-hpc events generate' wrote"
+        raise InputError(f"{folder} holds no folder {TRUTH_FOLDER}; --truth wants {where}")
+    known = {event.name for event in find_events(folder / TRUTH_FOLDER)}
+    return {event.name: event.path for event in find_events(folder) if event.name in known}
+
+
+def _require_folder(folder: Path, what: str) -> None:
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; name {what}")
+
+
+def _score_one(
+    labels: Path, event: Path, chosen: Selection, pipeline: Pipeline | None
+) -> tuple[Score, tuple[Profile, ...], tuple[StageScore, ...]]:
+    truth = _read_truth(event)
+    try:
+        matches = match_event(read_labels(labels), truth, min_track_hits=chosen.min_track_hits)
+    except ValueError as error:
+        raise InputError(f"{labels} does not belong to {event}: {error}") from error
+    pt, hits = chosen.min_pt, chosen.min_hits
+    return (
+        score_matches(matches, truth, min_pt=pt, min_hits=hits),
+        profile_event(matches, truth, min_pt=pt, min_hits=hits),
+        score_stages(pipeline, truth, min_pt=pt, min_hits=hits) if pipeline is not None else (),
+    )
+
+
+def _read_truth(event: Path) -> TruthEvent:
+    try:
+        return read_event(event)
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename or event}: {error.strerror}") from error
+    except (ValueError, IndexError) as error:
+        raise InputError(f"{event} and its truth cannot be used: {error}; make them again") from error
+
+
+def _numbers(triple: tuple[float, float, float]) -> dict[str, float | None]:
+    return {key: _number(value) for key, value in zip(("value", "low", "high"), triple, strict=True)}
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _profile_dict(profile: Profile) -> dict[str, object]:
+    low, high = profile.interval
+    columns = {"value": profile.share, "low": low, "high": high}
+    return {
+        "rate": profile.rate,
+        "variable": profile.variable,
+        "edges": profile.edges.tolist(),
+        "part": profile.part.tolist(),
+        "whole": profile.whole.tolist(),
+        **{name: [_number(value) for value in column.tolist()] for name, column in columns.items()},
+    }
+
+
+def _stage_dict(stage: StageScore) -> dict[str, object]:
+    names = ("efficiency", "counted_efficiency", "purity", "neighbour_share")
+    return asdict(stage) | {name: _number(getattr(stage, name)) for name in names}

@@ -1,0 +1,199 @@
+"""Folders of events to the JSON of perf_analyzer (`--input-data`) and back, an event at a time, nothing lost.
+
+The JSON is `{"data": [{"FEATURES": {"content": [...], "shape": [N, 3]}}, ...]}`, or with `"b64"`, the bytes of the
+float32 numbers, in the place of `"content"`. It has no room for the names of events: some modes of perf_analyzer
+refuse any other member than `data` (its DataLoader::GetDatasetSize).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exatrkx_hpc.errors import ConfigError, InputError, OutputError
+from exatrkx_hpc.work.events import COLUMNS, find_events, read_hits
+from exatrkx_hpc.work.json_stream import array_elements
+
+Float32 = NDArray[np.float32]
+#: Called as (stage, done, total) after each event; 0 for a total that is not known.
+Progress = Callable[[str, int, int], None]
+Target = Literal["json", "csv"]
+_KEY = "data"
+#: Nine digits bring a float32 back as it was.
+_DIGITS = "%.9g"
+
+
+def direction(source: Path, to: Target | None) -> Target:
+    """Return what `source` is to become: what `to` says, else JSON for a folder and events for a `*.json`.
+
+    Raises ConfigError when that cannot be told, InputError when there is no source.
+    """
+    if not source.exists():
+        raise InputError(f"there is no {source}; name a folder of events or a JSON file")
+    found: Target | None = "json" if source.is_dir() else "csv" if source.suffix == ".json" else None
+    if to is None and found is None:
+        raise ConfigError(f"{source} is neither a folder nor a *.json; say what it is to become with --to json or csv")
+    if to is not None and (to == "json") != source.is_dir():
+        wanted = "a folder of events" if to == "json" else "a JSON file"
+        raise ConfigError(f"--to {to} wants {wanted}, which {source} is not")
+    return to or found or "csv"
+
+
+def events_to_json(
+    folder: Path, out: Path, *, tensor: str, as_base64: bool = False, on_progress: Progress | None = None
+) -> int:
+    """Write the events of `folder`, in natural order, as the tensor `tensor` of perf_analyzer's data; return how many.
+
+    `out` is written aside and renamed, so it is whole or as it was. Raises InputError for a folder or an event that
+    cannot be read, OutputError when `out` cannot be written.
+    """
+    events = find_events(folder)
+    with _whole_file(out) as file:
+        file.write(f'{{"{_KEY}":[')
+        for number, event in enumerate(events):
+            file.write(",\n" if number else "\n")
+            file.write(_element(read_hits(event.path), tensor, as_base64=as_base64))
+            if on_progress:
+                on_progress("events", number + 1, len(events))
+        file.write("\n]}\n")
+    return len(events)
+
+
+def json_to_events(
+    path: Path, out: Path, *, tensor: str, names: Sequence[str] | None = None, on_progress: Progress | None = None
+) -> int:
+    """Write each event of perf_analyzer's data as a file in the new folder `out`; return how many.
+
+    The files are `evt_000000.csv` and so on, or have the names of `names`, one an event. `out` must not hold anything;
+    it appears as a whole at the end. Raises InputError for JSON or an event that cannot be used, OutputError when
+    `out` cannot be written.
+    """
+    count = 0
+    with _whole_folder(out) as folder:
+        for count, hits in enumerate(_events(path, tensor), start=1):
+            if names is not None and count > len(names):
+                break
+            name = names[count - 1] if names is not None else f"evt_{count - 1:06d}"
+            (folder / f"{name}.csv").write_text(_csv(hits))
+            if on_progress:
+                on_progress("events", count, len(names or ()))
+        if names is not None and count != len(names):
+            more = "more" if count > len(names) else "less"
+            raise InputError(f"{path} holds {more} than the {len(names)} events whose names it is to have")
+        if not count:
+            raise InputError(f"{path} holds no event")
+    return count
+
+
+def _element(hits: Float32, tensor: str, *, as_base64: bool) -> str:
+    shape = f'"shape":[{len(hits)},{COLUMNS}]'
+    if as_base64:
+        text = base64.b64encode(hits.astype("<f4").tobytes()).decode()
+        return f'{{"{tensor}":{{"b64":"{text}",{shape}}}}}'
+    content = ",".join([_DIGITS] * hits.size) % tuple(hits.ravel().tolist())
+    return f'{{"{tensor}":{{"content":[{content}],{shape}}}}}'
+
+
+def _csv(hits: Float32) -> str:
+    line = ",".join([_DIGITS] * COLUMNS) + "\n"
+    return line * len(hits) % tuple(hits.ravel().tolist())
+
+
+def _events(path: Path, tensor: str) -> Iterator[Float32]:
+    """Yield the hits of each event; an array in the place of an event is a sequence of them."""
+    number = 0
+    for element in array_elements(path, _KEY):
+        for step in element if isinstance(element, list) else [element]:
+            where = f"{path}: event {number}"
+            if not isinstance(step, dict) or tensor not in step:
+                found = ", ".join(map(str, step)) if isinstance(step, dict) and step else "none"
+                raise InputError(f"{where} has no tensor {tensor} (it has: {found}); --tensor names another")
+            yield _hits(step[tensor], f"{where}: {tensor}")
+            number += 1
+
+
+def _hits(tensor: object, where: str) -> Float32:
+    """Return the hits `[N, 3]` of one tensor; raise InputError when it is none."""
+    held = tensor if isinstance(tensor, dict) else {"content": tensor}
+    content = held.get("content")
+    if isinstance(content, dict):  # an older way to write it
+        held = {**held, **content}
+    values = _decoded(held["b64"], where) if "b64" in held else _numbers(content, where)
+    hits = values.size // COLUMNS
+    shape = held.get("shape", [hits, COLUMNS])
+    if shape != [hits, COLUMNS]:
+        raise InputError(f"{where} has the shape {shape} and {values.size} numbers; [N, {COLUMNS}] is wanted")
+    if values.size % COLUMNS:
+        raise InputError(f"{where} has {values.size} numbers, which is no multiple of {COLUMNS}")
+    if not np.isfinite(values).all():
+        raise InputError(f"{where} has a NaN or an infinity; a hit is three finite numbers")
+    return values.reshape(-1, COLUMNS)
+
+
+def _decoded(text: object, where: str) -> Float32:
+    if not isinstance(text, str):
+        raise InputError(f"{where}: b64 is no string")
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(f"{where}: b64 is no base64: {error}") from error
+    if len(data) % 4:
+        raise InputError(f"{where}: b64 has {len(data)} bytes, which are no float32 numbers")
+    return np.frombuffer(data, dtype="<f4").astype(np.float32)
+
+
+def _numbers(content: object, where: str) -> Float32:
+    if not isinstance(content, list):
+        raise InputError(f"{where} has neither content, a list of numbers, nor b64")
+    flat = [value for part in content for value in (part if isinstance(part, list) else [part])]
+    bad = [value for value in flat if type(value) not in (int, float)]  # nor True, which is an int to Python
+    if bad:
+        raise InputError(f"{where}: {str(bad[0])[:40]!r} in content is no number")
+    try:
+        with np.errstate(over="ignore"):  # 1e39 becomes an infinity, and is refused
+            return np.array(flat, dtype=np.float32)
+    except OverflowError as error:  # a whole number of hundreds of digits
+        raise InputError(f"{where}: content has a number that is not finite in single precision") from error
+
+
+@contextlib.contextmanager
+def _whole_file(out: Path) -> Iterator[IO[str]]:
+    """Give a file to write to; it takes the place of `out` when the block ends well."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                yield file
+            Path(aside).chmod(0o644)
+            Path(aside).replace(out)
+        except BaseException:
+            Path(aside).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror}; make room, or choose another file") from error
+
+
+@contextlib.contextmanager
+def _whole_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to write to; it becomes `out` when the block ends well."""
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise OutputError(f"{out} exists and is not empty; remove it, or choose another folder")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as aside:
+            fresh = Path(aside) / "events"
+            fresh.mkdir()
+            yield fresh
+            fresh.replace(out)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror}; make room, or choose another folder") from error

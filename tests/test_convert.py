@@ -1,0 +1,193 @@
+"""`events convert`: to perf_analyzer's JSON and back, nothing lost, one event in memory at a time."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import complaint, exatrkx_hpc
+
+from exatrkx_hpc.errors import ConfigError, InputError, OutputError
+from exatrkx_hpc.work.convert import direction, events_to_json, json_to_events
+from exatrkx_hpc.work.events import find_events, read_hits
+from exatrkx_hpc.work.json_stream import array_elements
+
+
+def hits(seed: int, n: int) -> np.ndarray:
+    """Numbers of all sizes, each bit of which must survive."""
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2**32, size=4 * 3 * n, dtype=np.uint32).view(np.float32)
+    return bits[np.isfinite(bits)][: 3 * n].reshape(n, 3)
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> Path:
+    folder = tmp_path / "events"
+    (folder / "truth").mkdir(parents=True)
+    for name, n in (("evt_2", 300), ("evt_10", 1), ("evt_11", 0)):
+        np.savetxt(folder / f"{name}.csv", hits(n, n), fmt="%.9g", delimiter=",")
+    return folder
+
+
+@pytest.mark.parametrize("as_base64", [False, True], ids=["numbers", "base64"])
+def test_there_and_back_gives_every_bit_again(events: Path, tmp_path: Path, as_base64: bool) -> None:
+    there, back = tmp_path / "deep" / "x.json", tmp_path / "back"
+    assert events_to_json(events, there, tensor="FEATURES", as_base64=as_base64) == 3
+    names = [event.name for event in find_events(events)]
+    assert json_to_events(there, back, tensor="FEATURES", names=names) == 3
+    assert [event.name for event in find_events(back)] == ["evt_2", "evt_10", "evt_11"]
+    for event in find_events(events):
+        assert read_hits(back / event.path.name).tobytes() == read_hits(event.path).tobytes()
+    assert read_hits(back / "evt_2.csv").tobytes() == hits(300, 300).tobytes()
+
+
+def test_the_json_is_that_of_perf_analyzer(events: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.json"
+    events_to_json(events, out, tensor="INPUT__0")
+    data = json.loads(out.read_text())
+    assert list(data) == ["data"], "some modes of perf_analyzer refuse any other member"
+    assert [list(step) for step in data["data"]] == [["INPUT__0"]] * 3
+    tensors = [step["INPUT__0"] for step in data["data"]]
+    assert [tensor["shape"] for tensor in tensors] == [[300, 3], [1, 3], [0, 3]]
+    assert [len(tensor["content"]) for tensor in tensors] == [900, 3, 0]
+    assert out.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"data":[{"X":[1,2,3]},{"X":[[4,5,6],[7,8,9]]}]}',
+        '\ufeff {\n"data" : [ [ {"X": {"content":[1,2,3]}} ] ,\n'
+        ' {"X":{"content":[4,5,6,7,8,9],"shape":[2,3]},"model":"m"}] }',
+        '{"data":[{"X":{"content":{"b64":"AACAPwAAAEAAAEBA"}}},{"X":[4,5,6,7,8,9]}], "validation_data": []}',
+    ],
+)
+def test_other_ways_to_write_it_are_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    assert json_to_events(tmp_path / "x.json", tmp_path / "out", tensor="X") == 2
+    assert read_hits(tmp_path / "out" / "evt_000000.csv").tolist() == [[1, 2, 3]]
+    assert read_hits(tmp_path / "out" / "evt_000001.csv").tolist() == [[4, 5, 6], [7, 8, 9]]
+
+
+WRONG = {
+    "": "does not begin with",
+    '{"x":[]}': 'does not begin with {"data": [',
+    '{"data":{"X":[1,2,3]}}': "does not begin with",
+    '{"data":[]}': "holds no event",
+    '{"data":[': "event 0 is no object; it is cut off",
+    '{"data":[{"X":[1,2,3]},]}': "event 1 is no object",
+    '{"data":[{"X":[1,2,3]} {"X":[1,2,3]}]}': "neither a comma nor ] after event 0",
+    '{"data":[{"X":[1,2,3]}]': "without a }; it is cut off",
+    '{"data":[{"X":[1,2,3': "ends within event 0; it is cut off",
+    '{"data":[{"X":"\\"': "ends within event 0",
+    '{"data":[{"X":[1,2 3]}]}': "event 0 is no JSON: Expecting ',' delimiter",
+    '{"data":[{"X":[1,2,3}]}': "event 0 is no JSON",
+    '{"data":[7]}': "event 0 is no object",
+    '{"data":[{"Y":[1,2,3]}]}': "event 0 has no tensor X (it has: Y)",
+    '{"data":[[7]]}': "event 0 has no tensor X (it has: none)",
+    '{"data":[{"X":[1,2,3]},{"X":[1,2,"z"]}]}': "event 1: X: 'z' in content is no number",
+    '{"data":[{"X":[1,2,true]}]}': "'True' in content is no number",
+    '{"data":[{"X":[1,2,null]}]}': "'None' in content is no number",
+    '{"data":[{"X":[1,2,NaN]}]}': "X has a NaN or an infinity",
+    '{"data":[{"X":[1,2,1e39]}]}': "X has a NaN or an infinity",
+    '{"data":[{"X":[1,2,1' + "0" * 400 + "]}]}": "content has a number that is not finite",
+    '{"data":[{"X":[1,2,3,4]}]}': "4 numbers, which is no multiple of 3",
+    '{"data":[{"X":{"content":[1,2,3],"shape":[3,1]}}]}': "has the shape [3, 1] and 3 numbers",
+    '{"data":[{"X":{"content":[1,2,3],"shape":"big"}}]}': "has the shape big",
+    '{"data":[{"X":{"shape":[1,3]}}]}': "has neither content, a list of numbers, nor b64",
+    '{"data":[{"X":{"b64":7}}]}': "b64 is no string",
+    '{"data":[{"X":{"b64":"*"}}]}': "b64 is no base64",
+    '{"data":[{"X":{"b64":"AAAAAA=="}}]}': "is no multiple of 3",
+    '{"data":[{"X":{"b64":"AAA="}}]}': "b64 has 2 bytes",
+}
+
+
+@pytest.mark.parametrize("text", WRONG, ids=range(len(WRONG)))
+def test_what_is_wrong_with_the_json_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError) as caught:
+        json_to_events(tmp_path / "x.json", tmp_path / "out", tensor="X")
+    message = str(caught.value)
+    assert message.startswith(str(tmp_path / "x.json")) and WRONG[text] in message and "\n" not in message
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"], "something was left behind"
+
+
+def test_names_must_be_as_many_as_events(events: Path, tmp_path: Path) -> None:
+    events_to_json(events, tmp_path / "x.json", tensor="X")
+    for names, says in ((["a", "b"], "holds more than the 2"), (list("abcd"), "holds less than the 4")):
+        with pytest.raises(InputError, match=says):
+            json_to_events(tmp_path / "x.json", tmp_path / "out", tensor="X", names=names)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_event_leaves_an_earlier_json_as_it_was(events: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("earlier")
+    (events / "evt_3.csv").write_text("1,2\n")
+    with pytest.raises(InputError, match=r"evt_3\.csv:1: 2 columns"):
+        events_to_json(events, tmp_path / "x.json", tensor="X")
+    assert (tmp_path / "x.json").read_text() == "earlier"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events", "x.json"]
+
+
+def test_a_folder_that_holds_something_is_left_alone(events: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"data":[{"X":[1,2,3]}]}')
+    with pytest.raises(OutputError, match="is not empty"):
+        json_to_events(tmp_path / "x.json", events, tensor="X")
+    (tmp_path / "new").mkdir()
+    assert json_to_events(tmp_path / "x.json", tmp_path / "new", tensor="X") == 1
+
+
+def test_a_full_disk_is_one_line(events: Path, tmp_path: Path, full_disk: Callable[[], None]) -> None:
+    full_disk()
+    with pytest.raises(OutputError, match=r"x\.json cannot be written: File too large"):
+        events_to_json(events, tmp_path / "x.json", tensor="X")
+    assert not (tmp_path / "x.json").exists()
+
+
+@pytest.fixture
+def full_disk():
+    """No file may grow beyond 100 bytes, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_an_event_larger_than_any_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"data":[{"X":[' + "1," * (2 << 20))
+    with pytest.raises(InputError, match="do its brackets match"):
+        list(array_elements(tmp_path / "x.json", "data", longest=1 << 20))
+
+
+def test_the_elements_of_a_long_file_are_read_one_by_one(tmp_path: Path) -> None:
+    """What is behind the first elements may be anything: it is not read yet."""
+    text = ", ".join('{"s": "a]}\\"' + "x" * 100_000 + '"}' for _ in range(60))
+    (tmp_path / "x.json").write_text('{"data": [' + text + ", nonsense")
+    elements = array_elements(tmp_path / "x.json", "data")
+    assert all(len(next(elements)["s"]) == 100_004 for _ in range(60))
+    with pytest.raises(InputError, match="event 60 is no object"):
+        next(elements)
+
+
+def test_the_direction_comes_from_the_source(events: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("")
+    (tmp_path / "x.txt").write_text("")
+    assert direction(events, None) == direction(events, "json") == "json"
+    assert direction(tmp_path / "x.json", None) == direction(tmp_path / "x.txt", "csv") == "csv"
+    for source, to, says in (("x.txt", None, "--to json or csv"), ("events", "csv", "wants a JSON file")):
+        with pytest.raises(ConfigError, match=says):
+            direction(tmp_path / source, to)
+    with pytest.raises(InputError, match="there is no"):
+        direction(tmp_path / "nowhere", None)
+
+
+def test_the_command(events: Path, tmp_path: Path) -> None:
+    done = exatrkx_hpc("events", "convert", "events", "x.json", "--tensor", "X", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "3 events in x.json\n"), done.stderr
+    back = exatrkx_hpc("events", "convert", "x.json", "back", "--tensor", "X", "--names", "events", cwd=tmp_path)
+    assert back.returncode == 0 and (tmp_path / "back" / "evt_10.csv").is_file()
+    wrong = exatrkx_hpc("events", "convert", "x.json", "again", cwd=tmp_path)
+    assert "event 0 has no tensor FEATURES (it has: X)" in complaint(wrong, 6)
