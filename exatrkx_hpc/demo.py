@@ -65,14 +65,14 @@ def run_demo(
     _take_folder(settings.folder)
     what = _farm(settings)
     tell(f"models: building {what.server.model_repository}")
-    build(asset("model_repos/exatrkx"), Path(what.server.model_repository), device="cpu")
+    build(asset("model_repos/exatrkx"), Path(what.server.model_repository), device="cpu", fused=False)
     tell(f"events: making {settings.events} with known truth")
     events = settings.folder / "events"
     synthetic.write_events(events, events=settings.events, seed=_SEED)
     with farm.running(what, tell=tell, wait=_WAIT_READY) as (job, watch):
         record = farm.endpoint_record(what, job.id)
         tell(f"endpoint: {watch.endpoint}, ready {time.monotonic() - began:.0f} s after the start")
-        report = farm.run_clients(_clients(settings, watch.endpoint), show)
+        report = farm.run_clients(_clients(settings, watch.endpoint), show, farm=what)
         shares = stage_shares(fleet_times([fetch(address) for address in record.metrics.values()]))
         result = DemoResult(
             endpoint=watch.endpoint,

@@ -141,8 +141,16 @@ def test_a_network_without_weights_says_which_file_is_missing() -> None:
 def test_a_network_that_does_not_answer_as_promised_is_not_loaded() -> None:
     pytest.importorskip("torch")
     weights = asset("model_repos/exatrkx") / "embed/1/model.pt"
-    with pytest.raises((BadTensor, RuntimeError)):
+    with pytest.raises(
+        ValueError, match=r"gnn: .*the network does not take INPUT__0 float32 \[N, 3\] and INPUT__1 int64"
+    ):
         _stage(TorchScriptStage, "gnn", weights=str(weights))
+    weights = asset("model_repos/exatrkx") / "gnn/1/model.pt"
+    with pytest.raises(ValueError, match=r"embed: .*the network does not take INPUT__0 float32 \[N, 3\] and give one"):
+        _stage(TorchScriptStage, "embed", weights=str(weights))
+    with pytest.raises(ValueError, match=r"embed: .*config\.pbtxt is no TorchScript file"):
+        weights = asset("model_repos/exatrkx") / "gnn/1/../config.pbtxt"
+        _stage(TorchScriptStage, "embed", weights=str(weights))
 
 
 @pytest.mark.parametrize("n_hits", [0, 1, 2, 50])
@@ -175,7 +183,7 @@ def test_numpy_2_is_refused_unless_allowed(version: str, refused: bool) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
     work_dir = tmp_path_factory.mktemp("serving")
     built = build(asset("model_repos/exatrkx"), work_dir / "repository", device="cpu", instances=1)
-    with running_triton(built.path, work_dir, address="127.0.0.133") as running:
+    with running_triton(built.path, work_dir) as running:
         yield running
 
 
@@ -297,8 +305,24 @@ def test_wcc_still_takes_the_two_inputs_of_the_public_service(infer: Infer) -> N
 
 
 NAN = np.full((2, 3), np.nan, dtype=np.float32)
+MILLIMETRES = np.array([[0.1, 0, 0], [260, 0, 0]], dtype=np.float32)
 MALFORMED = {
     "nan": ("exatrkx", {"FEATURES": NAN}, "embed: INPUT__0 has a NaN or an infinity in row 0"),
+    "range": ("exatrkx", {"FEATURES": MILLIMETRES}, "embed: INPUT__0 has r / 3000 mm = 260 in row 1, which is out of"),
+    "wcc-hits": (
+        "wcc",
+        {"INPUT0": edges((1, 0)), "INPUT1": floats(1), "INPUT2": MILLIMETRES},
+        "wcc: INPUT2 has r / 3000 mm = 260 in row 1",
+    ),
+    "fused-nan": ("exatrkx_fused", {"FEATURES": NAN}, "exatrkx_fused: FEATURES has a NaN or an infinity in row 0"),
+    "fused-range": ("exatrkx_fused", {"FEATURES": MILLIMETRES}, "exatrkx_fused: FEATURES has r / 3000 mm = 260"),
+    "fused-columns": (
+        "exatrkx_fused",
+        {"FEATURES": np.zeros((4, 2), np.float32)},
+        "unexpected shape for input 'FEATURES' for model 'exatrkx_fused'. Expected [-1,3], got [4,2]",
+    ),
+    "fused-rank": ("exatrkx_fused", {"FEATURES": np.zeros(3, np.float32)}, "Expected [-1,3], got [3]"),
+    "fused-type": ("exatrkx_fused", {"FEATURES": np.zeros((4, 3))}, "'FP64', but model 'exatrkx_fused' expects 'FP32'"),
     "columns": ("exatrkx", {"FEATURES": np.zeros((4, 2), np.float32)}, "unexpected shape for input 'FEATURES'"),
     "rank": ("exatrkx", {"FEATURES": np.zeros(3, np.float32)}, "unexpected shape for input 'FEATURES'"),
     "type": ("exatrkx", {"FEATURES": np.zeros((4, 3))}, "FP64"),
@@ -330,7 +354,7 @@ def test_bad_input_is_an_error_and_the_server_lives_on(server: RunningTriton, in
         infer(model, **tensors)
     assert says in str(error.value)
     assert server.is_ready()
-    assert infer("exatrkx", FEATURES=hits(5)).shape == (5,)
+    assert infer(model if "fused" in model else "exatrkx", FEATURES=hits(5)).shape == (5,)
 
 
 @pytest.mark.triton
@@ -341,7 +365,7 @@ def test_a_server_under_numpy_2_does_not_load_the_model(tmp_path: Path) -> None:
     code.write_text(f"{code.read_text()}\nimport numpy\nnumpy.__version__ = '2.1.0'\n")
     with (
         pytest.raises(DidNotStart, match="put numpy<2 into the models' Python environment"),
-        running_triton(repository, tmp_path, address="127.0.0.134"),
+        running_triton(repository, tmp_path),
     ):
         pass
 
@@ -350,7 +374,7 @@ def test_a_server_under_numpy_2_does_not_load_the_model(tmp_path: Path) -> None:
 def test_several_instances_share_the_work(tmp_path: Path) -> None:
     repository = small_repository(tmp_path / "repository")
     out = build(repository, tmp_path / "out", device="cpu", instances=2).path
-    with running_triton(out, tmp_path, address="127.0.0.134") as server:
+    with running_triton(out, tmp_path) as server:
         assert server.log.read_text().count("ModelInstanceInitialize: frnn_0_") == 2
         assert all(name.startswith(server.prefix) for name in server.segments())
         assert len(server.segments()) == 4
@@ -365,5 +389,5 @@ def test_an_environment_is_used(tmp_path: Path) -> None:
     code = repository / "frnn/1/model.py"
     code.write_text(f"import os\nprint('MARKED', os.environ.get('MARKED'), flush=True)\n{code.read_text()}")
     out = build(repository, tmp_path / "out", device="cpu", environment=environment).path
-    with running_triton(out, tmp_path, address="127.0.0.134") as server:
+    with running_triton(out, tmp_path) as server:
         assert "MARKED yes" in server.log.read_text()
