@@ -12,7 +12,15 @@ from fakes.running import fake_triton, free_port
 from exatrkx_hpc.errors import ConfigError, EndpointError, InputError, ModelError
 from exatrkx_hpc.work.client import Client, check_endpoint, checked_address, checked_hits
 from exatrkx_hpc.work.endpoint import Endpoint
-from exatrkx_hpc.work.retry import CHANNEL_OPTIONS, Patience, RequestFailed, explain, persist, worth_repeating
+from exatrkx_hpc.work.retry import (
+    CHANNEL_OPTIONS,
+    Patience,
+    RequestFailed,
+    UnknownModel,
+    explain,
+    persist,
+    worth_repeating,
+)
 
 
 def expected(hits):
@@ -112,6 +120,18 @@ def test_no_patience_and_no_worth_mean_no_pause(patience, status):
     assert time.pauses == []
 
 
+def test_an_unknown_model_is_waited_for_but_not_as_long_as_a_server():
+    async def attempt():
+        raise RequestFailed("NOT_FOUND", "Request for unknown model: 'exatrkx' is not found")
+
+    time = Time()
+    patience = Patience(seconds=1000, unknown_model=20)
+    with pytest.raises(RequestFailed) as caught:
+        asyncio.run(persist(attempt, patience=patience, clock=lambda: time.now, sleep=time.sleep))
+    assert time.now == pytest.approx(20)
+    assert isinstance(explain(caught.value, server="h:1", model="exatrkx"), UnknownModel)
+
+
 def test_a_long_reason_of_many_lines_becomes_one_short_line():
     failure = RequestFailed("INTERNAL", "Traceback:\n  File x\n" + "y" * 5000)
     error = explain(failure, server="h:1", model="exatrkx")
@@ -199,7 +219,6 @@ def test_a_server_that_hangs_for_good_is_given_up():
     [
         (["--fail", "99", "--fail-status", "INVALID_ARGUMENT"], ModelError, r"exatrkx at .* \(INVALID_ARGUMENT\)"),
         (["--fail", "99", "--fail-status", "INTERNAL"], ModelError, r"\(INTERNAL\): the model broke"),
-        (["--model", "other"], ModelError, r"is not found"),
         (["--drop-label"], ModelError, r"sent LABELS int64 \[3\] for 4 hits"),
     ],
 )
@@ -259,7 +278,7 @@ def test_a_port_that_speaks_no_grpc():
 def test_the_endpoint_works_like_a_function(server):
     with Endpoint(server) as endpoint:
         endpoint.check()
-        assert endpoint.server == server and repr(endpoint) == f"Endpoint({server!r}, model='exatrkx')"
+        assert endpoint.server == server and repr(endpoint) == f"Endpoint({server!r}, mode='ensemble', model='exatrkx')"
         np.testing.assert_array_equal(endpoint.find_tracks([[0, 0, 0], [1, 1, 1]]), [2, 1])
         with pytest.raises(InputError):
             endpoint.find_tracks([1, 2, 3])

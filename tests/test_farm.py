@@ -134,6 +134,8 @@ def test_clients_find_the_endpoint_in_the_run_root_and_write_a_file_for_each_eve
     assert record.grpc == up.watch.endpoint
     report = farm.run_clients(Settings(server=record.grpc, events=events, out=tmp_path, workers=2, in_flight=2))
     assert (report.done, report.failed) == (10, ())
+    servers = {f"{server.address}:{server.grpc_port}" for server in up.records().values()}
+    assert set(report.members) <= servers and sum(report.members.values()) == 10
     for event in find_events(events):
         assert len(read_labels(tmp_path / "labels" / event.path.name)) == len(read_hits(event.path))
 

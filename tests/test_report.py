@@ -7,7 +7,9 @@ import pytest
 from rich.console import Console
 
 from exatrkx_hpc.errors import IncompleteRun, InputError
-from exatrkx_hpc.work.report import Failed, Latency, Report, Tally, progress_bar, read_report, render_table
+from exatrkx_hpc.work.latency import Latency
+from exatrkx_hpc.work.outcome import Failed
+from exatrkx_hpc.work.report import Report, read_report, render_table
 
 
 def make(**changes) -> Report:
@@ -19,7 +21,7 @@ def make(**changes) -> Report:
         "failed": (),
         "hits": 4321,
         "seconds": 4.0,
-        "latency_ms": Latency.of([0.1, 0.2, 0.3]),
+        "latency_ms": Latency(mean=200.0, p50=200.0, p95=290.0, p99=298.0),
         "retries": 2,
         "workers": (7, 3),
     }
@@ -32,16 +34,9 @@ def shown(report: Report) -> str:
     return console.file.getvalue()
 
 
-def test_latency_is_in_milliseconds():
-    latency = Latency.of([0.001 * value for value in range(1, 101)])
-    assert latency.mean == pytest.approx(50.5) and latency.p50 == pytest.approx(50.5)
-    assert latency.p95 == pytest.approx(95.05) and latency.p99 == pytest.approx(99.01)
-    assert Latency.of([]) == Latency(mean=0, p50=0, p95=0, p99=0)
-
-
 def test_a_report_survives_its_json(tmp_path):
     failed = Failed(event="evt_3", kind="input", reason="evt_3.csv:2: nan")
-    report = make(done=8, failed=(failed,), stopped="stopped by SIGTERM")
+    report = make(done=8, failed=(failed,), stopped="stopped by SIGTERM", members={"n1:8001": 8})
     (tmp_path / "report.json").write_text(report.to_json())
     assert read_report(tmp_path / "report.json") == report
     fields = json.loads(report.to_json())
@@ -78,23 +73,9 @@ def test_the_table_shows_the_figures_and_the_first_failures():
     assert "evt_9" in text and "evt_10" not in text and "and 2 more failed" in text
 
 
-def test_progress_is_a_bar_on_a_terminal_and_nothing_when_quiet(capfd):
-    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with progress_bar(console=terminal) as show:
-        show(Tally(events=10, done=6, failed=1))
-    assert "7/10" in terminal.file.getvalue() and "1 failed" in terminal.file.getvalue()
-    silent = Console(file=io.StringIO(), force_terminal=True)
-    with progress_bar(quiet=True, console=silent) as show:
-        show(Tally(events=10, done=6, failed=1))
-    assert silent.file.getvalue() == "" and capfd.readouterr() == ("", "")
-
-
-def test_progress_is_a_line_now_and_then_in_a_log():
-    log = Console(file=io.StringIO(), force_terminal=False)
-    with progress_bar(console=log, every=0.0) as show:
-        show(Tally(events=10, done=6, failed=1))
-    assert log.file.getvalue() == "6 of 10 events, 1 failed\n"
-    log = Console(file=io.StringIO(), force_terminal=False)
-    with progress_bar(console=log, every=3600.0) as show:
-        show(Tally(events=10, done=6, failed=1))
-    assert log.file.getvalue() == ""
+def test_what_earlier_runs_did_is_told_apart():
+    report = make(events=20, done=18, done_before=8, failed_before=1, more_failed=2, members={"a:1": 6, "b:1": 4})
+    assert (report.done_now, report.failures, report.not_tried, report.events_per_second) == (10, 2, 0, 2.5)
+    text = shown(report)
+    assert "18 of 20 (8 before, 10 now)" in text and "2 (1 before, 1 now)" in text and "a:1 6, b:1 4" in text
+    assert json.loads(report.to_json())["done_now"] == 10

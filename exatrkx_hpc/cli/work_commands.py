@@ -13,10 +13,12 @@ import typer
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import EndpointError
+from exatrkx_hpc.errors import ConfigError, EndpointError
 from exatrkx_hpc.measure import metrics as measure
 from exatrkx_hpc.measure.record import append_csv
-from exatrkx_hpc.work.report import progress_bar, render_table
+from exatrkx_hpc.values import Mode
+from exatrkx_hpc.work.live import progress_bar
+from exatrkx_hpc.work.report import render_table
 from exatrkx_hpc.work.workers import Settings, StoppedRun
 
 
@@ -27,7 +29,23 @@ def run_clients(
     events: Annotated[Path, typer.Option("--events", "-d", help="The folder of events, *.csv.")] = Path("events"),
     workers: Annotated[int | None, typer.Option("--workers", "-n", help="Worker processes.")] = None,
     in_flight: Annotated[int | None, typer.Option("--in-flight", "-j", help="Requests in flight of each.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for labels/ and report.json.")] = Path("results"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for results.")] = Path("results"),
+    mode: Annotated[
+        Mode | None,
+        typer.Option("--mode", "-m", help="One request, one a stage, the fused model, or no server."),
+    ] = None,
+    model_repository: Annotated[
+        str | None, typer.Option("--model-repository", help="The folder of the models, for mode direct.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Go on where the ledger in --out ends, or begin anew.")
+    ] = True,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Also try the events in quarantine again.")
+    ] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Do changed events again, forget those that are gone.")
+    ] = False,
     wait: Annotated[float | None, typer.Option("--wait", help="Seconds to wait until the endpoint is ready.")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -35,25 +53,52 @@ def run_clients(
     site: SiteName = None,
     run_root: RunRoot = None,
 ) -> None:
-    """Push every event of a folder through the endpoint; one label file for each event.
+    """Push every event of a folder through the endpoint, each once; one label file for each event.
+
+    A second run with the same -o does what is left.
 
     Example: exatrkx-hpc run-clients -n 8 -j 4 -d events -o results
     """
-    flags = {"clients__workers": workers, "clients__in_flight": in_flight, "clients__wait": wait}
+    flags: dict[str, object] = {
+        "clients__workers": workers,
+        "clients__in_flight": in_flight,
+        "clients__wait": wait,
+        "clients__mode": mode,
+        "server__model_repository": model_repository.replace("$", "$$") if model_repository else None,
+    }
     farm = resolved(config, site=site, run_root=run_root, **flags).farm
-    settings = Settings(
-        server=server or story.endpoint_record(farm).grpc,
+    settings = dataclasses.replace(
+        _settings(farm, server, events, out),
+        fresh=not resume,
+        retry_failed=retry_failed,
+        accept_changes=accept_changes,
+    )
+    _run(settings, farm, quiet=quiet, as_json=as_json)
+
+
+def _settings(farm: Farm, server: str | None, events: Path, out: Path) -> Settings:
+    clients, direct = farm.clients, farm.clients.mode == "direct"
+    if direct and server:
+        raise ConfigError("--server and mode direct exclude each other: direct asks no server; leave one of them out")
+    return Settings(
+        server="" if direct else server or story.endpoint_record(farm).grpc,
         events=events,
         out=out,
-        workers=farm.clients.workers,
-        in_flight=farm.clients.in_flight,
-        request_timeout=farm.clients.request_timeout,
-        patience=farm.clients.patience,
-        deadline=farm.clients.wait,
+        workers=clients.workers,
+        in_flight=clients.in_flight,
+        request_timeout=clients.request_timeout,
+        patience=clients.patience,
+        deadline=clients.wait,
+        mode=clients.mode,
+        repository=Path(farm.server.model_repository),
     )
+
+
+def _run(settings: Settings, farm: Farm, *, quiet: bool, as_json: bool) -> None:
+    """Do the run and print its report, also that of a run that was stopped."""
     try:
         with progress_bar(quiet=quiet) as show:
-            report = story.run_clients(settings, show)
+            report = story.run_clients(settings, show, tell=(lambda line: None) if quiet else say, farm=farm)
     except StoppedRun as stopped:
         typer.echo(stopped.report.to_json(), nl=False) if as_json else console().print(render_table(stopped.report))
         raise
@@ -61,7 +106,7 @@ def run_clients(
         typer.echo(report.to_json(), nl=False)
     elif not quiet:
         console().print(render_table(report))
-        say(f"labels in {settings.labels}, report in {settings.report}")
+        say(f"labels in {settings.labels}, report in {settings.report} and {settings.report.with_suffix('.html')}")
     report.check()
 
 

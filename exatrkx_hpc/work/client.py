@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tritonclient.grpc.aio as triton
 from numpy.typing import ArrayLike, NDArray
-from tritonclient.utils import InferenceServerException
 
 from exatrkx_hpc.errors import ConfigError, EndpointError, ExatrkxError, InputError, ModelError
+from exatrkx_hpc.work.channel import Channel, Reply
 from exatrkx_hpc.work.events import COLUMNS
 from exatrkx_hpc.work.retry import (
-    CHANNEL_OPTIONS,
     Patience,
     RequestFailed,
     explain,
@@ -23,36 +23,51 @@ from exatrkx_hpc.work.retry import (
     refused,
     worth_repeating,
 )
+from exatrkx_hpc.work.route import HITS, LABELS, MODEL, Request, models_of, route
 
-MODEL = "exatrkx"
-"""The ensemble that turns FEATURES (hits) into LABELS."""
+if TYPE_CHECKING:
+    from exatrkx_hpc.values import Mode
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The labels of one event, int64 `[N]`, the seconds they took with all repeats, and how many repeats."""
+    """The labels of one event, int64 `[N]`, the seconds they took with all repeats, and how many repeats.
+
+    `member` is the server that answered last and `version` the version of its model, where the answer says so.
+    """
 
     labels: NDArray[np.int64]
     seconds: float
     retries: int
+    member: str = ""
+    version: str = ""
 
 
 class Client:
     """An asynchronous client of one endpoint; use it within one event loop, and close it."""
 
     def __init__(
-        self, server: str, *, model: str = MODEL, request_timeout: float = 60.0, patience: float = 120.0
+        self,
+        server: str,
+        *,
+        model: str = MODEL,
+        mode: Mode = "ensemble",
+        request_timeout: float = 60.0,
+        patience: float = 120.0,
     ) -> None:
         """Prepare a channel to `server` (`host:port`); nothing is sent yet.
 
-        `request_timeout` is the deadline of one attempt in seconds. `patience` is how long, in seconds after
-        the first failure, a request is repeated; 0 means not at all. Raises ConfigError for a bad address.
+        `mode` is `ensemble` (one request to `model`), `stages` (one to each stage) or `fused` (one to the fused
+        model). `request_timeout` is the deadline of one attempt in seconds. `patience` is how long, in seconds
+        after the first failure, a request is repeated; 0 means not at all. Raises ConfigError for a bad address
+        or mode.
         """
         self.server = checked_address(server)
-        self.model = model
+        self._route = route(mode, model)
+        self.model = models_of(mode, model)
         self._timeout = request_timeout
         self._patience = Patience(seconds=patience)
-        self._triton = triton.InferenceServerClient(server, channel_args=list(CHANNEL_OPTIONS))
+        self._channel = Channel(server)
 
     async def __aenter__(self) -> Client:
         return self
@@ -62,7 +77,7 @@ class Client:
 
     async def close(self) -> None:
         """Close the channel; requests in flight end with an error."""
-        await self._triton.close()
+        await self._channel.close()
 
     async def find_tracks(self, hits: ArrayLike) -> NDArray[np.int64]:
         """Return the track label of each hit, int64 `[N]`, for hits `[N, 3]`.
@@ -75,74 +90,92 @@ class Client:
     async def ask(self, hits: ArrayLike) -> Answer:
         """Do what `find_tracks` does, and also say how long it took; the same errors."""
         features = checked_hits(hits)
-        tensor = triton.InferInput("FEATURES", list(features.shape), "FP32").set_data_from_numpy(features)
-        begin = time.monotonic()
+        tensors: dict[str, NDArray[Any]] = {HITS: features}
+        begin, repeats = time.monotonic(), 0
+        for request in self._route:
+            reply, more = await self._send(request, tensors)
+            tensors[request.result] = self._output(request, reply)
+            repeats += more
+        labels = self._labels(tensors[LABELS], len(features))
+        seconds = time.monotonic() - begin
+        return Answer(labels=labels, seconds=seconds, retries=repeats, member=reply.member, version=reply.version)
+
+    async def _send(self, request: Request, tensors: Mapping[str, NDArray[Any]]) -> tuple[Reply, int]:
+        """Return the reply to one request, repeated as patience has it, and the number of repeats."""
+        inputs = {name: tensors[source] for name, source in request.inputs.items()}
+
+        async def attempt() -> Reply:
+            return await self._channel.infer(request.model, inputs, request.output, timeout=self._timeout)
+
         try:
-            result, retries = await persist(lambda: self._infer(tensor), patience=self._patience)
+            return await persist(attempt, patience=self._patience)
         except RequestFailed as failure:
-            raise explain(failure, server=self.server, model=self.model) from failure
-        labels = self._labels(result, len(features))
-        return Answer(labels=labels, seconds=time.monotonic() - begin, retries=retries)
-
-    async def _infer(self, tensor: triton.InferInput) -> triton.InferResult:
-        try:
-            return await self._triton.infer(
-                self.model,
-                [tensor],
-                outputs=[triton.InferRequestedOutput("LABELS")],
-                client_timeout=self._timeout,
-            )
-        except InferenceServerException as error:
-            raise _failed(error) from None
-
-    def _labels(self, result: triton.InferResult, hits: int) -> NDArray[np.int64]:
-        try:
-            labels = result.as_numpy("LABELS")
+            raise explain(failure, server=self.server, model=request.model) from failure
         except ValueError as error:  # the bytes do not make up the shape
-            raise ModelError(f"{self.model} at {self.server} sent broken LABELS: {one_line(str(error))}") from error
-        if labels is None or labels.dtype != np.int64 or labels.shape != (hits,):
-            what = "no LABELS" if labels is None else f"LABELS {labels.dtype} {list(labels.shape)}"
-            raise ModelError(f"{self.model} at {self.server} sent {what} for {hits} hits, not int64 [{hits}]")
-        return np.array(labels)  # the client's array is a read-only view of the message
+            what = f"{request.output}: {one_line(str(error))}"
+            raise ModelError(f"{request.model} at {self.server} sent broken {what}") from error
+
+    def _output(self, request: Request, reply: Reply) -> NDArray[Any]:
+        if reply.output is None:
+            raise ModelError(f"{request.model} at {self.server} sent no {request.output}; see the server's log")
+        return reply.output
+
+    def _labels(self, array: NDArray[Any], hits: int) -> NDArray[np.int64]:
+        last = self._route[-1]
+        if array.dtype != np.int64 or array.shape != (hits,):
+            what = f"{last.output} {array.dtype} {list(array.shape)}"
+            raise ModelError(f"{last.model} at {self.server} sent {what} for {hits} hits, not int64 [{hits}]")
+        return np.array(array)  # the client's array is a read-only view of the message
 
     async def check(self, deadline: float) -> None:
-        """Return when the endpoint serves the model; wait for it at most `deadline` seconds.
+        """Return when the endpoint serves every model of the mode; wait for it at most `deadline` seconds.
 
-        A refused connection or a server without the model fails at once. Raises EndpointError or ModelError.
+        A refused connection or a server without a model fails at once. Raises EndpointError or ModelError.
         """
         until = time.monotonic() + deadline
+        for request in self._route:
+            await self._check(request.model, deadline, until)
+
+    async def _check(self, model: str, deadline: float, until: float) -> None:
         while True:
             try:
-                ready = await self._triton.is_model_ready(self.model, client_timeout=max(0.1, deadline))
-                if ready:
+                if await self._channel.ready(model, timeout=max(0.1, deadline)):
                     return
                 break
-            except InferenceServerException as error:
-                failure = _failed(error)
+            except RequestFailed as failure:
                 late = time.monotonic() + 0.2 > until
                 if refused(failure) or late or not worth_repeating(failure):
-                    raise self._unreachable(failure) from None
+                    raise self._unreachable(failure, model) from None
                 await asyncio.sleep(0.2)
         raise ModelError(
-            f"{self.model} is not ready at {self.server} (ready: {await self._ready_models()}); "
+            f"{model} is not ready at {self.server} ({await self._why_not(model)}); "
             "check the server's model repository and its log"
         )
 
-    def _unreachable(self, failure: RequestFailed) -> ExatrkxError:
+    async def version(self) -> str:
+        """Return the version of each model of the mode, with commas, as the server says; empty where it does not."""
+        try:
+            return ",".join([await self._channel.version(request.model, timeout=5.0) for request in self._route])
+        except RequestFailed:  # a site may restrict this call
+            return ""
+
+    def _unreachable(self, failure: RequestFailed, model: str) -> ExatrkxError:
         if failure.status in {"UNIMPLEMENTED", "UNKNOWN", "INTERNAL"}:
             return EndpointError(
                 f"{self.server} is no Triton gRPC endpoint ({failure.status}: {failure.message}); "
                 "--server wants the gRPC port"
             )
-        return explain(failure, server=self.server, model=self.model)
+        return explain(failure, server=self.server, model=model)
 
-    async def _ready_models(self) -> str:
+    async def _why_not(self, model: str) -> str:
+        """Return what the server says of `model`, and which others are ready."""
         try:
-            index = await self._triton.get_model_repository_index(client_timeout=5.0)
-        except InferenceServerException:  # a site may restrict this call; the list is only a help
-            return "unknown"
-        names = sorted({entry.name for entry in index.models if entry.state == "READY"})
-        return ", ".join(names) or "none"
+            index = await self._channel.index(timeout=5.0)
+        except RequestFailed:  # a site may restrict this call; the list is only a help
+            return "ready: unknown"
+        ready = sorted({name for name, state, _ in index if state == "READY"})
+        reasons = [one_line(reason) for name, _, reason in index if name == model and reason]
+        return "; ".join([*reasons, f"ready: {', '.join(ready) or 'none'}"])
 
 
 def check_endpoint(server: str, model: str = MODEL, deadline: float = 10.0) -> None:
@@ -182,8 +215,3 @@ def checked_address(server: str) -> str:
     if not host or "/" in server or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise ConfigError(f"--server wants HOST:PORT, such as 127.0.0.1:9191, not {server!r}")
     return server
-
-
-def _failed(error: InferenceServerException) -> RequestFailed:
-    status = (error.status() or "UNKNOWN").removeprefix("StatusCode.")
-    return RequestFailed(status, error.message() or "no reason given")

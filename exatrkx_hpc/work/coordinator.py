@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import signal
 import time
-from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from exatrkx_hpc.errors import ExatrkxError, OutputError
+from exatrkx_hpc.work.book import Book
 from exatrkx_hpc.work.events import EventFile
-from exatrkx_hpc.work.report import Failed, Latency, Report, ShowProgress, Tally
-from exatrkx_hpc.work.slot import GRACE, Slot
+from exatrkx_hpc.work.live import ShowProgress
+from exatrkx_hpc.work.outcome import Failed, Result, read_answer
+from exatrkx_hpc.work.report import Report
+from exatrkx_hpc.work.slot import GRACE, Slot, ending
 from exatrkx_hpc.work.worker import LOOKAHEAD, Task
 
 DEATHS_OF_ONE_EVENT: Final = 3
@@ -25,14 +25,20 @@ DEATHS_OF_ONE_EVENT: Final = 3
 DEAD_ENDPOINT: Final = 5.0
 """Seconds without any labels after which an exhausted patience stops the run, if the patience is shorter."""
 
+BROKEN_MODEL: Final = 100
+"""Events in a row that fail in the model, after which the model is at fault and not they."""
+
+COMMIT: Final = 0.5
+"""Seconds between two commits of the ledger: what a kill may cost is repeated, so there is no haste."""
+
 
 class Coordinator:
-    """One run over a list of events; `run` it once, then ask for its `report`."""
+    """One run over the events of a book; `run` it once, then ask for its `report`."""
 
     def __init__(
         self,
         task: Task,
-        events: Sequence[EventFile],
+        book: Book,
         *,
         workers: int,
         show: ShowProgress,
@@ -40,14 +46,14 @@ class Coordinator:
         grace: float = GRACE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare; nothing is started yet. `show` is called in the event loop after each event.
+        """Prepare; nothing is started yet. `show` is called in the event loop as it begins and after each event.
 
         `longest_silence` is when a worker that has events and says nothing is killed, in seconds; by default
         well above what two requests in a row may take. `grace` is how long a worker may take to end.
         """
         self._task = task
-        self._events = len(events)
-        self._waiting = deque(events)
+        self._book = book
+        self._waiting: deque[EventFile] = deque()
         # What a dead worker had. One of these may have killed it, so each goes out alone, after the others.
         self._suspects: deque[EventFile] = deque()
         self._deaths: Counter[str] = Counter()
@@ -59,28 +65,17 @@ class Coordinator:
         self._clock = clock
         self._over = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._seconds = array("d")
-        self._failed: list[Failed] = []
-        self._hits = 0
-        self._retries = 0
+        self._model_failures = 0
         self._begin = self._last_answer = self._last_good = 0.0
         self.stopped: str | None = None
         self.error: ExatrkxError | None = None
 
     def report(self) -> Report:
-        """Return the figures so far."""
-        return Report(
-            server=self._task.server,
-            model=self._task.model,
-            events=self._events,
-            done=len(self._seconds),
-            failed=tuple(self._failed),
-            hits=self._hits,
-            seconds=self._last_answer - self._begin,
-            latency_ms=Latency.of(self._seconds),
-            retries=self._retries,
-            workers=tuple(slot.done for slot in self._slots),
-            stopped=self.stopped,
+        """Return the figures so far; raises OutputError when the ledger cannot be read."""
+        task, seconds = self._task, self._last_answer - self._begin
+        workers = tuple(slot.done for slot in self._slots)
+        return self._book.report(
+            model=task.model, mode=task.mode, seconds=seconds, workers=workers, stopped=self.stopped
         )
 
     def stop(self, reason: str) -> None:
@@ -97,22 +92,39 @@ class Coordinator:
             self.stop(reason)
 
     async def run(self) -> None:
-        """Run until every event has an answer or `stop` is called; no worker is left when it returns."""
+        """Run until every event has an answer or `stop` is called; then no worker is left, and all is noted."""
         self._loop = asyncio.get_running_loop()
         self._begin = self._last_answer = self._last_good = self._clock()
         keepers: list[asyncio.Task[None]] = []
+        clerk = asyncio.create_task(self._commit_often())
         try:
             for slot in self._slots:
                 # One after the other: after a failure no start is half done.
                 await self._start(slot)
             self._feed()
+            self._show_tally()
             keepers = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
             over = asyncio.create_task(self._over.wait())
             await asyncio.wait({over, *keepers}, return_when=asyncio.FIRST_COMPLETED)
             over.cancel()
         finally:
             self._over.set()
+            clerk.cancel()
             await self._dismiss(keepers)
+            self._note(lambda: self._book.close(self.stopped))
+
+    async def _commit_often(self) -> None:
+        while True:
+            await asyncio.sleep(COMMIT)
+            self._note(self._book.commit)
+
+    def _note(self, write: Callable[[], None]) -> None:
+        """Write to the book; what cannot be written ends the run."""
+        try:
+            write()
+        except OutputError as error:
+            self.error = self.error or error
+            self.stop(str(error))
 
     async def _start(self, slot: Slot) -> None:
         """Start a worker, unless the run is over; one that cannot be started ends the run."""
@@ -157,7 +169,7 @@ class Coordinator:
         """Listen to one worker, and replace it when it dies, until the run is over."""
         while True:
             while line := await slot.answer(self._longest_silence):
-                self._take(slot, json.loads(line))
+                self._take(slot, read_answer(line))
             status = await slot.ended()
             if self._over.is_set():
                 return
@@ -168,27 +180,36 @@ class Coordinator:
             await self._start(slot)
             self._feed()
 
-    def _take(self, slot: Slot, answer: dict[str, object]) -> None:
-        event = slot.outstanding.pop(str(answer["name"]))
+    def _take(self, slot: Slot, answer: Result | Failed) -> None:
         self._last_answer = self._clock()
-        if "kind" not in answer:
-            self._last_good = self._last_answer
-            self._deaths_in_a_row = 0
-            self._seconds.append(float(str(answer["seconds"])))
-            self._hits += int(str(answer["hits"]))
-            self._retries += int(str(answer["retries"]))
-            slot.done += 1
-        elif answer["kind"] == "output":
-            self._break_off(OutputError(str(answer["reason"])))
+        if isinstance(answer, Failed):
+            event = slot.outstanding.pop(answer.event)
+            if answer.kind == "output":
+                self._break_off(OutputError(answer.reason))
+            else:
+                self._fail(event, answer.kind, answer.reason)
         else:
-            self._fail(event, str(answer["kind"]), str(answer["reason"]))
+            del slot.outstanding[answer.name]
+            self._last_good = self._last_answer
+            self._deaths_in_a_row = self._model_failures = 0
+            slot.done += 1
+            attempts = self._deaths.pop(answer.name, 0) + 1
+            self._note(lambda: self._book.add(answer, attempts=attempts))
         self._settle()
 
     def _fail(self, event: EventFile, kind: str, reason: str) -> None:
-        self._failed.append(Failed(event=event.name, kind=kind, reason=reason))
+        failed = Failed(event=event.name, kind=kind, reason=reason)
+        attempts = self._deaths.pop(event.name, 0) + (kind != "worker")
+        self._note(lambda: self._book.fail(failed, attempts=attempts))
         silence = self._clock() - self._last_good
         if kind == "endpoint" and silence >= max(self._task.patience, DEAD_ENDPOINT):
             self.stop(f"no labels came from {self._task.server} for {silence:.0f} s ({reason})")
+        self._model_failures += kind == "model"
+        if self._model_failures >= BROKEN_MODEL:
+            self.stop(
+                f"{BROKEN_MODEL} events in a row failed in the model, the last one: {reason}; mend it, then try them "
+                "again with --retry-failed"
+            )
 
     def _bury(self, slot: Slot, status: int) -> None:
         """Take the events of a dead worker back; give up those that were there too often."""
@@ -199,11 +220,11 @@ class Coordinator:
             if self._deaths[event.name] < DEATHS_OF_ONE_EVENT:
                 self._suspects.append(event)
             else:
-                often = f"its worker ended {DEATHS_OF_ONE_EVENT} times, the last time by {_ending(status)}"
+                often = f"its worker ended {DEATHS_OF_ONE_EVENT} times, the last time by {ending(status)}"
                 self._fail(event, "worker", often)
         slot.outstanding.clear()
         if self._deaths_in_a_row > DEATHS_OF_ONE_EVENT * (len(self._slots) + 1):
-            self.stop(f"the workers keep ending, the last one by {_ending(status)}; see what they printed")
+            self.stop(f"the workers keep ending, the last one by {ending(status)}; see what they printed")
         self._settle()
 
     def _forget_labels(self, slot: Slot) -> None:
@@ -214,28 +235,30 @@ class Coordinator:
 
     def _settle(self) -> None:
         """Show the tally, and end the run or hand out more."""
-        done, failed = len(self._seconds), len(self._failed)
-        self._show(Tally(events=self._events, done=done, failed=failed))
-        if done + failed == self._events:
+        self._show_tally()
+        if self._book.complete:
             self._over.set()
         self._feed()
+
+    def _show_tally(self) -> None:
+        # What a worker has beyond its requests in flight it reads ahead.
+        in_flight = sum(min(len(slot.outstanding), self._task.in_flight) for slot in self._slots)
+        self._show(self._book.tally(in_flight=in_flight))
+
+    def _more(self) -> bool:
+        """Say whether an event waits, after a look into the book if need be."""
+        if not self._waiting:
+            self._note(lambda: self._waiting.extend(self._book.page()))
+        return bool(self._waiting)
 
     def _feed(self) -> None:
         """Give each event to the worker that has the fewest, as long as one has room."""
         living = [slot for slot in self._slots if slot.alive]
-        if self._over.is_set() or not living:
-            return
-        while self._waiting or self._suspects:
-            slot = min(living, key=lambda one: len(one.outstanding))
-            room = self._task.in_flight + LOOKAHEAD if self._waiting else 1
-            if len(slot.outstanding) >= room:
+        while living and not self._over.is_set():
+            more = self._more()
+            if not more and not self._suspects:
                 return
-            slot.give(self._waiting.popleft() if self._waiting else self._suspects.popleft())
-
-
-def _ending(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    with contextlib.suppress(ValueError):
-        return signal.Signals(-status).name
-    return f"signal {-status}"
+            slot = min(living, key=lambda one: len(one.outstanding))
+            if len(slot.outstanding) >= (self._task.in_flight + LOOKAHEAD if more else 1):
+                return
+            slot.give(self._waiting.popleft() if more else self._suspects.popleft())

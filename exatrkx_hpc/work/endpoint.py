@@ -9,13 +9,17 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exatrkx_hpc.errors import ConfigError, EndpointError
-from exatrkx_hpc.work.client import MODEL, Client
+from exatrkx_hpc.work.client import Client
+from exatrkx_hpc.work.route import MODEL
+
+if TYPE_CHECKING:
+    from exatrkx_hpc.values import Mode
 
 T = TypeVar("T")
 
@@ -24,18 +28,27 @@ class Endpoint:
     """One `host:port` that finds tracks; works in a script, a thread and a notebook. Close it after use."""
 
     def __init__(
-        self, server: str, *, model: str = MODEL, request_timeout: float = 60.0, patience: float = 120.0
+        self,
+        server: str,
+        *,
+        model: str = MODEL,
+        mode: Mode = "ensemble",
+        request_timeout: float = 60.0,
+        patience: float = 120.0,
     ) -> None:
-        """Prepare to talk to `server` (`host:port`); see `Client` for the two times, in seconds.
+        """Prepare to talk to `server` (`host:port`); see `Client` for the mode and the two times, in seconds.
 
-        Raises ConfigError for a bad address. Nothing is sent yet; `check` asks whether the model is ready.
+        Raises ConfigError for a bad address or mode. Nothing is sent yet; `check` asks whether the model is ready.
         """
+        self.mode: Mode = mode
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="exatrkx-endpoint", daemon=True)
         self._thread.start()
         self._finish = weakref.finalize(self, _stop, self._loop, self._thread)
         try:
-            self._client = self._call(_client(server, model, request_timeout, patience))
+            self._client = self._call(
+                _client(server, model=model, mode=mode, request_timeout=request_timeout, patience=patience)
+            )
         except BaseException:
             self._finish()
             raise
@@ -47,11 +60,11 @@ class Endpoint:
 
     @property
     def model(self) -> str:
-        """The name of the model that is asked."""
+        """The name of the model that is asked; several, with commas, in mode stages."""
         return self._client.model
 
     def __repr__(self) -> str:
-        return f"Endpoint({self.server!r}, model={self.model!r})"
+        return f"Endpoint({self.server!r}, mode={self.mode!r}, model={self.model!r})"
 
     def __enter__(self) -> Endpoint:
         return self
@@ -114,9 +127,9 @@ class Endpoint:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
 
-async def _client(server: str, model: str, request_timeout: float, patience: float) -> Client:
+async def _client(server: str, *, model: str, mode: Mode, request_timeout: float, patience: float) -> Client:
     """Make the client inside its event loop, which gRPC binds it to."""
-    return Client(server, model=model, request_timeout=request_timeout, patience=patience)
+    return Client(server, model=model, mode=mode, request_timeout=request_timeout, patience=patience)
 
 
 def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:

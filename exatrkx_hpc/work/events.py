@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,30 +28,68 @@ class EventFile:
     path: Path
 
 
+@dataclass(frozen=True, kw_only=True)
+class EventInput:
+    """The content of one event file: its hits, float32 `[N, 3]`, and what tells it from another content.
+
+    `size` (bytes) and `mtime_ns` are the file's when it was read, `sha256` is the digest of its bytes.
+    """
+
+    hits: NDArray[np.float32]
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+class UnreadableEvent(InputError):
+    """The file of an event cannot be read now: it is gone, or its file system is in trouble."""
+
+
 def find_events(folder: Path) -> tuple[EventFile, ...]:
     """Return the events of `folder`, `evt_2` before `evt_10`: the `*.csv` files that lie directly in it.
 
     What lies deeper (`truth/`) is no event, and neither is a hidden file. Raises InputError when the folder
     does not exist, cannot be read or holds no event.
     """
+    names = sorted((entry.name.removesuffix(".csv") for entry in scan_events(folder)), key=event_key)
+    if not names:
+        raise no_events(folder)
+    return tuple(EventFile(name=name, path=folder / f"{name}.csv") for name in names)
+
+
+def no_events(folder: Path) -> InputError:
+    """Return what to say of a folder without any event."""
+    return InputError(f"no *.csv in {folder}; 'exatrkx-hpc events generate' makes events")
+
+
+def scan_events(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield the files of the events of `folder`, in no order and without holding them all; see `find_events`.
+
+    Raises InputError when the folder does not exist or cannot be read.
+    """
     try:
         with os.scandir(folder) as entries:
-            names = [e.name for e in entries if e.name.endswith(".csv") and e.name[0] != "." and e.is_file()]
+            for entry in entries:
+                if entry.name.endswith(".csv") and entry.name[0] != "." and entry.is_file():
+                    yield entry
     except NotADirectoryError as error:
         raise InputError(f"{folder} is a file; -d wants the folder that holds the events") from error
     except FileNotFoundError as error:
         raise InputError(f"there is no folder {folder}; -d names the folder that holds the events") from error
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error.strerror}; check its permissions") from error
-    if not names:
-        raise InputError(f"no *.csv in {folder}; 'exatrkx-hpc events generate' makes events")
-    return tuple(EventFile(name=name.removesuffix(".csv"), path=folder / name) for name in sorted(names, key=_natural))
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Order digits as numbers: evt_2 before evt_10."""
-    parts = re.split(r"([0-9]+)", name.removesuffix(".csv"))
-    return [(int(part), part) if part.isascii() and part.isdigit() else (-1, part) for part in parts]
+def event_key(name: str) -> bytes:
+    """Return the key of an event's name: keys order digits as numbers, evt_2 before evt_10, and no two are equal."""
+    key = bytearray()
+    for place, part in enumerate(re.split(r"([0-9]+)", name)):
+        if place % 2 == 0:
+            key += os.fsencode(part) + b"\0"
+        else:  # a longer number is larger; among equal ones the one with more zeros before it goes first
+            digits = part.lstrip("0")
+            key += len(digits).to_bytes(2, "big") + digits.encode() + (65535 - len(part)).to_bytes(2, "big")
+    return bytes(key)
 
 
 def read_hits(path: Path) -> NDArray[np.float32]:
@@ -57,12 +97,34 @@ def read_hits(path: Path) -> NDArray[np.float32]:
 
     Raises InputError, with the file and the line, for anything but three finite numbers on every line.
     """
+    return read_event(path).hits
+
+
+def read_event(path: Path) -> EventInput:
+    """Return the content of one event file; see `read_hits`.
+
+    Raises UnreadableEvent, an InputError, when the file cannot be read or changes meanwhile, and InputError, with
+    the file and the line, for anything but three finite numbers on every line.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        with path.open("rb") as file:
+            before = os.fstat(file.fileno())
+            data = file.read()
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        raise UnreadableEvent(f"cannot read {path}: {error.strerror}") from error
+    if (before.st_mtime_ns, len(data)) != (after.st_mtime_ns, after.st_size):
+        raise UnreadableEvent(f"{path} changed while it was read; run it again when nobody writes to it")
+    hits = _parse(path, data)
+    digest = hashlib.sha256(data).hexdigest()
+    return EventInput(hits=hits, size=len(data), mtime_ns=after.st_mtime_ns, sha256=digest)
+
+
+def _parse(path: Path, data: bytes) -> NDArray[np.float32]:
+    try:
+        lines = data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not text ({error.reason}); {_WANTED}") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
     if not lines[-1]:
         lines.pop()
     if not lines:

@@ -1,65 +1,40 @@
-"""What a run gave: the figures, as JSON and as a table, and the bar that shows it on the way."""
+"""What a run gave: the figures, as JSON and as a table."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Final
 
 from exatrkx_hpc.errors import IncompleteRun, InputError
+from exatrkx_hpc.work.latency import Latency
+from exatrkx_hpc.work.outcome import Failed
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failed:
-    """An event without labels: its name, the kind of failure and the reason, one line.
-
-    The kinds are `input` (the event), `model` (its answer), `endpoint` (nothing useful answered in time) and
-    `worker` (its worker died each time).
-    """
-
-    event: str
-    kind: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Milliseconds from the first attempt of a request to its labels, repeats and pauses included."""
-
-    mean: float = 0.0
-    p50: float = 0.0
-    p95: float = 0.0
-    p99: float = 0.0
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> Latency:
-        """Return the figures of a list of times in seconds; all 0 when it is empty."""
-        if not seconds:
-            return cls()
-        times = 1000.0 * np.asarray(seconds, dtype=np.float64)
-        p50, p95, p99 = (float(value) for value in np.percentile(times, (50, 95, 99)))
-        return cls(mean=float(times.mean()), p50=p50, p95=p95, p99=p99)
+#: Properties that the JSON has, too, for those who read it.
+_COMPUTED: Final = ("done_now", "events_per_second", "failures", "not_tried")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """The figures of one run.
 
-    `events` were found, `done` of them have a label file, `failed` were tried and have none; what is left was
-    not tried, because the run was `stopped` (the reason, one line, or None). `seconds` is the wall time from
-    the start of the workers to the last answer, `workers` how many events each of them did, `retries` how
-    often a request was repeated after gRPC's own repeats.
+    `events` are in the folder, `done` of them have a label file, `done_before` of these by earlier runs, which the
+    ledger knows of. What failed has none: `failed` are the first of them, `more_failed` the number of the others,
+    `failed_before` how many of all were in quarantine already and were passed over. What is left was not tried,
+    because the run was `stopped` (the reason, one line, or None).
+
+    The other figures are of this run alone: `seconds` is the wall time from the start of the workers to the last
+    answer, `workers` how many events each of them did, `members` how many each server answered, where the balancer
+    says so, `retries` how often a request was repeated after gRPC's own repeats. `mode` is how labels were made, with
+    the models `model`, whose version is `version` as far as the server says; in mode `direct` there is no server, and
+    `server` is the model repository.
     """
 
     server: str
@@ -73,16 +48,32 @@ class Report:
     retries: int
     workers: tuple[int, ...]
     stopped: str | None = None
+    mode: str = "ensemble"
+    version: str = ""
+    done_before: int = 0
+    more_failed: int = 0
+    failed_before: int = 0
+    members: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def done_now(self) -> int:
+        """Events that this run gave labels."""
+        return self.done - self.done_before
 
     @property
     def events_per_second(self) -> float:
-        """Events with labels per second of wall time."""
-        return self.done / self.seconds if self.seconds > 0 else 0.0
+        """Events that got labels per second of wall time."""
+        return self.done_now / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def failures(self) -> int:
+        """Events that failed, those of earlier runs that were not tried again included."""
+        return len(self.failed) + self.more_failed
 
     @property
     def not_tried(self) -> int:
-        """Events that the run did not come to."""
-        return self.events - self.done - len(self.failed)
+        """Events that no run came to."""
+        return self.events - self.done - self.failures
 
     def check(self) -> None:
         """Return when every event has labels; raise IncompleteRun, with the first reason, when not."""
@@ -95,8 +86,7 @@ class Report:
     def to_json(self) -> str:
         """Return the report as a JSON object, indented, with a newline at its end."""
         fields = dataclasses.asdict(self)
-        fields["events_per_second"] = self.events_per_second
-        fields["not_tried"] = self.not_tried
+        fields |= {name: getattr(self, name) for name in _COMPUTED}
         return json.dumps(fields, indent=2) + "\n"
 
 
@@ -104,7 +94,8 @@ def read_report(path: Path) -> Report:
     """Return the report that a run wrote to OUT/report.json; raise InputError when it is none."""
     try:
         fields = json.loads(path.read_text())
-        del fields["events_per_second"], fields["not_tried"]
+        for name in _COMPUTED:
+            del fields[name]
         fields["failed"] = tuple(Failed(**failed) for failed in fields["failed"])
         fields["latency_ms"] = Latency(**fields["latency_ms"])
         fields["workers"] = tuple(fields["workers"])
@@ -123,9 +114,10 @@ def render_table(report: Report) -> Table:
     table = Table(title="run-clients", show_header=False)
     latency = report.latency_ms
     rows = [
-        ("endpoint", f"{report.server} ({report.model})"),
-        ("events", f"{report.done} of {report.events}"),
-        ("failed", str(len(report.failed))),
+        ("repository" if report.mode == "direct" else "endpoint", f"{report.server} ({report.model})"),
+        ("mode", report.mode),
+        ("events", f"{report.done} of {report.events}" + _split(report.done_before, report.done_now)),
+        ("failed", str(report.failures) + _split(report.failed_before, report.failures - report.failed_before)),
         *([("stopped", f"{report.stopped} ({report.not_tried} not tried)")] if report.stopped else []),
         ("wall time", f"{report.seconds:.2f} s"),
         ("events/s", f"{report.events_per_second:.1f}"),
@@ -134,72 +126,19 @@ def render_table(report: Report) -> Table:
         ("latency mean", f"{latency.mean:.1f} ms"),
         ("retries", str(report.retries)),
         ("events per worker", " ".join(str(count) for count in report.workers)),
+        *([("events per server", _shares(report.members))] if report.members else []),
         *[(f"  {failed.event}", f"{failed.kind}: {failed.reason}") for failed in report.failed[:10]],
     ]
-    if len(report.failed) > 10:
-        rows.append(("", f"and {len(report.failed) - 10} more failed; report.json lists them all"))
+    if report.failures > 10:
+        rows.append(("", f"and {report.failures - 10} more failed; report.json lists more, the ledger all"))
     for name, value in rows:
         table.add_row(Text(name), Text(value))  # Text: a reason with [brackets] is no markup
     return table
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tally:
-    """How far a run is: events in all, done and failed so far."""
-
-    events: int
-    done: int
-    failed: int
+def _shares(members: Mapping[str, int]) -> str:
+    return ", ".join(f"{member} {number}" for member, number in members.items())
 
 
-ShowProgress = Callable[[Tally], None]
-"""What `run_clients` calls after each event."""
-
-
-@contextlib.contextmanager
-def progress_bar(*, quiet: bool = False, console: Console | None = None, every: float = 10.0) -> Iterator[ShowProgress]:
-    """Give a function that shows a Tally on stderr: a bar on a terminal, else a line each `every` seconds.
-
-    With `quiet` it shows nothing.
-    """
-    from rich.console import Console
-
-    console = console or Console(stderr=True)
-    if quiet:
-        yield lambda tally: None
-    elif console.is_terminal:
-        with _bar(console) as show:
-            yield show
-    else:
-        yield _lines(console, every)
-
-
-@contextlib.contextmanager
-def _bar(console: Console) -> Iterator[ShowProgress]:
-    from rich import progress as rich_progress
-
-    columns = (
-        rich_progress.TextColumn("events"),
-        rich_progress.BarColumn(),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TextColumn("{task.fields[failed]} failed"),
-        rich_progress.TimeRemainingColumn(),
-    )
-    with rich_progress.Progress(*columns, console=console) as bar:
-        task = bar.add_task("events", total=None, failed=0)
-        yield lambda tally: bar.update(
-            task, total=tally.events, completed=tally.done + tally.failed, failed=tally.failed
-        )
-
-
-def _lines(console: Console, every: float) -> ShowProgress:
-    last = time.monotonic()
-
-    def show(tally: Tally) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= every:
-            last = now
-            console.print(f"{tally.done} of {tally.events} events, {tally.failed} failed", highlight=False)
-
-    return show
+def _split(before: int, now: int) -> str:
+    return f" ({before} before, {now} now)" if before else ""

@@ -1,8 +1,9 @@
-"""What to do when a request fails: again at once (gRPC itself), again after a pause, or never.
+"""What to do when a request fails: again at once (gRPC itself), again after a pause, a while longer, or never.
 
 gRPC repeats UNAVAILABLE by itself, quickly and a few times. What it does not repeat is left to `persist`:
 a server that unloads its models on SIGTERM, a stream that a killed server tore, a deadline that a hung server
-let pass. Inference is pure, so a repeat never does harm.
+let pass. A model that is not known may be on its way: it is waited for, not as long as a server. Inference is pure,
+so a repeat never does harm.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
 """The arguments of every channel to an endpoint."""
 
 # Triton on its way down answers NOT_FOUND, not UNAVAILABLE, with this text. An unknown model is also
-# NOT_FOUND, but "is not found".
+# NOT_FOUND, but "is not found": a mistake, or a server that has not loaded it yet.
 _UNLOADING: Final = "no available versions"
 
 # INTERNAL and UNKNOWN mean a model's own fault, except when the transport or a Python stub died under it.
@@ -72,11 +73,21 @@ class RequestFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long to keep trying: `seconds` from the first failure, with pauses that double up to `longest`."""
+    """How long to keep trying: `seconds` from the first failure, with pauses that double up to `longest`.
+
+    A model that the server does not know is waited for `unknown_model` seconds at most.
+    """
 
     seconds: float = 120.0
+    unknown_model: float = 20.0
     shortest: float = 0.1
     longest: float = 5.0
+
+    def left(self, failure: RequestFailed, waited: float) -> float:
+        """Return for how many seconds more a request is repeated, `waited` after its first failure; 0 for never."""
+        if worth_repeating(failure):
+            return max(0.0, self.seconds - waited)
+        return max(0.0, min(self.seconds, self.unknown_model) - waited) if unknown_model(failure) else 0.0
 
     def pause(self, attempt: int) -> float:
         """Return the seconds to wait after failed attempt number `attempt` (from 0), jittered by half."""
@@ -92,6 +103,15 @@ def worth_repeating(failure: RequestFailed) -> bool:
     return failure.status in {"INTERNAL", "UNKNOWN"} and any(mark in failure.message for mark in _TORN)
 
 
+def unknown_model(failure: RequestFailed) -> bool:
+    """Say whether the server does not know the model at all."""
+    return failure.status == "NOT_FOUND" and not worth_repeating(failure)
+
+
+class UnknownModel(ModelError):
+    """The server does not know the model, and did not come to know it: no event is to blame."""
+
+
 def explain(failure: RequestFailed, *, server: str, model: str) -> ExatrkxError:
     """Return the error that a user sees for a failed request: EndpointError or ModelError, one line."""
     if failure.status == "DEADLINE_EXCEEDED":
@@ -103,7 +123,8 @@ def explain(failure: RequestFailed, *, server: str, model: str) -> ExatrkxError:
     if worth_repeating(failure):
         said = f"{failure.status}: {failure.message}"
         return EndpointError(f"{server} does not serve {model} ({said}); look at the servers' logs")
-    return ModelError(f"{model} at {server} failed ({failure.status}): {failure.message}")
+    kind = UnknownModel if unknown_model(failure) else ModelError
+    return kind(f"{model} at {server} failed ({failure.status}): {failure.message}")
 
 
 def refused(failure: RequestFailed) -> bool:
@@ -120,8 +141,7 @@ async def persist(
 ) -> tuple[T, int]:
     """Call `attempt` until it succeeds; return its value and the number of repeats.
 
-    Raises the last RequestFailed when it is not worth repeating, or when it came `patience.seconds` or
-    more after the first one.
+    Raises the last RequestFailed when it is not worth repeating, or when it came after the patience ended.
     """
     first_failure: float | None = None
     repeats = 0
@@ -131,8 +151,8 @@ async def persist(
         except RequestFailed as failure:
             now = clock()
             first_failure = now if first_failure is None else first_failure
-            left = first_failure + patience.seconds - now
-            if not worth_repeating(failure) or left <= 0:
+            left = patience.left(failure, now - first_failure)
+            if left <= 0:
                 raise
             pause = min(left, patience.pause(repeats))  # the last attempt begins when the patience ends
         await sleep(pause)

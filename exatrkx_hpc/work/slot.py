@@ -143,3 +143,12 @@ class Slot:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
+
+
+def ending(status: int) -> str:
+    """Return how a worker ended, in words: the name of a signal, or an exit status."""
+    if status >= 0:
+        return f"exit status {status}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"signal {-status}"

@@ -1,34 +1,44 @@
 """One worker process: events in by name on stdin, label files out, an answer for each on stdout.
 
 Both directions are JSON, one object a line. The first line is the `Task`; each line after it is an event
-`{"name", "path"}`; each answer is `{"name", "hits", "seconds", "retries"}` or `{"name", "kind", "reason"}`.
+`{"name", "path"}`; each answer has the fields of a `Result`, or is `{"name", "kind", "reason"}`.
 The end of stdin is the order to stop: what is in flight is dropped, what is written stays whole.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
+
+from numpy.typing import ArrayLike
 
 from exatrkx_hpc.errors import EndpointError, ExatrkxError, InputError, ModelError, OutputError
 from exatrkx_hpc.files import write_whole
-from exatrkx_hpc.work.client import Client
-from exatrkx_hpc.work.events import labels_text, read_hits
-from exatrkx_hpc.work.retry import one_line
+from exatrkx_hpc.work.client import Answer, Client
+from exatrkx_hpc.work.events import EventInput, UnreadableEvent, labels_text, read_event
+from exatrkx_hpc.work.outcome import Result
+from exatrkx_hpc.work.retry import UnknownModel, one_line
+
+if TYPE_CHECKING:
+    from exatrkx_hpc.values import Mode
+    from exatrkx_hpc.work.direct import Direct
 
 LOOKAHEAD: Final = 2
 """Events that a worker has read, or reads, while `in_flight` others wait for the endpoint."""
 
 KINDS: Final[dict[type[ExatrkxError], str]] = {
     InputError: "input",
+    UnreadableEvent: "file",
     ModelError: "model",
     EndpointError: "endpoint",
+    UnknownModel: "endpoint",
     OutputError: "output",
 }
 """The word of the report for each error that an event can meet."""
@@ -36,7 +46,10 @@ KINDS: Final[dict[type[ExatrkxError], str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a worker is told once: the endpoint, where labels go, and how hard to try."""
+    """What a worker is told once: the endpoint, where labels go, and how hard to try.
+
+    In mode `direct` the worker runs the pipeline of `repository` itself, and `server` and `model` only name it.
+    """
 
     server: str
     model: str
@@ -44,39 +57,62 @@ class Task:
     in_flight: int
     request_timeout: float
     patience: float
+    mode: Mode = "ensemble"
+    repository: str = ""
+
+
+class Tracker(Protocol):
+    """What turns hits into labels: a client of the endpoint, or the pipeline in this process."""
+
+    async def ask(self, hits: ArrayLike) -> Answer:
+        """Return the labels of hits `[N, 3]`."""
 
 
 class Worker:
     """Turns events into label files, `in_flight` requests at a time, and says so line by line."""
 
-    def __init__(self, task: Task, client: Client, answers: int) -> None:
+    def __init__(self, task: Task, tracker: Tracker, answers: int) -> None:
         """Write answers to the file descriptor `answers`."""
         self._labels = Path(task.labels)
-        self._client = client
+        self._tracker = tracker
         self._answers = answers
         self._free = asyncio.Semaphore(task.in_flight)
 
     async def do(self, name: str, path: Path) -> None:
         """Do one event and answer; an event's own failure is an answer, not an exception."""
         try:
-            hits = await asyncio.to_thread(read_hits, path)
+            event = await asyncio.to_thread(read_event, path)
             async with self._free:
-                answer = await self._client.ask(hits)
-            self._write(name, labels_text(answer.labels))
+                answer = await self._tracker.ask(event.hits)
+            result = self._write(name, event, answer)
         except (InputError, ModelError, EndpointError, OutputError) as error:
             self._answer(name=name, kind=KINDS[type(error)], reason=one_line(str(error)))
         else:
-            self._answer(name=name, hits=len(hits), seconds=answer.seconds, retries=answer.retries)
+            self._answer(**vars(result))
 
-    def _write(self, name: str, text: str) -> None:
+    def _write(self, name: str, event: EventInput, answer: Answer) -> Result:
         """Write the label file; no await until the answer is out, so a file and its answer go together."""
         path = self._labels / f"{name}.csv"
+        data = labels_text(answer.labels).encode()
         try:
-            write_whole(path, text)
+            write_whole(path, data)
         except OSError as error:
             raise OutputError(
                 f"cannot write {path}: {error.strerror}; make room there, or choose another folder with -o"
             ) from error
+        return Result(
+            name=name,
+            hits=len(event.hits),
+            seconds=answer.seconds,
+            retries=answer.retries,
+            size=event.size,
+            mtime_ns=event.mtime_ns,
+            sha256=event.sha256,
+            labels_size=len(data),
+            labels_sha256=hashlib.sha256(data).hexdigest(),
+            member=answer.member,
+            version=answer.version,
+        )
 
     def _answer(self, **fields: object) -> None:
         data = (json.dumps(fields) + "\n").encode()
@@ -100,10 +136,8 @@ async def work(answers: int) -> None:
 
 async def _serve(task: Task, orders: asyncio.StreamReader, answers: int) -> None:
     events: asyncio.Queue[bytes] = asyncio.Queue()
-    async with Client(
-        task.server, model=task.model, request_timeout=task.request_timeout, patience=task.patience
-    ) as client:
-        worker = Worker(task, client, answers)
+    async with _tracker(task) as tracker:
+        worker = Worker(task, tracker, answers)
         lanes = [asyncio.create_task(_lane(worker, events)) for _ in range(task.in_flight + LOOKAHEAD)]
         reader = asyncio.create_task(_take(orders, events))
         # The reader ends with stdin. A lane ends only by a fault of ours: then the worker ends loudly.
@@ -113,6 +147,20 @@ async def _serve(task: Task, orders: asyncio.StreamReader, answers: int) -> None
         await asyncio.gather(reader, *lanes, return_exceptions=True)
     for one in ended:
         one.result()
+
+
+def _tracker(task: Task) -> Client | Direct:
+    if task.mode == "direct":
+        from exatrkx_hpc.work.direct import Direct
+
+        return Direct(Path(task.repository))
+    return Client(
+        task.server,
+        model=task.model,
+        mode=task.mode,
+        request_timeout=task.request_timeout,
+        patience=task.patience,
+    )
 
 
 async def _take(orders: asyncio.StreamReader, events: asyncio.Queue[bytes]) -> None:

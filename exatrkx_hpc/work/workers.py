@@ -5,44 +5,57 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import contextlib
-import errno
-import fcntl
 import os
-import signal
-import threading
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from exatrkx_hpc.errors import ConfigError, ExatrkxError, IncompleteRun, OutputError
-from exatrkx_hpc.files import write_whole
-from exatrkx_hpc.work.client import MODEL, Client, checked_address
+from exatrkx_hpc.errors import ConfigError, ExatrkxError, IncompleteRun
+from exatrkx_hpc.work.blocking import blocking, stopped_by_signals
+from exatrkx_hpc.work.book import Book
+from exatrkx_hpc.work.client import Client, checked_address
 from exatrkx_hpc.work.coordinator import Coordinator
-from exatrkx_hpc.work.events import EventFile, find_events
-from exatrkx_hpc.work.report import Report, ShowProgress
+from exatrkx_hpc.work.events import no_events, scan_events
+from exatrkx_hpc.work.ledger import Ledger
+from exatrkx_hpc.work.live import ShowProgress
+from exatrkx_hpc.work.reconcile_results import sweep
+from exatrkx_hpc.work.report import Report
+from exatrkx_hpc.work.results import Results
+from exatrkx_hpc.work.resume import Tell, begin, facts_of, go_on, require_version
+from exatrkx_hpc.work.route import MODEL, models_of
 from exatrkx_hpc.work.worker import Task
+
+if TYPE_CHECKING:
+    from exatrkx_hpc.values import Mode
 
 __all__ = ["Settings", "ShowProgress", "StoppedRun", "run_clients"]
 
-#: A file system that knows no locks (Lustre without the mount option flock) is used without one.
-_NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
+
+#: Workers for each core, above which they hinder each other.
+_FAR_ABOVE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a run wants; raises ConfigError at once for a value that cannot work.
 
-    `server` is `host:port`, `events` the folder of `*.csv`, `out` where `labels/` and `report.json` go (made
-    if missing; what is there of the same events is removed once the endpoint is ready). `workers` processes
-    keep `in_flight` requests each.
+    `server` is `host:port`, `events` the folder of `*.csv`, `out` where `labels/`, `ledger.sqlite` and
+    `report.json` go (made if missing). `workers` processes keep `in_flight` requests each.
+
+    A run goes on where the ledger in `out` ends. `fresh` begins anew, once the endpoint is ready; `retry_failed`
+    also does what an earlier run put into quarantine; `accept_changes` does events again that changed since they
+    were done, and forgets those that are gone: without it both are refused.
+
     `request_timeout` is one attempt's deadline, `patience` how long a request is repeated after its first
     failure, `deadline` how long to wait for the endpoint at the start; all in seconds.
+
+    `mode` is how an event becomes labels: `ensemble` (one request to `model`), `stages` (one to each stage),
+    `fused` (one to the fused model), or `direct`: the workers run the pipeline of the model repository
+    `repository` themselves, one event at a time each, and no server is asked.
     """
 
-    server: str
+    server: str = ""
     events: Path
     out: Path
     workers: int = 1
@@ -51,9 +64,18 @@ class Settings:
     patience: float = 120.0
     deadline: float = 10.0
     model: str = MODEL
+    mode: Mode = "ensemble"
+    repository: Path | None = None
+    fresh: bool = False
+    retry_failed: bool = False
+    accept_changes: bool = False
 
     def __post_init__(self) -> None:
-        checked_address(self.server)
+        models_of(self.mode)  # refuses a mode that does not exist
+        if self.mode != "direct":
+            checked_address(self.server)
+        elif self.repository is None:
+            raise ConfigError("mode direct needs a model repository; name one with --model-repository")
         for flag, value in (("-n", self.workers), ("-j", self.in_flight)):
             if value < 1:
                 raise ConfigError(f"{flag} must be at least 1, not {value}")
@@ -82,150 +104,109 @@ class StoppedRun(IncompleteRun):
         self.report = report
 
 
-def run_clients(settings: Settings, progress: ShowProgress | None = None) -> Report:
-    """Send every event of the folder to the endpoint, write its labels, and return the report.
+def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tell: Tell = lambda line: None) -> Report:
+    """Give every event of the folder its labels, those that an earlier run did excepted, and return the report.
 
     Every event was tried when it returns: look at `report.failed`, or call `report.check()`. The report is
-    also in OUT/report.json. SIGTERM and SIGINT (Ctrl-C) stop the run; what is written stays whole.
+    also in OUT/report.json, and what became of each event in OUT/ledger.sqlite. `tell` gets a line about what was
+    done before. SIGTERM and SIGINT (Ctrl-C) stop the run; what is written stays whole.
 
-    Raises InputError for a folder without events, EndpointError or ModelError when the endpoint is not ready
-    at the start (then the results of an earlier run are still there), ConfigError when so many workers cannot
-    be started, OutputError when a result cannot be written or another run writes to OUT, StoppedRun
-    (an IncompleteRun, with the report so far) after a signal or when the endpoint stays dead. Works in a
-    notebook, where a loop already runs.
+    Raises InputError for a folder without events, or with events that changed since they were done; EndpointError
+    or ModelError when the endpoint is not ready at the start (then the results of an earlier run are still there),
+    ConfigError when so many workers cannot be started, OutputError when a result cannot be written, another run
+    writes to OUT, or its ledger does not fit, StoppedRun (an IncompleteRun, with the report so far) after a signal
+    or when the endpoint stays dead. Works in a notebook, where a loop already runs.
     """
-    events = find_events(settings.events)
-    _make_out(settings)
-    with _only_run_in(settings.out):
-        return _run_clients(settings, events, progress)
+    if next(scan_events(settings.events), None) is None:
+        raise no_events(settings.events)
+    results = Results(settings.out)
+    with results.owned() as locks, contextlib.ExitStack() as stack:
+        ledger, version = _ledger(settings, results, locks, tell)
+        stack.enter_context(ledger)
+        _warn(settings, tell)
+        require_version(ledger, version, server=_server(settings))
+        return _run_clients(settings, results, ledger, progress or (lambda tally: None))
 
 
-def _run_clients(settings: Settings, events: Sequence[EventFile], progress: ShowProgress | None) -> Report:
-    run = Coordinator(
-        _task(settings),
-        events,
-        workers=settings.workers,
-        show=progress or (lambda tally: None),
-    )
+def _ledger(settings: Settings, results: Results, locks: bool, tell: Tell) -> tuple[Ledger, str]:
+    """Return the ledger to go on with, or a new one, and the version of the model, if it was asked for."""
+    facts = facts_of(settings.events, mode=settings.mode, model=models_of(settings.mode, settings.model))
+    ledger = None
+    if not settings.fresh:
+        options = {"accept_changes": settings.accept_changes, "retry_failed": settings.retry_failed}
+        ledger = go_on(results, settings.events, facts, locks=locks, tell=tell, **options)
+    if ledger is not None and not ledger.counts().left:
+        return ledger, ""
     try:
-        _blocking(settings, events, run)
-    finally:
-        _sweep(settings.labels)
-    report = run.report()
+        version = blocking(lambda: _check(settings))
+    except BaseException:
+        if ledger is not None:
+            ledger.close()
+        raise
+    if ledger is None:  # not before: a mistyped address costs no results
+        ledger = begin(results, settings.events, facts, locks=locks)
+    return ledger, version
+
+
+def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress: ShowProgress) -> Report:
+    version = ledger.facts.get("version", "")
+    book = Book(ledger, results, settings.events, server=_server(settings), version=version)
+    run = Coordinator(_task(settings), book, workers=settings.workers, show=progress)
+    idle = book.complete
+    if idle:
+        book.close(None)
+    else:
+        try:
+            blocking(lambda: _run(run), interrupt=run.interrupt)
+        finally:
+            sweep(results.labels)
     if run.error is not None:
         with contextlib.suppress(ExatrkxError):  # the disk may be what is broken
-            _write_report(settings, report)
+            results.write_report(run.report().to_json())
         raise run.error
-    _write_report(settings, report)
+    report = run.report()
+    if not idle or not results.report.exists():  # a run that had nothing to do has no figures
+        results.write_report(report.to_json())
     if report.stopped is not None:
-        counts = f"{report.done} of {report.events} events have labels, {len(report.failed)} failed"
-        raise StoppedRun(f"{report.stopped}; {counts}, {report.not_tried} not tried ({settings.report})", report)
+        counts = f"{report.done} of {report.events} events have labels, {report.failures} failed"
+        raise StoppedRun(f"{report.stopped}; {counts}, {report.not_tried} not tried ({results.report})", report)
     return report
+
+
+def _warn(settings: Settings, tell: Tell) -> None:
+    cores = len(os.sched_getaffinity(0))
+    if settings.workers > _FAR_ABOVE * cores:
+        tell(f"-n {settings.workers} is far above the cores of this machine ({cores}); fewer workers do more")
+
+
+def _server(settings: Settings) -> str:
+    return str(settings.repository) if settings.mode == "direct" else settings.server
 
 
 def _task(settings: Settings) -> Task:
     return Task(
-        server=settings.server,
-        model=settings.model,
+        server=_server(settings),
+        model=models_of(settings.mode, settings.model),
         labels=str(settings.labels.resolve()),
         in_flight=settings.in_flight,
         request_timeout=settings.request_timeout,
         patience=settings.patience,
+        mode=settings.mode,
+        repository=str(settings.repository.absolute()) if settings.repository is not None else "",
     )
 
 
-def _make_out(settings: Settings) -> None:
-    try:
-        settings.labels.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unusable(settings.out, error) from error
-
-
-@contextlib.contextmanager
-def _only_run_in(out: Path) -> Iterator[None]:
-    """Hold OUT/.lock; raises OutputError when another run holds it. It goes with the process that dies."""
-    try:
-        lock = os.open(out / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise _unusable(out, error) from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"another run-clients writes to {out}; wait for its end, or choose another -o") from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise _unusable(out, error) from error
-        yield
-    finally:
-        os.close(lock)
-
-
-def _clear(settings: Settings, events: Sequence[EventFile]) -> None:
-    """Remove what an earlier run said of these events: a label file that is there is of this run."""
-    try:
-        settings.report.unlink(missing_ok=True)
-        for event in events:
-            (settings.labels / f"{event.name}.csv").unlink(missing_ok=True)
-    except OSError as error:
-        raise _unusable(settings.out, error) from error
-
-
-def _unusable(out: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot use {out} for results: {error.strerror} ({error.filename}); choose another -o")
-
-
-def _sweep(labels: Path) -> None:
-    """Remove the parts that killed workers left beside the label files."""
-    with contextlib.suppress(OSError):
-        for part in labels.glob(".*.csv.*"):
-            part.unlink(missing_ok=True)
-
-
-def _write_report(settings: Settings, report: Report) -> None:
-    try:
-        write_whole(settings.report, report.to_json())
-    except OSError as error:
-        raise OutputError(f"cannot write {settings.report}: {error.strerror}") from error
-
-
-async def _run(settings: Settings, events: Sequence[EventFile], run: Coordinator) -> None:
-    async with Client(settings.server, model=settings.model) as client:
-        await client.check(settings.deadline)
-    _clear(settings, events)  # not before: a mistyped address costs no results
-    with _signals(run):
+async def _run(run: Coordinator) -> None:
+    with stopped_by_signals(run.stop):
         await run.run()
 
 
-def _blocking(settings: Settings, events: Sequence[EventFile], run: Coordinator) -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(_run(settings, events, run))
-        return
-    # A notebook: its loop is busy with this very call, so the work gets a thread and a loop of its own.
-    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
-        future = pool.submit(lambda: asyncio.run(_run(settings, events, run)))
-        try:
-            future.result()
-        except KeyboardInterrupt:
-            run.interrupt("stopped by SIGINT")
-            future.result()
+async def _check(settings: Settings) -> str:
+    """Return the version of the model; raises what `run_clients` says of an endpoint that is not ready."""
+    if settings.mode == "direct":
+        from exatrkx_hpc.models.pipeline import pipeline_digest
 
-
-@contextlib.contextmanager
-def _signals(run: Coordinator) -> Iterator[None]:
-    """Let SIGTERM and SIGINT stop the run; afterwards the handlers are the former ones."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in former:
-        loop.add_signal_handler(number, run.stop, f"stopped by {number.name}")
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)
+        return pipeline_digest(settings.repository or Path())[:12]
+    async with Client(settings.server, model=settings.model, mode=settings.mode) as client:
+        await client.check(settings.deadline)
+        return await client.version()

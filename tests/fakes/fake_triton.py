@@ -37,6 +37,9 @@ class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
         entry = service_pb2.RepositoryIndexResponse.ModelIndex(name=self.options.model, version="1", state="READY")
         return service_pb2.RepositoryIndexResponse(models=[entry])
 
+    async def ModelMetadata(self, request, context):
+        return service_pb2.ModelMetadataResponse(name=request.name, versions=["1", self.options.version])
+
     async def ModelInfer(self, request, context):
         call, o = self.calls, self.options
         self.calls += 1
@@ -47,6 +50,8 @@ class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, text)
         if call < o.unavailable:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+        if call < o.unknown:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{o.model}' is not found")
         if call < o.unloading:
             text = f"Request for unknown model: '{request.model_name}' has no available versions"
             await context.abort(grpc.StatusCode.NOT_FOUND, text)
@@ -57,6 +62,8 @@ class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{self.now} requests at a time")
         await asyncio.sleep(o.hang if call < o.hang_first else o.delay)
         self.now -= 1
+        if o.member:
+            await context.send_initial_metadata([("exatrkx-member", o.member)])
         return self.answer(request)
 
     def answer(self, request):
@@ -78,11 +85,14 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     parser.add_argument("--model", default="exatrkx", help="the one model that is loaded")
+    parser.add_argument("--version", default="1", help="the model's highest version")
+    parser.add_argument("--member", help="what the balancer's header says")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds that each inference takes")
     parser.add_argument("--hang", type=float, default=0.0, help="seconds that the first --hang-first take")
     parser.add_argument("--hang-first", type=int, default=0)
     parser.add_argument("--unavailable", type=int, default=0, help="the first calls are UNAVAILABLE")
     parser.add_argument("--unloading", type=int, default=0, help="the first calls find no available versions")
+    parser.add_argument("--unknown", type=int, default=0, help="the first calls do not know the model")
     parser.add_argument("--fail", type=int, default=0, help="the first calls fail with --fail-status")
     parser.add_argument("--fail-status", default="INTERNAL")
     parser.add_argument("--fail-message", default="the model broke")

@@ -1,0 +1,241 @@
+"""What the ledger costs: events per second with it and without it in one run, and the coordinator's memory.
+
+A stub answers for the model (tests/fakes), so that the coordinator and its workers are all that there is to measure.
+`without` is the same coordinator with a list in memory and no file; both write every label file. The two run side by
+side, each with one worker, so that whatever else the machine does happens to both. The ratio is the median over the
+pairs of events per second with the ledger over those without, from the start of the workers to the last labels;
+`whole` is the same with the scan of the folder and the end. `ledgers_share_of_processor_time` is what the ledger's
+calls, the first scan included, take of the time of the coordinator and its worker: the steadier figure where others
+use the machine. `--memory` compares the coordinator's peak memory at two numbers of events. Examples:
+
+    python benchmarks/ledger.py --repeats 5 --json ledger.json
+    python benchmarks/ledger.py --memory 1000 100000 --json memory.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+from exatrkx_hpc.process import run
+from exatrkx_hpc.work.book import Book
+from exatrkx_hpc.work.coordinator import Coordinator
+from exatrkx_hpc.work.events import EventFile, find_events
+from exatrkx_hpc.work.ledger import Counts, Ledger
+from exatrkx_hpc.work.outcome import Failed, Result
+from exatrkx_hpc.work.report import Report
+from exatrkx_hpc.work.results import Results
+from exatrkx_hpc.work.resume import begin, facts_of
+from exatrkx_hpc.work.worker import Task
+from exatrkx_hpc.work.workers import Settings, run_clients
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from fakes.running import fake_triton
+
+
+class NoLedger(Ledger):
+    """A ledger in memory alone, which forgets what was done."""
+
+    def __init__(self, folder: Path) -> None:
+        """List the events."""
+        self._events = list(find_events(folder))
+        self._number = len(self._events)
+
+    def begin_run(self, *, server: str, version: str) -> None:
+        """Note nothing."""
+
+    def counts(self) -> Counts:
+        """Return how many there are."""
+        return Counts(waiting=self._number)
+
+    def waiting(self, folder: Path, limit: int = 0) -> list[EventFile]:
+        """Return all events, once."""
+        page, self._events = self._events, []
+        return page
+
+    def done(self, result: Result, *, attempts: int = 1) -> None:
+        """Note nothing."""
+
+    def fail(self, failed: Failed, *, attempts: int = 1) -> None:
+        """End the measurement."""
+        raise SystemExit(f"{failed.event}: {failed.reason}")
+
+    def failures(self, limit: int) -> tuple[Failed, ...]:
+        """Return nothing."""
+        return ()
+
+    def commit(self) -> None:
+        """Write nothing."""
+
+    def end_run(self, stopped: str | None) -> None:
+        """Write nothing."""
+
+
+class Timed:
+    """A ledger whose calls are timed, in processor seconds of this process."""
+
+    def __init__(self, make: Callable[[], Ledger]) -> None:
+        """Open it, which counts, too."""
+        begin = time.process_time()
+        self._ledger = make()
+        self.spent = time.process_time() - begin
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        """Return the method of that name, timed."""
+        method = getattr(self._ledger, name)
+
+        def timed(*values: object, **named: object) -> object:
+            begin = time.process_time()
+            try:
+                return method(*values, **named)
+            finally:
+                self.spent += time.process_time() - begin
+
+        return timed
+
+
+def main() -> None:
+    """Measure, print the figures, and write them as JSON where that is wanted."""
+    arguments = _arguments()
+    if arguments.once:
+        print(json.dumps(_once(*arguments.once)))
+        return
+    with tempfile.TemporaryDirectory(prefix="exatrkx-ledger-", dir=arguments.folder) as folder, fake_triton() as fake:
+        figures = (_memory if arguments.memory else _cost)(arguments, Path(folder), fake.server)
+    print(json.dumps(figures, indent=2))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=3000, help="events of a turn")
+    parser.add_argument("--hits", type=int, default=100, help="hits of an event")
+    parser.add_argument("--repeats", type=int, default=5, help="pairs of turns")
+    parser.add_argument("--memory", type=int, nargs=2, help="two numbers of events (of 1 hit) to compare")
+    parser.add_argument("--folder", type=Path, help="where to work; default: the folder of temporary files")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--once", nargs=4, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _once(how: str, server: str, events: str, out: str) -> dict[str, float]:
+    """Do all events in this process, with the ledger or without, and return what it took."""
+    settings = Settings(server=server, events=Path(events), out=Path(out), workers=1, in_flight=8)
+    began, processor, share = time.monotonic(), _processor(), 0.0
+    if how == "timed":
+        report, spent = _timed(settings)
+        share = spent / (_processor() - processor)
+    else:
+        report = _without(settings) if how == "without" else run_clients(settings)
+    return {
+        "share": share,
+        "done": report.done,
+        "seconds": report.seconds,
+        "whole": time.monotonic() - began,
+        "processor_seconds": _processor() - processor,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def _processor() -> float:
+    """Return the processor seconds of this process and of the workers that ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _without(settings: Settings) -> Report:
+    settings.labels.mkdir(parents=True)
+    return _run(settings, NoLedger(settings.events))
+
+
+def _timed(settings: Settings) -> tuple[Report, float]:
+    settings.labels.mkdir(parents=True)
+    facts = facts_of(settings.events, mode=settings.mode, model=settings.model)
+    ledger = Timed(lambda: begin(Results(settings.out), settings.events, facts))
+    report = _run(settings, cast("Ledger", ledger))
+    ledger.close()
+    return report, ledger.spent
+
+
+def _run(settings: Settings, ledger: Ledger) -> Report:
+    task = Task(
+        server=settings.server,
+        model=settings.model,
+        labels=str(settings.labels),
+        in_flight=settings.in_flight,
+        request_timeout=settings.request_timeout,
+        patience=settings.patience,
+    )
+    book = Book(ledger, Results(settings.out), settings.events, server=settings.server, version="")
+    coordinator = Coordinator(task, book, workers=settings.workers, show=lambda tally: None)
+    asyncio.run(coordinator.run())
+    return coordinator.report()
+
+
+def _turn(how: str, server: str, events: Path, out: Path) -> dict[str, float]:
+    argv = [sys.executable, __file__, "--once", how, server, str(events), str(out)]
+    done = run(argv, timeout=3600)
+    if done.returncode != 0:
+        raise SystemExit(done.complaint)
+    return dict(json.loads(done.stdout))
+
+
+def _make(folder: Path, number: int, hits: int) -> Path:
+    folder.mkdir()
+    text = "".join(f"{hit / hits:.3f},0.25,-0.5\n" for hit in range(hits))
+    for event in range(number):
+        (folder / f"evt_{event}.csv").write_text(text)
+    return folder
+
+
+def _cost(arguments: argparse.Namespace, folder: Path, server: str) -> dict[str, object]:
+    events = _make(folder / "events", arguments.events, arguments.hits)
+    turns: dict[str, list[dict[str, float]]] = {"with": [], "without": []}
+    for repeat in range(arguments.repeats):
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            pair = {how: pool.submit(_turn, how, server, events, folder / f"{how}-{repeat}") for how in turns}
+        for how, turn in pair.items():
+            turns[how].append(turn.result())
+    shares = [_turn("timed", server, events, folder / f"timed-{one}")["share"] for one in range(arguments.repeats)]
+    pairs = list(zip(turns["with"], turns["without"], strict=True))
+    ratios, whole = ([bare[figure] / ours[figure] for ours, bare in pairs] for figure in ("seconds", "whole"))
+    return {
+        "events": arguments.events,
+        "hits": arguments.hits,
+        "events_per_second": {
+            how: statistics.median(turn["done"] / turn["seconds"] for turn in some) for how, some in turns.items()
+        },
+        "processor_ms_per_event": {
+            how: 1000 * statistics.median(turn["processor_seconds"] / turn["done"] for turn in some)
+            for how, some in turns.items()
+        },
+        "ratios": {"with/without": statistics.median(ratios), "with/without, whole": statistics.median(whole)},
+        "ledgers_share_of_processor_time": statistics.median(shares),
+        "pairs": ratios,
+    }
+
+
+def _memory(arguments: argparse.Namespace, folder: Path, server: str) -> dict[str, object]:
+    peaks = {}
+    for number in arguments.memory:
+        events = _make(folder / f"events-{number}", number, 1)
+        turn = _turn("with", server, events, folder / f"out-{number}")
+        peaks[number] = {**turn, "ledger_mib": (folder / f"out-{number}" / "ledger.sqlite").stat().st_size / 2**20}
+    few, many = (peaks[number]["peak_mib"] for number in arguments.memory)
+    return {"coordinator": peaks, "ratios": {"many/few": many / few}}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Run a coroutine to its end from anywhere: a script, a thread, or a notebook, where a loop already runs."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def blocking(work: Callable[[], Coroutine[Any, Any, T]], *, interrupt: Callable[[str], None] | None = None) -> T:
+    """Return what the coroutine that `work` makes returns.
+
+    In a notebook it runs in a thread, and Ctrl-C calls `interrupt` with the reason, from the notebook's thread;
+    without `interrupt` it goes on to its end, and KeyboardInterrupt is raised then.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work())
+    # A notebook: its loop is busy with this very call, so the work gets a thread and a loop of its own.
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
+        future = pool.submit(lambda: asyncio.run(work()))
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            if interrupt is None:
+                raise
+            interrupt("stopped by SIGINT")
+            return future.result()
+
+
+@contextlib.contextmanager
+def stopped_by_signals(stop: Callable[[str], None]) -> Iterator[None]:
+    """Let SIGTERM and SIGINT call `stop` in the running loop; afterwards the handlers are the former ones.
+
+    In other threads than the main one this does nothing: signals never arrive there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in former:
+        loop.add_signal_handler(number, stop, f"stopped by {number.name}")
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)

@@ -1,0 +1,108 @@
+"""The accounts of one run: which events come next, what became of them, and the figures; the ledger behind them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+from exatrkx_hpc.work.events import EventFile
+from exatrkx_hpc.work.latency import Stopwatch
+from exatrkx_hpc.work.ledger import Ledger
+from exatrkx_hpc.work.live import Tally
+from exatrkx_hpc.work.outcome import Failed, Result
+from exatrkx_hpc.work.report import Report
+from exatrkx_hpc.work.results import Results
+
+LISTED: Final = 1000
+"""Failed events that a report lists; the ledger has them all."""
+
+
+class Book:
+    """Opened at the start of a run, when it says what earlier ones did, and closed at its end.
+
+    Its memory does not grow with the number of events. Every method raises OutputError when the disk is full or the
+    ledger is damaged.
+    """
+
+    def __init__(self, ledger: Ledger, results: Results, events: Path, *, server: str, version: str) -> None:
+        """Begin a run over the events of the folder `events`."""
+        ledger.begin_run(server=server, version=version)
+        counts = ledger.counts()
+        self._ledger, self._results, self._folder = ledger, results, events
+        self._server = server
+        self.version = version
+        self.events = counts.events
+        self.done = self.done_before = counts.done
+        self.failed = self.failed_before = counts.quarantined
+        self.hits = self.retries = 0
+        self.members: Counter[str] = Counter()
+        self.times = Stopwatch()
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.done + self.failed == self.events
+
+    def page(self) -> list[EventFile]:
+        """Return the next events, some hundred of them; none when all have been given out."""
+        return self._ledger.waiting(self._folder)
+
+    def add(self, result: Result, *, attempts: int) -> None:
+        """Note an event whose label file is on disk; `attempts` workers had it."""
+        self.done += 1
+        self.hits += result.hits
+        self.retries += result.retries
+        self.members[result.member] += 1
+        self.times.add(result.seconds)
+        self._ledger.done(result, attempts=attempts)
+
+    def fail(self, failed: Failed, *, attempts: int) -> None:
+        """Note an event that has no labels, and put it into quarantine if it would fail again."""
+        self.failed += 1
+        if failed.for_itself:
+            path = str(self._folder / f"{failed.event}.csv")
+            self._results.put_into_quarantine(failed, file=path, server=self._server, version=self.version)
+        self._ledger.fail(failed, attempts=attempts)
+
+    def tally(self, *, in_flight: int) -> Tally:
+        """Return how far the run is, with so many requests in flight; its `members` go on counting."""
+        return Tally(
+            events=self.events,
+            done=self.done,
+            failed=self.failed,
+            retries=self.retries,
+            in_flight=in_flight,
+            members=self.members,
+        )
+
+    def commit(self) -> None:
+        """Write to disk what was noted."""
+        self._ledger.commit()
+
+    def close(self, stopped: str | None) -> None:
+        """Write to disk what was noted, and how the run ended."""
+        self._ledger.end_run(stopped)
+
+    def report(self, *, model: str, mode: str, seconds: float, workers: tuple[int, ...], stopped: str | None) -> Report:
+        """Return the figures so far; what failed is read from the ledger, so `commit` goes before."""
+        failed = self._ledger.failures(LISTED)
+        return Report(
+            server=self._server,
+            model=model,
+            mode=mode,
+            version=self.version,
+            events=self.events,
+            done=self.done,
+            done_before=self.done_before,
+            failed=failed,
+            more_failed=self.failed - len(failed),
+            failed_before=self.failed_before,
+            hits=self.hits,
+            seconds=seconds,
+            latency_ms=self.times.latency(),
+            retries=self.retries,
+            workers=workers,
+            members={member: number for member, number in sorted(self.members.items()) if member},
+            stopped=stopped,
+        )

@@ -1,0 +1,223 @@
+"""How far a run is: a table on a terminal that changes a few times a second, else a line now and then."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+REFRESHES: Final = 4
+"""So often a second is the table drawn anew."""
+
+_WINDOW: Final = 10.0
+_SAMPLE: Final = 0.25
+_MEMBERS: Final = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """How far a run is: events in all, done and failed so far, those of earlier runs of the same result included.
+
+    `retries` are the requests that were repeated, `in_flight` the events that workers have; `members` says how many
+    events each server did in this run, as far as it is known. It may be a view of counts that go on.
+    """
+
+    events: int
+    done: int
+    failed: int
+    retries: int = 0
+    in_flight: int = 0
+    members: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def left(self) -> int:
+        """Events that are neither done nor failed."""
+        return self.events - self.done - self.failed
+
+
+ShowProgress = Callable[[Tally], None]
+"""What `run_clients` calls as it begins and after each event."""
+
+
+class Pace:
+    """Rates of a run, from its tallies; the first one that it sees is where the run began."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Measure with `clock`, in seconds."""
+        self._clock = clock
+        self._samples: deque[tuple[float, Tally]] = deque()
+        self._first: tuple[float, Tally] | None = None
+        self._end: float | None = None
+        self.tally: Tally | None = None
+
+    def note(self, tally: Tally) -> None:
+        """Take the newest tally."""
+        now = self._clock()
+        self._first = self._first or (now, tally)
+        self.tally = tally
+        self._end = None if tally.left else now
+        if not self._samples or now - self._samples[-1][0] >= _SAMPLE:
+            self._samples.append((now, tally))
+        while len(self._samples) > 2 and now - self._samples[1][0] >= _WINDOW:
+            self._samples.popleft()
+
+    @property
+    def mean(self) -> float | None:
+        """Events done per second since the beginning; None when that cannot be told yet."""
+        return self._since(self._first)
+
+    @property
+    def now(self) -> float | None:
+        """Events done per second in the last ten seconds or so; it falls while nothing happens."""
+        return self._since(self._samples[0] if self._samples else None)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """When the run will end at the pace of now; None when nothing moves, or it cannot be told yet."""
+        pace = self.now
+        return self.tally.left / pace if self.tally is not None and pace else None
+
+    def _since(self, sample: tuple[float, Tally] | None) -> float | None:
+        if sample is None or self.tally is None:
+            return None
+        at, before = sample
+        seconds = (self._clock() if self._end is None else self._end) - at
+        return (self.tally.done - before.done) / seconds if seconds > 0 else None
+
+
+class LiveTable:
+    """What a terminal shows of a run; rich asks it again at each refresh."""
+
+    def __init__(self, pace: Pace) -> None:
+        """Show what `pace` knows at that moment."""
+        self._pace = pace
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+
+        tally = self._pace.tally
+        if tally is None:
+            return "getting ready"
+        parts: list[RenderableType] = [self._bar(tally), self._figures(tally)]
+        if known := {name: count for name, count in list(tally.members.items()) if name and count}:
+            parts.append(_members(known))
+        return Group(*parts)
+
+    def _bar(self, tally: Tally) -> RenderableType:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        over = tally.done + tally.failed
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(no_wrap=True)
+        bar.add_column(ratio=1)
+        bar.add_column(no_wrap=True, justify="right")
+        share = f"{100.0 * over / tally.events:.1f} %" if tally.events else ""
+        bar.add_row("events", ProgressBar(total=max(tally.events, 1), completed=over), f"{over}/{tally.events} {share}")
+        return bar
+
+    def _figures(self, tally: Tally) -> Table:
+        from rich.table import Table
+
+        pace = self._pace
+        values = {
+            "done": f"{tally.done:,}",
+            "failed": f"{tally.failed:,}",
+            "retries": f"{tally.retries:,}",
+            "in flight": f"{tally.in_flight:,}",
+            "events/s now": _rate(pace.now),
+            "events/s mean": _rate(pace.mean),
+            "time left": time_left(pace.seconds_left),
+        }
+        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+        for name in values:
+            table.add_column(name, justify="right", header_style="dim", no_wrap=True)
+        table.add_row(*values.values())
+        return table
+
+
+def _members(counts: Mapping[str, int]) -> Table:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = sorted(counts.items(), key=lambda row: -row[1])
+    if len(rows) > _MEMBERS:
+        shown = rows[: _MEMBERS - 1]
+        rows = [*shown, (f"{len(rows) - len(shown)} others", sum(count for _, count in rows[len(shown) :]))]
+    whole = sum(counts.values())
+    table = Table.grid(padding=(0, 1))
+    for name, count in rows:
+        bar = ProgressBar(total=whole, completed=count, width=24)
+        table.add_row(Text(name), bar, f"{100.0 * count / whole:.0f} %", f"{count:,}")
+    return table
+
+
+def _rate(rate: float | None) -> str:
+    return "–" if rate is None else f"{rate:,.1f}"
+
+
+def time_left(seconds: float | None) -> str:
+    """Return a time as a person says it: 12 s, 4 min 05 s, 3 h 10 min; a dash when it is not known."""
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+@contextlib.contextmanager
+def progress_bar(
+    *,
+    quiet: bool = False,
+    console: Console | None = None,
+    every: float = 10.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[ShowProgress]:
+    """Give a function that shows a Tally on stderr: a live table on a terminal, else a line each `every` seconds.
+
+    The table goes as the block ends. With `quiet` nothing is shown.
+    """
+    from rich.console import Console
+
+    console = console or Console(stderr=True)
+    pace = Pace(clock)
+    if quiet:
+        yield lambda tally: None
+    elif console.is_terminal:
+        from rich.live import Live
+
+        # What the program prints on stderr meanwhile comes above the table; stdout is for results and stays as it is.
+        with Live(
+            LiveTable(pace), console=console, refresh_per_second=REFRESHES, transient=True, redirect_stdout=False
+        ):
+            yield pace.note
+    else:
+        yield _lines(console, pace, every, clock)
+
+
+def _lines(console: Console, pace: Pace, every: float, clock: Callable[[], float]) -> ShowProgress:
+    last = clock()
+
+    def show(tally: Tally) -> None:
+        nonlocal last
+        pace.note(tally)
+        now = clock()
+        if now - last >= every:
+            last = now
+            says = [f"{tally.done} of {tally.events} events", f"{tally.failed} failed"]
+            says += [f"{tally.retries} retries"] if tally.retries else []
+            if pace.now is not None:
+                says += [f"{pace.now:.1f} events/s", f"{time_left(pace.seconds_left)} left"]
+            console.print(", ".join(says), highlight=False)
+
+    return show

@@ -1,0 +1,58 @@
+"""What became of one event: its labels are on disk, or it has none, and why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+_FOR_ITSELF: Final = frozenset({"input", "model", "worker"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """An event whose label file is on disk.
+
+    `seconds` is from the first attempt of its request to the labels, `retries` how often the request was
+    repeated. `member` is the server that answered, and `version` the model's version, as far as the answer says.
+    `size` and `mtime_ns` are the event file's when it was read, `sha256` the digest (hexadecimal) of what was
+    read; `labels_size` and `labels_sha256` are the label file's.
+    """
+
+    name: str
+    hits: int
+    seconds: float
+    retries: int
+    size: int
+    mtime_ns: int
+    sha256: str
+    labels_size: int
+    labels_sha256: str
+    member: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """An event without labels: its name, the kind of failure and the reason, one line.
+
+    The kinds are `input` (its content), `file` (its file could not be read), `model` (the model refused it, or
+    answered nonsense), `endpoint` (nothing useful answered in time) and `worker` (its worker died each time).
+    """
+
+    event: str
+    kind: str
+    reason: str
+
+    @property
+    def for_itself(self) -> bool:
+        """Whether it would fail again: then it is put into quarantine, and the next run passes over it."""
+        return self.kind in _FOR_ITSELF
+
+
+def read_answer(line: bytes) -> Result | Failed:
+    """Return what a worker's line says of an event."""
+    fields = json.loads(line)
+    if "kind" in fields:
+        return Failed(event=fields["name"], kind=fields["kind"], reason=fields["reason"])
+    return Result(**fields)
