@@ -105,6 +105,11 @@ def fetch(server: str, *, deadline: float = 5.0) -> Snapshot:
 
     Raises EndpointError when nothing answers, or when the answer is not Triton's.
     """
+    return parse(fetch_text(server, deadline=deadline), url=metrics_url(server))
+
+
+def fetch_text(server: str, *, deadline: float = 5.0) -> str:
+    """Return what a server (`HOST:8002`, or a URL) says of its metrics; raises EndpointError when nothing answers."""
     import requests
 
     url = metrics_url(server)
@@ -121,7 +126,7 @@ def fetch(server: str, *, deadline: float = 5.0) -> Snapshot:
         raise EndpointError(f"no metrics from {url}: {type(error).__name__}; is the address right?") from error
     if answer.status_code != 200:
         raise EndpointError(f"{url} answers {answer.status_code}; --server wants Triton's metrics port, mostly 8002")
-    return parse(answer.text, url=url)
+    return str(answer.text)
 
 
 def fetch_fleet(
@@ -215,11 +220,17 @@ def _times(model: str, counted: Counters) -> ModelTimes:
 def stage_shares(times: Sequence[ModelTimes], ensemble: str = "exatrkx") -> dict[str, float]:
     """Return each stage's share (0 to 1) of the compute time of all models but the ensemble itself.
 
-    The ensemble's own times are those of its members again, so it is left out. All are 0 without requests.
+    A model that nobody asked, such as a fused one beside the stages, is left out. Without any request all are there,
+    with 0.
     """
-    spent = {one.model: one.compute_ms * one.successes for one in times if one.model != ensemble}
+    spent = compute_spent(times, ensemble)
     total = sum(spent.values())
-    return {model: value / total if total else 0.0 for model, value in spent.items()}
+    return {model: value / total if total else 0.0 for model, value in spent.items() if value or not total}
+
+
+def compute_spent(times: Sequence[ModelTimes], ensemble: str = "exatrkx") -> dict[str, float]:
+    """Return the milliseconds of compute of each model but the ensemble, whose own are those of its members again."""
+    return {one.model: one.compute_ms * one.successes for one in times if one.model != ensemble}
 
 
 def render_table(times: Sequence[ModelTimes]) -> Table:

@@ -1,0 +1,47 @@
+"""What the servers of an endpoint counted while a run was on: compute by stage, answers by server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from exatrkx_hpc.errors import EndpointError
+from exatrkx_hpc.measure.metrics import Snapshot, compute_spent, fetch_fleet, metrics_url, model_times
+
+DEADLINE = 2.0
+"""Seconds for the servers to say what they counted; a run does not wait longer for its page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """`compute` is the milliseconds of each stage, over all servers; `answered` the requests that each answered."""
+
+    compute: Mapping[str, float] = field(default_factory=dict)
+    answered: Mapping[str, float] = field(default_factory=dict)
+
+
+def snapshots(servers: Mapping[str, str]) -> dict[str, Snapshot]:
+    """Return what the servers (name → address of its metrics) count now; without those that do not answer."""
+    if not servers:
+        return {}
+    names = {metrics_url(address): name for name, address in servers.items()}
+    try:
+        found, _ = fetch_fleet(list(servers.values()), deadline=DEADLINE)
+    except EndpointError:
+        return {}
+    return {names[snapshot.url]: snapshot for snapshot in found}
+
+
+def counted(before: Mapping[str, Snapshot], after: Mapping[str, Snapshot], *, ensemble: str) -> Counted:
+    """Return what was counted between two looks; a server that is only in the second began in between.
+
+    Each request of an event is one for the ensemble, or one for every model that is asked; so the busiest model of
+    a server says how many it answered.
+    """
+    times = {name: model_times(snapshot, before.get(name)) for name, snapshot in after.items()}
+    compute: dict[str, float] = {}
+    for one in times.values():
+        for stage, spent in compute_spent(one, ensemble).items():
+            compute[stage] = compute.get(stage, 0.0) + spent
+    answered = {name: float(max((model.successes for model in one), default=0)) for name, one in times.items()}
+    return Counted(compute=compute, answered={name: number for name, number in answered.items() if number})

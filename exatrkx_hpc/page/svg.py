@@ -1,0 +1,129 @@
+"""Words of SVG: elements with escaped values, scales with round ticks, and numbers as a person writes them."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+_ROUND: Final = (1.0, 2.0, 5.0, 10.0)
+
+
+def element(name: str, *inside: str, **attributes: object) -> str:
+    """Return `<name …>…</name>`; attributes are escaped, what is `inside` is SVG already.
+
+    `class_` stands for `class`, and an underscore in a name for a hyphen.
+    """
+    words = [name]
+    for key, value in attributes.items():
+        shown = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+        words.append(f'{key.rstrip("_").replace("_", "-")}="{html.escape(shown)}"')
+    return f"<{' '.join(words)}>{''.join(inside)}</{name}>"
+
+
+def text(words: str, x: float, y: float, **attributes: object) -> str:
+    """Return a text at a place; its `words` are escaped."""
+    return element("text", html.escape(words), x=x, y=y, **attributes)
+
+
+def drawing(*inside: str, name: str, title: str, description: str, width: float, height: float) -> str:
+    """Return a whole inline SVG that says its title and description to who cannot see it."""
+    heads = (
+        element("title", html.escape(title), id=f"{name}-title"),
+        element("desc", html.escape(description), id=f"{name}-text"),
+    )
+    return element(
+        "svg",
+        *heads,
+        *inside,
+        viewBox=f"0 0 {width:g} {height:g}",
+        role="img",
+        aria_labelledby=f"{name}-title {name}-text",
+    )
+
+
+def number(value: float) -> str:
+    """Return a number with three digits that count, and commas between thousands: 0.0123, 4.57, 1,235,000."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    shown = f"{value:,.{digits}f}"
+    return shown.rstrip("0").rstrip(".") if "." in shown else shown
+
+
+def percent(share: float) -> str:
+    """Return a share, 0 to 1, in per cent with one digit behind the point."""
+    return f"{100.0 * share:.1f} %"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Where values are on an axis: `low` at the pixel `start`, `high` at `end`; `ticks` are round values between."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    ticks: tuple[float, ...]
+    logarithmic: bool = False
+
+    def __call__(self, value: float) -> float:
+        """Return the pixel of a value; one outside is put at the nearer end."""
+        inside = min(max(value, self.low), self.high)
+        low, high, at = (self._measure(one) for one in (self.low, self.high, inside))
+        share = (at - low) / (high - low) if high > low else 0.0
+        return self.start + share * (self.end - self.start)
+
+    @property
+    def _measure(self) -> Callable[[float], float]:
+        return math.log10 if self.logarithmic else float
+
+
+def linear(high: float, *, start: float, end: float, most: int = 6, whole: bool = False, fit: bool = False) -> Scale:
+    """Return a scale from 0 to `high`, or with `fit` to the round value above it, with `most` ticks or fewer.
+
+    With `whole` the ticks are whole numbers.
+    """
+    high = high if high > 0 and math.isfinite(high) else 1.0
+    step = _step(high / most)
+    if whole:
+        step = max(1.0, step)
+    number_of = math.ceil(high / step - 1e-9) if fit else math.floor(high / step + 1e-9)
+    return Scale(
+        low=0.0,
+        high=max(number_of * step, high) if fit else high,
+        start=start,
+        end=end,
+        ticks=tuple(place * step for place in range(number_of + 1)),
+    )
+
+
+def logarithmic(low: float, high: float, *, start: float, end: float) -> Scale:
+    """Return a logarithmic scale over `low` to `high`, both above 0.
+
+    Its ticks are powers of ten, over less than three decades also 2 and 5 times those, and over less than one any
+    round values.
+    """
+    ratio = high / low
+    if ratio < 10:
+        step = _step((high - low) / 6 or low)
+        ticks = tuple(place * step for place in range(math.floor(low / step), math.ceil(high / step) + 1))
+    else:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        steps = _ROUND[:3] if ratio < 1000 else _ROUND[:1]
+        ticks = tuple(step * 10.0**decade for decade in decades for step in steps)
+    inside = tuple(tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9))
+    return Scale(low=low, high=high, start=start, end=end, ticks=inside, logarithmic=True)
+
+
+def path(points: Iterable[tuple[float, float]]) -> str:
+    """Return the `d` of a line through pixels."""
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+
+
+def _step(least: float) -> float:
+    """Return the smallest of 1, 2 and 5 times a power of ten that is not below `least`."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(step * power for step in _ROUND if step * power >= least * (1 - 1e-9))

@@ -1,0 +1,125 @@
+"""`OUT/report.html` is written: after a run, with what only the run knew, or again from what is in OUT."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+
+from exatrkx_hpc import __version__
+from exatrkx_hpc.errors import EndpointError, ExatrkxError, InputError, OutputError
+from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.fleet.endpoint_file import EndpointRecord, running_endpoint
+from exatrkx_hpc.measure.metrics import Snapshot
+from exatrkx_hpc.page.counted import DEADLINE, counted, snapshots
+from exatrkx_hpc.page.page import render_page
+from exatrkx_hpc.page.read import history, note
+from exatrkx_hpc.work.ledger import Ledger
+from exatrkx_hpc.work.results import Results
+from exatrkx_hpc.work.route import models_of
+from exatrkx_hpc.work.workers import Settings, StoppedRun
+
+_PACKAGES = ("tritonclient", "grpcio", "numpy")
+
+
+def write_page(out: Path, **facts: Mapping[str, str | float]) -> Path:
+    """Write OUT/report.html from the ledger in OUT and return its path; `facts` are noted in the ledger before.
+
+    Raises InputError when OUT has no ledger, OutputError when a run writes to OUT, its ledger is damaged, or the
+    page cannot be written.
+    """
+    results = Results(out)
+    if not results.ledger.exists():
+        raise InputError(f"{out} holds no ledger.sqlite of run-clients; name the folder that it wrote with -o")
+    with results.owned() as locks, Ledger(results.ledger, locks=locks) as ledger:
+        note(ledger, **facts)
+        html = render_page(history([ledger]))
+    try:
+        write_whole(results.page, html)
+    except OSError as error:
+        raise OutputError(f"cannot write {results.page}: {error.strerror}; make room there") from error
+    return results.page
+
+
+@contextlib.contextmanager
+def told_on_a_page(settings: Settings, run_root: Path | None = None) -> Iterator[None]:
+    """Write the page of the run inside the block when it ends, or is stopped; another error leaves none.
+
+    `run_root` is where the farm is whose endpoint `settings.server` may be: then its servers are asked what they
+    count. Raises what `write_page` raises, but not in place of the run's own error.
+    """
+    before = snapshots(_servers(settings, run_root))
+    try:
+        yield
+    except StoppedRun:
+        with contextlib.suppress(ExatrkxError, OSError):
+            _write(settings, run_root, before)
+        raise
+    _write(settings, run_root, before)
+
+
+def _write(settings: Settings, run_root: Path | None, before: Mapping[str, Snapshot]) -> None:
+    found = counted(before, snapshots(_servers(settings, run_root)), ensemble=settings.model)
+    write_page(
+        settings.out,
+        settings=settings_told(settings),
+        versions=_versions(_record(settings, run_root)),
+        compute=found.compute,
+        answered=found.answered,
+    )
+
+
+def settings_told(settings: Settings) -> dict[str, str]:
+    """Return the settings of a run in the words of its page."""
+    source = {"endpoint": settings.server} if settings.server else {"model repository": str(settings.repository)}
+    return {
+        **source,
+        "model": models_of(settings.mode, settings.model),
+        "mode": settings.mode,
+        "events": str(settings.events.absolute()),
+        "results": str(settings.out.absolute()),
+        "workers": str(settings.workers),
+        "in flight, each worker": str(settings.in_flight),
+        "request timeout": f"{settings.request_timeout:g} s",
+        "patience": f"{settings.patience:g} s",
+    }
+
+
+def _record(settings: Settings, run_root: Path | None) -> EndpointRecord | None:
+    """Return what the farm says of its endpoint, if that is the one of the run."""
+    if run_root is None or not settings.server:
+        return None
+    with contextlib.suppress(EndpointError):
+        record = running_endpoint(run_root)
+        return record if record.grpc == settings.server else None
+    return None
+
+
+def _servers(settings: Settings, run_root: Path | None) -> Mapping[str, str]:
+    record = _record(settings, run_root)
+    return record.metrics if record is not None else {}
+
+
+def _versions(record: EndpointRecord | None) -> dict[str, str]:
+    found = {"exatrkx-hpc": __version__}
+    if record is not None and (triton := _triton(record.http)):
+        found["Triton"] = triton
+    found["Python"] = platform.python_version()
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found | {"machine": platform.platform()}
+
+
+def _triton(http: str) -> str:
+    """Return the version of the Triton behind an HTTP endpoint; nothing when it does not say."""
+    import requests
+
+    try:
+        with requests.Session() as session:
+            session.trust_env = False  # a server is inside the cluster; http_proxy is for the world outside it
+            return str(session.get(f"http://{http}/v2", timeout=DEADLINE).json()["version"])
+    except (requests.RequestException, ValueError, KeyError, TypeError):
+        return ""
