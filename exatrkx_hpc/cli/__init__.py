@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 from exatrkx_hpc import __version__
+from exatrkx_hpc.cli.bench_commands import bench, plot
 from exatrkx_hpc.cli.config_commands import config_app, init
 from exatrkx_hpc.cli.demo_command import demo
 from exatrkx_hpc.cli.event_commands import events_app
 from exatrkx_hpc.cli.farm_commands import deploy, monitor, stop
 from exatrkx_hpc.cli.model_commands import models_app
+from exatrkx_hpc.cli.report_command import report
+from exatrkx_hpc.cli.score_commands import score
 from exatrkx_hpc.cli.site_commands import clean, doctor, logs, setup, status
 from exatrkx_hpc.cli.work_commands import metrics, run_clients
 from exatrkx_hpc.errors import ExatrkxError, OutputError
@@ -45,7 +48,11 @@ app.add_typer(config_app, name="config")
 app.command()(deploy)
 app.command()(monitor)
 app.command(name="run-clients")(run_clients)
+app.command()(report)
 app.command()(metrics)
+app.command()(score)
+app.command()(bench)
+app.command()(plot)
 app.command()(stop)
 app.command()(status)
 app.command()(logs)

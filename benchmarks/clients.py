@@ -1,0 +1,279 @@
+"""run-clients beside perf_analyzer: the same endpoint, the same events, as many requests in flight, in one run.
+
+Starts an embedded farm (a real Triton behind nginx) on the given cores, which the clients share with it. The loads:
+`reference` are the reference events (or small synthetic ones) through the shipped ensemble; `small` are the same, and
+`large` events of 1 MB, through a model that gives back labels at once, so that the client is what is measured. The two
+clients take turns. run-clients reads event files and writes label files meanwhile, which is its work; perf_analyzer
+has all in memory. The rate of run-clients is taken from the middle of the run, by when the label files were written:
+perf_analyzer leaves out its start and its end, too. Beside the rates stands the processor time that each client takes
+for an event, the start of its processes included. Example:
+
+    python benchmarks/clients.py --turns 5 --json clients.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from exatrkx_hpc import farm
+from exatrkx_hpc.measure import perf_analyzer
+from exatrkx_hpc.measure.perf_analyzer import Load, PerfAnalyzer
+from exatrkx_hpc.measure.perf_analyzer_install import install
+from exatrkx_hpc.resolution import resolve
+from exatrkx_hpc.tracking import synthetic
+from exatrkx_hpc.work.client import check_endpoint
+from exatrkx_hpc.work.convert import events_to_json
+from exatrkx_hpc.work.events import find_events
+from exatrkx_hpc.work.workers import Settings, run_clients
+
+LOADS = ("reference", "small", "large")
+GOALS = {"reference": 1.0, "small": 1.0, "large": 0.9}
+_MODEL = "exatrkx"
+_LARGE_HITS = 87_381  # 12 bytes each: 1 MiB
+_ECHO_CONFIG = """\
+backend: "python"
+max_batch_size: 0
+input [ { name: "FEATURES" data_type: TYPE_FP32 dims: [ -1, 3 ] } ]
+output [ { name: "LABELS" data_type: TYPE_INT64 dims: [ -1 ] } ]
+instance_group [ { count: 2 kind: KIND_CPU } ]
+"""
+_ECHO_MODEL = """\
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            hits = pb_utils.get_input_tensor_by_name(request, "FEATURES").as_numpy()
+            labels = pb_utils.Tensor("LABELS", np.zeros(len(hits), dtype=np.int64))
+            answers.append(pb_utils.InferenceResponse(output_tensors=[labels]))
+        return answers
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One turn at one concurrency: events per second of run-clients, inferences per second of perf_analyzer.
+
+    Then the processor time that each of them took for an event, in milliseconds.
+    """
+
+    ours: float
+    theirs: float
+    ours_processor_ms: float
+    theirs_processor_ms: float
+
+    @property
+    def ratio(self) -> float:
+        """Ours over theirs."""
+        return self.ours / self.theirs
+
+
+def main() -> None:
+    """Measure, print a table, and write the figures as JSON where that is wanted."""
+    arguments = _arguments()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
+    figures: dict[str, object] = {"cores": arguments.cores, "turns": arguments.turns, "seconds": arguments.seconds}
+    with tempfile.TemporaryDirectory(prefix="exatrkx-clients-") as name:
+        analyzer = _analyzer(arguments.perf_analyzer or Path(name, "perf_analyzer"))
+        for load in arguments.loads:
+            figures[load] = _measure(arguments, Path(name, load), load, analyzer)
+            figures["load_average"] = os.getloadavg()[0]
+            if arguments.json:  # after each load, so that a later one that is stopped costs only itself
+                arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--loads", nargs="+", choices=LOADS, default=["reference", "large"])
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 4, 16, 32], help="requests in flight in all")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes of run-clients, at most")
+    parser.add_argument("--cores", type=int, default=2, help="cores for servers and clients together")
+    parser.add_argument("--seconds", type=float, default=10.0, help="about how long each client is measured")
+    parser.add_argument("--turns", type=int, default=5, help="measurements of each client and concurrency")
+    parser.add_argument("--format", choices=("csv", "npy"), default="csv", help="of the event files of load large")
+    parser.add_argument("--quick", action="store_true", help="one short turn of load small, to see that it works")
+    parser.add_argument("--perf-analyzer", type=Path, help="a folder that has it, or that it is installed in")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.loads, arguments.in_flight, arguments.turns, arguments.seconds = ["small"], [2], 1, 0.5
+    return arguments
+
+
+def _analyzer(folder: Path) -> PerfAnalyzer:
+    return install(folder, lambda line: print(line, file=sys.stderr))
+
+
+def _measure(arguments: argparse.Namespace, folder: Path, load: str, analyzer: PerfAnalyzer) -> dict[str, object]:
+    events = _events(folder, load, arguments.format)
+    data = folder / "events.json"
+    events_to_json(events, data, tensor="FEATURES", as_base64=True)
+    figures: dict[str, object] = {}
+    print(f"{load}: {len(find_events(events))} events, {data.stat().st_size / 1e6:.1f} MB as JSON")
+    print(f"{'in flight':>9} {'events/s':>9} {'inferences/s':>13} {'ratio':>6}  (medians of {arguments.turns} turns)")
+    with _endpoint(folder, load) as endpoint:
+        asks = _PerfAnalyzer(analyzer, endpoint, data, arguments.seconds, folder / "report.csv")
+        rate = perf_analyzer.warm_up(analyzer, asks.load(arguments.in_flight[-1]), folder / "warm-up.csv").per_second
+        for number in arguments.in_flight:
+            turns: list[Turn] = []
+            for place in range(arguments.turns):
+                many = max(40, round((turns[-1].ours if turns else rate) * arguments.seconds))
+                links = _links(events, folder, many)
+                clients = {
+                    "ours": lambda: _ours(endpoint, links, number, arguments.workers),  # noqa: B023
+                    "theirs": lambda: asks.rate(number),  # noqa: B023
+                }
+                found = {who: _timed(clients[who]) for who in sorted(clients, reverse=bool(place % 2))}
+                (ours, ours_spent), (theirs, theirs_spent) = found["ours"], found["theirs"]
+                turns.append(
+                    Turn(
+                        ours=ours,
+                        theirs=theirs,
+                        ours_processor_ms=1000 * ours_spent / many,
+                        theirs_processor_ms=1000 * theirs_spent / (theirs * arguments.seconds),
+                    )
+                )
+                rate = theirs
+            figures[str(number)] = _figures(turns)
+            ours, theirs = (statistics.median(getattr(turn, who) for turn in turns) for who in ("ours", "theirs"))
+            print(f"{number:9} {ours:9.1f} {theirs:13.1f} {_ratio(turns):6.2f}", flush=True)
+    return {"goal": GOALS[load], "in_flight": figures}
+
+
+def _timed(client: Callable[[], float]) -> tuple[float, float]:
+    """Return what a client measured, and the processor seconds of this process and those that it waited for."""
+
+    def spent() -> float:
+        used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return sum(one.ru_utime + one.ru_stime for one in used)
+
+    before = spent()
+    rate = client()
+    return rate, spent() - before
+
+
+def _figures(turns: list[Turn]) -> dict[str, object]:
+    return {
+        "events_per_second": statistics.median(turn.ours for turn in turns),
+        "inferences_per_second": statistics.median(turn.theirs for turn in turns),
+        "ratio": _ratio(turns),
+        "processor_ms_per_event": {
+            "run-clients": statistics.median(turn.ours_processor_ms for turn in turns),
+            "perf_analyzer": statistics.median(turn.theirs_processor_ms for turn in turns),
+        },
+        "ratios": [round(turn.ratio, 4) for turn in turns],
+        "turns": [asdict(turn) for turn in turns],
+    }
+
+
+def _ratio(turns: list[Turn]) -> float:
+    """Return the median of the turns' ratios: what else the machine does changes from turn to turn."""
+    return statistics.median(turn.ratio for turn in turns)
+
+
+def _events(folder: Path, load: str, form: str) -> Path:
+    made = folder / "events"
+    made.mkdir(parents=True)
+    reference = os.environ.get("EXATRKX_REFERENCE_DATA")
+    if load == "large":
+        generator = np.random.default_rng(1)
+        hits = generator.uniform((0.01, -1, -1), (0.3, 1, 1), size=(_LARGE_HITS, 3))
+        if form == "npy":
+            np.save(made / "evt_0.npy", hits.astype(np.float32))
+        else:
+            np.savetxt(made / "evt_0.csv", hits, fmt="%.6g", delimiter=",")
+    elif reference:
+        for event in find_events(Path(reference, "exatrkx", "events")):
+            shutil.copy(event.path, made / event.path.name)
+    else:
+        synthetic.write_events(made, events=16, seed=31_415, tracks=100)
+    return made
+
+
+@contextlib.contextmanager
+def _endpoint(folder: Path, load: str) -> Iterator[str]:
+    flags: dict[str, object] = {
+        "site": "local",
+        "run_root": str(folder / "run").replace("$", "$$"),
+        "job.nodes": 1,
+        "server.instances": 2,
+        "balancer.grpc_port": 0,
+        "balancer.http_port": 0,
+        "monitor.prometheus": False,
+    }
+    if load != "reference":
+        model = folder / "echo" / _MODEL
+        (model / "1").mkdir(parents=True)
+        (model / "config.pbtxt").write_text(_ECHO_CONFIG)
+        (model / "1" / "model.py").write_text(_ECHO_MODEL)
+        flags["server.model_repository"] = str(folder / "echo").replace("$", "$$")
+    with farm.running(resolve(flags=flags, ambient=False).farm, wait=180) as (_, watch):
+        check_endpoint(watch.endpoint, _MODEL, deadline=60)
+        yield watch.endpoint
+
+
+@dataclass(frozen=True)
+class _PerfAnalyzer:
+    """perf_analyzer at one endpoint with one set of events."""
+
+    analyzer: PerfAnalyzer
+    endpoint: str
+    data: Path
+    seconds: float
+    report: Path
+
+    def load(self, in_flight: int) -> Load:
+        return Load(server=self.endpoint, model=_MODEL, data=self.data, concurrency=in_flight, window=self.seconds)
+
+    def rate(self, in_flight: int) -> float:
+        """Return its inferences per second."""
+        return perf_analyzer.measure(self.analyzer, self.load(in_flight), self.report).per_second
+
+
+def _links(events: Path, folder: Path, many: int) -> Path:
+    """Return a folder with `many` links to the events."""
+    links = folder / "links"
+    shutil.rmtree(links, ignore_errors=True)
+    links.mkdir()
+    sources = [event.path for event in find_events(events)]
+    for number in range(many):
+        os.link(sources[number % len(sources)], links / f"evt_{number}{sources[number % len(sources)].suffix}")
+    return links
+
+
+def _ours(endpoint: str, events: Path, in_flight: int, workers: int) -> float:
+    """Return the events per second of a run over these events."""
+    processes, out = min(workers, in_flight), events.parent / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    settings = Settings(
+        server=endpoint, events=events, out=out, workers=processes, in_flight=max(1, in_flight // processes)
+    )
+    run_clients(settings).check()
+    return _middle_rate([path.stat().st_mtime_ns for path in settings.labels.iterdir() if path.name[0] != "."])
+
+
+def _middle_rate(written: list[int]) -> float:
+    """Return the files per second between the first tenth and the last twentieth of them, by their times in ns."""
+    written.sort()
+    first, last = len(written) // 10, len(written) - 1 - len(written) // 20
+    return 1e9 * (last - first) / (written[last] - written[first])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""A scan as part of a job: the command that a job runs beside its servers, on its first node."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from exatrkx_hpc.bench.places import analyzer_folder
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.errors import InputError, MissingComponent
+from exatrkx_hpc.launch.plan import settings_of
+from exatrkx_hpc.launch.words import Var, Word
+from exatrkx_hpc.measure import perf_analyzer
+from exatrkx_hpc.resolution import ENVIRONMENT_PREFIX, value_of
+
+_MAIN: Final = "from exatrkx_hpc.cli import main; main()"
+#: Keys whose values are filled in, so that a plain $ is written $$.
+_FOLDERS: Final = ("run_root", "server.model_repository", "server.mounts")
+#: The endpoint is the scan's own: it must not fail because another job of the node has one, too.
+_OWN_ENDPOINT: Final = {"balancer.grpc_port": "0", "balancer.http_port": "0", "monitor.prometheus": "false"}
+
+
+def bench_command(farm: Farm, events: Path, *, sources: Mapping[str, str] | None = None) -> tuple[Word, ...]:
+    """Return the command that measures the servers of its own job and leaves `bench/` in the run directory.
+
+    The job's values go with it, so it needs no farm.toml. Its placement is the job's: the scan is over the requests in
+    flight. Raises InputError without events, MissingComponent when perf_analyzer or matplotlib is not here.
+    """
+    if not events.exists():
+        raise InputError(f"there is no {events}; name a folder of events, or a *.json, with --events")
+    perf_analyzer.find(analyzer_folder(farm), farm.bench.perf_analyzer)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingComponent("the figures of the job need matplotlib; pip install 'exatrkx-hpc[plots]'")
+    return (
+        "env",
+        *(f"{_variable(key)}={value}" for key, value in {**_settings(farm, sources), **_OWN_ENDPOINT}.items()),
+        *(sys.executable, "-c", _MAIN, "bench", "--job", Var("SLURM_JOB_ID")),
+        *("--events", str(events.absolute()), "--out", (Var("run_dir"), "/bench"), "--wait", "3600"),
+    )
+
+
+def _settings(farm: Farm, sources: Mapping[str, str] | None) -> dict[str, str]:
+    return {one.key: _as_text(one.key, value_of(farm, one.key)) for one in settings_of(farm, sources)}
+
+
+def _as_text(key: str, value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.replace("$", "$$") if key in _FOLDERS else text
+
+
+def _variable(key: str) -> str:
+    return ENVIRONMENT_PREFIX + key.upper().replace(".", "_")

@@ -1,0 +1,121 @@
+"""What is measured: a farm of a given size that is up for the block, or the servers of a job that runs already."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from exatrkx_hpc import farm as story
+from exatrkx_hpc.assets import asset
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.errors import ConfigError, EndpointError
+from exatrkx_hpc.fleet.endpoint_file import EndpointRecord
+from exatrkx_hpc.models.build import build
+from exatrkx_hpc.models.pipeline import is_fused
+from exatrkx_hpc.models.repository import read_models
+
+Tell = Callable[[str], None]
+_MOST_INSTANCES: Final = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """An endpoint with `servers` servers of `instances` instances; `record` tells who its members are at the moment."""
+
+    endpoint: str
+    servers: int
+    instances: int
+    record: Callable[[], EndpointRecord]
+
+
+def sized(farm: Farm, servers: int, instances: int) -> Farm:
+    """Return `farm` with so many servers in all, and a balancer on free ports without a Prometheus beside it.
+
+    Full nodes first: more than `server.servers_per_node` servers need a multiple of it. Raises ConfigError for a
+    number that cannot be.
+    """
+    on_node = farm.server.servers_per_node
+    if servers > on_node and servers % on_node:
+        raise ConfigError(
+            f"--servers {servers} does not fill nodes of {on_node} (server.servers_per_node); use a multiple of that"
+        )
+    if instances > _MOST_INSTANCES:
+        raise ConfigError(f"--instances {instances} is too many; use {_MOST_INSTANCES} at most")
+    nodes, on_node = (1, servers) if servers <= on_node else (servers // on_node, on_node)
+    return farm.model_copy(
+        update={
+            "job": farm.job.model_copy(update={"nodes": nodes}),
+            "server": farm.server.model_copy(update={"servers_per_node": on_node, "instances": instances}),
+            "balancer": farm.balancer.model_copy(update={"grpc_port": 0, "http_port": 0}),
+            "monitor": farm.monitor.model_copy(update={"prometheus": False}),
+        }
+    )
+
+
+@contextlib.contextmanager
+def placed(farm: Farm, servers: int, instances: int, *, wait: float, tell: Tell) -> Iterator[Target]:
+    """Bring `farm` up in this size for the block; `wait` is how many seconds its servers may take to be ready."""
+    what = with_models(sized(farm, servers, instances), tell)
+    with story.running(what, tell=tell, wait=wait) as (job, watch):
+        yield Target(
+            endpoint=watch.endpoint,
+            servers=servers,
+            instances=instances,
+            record=lambda: story.endpoint_record(what, job.id),
+        )
+
+
+def with_models(farm: Farm, tell: Tell) -> Farm:
+    """Return `farm` with a model repository of its own for its number of instances, built beside the runs.
+
+    It is a copy of the farm's repository, or where there is none, of the shipped one.
+    """
+    source, shipped = source_models(farm), not Path(farm.server.model_repository).is_dir()
+    out = Path(farm.run_root, "bench-models", str(farm.server.instances))
+    fused = None if shipped else any(is_fused(model) for model in read_models(source))
+    tell(f"models: {farm.server.instances} instance(s) of each in {out}")
+    build(source, out, device=farm.server.device, instances=farm.server.instances, fused=fused)
+    return farm.model_copy(update={"server": farm.server.model_copy(update={"model_repository": str(out)})})
+
+
+def analyzer_folder(farm: Farm) -> Path:
+    """Return where perf_analyzer is installed for a farm: beside its runs, so that the nodes see it."""
+    return Path(farm.run_root, "perf_analyzer")
+
+
+def source_models(farm: Farm) -> Path:
+    """Return the models that a scan is of: the farm's, or where it has none yet, the shipped ones."""
+    repository = Path(farm.server.model_repository)
+    return repository if repository.is_dir() else asset("model_repos/exatrkx")
+
+
+@contextlib.contextmanager
+def of_job(farm: Farm, job: str, *, wait: float, tell: Tell) -> Iterator[Target]:
+    """Give the endpoint of a running job: the one that a monitor keeps, or one of its own for the block.
+
+    Raises EndpointError when its servers are not ready within `wait` seconds.
+    """
+    found = story.find_job(farm, job)
+    servers = farm.job.nodes * farm.server.servers_per_node
+    try:
+        record = story.endpoint_record(farm, found.id)
+    except EndpointError:
+        watch = story.watch(found, tell=tell)
+        try:
+            watch.start()
+            watch.wait_ready(servers, timeout=wait)
+            yield _target(farm, found.id, watch.endpoint)
+        finally:
+            watch.stop()
+    else:
+        yield _target(farm, found.id, record.grpc)
+
+
+def _target(farm: Farm, job: str, endpoint: str) -> Target:
+    def record() -> EndpointRecord:
+        return story.endpoint_record(farm, job)
+
+    return Target(endpoint=endpoint, servers=len(record().metrics), instances=farm.server.instances, record=record)

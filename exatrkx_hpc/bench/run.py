@@ -1,0 +1,152 @@
+"""A whole scan: each placement brought up, its points measured until they are known well enough, and taken down."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from exatrkx_hpc import __version__
+from exatrkx_hpc.bench import direct
+from exatrkx_hpc.bench.places import Target, of_job, placed, sized, source_models
+from exatrkx_hpc.bench.rows import measure_direct, measure_service
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.errors import IncompleteRun, InputError
+from exatrkx_hpc.measure import perf_analyzer
+from exatrkx_hpc.measure.bench_table import Point, Row, Store, read_table
+from exatrkx_hpc.measure.perf_analyzer import Load, PerfAnalyzer
+from exatrkx_hpc.measure.scan import Effort, Grid, Measure, Progress, Tell, pending, run_points
+from exatrkx_hpc.work.client import check_endpoint
+from exatrkx_hpc.work.convert import events_to_json
+
+#: The input of the shipped ensemble and of the fused model.
+TENSOR: Final = "FEATURES"
+_TAKEN_UP: Final = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A scan: its farm, what is measured how well, with which events, and where the figures go.
+
+    `events` is a folder of events, or a JSON of perf_analyzer's for a model that wants other tensors. `wait` is how
+    many seconds the servers of a placement may take to be ready. With `job` the servers of that running job are
+    measured as they are, and the grid counts for its concurrency alone.
+    """
+
+    farm: Farm
+    grid: Grid
+    effort: Effort
+    events: Path
+    out: Path
+    model: str
+    analyzer: PerfAnalyzer
+    wait: float = 600.0
+    job: str | None = None
+
+
+def run_bench(bench: Bench, *, tell: Tell) -> tuple[Row, ...]:
+    """Do what is left of the scan and return all its rows; the table is `bench.csv` in the folder of the scan.
+
+    Raises IncompleteRun when a point has no figures in the end or time was out; the same call goes on then. Raises
+    what bringing a farm up raises, ConfigError for figures of another scan in the folder, InputError without events.
+    """
+    for servers, instances in bench.grid.placements() if bench.job is None else ():
+        sized(bench.farm, servers, instances)  # refuses what cannot be before anything is started
+    scan = _Scan(bench, tell)
+    if bench.job is not None:
+        scan.place(of_job(bench.farm, bench.job, wait=bench.wait, tell=tell))
+    else:
+        scan.without_server()
+        for servers, instances in bench.grid.placements():
+            if scan.wants(bench.grid.points(servers, instances)):
+                scan.place(placed(bench.farm, servers, instances, wait=bench.wait, tell=tell))
+    scan.check()
+    return read_table(bench.out)
+
+
+class _Scan:
+    """A scan at work: what it has measured, and how far it is."""
+
+    def __init__(self, bench: Bench, tell: Tell) -> None:
+        self._bench, self._tell = bench, tell
+        self._data, digest = _data(bench, tell)
+        self._store = Store(bench.out, _facts(bench, digest))
+        self._progress = Progress(until=time.monotonic() + 60.0 * bench.effort.minutes)
+
+    def wants(self, points: tuple[Point, ...]) -> bool:
+        """Whether one of the points is to be measured, and there is time for it."""
+        if not pending(points, self._store, self._bench.effort):
+            return False
+        progress = self._progress
+        progress.out_of_time = progress.out_of_time or progress.clock() >= progress.until
+        return not progress.out_of_time
+
+    def without_server(self) -> None:
+        """Measure the pipeline without a server, in each number of processes."""
+        bench = self._bench
+        for point in bench.grid.direct_points():
+            if self.wants((point,)):
+                with direct.running(source_models(bench.farm), bench.events, point.instances) as work:
+                    self._run((point,), measure_direct(work, model=bench.model, window=bench.effort.window))
+
+    def place(self, place: AbstractContextManager[Target]) -> None:
+        """Measure the points of one placement, after a warm-up that counts for nothing."""
+        bench = self._bench
+        with place as target:
+            most = max(*bench.grid.concurrency, target.servers * target.instances)
+            self._tell(f"{target.servers} server(s) x {target.instances} instance(s): warming up")
+            # nginx may still be about to take up the members; run-clients would ask again, perf_analyzer does not.
+            check_endpoint(target.endpoint, bench.model, deadline=_TAKEN_UP)
+            warm = Load(
+                server=target.endpoint, model=bench.model, data=self._data, concurrency=most, window=bench.effort.window
+            )
+            perf_analyzer.warm_up(bench.analyzer, warm, bench.out / "warm-up.csv")
+            measure = measure_service(
+                target, bench.analyzer, self._store, model=bench.model, data=self._data, window=bench.effort.window
+            )
+            self._run(bench.grid.points(target.servers, target.instances), measure)
+
+    def _run(self, points: tuple[Point, ...], measure: Measure) -> None:
+        effort = self._bench.effort
+        run_points(points, measure, store=self._store, effort=effort, progress=self._progress, tell=self._tell)
+
+    def check(self) -> None:
+        """Raise IncompleteRun when something was not measured."""
+        failed = self._progress.failed
+        if failed:
+            point, why = next(iter(failed.items()))
+            raise IncompleteRun(f"{len(failed)} point(s) could not be measured; first: {point}: {why}")
+        if self._progress.out_of_time:
+            raise IncompleteRun(
+                f"{self._bench.effort.minutes:g} minutes are over before the scan is done; what was measured is in "
+                f"{self._bench.out}, and the same command goes on"
+            )
+
+
+def _data(bench: Bench, tell: Tell) -> tuple[Path, str]:
+    """Return the file for perf_analyzer, made of a folder of events, and its digest."""
+    if not bench.events.exists():
+        raise InputError(
+            f"there is no {bench.events}; name a folder of events or a *.json with --events, or make events with "
+            "'exatrkx-hpc events generate'"
+        )
+    path = bench.events
+    if path.is_dir():
+        path = bench.out / "events.json"
+        number = events_to_json(bench.events, path, tensor=TENSOR, as_base64=True)
+        tell(f"events: {number} of {bench.events}")
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _facts(bench: Bench, digest: str) -> dict[str, object]:
+    return {
+        "model": bench.model,
+        "events": digest,
+        "window": bench.effort.window,
+        "device": bench.farm.server.device,
+        "exatrkx-hpc": __version__,
+        "perf_analyzer": bench.analyzer.version,
+    }

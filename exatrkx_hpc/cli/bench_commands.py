@@ -1,0 +1,243 @@
+"""`bench` and `plot`: measure a farm over its sizes, and make the figures of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from exatrkx_hpc.bench.places import analyzer_folder, source_models
+from exatrkx_hpc.bench.run import Bench, run_bench
+from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.errors import ConfigError, IncompleteRun, MissingComponent
+from exatrkx_hpc.measure import perf_analyzer
+from exatrkx_hpc.measure.bench_table import Row, measured, nulls, read_table
+from exatrkx_hpc.measure.figures import save_figures
+from exatrkx_hpc.measure.perf_analyzer import PerfAnalyzer
+from exatrkx_hpc.measure.perf_analyzer_install import install
+from exatrkx_hpc.measure.recommend import WITHIN, Summary, recommend, summaries
+from exatrkx_hpc.measure.scan import Effort, Grid, seconds_left
+
+
+def bench(
+    servers: Annotated[str | None, typer.Option("--servers", help="Numbers of servers, such as 1,2.")] = None,
+    instances: Annotated[
+        str | None, typer.Option("--instances", help="Instances of each model, such as 1,2,3.")
+    ] = None,
+    concurrency: Annotated[
+        str | None, typer.Option("--concurrency", help="Requests in flight, such as 1,2,4,8.")
+    ] = None,
+    events: Annotated[
+        Path, typer.Option("--events", "-d", help="A folder of events, or perf_analyzer's *.json.")
+    ] = Path("events"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the scan.")] = Path("bench"),
+    window: Annotated[float | None, typer.Option("--window", help="Seconds that a repetition measures.")] = None,
+    repeats: Annotated[int | None, typer.Option("--repeats", help="Repetitions of each point.")] = None,
+    most_repeats: Annotated[int | None, typer.Option("--most-repeats", help="Of one that is not steady.")] = None,
+    variation: Annotated[float | None, typer.Option("--variation", help="Steady below this spread, 0 to 1.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Begin nothing after so many minutes.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="The model that is asked.")] = None,
+    direct: Annotated[
+        bool | None, typer.Option("--direct/--no-direct", help="Also without a server; default: on this machine only.")
+    ] = None,
+    job: Annotated[
+        str | None, typer.Option("--job", help="Measure the servers of this running job as they are.")
+    ] = None,
+    wait: Annotated[float, typer.Option("--wait", min=1, help="Seconds until the servers are ready.")] = 600.0,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Also make the figures.")] = True,
+    recommended: Annotated[
+        bool, typer.Option("--recommend", help="Measure nothing; name the knee of what was measured.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan of the scan and its time.")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+    site: SiteName = None,
+    run_root: RunRoot = None,
+) -> None:
+    """Measure farms of several sizes with perf_analyzer: servers x instances x requests in flight.
+
+    A scan that was stopped goes on where it was. One table, bench.csv, has a row for each repetition.
+
+    Example: exatrkx-hpc bench --servers 1,2 --instances 1,2,3 --concurrency 1,2,4,8 -d events -o bench
+    """
+    if recommended:
+        _recommend(read_table(out), as_json=as_json)
+        return
+    flags: dict[str, object] = {"window": window, "repeats": repeats, "most_repeats": most_repeats}
+    flags |= {"variation": variation, "minutes": minutes, "model": model}
+    flags["concurrency"] = _numbers("--concurrency", concurrency)
+    found = resolved(config, site=site, run_root=run_root, **{f"bench__{name}": one for name, one in flags.items()})
+    farm = found.farm
+    grid = _grid(farm, _numbers("--servers", servers), _numbers("--instances", instances), direct=direct, job=job)
+    effort = _effort(farm)
+    if dry_run:
+        _print_plan(farm, grid, effort, out, job=job, as_json=as_json)
+        return
+    scan = Bench(
+        farm=farm,
+        grid=grid,
+        effort=effort,
+        events=events,
+        out=out,
+        model=farm.bench.model,
+        analyzer=_analyzer(farm),
+        wait=wait,
+        job=job,
+    )
+    try:
+        rows = run_bench(scan, tell=(lambda line: None) if quiet else say)
+    except IncompleteRun:
+        if plots and (out / "bench.csv").is_file():
+            save_figures(read_table(out), out / "figures")
+        raise
+    written = save_figures(rows, out / "figures") if plots else []
+    _print(rows, written, as_json=as_json)
+
+
+def plot(
+    table: Annotated[Path, typer.Argument(help="The folder of a scan, or its bench.csv.")] = Path("bench"),
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: figures beside the table.")] = None,
+    formats: Annotated[str, typer.Option("--format", help="Of png, svg and pdf.")] = "png,svg,pdf",
+    title: Annotated[str, typer.Option("--title", help="A line above each figure.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Make the figures of a scan: throughput, utilisation, latency, efficiency, and the service against none.
+
+    Example: exatrkx-hpc plot bench -o figures --title "8 cores, reference events"
+    """
+    folder = out or (table if table.is_dir() else table.parent) / "figures"
+    chosen = tuple(dict.fromkeys(one.strip() for one in formats.split(",")))
+    if unknown := [one for one in chosen if one not in ("png", "svg", "pdf")]:
+        raise ConfigError(f"--format {unknown[0]} is unknown; use png, svg, pdf or several with commas")
+    written = save_figures(read_table(table), folder, formats=chosen, title=title)
+    if as_json:
+        typer.echo(json.dumps([str(path) for path in written], indent=2))
+    else:
+        for path in written:
+            typer.echo(str(path))
+
+
+def _numbers(flag: str, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(one) for one in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{flag} {text!r} is no list of numbers; write them as 1,2,4") from error
+
+
+def _grid(
+    farm: Farm,
+    servers: tuple[int, ...] | None,
+    instances: tuple[int, ...] | None,
+    *,
+    direct: bool | None,
+    job: str | None,
+) -> Grid:
+    if job is not None and (servers or instances or direct):
+        raise ConfigError("--job measures servers as they are; leave out --servers, --instances and --direct")
+    on_its_own = direct if direct is not None else farm.cluster.scheduler == "local" and job is None
+    return Grid(
+        servers=servers if servers is not None else (farm.job.nodes * farm.server.servers_per_node,),
+        instances=instances if instances is not None else (farm.server.instances,),
+        concurrency=farm.bench.concurrency,
+        direct=on_its_own,
+    )
+
+
+def _effort(farm: Farm) -> Effort:
+    section = farm.bench
+    return Effort(
+        window=section.window,
+        repeats=section.repeats,
+        most_repeats=max(section.repeats, section.most_repeats),
+        variation=section.variation,
+        minutes=section.minutes,
+    )
+
+
+def _analyzer(farm: Farm) -> PerfAnalyzer:
+    """Return the perf_analyzer, installed after a question where there is somebody to ask."""
+    folder = analyzer_folder(farm)
+    try:
+        return perf_analyzer.find(folder, farm.bench.perf_analyzer)
+    except MissingComponent:
+        if farm.bench.perf_analyzer or not sys.stdin.isatty():
+            raise
+        if not typer.confirm(f"perf_analyzer is not here. Install it in {folder} (45 MB)?", default=True, err=True):
+            raise
+    return install(folder, say)
+
+
+def _print_plan(farm: Farm, grid: Grid, effort: Effort, out: Path, *, job: str | None, as_json: bool) -> None:
+    least, most = seconds_left(grid, measured(out), effort)
+    placements = grid.placements() if job is None else ()
+    if as_json:
+        plan = {
+            "placements": [{"servers": servers, "instances": instances} for servers, instances in placements],
+            "concurrency": list(grid.concurrency),
+            "direct": [point.instances for point in grid.direct_points()],
+            **dataclasses.asdict(effort),
+            "seconds_at_least": round(least),
+            "seconds_at_most": round(most),
+        }
+        typer.echo(json.dumps(plan, indent=2))
+        return
+    for servers, instances in placements:
+        typer.echo(f"{servers} server(s) x {instances} instance(s): {_list(grid.concurrency)} in flight")
+    if job is not None:
+        typer.echo(f"the servers of job {job}: {_list(grid.concurrency)} in flight")
+    if grid.direct:
+        numbers = [point.instances for point in grid.direct_points()]
+        typer.echo(f"without a server, {source_models(farm)}: {_list(numbers)} process(es)")
+    typer.echo(f"each {effort.repeats} to {effort.most_repeats} times {effort.window:g} s")
+    typer.echo(f"left: {least / 60:.0f} to {most / 60:.0f} minutes, {effort.minutes:g} at most")
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _recommend(rows: Sequence[Row], *, as_json: bool) -> None:
+    named = recommend(rows)
+    typer.echo(json.dumps(named.as_dict(), indent=2) if as_json else str(named))
+
+
+def _print(rows: Sequence[Row], written: Sequence[Path], *, as_json: bool) -> None:
+    known = summaries(rows)
+    served = any(one.point.kind == "service" for one in known)
+    if as_json:
+        found = {
+            "points": [nulls({**dataclasses.asdict(one), "error_95": one.error}) for one in known],
+            "recommendation": recommend(rows).as_dict() if served else None,
+            "figures": [str(path) for path in written],
+        }
+        typer.echo(json.dumps(found, indent=2))
+        return
+    console().print(_table(known))
+    if served:
+        typer.echo(f"smallest within {100 * WITHIN:.0f} % of the best: {recommend(rows)}")
+    if written:
+        say(f"{len(written)} files of figures in {written[0].parent}")
+
+
+def _table(known: Sequence[Summary]) -> Table:
+    table = Table(title="mean over the repetitions; ± is a 95 % interval", title_justify="left")
+    for column in ("what", "n", "events/s", "±", "p50 ms", "p95 ms", "p99 ms", "CPU", "GPU"):
+        table.add_column(column, justify="left" if column == "what" else "right", no_wrap=True)
+    for one in known:
+        numbers = (one.events_per_s, one.error, one.p50_ms, one.p95_ms, one.p99_ms)
+        shares = (one.cpu_utilisation, one.gpu_utilisation)
+        cells = ["-" if math.isnan(value) else f"{value:.1f}" for value in numbers]
+        cells += ["-" if math.isnan(value) else f"{100 * value:.0f} %" for value in shares]
+        table.add_row(str(one.point), str(one.repetitions), *cells)
+    return table

@@ -1,0 +1,230 @@
+"""The figures of a scan on disk: a file for each repetition, whole or absent, and one tidy table of them all."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from exatrkx_hpc.errors import ConfigError, InputError, OutputError
+from exatrkx_hpc.files import write_whole
+
+Kind = Literal["service", "direct"]
+TABLE: Final = "bench.csv"
+PARQUET: Final = "bench.parquet"
+_FACTS: Final = "bench.json"
+_POINTS: Final = "points"
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Point:
+    """What is measured: `servers` with `instances` of each model, asked by `concurrency` requests at a time.
+
+    `direct` has no server: `instances` processes run the pipeline themselves, and `concurrency` is as many.
+    """
+
+    kind: Kind = "service"
+    servers: int
+    instances: int
+    concurrency: int
+
+    @property
+    def name(self) -> str:
+        """A name for files and messages, such as `service-2x1x8`."""
+        return f"{self.kind}-{self.servers}x{self.instances}x{self.concurrency}"
+
+    def __str__(self) -> str:
+        if self.kind == "direct":
+            return f"direct, {self.instances} process(es)"
+        return f"{self.servers} server(s) x {self.instances} instance(s), {self.concurrency} in flight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One repetition of a point.
+
+    Latencies are milliseconds; `queue_ms` to `network_ms` add up to `mean_ms`. Utilisations are shares (0 to 1),
+    `members` is each server's share of the requests, `NAME=SHARE` with blanks between, `load_average` that of this
+    machine before the repetition, `began` its time in UTC. What is not known is nan or empty.
+    """
+
+    kind: Kind
+    servers: int
+    instances: int
+    concurrency: int
+    repetition: int
+    events_per_s: float
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    queue_ms: float = math.nan
+    input_ms: float = math.nan
+    compute_ms: float = math.nan
+    output_ms: float = math.nan
+    network_ms: float = math.nan
+    cpu_utilisation: float = math.nan
+    gpu_utilisation: float = math.nan
+    members: str = ""
+    model: str = ""
+    load_average: float = math.nan
+    began: str = ""
+    exatrkx_hpc: str = ""
+    triton: str = ""
+    perf_analyzer: str = ""
+
+    @property
+    def point(self) -> Point:
+        """What it is a repetition of."""
+        return Point(kind=self.kind, servers=self.servers, instances=self.instances, concurrency=self.concurrency)
+
+
+COLUMNS: Final = tuple(column.name for column in dataclasses.fields(Row))
+_NUMBERS: Final = {column.name for column in dataclasses.fields(Row) if column.type == "float"}
+_COUNTS: Final = {column.name for column in dataclasses.fields(Row) if column.type == "int"}
+
+
+class Store:
+    """The folder of one scan. What a killed scan has finished is found again by the next."""
+
+    def __init__(self, folder: Path, facts: Mapping[str, object]) -> None:
+        """Make or take up `folder`; `facts` is what all its figures have in common.
+
+        Raises ConfigError when it holds a scan with other facts, OutputError when it cannot be used.
+        """
+        self.folder = folder
+        try:
+            (folder / _POINTS).mkdir(parents=True, exist_ok=True)
+            _take_up(folder / _FACTS, facts)
+        except OSError as error:
+            raise _unusable(folder, error) from error
+        self._rows = {(row.point, row.repetition): row for row in _read_points(folder)}
+
+    def rows(self, point: Point) -> tuple[Row, ...]:
+        """Return the repetitions of a point, in order."""
+        return tuple(row for (place, _), row in sorted(self._rows.items(), key=lambda one: one[0][1]) if place == point)
+
+    def report(self, point: Point, repetition: int) -> Path:
+        """Return where the CSV of perf_analyzer goes."""
+        return self.folder / _POINTS / f"{point.name}-{repetition}.csv"
+
+    def add(self, row: Row) -> None:
+        """Keep a repetition, and write the table anew; raises OutputError when that cannot be done."""
+        path = self.report(row.point, row.repetition).with_suffix(".json")
+        try:
+            write_whole(path, json.dumps(nulls(dataclasses.asdict(row)), indent=2) + "\n")
+            self._rows[row.point, row.repetition] = row
+            write_table(self.folder, sorted(self._rows.values(), key=lambda one: (one.point, one.repetition)))
+        except OSError as error:
+            raise _unusable(self.folder, error) from error
+
+
+def measured(folder: Path) -> dict[Point, int]:
+    """Return how often each point was measured in the folder of a scan, which need not be there."""
+    return dict(Counter(row.point for row in _read_points(folder)))
+
+
+def write_table(folder: Path, rows: Iterable[Row]) -> None:
+    """Write the rows as `bench.csv`, and as `bench.parquet` where pyarrow is installed; each is whole or as it was."""
+    values = [dataclasses.asdict(row) for row in rows]
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows({name: _shown(value) for name, value in row.items()} for row in values)
+    write_whole(folder / TABLE, text.getvalue())
+    with contextlib.suppress(ImportError):  # also what pyarrow 26 says of numpy 1
+        write_whole(folder / PARQUET, _as_parquet(values))
+
+
+def _as_parquet(values: Sequence[Mapping[str, object]]) -> bytes:
+    import pyarrow
+    from pyarrow import parquet
+
+    kept = io.BytesIO()
+    parquet.write_table(pyarrow.table({name: [row[name] for row in values] for name in COLUMNS}), kept)
+    return kept.getvalue()
+
+
+def read_table(path: Path) -> tuple[Row, ...]:
+    """Return the rows of a `bench.csv`, or of the one in the folder `path`; raises InputError when there is none."""
+    table = path / TABLE if path.is_dir() else path
+    try:
+        lines = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
+        rows = tuple(_row(line) for line in lines)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no {table}; 'exatrkx-hpc bench --out FOLDER' measures one") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{table} is no table of 'exatrkx-hpc bench' ({_one_line(error)})") from error
+    if not rows:
+        raise InputError(f"{table} holds no figures yet; 'exatrkx-hpc bench' goes on with its scan")
+    return rows
+
+
+def _row(line: Mapping[str, object]) -> Row:
+    """Return the row of texts, numbers or nulls."""
+    values: dict[str, object] = {}
+    for name in COLUMNS:
+        value = line[name]
+        if name in _NUMBERS:
+            values[name] = math.nan if value in (None, "") else float(str(value))
+        else:
+            values[name] = int(str(value)) if name in _COUNTS else str(value)
+    if values["kind"] not in ("service", "direct"):
+        raise ValueError(f"kind {values['kind']!r}")
+    return Row(**values)  # type: ignore[arg-type]
+
+
+def _read_points(folder: Path) -> Iterable[Row]:
+    for path in sorted((folder / _POINTS).glob("*.json")):
+        try:
+            yield _row(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{path} cannot be used ({_one_line(error)}); remove it, and it is measured again"
+            ) from error
+
+
+def _take_up(path: Path, facts: Mapping[str, object]) -> None:
+    wanted = json.loads(json.dumps(facts))
+    if not path.exists():
+        write_whole(path, json.dumps(wanted, indent=2) + "\n")
+        return
+    try:
+        found = dict(json.loads(path.read_text()))
+        differ = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is no file of 'exatrkx-hpc bench'; choose another --out") from error
+    if differ:
+        first = differ[0]
+        raise ConfigError(
+            f"{path.parent} holds a scan with another {first} ({found.get(first)}, now {wanted.get(first)}); its "
+            "figures would not belong together: choose another --out"
+        )
+
+
+def nulls(values: Mapping[str, object]) -> dict[str, object]:
+    """Return the values as JSON has them: None for nan."""
+    return {name: None if isinstance(one, float) and math.isnan(one) else one for name, one in values.items()}
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return value
+
+
+def _one_line(error: Exception) -> str:
+    return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
+
+
+def _unusable(folder: Path, error: OSError) -> OutputError:
+    return OutputError(f"{folder} cannot be written: {error.strerror}; make room, or choose another --out")

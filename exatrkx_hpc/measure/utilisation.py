@@ -1,0 +1,72 @@
+"""How busy the servers are while something else happens: what Triton says of its processors and GPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from exatrkx_hpc.errors import EndpointError
+from exatrkx_hpc.measure.metrics import fetch_text
+
+_CPU, _GPU = "nv_cpu_utilization", "nv_gpu_utilization"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utilisation:
+    """Mean shares (0 to 1) over the servers and the looks at them; nan where no server says.
+
+    `cpu` is the whole machine that a server runs on, `gpu` the GPUs that it sees.
+    """
+
+    cpu: float = math.nan
+    gpu: float = math.nan
+
+
+@dataclass
+class _Samples:
+    cpu: list[float] = field(default_factory=list)
+    gpu: list[float] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def watched(servers: Sequence[str], *, interval: float = 0.5) -> Iterator[Callable[[], Utilisation]]:
+    """Look at the servers (`HOST:8002`) each `interval` seconds inside the block; the function gives the means so far.
+
+    A server that does not answer is left out.
+    """
+    samples, over = _Samples(), threading.Event()
+
+    def look() -> None:
+        while not over.wait(interval):
+            for server in servers:
+                with contextlib.suppress(EndpointError):
+                    _take(fetch_text(server, deadline=interval + 1.0), samples)
+
+    thread = threading.Thread(target=look, name="utilisation", daemon=True)
+    thread.start()
+    try:
+        yield lambda: Utilisation(cpu=_mean(samples.cpu), gpu=_mean(samples.gpu))
+    finally:
+        over.set()
+        thread.join()
+
+
+def _take(text: str, samples: _Samples) -> None:
+    try:
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == _CPU:
+                    samples.cpu.append(sample.value)
+                elif sample.name == _GPU:
+                    samples.gpu.append(sample.value)
+    except ValueError:  # half an answer of a server that ends
+        return
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
