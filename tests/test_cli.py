@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from command import PROGRAM, complaint, exatrkx_hpc
 from fakes.running import fake_triton
+from triton_helper import own_address
 from waiting import until
 
 from exatrkx_hpc.assets import asset
@@ -26,6 +27,7 @@ COMMANDS = [
     ["monitor"],
     ["run-clients"],
     ["metrics"],
+    ["score"],
     ["stop"],
     ["status"],
     ["logs"],
@@ -38,9 +40,12 @@ COMMANDS = [
     ["models"],
     ["models", "build"],
     ["models", "check"],
+    ["models", "install"],
+    ["models", "test"],
     ["models", "train"],
     ["events"],
     ["events", "generate"],
+    ["events", "convert"],
 ]
 
 
@@ -122,7 +127,7 @@ def test_results_are_a_table_for_people_and_json_for_programs(tmp_path, events):
     with fake_triton() as fake:
         table = exatrkx_hpc("run-clients", "-s", fake.server, "-n", 1, cwd=tmp_path)
         as_json = exatrkx_hpc("run-clients", "-s", fake.server, "-n", 1, "--json", cwd=tmp_path)
-    assert "events/s" in table.stdout
+    assert "events/s" in table.stdout and "report.html" in table.stderr
     report = json.loads(as_json.stdout)
     assert (report["events"], report["done"], report["failed"]) == (1, 1, [])
     assert json.loads((tmp_path / "results" / "report.json").read_text())["done"] == 1
@@ -188,6 +193,7 @@ def test_a_demo_never_touches_what_is_not_its_own(tmp_path, events):
 
 
 FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
+NODE = own_address()
 
 
 @pytest.fixture
@@ -197,7 +203,7 @@ def deployed(tmp_path, nginx, monkeypatch):
     build(asset("model_repos/exatrkx"), tmp_path / "exatrkx-hpc" / "model_repository", device="cpu")
     ports = f"grpc_port = {free_port('127.0.0.1')}\nhttp_port = {free_port('127.0.0.1')}"
     (tmp_path / "farm.toml").write_text(
-        f'site = "local"\n[cluster]\nlocal_address = "127.0.8.1"\n[job]\nnodes = 1\n[server]\ntriton = "{FAKE}"\n'
+        f'site = "local"\n[cluster]\nlocal_address = "{NODE}"\n[job]\nnodes = 1\n[server]\ntriton = "{FAKE}"\n'
         f"drain = 1\n[balancer]\n{ports}\n[monitor]\nprometheus = false\n"
     )
     done = exatrkx_hpc("deploy", cwd=tmp_path)
@@ -211,16 +217,16 @@ def test_status_tells_of_jobs_and_servers(deployed):
     one = json.loads(exatrkx_hpc("status", "1", "--json", cwd=deployed).stdout)
     assert [(job["job"], job["state"], job["ready"]) for job in one] == [("1", "RUNNING", 1)]
     assert [server["state"] for server in one[0]["servers"]] == ["ready"]
-    assert "127.0.8.1-0" in exatrkx_hpc("status", "1", cwd=deployed).stdout
+    assert f"{NODE}-0" in exatrkx_hpc("status", "1", cwd=deployed).stdout
     exatrkx_hpc("stop", cwd=deployed)
     assert "CANCELLED" in exatrkx_hpc("status", cwd=deployed).stdout
 
 
 def test_logs_show_the_end_of_each_and_one_alone(deployed):
-    log = deployed / "exatrkx-hpc" / "1" / "logs" / "127.0.8.1-0.log"
+    log = deployed / "exatrkx-hpc" / "1" / "logs" / f"{NODE}-0.log"
     until(log.exists, what="a log")
     log.write_text("".join(f"line {n}\n" for n in range(50)))
-    shown = exatrkx_hpc("logs", "1", "127.0.8.1-0", "-n", 3, cwd=deployed).stdout
+    shown = exatrkx_hpc("logs", "1", f"{NODE}-0", "-n", 3, cwd=deployed).stdout
     assert shown == f"==> {log} <==\nline 47\nline 48\nline 49\n"
     assert "no log of nobody" in complaint(exatrkx_hpc("logs", "1", "nobody", cwd=deployed), 6)
 
@@ -262,7 +268,7 @@ def test_a_monitor_that_is_ended_leaves_the_servers_and_nothing_else(deployed, e
     finally:
         child.stop(grace=1)
     assert not (deployed / "exatrkx-hpc" / "1" / "endpoint.json").exists()
-    record = json.loads((deployed / "exatrkx-hpc" / "1" / "records" / "127.0.8.1-0.json").read_text())
+    record = json.loads((deployed / "exatrkx-hpc" / "1" / "records" / f"{NODE}-0.json").read_text())
     assert record["state"] == "starting"
 
 
@@ -284,4 +290,4 @@ def test_stop_drains_and_the_monitor_ends_by_itself(deployed):
         assert child.wait(20) == 0
     finally:
         child.stop(grace=1)
-    assert "127.0.8.1-0: draining" in log.read_text()
+    assert f"{NODE}-0: draining" in log.read_text()

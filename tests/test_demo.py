@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def test_the_demo_does_it_all_and_leaves_nothing(tmp_path):
     assert set(result["compute_shares"]) == {"embed", "frnn", "filter", "applyfilter", "gnn", "wcc"}
     assert sum(result["compute_shares"].values()) == pytest.approx(1.0)
     assert len(list((tmp_path / "demo-results" / "results" / "labels").glob("*.csv"))) == 20
+    page = (tmp_path / "demo-results" / "results" / "report.html").read_text()
+    assert re.findall('<figure id="([a-z]+)"', page) == ["throughput", "latency", "members", "stages"]
     assert about(tmp_path) == []
     addresses = {result["endpoint"], result["prometheus"], result["report"]["server"]}
     assert not addresses & listening()

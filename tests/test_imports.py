@@ -27,17 +27,21 @@ FLOORS = (
     {"", "errors"},
     {"assets", "config", "files", "ports", "process", "resolution", "signals", "templates", "values"},
     {"fleet", "launch", "measure", "models", "work"},
-    {"doctor", "prepare"},
+    {"doctor", "page", "prepare", "scores"},
     {"farm"},
-    {"demo"},
+    {"bench", "demo"},
     {"cli"},
 )
 #: Rooms of one floor, or parts of one, that may be asked all the same.
-DOORS = {"fleet": ("exatrkx_hpc.launch.scheduler", "exatrkx_hpc.launch.slurm")}
+DOORS = {
+    "fleet": ("exatrkx_hpc.launch.scheduler", "exatrkx_hpc.launch.slurm"),
+    "work": ("exatrkx_hpc.models.pipeline",),
+}
 #: `tracking` stands beside the stairs: these may import it, and it imports nothing of the rest.
-KNOW_TRACKING = {"farm", "demo", "cli", "models"}
+KNOW_TRACKING = {"farm", "demo", "cli", "models", "scores"}
 #: What `tracking` may need: it also runs inside Triton, on Python 3.10.
-FOR_TRACKING = {"numpy", "scipy", "torch", "triton_python_backend_utils"}
+#: `acts` is optional: its one module imports it where it simulates.
+FOR_TRACKING = {"acts", "numpy", "scipy", "torch", "triton_python_backend_utils"}
 STARTS_PROGRAMS = {
     *("create_subprocess_exec", "create_subprocess_shell", "subprocess_exec", "subprocess_shell"),
     *("system", "popen", "fork", "forkpty", "posix_spawn", "posix_spawnp", "ProcessPoolExecutor"),

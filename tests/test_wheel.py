@@ -77,6 +77,7 @@ def test_the_weights_travel_in_the_wheel(wheel: Path):
         assert sizes[f"exatrkx_hpc/_assets/model_repos/exatrkx/{model}/1/model.pt"] > 10_000
     for site in ("generic", "local", "perlmutter"):
         assert f"exatrkx_hpc/sites/{site}.toml" in sizes
+    assert sizes["exatrkx_hpc/page/page.html.j2"]
 
 
 def test_help_is_there_for_every_command(call):
@@ -116,4 +117,7 @@ def test_it_comes_as_far_as_slurm(call, tmp_path_factory: pytest.TempPathFactory
     done = call("deploy", "--site", "generic", "--run-root", str(runs), PATH="/nowhere")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("exatrkx-hpc: sbatch is not on PATH; ") and done.stderr.count("\n") == 1
+    assert not (runs / "python").exists(), "a refused deploy leaves nothing"
+    done = call("setup", "--site", "generic", "--run-root", str(runs))
+    assert done.returncode == 0, done.stderr
     assert (runs / "python" / __version__ / "exatrkx_hpc" / "tracking" / "frnn.py").is_file()

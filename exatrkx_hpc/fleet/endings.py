@@ -104,6 +104,8 @@ def explained(info: JobInfo, run_dir: Path, records: Iterable[ServerRecord]) -> 
 def _completed(info: JobInfo, asked: Asked | None, notice: float) -> str:
     if asked is None:
         return info.reason
+    if asked.by == "beside":
+        return "drained when what ran beside its servers had ended"
     if asked.by != "SIGTERM":
         return f"{'drained' if asked.what == 'drain' else 'ended at once'}, as 'exatrkx-hpc stop' asked"
     if info.unused is None:
