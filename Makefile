@@ -27,7 +27,7 @@ demo: system-packages $(STAMP)  ## run the main job on this machine: two servers
 	$(BIN)/exatrkx-hpc demo
 
 test: test-packages $(STAMP)  ## run the whole test suite
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder $(ARGS)
 
 cluster: test-packages $(STAMP)  ## a shell in a Slurm cluster on this machine (root); ARGS='-c "sinfo"' runs one command
 	@PYTHONPATH=tests $(BIN)/python -m cluster $(ARGS)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from segments import SHARED_MEMORY, abandoned
+from xdist.scheduler import LoadScopeScheduling
 
 from exatrkx_hpc.errors import MissingComponent
 from exatrkx_hpc.fleet.nginx import find_nginx
@@ -28,13 +29,21 @@ _TOGETHER = {"test_podman_slurm.py": "test_podman.py"}
 _APART = ("test_docs.py", "test_demo.py")
 
 
-@pytest.hookimpl(tryfirst=True)
+class _ByFile(LoadScopeScheduling):
+    """Sends a file's tests to one worker. (xdist's own groups are lost on pytest 9.2, which keeps its node ids.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        name = Path(nodeid.partition("::")[0]).name
+        return nodeid if name in _APART else _TOGETHER.get(name, name)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    return _ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In a parallel run (-n) a file stays together, and what takes long begins first."""
-    for item in items:
-        name = item.path.name
-        if name not in _APART:
-            item.add_marker(pytest.mark.xdist_group(_TOGETHER.get(name, name)))
+    """What takes long begins first, so that a parallel run does not end with it."""
     long = ("podman", "slurm", "triton")
     items.sort(key=lambda item: next((at for at, mark in enumerate(long) if item.get_closest_marker(mark)), len(long)))
 

@@ -323,13 +323,13 @@ def test_the_endpoint_works_where_a_loop_already_runs(server):
 
 
 def test_a_closed_endpoint_says_so_and_leaves_no_thread(server):
-    before = threading.active_count()
     endpoint = Endpoint(server)
+    assert "exatrkx-endpoint" in {thread.name for thread in threading.enumerate()}
     endpoint.close()
     endpoint.close()
-    assert threading.active_count() == before
+    assert "exatrkx-endpoint" not in {thread.name for thread in threading.enumerate()}
     with pytest.raises(EndpointError, match="closed"):
         endpoint.find_tracks(np.zeros((1, 3)))
     with pytest.raises(ConfigError):
         Endpoint("nonsense")
-    assert threading.active_count() == before
+    assert "exatrkx-endpoint" not in {thread.name for thread in threading.enumerate()}

@@ -66,15 +66,15 @@ class Site:
         return self.cluster.head.spawn(["exatrkx-hpc", "monitor", job], log=log, cwd=self.home), log
 
 
-def _copy_events(folder: Path) -> None:
-    """Each of the 16 reference events ten times, under new names; without the reference data, as many made ones."""
+def _copy_events(folder: Path, *, turns: int) -> None:
+    """Each of the 16 reference events so often, under new names; without the reference data, as many made ones."""
     reference = os.environ.get("EXATRKX_REFERENCE_DATA")
     if not reference:
-        write_events(folder, events=160, tracks=40, seed=8)
+        write_events(folder, events=16 * turns, tracks=40, seed=8)
         return
     folder.mkdir()
     for event in Path(reference, "exatrkx", "events").glob("*.csv"):
-        for turn in range(10):
+        for turn in range(turns):
             shutil.copyfile(event, folder / f"{event.stem}_{turn}.csv")
 
 
@@ -86,9 +86,10 @@ def site() -> Iterator[Site]:
         c.wait_idle()
         made = Site(c)
         (made.home / "farm.toml").write_text(FARM)
-        _copy_events(made.home / "events")
+        _copy_events(made.home / "events", turns=10)
+        _copy_events(made.home / "many", turns=60)
         write_events(made.home / "few", events=40, tracks=40, seed=8)
-        build(asset("model_repos/exatrkx"), made.home / "exatrkx-hpc" / "model_repository", device="cpu")
+        build(asset("model_repos/exatrkx"), made.home / "exatrkx-hpc" / "model_repository", device="cpu", fused=False)
         _give(made, made.home)
         yield made
 
@@ -143,8 +144,8 @@ def test_the_whole_way(site, deployed):
 
 
 def begin_clients(site: Site, out: str) -> Entered:
-    """Start clients over all events, and return when the first labels are there."""
-    words = ["run-clients", "-o", out, "-n", "4", "-j", "2", "--json", "-q"]
+    """Start clients over so many events that they outlast a drain, and return when the first labels are there."""
+    words = ["run-clients", "-d", "many", "-o", out, "-n", "2", "-j", "2", "--json", "-q"]
     env = {"EXATRKX_HPC_CLIENTS_PATIENCE": "5", "EXATRKX_HPC_CLIENTS_REQUEST_TIMEOUT": "20"}
     log = site.home / f"{out}.log"
     running = site.cluster.head.spawn(["exatrkx-hpc", *words], log=log, cwd=site.home, env=env)
@@ -165,7 +166,7 @@ def test_a_drain_loses_nothing_while_another_server_is_there(site, deployed):
     until(lambda: f"{leaving['server']}: gone (drained)" in log.read_text(), what="its end", deadline=60)
     assert running.wait(120) == 0, running.log.read_text()
     report = json.loads(running.log.read_text())
-    assert (report["events"], report["done"], report["failed"]) == (160, 160, [])
+    assert (report["events"], report["done"], report["failed"]) == (960, 960, [])
     assert site.status(job)["ready"] == 1
 
     running = begin_clients(site, "stopped")
@@ -176,7 +177,7 @@ def test_a_drain_loses_nothing_while_another_server_is_there(site, deployed):
     assert "no labels came from" in line
     left = {path.stem for path in (site.home / "stopped" / "labels").iterdir()}
     report = json.loads((site.home / "stopped" / "report.json").read_text())
-    assert report["done"] == len(left) < 160
+    assert report["done"] == len(left) < 960
 
 
 def test_the_script_serves_when_it_is_submitted_by_hand(site):

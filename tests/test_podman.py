@@ -65,7 +65,7 @@ def node(site, request) -> str:
 def models(site) -> Path:
     """The models on a CPU, in the packed environment: the image's Python has no packages."""
     folder = site.folder / "models"
-    build(asset("model_repos/exatrkx"), folder, device="cpu", environment=site.environment)
+    build(asset("model_repos/exatrkx"), folder, device="cpu", environment=site.environment, fused=False)
     return folder
 
 

@@ -72,7 +72,8 @@ def furnish(c: Cluster) -> None:
         good(host.run(["bash", "-ec", OPEN_DEVICES.format(folder="/run/open")], user="root"))
     triton_image.place(triton_image.model_environment(), c.shared / "environment")
     triton_image.place(triton_image.root_archive(), c.shared / "image.tar")
-    build(asset("model_repos/exatrkx"), c.shared / "models", device="cpu", environment=c.shared / "environment")
+    environment = c.shared / "environment"
+    build(asset("model_repos/exatrkx"), c.shared / "models", device="cpu", environment=environment, fused=False)
     write_events(c.shared / "events", events=10, tracks=30, seed=3)
     # As on a login node: the store is the head's own, what the nodes see is the migrated copy.
     change = f"ENV PATH={triton_image.PATH}"
