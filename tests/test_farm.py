@@ -183,7 +183,7 @@ def test_a_killed_server_fails_no_event_and_comes_back(up, tmp_path):
     """SIGKILL of one of two servers while at least 500 events go through, and its return while they still do."""
     write_events(tmp_path / "events", events=500, tracks=30, seed=6)
     settings = Settings(
-        server=up.watch.endpoint, events=tmp_path / "events", out=tmp_path / "out", workers=2, in_flight=4
+        server=up.watch.endpoint, events=tmp_path / "events", out=tmp_path / "out", workers=2, in_flight=4, fresh=True
     )
     victim = up.records()[sorted(up.records())[0]]
     address = f"{victim.address}:{victim.grpc_port}"

@@ -45,6 +45,9 @@ class Results:
         try:
             yield self._locked(lock)
         finally:
+            # A child that another thread is starting right now has a copy of `lock`: closing ours alone kept it locked.
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
 
     def _locked(self, lock: int) -> bool:
