@@ -12,7 +12,6 @@ The command line calls the same functions and prints what they return.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from pathlib import Path
 
 from exatrkx_hpc import prepare
 from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import EndpointError, LaunchError
+from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.fleet.endpoint_file import LATEST, EndpointRecord, running_endpoint
-from exatrkx_hpc.fleet.look import Look
+from exatrkx_hpc.fleet.look import Look, look_until_ready
 from exatrkx_hpc.fleet.look import look as look_at
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.watch import Watch
@@ -172,19 +171,7 @@ def wait_ready(job: Job, *, timeout: float, tell: Tell = lambda line: None) -> L
     Raises EndpointError when the job ends before, or `timeout` seconds have passed.
     """
     wanted = job.farm.job.nodes * job.farm.server.servers_per_node
-    until, said = time.monotonic() + timeout, ""
-    while (now := look(job)).ready < wanted:
-        line = f"job {job.id}: {now.info.state.value}, {now.ready} of {wanted} servers ready {now.info.reason}".rstrip()
-        if line != said:
-            tell(line)
-            said = line
-        if now.info.state.over:
-            why = now.info.reason or f"'exatrkx-hpc logs {job.id}' shows its logs"
-            raise EndpointError(f"job {job.id} is {now.info.state.value} before its servers were ready; {why}")
-        if time.monotonic() > until:
-            raise EndpointError(f"{now.ready} of {wanted} servers ready after {timeout:g} s; the job goes on")
-        time.sleep(1.0)
-    return now
+    return look_until_ready(lambda: look(job), wanted=wanted, timeout=timeout, tell=tell)
 
 
 def setup(farm: Farm, *, tell: Tell = lambda line: None) -> None:

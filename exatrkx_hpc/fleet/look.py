@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from exatrkx_hpc.errors import EndpointError
 from exatrkx_hpc.fleet.endings import explained, of_former_run
 from exatrkx_hpc.fleet.endpoint_file import read_endpoint
 from exatrkx_hpc.fleet.health import probe
@@ -48,6 +50,27 @@ def look(info: JobInfo, run_dir: Path, *, timeout: float) -> Look:
     now, servers = observe(info, run_dir, timeout=timeout)
     endpoint = read_endpoint(run_dir)
     return Look(info=now, servers=servers, endpoint=endpoint.grpc if endpoint else "")
+
+
+def look_until_ready(look_now: Callable[[], Look], *, wanted: int, timeout: float, tell: Callable[[str], None]) -> Look:
+    """Return the first look in which `wanted` servers are ready, each change told in one line before.
+
+    Raises EndpointError when the job ends before, or `timeout` seconds have passed.
+    """
+    until, said = time.monotonic() + timeout, ""
+    while (now := look_now()).ready < wanted:
+        job, state = now.info.id, now.info.state
+        line = f"job {job}: {state.value}, {now.ready} of {wanted} servers ready {now.info.reason}".rstrip()
+        if line != said:
+            tell(line)
+            said = line
+        if state.over:
+            why = now.info.reason or f"'exatrkx-hpc logs {job}' shows its logs"
+            raise EndpointError(f"job {job} is {state.value} before its servers were ready; {why}")
+        if time.monotonic() > until:
+            raise EndpointError(f"{now.ready} of {wanted} servers ready after {timeout:g} s; the job goes on")
+        time.sleep(1.0)
+    return now
 
 
 def observe(

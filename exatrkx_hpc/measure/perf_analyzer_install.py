@@ -24,7 +24,7 @@ from exatrkx_hpc.process import Completed, run
 WHEEL: Final = "perf_analyzer==2.60.0"
 _GLIBC: Final = "2.38"
 _KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_SOURCE: Final = f"deb [signed-by={_KEYRING}] http://deb.debian.org/debian trixie main\n"
+_SUITE: Final = "trixie"
 _LIBRARIES: Final = ("libc6", "libstdc++6", "libgcc-s1", "libssl3t64", "zlib1g", "libzstd1")
 _BINARY: Final = "perf_analyzer/bin/perf_analyzer"
 _DEADLINE: Final = 600.0
@@ -87,7 +87,7 @@ def _with_own_glibc(aside: Path, folder: Path) -> tuple[str, ...]:
     for place in (downloads, aside / "lists" / "partial", aside / "archives" / "partial"):
         place.mkdir(parents=True)
     (aside / "status").touch()
-    write_whole(aside / "sources.list", _SOURCE)
+    write_whole(aside / "sources.list", f"deb [signed-by={_KEYRING}] {_mirror()} {_SUITE} main\n")
     write_whole(aside / "apt.conf", _apt_configuration(aside))
     # A file of settings, because the machine's own are read before any option of the command.
     variables = {**os.environ, "APT_CONFIG": str(aside / "apt.conf")}
@@ -100,6 +100,15 @@ def _with_own_glibc(aside: Path, folder: Path) -> tuple[str, ...]:
     except ValueError as error:
         raise _cannot(f"{root} holds no loader, or several") from error
     return (str(loader), "--library-path", str(loader.parent), str(folder / _BINARY))
+
+
+def _mirror() -> str:
+    """Return the address from which this machine gets Debian's packages; it has the newer release as well."""
+    known = _must(["apt-get", "indextargets", "--format", "$(REPO_URI)"]).stdout.split()
+    mirror = next((address for address in known if address.rstrip("/").endswith("/debian")), None)
+    if mirror is None:
+        raise _cannot("no mirror of Debian is among apt's sources")
+    return mirror
 
 
 def _apt_configuration(aside: Path) -> str:
