@@ -12,6 +12,7 @@ from exatrkx_hpc.config import Farm
 from exatrkx_hpc.errors import LaunchError, ModelError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.launch.batch import render_job
+from exatrkx_hpc.launch.images import refuse_missing_image
 from exatrkx_hpc.launch.interactive import allocation
 from exatrkx_hpc.launch.payload import write_payload
 from exatrkx_hpc.launch.plan import FarmPlan, Tool, engine_faults, make_plan, python_folder
@@ -53,14 +54,12 @@ def _embedded_tool(farm: Farm, *, lay_out: bool) -> Tool:
 
 
 def refuse_faults(farm: Farm) -> None:
-    """Raise LaunchError when the farm asks for something that its engine cannot do, or whose image is no file."""
-    server = farm.server
-    if server.engine == "apptainer" and "://" not in server.image and not Path(server.image).exists():
-        raise LaunchError(f"image {server.image} does not exist; make it with 'apptainer pull', or set server.image")
+    """Raise LaunchError when the farm asks for something that its engine cannot do, or for an image that it has not."""
     faults = engine_faults(farm)
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise LaunchError(f"engine {farm.server.engine}: {faults[0]}{more}")
+    refuse_missing_image(farm)
 
 
 def require_site(farm: Farm, *, interactive: bool, trust_run_root: bool) -> None:

@@ -18,6 +18,7 @@ from exatrkx_hpc.process import Completed
 
 pytestmark = pytest.mark.slurm
 
+FAKES = Path(__file__).parent / "fakes"
 FARM = """\
 run_root = "{shared}/runs"
 [job]
@@ -38,6 +39,7 @@ def slurm() -> Iterator[Cluster]:
         pytest.skip(reason)
     with cluster(ClusterConfig(nodes=1)) as c:
         c.wait_idle()
+        shutil.copy(FAKES / "shifterimg", c.base / "bin")
         tiny_repository(c.shared / "models")
         (c.home() / "farm.toml").write_text(FARM.format(shared=c.shared, base=c.base))
         (c.shared / "runs").mkdir()
@@ -48,7 +50,8 @@ def slurm() -> Iterator[Cluster]:
 def deploy(c: Cluster, *words: str, **variables: str) -> Completed:
     """Run `deploy` on the head as the user, with these values of the configuration in the environment."""
     environment = {f"EXATRKX_HPC_{name}": value for name, value in variables.items()}
-    return c.run(["exatrkx-hpc", "deploy", *words], env=environment)
+    no_images = {"FAKE_SHIFTERIMG": "/dev/null"}
+    return c.run(["exatrkx-hpc", "deploy", *words], env=environment | no_images)
 
 
 def nothing_left(c: Cluster) -> bool:
@@ -81,8 +84,9 @@ def nothing_left(c: Cluster) -> bool:
             [],
             {"SERVER_ENGINE": "apptainer", "SERVER_IMAGE": "/no.sif"},
             4,
-            "image /no.sif does not exist; make it",
+            "/no.sif does not exist; 'apptainer pull /no.sif docker://",
         ),
+        ([], SHIFTER, 4, "the image gateway has no docker:a/b:1; 'exatrkx-hpc setup' pulls it; server.image names it"),
         ([], {**SHIFTER, "SERVER_MOUNTS": '["/data:/etc/data"]'}, 4, "shifter refuses /etc/data as the target of a"),
         ([], {"RUN_ROOT": "/usr/farm"}, 4, "run_root /usr/farm cannot be made (Permission denied); name a folder that"),
         (["--run-root", "/tmp/farm"], {}, 4, "run_root /tmp/farm is on tmpfs, which the nodes do not share"),

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.doctor.finding import Finding, asked, refused
-from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.launch.container_spec import ContainerSpec
 from exatrkx_hpc.launch.containers import ENGINES
+from exatrkx_hpc.launch.images import engine_run, find_image
 from exatrkx_hpc.launch.plan import Tool, container_spec
-from exatrkx_hpc.process import Completed, find_program, run
+from exatrkx_hpc.process import find_program
 
 #: What an engine needs, in the order in which a farm meets them.
 _PROGRAMS = {
@@ -20,7 +20,6 @@ _PROGRAMS = {
     "podman": ("podman",),
     "apptainer": ("apptainer",),
 }
-_SETUP = "'exatrkx-hpc setup' pulls it; server.image names it"
 
 
 def engine_findings(farm: Farm) -> Iterator[Finding]:
@@ -36,68 +35,11 @@ def engine_findings(farm: Farm) -> Iterator[Finding]:
     yield from programs
     image = None
     if all(finding.ok for finding in programs) and not faults:
-        image = asked("image", lambda: _image(farm))
+        image = asked("image", lambda: find_image(farm))
         yield image
     yield from _sources(spec)
     if engine == "shifter" and image is not None and image.ok:
         yield from _targets(spec)
-
-
-def _image(farm: Farm) -> str:
-    """Return what is known of the image; raises LaunchError when no server could start from it."""
-    look = {"shifter": _shifter, "podman-hpc": _podman_hpc, "podman": _podman, "apptainer": _apptainer}
-    return look[farm.server.engine](farm)
-
-
-def _engine_run(*words: str) -> Completed:
-    return run([find_program(words[0], remedy="load its module"), *words[1:]])
-
-
-def _shifter(farm: Farm) -> str:
-    image = farm.server.image
-    kind, _, name = image.partition(":")
-    if kind in ("id", "local"):
-        return f"{image}, which the image gateway is not asked about"
-    done = _engine_run("shifterimg", "lookup", f"docker:{name}" if kind == "docker" else f"docker:{image}")
-    if done.returncode or not done.stdout.strip():
-        raise LaunchError(f"the image gateway has no {image}; {_SETUP}")
-    return f"{image}, {done.stdout.split()[-1][:12]}"
-
-
-def _podman(farm: Farm) -> str:
-    done = _engine_run("podman", "image", "exists", farm.server.image)
-    if done.returncode == 1:
-        raise LaunchError(f"podman has no {farm.server.image}; {_SETUP}")
-    if done.returncode:
-        raise LaunchError(f"podman does not tell its images: {_one_line(done)}; 'podman info' shows what is wrong")
-    return farm.server.image
-
-
-def _podman_hpc(farm: Farm) -> str:
-    """Look for the migrated, read-only copy, which alone a node sees: migrate says nothing when it failed."""
-    image = farm.server.image
-    done = _engine_run("podman-hpc", "images", "--noheading", image)
-    if done.returncode:
-        raise LaunchError(f"podman-hpc does not tell its images: {_one_line(done)}; 'podman-hpc images' shows more")
-    rows = done.stdout.splitlines()
-    if not rows:
-        raise LaunchError(f"podman-hpc has no {image}; {_SETUP}")
-    if farm.cluster.scheduler == "slurm" and not any(row.split()[-1:] == ["true"] for row in rows):
-        raise LaunchError(f"{image} is on this machine alone; 'podman-hpc migrate {image}' shows it to the nodes")
-    return image
-
-
-def _apptainer(farm: Farm) -> str:
-    image = farm.server.image
-    if "://" in image:
-        return f"{image}, which each server fetches; 'apptainer pull FILE {image}' makes a file of it"
-    if not Path(image).exists():
-        raise LaunchError(f"{image} does not exist; 'apptainer pull {image} docker://NAME:TAG' makes it")
-    return image
-
-
-def _one_line(done: Completed) -> str:
-    return done.complaint.replace("; ", ", ")
 
 
 def _sources(spec: ContainerSpec) -> Iterator[Finding]:
@@ -115,7 +57,7 @@ def _targets(spec: ContainerSpec) -> Iterator[Finding]:
     moved = [target for source, target in spec.mounts if source != target]
     same = [folder for folder in dict.fromkeys((*spec.folders, *_kept(spec))) if Path(folder).exists()]
     for folder in (*moved, *same):
-        done = _engine_run("shifter", f"--image={spec.image}", "test", "-d", folder)
+        done = engine_run("shifter", f"--image={spec.image}", "test", "-d", folder)
         if done.returncode == 0:
             yield Finding(what="in the container", ok=True, found=folder)
         elif folder in moved:

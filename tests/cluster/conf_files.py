@@ -87,9 +87,12 @@ def slurmdbd_conf() -> str:
 
 
 def database_conf(base: Path) -> str:
-    """Return my.cnf: small, no network, nothing is flushed, because nothing outlives the cluster."""
+    """Return my.cnf: small, no network, nothing is flushed, because nothing outlives the cluster.
+
+    The temporary folder is its own: a server that starts removes the temporary tables of all others in a shared one.
+    """
     return (
-        f"[mysqld]\nuser=root\ndatadir={base}/database\nsocket=/run/mysqld/mysqld.sock\npid-file=/run/mysqld/pid\n"
+        f"[mysqld]\nuser=root\ndatadir={base}/database\ntmpdir={base}/database-tmp\nsocket=/run/mysqld/mysqld.sock\npid-file=/run/mysqld/pid\n"
         "skip-networking\nskip-name-resolve\ninnodb_log_file_size=16M\ninnodb_buffer_pool_size=64M\n"
         "innodb_flush_log_at_trx_commit=0\ninnodb_flush_method=nosync\ninnodb_doublewrite=0\nperformance_schema=off\n"
     )
@@ -120,6 +123,7 @@ def write_files(config: ClusterConfig, base: Path, *, cgroup: bool) -> None:
         "etc/slurm",
         "state",
         "devices",
+        "database-tmp",
         "logs",
         "shared",
         "hosts",
