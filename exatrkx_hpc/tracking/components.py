@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
-from scipy.sparse import coo_matrix, csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 from exatrkx_hpc.tracking import gpu
 from exatrkx_hpc.tracking.arrays import in_kind, on_gpu, on_host
@@ -35,19 +30,29 @@ def label_components(edges: Int64, logits: Float32, *, cut: float, n_hits: int |
 
 
 def _components(edges: Int64, n_hits: int) -> Int64:
-    if n_hits == 0:
-        return np.empty(0, dtype=np.int64)
-    _, labels = connected_components(_graph(edges, n_hits), directed=False)
-    return labels.astype(np.int64)
+    """Return the labels of all hits, each edge of which joins two.
+
+    Each round hooks every tree to the lowest neighbour of its root, flattens the trees, and keeps the edges that
+    still lead from one to another; after Shiloach and Vishkin, J. Algorithms 3 (1982) 57. Only a root without a lower
+    neighbour is left by a round, so that two rounds at least halve the trees that have edges: O((N + E) log N).
+    """
+    numbers = np.arange(n_hits)
+    root, (one, other) = numbers.copy(), edges
+    while one.size:
+        np.minimum.at(root, np.maximum(one, other), np.minimum(one, other))
+        root = _flattened(root)
+        one, other = root.take(one), root.take(other)
+        apart = np.flatnonzero(one != other)
+        one, other = one.take(apart), other.take(apart)
+    # A root is the first hit of its track, so that counting roots numbers the tracks in the order of first hits.
+    labels: Int64 = (np.cumsum(root == numbers) - 1).take(root)
+    return labels
 
 
-def _graph(edges: Int64, n_hits: int) -> Any:  # noqa: ANN401 - a sparse matrix, in one of two forms
-    """Return the graph as csgraph wants it: float64 in rows, int32 numbers, so that nothing is converted."""
-    first = edges[0]
-    weight: NDArray[np.float64] = np.ones(edges.shape[1])
-    if not np.all(first[1:] >= first[:-1]):
-        return coo_matrix((weight, (first, edges[1])), shape=(n_hits, n_hits))
-    # frnn gives edges in the order of their first hits, and the filter keeps it: the rows are there already.
-    ends = np.zeros(n_hits + 1, dtype=np.int32)
-    np.cumsum(np.bincount(first, minlength=n_hits), out=ends[1:])
-    return csr_matrix((weight, edges[1].astype(np.int32), ends), shape=(n_hits, n_hits))
+def _flattened(root: Int64) -> Int64:
+    """Return the root of each hit, where `root` only leads towards it."""
+    while True:
+        further = root.take(root)
+        if (further == root).all():
+            return root
+        root = further

@@ -7,6 +7,7 @@ expected, and the server lives on. Triton's own module exists only inside Triton
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import math
@@ -44,10 +45,9 @@ def refuse_numpy_2(version: str, parameters: Mapping[str, str]) -> None:
 class Stage:
     """What every model has in common: read the configuration, check, compute, answer.
 
-    A subclass sets `inputs` and `outputs` (tensor names) and overrides `configure` and `compute`.
+    A subclass sets `outputs` (tensor names) and overrides `configure` and `compute`.
     """
 
-    inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
 
     def initialize(self, args: Mapping[str, str]) -> None:
@@ -71,13 +71,12 @@ class Stage:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each of Triton's requests, one response a request; a bad one gets an error of its own."""
-        triton = importlib.import_module("triton_python_backend_utils")
-        return [self._answer(triton, request) for request in requests]
+        return [self._answer(request) for request in requests]
 
-    def _answer(self, triton: Any, request: Any) -> Any:  # noqa: ANN401 - exists only inside Triton
-        given = {name: triton.get_input_tensor_by_name(request, name) for name in self.inputs}
+    def _answer(self, request: Any) -> Any:  # noqa: ANN401 - exists only inside Triton
+        triton = _triton()
         try:
-            results = self.compute({name: tensor.as_numpy() for name, tensor in given.items() if tensor})
+            results = self.compute({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
         except BadTensor as error:
             return triton.InferenceResponse(error=triton.TritonError(f"{self.model}: {error}"))
         # Not Tensor.from_dlpack: with numpy arrays Triton 2.51 loses the stub, and it refuses empty ones.
@@ -91,7 +90,6 @@ class Stage:
 class FrnnStage(Stage):
     """Embedding `[N, D]` (float32) to candidate edges `[2, E]` (int64); parameters radius, max_neighbours."""
 
-    inputs = ("INPUT0",)
     outputs = ("OUTPUT0",)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
@@ -110,7 +108,6 @@ class FrnnStage(Stage):
 class ApplyFilterStage(Stage):
     """Logits `[E, 1]` (float32) and edges `[2, E]` (int64) to the edges that pass; parameter cut."""
 
-    inputs = ("FILTER_SCORES", "EDGE_LIST")
     outputs = ("EDGE_LIST_AFTER_FILTER",)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
@@ -132,7 +129,6 @@ class WccStage(Stage):
     many as the largest hit number among the edges, plus one.
     """
 
-    inputs = ("INPUT0", "INPUT1", "INPUT2")
     outputs = ("OUTPUT0",)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
@@ -192,6 +188,12 @@ class TorchScriptStage(Stage):
             tensors = [self.torch.from_numpy(array).to(self.device) for array in arrays]
             answer: Array = self.network(*tensors).cpu().numpy()
         return answer
+
+
+@functools.cache
+def _triton() -> Any:  # noqa: ANN401 - as above
+    """Return Triton's module, found once: an import statement's search costs each request."""
+    return importlib.import_module("triton_python_backend_utils")
 
 
 def device_of(args: Mapping[str, str]) -> str:

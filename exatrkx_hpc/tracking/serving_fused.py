@@ -26,7 +26,6 @@ class FusedStage(Stage):
     its own weights there changes the ensemble and this model at once.
     """
 
-    inputs = ("FEATURES",)
     outputs = ("LABELS",)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
