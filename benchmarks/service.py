@@ -1,10 +1,11 @@
 """Events per second of the ensemble, of the fused model and of no server at all, on the same cores in one run.
 
-Starts an embedded farm (a real Triton) bound to the given cores, with as many instances of each model as there are
-cores, and asks its gRPC port; direct runs one process with the pipeline on each core. All hold the events in memory,
-all use one thread of PyTorch in each process, and all run on the same cores, clients included. The windows of the
-modes alternate. Beside the events per second stands the processor time of an event, clients and servers together:
-on a machine that others use, too, it is the steadier figure. Example:
+Starts an embedded farm (a real Triton) bound to the given cores and asks its gRPC port; direct runs one process with
+the pipeline on each core. The fused model has an instance for each core and two requests in flight for each. The
+stages of the ensemble work at the same time, on one event each: half as many instances and twice the requests suit
+them better. All hold the events in memory, all use one thread of PyTorch in each process, and all run on the same
+cores, clients included. The windows of the modes alternate. Beside the events per second stands the processor time of
+an event, clients and servers together: on a machine that others use, too, it is the steadier figure. Example:
 
     python benchmarks/service.py --repeats 5 --json service.json
 """
@@ -28,12 +29,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exatrkx_hpc import farm
+from exatrkx_hpc.assets import asset
+from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.pipeline import load_tracker
 from exatrkx_hpc.process import session_members, spawn_piped
 from exatrkx_hpc.resolution import resolve
 from exatrkx_hpc.tracking import synthetic
 from exatrkx_hpc.work.client import Client
 from exatrkx_hpc.work.events import find_events, read_hits
+from exatrkx_hpc.work.route import FUSED_MODEL
 from exatrkx_hpc.work.slot import worker_environment
 
 MODES = ("ensemble", "stages", "fused", "direct")
@@ -77,8 +81,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--events", type=Path, help="folder of events; default: the reference events, if they are here")
     parser.add_argument("--hits", type=int, help="instead, 16 synthetic events of about so many hits")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=["ensemble", "fused", "direct"])
-    parser.add_argument("--cores", type=int, default=2, help="cores, instances of each model, processes of direct")
-    parser.add_argument("--in-flight", type=int, default=0, help="requests in flight; default: 2 for each core")
+    parser.add_argument("--cores", type=int, default=2, help="cores, instances of the fused model, processes of direct")
+    parser.add_argument("--instances", type=int, default=0, help="instances of each stage; default: 1 for two cores")
+    parser.add_argument("--in-flight", type=int, default=0, help="requests in flight; default: 2 (fused) or 4 a core")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of a window")
     parser.add_argument("--repeats", type=int, default=5, help="windows of each mode")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -175,9 +180,9 @@ def _server(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, 
         "site": "local",
         "run_root": str(folder).replace("$", "$$"),
         "job.nodes": 1,
-        "server.instances": arguments.cores,
     }
     what = resolve(flags=flags, ambient=False).farm
+    _build(Path(what.server.model_repository), arguments)
     job = farm.deploy(what)
     try:
         (server,) = farm.wait_ready(job, timeout=180).servers
@@ -186,9 +191,26 @@ def _server(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, 
         farm.stop(job, drain=False)
 
 
+def _build(repository: Path, arguments: argparse.Namespace) -> None:
+    """Build the models, the stages with instances of their own number."""
+    build(asset("model_repos/exatrkx"), repository, device="cpu", instances=arguments.cores)
+    for config in repository.glob("*/config.pbtxt"):
+        if config.parent.name != FUSED_MODEL:
+            text = config.read_text()
+            config.write_text(text.replace(f"count: {arguments.cores}", f"count: {_instances(arguments)}"))
+
+
+def _instances(arguments: argparse.Namespace) -> int:
+    return arguments.instances or max(1, arguments.cores // 2)
+
+
+def _in_flight(arguments: argparse.Namespace, mode: str) -> int:
+    return arguments.in_flight or (2 if mode == "fused" else 4) * arguments.cores
+
+
 async def _start(arguments: argparse.Namespace, mode: str, target: str, events: Path) -> asyncio.subprocess.Process:
     argv = [sys.executable, __file__, "--load", mode, "--target", target, "--events", str(events)]
-    argv += ["--cores", str(arguments.cores), "--in-flight", str(arguments.in_flight or 2 * arguments.cores)]
+    argv += ["--cores", str(arguments.cores), "--in-flight", str(_in_flight(arguments, mode))]
     process = await spawn_piped(argv, env=worker_environment())
     said = await asyncio.wait_for(_line(process), timeout=180)
     if said != b"ready\n":
@@ -263,7 +285,8 @@ def _figures(arguments: argparse.Namespace, events: Path, windows: dict[str, lis
     return {
         "events": {"number": len(hits), "mean_hits": statistics.mean(hits)},
         "cores": arguments.cores,
-        "in_flight": arguments.in_flight or 2 * arguments.cores,
+        "in_flight": {mode: _in_flight(arguments, mode) for mode in arguments.modes if mode != "direct"},
+        "instances": {"fused": arguments.cores, "stages": _instances(arguments)},
         "seconds": arguments.seconds,
         "repeats": arguments.repeats,
         "load_average": os.getloadavg()[0],

@@ -22,7 +22,9 @@ def test_a_quick_run_has_every_figure(tmp_path: Path) -> None:
     done = run([sys.executable, str(SCRIPT), "--quick", "--hits", "300", "--json", str(out)], timeout=240)
     assert done.returncode == 0, done.stderr
     figures = json.loads(out.read_text())
-    assert (figures["cores"], figures["repeats"], figures["in_flight"]) == (1, 1, 2)
+    assert (figures["cores"], figures["repeats"]) == (1, 1)
+    assert figures["in_flight"] == {"ensemble": 4, "fused": 2}
+    assert figures["instances"] == {"stages": 1, "fused": 1}
     assert figures["events"]["number"] == 16
     assert set(figures["modes"]) == {"ensemble", "fused", "direct"}
     for mode, one in figures["modes"].items():
