@@ -2,12 +2,13 @@
 
 Starts an embedded farm (a real Triton behind nginx) on the given cores, which the clients share with it. The loads:
 `reference` are the reference events (or small synthetic ones) through the shipped ensemble; `small` are the same, and
-`large` events of 1 MB, through a model that gives back labels at once, so that the client is what is measured. The two
-clients take turns. run-clients reads event files and writes label files meanwhile, which is its work; perf_analyzer
-has all in memory. The rate of run-clients is taken from the middle of the run, by when the label files were written:
-perf_analyzer leaves out its start and its end, too. Beside the rates stands the processor time that each client takes
-for an event, the start of its processes included. Example:
+`large` events of 1 MB, through a model that gives back labels at once, so that the client is what is measured. The
+two clients take turns. run-clients reads event files and writes label files meanwhile, which is its work;
+perf_analyzer has all in memory. The rate of run-clients is taken from the middle of the run, by when the label files
+were written: perf_analyzer leaves out its start and its end, too. With labels in Parquet it is that of the whole run.
+Beside the rates stands the processor time that each client takes for an event, the start of its processes included.
 
+Example:
     python benchmarks/clients.py --turns 5 --json clients.json
 """
 
@@ -36,7 +37,9 @@ from exatrkx_hpc.resolution import resolve
 from exatrkx_hpc.tracking import synthetic
 from exatrkx_hpc.work.client import check_endpoint
 from exatrkx_hpc.work.convert import events_to_json
-from exatrkx_hpc.work.events import find_events
+from exatrkx_hpc.work.events import Reader, find_events, read_hits
+from exatrkx_hpc.work.formats.writing import event_writer
+from exatrkx_hpc.work.results import Results
 from exatrkx_hpc.work.workers import Settings, run_clients
 
 LOADS = ("reference", "small", "large")
@@ -106,7 +109,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cores", type=int, default=2, help="cores for servers and clients together")
     parser.add_argument("--seconds", type=float, default=10.0, help="about how long each client is measured")
     parser.add_argument("--turns", type=int, default=5, help="measurements of each client and concurrency")
-    parser.add_argument("--format", choices=("csv", "npy"), default="csv", help="of the event files of load large")
+    parser.add_argument("--format", choices=("csv", "npy", "parquet"), default="csv", help="of the events")
+    parser.add_argument("--labels", choices=("csv", "parquet"), default="csv", help="the format of the labels")
     parser.add_argument("--quick", action="store_true", help="one short turn of load small, to see that it works")
     parser.add_argument("--perf-analyzer", type=Path, help="a folder that has it, or that it is installed in")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -134,9 +138,9 @@ def _measure(arguments: argparse.Namespace, folder: Path, load: str, analyzer: P
             turns: list[Turn] = []
             for place in range(arguments.turns):
                 many = max(40, round((turns[-1].ours if turns else rate) * arguments.seconds))
-                links = _links(events, folder, many)
+                copies = _copies(events, folder, many)
                 clients = {
-                    "ours": lambda: _ours(endpoint, links, number, arguments.workers),  # noqa: B023
+                    "ours": lambda: _ours(arguments, endpoint, copies, number),  # noqa: B023
                     "theirs": lambda: asks.rate(number),  # noqa: B023
                 }
                 found = {who: _timed(clients[who]) for who in sorted(clients, reverse=bool(place % 2))}
@@ -188,21 +192,26 @@ def _ratio(turns: list[Turn]) -> float:
 
 
 def _events(folder: Path, load: str, form: str) -> Path:
-    made = folder / "events"
+    made, source = folder / "events", folder / "csv"
     made.mkdir(parents=True)
     reference = os.environ.get("EXATRKX_REFERENCE_DATA")
     if load == "large":
         generator = np.random.default_rng(1)
-        hits = generator.uniform((0.01, -1, -1), (0.3, 1, 1), size=(_LARGE_HITS, 3))
-        if form == "npy":
-            np.save(made / "evt_0.npy", hits.astype(np.float32))
-        else:
-            np.savetxt(made / "evt_0.csv", hits, fmt="%.6g", delimiter=",")
-    elif reference:
-        for event in find_events(Path(reference, "exatrkx", "events")):
-            shutil.copy(event.path, made / event.path.name)
+        hits = generator.uniform((0.01, -1, -1), (0.3, 1, 1), size=(_LARGE_HITS, 3)).astype(np.float32)
+        events = {"evt_0": np.round(hits, 6)}
     else:
-        synthetic.write_events(made, events=16, seed=31_415, tracks=100)
+        if not reference:
+            source.mkdir()
+            synthetic.write_events(source, events=16, seed=31_415, tracks=100)
+        found = find_events(Path(reference, "exatrkx", "events") if reference else source)
+        if form == "csv":
+            for event in found:
+                shutil.copy(event.path, made)
+            return made
+        events = {event.name: read_hits(event.path) for event in found}
+    with event_writer(made, form) as write:
+        for name, hits in events.items():
+            write(name, hits)
     return made
 
 
@@ -246,26 +255,43 @@ class _PerfAnalyzer:
         return perf_analyzer.measure(self.analyzer, self.load(in_flight), self.report).per_second
 
 
-def _links(events: Path, folder: Path, many: int) -> Path:
-    """Return a folder with `many` links to the events."""
-    links = folder / "links"
-    shutil.rmtree(links, ignore_errors=True)
-    links.mkdir()
-    sources = [event.path for event in find_events(events)]
+def _copies(events: Path, folder: Path, many: int) -> Path:
+    """Return a folder with `many` events: links to the files, or one Parquet file of them all."""
+    copies = folder / "copies"
+    shutil.rmtree(copies, ignore_errors=True)
+    copies.mkdir()
+    sources = find_events(events)
+    if sources[0].path.suffix == ".parquet":
+        reader = Reader()
+        hits = [reader.read(event).hits for event in sources]
+        reader.close()
+        with event_writer(copies, "parquet") as write:
+            for number in range(many):
+                write(f"evt_{number}", hits[number % len(hits)])
+        return copies
     for number in range(many):
-        os.link(sources[number % len(sources)], links / f"evt_{number}{sources[number % len(sources)].suffix}")
-    return links
+        source = sources[number % len(sources)].path
+        os.link(source, copies / f"evt_{number}{source.suffix}")
+    return copies
 
 
-def _ours(endpoint: str, events: Path, in_flight: int, workers: int) -> float:
+def _ours(arguments: argparse.Namespace, endpoint: str, events: Path, in_flight: int) -> float:
     """Return the events per second of a run over these events."""
-    processes, out = min(workers, in_flight), events.parent / "out"
+    processes, out = min(arguments.workers, in_flight), events.parent / "out"
     shutil.rmtree(out, ignore_errors=True)
     settings = Settings(
-        server=endpoint, events=events, out=out, workers=processes, in_flight=max(1, in_flight // processes)
+        server=endpoint,
+        events=events,
+        out=out,
+        workers=processes,
+        in_flight=max(1, in_flight // processes),
+        label_format=arguments.labels,
     )
-    run_clients(settings).check()
-    return _middle_rate([path.stat().st_mtime_ns for path in settings.labels.iterdir() if path.name[0] != "."])
+    report = run_clients(settings)
+    report.check()
+    if arguments.labels == "parquet":  # a part has one time for many events
+        return report.events_per_second
+    return _middle_rate([path.stat().st_mtime_ns for path in Results(out).labels.glob("*.csv")])
 
 
 def _middle_rate(written: list[int]) -> float:

@@ -15,11 +15,13 @@ from exatrkx_hpc.values import (
     Engine,
     Folder,
     Host,
+    LabelFormat,
     Line,
     Memory,
     Mode,
     Mount,
     Name,
+    Options,
     Port,
     Seconds,
     SignalSpec,
@@ -85,18 +87,10 @@ class JobSection(_Section):
     dependency: Line = Field("", description="jobs to wait for, such as afterany:42")
     licenses: Line = Field("", description="licences, such as scratch")
     comment: Line = Field("", description="a comment that the accounting keeps")
-    extra_directives: tuple[Line, ...] = Field((), description="further #SBATCH options, each one word")
+    extra_directives: Options = Field((), description="further #SBATCH options, each one word")
 
     prologue: tuple[Line, ...] = Field((), description="lines of bash before the servers, such as module load")
     epilogue: tuple[Line, ...] = Field((), description="lines of bash after the servers")
-
-    @field_validator("extra_directives")
-    @classmethod
-    def _options(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for option in value:
-            if not option.startswith("--"):
-                raise ValueError(f"{option!r} must be a long option such as --reservation=NAME")
-        return value
 
 
 class ServerSection(_Section):
@@ -151,11 +145,19 @@ class ClientsSection(_Section):
     """How events are pushed through the endpoint."""
 
     mode: Mode = Field("ensemble", description="ensemble, stages, fused, or direct: without any server")
-    workers: int = Field(8, ge=1, le=4096, description="worker processes")
+    workers: int = Field(8, ge=1, le=4096, description="worker processes, on each node")
     in_flight: int = Field(4, ge=1, le=4096, description="requests that each worker keeps in flight")
+    labels: LabelFormat = Field("csv", description="csv: a label file for each event; parquet: files of many")
     wait: Seconds = Field(60, description="seconds to wait for the endpoint to be ready at the start")
     patience: Seconds = Field(120, description="seconds that an event is tried again before it fails")
     request_timeout: Seconds = Field(60, description="seconds that one request may take")
+    nodes: int = Field(1, ge=1, le=10000, description="nodes of the workers' own job (--sbatch)")
+    time: TimeLimit = Field("00:30:00", description="its time limit")
+    account: Line = Field("", description="the account it is charged to; empty: job.account")
+    qos: Line = Field("", description="its quality of service; empty: job.qos")
+    partition: Line = Field("", description="its partition; empty: job.partition")
+    constraint: Line = Field("", description="the features of its nodes, such as cpu")
+    extra_directives: Options = Field((), description="further #SBATCH options of it, each one word")
 
 
 class BenchSection(_Section):
@@ -200,6 +202,16 @@ class Farm(_Section):
         if isinstance(run_root, str) and server.get("model_repository", "") == "":
             server["model_repository"] = f"{run_root}/model_repository"
         return {**data, "server": server}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _workers_charged_as_servers(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Let the workers' own job go where the servers' goes when nobody said otherwise."""
+        job, clients = dict(data.get("job", {})), dict(data.get("clients", {}))
+        for name in ("account", "qos", "partition"):
+            if clients.get(name, "") == "" and name in job:
+                clients[name] = job[name]
+        return {**data, "clients": clients}
 
     @model_validator(mode="after")
     def _folders_can_be_written_down(self) -> Farm:

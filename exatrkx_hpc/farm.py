@@ -27,8 +27,7 @@ from exatrkx_hpc.fleet.look import look as look_at
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.watch import Watch
 from exatrkx_hpc.launch.batch import render_job
-from exatrkx_hpc.launch.payload import write_payload
-from exatrkx_hpc.launch.plan import FarmPlan, python_folder
+from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.run_dirs import job_ids, old_jobs, remove
 from exatrkx_hpc.launch.scheduler import Scheduler
 from exatrkx_hpc.launch.schedulers import farm_slurm, scheduler_of
@@ -40,6 +39,8 @@ from exatrkx_hpc.work import workers
 from exatrkx_hpc.work.endpoint import Endpoint
 from exatrkx_hpc.work.report import Report
 from exatrkx_hpc.work.route import route
+from exatrkx_hpc.work.sharded import here, run_sharded
+from exatrkx_hpc.work.shards import read_sharding
 
 Tell = Callable[[str], None]
 
@@ -141,9 +142,11 @@ def run_clients(
     """Push every event of a folder through the endpoint, and tell it on a page, OUT/report.html.
 
     See `exatrkx_hpc.work.workers.run_clients`. `farm` is the one whose endpoint may be asked: then its servers'
-    counters are on the page.
+    counters are on the page. Shards of a run over several nodes are done here, one after the other.
     """
     with told_on_a_page(settings, Path(farm.run_root) if farm is not None else None):
+        if read_sharding(settings.out) is not None:
+            return run_sharded(settings, here(tell), progress, tell=tell)
         return workers.run_clients(settings, progress, tell=tell)
 
 
@@ -179,11 +182,7 @@ def setup(farm: Farm, *, tell: Tell = lambda line: None) -> None:
 
     Raises LaunchError, MissingComponent or ModelError for what cannot be done.
     """
-    prepare.make_run_root(farm)
-    prepare.pull_image(farm, tell)
-    prepare.build_models(farm, tell)
-    prepare.require_models(farm, tell)
-    write_payload(Path(python_folder(farm)))
+    prepare.set_up(farm, tell)
 
 
 def clean(farm: Farm, *, older_than: float) -> tuple[str, ...]:

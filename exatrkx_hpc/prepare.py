@@ -53,6 +53,15 @@ def _embedded_tool(farm: Farm, *, lay_out: bool) -> Tool:
     )
 
 
+def set_up(farm: Farm, tell: Tell) -> None:
+    """Make, pull and build all that a job of `farm` needs; safe to repeat. Raises what each of the steps says."""
+    make_run_root(farm)
+    pull_image(farm, tell)
+    build_models(farm, tell)
+    require_models(farm, tell)
+    write_payload(Path(python_folder(farm)))
+
+
 def refuse_faults(farm: Farm) -> None:
     """Raise LaunchError when the farm asks for something that its engine cannot do, or for an image that it has not."""
     faults = engine_faults(farm)

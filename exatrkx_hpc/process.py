@@ -50,6 +50,11 @@ def find_program(name: str, *, remedy: str) -> str:
     return found
 
 
+def own_command() -> tuple[str, ...]:
+    """Return the words that start this program again with this very Python, also on a node that has it in its place."""
+    return (sys.executable, "-c", "from exatrkx_hpc.cli import main; main()")
+
+
 def run(
     argv: Sequence[str],
     *,

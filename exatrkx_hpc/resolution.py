@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ ENVIRONMENT_PREFIX = "EXATRKX_HPC_"
 DEFAULT_FILE = "farm.toml"
 #: The source of a value that nobody set.
 DEFAULT = "default"
+#: Keys whose values are filled in, so that a plain $ is written $$.
+_FOLDERS = ("run_root", "server.model_repository", "server.mounts")
 _SITES = Path(__file__).resolve().parent / "sites"
 
 
@@ -110,10 +112,21 @@ def value_of(farm: Farm, key: str) -> object:
     return value
 
 
+def as_environment(farm: Farm, keys: Iterable[str]) -> dict[str, str]:
+    """Return the variables that give a farm the values which `farm` has for these keys."""
+    return {ENVIRONMENT_PREFIX + key.upper().replace(".", "_"): _as_text(key, value_of(farm, key)) for key in keys}
+
+
+def _as_text(key: str, value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.replace("$", "$$") if key in _FOLDERS else text
+
+
 def nearest(word: str, choices: tuple[str, ...]) -> str:
     """Return `; did you mean 'x'?` for the known word that is most like `word`, or nothing."""
-    by_last = {choice.rpartition(".")[2]: choice for choice in choices}
-    # The last part counts first: a key in the wrong section is more likely than another key of the section.
+    # The last part counts first: a key in the wrong section is more likely than another key of the section. Of two
+    # sections that have it, the first one is meant.
+    by_last = {choice.rpartition(".")[2]: choice for choice in reversed(choices)}
     close = difflib.get_close_matches(word.rpartition(".")[2], by_last, n=1, cutoff=0.6)
     close = close or difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     return f"; did you mean {by_last.get(close[0], close[0])!r}?" if close else ""

@@ -17,7 +17,8 @@ from exatrkx_hpc.tracking.profiles import Profile, profile_event, total_profiles
 from exatrkx_hpc.tracking.scoring import MIN_PARTICLE_HITS, MIN_PT_GEV, MIN_TRACK_HITS, Score, score_matches, total
 from exatrkx_hpc.tracking.stage_scoring import StageScore, score_stages, total_stages
 from exatrkx_hpc.tracking.synthetic import TRUTH_FOLDER, TruthEvent, read_event
-from exatrkx_hpc.work.events import find_events, read_labels
+from exatrkx_hpc.work.events import CSV, find_events, format_of
+from exatrkx_hpc.work.found_labels import FoundLabels
 
 if TYPE_CHECKING:
     from exatrkx_hpc.tracking.pipeline import Pipeline
@@ -94,42 +95,42 @@ def score_results(
 ) -> ResultsScore:
     """Return the score of what `run-clients` wrote to `results`, against the events of `truth` with their truth.
 
-    `results` holds `labels/NAME.csv`, or the label files themselves; `truth` holds `NAME.csv` and `truth/NAME.csv`,
-    as `events generate` writes them. With a model `repository` the same events also go through its pipeline in this
-    process, and each stage is scored. Raises InputError for a folder or file that cannot be used, or when no event
-    has both; ModelError or MissingComponent for a repository that cannot be run.
+    `results` holds `labels/NAME.csv`, or the parts of `--labels parquet`, or is the folder of these; `truth` holds
+    `NAME.csv` and `truth/NAME.csv`, as `events generate` writes them. With a model `repository` the same events also
+    go through its pipeline in this process, and each stage is scored. Raises InputError for a folder or file that
+    cannot be used, or when no event has both; ModelError or MissingComponent for a repository that cannot be run.
     """
     chosen = selection or Selection()
-    labels = _label_files(results)
+    labels = _labels(results)
     events = _truth_events(truth)
-    both = [name for name in events if name in labels]
+    both = [name for name in events if name in labels.names]
     if not both:
         raise InputError(f"no event of {truth} has labels in {results}; name the folders of one run")
     pipeline = load_pipeline(repository) if repository is not None else None
     parts = []
     for done, name in enumerate(both, start=1):
-        parts.append(_score_one(labels[name], events[name], chosen, pipeline))
+        parts.append(_score_one(labels, name, events[name], chosen, pipeline))
         if on_progress:
             on_progress("events", done, len(both))
     scores, profiles, stages = zip(*parts, strict=True)
     return ResultsScore(
         selection=chosen,
         events=len(both),
-        without_truth=tuple(name for name in labels if name not in events),
-        without_results=tuple(name for name in events if name not in labels),
+        without_truth=tuple(name for name in labels.names if name not in events),
+        without_results=tuple(name for name in events if name not in labels.names),
         score=total(scores),
         profiles=total_profiles(profiles),
         stages=total_stages(stages),
     )
 
 
-def _label_files(results: Path) -> dict[str, Path]:
+def _labels(results: Path) -> FoundLabels:
     folder = results / LABELS if (results / LABELS).is_dir() else results
     _require_folder(folder, "the folder that 'exatrkx-hpc run-clients' wrote")
-    try:
-        return {event.name: event.path for event in find_events(folder)}
-    except InputError as error:
-        raise InputError(f"{folder} holds no labels; name the folder that 'exatrkx-hpc run-clients' wrote") from error
+    found = FoundLabels(folder)
+    if not found.names:
+        raise InputError(f"{folder} holds no labels; name the folder that 'exatrkx-hpc run-clients' wrote")
+    return found
 
 
 def _truth_events(folder: Path) -> dict[str, Path]:
@@ -138,8 +139,10 @@ def _truth_events(folder: Path) -> dict[str, Path]:
     if not (folder / TRUTH_FOLDER).is_dir():
         where = folder.parent if folder.name == TRUTH_FOLDER else "the folder that 'exatrkx-hpc events generate' wrote"
         raise InputError(f"{folder} holds no folder {TRUTH_FOLDER}; --truth wants {where}")
-    known = {event.name for event in find_events(folder / TRUTH_FOLDER)}
-    return {event.name: event.path for event in find_events(folder) if event.name in known}
+    if (form := format_of(folder)) != CSV:
+        raise InputError(f"the events of {folder} are *.{form}; score wants them, and their truth, as CSV")
+    known = {event.name for event in find_events(folder / TRUTH_FOLDER, CSV)}
+    return {event.name: event.path for event in find_events(folder, CSV) if event.name in known}
 
 
 def _require_folder(folder: Path, what: str) -> None:
@@ -148,13 +151,13 @@ def _require_folder(folder: Path, what: str) -> None:
 
 
 def _score_one(
-    labels: Path, event: Path, chosen: Selection, pipeline: Pipeline | None
+    labels: FoundLabels, name: str, event: Path, chosen: Selection, pipeline: Pipeline | None
 ) -> tuple[Score, tuple[Profile, ...], tuple[StageScore, ...]]:
     truth = _read_truth(event)
     try:
-        matches = match_event(read_labels(labels), truth, min_track_hits=chosen.min_track_hits)
+        matches = match_event(labels.read(name), truth, min_track_hits=chosen.min_track_hits)
     except ValueError as error:
-        raise InputError(f"{labels} does not belong to {event}: {error}") from error
+        raise InputError(f"{labels.names[name]} does not belong to {event}: {error}") from error
     pt, hits = chosen.min_pt, chosen.min_hits
     return (
         score_matches(matches, truth, min_pt=pt, min_hits=hits),

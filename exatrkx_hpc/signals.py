@@ -47,3 +47,24 @@ def deferred_signals() -> Iterator[None]:
             signal.signal(number, handler)
         if held:
             os.kill(os.getpid(), held[0])
+
+
+@contextlib.contextmanager
+def noted_signals() -> Iterator[list[str]]:
+    """Give a list to which SIGINT, SIGTERM and SIGHUP only add their names inside the block; nothing else happens.
+
+    In other threads than the main one it stays empty: signals never arrive there.
+    """
+    heard: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield heard
+        return
+    numbers = [number for number in _STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {
+        number: signal.signal(number, lambda got, _: heard.append(signal.Signals(got).name)) for number in numbers
+    }
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -13,6 +13,8 @@ from pydantic import AfterValidator, Field
 Engine = Literal["shifter", "podman-hpc", "podman", "apptainer", "none"]
 #: How an event becomes labels: one request to the ensemble, one to each stage, one to the fused model, no server.
 Mode = Literal["ensemble", "stages", "fused", "direct"]
+#: How labels are written: a file for each event, or many events in a Parquet file.
+LabelFormat = Literal["csv", "parquet"]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
@@ -66,6 +68,13 @@ def _host(text: str) -> str:
     return text
 
 
+def _options(words: tuple[str, ...]) -> tuple[str, ...]:
+    for word in words:
+        if not word.startswith("--"):
+            raise ValueError(f"{word!r} must be a long option such as --reservation=NAME")
+    return words
+
+
 def _folder(text: str) -> str:
     folder = str(expand(text)) if text else ""
     if ":" in folder:
@@ -111,6 +120,8 @@ Host = Annotated[str, AfterValidator(_host)]
 Folder = Annotated[str, AfterValidator(_folder)]
 #: A folder of the host and its place in a container, `SOURCE:TARGET`, both absolute.
 Mount = Annotated[str, AfterValidator(_mount)]
+#: Options of sbatch, each one word.
+Options = Annotated[tuple[Line, ...], AfterValidator(_options)]
 TimeLimit = Annotated[str, AfterValidator(_time_limit)]
 Memory = Annotated[str, AfterValidator(_memory)]
 SignalSpec = Annotated[str, AfterValidator(_signal)]

@@ -77,7 +77,7 @@ def refused_endpoint() -> str:
 def test_no_events_in_the_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     done = exatrkx_hpc("run-clients", "-s", refused_endpoint(), "-d", "empty", cwd=tmp_path)
-    assert "no *.csv in" in complaint(done, 6)
+    assert "no events (*.csv, " in complaint(done, 6)
 
 
 def test_a_folder_that_does_not_exist(tmp_path):

@@ -12,8 +12,8 @@ import pytest
 from command import complaint, exatrkx_hpc
 
 from exatrkx_hpc.errors import ConfigError, InputError, OutputError
-from exatrkx_hpc.work.convert import direction, events_to_json, json_to_events
-from exatrkx_hpc.work.events import find_events, read_hits
+from exatrkx_hpc.work.convert import direction, events_to_events, events_to_json, json_to_events
+from exatrkx_hpc.work.events import Reader, find_events, format_of, read_hits
 from exatrkx_hpc.work.json_stream import array_elements
 
 
@@ -172,12 +172,44 @@ def test_the_elements_of_a_long_file_are_read_one_by_one(tmp_path: Path) -> None
         next(elements)
 
 
+@pytest.mark.parametrize("form", ["csv", "npy", "npz", "parquet"])
+def test_events_go_from_any_format_to_any_other_bit_by_bit(events: Path, tmp_path: Path, form: str) -> None:
+    pytest.importorskip("pyarrow")
+    (events / "evt_11.csv").unlink()  # it has no hits
+    assert events_to_events(events, tmp_path / form, form=form) == 2 and format_of(tmp_path / form) == form
+    assert events_to_events(tmp_path / form, tmp_path / "back", form="npz") == 2
+    for before, after in zip(find_events(events), find_events(tmp_path / "back"), strict=True):
+        assert before.name == after.name and Reader().read(after).hits.tobytes() == read_hits(before.path).tobytes()
+
+
+def test_the_command_line_makes_and_converts_any_format(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    given = ("events", "generate", "--events", 2, "--tracks", 5)
+    for form, out in (("parquet", "p"), ("csv", "c")):
+        assert exatrkx_hpc(*given, "--format", form, "-o", out, cwd=tmp_path).returncode == 0
+    assert sorted(file.name for file in (tmp_path / "p" / "truth").iterdir()) == ["evt_000000.csv", "evt_000001.csv"]
+    assert exatrkx_hpc("events", "convert", "p/events.parquet", "back", "--to", "csv", cwd=tmp_path).returncode == 0
+    for name in ("evt_000000.csv", "evt_000001.csv"):
+        assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
+    refused = exatrkx_hpc(*given, "--format", "npy", "-o", "p", cwd=tmp_path)
+    assert "holds 1 events already" in complaint(refused, 8)
+
+
+def test_an_event_of_no_hits_has_no_place_in_parquet(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events" / "a.csv").touch()
+    with pytest.raises(InputError, match="a has no hits, and Parquet no rows for it; choose another format"):
+        events_to_events(tmp_path / "events", tmp_path / "out", form="parquet")
+    assert not (tmp_path / "out").exists() and [path.name for path in tmp_path.iterdir()] == ["events"]
+
+
 def test_the_direction_comes_from_the_source(events: Path, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("")
     (tmp_path / "x.txt").write_text("")
     assert direction(events, None) == direction(events, "json") == "json"
     assert direction(tmp_path / "x.json", None) == direction(tmp_path / "x.txt", "csv") == "csv"
-    for source, to, says in (("x.txt", None, "--to json or csv"), ("events", "csv", "wants a JSON file")):
+    for source, to, says in (("x.txt", None, "--to json or csv"), ("x.txt", "json", "wants a folder of events")):
         with pytest.raises(ConfigError, match=says):
             direction(tmp_path / source, to)
     with pytest.raises(InputError, match="there is no"):

@@ -22,7 +22,7 @@ def test_events_are_the_csv_files_of_the_folder_in_natural_order(tmp_path):
 
 def test_a_folder_without_events_says_how_to_make_some(tmp_path):
     (tmp_path / "truth").mkdir()
-    with pytest.raises(InputError, match=r"no \*\.csv in .*; 'exatrkx-hpc events generate'"):
+    with pytest.raises(InputError, match=r"no events \(\*\.csv, .* in .*; 'exatrkx-hpc events generate'"):
         find_events(tmp_path)
 
 

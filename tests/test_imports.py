@@ -28,7 +28,7 @@ FLOORS = (
     {"assets", "config", "files", "ports", "process", "resolution", "signals", "templates", "values"},
     {"fleet", "launch", "measure", "models", "work"},
     {"doctor", "page", "prepare", "scores"},
-    {"farm"},
+    {"farm", "wide"},
     {"bench", "demo"},
     {"cli"},
 )

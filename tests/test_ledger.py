@@ -13,13 +13,15 @@ from exatrkx_hpc.work.events import event_key
 from exatrkx_hpc.work.ledger import Counts, Ledger
 from exatrkx_hpc.work.ledger_file import SCHEMA, create
 from exatrkx_hpc.work.outcome import Failed, Result
+from exatrkx_hpc.work.parts import Part
 
 FACTS = {"folder": "/events", "mode": "ensemble"}
 
 
 def result(name: str, **changes) -> Result:
     fields = {"hits": 3, "seconds": 0.25, "retries": 1, "size": 18, "mtime_ns": 7, "sha256": "ab" * 32}
-    return Result(name=name, labels_size=6, labels_sha256="cd" * 32, **(fields | changes))
+    written = {"labels_size": 6, "labels_sha256": "cd" * 32}
+    return Result(name=name, **(fields | written | changes))
 
 
 def fill(ledger: Ledger, names) -> None:
@@ -50,6 +52,23 @@ def test_a_new_ledger_knows_its_facts_and_nothing_else(tmp_path):
     with Ledger(tmp_path / "l.sqlite") as ledger:
         assert dict(ledger.facts) == {"folder": "/events", "mode": "fused", "version": "2"}
     assert [file.name for file in tmp_path.iterdir()] == ["l.sqlite"]
+
+
+def test_a_part_is_noted_with_all_its_events_or_not_at_all(path):
+    names = [f"evt_{number}" for number in range(600)]
+    part = Part(event="evt_0", events=600, size=9, sha256="ef" * 32)
+    with Ledger(path) as ledger:
+        fill(ledger, names[12:])
+        ledger.begin_run(server="h:1", version="1")
+        ledger.done_part(part, [(result(name, labels_size=None, labels_sha256=""), 1) for name in names])
+        with contextlib.closing(sqlite3.connect(path.with_name("copy"))) as copy:
+            ledger.db.backup(copy)  # what is committed
+            held = copy.execute("SELECT count(*), count(DISTINCT part), count(labels_size) FROM events").fetchall()
+        assert held == [(600, 1, 0)] and ledger.counts() == Counts(done=600)
+        assert ledger.db.execute("SELECT name, events, size FROM parts").fetchall() == [("evt_0", 600, 9)]
+        ledger.done_part(Part(event="evt_5", events=1, size=9, sha256="ef" * 32), [(result("evt_5"), 1)])
+    with Ledger(path) as ledger:  # that was closed without a commit
+        assert ledger.db.execute("SELECT count(*) FROM parts").fetchall() == [(1,)]
 
 
 def test_waiting_events_come_in_pages_in_natural_order_and_once_in_a_run(path, tmp_path):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import re
+import sys
+import types
 
 import pytest
 from rich.console import Console
@@ -142,6 +144,35 @@ def test_progress_is_a_line_now_and_then_in_a_log():
         "3 of 10 events, 1 failed, 0.2 events/s, 24 s left",
         "6 of 10 events, 1 failed, 1 retries, 0.2 events/s, 12 s left",
     ]
+
+
+def test_progress_is_one_line_in_a_notebook_that_changes(monkeypatch):
+    class Notebook(types.ModuleType):
+        """What IPython shows, each state of the one output after the other."""
+
+        def __init__(self):
+            super().__init__("IPython.display")
+            self.shown = []
+
+        def display(self, bundle, *, raw, display_id):
+            assert raw and display_id is True
+            self.shown.append(bundle["text/plain"])
+            return self
+
+        def update(self, bundle, *, raw):
+            assert raw
+            self.shown.append(bundle["text/plain"])
+
+    notebook, clock = Notebook(), Clock()
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    with progress_bar(console=Console(file=io.StringIO(), force_jupyter=True), clock=clock) as show:
+        for done in range(21):
+            show(Tally(events=20, done=done, failed=0))
+            clock.now += 0.1
+    assert notebook.shown[0] == "getting ready" and notebook.shown[1].startswith("0 of 20 events, 0 failed")
+    assert notebook.shown[-1].startswith("20 of 20 events, 0 failed, 10.0 events/s")
+    assert len(notebook.shown) < 12  # a few times a second
 
 
 def test_a_log_that_is_not_told_when_the_run_began_has_no_rate_at_first():

@@ -182,7 +182,7 @@ def test_a_folder_without_a_ledger_and_one_that_a_run_has(tmp_path, settings, le
     with pytest.raises(InputError, match="holds no ledger"):
         write_page(settings.out)
     ledger_of()
-    with Results(settings.out).owned(), pytest.raises(OutputError, match="another run-clients writes"):
+    with Results(settings.out).owned(), pytest.raises(OutputError, match="another run writes"):
         write_page(settings.out)
 
 

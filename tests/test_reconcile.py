@@ -148,7 +148,7 @@ def test_a_folder_that_moved_is_the_same_dataset_and_another_is_not(ledger, even
 
 def test_a_folder_without_events_and_no_folder(ledger, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"no \*\.csv in"):
+    with pytest.raises(InputError, match=r"no events \(\*\.csv, "):
         match_events(ledger, tmp_path / "empty")
     with pytest.raises(InputError, match="there is no folder"):
         match_events(ledger, tmp_path / "nowhere")

@@ -14,7 +14,8 @@ from exatrkx_hpc.errors import InputError, ModelError
 from exatrkx_hpc.scores import Selection, score_results
 from exatrkx_hpc.tracking.scoring import score_event, total
 from exatrkx_hpc.tracking.synthetic import read_event, write_events
-from exatrkx_hpc.work.events import find_events, labels_text
+from exatrkx_hpc.work.events import find_events, labels_text, read_labels
+from exatrkx_hpc.work.parts import part_bytes, part_file
 
 
 @pytest.fixture
@@ -42,6 +43,28 @@ def test_the_score_is_that_of_all_events(run: Path) -> None:
     assert low < value < high and value == found.score.fake_rate
     same = score_results(run / "results" / "labels", run / "events", selection=Selection(min_pt=0.0, min_hits=1))
     assert same.score.particles > found.score.particles
+
+
+def test_labels_in_parts_score_as_label_files_do(run: Path) -> None:
+    pytest.importorskip("pyarrow")
+    files = score_results(run / "results", run / "events")
+    labels = {event.name: read_labels(event.path) for event in find_events(run / "results" / "labels")}
+    first, *others = labels.items()
+    (run / "parts").mkdir()
+    (run / "parts" / part_file("b")).write_bytes(part_bytes([first]))
+    (run / "parts" / part_file("a")).write_bytes(part_bytes(others))
+    parts = score_results(run / "parts", run / "events")
+    assert parts.to_dict() == files.to_dict() and parts.events == 4
+    (run / "parts" / part_file("c")).write_bytes(part_bytes([first]))
+    with pytest.raises(InputError, match=r"evt_000000 has labels in .* and in .*; remove the wrong ones"):
+        score_results(run / "parts", run / "events")
+
+
+def test_events_of_another_format_have_no_truth(run: Path) -> None:
+    (run / "npy" / "truth").mkdir(parents=True)
+    np.save(run / "npy" / "a.npy", np.zeros((2, 3)))
+    with pytest.raises(InputError, match=r"the events of .*npy are \*\.npy; score wants them, and their truth, as CSV"):
+        score_results(run / "results", run / "npy")
 
 
 def test_what_has_no_partner_is_named_and_not_counted(run: Path) -> None:

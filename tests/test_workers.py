@@ -157,7 +157,7 @@ def test_two_runs_do_not_share_a_folder(settings, tmp_path):
             wait_for(lambda: run_settings.labels.is_dir() and len(list(run_settings.labels.iterdir())) > 5)
             part = run_settings.labels / ".evt_1.csv.of_the_first"
             part.write_text("")
-            with pytest.raises(OutputError, match=r"another run-clients writes to .*/out; wait for its end, or choose"):
+            with pytest.raises(OutputError, match=r"another run writes to .*/out; wait for its end, or choose"):
                 run_clients(run_settings)
             assert part.exists() and child.returncode() is None
             child.send(signal.SIGTERM)
@@ -489,7 +489,7 @@ def test_labels_never_overwrite_the_events(tmp_path):
 
 def test_no_events_and_no_place_for_results(settings, tmp_path):
     (tmp_path / "events").mkdir()
-    with pytest.raises(InputError, match=r"no \*\.csv in"):
+    with pytest.raises(InputError, match=r"no events \(\*\.csv, "):
         run_clients(settings())
     (tmp_path / "events" / "e.csv").write_text("")
     (tmp_path / "out").write_text("a file")
@@ -531,11 +531,12 @@ from exatrkx_hpc.errors import ExatrkxError
 from exatrkx_hpc.work.worker import Task
 from exatrkx_hpc.work.workers import Settings, run_clients
 
-server, events, out, largest = sys.argv[1:]
+server, events, out, largest, labels, number = sys.argv[1:]
+labels = {"label_format": labels, "part_events": int(number)}
 if int(largest):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest), int(largest)))
 try:
-    run_clients(Settings(server=server, events=Path(events), out=Path(out), workers=2)).check()
+    run_clients(Settings(server=server, events=Path(events), out=Path(out), workers=2, **labels)).check()
 except ExatrkxError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -546,7 +547,8 @@ except ExatrkxError as error:
 def driver(run_settings: Settings, log: Path, largest: int = 0):
     """Run the settings in a process of its own, as the command line does."""
     paths = [str(run_settings.events), str(run_settings.out)]
-    child = spawn([sys.executable, "-c", DRIVER, run_settings.server, *paths, str(largest)], log=log)
+    labels = [run_settings.label_format, str(run_settings.part_events)]
+    child = spawn([sys.executable, "-c", DRIVER, run_settings.server, *paths, str(largest), *labels], log=log)
     try:
         yield child
     finally:

@@ -23,7 +23,7 @@ from exatrkx_hpc.errors import EndpointError
 from exatrkx_hpc.measure.perf_analyzer import ClientFigures
 from exatrkx_hpc.models.pipeline import load_tracker
 from exatrkx_hpc.process import spawn_piped
-from exatrkx_hpc.work.events import find_events, read_hits
+from exatrkx_hpc.work.events import Reader, find_events
 from exatrkx_hpc.work.slot import worker_environment
 
 _START_DEADLINE: Final = 300.0
@@ -98,7 +98,8 @@ async def _end(processes: list[asyncio.subprocess.Process]) -> None:
 def main() -> None:
     """Be one of the processes."""
     repository, folder = (Path(word) for word in sys.argv[1:3])
-    events = [read_hits(event.path) for event in find_events(folder)]
+    reader = Reader()
+    events = [reader.read(event).hits for event in find_events(folder)]
     find = load_tracker(repository)
     for hits in events:
         find(hits)

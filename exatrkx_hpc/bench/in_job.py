@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -15,13 +13,15 @@ from exatrkx_hpc.errors import InputError, MissingComponent
 from exatrkx_hpc.launch.plan import settings_of
 from exatrkx_hpc.launch.words import Var, Word
 from exatrkx_hpc.measure import perf_analyzer
-from exatrkx_hpc.resolution import ENVIRONMENT_PREFIX, value_of
+from exatrkx_hpc.process import own_command
+from exatrkx_hpc.resolution import ENVIRONMENT_PREFIX, as_environment
 
-_MAIN: Final = "from exatrkx_hpc.cli import main; main()"
-#: Keys whose values are filled in, so that a plain $ is written $$.
-_FOLDERS: Final = ("run_root", "server.model_repository", "server.mounts")
 #: The endpoint is the scan's own: it must not fail because another job of the node has one, too.
-_OWN_ENDPOINT: Final = {"balancer.grpc_port": "0", "balancer.http_port": "0", "monitor.prometheus": "false"}
+_OWN_ENDPOINT: Final = {
+    f"{ENVIRONMENT_PREFIX}BALANCER_GRPC_PORT": "0",
+    f"{ENVIRONMENT_PREFIX}BALANCER_HTTP_PORT": "0",
+    f"{ENVIRONMENT_PREFIX}MONITOR_PROMETHEUS": "false",
+}
 
 
 def bench_command(farm: Farm, events: Path, *, sources: Mapping[str, str] | None = None) -> tuple[Word, ...]:
@@ -35,22 +35,11 @@ def bench_command(farm: Farm, events: Path, *, sources: Mapping[str, str] | None
     perf_analyzer.find(analyzer_folder(farm), farm.bench.perf_analyzer)
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingComponent("the figures of the job need matplotlib; pip install 'exatrkx-hpc[plots]'")
+    keys = [one.key for one in settings_of(farm, sources)]
     return (
         "env",
-        *(f"{_variable(key)}={value}" for key, value in {**_settings(farm, sources), **_OWN_ENDPOINT}.items()),
-        *(sys.executable, "-c", _MAIN, "bench", "--job", Var("SLURM_JOB_ID")),
+        *(f"{name}={value}" for name, value in {**as_environment(farm, keys), **_OWN_ENDPOINT}.items()),
+        *own_command(),
+        *("bench", "--job", Var("SLURM_JOB_ID")),
         *("--events", str(events.absolute()), "--out", (Var("run_dir"), "/bench"), "--wait", "3600"),
     )
-
-
-def _settings(farm: Farm, sources: Mapping[str, str] | None) -> dict[str, str]:
-    return {one.key: _as_text(one.key, value_of(farm, one.key)) for one in settings_of(farm, sources)}
-
-
-def _as_text(key: str, value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text.replace("$", "$$") if key in _FOLDERS else text
-
-
-def _variable(key: str) -> str:
-    return ENVIRONMENT_PREFIX + key.upper().replace(".", "_")

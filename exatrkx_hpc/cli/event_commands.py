@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,8 +12,11 @@ from exatrkx_hpc.cli.progress import stages
 from exatrkx_hpc.errors import ConfigError, MissingComponent, OutputError
 from exatrkx_hpc.tracking import acts, synthetic
 from exatrkx_hpc.tracking.acts import SourceName
-from exatrkx_hpc.work.convert import Target, direction, events_to_json, json_to_events
-from exatrkx_hpc.work.events import find_events
+from exatrkx_hpc.work.convert import Target, direction, events_to_events, events_to_json, holds_events, json_to_events
+from exatrkx_hpc.work.events import FORMATS, find_events
+from exatrkx_hpc.work.formats.writing import event_writer
+
+Format = Literal["csv", "npy", "npz", "parquet"]
 
 events_app = typer.Typer(help="Make events with known truth, and convert events.", no_args_is_help=True)
 
@@ -35,14 +38,20 @@ def generate(
     tracks: Annotated[int, typer.Option("--tracks", min=0, help="Particles in each event.")] = synthetic.DEFAULT_TRACKS,
     seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same events.")] = 0,
     source: EventSource = "helices",
+    form: Annotated[
+        Format, typer.Option("--format", help="A file for each event, or one Parquet file; truth is CSV.")
+    ] = "csv",
     quiet: Quiet = False,
 ) -> None:
     """Write events with known truth: helices in a toy detector, or particles that ACTS simulates; and noise."""
     make = event_source(source)
     try:
         _refuse_events_of_another_call(out)
-        with stages(quiet=quiet) as show:
-            synthetic.write_events(out, events=events, tracks=tracks, seed=seed, source=make, on_progress=show)
+        out.mkdir(parents=True, exist_ok=True)
+        with stages(quiet=quiet) as show, event_writer(out, form) as write:
+            synthetic.write_events(
+                out, events=events, tracks=tracks, seed=seed, source=make, write=write, on_progress=show
+            )
     except OSError as error:
         raise OutputError(f"events cannot be written to {out}: {error.strerror}") from error
     except MemoryError as error:
@@ -62,7 +71,7 @@ def event_source(name: SourceName) -> synthetic.Source:
 
 @events_app.command(epilog="Example: exatrkx-hpc events convert events events.json")
 def convert(
-    source: Annotated[Path, typer.Argument(help="A folder of events, or a JSON file.")],
+    source: Annotated[Path, typer.Argument(help="Events, or a JSON file.")],
     out: Annotated[Path, typer.Argument(help="The JSON file, or the new folder.")],
     to: Annotated[Target | None, typer.Option("--to", help="What it becomes; default: what the source is not.")] = None,
     tensor: Annotated[str, typer.Option("--tensor", help="The model's input that the hits are.")] = "FEATURES",
@@ -72,21 +81,26 @@ def convert(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Turn a folder of events into perf_analyzer's JSON (--input-data), or such JSON into a folder of events."""
-    to_json = direction(source, to) == "json"
-    if (as_base64 and not to_json) or (names is not None and to_json):
+    """Turn events into perf_analyzer's JSON (--input-data), such JSON into events, or events into another format.
+
+    Events are a folder of *.csv, *.npy, *.npz or *.parquet, or one Parquet file.
+    """
+    form, from_json = direction(source, to), not holds_events(source)
+    if (as_base64 and form != "json") or (names is not None and not from_json):
         raise ConfigError("--base64 is for writing JSON, --names for reading it; leave it out")
     with stages(quiet=quiet) as show:
-        if to_json:
+        if form == "json":
             count = events_to_json(source, out, tensor=tensor, as_base64=as_base64, on_progress=show)
-        else:
+        elif from_json:
             known = [event.name for event in find_events(names)] if names is not None else None
-            count = json_to_events(source, out, tensor=tensor, names=known, on_progress=show)
+            count = json_to_events(source, out, tensor=tensor, form=form, names=known, on_progress=show)
+        else:
+            count = events_to_events(source, out, form=form, on_progress=show)
     typer.echo(f"{count} events in {out}")
 
 
 def _refuse_events_of_another_call(out: Path) -> None:
     """Raise OutputError when `out` holds events: those of two calls or seeds would pass for one set."""
-    held = sum(1 for path in out.glob("[!.]*.csv"))
+    held = sum(1 for form in FORMATS for path in out.glob(f"[!.]*.{form}"))
     if held:
         raise OutputError(f"{out} holds {held} events already; use them, remove the folder, or choose another --out")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,13 +14,16 @@ import typer
 
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
+from exatrkx_hpc.cli.wide_command import refuse_mixtures, submit
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.errors import ConfigError, EndpointError
 from exatrkx_hpc.measure import metrics as measure
 from exatrkx_hpc.measure.record import append_csv
-from exatrkx_hpc.values import Mode
+from exatrkx_hpc.values import LabelFormat, Mode
+from exatrkx_hpc.wide.run import run_on_nodes
+from exatrkx_hpc.work.events import EVENT
 from exatrkx_hpc.work.live import progress_bar
-from exatrkx_hpc.work.report import render_table
+from exatrkx_hpc.work.report import Report, render_table
 from exatrkx_hpc.work.workers import Settings, StoppedRun
 
 
@@ -26,8 +31,16 @@ def run_clients(
     server: Annotated[
         str | None, typer.Option("--server", "-s", help="The endpoint, HOST:PORT; default: the running farm's.")
     ] = None,
-    events: Annotated[Path, typer.Option("--events", "-d", help="The folder of events, *.csv.")] = Path("events"),
-    workers: Annotated[int | None, typer.Option("--workers", "-n", help="Worker processes.")] = None,
+    events: Annotated[
+        Path, typer.Option("--events", "-d", help="The folder of events: *.csv, *.npy, *.npz or *.parquet.")
+    ] = Path("events"),
+    event_column: Annotated[
+        str, typer.Option("--event-column", help="The column of Parquet files that names the event of each hit.")
+    ] = EVENT,
+    labels: Annotated[
+        LabelFormat | None, typer.Option("--labels", help="Labels as csv, one file an event, or as parquet.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", "-n", help="Worker processes, on each node.")] = None,
     in_flight: Annotated[int | None, typer.Option("--in-flight", "-j", help="Requests in flight of each.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for results.")] = Path("results"),
     mode: Annotated[
@@ -47,6 +60,21 @@ def run_clients(
         bool, typer.Option("--accept-changes", help="Do changed events again, forget those that are gone.")
     ] = False,
     wait: Annotated[float | None, typer.Option("--wait", help="Seconds to wait until the endpoint is ready.")] = None,
+    srun: Annotated[
+        bool, typer.Option("--srun", help="Spread the workers over the nodes of the allocation that this shell is in.")
+    ] = False,
+    sbatch: Annotated[bool, typer.Option("--sbatch", help="Submit a job that does so, and print its id.")] = False,
+    nodes: Annotated[int | None, typer.Option("--nodes", "-N", min=1, help="How many nodes.")] = None,
+    account: Annotated[str | None, typer.Option("--account", "-A", help="With --sbatch: who is charged.")] = None,
+    qos: Annotated[str | None, typer.Option("--qos", help="With --sbatch: the quality of service.")] = None,
+    partition: Annotated[str | None, typer.Option("--partition", "-p", help="With --sbatch: the partition.")] = None,
+    constraint: Annotated[
+        str | None, typer.Option("--constraint", "-C", help="With --sbatch: features of the nodes.")
+    ] = None,
+    time_limit: Annotated[str | None, typer.Option("--time", "-t", help="With --sbatch: the time limit.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --sbatch: print the script, submit nothing.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
     config: ConfigFile = None,
@@ -57,23 +85,42 @@ def run_clients(
 
     A second run with the same -o does what is left.
 
+    With --srun or --sbatch -n workers on each of -N nodes do it, each node some shards of the events with ledgers of
+    their own; what a lost node leaves is done by the others, or by the next run with the same -o.
+
     Example: exatrkx-hpc run-clients -n 8 -j 4 -d events -o results
     """
+    job = {"-N": nodes, "-A": account, "--qos": qos, "-p": partition, "-C": constraint, "-t": time_limit}
+    refuse_mixtures(srun=srun, sbatch=sbatch, of_a_job=job, dry_run=dry_run)
     flags: dict[str, object] = {
+        "clients__nodes": nodes,
+        "clients__account": account,
+        "clients__qos": qos,
+        "clients__partition": partition,
+        "clients__constraint": constraint,
+        "clients__time": time_limit,
         "clients__workers": workers,
         "clients__in_flight": in_flight,
         "clients__wait": wait,
         "clients__mode": mode,
+        "clients__labels": labels,
         "server__model_repository": model_repository.replace("$", "$$") if model_repository else None,
     }
-    farm = resolved(config, site=site, run_root=run_root, **flags).farm
+    found = resolved(config, site=site, run_root=run_root, **flags)
+    farm = found.farm
     settings = dataclasses.replace(
         _settings(farm, server, events, out),
         fresh=not resume,
         retry_failed=retry_failed,
         accept_changes=accept_changes,
+        event_column=event_column,
     )
-    _run(settings, farm, quiet=quiet, as_json=as_json)
+    if sbatch:
+        submit(found, settings, dry_run=dry_run, as_json=as_json)
+    elif srun:
+        _run(settings, partial(run_on_nodes, farm=farm, nodes=nodes), quiet=quiet, as_json=as_json)
+    else:
+        _run(settings, partial(story.run_clients, farm=farm), quiet=quiet, as_json=as_json)
 
 
 def _settings(farm: Farm, server: str | None, events: Path, out: Path) -> Settings:
@@ -90,15 +137,16 @@ def _settings(farm: Farm, server: str | None, events: Path, out: Path) -> Settin
         patience=clients.patience,
         deadline=clients.wait,
         mode=clients.mode,
+        label_format=clients.labels,
         repository=Path(farm.server.model_repository),
     )
 
 
-def _run(settings: Settings, farm: Farm, *, quiet: bool, as_json: bool) -> None:
-    """Do the run and print its report, also that of a run that was stopped."""
+def _run(settings: Settings, do: Callable[..., Report], *, quiet: bool, as_json: bool) -> None:
+    """Let `do` do the run and print its report, also that of a run that was stopped."""
     try:
         with progress_bar(quiet=quiet) as show:
-            report = story.run_clients(settings, show, tell=(lambda line: None) if quiet else say, farm=farm)
+            report = do(settings, show, tell=(lambda line: None) if quiet else say)
     except StoppedRun as stopped:
         typer.echo(stopped.report.to_json(), nl=False) if as_json else console().print(render_table(stopped.report))
         raise

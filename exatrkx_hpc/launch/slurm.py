@@ -49,6 +49,11 @@ def cancel_argv(job: str) -> list[str]:
     return ["scancel", job]
 
 
+def requeue_argv(job: str) -> list[str]:
+    """Return the command that lets a running job begin anew, if it was submitted as one that may."""
+    return ["scontrol", "requeue", job]
+
+
 class Slurm:
     """The scheduler of a cluster."""
 
@@ -72,11 +77,9 @@ class Slurm:
 
     def submit(self, script: Path, plan: FarmPlan) -> str:
         """Submit `script` and return the job's id; raises LaunchError when Slurm refuses it."""
-        done = ask(sbatch_argv(script))
-        if done.returncode:
-            raise _refused_script(script, done)
+        job = submit(script)
         self._answered = True
-        return parse_job_id(done.stdout)
+        return job
 
     def test(self, script: Path) -> str:
         """Return Slurm's word on when `script` would start; raises LaunchError when it would refuse it."""
@@ -141,17 +144,36 @@ def _cannot_end(left: JobInfo) -> LaunchError:
     )
 
 
+def submit(script: Path, *, section: str = "job") -> str:
+    """Submit `script` and return the job's id; raises LaunchError when Slurm refuses it.
+
+    `section` is the one of farm.toml that has the job's account, time and so on.
+    """
+    done = ask(sbatch_argv(script))
+    if done.returncode:
+        raise _refused_script(script, done, section=section)
+    return parse_job_id(done.stdout)
+
+
+def give_back(job: str) -> str:
+    """Let a running job of this user begin anew, or end it where it may not; return which, or Slurm's words."""
+    if ask(requeue_argv(job)).returncode == 0:
+        return "it begins anew"
+    done = ask(cancel_argv(job))
+    return "it is cancelled" if done.returncode == 0 else own_words(done.stderr or done.stdout)
+
+
 def ask(argv: list[str]) -> Completed:
     """Run one of Slurm's commands, with times as seconds since 1970; raises MissingComponent when it is not here."""
     program = find_program(argv[0], remedy=REMEDY)
     return run([program, *argv[1:]], timeout=60, env={**os.environ, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C.UTF-8"})
 
 
-def _refused_script(script: Path, done: Completed) -> LaunchError:
-    return _refused("sbatch", str(script), done, otherwise="check [job] in farm.toml")
+def _refused_script(script: Path, done: Completed, *, section: str = "job") -> LaunchError:
+    return _refused("sbatch", str(script), done, otherwise=f"check [{section}] in farm.toml", section=section)
 
 
-def _refused(program: str, what: str, done: Completed, *, otherwise: str) -> LaunchError:
+def _refused(program: str, what: str, done: Completed, *, otherwise: str, section: str = "job") -> LaunchError:
     said = done.stderr.strip() or done.stdout.strip()
-    step = next_step(said, otherwise=otherwise)
+    step = next_step(said, otherwise=otherwise, section=section)
     return LaunchError(f"{program} refused {what} (exit {done.returncode}): {own_words(said)}; {step}")

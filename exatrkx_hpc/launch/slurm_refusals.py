@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import re
 
-#: What Slurm says, and the next step; the first that is found counts. Seen with Slurm 22.05 and 24.11.
+#: What Slurm says, and the next step, in which {section} is that of farm.toml; the first that is found counts. Seen
+#: with Slurm 22.05 and 24.11.
 _STEPS: tuple[tuple[str, str], ...] = (
     (
         r"Invalid account or account/partition",
-        "check job.account; 'sacctmgr show assoc user=$USER format=account,partition' lists yours",
+        "check {section}.account; 'sacctmgr show assoc user=$USER format=account,partition' lists yours",
     ),
-    (r"Invalid qos", "check job.qos; 'sacctmgr show assoc user=$USER format=account,qos' lists yours"),
+    (r"Invalid qos", "check {section}.qos; 'sacctmgr show assoc user=$USER format=account,qos' lists yours"),
     (
         r"[Ii]nvalid partition|Invalid partition name",
-        "check job.partition; 'sinfo --summarize' lists them",
+        "check {section}.partition; 'sinfo --summarize' lists them",
     ),
     (
         r"Invalid feature",
-        "check job.constraint; 'sinfo --format=\"%P %f\"' lists the features of the nodes",
+        "check {section}.constraint; 'sinfo --format=\"%P %f\"' lists the features of the nodes",
     ),
     (
         r"MaxWallDuration|time limit is invalid|Invalid --time",
-        "check job.time; 'sinfo --format=\"%P %l\"' lists the partitions' limits, 'sacctmgr show qos "
+        "check {section}.time; 'sinfo --format=\"%P %l\"' lists the partitions' limits, 'sacctmgr show qos "
         "format=name,maxwall' those of the QOS",
     ),
     (
         r"MaxNodePerJob|MaxNodePerUser|Node count specification",
-        "ask for fewer nodes (job.nodes or -N); 'sinfo --summarize' counts them",
+        "ask for fewer nodes ({section}.nodes or -N); 'sinfo --summarize' counts them",
     ),
     (
         r"node configuration is not available|More processors|Memory specification|generic resource",
-        "no node has so much; check job.gpus_per_node, job.constraint and the CPUs and memory asked for, "
+        "no node has so much; check {section}.constraint and the CPUs, GPUs (job.gpus_per_node) and memory asked for, "
         "'sinfo --Node --long --Format=nodehost,cpus,memory,gres' lists what nodes have",
     ),
     (r"[Rr]eservation", "check job.reservation; 'scontrol show reservation' lists them"),
@@ -49,15 +50,19 @@ _STEPS: tuple[tuple[str, str], ...] = (
     (r"image", "check server.image; 'exatrkx-hpc setup' pulls it"),
 )
 _PREFIX = re.compile(
-    r"^(?:(?:sbatch|scancel|squeue|sacct|salloc): (?:(?:error|fatal): )?"
+    r"^(?:(?:sbatch|scancel|squeue|sacct|salloc|srun): (?:(?:error|fatal): )?"
     r"|slurm_load_\w+(?: error)?: |allocation failure: )"
 )
 _EMPTY = re.compile(r"^(?:(?:Batch job submission|Job submit/allocate) failed: |Kill job error on job id \S+: )")
 
 
-def next_step(complaint: str, *, otherwise: str) -> str:
-    """Return what to do about Slurm's complaint, or `otherwise` when it is not one that is known here."""
-    return next((step for pattern, step in _STEPS if re.search(pattern, complaint)), otherwise)
+def next_step(complaint: str, *, otherwise: str, section: str = "job") -> str:
+    """Return what to do about Slurm's complaint, or `otherwise` when it is not one that is known here.
+
+    `section` is the one of farm.toml that has the job's account, time and so on.
+    """
+    found = (step.format(section=section) for pattern, step in _STEPS if re.search(pattern, complaint))
+    return next(found, otherwise)
 
 
 def own_words(complaint: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exatrkx_hpc.page.history import History, Run, Spread
+from exatrkx_hpc.page.launches import joined, noted_launches
 from exatrkx_hpc.page.timeline import Timeline, bins
 from exatrkx_hpc.work.latency import Stopwatch
 from exatrkx_hpc.work.ledger import Ledger
@@ -54,7 +55,7 @@ def history(ledgers: Sequence[Ledger]) -> History:
     Raises OutputError for a ledger that is damaged.
     """
     sums = [_Sums(ledger) for ledger in ledgers]
-    runs = sorted((run for one in sums for run in one.runs()), key=lambda run: run.began)
+    runs = _runs(ledgers, sums)
     states, facts = _together(one.states for one in sums), ledgers[0].facts
     timeline = Timeline(runs, bins(states["done"] / _EVENTS_OF_A_BIN))
     for ledger in ledgers:
@@ -70,7 +71,7 @@ def history(ledgers: Sequence[Ledger]) -> History:
         quarantined=states["quarantined"],
         hits=sum(one.hits for one in sums),
         retries=sum(one.retries for one in sums),
-        runs=tuple(runs),
+        runs=runs,
         throughput=timeline.throughput(),
         latency=_spread([one.watch for one in sums], states["done"]),
         members=_members(_together(one.members for one in sums), _added(ledgers, "answered")),
@@ -80,6 +81,15 @@ def history(ledgers: Sequence[Ledger]) -> History:
         settings={name: str(value) for name, value in noted(ledgers[0], "settings").items()},
         versions=model | {name: str(value) for name, value in noted(ledgers[0], "versions").items()},
     )
+
+
+def _runs(ledgers: Sequence[Ledger], sums: Sequence[_Sums]) -> tuple[Run, ...]:
+    """Return the runs in the order of their beginnings; what shards did at the same time is one run."""
+    runs = tuple(sorted((run for one in sums for run in one.runs()), key=lambda run: run.began))
+    if "shard" not in ledgers[0].facts:
+        return runs
+    known = (noted_launches(noted(ledger, "launches"), noted(ledger, "stops")) for ledger in ledgers)
+    return joined(runs, [launch for launches in known for launch in launches])
 
 
 class _Sums:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,7 @@ from exatrkx_hpc.page.read import history, note
 from exatrkx_hpc.work.ledger import Ledger
 from exatrkx_hpc.work.results import Results
 from exatrkx_hpc.work.route import models_of
+from exatrkx_hpc.work.shards import Shard, read_sharding
 from exatrkx_hpc.work.workers import Settings, StoppedRun
 
 _PACKAGES = ("tritonclient", "grpcio", "numpy")
@@ -27,20 +29,28 @@ _PACKAGES = ("tritonclient", "grpcio", "numpy")
 def write_page(out: Path, **facts: Mapping[str, str | float]) -> Path:
     """Write OUT/report.html from the ledger in OUT and return its path; `facts` are noted in the ledger before.
 
-    Raises InputError when OUT has no ledger, OutputError when a run writes to OUT, its ledger is damaged, or the
-    page cannot be written.
+    Of a run in shards it is made from the ledgers of all. Raises InputError when OUT has no ledger, OutputError when
+    a run writes to OUT, its ledger is damaged, or the page cannot be written.
     """
     results = Results(out)
-    if not results.ledger.exists():
+    paths = [path for path in _ledgers(out) if path.exists()]
+    if not paths:
         raise InputError(f"{out} holds no ledger.sqlite of run-clients; name the folder that it wrote with -o")
-    with results.owned() as locks, Ledger(results.ledger, locks=locks) as ledger:
-        note(ledger, **facts)
-        html = render_page(history([ledger]))
+    with results.owned() as locks, contextlib.ExitStack() as stack:
+        ledgers = [stack.enter_context(Ledger(path, locks=locks)) for path in paths]
+        note(ledgers[0], **facts)
+        html = render_page(history(ledgers))
     try:
         write_whole(results.page, html)
     except OSError as error:
         raise OutputError(f"cannot write {results.page}: {error.strerror}; make room there") from error
     return results.page
+
+
+def _ledgers(out: Path) -> list[Path]:
+    """Return where the ledgers of OUT are, or would be."""
+    of = read_sharding(out) or 1
+    return [Results(out, Shard(number, of)).ledger for number in range(of)]
 
 
 @contextlib.contextmanager
@@ -50,17 +60,30 @@ def told_on_a_page(settings: Settings, run_root: Path | None = None) -> Iterator
     `run_root` is where the farm is whose endpoint `settings.server` may be: then its servers are asked what they
     count. Raises what `write_page` raises, but not in place of the run's own error.
     """
-    before = snapshots(_servers(settings, run_root))
+    began, before = time.time(), snapshots(_servers(settings, run_root))
     try:
         yield
-    except StoppedRun:
+    except StoppedRun as stopped:
         with contextlib.suppress(ExatrkxError, OSError):
-            _write(settings, run_root, before)
+            _write(settings, run_root, before, _launch(settings, began, stopped.report.stopped or ""))
         raise
-    _write(settings, run_root, before)
+    _write(settings, run_root, before, _launch(settings, began, ""))
 
 
-def _write(settings: Settings, run_root: Path | None, before: Mapping[str, Snapshot]) -> None:
+def _launch(settings: Settings, began: float, stopped: str) -> dict[str, dict[str, str | float]]:
+    """Return what to note of a run over shards, of which each knows only its own."""
+    if read_sharding(settings.out) is None:
+        return {}
+    at = f"{began:.3f}"
+    return {"launches": {at: time.time()}, "stops": {at: stopped}}
+
+
+def _write(
+    settings: Settings,
+    run_root: Path | None,
+    before: Mapping[str, Snapshot],
+    launch: Mapping[str, Mapping[str, str | float]],
+) -> None:
     found = counted(before, snapshots(_servers(settings, run_root)), ensemble=settings.model)
     write_page(
         settings.out,
@@ -68,6 +91,7 @@ def _write(settings: Settings, run_root: Path | None, before: Mapping[str, Snaps
         versions=_versions(_record(settings, run_root)),
         compute=found.compute,
         answered=found.answered,
+        **launch,
     )
 
 

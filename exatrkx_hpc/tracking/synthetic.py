@@ -128,9 +128,12 @@ def write_events(
     tracks: int = DEFAULT_TRACKS,
     seed: int = 0,
     source: Source = generate_event,
+    write: Callable[[str, np.ndarray], None] | None = None,  # type: ignore[type-arg]
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """Write `folder/evt_000000.csv` … and the truth beside them in `folder/truth/`, each file whole.
+
+    With `write`, which takes a name and the hits, that writes the hits instead, in whichever format.
 
     The same `source`, `tracks` and `seed` give the same files, event by event: more events leave the first
     ones as they are. `on_progress(stage, done, total)` is called after each. Raises OSError, ValueError.
@@ -138,10 +141,13 @@ def write_events(
     (folder / TRUTH_FOLDER).mkdir(parents=True, exist_ok=True)
     for number in range(events):
         event = source(np.random.default_rng([seed, number]), n_tracks=tracks)
-        name = f"evt_{number:06d}.csv"
+        name = f"evt_{number:06d}"
         # The truth first: an event that is there has its truth.
-        _write_whole(folder / TRUTH_FOLDER / name, truth_text(event))
-        _write_whole(folder / name, hits_text(event))
+        _write_whole(folder / TRUTH_FOLDER / f"{name}.csv", truth_text(event))
+        if write is None:
+            _write_whole(folder / f"{name}.csv", hits_text(event))
+        else:
+            write(name, event.hits)
         if on_progress:
             on_progress("events", number + 1, events)
 

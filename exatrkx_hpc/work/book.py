@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ from exatrkx_hpc.work.latency import Stopwatch
 from exatrkx_hpc.work.ledger import Ledger
 from exatrkx_hpc.work.live import Tally
 from exatrkx_hpc.work.outcome import Failed, Result
+from exatrkx_hpc.work.parts import Part
 from exatrkx_hpc.work.report import Report
 from exatrkx_hpc.work.results import Results
 
@@ -50,20 +52,34 @@ class Book:
 
     def add(self, result: Result, *, attempts: int) -> None:
         """Note an event whose label file is on disk; `attempts` workers had it."""
+        self._count(result)
+        self._ledger.done(result, attempts=attempts)
+
+    def add_part(self, part: Part, results: Sequence[tuple[Result, int]]) -> None:
+        """Note the events of a part that is on disk, and how many workers had each."""
+        for result, _ in results:
+            self._count(result)
+        self._ledger.done_part(part, results)
+
+    def _count(self, result: Result) -> None:
         self.done += 1
         self.hits += result.hits
         self.retries += result.retries
         self.members[result.member] += 1
         self.times.add(result.seconds)
-        self._ledger.done(result, attempts=attempts)
 
     def fail(self, failed: Failed, *, attempts: int) -> None:
         """Note an event that has no labels, and put it into quarantine if it would fail again."""
         self.failed += 1
         if failed.for_itself:
-            path = str(self._folder / f"{failed.event}.csv")
-            self._results.put_into_quarantine(failed, file=path, server=self._server, version=self.version)
+            place = self._ledger.place(self._folder, failed.event)
+            file = {"file": str(place.path)} if place is not None else {}
+            self._results.put_into_quarantine(failed, **file, server=self._server, version=self.version)
         self._ledger.fail(failed, attempts=attempts)
+
+    def forget_labels(self, events: Iterable[str]) -> None:
+        """Remove what a dead worker wrote of these events and did not live to tell."""
+        self._results.forget_labels(events)
 
     def tally(self, *, in_flight: int) -> Tally:
         """Return how far the run is, with so many requests in flight; its `members` go on counting."""

@@ -1,8 +1,8 @@
-"""Folders of events to the JSON of perf_analyzer (`--input-data`) and back, an event at a time, nothing lost.
+"""Events of any format to another, or to the JSON of perf_analyzer (`--input-data`) and back; nothing is lost.
 
-The JSON is `{"data": [{"FEATURES": {"content": [...], "shape": [N, 3]}}, ...]}`, or with `"b64"`, the bytes of the
-float32 numbers, in the place of `"content"`. It has no room for the names of events: some modes of perf_analyzer
-refuse any other member than `data` (its DataLoader::GetDatasetSize).
+One event is in memory at a time. The JSON is `{"data": [{"FEATURES": {"content": [...], "shape": [N, 3]}}, ...]}`, or
+with `"b64"`, the bytes of the float32 numbers, in the place of `"content"`. It has no room for the names of events:
+some modes of perf_analyzer refuse any other member than `data` (its DataLoader::GetDatasetSize).
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from pathlib import Path
 from typing import IO, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from exatrkx_hpc.errors import ConfigError, InputError, OutputError
-from exatrkx_hpc.work.events import COLUMNS, find_events, read_hits
+from exatrkx_hpc.work.events import COLUMNS, Reader, find_events
+from exatrkx_hpc.work.formats.values import Float32
+from exatrkx_hpc.work.formats.writing import DIGITS, event_writer
 from exatrkx_hpc.work.json_stream import array_elements
 
-Float32 = NDArray[np.float32]
 #: Called as (stage, done, total) after each event; 0 for a total that is not known.
 Progress = Callable[[str, int, int], None]
-Target = Literal["json", "csv"]
+Target = Literal["json", "csv", "npy", "npz", "parquet"]
 _KEY = "data"
-#: Nine digits bring a float32 back as it was.
-_DIGITS = "%.9g"
+
+
+def holds_events(source: Path) -> bool:
+    """Return whether `source` is a folder, or a Parquet file, of events, and no JSON."""
+    return source.is_dir() or source.suffix == ".parquet"
 
 
 def direction(source: Path, to: Target | None) -> Target:
@@ -39,12 +42,11 @@ def direction(source: Path, to: Target | None) -> Target:
     """
     if not source.exists():
         raise InputError(f"there is no {source}; name a folder of events or a JSON file")
-    found: Target | None = "json" if source.is_dir() else "csv" if source.suffix == ".json" else None
+    found: Target | None = "json" if holds_events(source) else "csv" if source.suffix == ".json" else None
     if to is None and found is None:
         raise ConfigError(f"{source} is neither a folder nor a *.json; say what it is to become with --to json or csv")
-    if to is not None and (to == "json") != source.is_dir():
-        wanted = "a folder of events" if to == "json" else "a JSON file"
-        raise ConfigError(f"--to {to} wants {wanted}, which {source} is not")
+    if to == "json" and not holds_events(source):
+        raise ConfigError(f"--to json wants a folder of events, which {source} is not")
     return to or found or "csv"
 
 
@@ -57,33 +59,58 @@ def events_to_json(
     cannot be read, OutputError when `out` cannot be written.
     """
     events = find_events(folder)
-    with _whole_file(out) as file:
+    with _whole_file(out) as file, contextlib.closing(Reader()) as reader:
         file.write(f'{{"{_KEY}":[')
         for number, event in enumerate(events):
             file.write(",\n" if number else "\n")
-            file.write(_element(read_hits(event.path), tensor, as_base64=as_base64))
+            file.write(_element(reader.read(event).hits, tensor, as_base64=as_base64))
             if on_progress:
                 on_progress("events", number + 1, len(events))
         file.write("\n]}\n")
     return len(events)
 
 
-def json_to_events(
-    path: Path, out: Path, *, tensor: str, names: Sequence[str] | None = None, on_progress: Progress | None = None
-) -> int:
-    """Write each event of perf_analyzer's data as a file in the new folder `out`; return how many.
+def events_to_events(source: Path, out: Path, *, form: str, on_progress: Progress | None = None) -> int:
+    """Write the events of `source` in another format to the new folder `out`; return how many.
 
-    The files are `evt_000000.csv` and so on, or have the names of `names`, one an event. `out` must not hold anything;
+    `out` must not hold anything; it appears as a whole at the end. Raises InputError for events that cannot be used,
+    OutputError when `out` cannot be written, MissingComponent for Parquet without pyarrow.
+    """
+    events = find_events(source)
+    with (
+        _whole_folder(out) as folder,
+        event_writer(folder, form) as write,
+        contextlib.closing(Reader()) as reader,
+    ):
+        for number, event in enumerate(events, start=1):
+            write(event.name, reader.read(event).hits)
+            if on_progress:
+                on_progress("events", number, len(events))
+    return len(events)
+
+
+def json_to_events(
+    path: Path,
+    out: Path,
+    *,
+    tensor: str,
+    form: str = "csv",
+    names: Sequence[str] | None = None,
+    on_progress: Progress | None = None,
+) -> int:
+    """Write each event of perf_analyzer's data to the new folder `out`, in the format `form`; return how many.
+
+    They are `evt_000000` and so on, or have the names of `names`, one an event. `out` must not hold anything;
     it appears as a whole at the end. Raises InputError for JSON or an event that cannot be used, OutputError when
     `out` cannot be written.
     """
     count = 0
-    with _whole_folder(out) as folder:
+    with _whole_folder(out) as folder, event_writer(folder, form) as write:
         for count, hits in enumerate(_events(path, tensor), start=1):
             if names is not None and count > len(names):
                 break
             name = names[count - 1] if names is not None else f"evt_{count - 1:06d}"
-            (folder / f"{name}.csv").write_text(_csv(hits))
+            write(name, hits)
             if on_progress:
                 on_progress("events", count, len(names or ()))
         if names is not None and count != len(names):
@@ -99,13 +126,8 @@ def _element(hits: Float32, tensor: str, *, as_base64: bool) -> str:
     if as_base64:
         text = base64.b64encode(hits.astype("<f4").tobytes()).decode()
         return f'{{"{tensor}":{{"b64":"{text}",{shape}}}}}'
-    content = ",".join([_DIGITS] * hits.size) % tuple(hits.ravel().tolist())
+    content = ",".join([DIGITS] * hits.size) % tuple(hits.ravel().tolist())
     return f'{{"{tensor}":{{"content":[{content}],{shape}}}}}'
-
-
-def _csv(hits: Float32) -> str:
-    line = ",".join([_DIGITS] * COLUMNS) + "\n"
-    return line * len(hits) % tuple(hits.ravel().tolist())
 
 
 def _events(path: Path, tensor: str) -> Iterator[Float32]:

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from exatrkx_hpc.errors import ExatrkxError, OutputError
+from exatrkx_hpc.work.blame import DEATHS_OF_ONE_EVENT, Blame
 from exatrkx_hpc.work.book import Book
 from exatrkx_hpc.work.events import EventFile
 from exatrkx_hpc.work.live import ShowProgress
 from exatrkx_hpc.work.outcome import Failed, Result, read_answer
+from exatrkx_hpc.work.parts import Part
 from exatrkx_hpc.work.report import Report
 from exatrkx_hpc.work.slot import GRACE, Slot, ending
 from exatrkx_hpc.work.worker import LOOKAHEAD, Task
-
-DEATHS_OF_ONE_EVENT: Final = 3
-"""An event is given up when its worker died this often: it may be what kills it."""
-
-DEAD_ENDPOINT: Final = 5.0
-"""Seconds without any labels after which an exhausted patience stops the run, if the patience is shorter."""
-
-BROKEN_MODEL: Final = 100
-"""Events in a row that fail in the model, after which the model is at fault and not they."""
 
 COMMIT: Final = 0.5
 """Seconds between two commits of the ledger: what a kill may cost is repeated, so there is no haste."""
@@ -56,8 +47,6 @@ class Coordinator:
         self._waiting: deque[EventFile] = deque()
         # What a dead worker had. One of these may have killed it, so each goes out alone, after the others.
         self._suspects: deque[EventFile] = deque()
-        self._deaths: Counter[str] = Counter()
-        self._deaths_in_a_row = 0
         self._slots = [Slot(grace=grace) for _ in range(workers)]
         self._show = show
         self._grace = grace
@@ -65,8 +54,8 @@ class Coordinator:
         self._clock = clock
         self._over = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._model_failures = 0
-        self._begin = self._last_answer = self._last_good = 0.0
+        self._blame = Blame(server=task.server, patience=task.patience, workers=workers, clock=clock)
+        self._begin = self._last_answer = 0.0
         self.stopped: str | None = None
         self.error: ExatrkxError | None = None
 
@@ -94,7 +83,8 @@ class Coordinator:
     async def run(self) -> None:
         """Run until every event has an answer or `stop` is called; then no worker is left, and all is noted."""
         self._loop = asyncio.get_running_loop()
-        self._begin = self._last_answer = self._last_good = self._clock()
+        self._begin = self._last_answer = self._clock()
+        self._blame.begin()
         keepers: list[asyncio.Task[None]] = []
         clerk = asyncio.create_task(self._commit_often())
         try:
@@ -160,7 +150,7 @@ class Coordinator:
                 keeper.cancel()
         outcomes = await asyncio.gather(*keepers, return_exceptions=True)
         for slot in self._slots:
-            self._forget_labels(slot)
+            self._book.forget_labels((*slot.outstanding, *slot.told))
             slot.discard()
         for fault in (one for one in outcomes if isinstance(one, Exception)):
             raise fault
@@ -180,58 +170,55 @@ class Coordinator:
             await self._start(slot)
             self._feed()
 
-    def _take(self, slot: Slot, answer: Result | Failed) -> None:
+    def _take(self, slot: Slot, answer: Result | Failed | Part) -> None:
         self._last_answer = self._clock()
         if isinstance(answer, Failed):
-            event = slot.outstanding.pop(answer.event)
             if answer.kind == "output":
+                slot.outstanding.pop(answer.event, None)  # it is not there if it waited for its part
                 self._break_off(OutputError(answer.reason))
             else:
-                self._fail(event, answer.kind, answer.reason)
+                self._fail(slot.outstanding.pop(answer.event), answer.kind, answer.reason)
+        elif isinstance(answer, Part):
+            results = [(result, self._good(slot, result)) for result in slot.take_part(answer)]
+            self._note(lambda: self._book.add_part(answer, results))
         else:
-            del slot.outstanding[answer.name]
-            self._last_good = self._last_answer
-            self._deaths_in_a_row = self._model_failures = 0
-            slot.done += 1
-            attempts = self._deaths.pop(answer.name, 0) + 1
-            self._note(lambda: self._book.add(answer, attempts=attempts))
+            self._blame.answered()
+            if answer.labels_size is None:
+                slot.tell(answer)
+            else:
+                del slot.outstanding[answer.name]
+                attempts = self._good(slot, answer)
+                self._note(lambda: self._book.add(answer, attempts=attempts))
         self._settle()
+
+    def _good(self, slot: Slot, result: Result) -> int:
+        """Count an event whose labels are on disk; return how many workers had it."""
+        slot.done += 1
+        return self._blame.written(result.name)
 
     def _fail(self, event: EventFile, kind: str, reason: str) -> None:
         failed = Failed(event=event.name, kind=kind, reason=reason)
-        attempts = self._deaths.pop(event.name, 0) + (kind != "worker")
+        attempts = self._blame.given_up(event.name, kind)
         self._note(lambda: self._book.fail(failed, attempts=attempts))
-        silence = self._clock() - self._last_good
-        if kind == "endpoint" and silence >= max(self._task.patience, DEAD_ENDPOINT):
-            self.stop(f"no labels came from {self._task.server} for {silence:.0f} s ({reason})")
-        self._model_failures += kind == "model"
-        if self._model_failures >= BROKEN_MODEL:
-            self.stop(
-                f"{BROKEN_MODEL} events in a row failed in the model, the last one: {reason}; mend it, then try them "
-                "again with --retry-failed"
-            )
+        self._stop_for(self._blame.of_failure(kind, reason))
+
+    def _stop_for(self, reason: str | None) -> None:
+        if reason is not None:
+            self.stop(reason)
 
     def _bury(self, slot: Slot, status: int) -> None:
         """Take the events of a dead worker back; give up those that were there too often."""
-        self._deaths_in_a_row += 1
-        self._forget_labels(slot)
+        how = ending(status)
+        self._book.forget_labels((*slot.outstanding, *slot.told))
         for event in slot.outstanding.values():
-            self._deaths[event.name] += 1
-            if self._deaths[event.name] < DEATHS_OF_ONE_EVENT:
-                self._suspects.append(event)
+            if self._blame.killed_again(event.name):
+                self._fail(event, "worker", f"its worker ended {DEATHS_OF_ONE_EVENT} times, the last time by {how}")
             else:
-                often = f"its worker ended {DEATHS_OF_ONE_EVENT} times, the last time by {ending(status)}"
-                self._fail(event, "worker", often)
+                self._suspects.append(event)
         slot.outstanding.clear()
-        if self._deaths_in_a_row > DEATHS_OF_ONE_EVENT * (len(self._slots) + 1):
-            self.stop(f"the workers keep ending, the last one by {ending(status)}; see what they printed")
+        self._waiting.extend(slot.take_back())  # it is not they that killed it: they had their turn
+        self._stop_for(self._blame.of_death(how))
         self._settle()
-
-    def _forget_labels(self, slot: Slot) -> None:
-        """Remove what a dead worker wrote and did not live to tell: only a done event has a label file."""
-        for name in slot.outstanding:
-            with contextlib.suppress(OSError):
-                Path(self._task.labels, f"{name}.csv").unlink()
 
     def _settle(self) -> None:
         """Show the tally, and end the run or hand out more."""
@@ -257,6 +244,8 @@ class Coordinator:
         while living and not self._over.is_set():
             more = self._more()
             if not more and not self._suspects:
+                for slot in living:
+                    slot.ask_for_part()
                 return
             slot = min(living, key=lambda one: len(one.outstanding))
             if len(slot.outstanding) >= (self._task.in_flight + LOOKAHEAD if more else 1):

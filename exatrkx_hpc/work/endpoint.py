@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import operator
 import threading
 import weakref
-from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from exatrkx_hpc.errors import ConfigError, EndpointError
+from exatrkx_hpc.errors import EndpointError
 from exatrkx_hpc.work.client import Client
+from exatrkx_hpc.work.live import ShowProgress
+from exatrkx_hpc.work.mapping import Flow, Way
+from exatrkx_hpc.work.mapping_found import Found, NamedEvents
+from exatrkx_hpc.work.mapping_ledger import Scribe
 from exatrkx_hpc.work.route import MODEL
 
 if TYPE_CHECKING:
@@ -83,28 +88,65 @@ class Endpoint:
         """
         return self._call(self._client.find_tracks(hits))
 
-    def map(self, events: Iterable[ArrayLike], in_flight: int = 4) -> Iterator[NDArray[np.int64]]:
-        """Yield the labels of each event in the order of `events`, with `in_flight` requests at a time.
+    @overload
+    def map(  # type: ignore[overload-overlap]  # a pair with a text might be hits, to the types alone
+        self,
+        events: NamedEvents,
+        in_flight: int = ...,
+        *,
+        ordered: bool = ...,
+        ledger: str | Path | None = ...,
+        accept_changes: bool = ...,
+        retry_failed: bool = ...,
+        progress: bool | ShowProgress = ...,
+    ) -> Iterator[Found]: ...
 
-        `events` is read only as far as needed: at most `in_flight` ahead of what was yielded. The first
-        failure ends it, with the errors of `find_tracks`. Raises ConfigError when `in_flight` is below 1.
+    @overload
+    def map(
+        self, events: Iterable[ArrayLike], in_flight: int = ..., *, progress: bool | ShowProgress = ...
+    ) -> Iterator[NDArray[np.int64]]: ...
+
+    def map(
+        self,
+        events: NamedEvents | Iterable[ArrayLike],
+        in_flight: int = 4,
+        *,
+        ordered: bool = False,
+        ledger: str | Path | None = None,
+        accept_changes: bool = False,
+        retry_failed: bool = False,
+        progress: bool | ShowProgress = False,
+    ) -> Iterator[Any]:
+        """Yield the labels of many events, with `in_flight` requests at a time; see docs/python.md.
+
+        Of hits alone it yields their labels in the order of `events`, and the first failure ends it with the errors of
+        `find_tracks`. Of named events, pairs `(name, hits)` or a mapping, it yields a `Found` for each as they finish,
+        or in their order with `ordered`; what an event fails for itself is in its `Found` and stops nobody.
+
+        `ledger` is a folder for results, as `run-clients` makes one: named events are done once, and what an earlier
+        map did comes from there. `retry_failed` also does what is in quarantine; `accept_changes` does events again
+        whose hits are others now. `progress` shows how far it is, or is called with a Tally after each event.
+
+        `events` is read at most `in_flight` ahead of what was yielded, named ones 2 more. Closing the iterator
+        drops what is in flight. Raises ConfigError when `in_flight` is below 1; while it is iterated EndpointError
+        when nothing answers any more, OutputError when the ledger cannot be used, or is of other labels, InputError
+        for an event that changed since it was done, or that has no name and needs one.
         """
-        if in_flight < 1:
-            raise ConfigError(f"in_flight must be at least 1, not {in_flight}")
-        return self._map(iter(events), in_flight)
-
-    def _map(self, events: Iterator[ArrayLike], in_flight: int) -> Iterator[NDArray[np.int64]]:
-        ahead: deque[concurrent.futures.Future[NDArray[np.int64]]] = deque()
-        try:
-            for hits in events:
-                ahead.append(self._submit(self._client.find_tracks(hits)))
-                if len(ahead) >= in_flight:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+        expected = operator.length_hint(events, 0)
+        way = Way(in_flight=in_flight, ordered=ordered, progress=progress, events=expected)
+        scribe = None
+        if ledger is not None:
+            scribe = Scribe(
+                Path(ledger),
+                server=self.server,
+                mode=self.mode,
+                model=self.model,
+                accept_changes=accept_changes,
+                retry_failed=retry_failed,
+            )
+        return Flow(self._submit, self._client, way, scribe).results(
+            events.items() if isinstance(events, Mapping) else events
+        )
 
     def close(self) -> None:
         """Close the channel and end the thread; a second call does nothing."""

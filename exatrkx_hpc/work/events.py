@@ -1,79 +1,143 @@
-"""Events and labels as files: a folder of `*.csv`, one hit a line, and one label a line in return."""
+"""Events and labels as files: the door to every format of events, and the label files in return.
+
+A source of events is a folder of `*.csv`, `*.npy` or `*.npz`, one event a file, or a folder of `*.parquet`, or one
+such file, with many events each. Of one folder all events have the same format.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exatrkx_hpc.errors import InputError
+from exatrkx_hpc.work.formats.csv_files import parse_csv
+from exatrkx_hpc.work.formats.numpy_files import parse_npy, parse_npz
+from exatrkx_hpc.work.formats.parquet_files import EVENT, index, require_pyarrow
+from exatrkx_hpc.work.formats.parquet_reader import ParquetReader
+from exatrkx_hpc.work.formats.values import COLUMNS, EventFile, EventInput, Float32, Rows, Stamp, UnreadableEvent
 
-COLUMNS = 3
-"""Values of a hit: r/3000 mm, phi/pi, z/400 mm."""
+__all__ = ["COLUMNS", "EVENT", "EventFile", "EventInput", "Rows", "Stamp", "UnreadableEvent"]
 
-_WANTED = "a hit is r/3000,phi/pi,z/400, without a header"
+CSV: Final = "csv"
+PARQUET: Final = "parquet"
 
-
-@dataclass(frozen=True, kw_only=True)
-class EventFile:
-    """One event on disk: its name (`evt_0` for `evt_0.csv`) and its path."""
-
-    name: str
-    path: Path
+_PARSERS: Final[Mapping[str, Callable[[Path, bytes], Float32]]] = MappingProxyType(
+    {CSV: parse_csv, "npy": parse_npy, "npz": parse_npz}
+)
+FORMATS: Final = (*_PARSERS, PARQUET)
+"""The formats of events, each named as the files end."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EventInput:
-    """The content of one event file: its hits, float32 `[N, 3]`, and what tells it from another content.
+def find_events(source: Path, form: str | None = None, *, column: str = EVENT) -> tuple[EventFile, ...]:
+    """Return the events of `source`, `evt_2` before `evt_10`; those of the format `form` where one is named.
 
-    `size` (bytes) and `mtime_ns` are the file's when it was read, `sha256` is the digest of its bytes.
+    Raises InputError as `format_of` and `scan_events`, also when there is none, or one is in two places.
     """
-
-    hits: NDArray[np.float32]
-    size: int
-    mtime_ns: int
-    sha256: str
-
-
-class UnreadableEvent(InputError):
-    """The file of an event cannot be read now: it is gone, or its file system is in trouble."""
-
-
-def find_events(folder: Path) -> tuple[EventFile, ...]:
-    """Return the events of `folder`, `evt_2` before `evt_10`: the `*.csv` files that lie directly in it.
-
-    What lies deeper (`truth/`) is no event, and neither is a hidden file. Raises InputError when the folder
-    does not exist, cannot be read or holds no event.
-    """
-    names = sorted((entry.name.removesuffix(".csv") for entry in scan_events(folder)), key=event_key)
-    if not names:
-        raise no_events(folder)
-    return tuple(EventFile(name=name, path=folder / f"{name}.csv") for name in names)
+    form = form or format_of(source)
+    keyed = sorted(
+        (
+            (event_key(stamp.name), place_event(source, form, stamp))
+            for stamp in scan_events(source, form, column=column)
+        ),
+        key=lambda one: one[0],
+    )
+    if not keyed:
+        raise no_events(source)
+    for (key, event), (following, _) in itertools.pairwise(keyed):
+        if key == following:
+            raise scattered_events(source, [event.name])
+    return tuple(event for _, event in keyed)
 
 
-def no_events(folder: Path) -> InputError:
+def no_events(source: Path) -> InputError:
     """Return what to say of a folder without any event."""
-    return InputError(f"no *.csv in {folder}; 'exatrkx-hpc events generate' makes events")
+    kinds = ", ".join(f"*.{form}" for form in FORMATS)
+    return InputError(f"no events ({kinds}) in {source}; 'exatrkx-hpc events generate' makes some")
 
 
-def scan_events(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield the files of the events of `folder`, in no order and without holding them all; see `find_events`.
+def scattered_events(source: Path, names: list[str]) -> InputError:
+    """Return what to say of events that are in more than one place of their Parquet files."""
+    return InputError(
+        f"{source} holds events in more than one place ({', '.join(names)}, …); sort the rows by event, in one file"
+    )
 
-    Raises InputError when the folder does not exist or cannot be read.
+
+def format_of(source: Path) -> str:
+    """Return the format of the events of `source`, one of `FORMATS`.
+
+    Raises InputError when the source does not exist, cannot be read, holds no event, or events in several formats;
+    MissingComponent when they are in Parquet and pyarrow is not installed.
     """
+    found: dict[str, str] = {}
+    if _is_parquet_file(source):
+        found[PARQUET] = source.name
+    else:
+        for entry in _files(source):
+            found.setdefault(entry.name.rpartition(".")[2], entry.name)
+    if not found:
+        raise no_events(source)
+    if len(found) > 1:
+        held = " and ".join(found[form] for form in sorted(found))
+        raise InputError(f"{source} holds events in several formats ({held}); keep one, move the others elsewhere")
+    (form,) = found
+    if form == PARQUET:
+        require_pyarrow()
+    return form
+
+
+def scan_events(source: Path, form: str, *, column: str = EVENT) -> Iterator[Stamp]:
+    """Yield the events of `source`, in no order, without reading their hits and without holding them all.
+
+    Events are the files of the format `form` that lie directly in the folder; what lies deeper (`truth/`) is no
+    event, and neither is a hidden file. Of a Parquet file the column `column` names them. Raises InputError when the
+    source does not exist or cannot be read.
+    """
+    if form == PARQUET and _is_parquet_file(source):
+        yield from index(source, column=column)
+        return
+    for entry in _files(source):
+        if not entry.name.endswith(f".{form}"):
+            continue
+        if form == PARQUET:
+            yield from index(Path(entry.path), column=column, file=entry.name)
+            continue
+        with contextlib.suppress(FileNotFoundError):  # it went in this very moment
+            stat = entry.stat()
+            yield Stamp(entry.name.removesuffix(f".{form}"), stat.st_size, stat.st_mtime_ns)
+
+
+def place_event(source: Path, form: str, stamp: Stamp) -> EventFile:
+    """Return where the event is that has this stamp."""
+    if stamp.file is None or stamp.first is None:
+        return EventFile(name=stamp.name, path=source / f"{stamp.name}.{form}")
+    rows = Rows(first=stamp.first, number=stamp.size, mtime_ns=stamp.mtime_ns)
+    return EventFile(name=stamp.name, path=source / stamp.file, rows=rows)
+
+
+def _is_parquet_file(source: Path) -> bool:
+    return source.suffix == f".{PARQUET}" and source.is_file()
+
+
+def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield the files of a folder that may be events, of any format."""
+    ends = tuple(f".{form}" for form in FORMATS)
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.endswith(".csv") and entry.name[0] != "." and entry.is_file():
+                if entry.name.endswith(ends) and entry.name[0] != "." and entry.is_file():
                     yield entry
     except NotADirectoryError as error:
-        raise InputError(f"{folder} is a file; -d wants the folder that holds the events") from error
+        raise InputError(f"{folder} is a file; -d wants the folder that holds the events, or a *.parquet") from error
     except FileNotFoundError as error:
         raise InputError(f"there is no folder {folder}; -d names the folder that holds the events") from error
     except OSError as error:
@@ -92,19 +156,36 @@ def event_key(name: str) -> bytes:
     return bytes(key)
 
 
-def read_hits(path: Path) -> NDArray[np.float32]:
-    """Return the hits of one event, float32 `[N, 3]`, contiguous and finite; an empty file has N = 0.
+class Reader:
+    """Reads events of any format, for any thread; a Parquet file stays open until the next one, or `close`."""
 
-    Raises InputError, with the file and the line, for anything but three finite numbers on every line.
-    """
+    def __init__(self) -> None:
+        """Open nothing yet."""
+        self._parquet = ParquetReader()
+
+    def read(self, event: EventFile) -> EventInput:
+        """Return the content of an event.
+
+        Raises UnreadableEvent, an InputError, when its file cannot be read or changes meanwhile, and InputError, with
+        the file and the place in it, for anything but hits `[N, 3]` of finite numbers.
+        """
+        return read_event(event.path) if event.rows is None else self._parquet.read(event, event.rows)
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        self._parquet.close()
+
+
+def read_hits(path: Path) -> Float32:
+    """Return the hits of a file that is one event, float32 `[N, 3]`, contiguous and finite; see `read_event`."""
     return read_event(path).hits
 
 
 def read_event(path: Path) -> EventInput:
-    """Return the content of one event file; see `read_hits`.
+    """Return the content of a file that is one event, of the format that its name tells; an empty CSV has N = 0.
 
-    Raises UnreadableEvent, an InputError, when the file cannot be read or changes meanwhile, and InputError, with
-    the file and the line, for anything but three finite numbers on every line.
+    Raises UnreadableEvent, an InputError, when the file cannot be read or changes meanwhile, and InputError for
+    anything but hits `[N, 3]` of finite numbers.
     """
     try:
         with path.open("rb") as file:
@@ -115,59 +196,14 @@ def read_event(path: Path) -> EventInput:
         raise UnreadableEvent(f"cannot read {path}: {error.strerror}") from error
     if (before.st_mtime_ns, len(data)) != (after.st_mtime_ns, after.st_size):
         raise UnreadableEvent(f"{path} changed while it was read; run it again when nobody writes to it")
-    hits = _parse(path, data)
+    hits = _PARSERS.get(path.suffix[1:], parse_csv)(path, data)
     digest = hashlib.sha256(data).hexdigest()
     return EventInput(hits=hits, size=len(data), mtime_ns=after.st_mtime_ns, sha256=digest)
 
 
-def _parse(path: Path, data: bytes) -> NDArray[np.float32]:
-    try:
-        lines = data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text ({error.reason}); {_WANTED}") from error
-    if not lines[-1]:
-        lines.pop()
-    if not lines:
-        return np.empty((0, COLUMNS), dtype=np.float32)
-    try:
-        with np.errstate(over="ignore"):  # 1e39 becomes an infinity, and is refused below
-            hits = np.loadtxt(lines, dtype=np.float32, delimiter=",", comments=None, ndmin=2)
-    except ValueError:
-        raise _complaint(path, lines) from None
-    # loadtxt passes over blank lines, so the number of rows is part of the check.
-    if hits.shape != (len(lines), COLUMNS) or not np.isfinite(hits).all():
-        raise _complaint(path, lines)
-    return np.ascontiguousarray(hits)
-
-
-def _complaint(path: Path, lines: list[str]) -> InputError:
-    """Find the first bad line again, slowly, and say what is wrong with it."""
-    for number, line in enumerate(lines, start=1):
-        fault = _fault(line)
-        if fault:
-            return InputError(f"{path}:{number}: {fault}; {_WANTED}")
-    return InputError(f"{path}: cannot be read as numbers; {_WANTED}")
-
-
-def _fault(line: str) -> str | None:
-    if not line.strip():
-        return "a blank line"
-    values = line.split(",")
-    if len(values) != COLUMNS:
-        return f"{len(values)} column{'s' if len(values) > 1 else ''}, not {COLUMNS}"
-    for value in values:
-        try:
-            number = float(value)
-        except ValueError:
-            return f"{value.strip()[:40]!r} is not a number"
-        if not abs(number) <= float(np.finfo(np.float32).max):
-            return f"{value.strip()[:40]} is not finite in single precision"
-    return None
-
-
 def labels_text(labels: NDArray[np.int64]) -> str:
     """Return labels `[N]` as the text of a label file: one integer a line, in the order of the hits."""
-    return "".join(f"{label}\n" for label in labels.tolist())
+    return "%d\n" * labels.size % tuple(labels.tolist())
 
 
 def read_labels(path: Path) -> NDArray[np.int64]:

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from exatrkx_hpc.work.events import EventFile, event_key
+from exatrkx_hpc.work.events import CSV, FORMATS, EventFile, Stamp, event_key, place_event
 from exatrkx_hpc.work.ledger_file import as_text, connect, explain
 from exatrkx_hpc.work.outcome import Failed, Result
+from exatrkx_hpc.work.parts import Part
 
 PAGE: Final = 500
 """Events that are read from the ledger at a time."""
@@ -27,15 +28,16 @@ _COMMIT_EVENTS: Final = 500
 _DONE: Final = """
 UPDATE events SET state = 'done', attempts = attempts + :attempts, retries = retries + :retries, run = :run,
     ended = :ended, seconds = :seconds, hits = :hits, member = :member, version = :version, size = :size,
-    mtime_ns = :mtime_ns, sha256 = :sha256, labels_size = :labels_size, labels_sha256 = :labels_sha256,
+    mtime_ns = :mtime_ns, sha256 = :sha256, labels_size = :labels_size, labels_sha256 = :labels_sha256, part = :part,
     kind = NULL, reason = NULL
 WHERE key = :key
 """
 _FAILED: Final = """
 UPDATE events SET state = :state, attempts = attempts + :attempts, run = :run, ended = :ended, kind = :kind,
-    reason = CAST(:reason AS TEXT), seconds = NULL, hits = NULL, labels_size = NULL, labels_sha256 = NULL
+    reason = CAST(:reason AS TEXT), seconds = NULL, hits = NULL, labels_size = NULL, labels_sha256 = NULL, part = NULL
 WHERE key = :key
 """
+_PART: Final = "INSERT OR REPLACE INTO parts VALUES (:key, CAST(:name AS TEXT), :events, :size, :sha256, :ended)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,22 +128,43 @@ class Ledger:
 
     def waiting(self, folder: Path, limit: int = PAGE) -> list[EventFile]:
         """Return the next events of `folder` that wait, in natural order, none of them a second time in a run."""
+        found = self._places(folder, "key > ? AND state = 'waiting' ORDER BY key LIMIT ?", self._cursor, limit)
+        if found:
+            self._cursor = event_key(found[-1].name)
+        return found
+
+    def place(self, folder: Path, name: str) -> EventFile | None:
+        """Return where an event of `folder` is; None for one that the ledger does not know, or that is no file."""
+        if self.facts.get("format", CSV) not in FORMATS:
+            return None
+        return next(iter(self._places(folder, "key = ?", event_key(name))), None)
+
+    def _places(self, folder: Path, condition: str, *values: object) -> list[EventFile]:
+        form = self.facts.get("format", CSV)
+        query = f"SELECT name, size, mtime_ns, file, first FROM events WHERE {condition}"
         with self.told():
-            rows = self.db.execute(
-                "SELECT key, name FROM events WHERE key > ? AND state = 'waiting' ORDER BY key LIMIT ?",
-                (self._cursor, limit),
-            ).fetchall()
-        if rows:
-            self._cursor = rows[-1][0]
-        return [EventFile(name=name, path=folder / f"{name}.csv") for _, name in rows]
+            return [place_event(folder, form, Stamp(*row)) for row in self.db.execute(query, values)]
 
     def done(self, result: Result, *, attempts: int = 1) -> None:
         """Note that the labels of an event are on disk; `attempts` workers had it since the last note."""
+        fields = self._done(result, attempts)
+        self._note(_DONE, fields)
+
+    def done_part(self, part: Part, results: Iterable[tuple[Result, int]]) -> None:
+        """Note that a part with these results (and how many workers had each) is on disk: all of it, or nothing."""
+        key, sha256 = event_key(part.event), bytes.fromhex(part.sha256)
+        fields = {"key": key, "name": as_text(part.event), "events": part.events, "size": part.size, "sha256": sha256}
+        notes = [(_DONE, self._done(result, attempts) | {"part": key}) for result, attempts in results]
+        # Together, before the next commit may come.
+        self._pending += [(_PART, {**fields, "ended": time.time()}), *notes]
+        self._commit_many()
+
+    def _done(self, result: Result, attempts: int) -> dict[str, object]:
         fields = {**vars(result), "key": event_key(result.name), "attempts": attempts, "run": self.run}
         for name in ("sha256", "labels_sha256"):
-            fields[name] = bytes.fromhex(str(fields[name]))
+            fields[name] = bytes.fromhex(str(fields[name])) or None
         del fields["name"]
-        self._note(_DONE, {**fields, "ended": time.time()})
+        return {**fields, "ended": time.time(), "part": None}
 
     def fail(self, failed: Failed, *, attempts: int = 1) -> None:
         """Note that an event has no labels; one that failed for itself is not tried again by the next run."""
@@ -156,6 +179,9 @@ class Ledger:
 
     def _note(self, statement: str, fields: dict[str, object]) -> None:
         self._pending.append((statement, fields))
+        self._commit_many()
+
+    def _commit_many(self) -> None:
         if len(self._pending) >= _COMMIT_EVENTS:
             self.commit()
 

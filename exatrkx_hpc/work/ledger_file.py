@@ -11,7 +11,7 @@ from typing import Final
 
 from exatrkx_hpc.errors import OutputError
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """The version of the tables; a ledger of another one is refused."""
 
 _APPLICATION: Final = 0x65787472  # "extr", so that another program's SQLite file is told apart
@@ -24,11 +24,15 @@ CREATE TABLE runs (
 );
 CREATE TABLE events (
     key BLOB PRIMARY KEY, name TEXT NOT NULL,
-    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 BLOB,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 BLOB, file TEXT, first INTEGER,
     state TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'done', 'failed', 'quarantined')),
     attempts INTEGER NOT NULL DEFAULT 0, retries INTEGER NOT NULL DEFAULT 0,
     run INTEGER, ended REAL, seconds REAL, hits INTEGER, member TEXT, version TEXT,
-    labels_size INTEGER, labels_sha256 BLOB, kind TEXT, reason TEXT
+    labels_size INTEGER, labels_sha256 BLOB, part BLOB, kind TEXT, reason TEXT
+) WITHOUT ROWID;
+CREATE TABLE parts (
+    key BLOB PRIMARY KEY, name TEXT NOT NULL, events INTEGER NOT NULL, size INTEGER NOT NULL, sha256 BLOB NOT NULL,
+    ended REAL NOT NULL
 ) WITHOUT ROWID;
 """
 

@@ -1,8 +1,9 @@
-"""How far a run is: a table on a terminal that changes a few times a second, else a line now and then."""
+"""How far a run is: a table on a terminal, or a line in a notebook, that goes on changing; else a line now and then."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -185,7 +186,7 @@ def progress_bar(
 ) -> Iterator[ShowProgress]:
     """Give a function that shows a Tally on stderr: a live table on a terminal, else a line each `every` seconds.
 
-    The table goes as the block ends. With `quiet` nothing is shown.
+    The table goes as the block ends. A notebook shows one line, which changes and stays. With `quiet` nothing is shown.
     """
     from rich.console import Console
 
@@ -196,11 +197,14 @@ def progress_bar(
     elif console.is_terminal:
         from rich.live import Live
 
-        # What the program prints on stderr meanwhile comes above the table; stdout is for results and stays as it is.
+        # What the program prints meanwhile comes above the table; a stdout that goes elsewhere stays as it is.
+        above = sys.stdout.isatty()
         with Live(
-            LiveTable(pace), console=console, refresh_per_second=REFRESHES, transient=True, redirect_stdout=False
+            LiveTable(pace), console=console, refresh_per_second=REFRESHES, transient=True, redirect_stdout=above
         ):
             yield pace.note
+    elif console.is_jupyter:
+        yield _changing_line(pace, clock)
     else:
         yield _lines(console, pace, every, clock)
 
@@ -214,10 +218,32 @@ def _lines(console: Console, pace: Pace, every: float, clock: Callable[[], float
         now = clock()
         if now - last >= every:
             last = now
-            says = [f"{tally.done} of {tally.events} events", f"{tally.failed} failed"]
-            says += [f"{tally.retries} retries"] if tally.retries else []
-            if pace.now is not None:
-                says += [f"{pace.now:.1f} events/s", f"{time_left(pace.seconds_left)} left"]
-            console.print(", ".join(says), highlight=False)
+            console.print(_line(pace, tally), highlight=False)
 
     return show
+
+
+def _changing_line(pace: Pace, clock: Callable[[], float]) -> ShowProgress:
+    # rich's own live display in a notebook wants ipywidgets there and in the browser.
+    from IPython.display import display  # type: ignore[import-not-found]  # a notebook has it
+
+    line = display({"text/plain": "getting ready"}, raw=True, display_id=True)
+    last = -float("inf")
+
+    def show(tally: Tally) -> None:
+        nonlocal last
+        pace.note(tally)
+        now = clock()
+        if now - last >= 1 / REFRESHES or not tally.left:
+            last = now
+            line.update({"text/plain": _line(pace, tally)}, raw=True)
+
+    return show
+
+
+def _line(pace: Pace, tally: Tally) -> str:
+    says = [f"{tally.done} of {tally.events} events", f"{tally.failed} failed"]
+    says += [f"{tally.retries} retries"] if tally.retries else []
+    if pace.now is not None:
+        says += [f"{pace.now:.1f} events/s", f"{time_left(pace.seconds_left)} left"]
+    return ", ".join(says)

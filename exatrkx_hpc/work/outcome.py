@@ -6,17 +6,19 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
+from exatrkx_hpc.work.parts import Part
+
 _FOR_ITSELF: Final = frozenset({"input", "model", "worker"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """An event whose label file is on disk.
+    """An event whose labels are on disk, or in a worker that writes many into one part.
 
     `seconds` is from the first attempt of its request to the labels, `retries` how often the request was
     repeated. `member` is the server that answered, and `version` the model's version, as far as the answer says.
     `size` and `mtime_ns` are the event file's when it was read, `sha256` the digest (hexadecimal) of what was
-    read; `labels_size` and `labels_sha256` are the label file's.
+    read; `labels_size` and `labels_sha256` are the label file's, None and nothing while its labels wait for a part.
     """
 
     name: str
@@ -26,7 +28,7 @@ class Result:
     size: int
     mtime_ns: int
     sha256: str
-    labels_size: int
+    labels_size: int | None
     labels_sha256: str
     member: str = ""
     version: str = ""
@@ -50,9 +52,11 @@ class Failed:
         return self.kind in _FOR_ITSELF
 
 
-def read_answer(line: bytes) -> Result | Failed:
-    """Return what a worker's line says of an event."""
+def read_answer(line: bytes) -> Result | Failed | Part:
+    """Return what a worker's line says of an event, or of a part that is on disk."""
     fields = json.loads(line)
+    if "events" in fields:
+        return Part(**fields)
     if "kind" in fields:
         return Failed(event=fields["name"], kind=fields["kind"], reason=fields["reason"])
     return Result(**fields)

@@ -12,14 +12,28 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from exatrkx_hpc.errors import InputError
-from exatrkx_hpc.work.events import event_key, no_events, scan_events
+from exatrkx_hpc.work.events import (
+    CSV,
+    EVENT,
+    PARQUET,
+    EventFile,
+    Reader,
+    Stamp,
+    event_key,
+    no_events,
+    place_event,
+    scan_events,
+    scattered_events,
+)
 from exatrkx_hpc.work.ledger import Ledger
 from exatrkx_hpc.work.ledger_file import as_text
+from exatrkx_hpc.work.shards import WHOLE, Shard
 
 T = TypeVar("T")
 
 _BATCH: Final = 1000
 _NAMED: Final = 3
+_STAMP: Final = ", ".join(Stamp._fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +49,19 @@ class Changes:
         return ", ".join(said)
 
 
-def match_events(ledger: Ledger, folder: Path, *, accept: bool = False) -> Changes:
-    """Take the events of `folder` into the ledger and return what was different.
+def match_events(
+    ledger: Ledger, folder: Path, *, accept: bool = False, column: str = EVENT, shard: Shard = WHOLE
+) -> Changes:
+    """Take the events of `folder`, of the format that the ledger is of, into the ledger; return what was different.
 
     New ones are added, and one that changed after it had failed waits again. When one changed after it was done,
     or left the folder, it raises InputError with the first names, and the ledger stays as it was; with `accept` the
     changed ones wait again and those that are gone are forgotten. Also raises InputError for a folder without events.
+    Of Parquet files `column` names the events. Of a `shard` only its own events count, and there may be none.
     """
     with ledger.told():
         try:
-            changes = _match_events(ledger, folder, accept=accept)
+            changes = _match_events(ledger, folder, accept=accept, column=column, shard=shard)
             ledger.db.commit()
         except BaseException:
             ledger.db.rollback()
@@ -54,17 +71,18 @@ def match_events(ledger: Ledger, folder: Path, *, accept: bool = False) -> Chang
     return changes
 
 
-def _match_events(ledger: Ledger, folder: Path, *, accept: bool) -> Changes:
+def _match_events(ledger: Ledger, folder: Path, *, accept: bool, column: str, shard: Shard) -> Changes:
     before = ledger.counts().events
-    listed = _list(ledger, folder)
-    if not listed:
+    form = ledger.facts.get("format", CSV)
+    listed = _list(ledger, folder, form, column, shard)
+    if not listed and shard.is_whole:
         raise no_events(folder)
-    with contextlib.closing(_changed(ledger, folder)) as changed:
+    with contextlib.closing(_changed(ledger, folder, form)) as changed:
         first = [name for _, name in itertools.islice(changed, _NAMED)]
         # To refuse, the first ones are enough: each of them costs a file that is read.
         number = len(first) + (sum(1 for _ in changed) if accept else 0)
     (known,) = ledger.db.execute("SELECT count(*) FROM listed JOIN events USING (key)").fetchone()
-    gone = _gone(ledger, folder) if known < before else iter(())
+    gone = _gone(ledger, folder, form) if known < before else iter(())
     if not accept:
         _refuse(ledger, folder, first, [name for _, name in itertools.islice(gone, _NAMED)], before - known)
     forgotten = 0
@@ -73,48 +91,75 @@ def _match_events(ledger: Ledger, folder: Path, *, accept: bool) -> Changes:
         ledger.db.executemany("DELETE FROM events WHERE key = ?", [(key,) for key, _ in batch])
     ledger.db.execute(
         # In the order of the keys: pages that fill one after the other are written once.
-        "INSERT INTO events (key, name, size, mtime_ns) SELECT key, name, size, mtime_ns FROM listed "
+        f"INSERT INTO events (key, {_STAMP}) SELECT key, {_STAMP} FROM listed "
         "WHERE NOT EXISTS (SELECT 1 FROM events WHERE events.key = listed.key) ORDER BY key"
     )
     return Changes(new=listed - known, changed=number, gone=forgotten)
 
 
-def _list(ledger: Ledger, folder: Path) -> int:
+def _list(ledger: Ledger, folder: Path, form: str, column: str, shard: Shard) -> int:
     """Put the events of the folder, which may be millions, into a table that SQLite keeps on disk."""
-    ledger.db.execute("CREATE TEMP TABLE listed (key BLOB, name TEXT, size INTEGER, mtime_ns INTEGER)")
+    ledger.db.execute(
+        "CREATE TEMP TABLE listed (key BLOB, name TEXT, size INTEGER, mtime_ns INTEGER, file TEXT, first INTEGER)"
+    )
     number = 0
-    for batch in batches(_stamps(folder)):
-        ledger.db.executemany("INSERT INTO listed VALUES (?, CAST(? AS TEXT), ?, ?)", batch)
+    rows = map(_row, scan_events(folder, form, column=column))
+    for batch in batches(row for row in rows if shard.owns(row[0])):
+        ledger.db.executemany("INSERT INTO listed VALUES (?, CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), ?)", batch)
         number += len(batch)
+    if form == PARQUET:  # a folder has a name once, a Parquet file may have an event anywhere
+        ledger.db.execute("CREATE INDEX temp.listed_keys ON listed (key)")
+        query = f"SELECT name FROM listed GROUP BY key HAVING count(*) > 1 LIMIT {_NAMED}"
+        names = [name for (name,) in ledger.db.execute(query)]
+        if names:
+            raise scattered_events(folder, names)
     return number
 
 
-def _stamps(folder: Path) -> Iterator[tuple[bytes, bytes, int, int]]:
-    for entry in scan_events(folder):
-        with contextlib.suppress(FileNotFoundError):  # it went in this very moment
-            stat, name = entry.stat(), entry.name.removesuffix(".csv")
-            yield event_key(name), as_text(name), stat.st_size, stat.st_mtime_ns
+def _row(stamp: Stamp) -> tuple[bytes, bytes, int, int, bytes | None, int | None]:
+    file = as_text(stamp.file) if stamp.file is not None else None
+    return event_key(stamp.name), as_text(stamp.name), stamp.size, stamp.mtime_ns, file, stamp.first
 
 
-def _changed(ledger: Ledger, folder: Path) -> Generator[tuple[bytes, str], None, None]:
+def _changed(ledger: Ledger, folder: Path, form: str) -> Generator[tuple[bytes, str], None, None]:
     """Yield the done events whose content is another now, and let them wait again."""
+    stamp = ", ".join(f"listed.{name.strip()}" for name in _STAMP.split(","))
     differing = ledger.db.execute(
-        "SELECT key, listed.name, listed.size, listed.mtime_ns, state, sha256, events.size FROM listed "
-        "JOIN events USING (key) WHERE listed.size != events.size OR listed.mtime_ns != events.mtime_ns"
+        f"SELECT key, state, sha256, events.size, {stamp} FROM listed JOIN events USING (key) "
+        "WHERE listed.size != events.size OR listed.mtime_ns != events.mtime_ns "
+        "OR listed.file IS NOT events.file OR listed.first IS NOT events.first"
     )
-    for key, name, size, mtime_ns, state, sha256, former_size in differing:
-        another = state == "done" and (size != former_size or digest(folder / f"{name}.csv") != sha256)
-        again = "waiting" if another or state == "quarantined" else state
-        ledger.db.execute(
-            "UPDATE events SET size = ?, mtime_ns = ?, state = ? WHERE key = ?", (size, mtime_ns, again, key)
-        )
-        if another:
-            yield key, name
+    with contextlib.closing(Reader()) as reader:
+        for key, state, sha256, former_size, *found in differing:
+            now = Stamp(*found)
+            event = place_event(folder, form, now)
+            another = state == "done" and (now.size != former_size or _digest(event, reader) != sha256)
+            again = "waiting" if another or state == "quarantined" else state
+            file = as_text(now.file) if now.file is not None else None
+            ledger.db.execute(
+                "UPDATE events SET size = ?, mtime_ns = ?, file = CAST(? AS TEXT), first = ?, state = ? WHERE key = ?",
+                (now.size, now.mtime_ns, file, now.first, again, key),
+            )
+            if another:
+                yield key, now.name
 
 
-def _gone(ledger: Ledger, folder: Path) -> Iterator[tuple[bytes, str]]:
+def _digest(event: EventFile, reader: Reader) -> bytes:
+    """Return the SHA-256 of an event as a worker would note it; nothing when it cannot be read."""
+    if event.rows is None:
+        return digest(event.path)
+    try:
+        return bytes.fromhex(reader.read(event).sha256)
+    except InputError:
+        return b""
+
+
+def _gone(ledger: Ledger, folder: Path, form: str) -> Iterator[tuple[bytes, str]]:
+    if form == PARQUET:
+        yield from rows(ledger, "NOT EXISTS (SELECT 1 FROM listed WHERE listed.key = events.key)")
+        return
     for key, name in rows(ledger, "state != ''"):
-        if not (folder / f"{name}.csv").is_file():
+        if not (folder / f"{name}.{form}").is_file():
             yield key, name
 
 

@@ -32,9 +32,10 @@ class Report:
 
     The other figures are of this run alone: `seconds` is the wall time from the start of the workers to the last
     answer, `workers` how many events each of them did, `members` how many each server answered, where the balancer
-    says so, `retries` how often a request was repeated after gRPC's own repeats. `mode` is how labels were made, with
-    the models `model`, whose version is `version` as far as the server says; in mode `direct` there is no server, and
-    `server` is the model repository.
+    says so, `retries` how often a request was repeated after gRPC's own repeats. A run over several nodes has `nodes`,
+    how many events each of them did, and no `workers`. `mode` is how labels were made, with the models `model`, whose
+    version is `version` as far as the server says; in mode `direct` there is no server, and `server` is the model
+    repository.
     """
 
     server: str
@@ -54,6 +55,7 @@ class Report:
     more_failed: int = 0
     failed_before: int = 0
     members: Mapping[str, int] = field(default_factory=dict)
+    nodes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def done_now(self) -> int:
@@ -125,7 +127,8 @@ def render_table(report: Report) -> Table:
         ("latency p50 / p95 / p99", f"{latency.p50:.1f} / {latency.p95:.1f} / {latency.p99:.1f} ms"),
         ("latency mean", f"{latency.mean:.1f} ms"),
         ("retries", str(report.retries)),
-        ("events per worker", " ".join(str(count) for count in report.workers)),
+        *([("events per worker", " ".join(str(count) for count in report.workers))] if report.workers else []),
+        *([("events per node", _shares(report.nodes))] if report.nodes else []),
         *([("events per server", _shares(report.members))] if report.members else []),
         *[(f"  {failed.event}", f"{failed.kind}: {failed.reason}") for failed in report.failed[:10]],
     ]

@@ -8,13 +8,15 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from exatrkx_hpc.errors import OutputError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.work.outcome import Failed
+from exatrkx_hpc.work.parts import part_file
+from exatrkx_hpc.work.shards import WHOLE, Shard, shard_folder
 
 #: A file system that knows no locks (Lustre without the mount option flock) is used without one.
 _NO_LOCKS: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
@@ -23,10 +25,14 @@ _NO_LOCKS: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
 class Results:
     """OUT and what is in it."""
 
-    def __init__(self, out: Path) -> None:
-        """Name the places; nothing is made yet."""
-        self.out = out
+    def __init__(self, out: Path, shard: Shard = WHOLE) -> None:
+        """Name the places; nothing is made yet.
+
+        Of a run in shards each has its own, below OUT/shards; the label files of all are together in OUT/labels.
+        """
         self.labels = out / "labels"
+        self.shard = shard
+        self.out = out = out if shard.is_whole else shard_folder(out, shard.number)
         self.report = out / "report.json"
         self.page = out / "report.html"
         self.ledger = out / "ledger.sqlite"
@@ -41,6 +47,7 @@ class Results:
         """
         with self.usable():
             self.labels.mkdir(parents=True, exist_ok=True)
+            self.out.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.out / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             yield self._locked(lock)
@@ -54,9 +61,7 @@ class Results:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise OutputError(
-                f"another run-clients writes to {self.out}; wait for its end, or choose another -o"
-            ) from error
+            raise OutputError(f"another run writes to {self.out}; wait for its end, or choose another -o") from error
         except OSError as error:
             if error.errno in _NO_LOCKS:
                 return False
@@ -93,6 +98,13 @@ class Results:
             write_whole(path, json.dumps(known, indent=2) + "\n")
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}; make room there") from error
+
+    def forget_labels(self, events: Iterable[str]) -> None:
+        """Remove what a dead worker wrote of these events and did not live to tell: only a done event has labels."""
+        for name in events:
+            for file in (f"{name}.csv", part_file(name)):
+                with contextlib.suppress(OSError):
+                    (self.labels / file).unlink()
 
     def clear(self) -> None:
         """Remove the report and the quarantine of what was before; label files are the ledger's business."""

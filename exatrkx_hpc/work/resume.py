@@ -8,21 +8,39 @@ from pathlib import Path
 from typing import Final
 
 from exatrkx_hpc.errors import OutputError
+from exatrkx_hpc.work.events import CSV, EVENT
 from exatrkx_hpc.work.ledger import Ledger
 from exatrkx_hpc.work.ledger_file import create
 from exatrkx_hpc.work.reconcile import match_events
 from exatrkx_hpc.work.reconcile_results import match_labels, match_quarantine
 from exatrkx_hpc.work.results import Results
+from exatrkx_hpc.work.shards import WHOLE, Shard
 
 Tell = Callable[[str], None]
 """What is called with one line for what a person should know."""
 
-_REMEDY: Final = "choose another -o, or begin anew with --fresh"
+REMEDY: Final = "choose another -o, or begin anew with --fresh"
+"""What to do about a ledger that does not fit."""
 
 
-def facts_of(events: Path, *, mode: str, model: str) -> dict[str, str]:
-    """Return what a ledger must agree with: the folder of events, their format, and what makes the labels."""
-    return {"folder": os.path.realpath(events), "format": "csv", "mode": mode, "model": model}
+def facts_of(
+    events: Path,
+    *,
+    mode: str,
+    model: str,
+    form: str = CSV,
+    column: str = EVENT,
+    labels: str = CSV,
+    shard: Shard = WHOLE,
+) -> dict[str, str]:
+    """Return what a ledger must agree with: the folder of events, their format, and what makes the labels.
+
+    `form` is the events' format, `column` the one that names them in Parquet files, `labels` the labels' format;
+    `shard` is which part of the events it is.
+    """
+    folder = os.path.realpath(events)
+    part = {} if shard.is_whole else {"shard": str(shard)}
+    return {"folder": folder, "format": form, "column": column, "labels": labels, "mode": mode, "model": model, **part}
 
 
 def go_on(
@@ -44,14 +62,15 @@ def go_on(
         return None
     ledger = Ledger(results.ledger, locks=locks)
     try:
-        _require_same(ledger, facts)
-        changes = match_events(ledger, events, accept=accept_changes)
+        require_same(ledger, facts)
+        column = facts.get("column", EVENT)
+        changes = match_events(ledger, events, accept=accept_changes, column=column, shard=results.shard)
         ledger.set_facts(**facts)
         if retry_failed:
             ledger.release()
         with results.usable():
             match_quarantine(ledger, results.quarantine)
-            again = match_labels(ledger, results.labels)
+            again = match_labels(ledger, results.labels, shard=results.shard)
     except BaseException:
         ledger.close()
         raise
@@ -68,38 +87,41 @@ def begin(results: Results, events: Path, facts: Mapping[str, str], *, locks: bo
     create(results.ledger, facts, locks=locks)
     ledger = Ledger(results.ledger, locks=locks)
     try:
-        match_events(ledger, events)
+        match_events(ledger, events, column=facts.get("column", EVENT), shard=results.shard)
         with results.usable():
-            match_labels(ledger, results.labels)
+            match_labels(ledger, results.labels, shard=results.shard)
     except BaseException:
         ledger.close()
         raise
     return ledger
 
 
-def require_version(ledger: Ledger, version: str, *, server: str) -> None:
+def require_version(ledger: Ledger, version: str, *, server: str, remedy: str = REMEDY) -> None:
     """Note which version of the model `server` serves; raises OutputError when done events are of another one.
 
-    An empty version is not known, and not compared.
+    An empty version is not known, and not compared. `remedy` is what the error tells to do.
     """
     former = ledger.facts.get("version", "")
     if version and former not in ("", version) and ledger.counts().done:
         raise OutputError(
             f"the labels in {ledger.path.parent} are of version {former} of the model, and {server} serves version "
-            f"{version}; {_REMEDY}"
+            f"{version}; {remedy}"
         )
     if version:
         ledger.set_facts(version=version)
 
 
-def _require_same(ledger: Ledger, facts: Mapping[str, str]) -> None:
-    """Refuse a ledger of other labels; whether the events are the same is seen from the events."""
+def require_same(ledger: Ledger, facts: Mapping[str, str], *, remedy: str = REMEDY) -> None:
+    """Return when a ledger is of such labels; whether the events are the same is seen from the events.
+
+    Raises OutputError, with the remedy, when it is of others.
+    """
     former = ledger.facts
-    for name in ("format", "mode", "model"):
-        if former.get(name, "") != facts[name]:
+    for name in ("format", "labels", "mode", "model", "shard"):
+        if former.get(name, "") != facts.get(name, ""):
             raise OutputError(
-                f"{ledger.path} is of {name} {former.get(name, '(none)')}, and this run is of {name} {facts[name]}; "
-                f"{_REMEDY}"
+                f"{ledger.path} is of {name} {former.get(name, '(none)')}, and this run is of {name} "
+                f"{facts.get(name, '(none)')}; {remedy}"
             )
 
 
@@ -111,5 +133,5 @@ def _tell(ledger: Ledger, tell: Tell, *, changes: str, again: int) -> None:
     if changes:
         said.append(f"events: {changes}")
     if again:
-        said.append(f"{again} label files were missing or torn")
+        said.append(f"{again} results were missing or torn")
     tell("; ".join(said))

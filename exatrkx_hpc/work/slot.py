@@ -7,6 +7,7 @@ import asyncio.subprocess
 import contextlib
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ from typing import Final
 from exatrkx_hpc.errors import ConfigError, MissingComponent
 from exatrkx_hpc.process import spawn_piped
 from exatrkx_hpc.work.events import EventFile
+from exatrkx_hpc.work.outcome import Result
+from exatrkx_hpc.work.parts import Part
 from exatrkx_hpc.work.worker import Task
 
 GRACE: Final = 5.0
@@ -49,6 +52,9 @@ class Slot:
         self._grace = grace
         self._killed = self._lost = False
         self.outstanding: dict[str, EventFile] = {}
+        # Events whose labels the worker has, in no part yet; in the order in which parts take them.
+        self.told: dict[str, tuple[EventFile, Result]] = {}
+        self._asked = False
         self.done = 0
         self.heard = 0.0
         self._process: asyncio.subprocess.Process | None = None
@@ -72,7 +78,7 @@ class Slot:
             if error.errno in _TOO_MANY:
                 raise ConfigError(f"cannot start a worker ({error.strerror}); lower -n") from error
             raise MissingComponent(f"cannot start a worker: {error}; check this Python's installation") from error
-        self._killed = self._lost = False
+        self._killed = self._lost = self._asked = False
         self._send(dataclasses.asdict(task))
 
     def give(self, event: EventFile) -> None:
@@ -80,7 +86,30 @@ class Slot:
         if not self.outstanding:
             self.heard = time.monotonic()  # from now on an answer is due
         self.outstanding[event.name] = event
-        self._send({"name": event.name, "path": str(event.path)})
+        rows = {} if event.rows is None else {"rows": dataclasses.asdict(event.rows)}
+        self._send({"name": event.name, "path": str(event.path), **rows})
+
+    def tell(self, result: Result) -> None:
+        """Take down that the worker has the labels of an event, in no part yet."""
+        self.told[result.name] = (self.outstanding.pop(result.name), result)
+
+    def take_part(self, part: Part) -> list[Result]:
+        """Return the results that are in a part now: the ones that were told first."""
+        self._asked = False
+        names = list(itertools.islice(self.told, part.events))
+        return [self.told.pop(name)[1] for name in names]
+
+    def ask_for_part(self) -> None:
+        """Let a worker that has nothing else to do write what it collected."""
+        if self.told and not self.outstanding and not self._asked:
+            self._asked = True
+            self._send({"write": True})
+
+    def take_back(self) -> list[EventFile]:
+        """Return the events that the worker had labels for, in no part; they must be done again."""
+        events = [event for event, _ in self.told.values()]
+        self.told.clear()
+        return events
 
     def _send(self, fields: dict[str, object]) -> None:
         # A worker that just died takes no line; its events come back when its stdout ends.
@@ -103,7 +132,7 @@ class Slot:
             except asyncio.TimeoutError:
                 if self._killed:
                     return b""
-                if self.outstanding and time.monotonic() - self.heard >= longest:
+                if (self.outstanding or self.told) and time.monotonic() - self.heard >= longest:
                     self.kill()
                 continue
             self.heard = time.monotonic()

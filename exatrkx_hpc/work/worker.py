@@ -1,7 +1,9 @@
 """One worker process: events in by name on stdin, label files out, an answer for each on stdout.
 
 Both directions are JSON, one object a line. The first line is the `Task`; each line after it is an event
-`{"name", "path"}`; each answer has the fields of a `Result`, or is `{"name", "kind", "reason"}`.
+`{"name", "path"}`, with `"rows"` where its file holds more; each answer has the fields of a `Result`, or is
+`{"name", "kind", "reason"}`. Where labels go into parts, a part that is on disk is an answer, too, with the fields of
+a `Part`: it holds as many results as it says, the first ones that were in none; `{"write": true}` asks for one.
 The end of stdin is the order to stop: what is in flight is dropped, what is written stays whole.
 """
 
@@ -13,21 +15,23 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from numpy.typing import ArrayLike
 
 from exatrkx_hpc.errors import EndpointError, ExatrkxError, InputError, ModelError, OutputError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.work.client import Answer, Client
-from exatrkx_hpc.work.events import EventInput, UnreadableEvent, labels_text, read_event
+from exatrkx_hpc.work.events import EventFile, EventInput, Reader, Rows, UnreadableEvent, labels_text
 from exatrkx_hpc.work.outcome import Result
+from exatrkx_hpc.work.parts import EVENTS, Part, PartWriter
 from exatrkx_hpc.work.retry import UnknownModel, one_line
 
 if TYPE_CHECKING:
-    from exatrkx_hpc.values import Mode
+    from exatrkx_hpc.values import LabelFormat, Mode
     from exatrkx_hpc.work.direct import Direct
 
 LOOKAHEAD: Final = 2
@@ -59,6 +63,8 @@ class Task:
     patience: float
     mode: Mode = "ensemble"
     repository: str = ""
+    label_format: LabelFormat = "csv"
+    part_events: int = EVENTS
 
 
 class Tracker(Protocol):
@@ -75,20 +81,36 @@ class Worker:
         """Write answers to the file descriptor `answers`."""
         self._labels = Path(task.labels)
         self._tracker = tracker
+        self._reader = Reader()
         self._answers = answers
         self._free = asyncio.Semaphore(task.in_flight)
+        self._parts: PartWriter | None = None
+        if task.label_format == "parquet":
+            say: Callable[[Part], None] = lambda part: self._answer(**vars(part))  # noqa: E731
+            self._parts = PartWriter(self._labels, events=task.part_events, say=say)
 
-    async def do(self, name: str, path: Path) -> None:
+    async def do(self, event: EventFile) -> None:
         """Do one event and answer; an event's own failure is an answer, not an exception."""
         try:
-            event = await asyncio.to_thread(read_event, path)
+            content = await asyncio.to_thread(self._reader.read, event)
             async with self._free:
-                answer = await self._tracker.ask(event.hits)
-            result = self._write(name, event, answer)
+                answer = await self._tracker.ask(content.hits)
+            if self._parts is None:
+                self._answer(**vars(self._write(event.name, content, answer)))
+            else:
+                self._answer(**vars(_result(event.name, content, answer)))
+                self._parts.add(event.name, answer.labels)
+                await self._parts.write_if_due()
         except (InputError, ModelError, EndpointError, OutputError) as error:
-            self._answer(name=name, kind=KINDS[type(error)], reason=one_line(str(error)))
-        else:
-            self._answer(**vars(result))
+            self._answer(name=event.name, kind=KINDS[type(error)], reason=one_line(str(error)))
+
+    async def write_part(self, *, if_due: bool = False) -> None:
+        """Write what was collected, if it is collected at all; that it cannot be written is an answer."""
+        try:
+            if self._parts is not None:
+                await (self._parts.write_if_due() if if_due else self._parts.write())
+        except OutputError as error:
+            self._answer(name="", kind=KINDS[type(error)], reason=one_line(str(error)))
 
     def _write(self, name: str, event: EventInput, answer: Answer) -> Result:
         """Write the label file; no await until the answer is out, so a file and its answer go together."""
@@ -100,24 +122,30 @@ class Worker:
             raise OutputError(
                 f"cannot write {path}: {error.strerror}; make room there, or choose another folder with -o"
             ) from error
-        return Result(
-            name=name,
-            hits=len(event.hits),
-            seconds=answer.seconds,
-            retries=answer.retries,
-            size=event.size,
-            mtime_ns=event.mtime_ns,
-            sha256=event.sha256,
-            labels_size=len(data),
-            labels_sha256=hashlib.sha256(data).hexdigest(),
-            member=answer.member,
-            version=answer.version,
-        )
+        return _result(name, event, answer, labels_size=len(data), labels_sha256=hashlib.sha256(data).hexdigest())
 
     def _answer(self, **fields: object) -> None:
         data = (json.dumps(fields) + "\n").encode()
         while data:  # a pipe may take a part
             data = data[os.write(self._answers, data) :]
+
+
+def _result(
+    name: str, event: EventInput, answer: Answer, *, labels_size: int | None = None, labels_sha256: str = ""
+) -> Result:
+    return Result(
+        name=name,
+        hits=len(event.hits),
+        seconds=answer.seconds,
+        retries=answer.retries,
+        size=event.size,
+        mtime_ns=event.mtime_ns,
+        sha256=event.sha256,
+        labels_size=labels_size,
+        labels_sha256=labels_sha256,
+        member=answer.member,
+        version=answer.version,
+    )
 
 
 async def work(answers: int) -> None:
@@ -139,12 +167,14 @@ async def _serve(task: Task, orders: asyncio.StreamReader, answers: int) -> None
     async with _tracker(task) as tracker:
         worker = Worker(task, tracker, answers)
         lanes = [asyncio.create_task(_lane(worker, events)) for _ in range(task.in_flight + LOOKAHEAD)]
+        lanes.append(asyncio.create_task(_watch(worker)))
         reader = asyncio.create_task(_take(orders, events))
         # The reader ends with stdin. A lane ends only by a fault of ours: then the worker ends loudly.
         ended, _ = await asyncio.wait({reader, *lanes}, return_when=asyncio.FIRST_COMPLETED)
         for one in (reader, *lanes):
             one.cancel()
         await asyncio.gather(reader, *lanes, return_exceptions=True)
+        await worker.write_part()
     for one in ended:
         one.result()
 
@@ -170,15 +200,27 @@ async def _take(orders: asyncio.StreamReader, events: asyncio.Queue[bytes]) -> N
 
 async def _lane(worker: Worker, events: asyncio.Queue[bytes]) -> None:
     while True:
-        event = json.loads(await events.get())
-        await worker.do(event["name"], Path(event["path"]))
+        order = json.loads(await events.get())
+        await (worker.do(_event(order)) if "name" in order else worker.write_part())
+
+
+async def _watch(worker: Worker) -> None:
+    """See to it that no result waits for its part too long."""
+    while True:
+        await asyncio.sleep(1.0)
+        await worker.write_part(if_due=True)
+
+
+def _event(fields: dict[str, Any]) -> EventFile:
+    rows = Rows(**fields["rows"]) if "rows" in fields else None
+    return EventFile(name=fields["name"], path=Path(fields["path"]), rows=rows)
 
 
 def main() -> None:
     """Run a worker on stdin and stdout; ends quietly when its coordinator is gone."""
     # Slurm signals every process of a step. The coordinator decides what a signal means, and closes stdin.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     # Only answers may reach the coordinator's pipe: whatever else prints goes to stderr.
     answers = os.dup(1)
     os.dup2(2, 1)

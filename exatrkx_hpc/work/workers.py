@@ -11,23 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exatrkx_hpc.errors import ConfigError, ExatrkxError, IncompleteRun
+from exatrkx_hpc.errors import ConfigError, ExatrkxError, IncompleteRun, OutputError
 from exatrkx_hpc.work.blocking import blocking, stopped_by_signals
 from exatrkx_hpc.work.book import Book
 from exatrkx_hpc.work.client import Client, checked_address
 from exatrkx_hpc.work.coordinator import Coordinator
-from exatrkx_hpc.work.events import no_events, scan_events
+from exatrkx_hpc.work.events import EVENT, PARQUET, format_of
+from exatrkx_hpc.work.formats.parquet_files import require_pyarrow
 from exatrkx_hpc.work.ledger import Ledger
 from exatrkx_hpc.work.live import ShowProgress
+from exatrkx_hpc.work.parts import EVENTS
 from exatrkx_hpc.work.reconcile_results import sweep
 from exatrkx_hpc.work.report import Report
 from exatrkx_hpc.work.results import Results
 from exatrkx_hpc.work.resume import Tell, begin, facts_of, go_on, require_version
 from exatrkx_hpc.work.route import MODEL, models_of
+from exatrkx_hpc.work.shards import WHOLE, Shard, read_sharding
 from exatrkx_hpc.work.worker import Task
 
 if TYPE_CHECKING:
-    from exatrkx_hpc.values import Mode
+    from exatrkx_hpc.values import LabelFormat, Mode
 
 __all__ = ["Settings", "ShowProgress", "StoppedRun", "run_clients"]
 
@@ -40,12 +43,15 @@ _FAR_ABOVE = 4
 class Settings:
     """What a run wants; raises ConfigError at once for a value that cannot work.
 
-    `server` is `host:port`, `events` the folder of `*.csv`, `out` where `labels/`, `ledger.sqlite` and
+    `server` is `host:port`, `events` the folder of events (`*.csv`, `*.npy`, `*.npz`, or `*.parquet` whose column
+    `event_column` names the event of each hit; or one such file), `out` where `labels/`, `ledger.sqlite` and
     `report.json` go (made if missing). `workers` processes keep `in_flight` requests each.
 
     A run goes on where the ledger in `out` ends. `fresh` begins anew, once the endpoint is ready; `retry_failed`
     also does what an earlier run put into quarantine; `accept_changes` does events again that changed since they
     were done, and forgets those that are gone: without it both are refused.
+
+    `label_format` is `csv`, a label file for each event, or `parquet`: files of `part_events` events or so.
 
     `request_timeout` is one attempt's deadline, `patience` how long a request is repeated after its first
     failure, `deadline` how long to wait for the endpoint at the start; all in seconds.
@@ -69,6 +75,10 @@ class Settings:
     fresh: bool = False
     retry_failed: bool = False
     accept_changes: bool = False
+    event_column: str = EVENT
+    label_format: LabelFormat = "csv"
+    part_events: int = EVENTS
+    shard: Shard = WHOLE
 
     def __post_init__(self) -> None:
         models_of(self.mode)  # refuses a mode that does not exist
@@ -76,7 +86,7 @@ class Settings:
             checked_address(self.server)
         elif self.repository is None:
             raise ConfigError("mode direct needs a model repository; name one with --model-repository")
-        for flag, value in (("-n", self.workers), ("-j", self.in_flight)):
+        for flag, value in (("-n", self.workers), ("-j", self.in_flight), ("part_events", self.part_events)):
             if value < 1:
                 raise ConfigError(f"{flag} must be at least 1, not {value}")
         if self.request_timeout <= 0 or self.patience < 0 or self.deadline <= 0:
@@ -103,6 +113,12 @@ class StoppedRun(IncompleteRun):
         super().__init__(message)
         self.report = report
 
+    @classmethod
+    def of(cls, report: Report, path: Path) -> StoppedRun:
+        """Return what to say of a report, in the file `path`, of a run that was stopped."""
+        counts = f"{report.done} of {report.events} events have labels, {report.failures} failed"
+        return cls(f"{report.stopped}; {counts}, {report.not_tried} not tried ({path})", report)
+
 
 def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tell: Tell = lambda line: None) -> Report:
     """Give every event of the folder its labels, those that an earlier run did excepted, and return the report.
@@ -117,20 +133,25 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tel
     writes to OUT, or its ledger does not fit, StoppedRun (an IncompleteRun, with the report so far) after a signal
     or when the endpoint stays dead. Works in a notebook, where a loop already runs.
     """
-    if next(scan_events(settings.events), None) is None:
-        raise no_events(settings.events)
-    results = Results(settings.out)
+    form = format_of(settings.events)
+    if settings.label_format == PARQUET:
+        require_pyarrow()
+    if settings.shard.is_whole and (shards := read_sharding(settings.out)) is not None:
+        raise OutputError(f"{settings.out} is in {shards} shards; 'exatrkx-hpc run-clients' goes on with them all")
+    results = Results(settings.out, settings.shard)
     with results.owned() as locks, contextlib.ExitStack() as stack:
-        ledger, version = _ledger(settings, results, locks, tell)
+        ledger, version = _ledger(settings, results, locks, form, tell)
         stack.enter_context(ledger)
         _warn(settings, tell)
-        require_version(ledger, version, server=_server(settings))
+        require_version(ledger, version, server=source_of(settings))
         return _run_clients(settings, results, ledger, progress or (lambda tally: None))
 
 
-def _ledger(settings: Settings, results: Results, locks: bool, tell: Tell) -> tuple[Ledger, str]:
+def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: Tell) -> tuple[Ledger, str]:
     """Return the ledger to go on with, or a new one, and the version of the model, if it was asked for."""
-    facts = facts_of(settings.events, mode=settings.mode, model=models_of(settings.mode, settings.model))
+    model, column = models_of(settings.mode, settings.model), settings.event_column
+    what = {"form": form, "column": column, "labels": settings.label_format}
+    facts = facts_of(settings.events, mode=settings.mode, model=model, shard=settings.shard, **what)
     ledger = None
     if not settings.fresh:
         options = {"accept_changes": settings.accept_changes, "retry_failed": settings.retry_failed}
@@ -138,7 +159,7 @@ def _ledger(settings: Settings, results: Results, locks: bool, tell: Tell) -> tu
     if ledger is not None and not ledger.counts().left:
         return ledger, ""
     try:
-        version = blocking(lambda: _check(settings))
+        version = blocking(lambda: check_endpoint(settings))
     except BaseException:
         if ledger is not None:
             ledger.close()
@@ -150,7 +171,7 @@ def _ledger(settings: Settings, results: Results, locks: bool, tell: Tell) -> tu
 
 def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress: ShowProgress) -> Report:
     version = ledger.facts.get("version", "")
-    book = Book(ledger, results, settings.events, server=_server(settings), version=version)
+    book = Book(ledger, results, settings.events, server=source_of(settings), version=version)
     run = Coordinator(_task(settings), book, workers=settings.workers, show=progress)
     idle = book.complete
     if idle:
@@ -159,7 +180,7 @@ def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress:
         try:
             blocking(lambda: _run(run), interrupt=run.interrupt)
         finally:
-            sweep(results.labels)
+            sweep(results.labels, ledger=ledger, shard=settings.shard)
     if run.error is not None:
         with contextlib.suppress(ExatrkxError):  # the disk may be what is broken
             results.write_report(run.report().to_json())
@@ -168,8 +189,7 @@ def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress:
     if not idle or not results.report.exists():  # a run that had nothing to do has no figures
         results.write_report(report.to_json())
     if report.stopped is not None:
-        counts = f"{report.done} of {report.events} events have labels, {report.failures} failed"
-        raise StoppedRun(f"{report.stopped}; {counts}, {report.not_tried} not tried ({results.report})", report)
+        raise StoppedRun.of(report, results.report)
     return report
 
 
@@ -179,19 +199,22 @@ def _warn(settings: Settings, tell: Tell) -> None:
         tell(f"-n {settings.workers} is far above the cores of this machine ({cores}); fewer workers do more")
 
 
-def _server(settings: Settings) -> str:
+def source_of(settings: Settings) -> str:
+    """Return where the labels come from: the endpoint, or in mode direct the model repository."""
     return str(settings.repository) if settings.mode == "direct" else settings.server
 
 
 def _task(settings: Settings) -> Task:
     return Task(
-        server=_server(settings),
+        server=source_of(settings),
         model=models_of(settings.mode, settings.model),
         labels=str(settings.labels.resolve()),
         in_flight=settings.in_flight,
         request_timeout=settings.request_timeout,
         patience=settings.patience,
         mode=settings.mode,
+        label_format=settings.label_format,
+        part_events=settings.part_events,
         repository=str(settings.repository.absolute()) if settings.repository is not None else "",
     )
 
@@ -201,7 +224,7 @@ async def _run(run: Coordinator) -> None:
         await run.run()
 
 
-async def _check(settings: Settings) -> str:
+async def check_endpoint(settings: Settings) -> str:
     """Return the version of the model; raises what `run_clients` says of an endpoint that is not ready."""
     if settings.mode == "direct":
         from exatrkx_hpc.models.pipeline import pipeline_digest

@@ -83,6 +83,7 @@ class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     parser.add_argument("--model", default="exatrkx", help="the one model that is loaded")
     parser.add_argument("--version", default="1", help="the model's highest version")
@@ -105,7 +106,7 @@ def arguments() -> argparse.Namespace:
 async def serve(options: argparse.Namespace) -> None:
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)])
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Fake(options), server)
-    port = server.add_insecure_port(f"127.0.0.1:{options.port}")
+    port = server.add_insecure_port(f"{options.host}:{options.port}")
     await server.start()
     print(port, flush=True)
     stop = asyncio.Event()

@@ -1,0 +1,73 @@
+"""`run-clients` over several nodes: --srun in an allocation, --sbatch as a job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import typer
+
+from exatrkx_hpc.cli.options import say
+from exatrkx_hpc.config import Farm
+from exatrkx_hpc.errors import ConfigError
+from exatrkx_hpc.launch.workers_job import make_workers_plan, render_workers, submit_workers
+from exatrkx_hpc.resolution import Resolved
+from exatrkx_hpc.wide.run import require_reachable
+from exatrkx_hpc.work.sharded import require_shardable
+from exatrkx_hpc.work.workers import Settings
+
+
+def refuse_mixtures(*, srun: bool, sbatch: bool, of_a_job: Mapping[str, object], dry_run: bool) -> None:
+    """Raise ConfigError for flags that have no meaning together; `of_a_job` are those that shape a job."""
+    if srun and sbatch:
+        raise ConfigError("--srun and --sbatch exclude each other: in an allocation say --srun, elsewhere --sbatch")
+    for flag, value in of_a_job.items():
+        if value is not None and not (sbatch or (srun and flag == "-N")):
+            raise ConfigError(f"{flag} is of a job of workers; say --sbatch with it" + ", or --srun" * (flag == "-N"))
+    if dry_run and not sbatch:
+        raise ConfigError("--dry-run prints the script of a job of workers; say --sbatch with it")
+
+
+def submit(found: Resolved, settings: Settings, *, dry_run: bool, as_json: bool) -> None:
+    """Submit the job of workers and print its id, or print its script."""
+    farm = found.farm
+    if farm.cluster.scheduler != "slurm":
+        raise ConfigError(f"--sbatch needs Slurm, which site {farm.site} has not; leave it out to run here")
+    require_reachable(settings)
+    plan = make_workers_plan(
+        farm,
+        options_of(settings),
+        events=settings.events,
+        out=settings.out,
+        requeue=not settings.fresh,  # begun anew it would lose what it did
+        sources=found.sources,
+    )
+    if dry_run:
+        typer.echo(render_workers(plan), nl=False)
+        return
+    require_shardable(settings)
+    job, script = submit_workers(plan)
+    typer.echo(json.dumps({"job": job, "script": str(script)}) if as_json else job)
+    say(f"{_size(farm)}; what they say will be in {settings.out}/workers-{job}.log; submit {script} again to go on")
+
+
+def _size(farm: Farm) -> str:
+    return f"{farm.clients.nodes} node(s), {farm.clients.workers} workers on each"
+
+
+def options_of(settings: Settings) -> tuple[tuple[str, ...], ...]:
+    """Return the options of `run-clients` that mean these settings on nodes, beside the values of `[clients]`."""
+    flags = {
+        "--fresh": settings.fresh,
+        "--retry-failed": settings.retry_failed,
+        "--accept-changes": settings.accept_changes,
+    }
+    return (
+        ("--srun",),
+        ("--config", "/dev/null"),  # its values are in the environment
+        *((("--server", settings.server),) if settings.server else ()),
+        ("--events", str(settings.events.absolute())),
+        ("--event-column", settings.event_column),
+        ("--out", str(settings.out.absolute())),
+        *((flag,) for flag, wanted in flags.items() if wanted),
+    )

@@ -1,0 +1,1 @@
+"""Events pushed through the endpoint from many nodes."""

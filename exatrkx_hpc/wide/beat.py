@@ -1,0 +1,42 @@
+"""The sign of life of a run over many nodes: a file that is touched as long as somebody waits for the nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+#: In OUT/shards.
+NAME: Final = "beat"
+#: A file system may show a change of another node some seconds late.
+_SILENCE: Final = 90.0
+_LOOK: Final = 0.2
+
+
+def touch(path: Path) -> None:
+    """Give the sign; raises OSError."""
+    path.touch()
+
+
+def is_heard(
+    path: Path,
+    *,
+    silence: float = _SILENCE,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Wait for the next sign and return True; False when there was none for `silence` seconds."""
+    before, until = _stamp(path), clock() + silence
+    while clock() < until:
+        sleep(_LOOK)
+        if _stamp(path) != before:
+            return True
+    return False
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

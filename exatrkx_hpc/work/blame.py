@@ -1,0 +1,70 @@
+"""Whose fault a failure is: the event's own, its worker's, the model's or the endpoint's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+DEATHS_OF_ONE_EVENT: Final = 3
+"""An event is given up when its worker died this often: it may be what kills it."""
+
+DEAD_ENDPOINT: Final = 5.0
+"""Seconds without any labels after which an exhausted patience stops the run, if the patience is shorter."""
+
+BROKEN_MODEL: Final = 100
+"""Events in a row that fail in the model, after which the model is at fault and not they."""
+
+
+class Blame:
+    """What one run remembers of its failures; each of the questions is answered with a reason to stop, or None."""
+
+    def __init__(self, *, server: str, patience: float, workers: int, clock: Callable[[], float]) -> None:
+        """Know the endpoint and the seconds of patience that each request has with it."""
+        self._server, self._workers, self._clock = server, workers, clock
+        self._silence = max(patience, DEAD_ENDPOINT)
+        self._deaths: Counter[str] = Counter()
+        self._deaths_in_a_row = self._model_failures = 0
+        self._last_good = clock()
+
+    def begin(self) -> None:
+        """Take the time from now on."""
+        self._last_good = self._clock()
+
+    def answered(self) -> None:
+        """Note that labels came."""
+        self._last_good, self._model_failures = self._clock(), 0
+
+    def written(self, event: str) -> int:
+        """Note that the labels of an event are on disk; return how many workers had it."""
+        self._deaths_in_a_row = 0
+        return self._deaths.pop(event, 0) + 1
+
+    def given_up(self, event: str, kind: str) -> int:
+        """Note that an event failed; return how many workers had it and lived, or died each time."""
+        return self._deaths.pop(event, 0) + (kind != "worker")
+
+    def of_failure(self, kind: str, reason: str) -> str | None:
+        """Say whether an event that failed tells of something that all would fail of."""
+        silence = self._clock() - self._last_good
+        if kind == "endpoint" and silence >= self._silence:
+            return f"no labels came from {self._server} for {silence:.0f} s ({reason})"
+        self._model_failures += kind == "model"
+        if self._model_failures >= BROKEN_MODEL:
+            return (
+                f"{BROKEN_MODEL} events in a row failed in the model, the last one: {reason}; mend it, then try them "
+                "again with --retry-failed"
+            )
+        return None
+
+    def killed_again(self, event: str) -> bool:
+        """Note that an event's worker died; return whether that was once too often."""
+        self._deaths[event] += 1
+        return self._deaths[event] >= DEATHS_OF_ONE_EVENT
+
+    def of_death(self, ending: str) -> str | None:
+        """Say whether a worker that died is one too many in a row."""
+        self._deaths_in_a_row += 1
+        if self._deaths_in_a_row > DEATHS_OF_ONE_EVENT * (self._workers + 1):
+            return f"the workers keep ending, the last one by {ending}; see what they printed"
+        return None

@@ -1,0 +1,56 @@
+"""The labels that lie in a folder, of either format: which events have any, and what they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exatrkx_hpc.errors import InputError
+from exatrkx_hpc.work.events import event_key, read_labels
+from exatrkx_hpc.work.parts import event_of, events_of, read_part
+
+#: Parts in memory: workers fill theirs side by side, so events that follow each other lie in several.
+_HELD: Final = 16
+
+
+class FoundLabels:
+    """The labels in a folder; `names` has the file of each event that has any, in natural order."""
+
+    def __init__(self, folder: Path) -> None:
+        """Look which events have labels; raises InputError when a part cannot be read, or an event is in two files."""
+        found: dict[str, Path] = {}
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if event_of(entry.name) is not None:
+                    names = events_of(path)
+                elif entry.name.endswith(".csv") and entry.name[0] != "." and entry.is_file():
+                    names = [entry.name.removesuffix(".csv")]
+                else:
+                    continue
+                for name in names:
+                    if name in found:
+                        raise InputError(f"{name} has labels in {found[name]} and in {path}; remove the wrong ones")
+                    found[name] = path
+        self.names: Mapping[str, Path] = {name: found[name] for name in sorted(found, key=event_key)}
+        self._held: dict[Path, Mapping[str, NDArray[np.int64]]] = {}
+
+    def read(self, name: str) -> NDArray[np.int64]:
+        """Return the labels of an event, int64 `[N]`; raises InputError when its file cannot be read."""
+        path = self.names[name]
+        if event_of(path.name) is None:
+            return read_labels(path)
+        part = self._held.pop(path, None)
+        if part is None:
+            part = read_part(path)
+            while len(self._held) >= _HELD:
+                del self._held[next(iter(self._held))]
+        self._held[path] = part
+        if name not in part:
+            raise InputError(f"{path} has changed: {name} is no longer in it; run it again when nobody writes to it")
+        return part[name]
