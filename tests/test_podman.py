@@ -22,7 +22,7 @@ from exatrkx_hpc.doctor.engine import engine_findings
 from exatrkx_hpc.doctor.leftovers import leftover_findings
 from exatrkx_hpc.fleet.registry import ServerRecord, read_records
 from exatrkx_hpc.models.build import build
-from exatrkx_hpc.process import kill_session
+from exatrkx_hpc.process import kill_session, session_members
 from exatrkx_hpc.resolution import resolve
 from exatrkx_hpc.tracking.pipeline import Pipeline
 from exatrkx_hpc.tracking.synthetic import generate_event
@@ -208,7 +208,10 @@ def test_a_job_that_was_killed_has_left_a_container_until_it_is_stopped(on_path,
     server = started(job)
     until(lambda: inside(on_path, "fake_tritonserver"), what="the server", deadline=60)
     assert [finding.what for finding in leftover_findings(job.farm, job.scheduler.state)] == ["leftovers"]
-    kill_session(os.getsid(server.pid))
+    session = os.getsid(server.pid)
+    for pid in session_members(session):  # first, so that none sees another's death and cleans up
+        os.kill(pid, signal.SIGSTOP)
+    kill_session(session)
     name = f"exatrkx-{job.id}-{node}-0"
     assert on_path.containers() == [name]
     (finding,) = leftover_findings(job.farm, job.scheduler.state)
