@@ -15,6 +15,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 LOOKAHEAD: Final = 2
 """Events that a worker has read, or reads, while `in_flight` others wait for the endpoint."""
+
+QUICK_READ: Final = 0.002
+"""Seconds that reading an event may keep the others of a worker waiting; a loaded file system takes longer."""
 
 KINDS: Final[dict[type[ExatrkxError], str]] = {
     InputError: "input",
@@ -82,6 +86,7 @@ class Worker:
         self._labels = Path(task.labels)
         self._tracker = tracker
         self._reader = Reader()
+        self._quick = True
         self._answers = answers
         self._free = asyncio.Semaphore(task.in_flight)
         self._parts: PartWriter | None = None
@@ -92,7 +97,7 @@ class Worker:
     async def do(self, event: EventFile) -> None:
         """Do one event and answer; an event's own failure is an answer, not an exception."""
         try:
-            content = await asyncio.to_thread(self._reader.read, event)
+            content = await self._read(event)
             async with self._free:
                 answer = await self._tracker.ask(content.hits)
             if self._parts is None:
@@ -103,6 +108,13 @@ class Worker:
                 await self._parts.write_if_due()
         except (InputError, ModelError, EndpointError, OutputError) as error:
             self._answer(name=event.name, kind=KINDS[type(error)], reason=one_line(str(error)))
+
+    async def _read(self, event: EventFile) -> EventInput:
+        """Read an event: here while that is quick, for the way to a thread and back costs more; else in a thread."""
+        quick, begin = self._quick, time.monotonic()
+        content = self._reader.read(event) if quick else await asyncio.to_thread(self._reader.read, event)
+        self._quick = time.monotonic() - begin < QUICK_READ
+        return content
 
     async def write_part(self, *, if_due: bool = False) -> None:
         """Write what was collected, if it is collected at all; that it cannot be written is an answer."""
