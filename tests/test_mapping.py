@@ -253,7 +253,7 @@ def test_quarantine(endpoint, nobody, tmp_path):
 def test_what_failed_for_the_endpoint_waits_for_the_next_map(tmp_path):
     with fake_triton("--unloading", "3") as fake, Endpoint(fake.server, patience=0) as endpoint:
         with pytest.raises(EndpointError, match="no available versions"):
-            list(endpoint.map(events(9), ledger=tmp_path, in_flight=3))
+            list(endpoint.map(events(9), ledger=tmp_path, in_flight=3, ordered=True))
         assert not (tmp_path / "quarantine").exists()
         assert states(tmp_path)["failed"] >= 2
         check(list(endpoint.map(events(9), ledger=tmp_path)), 9)
