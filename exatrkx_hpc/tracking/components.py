@@ -42,10 +42,10 @@ def _components(edges: Int64, n_hits: int) -> Int64:
         np.minimum.at(root, np.maximum(one, other), np.minimum(one, other))
         root = _flattened(root)
         one, other = root.take(one), root.take(other)
-        apart = np.flatnonzero(one != other)
+        (apart,) = (one != other).nonzero()
         one, other = one.take(apart), other.take(apart)
     # A root is the first hit of its track, so that counting roots numbers the tracks in the order of first hits.
-    labels: Int64 = (np.cumsum(root == numbers) - 1).take(root)
+    labels: Int64 = ((root == numbers).cumsum() - 1).take(root)
     return labels
 
 

@@ -37,7 +37,7 @@ def apply_filter(edges: Int64, logits: Float32, *, cut: float) -> Int64:
     if on_gpu(edges):
         kept = edges[:, accepted(logits, cut=cut)]
     else:
-        # Rows taken by number are faster than columns chosen by a mask.
-        keep = np.flatnonzero(accepted(on_host(logits), cut=cut))
-        kept = in_kind(np.take(on_host(edges), keep, axis=1), edges)
+        # Rows taken by number are faster than columns chosen by a mask; methods cost less than NumPy's functions.
+        (keep,) = accepted(on_host(logits), cut=cut).nonzero()
+        kept = in_kind(on_host(edges).take(keep, axis=1), edges)
     return kept
