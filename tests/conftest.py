@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from fakes.running import fake_triton
+from runs import make_events
 from segments import SHARED_MEMORY, abandoned
 from xdist.scheduler import LoadScopeScheduling
 
@@ -14,6 +16,7 @@ from exatrkx_hpc.errors import MissingComponent
 from exatrkx_hpc.fleet.nginx import find_nginx
 from exatrkx_hpc.launch.triton import embedded_triton
 from exatrkx_hpc.process import find_program
+from exatrkx_hpc.work.workers import Settings
 
 #: A skip with one of these reasons is no fault of the machine's setup.
 _ALLOWED_SKIPS = ("reference data", "GPU")
@@ -52,7 +55,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """With EXATRKX_REQUIRE=all a part that is missing fails the tests that need it."""
     outcome = yield
-    report = outcome.get_result()
+    _refuse_skip(outcome.get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """The same for a file that skips itself as a whole."""
+    outcome = yield
+    _refuse_skip(outcome.get_result())
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     if os.environ.get("EXATRKX_REQUIRE") == "all" and report.skipped and isinstance(report.longrepr, tuple):
         reason = report.longrepr[2].removeprefix("Skipped: ")
         if not reason.startswith(_ALLOWED_SKIPS):
@@ -112,6 +125,24 @@ def prometheus() -> str:
         return find_program("prometheus", remedy="install the package 'prometheus'")
     except MissingComponent as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of a fake Triton."""
+    with fake_triton() as fake:
+        yield fake.server
+
+
+@pytest.fixture
+def settings(tmp_path: Path, server: str) -> Callable[..., Settings]:
+    """Settings of a small run over the events that were made; values may be changed by name."""
+
+    def make(*, sizes: Sequence[int] = (), **changes: object) -> Settings:
+        folder = make_events(tmp_path / "events", sizes) if sizes else tmp_path / "events"
+        return Settings(**({"server": server, "events": folder, "out": tmp_path / "out", "workers": 1} | changes))
+
+    return make
 
 
 @pytest.fixture

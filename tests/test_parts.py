@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import os
 import random
 import signal
@@ -15,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes.running import fake_triton
+from runs import driver, tiny_disk, workers_of
 from test_resume import kill_something, ledger_rows
-from test_workers import driver, make_events, tiny_disk, workers_of
 from waiting import until
 
 from exatrkx_hpc.errors import InputError, OutputError
@@ -27,22 +28,10 @@ from exatrkx_hpc.work.workers import Settings, StoppedRun, run_clients
 pytest.importorskip("pyarrow")
 
 
-@pytest.fixture(scope="module")
-def server():
-    with fake_triton() as fake:
-        yield fake.server
-
-
 @pytest.fixture
-def settings(tmp_path, server):
-    """Settings of a small run with parts of five events; values may be changed by name."""
-
-    def make(*, sizes=(), **changes) -> Settings:
-        folder = make_events(tmp_path / "events", sizes) if sizes else tmp_path / "events"
-        values = {"server": server, "events": folder, "out": tmp_path / "out", "workers": 1}
-        return Settings(**(values | {"label_format": "parquet", "part_events": 5} | changes))
-
-    return make
+def settings(settings):
+    """Settings of a run with parts of five events."""
+    return functools.partial(settings, label_format="parquet", part_events=5)
 
 
 def parts_of(run_settings: Settings) -> dict[str, dict]:

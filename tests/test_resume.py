@@ -15,30 +15,12 @@ import psutil
 import pytest
 from command import exatrkx_hpc
 from fakes.running import fake_triton, free_port
-from test_workers import assert_whole, driver, make_events, tiny_disk, workers_of
+from runs import assert_whole, driver, make_events, tiny_disk, workers_of
 from waiting import until
 
 from exatrkx_hpc.errors import EndpointError, IncompleteRun, InputError, OutputError
 from exatrkx_hpc.work.report import read_report
 from exatrkx_hpc.work.workers import Settings, StoppedRun, run_clients
-
-
-@pytest.fixture(scope="module")
-def server():
-    with fake_triton() as fake:
-        yield fake.server
-
-
-@pytest.fixture
-def settings(tmp_path, server):
-    """Settings of a small run over the events that were made; values may be changed by name."""
-
-    def make(*, sizes=(), **changes) -> Settings:
-        folder = make_events(tmp_path / "events", sizes) if sizes else tmp_path / "events"
-        values = {"server": server, "events": folder, "out": tmp_path / "out", "workers": 1}
-        return Settings(**(values | changes))
-
-    return make
 
 
 def ledger_rows(run_settings: Settings, columns: str = "name, state") -> list[tuple]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from command import exatrkx_hpc
 from fakes.running import fake_triton, free_port
-from test_workers import assert_whole, make_events
+from runs import assert_whole
 from typer.testing import CliRunner
 from waiting import until
 
@@ -35,21 +35,6 @@ from exatrkx_hpc.work.shards import WHOLE, Shard, begin_sharding, forget_shardin
 from exatrkx_hpc.work.workers import Settings, StoppedRun, run_clients
 
 HERE = here(lambda line: None)
-
-
-@pytest.fixture(scope="module")
-def server():
-    with fake_triton() as fake:
-        yield fake.server
-
-
-@pytest.fixture
-def settings(tmp_path, server):
-    def make(*, sizes=(), **changes) -> Settings:
-        folder = make_events(tmp_path / "events", sizes) if sizes else tmp_path / "events"
-        return Settings(**{"server": server, "events": folder, "out": tmp_path / "out", "workers": 1} | changes)
-
-    return make
 
 
 def ledgers(out: Path) -> dict[int, dict[str, str]]:

@@ -16,7 +16,7 @@ import pytest
 from cluster import Cluster, ClusterConfig, cluster, missing
 from cluster.config import HEAD_ADDRESS
 from command import complaint
-from test_workers import make_events
+from runs import make_events
 from waiting import until
 
 from exatrkx_hpc.process import Completed

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import gc
 import json
 import os
@@ -17,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from fakes.running import fake_triton, free_port
+from runs import assert_whole, driver, make_events, tiny_disk, workers_of
 from triton_helper import running_triton
 
 from exatrkx_hpc.assets import asset
@@ -31,7 +33,7 @@ from exatrkx_hpc.errors import (
 )
 from exatrkx_hpc.measure.metrics import fetch, model_times, stage_shares
 from exatrkx_hpc.models.build import build
-from exatrkx_hpc.process import kill_session, run, spawn
+from exatrkx_hpc.process import kill_session, run
 from exatrkx_hpc.work.book import Book
 from exatrkx_hpc.work.coordinator import Coordinator
 from exatrkx_hpc.work.endpoint import Endpoint
@@ -44,43 +46,10 @@ from exatrkx_hpc.work.worker import Task
 from exatrkx_hpc.work.workers import Settings, StoppedRun, run_clients
 
 
-def make_events(folder: Path, sizes) -> Path:
-    folder.mkdir(parents=True)
-    for number, size in enumerate(sizes):
-        np.savetxt(folder / f"evt_{number}.csv", np.full((size, 3), 0.5), delimiter=",")
-    return folder
-
-
-def assert_whole(events: Path, labels: Path) -> int:
-    """Every label file is whole, and nothing else lies beside it; returns how many there are."""
-    files = sorted(labels.iterdir())
-    for file in files:
-        hits = len(read_hits(events / file.name))
-        np.testing.assert_array_equal(read_labels(file), np.where(np.arange(hits) == 0, hits, np.arange(hits) % 7))
-    return len(files)
-
-
-def workers_of(pid: int) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return [child for child in psutil.Process(pid).children() if "exatrkx_hpc.work.worker" in child.cmdline()]
-    return []
-
-
-@pytest.fixture(scope="module")
-def server():
-    with fake_triton() as fake:
-        yield fake.server
-
-
 @pytest.fixture
-def settings(tmp_path, server):
-    """Settings of a small run; values may be changed by name."""
-
-    def make(*, sizes=(), **changes) -> Settings:
-        folder = make_events(tmp_path / "events", sizes) if sizes else tmp_path / "events"
-        return Settings(**{"server": server, "events": folder, "out": tmp_path / "out", "workers": 2} | changes)
-
-    return make
+def settings(settings):
+    """Settings of a run with two workers."""
+    return functools.partial(settings, workers=2)
 
 
 def test_every_event_gets_whole_labels_and_the_report_counts_them(settings):
@@ -500,18 +469,6 @@ def test_no_events_and_no_place_for_results(settings, tmp_path):
 # Output that fails
 
 
-@contextlib.contextmanager
-def tiny_disk(folder: Path, size: str):
-    folder.mkdir()
-    mounted = run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]) if os.geteuid() == 0 else None
-    if mounted is None or mounted.returncode != 0:
-        pytest.skip("a small tmpfs needs root and the permission to mount")
-    try:
-        yield folder
-    finally:
-        assert run(["umount", str(folder)]).returncode == 0
-
-
 def test_a_full_disk_stops_the_run_with_one_line(settings, tmp_path):
     run_settings = settings(sizes=[100] * 60)
     with tiny_disk(tmp_path / "disk", "64k") as disk:
@@ -522,37 +479,6 @@ def test_a_full_disk_stops_the_run_with_one_line(settings, tmp_path):
             run_clients(run_settings)
         assert "\n" not in str(caught.value)
         assert 0 < assert_whole(run_settings.events, run_settings.labels) < 60
-
-
-DRIVER = """
-import resource, sys
-from pathlib import Path
-from exatrkx_hpc.errors import ExatrkxError
-from exatrkx_hpc.work.worker import Task
-from exatrkx_hpc.work.workers import Settings, run_clients
-
-server, events, out, largest, labels, number = sys.argv[1:]
-labels = {"label_format": labels, "part_events": int(number)}
-if int(largest):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest), int(largest)))
-try:
-    run_clients(Settings(server=server, events=Path(events), out=Path(out), workers=2, **labels)).check()
-except ExatrkxError as error:
-    print(error, file=sys.stderr)
-    sys.exit(error.exit_code)
-"""
-
-
-@contextlib.contextmanager
-def driver(run_settings: Settings, log: Path, largest: int = 0):
-    """Run the settings in a process of its own, as the command line does."""
-    paths = [str(run_settings.events), str(run_settings.out)]
-    labels = [run_settings.label_format, str(run_settings.part_events)]
-    child = spawn([sys.executable, "-c", DRIVER, run_settings.server, *paths, str(largest), *labels], log=log)
-    try:
-        yield child
-    finally:
-        child.stop(grace=0.0)
 
 
 def test_a_quota_at_the_output_ends_with_the_exit_code_of_outputs(settings, tmp_path):

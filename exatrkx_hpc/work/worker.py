@@ -81,11 +81,11 @@ class Tracker(Protocol):
 class Worker:
     """Turns events into label files, `in_flight` requests at a time, and says so line by line."""
 
-    def __init__(self, task: Task, tracker: Tracker, answers: int) -> None:
-        """Write answers to the file descriptor `answers`."""
+    def __init__(self, task: Task, tracker: Tracker, answers: int, *, reader: Reader | None = None) -> None:
+        """Write answers to the file descriptor `answers`; `reader` reads the events, a new one by default."""
         self._labels = Path(task.labels)
         self._tracker = tracker
-        self._reader = Reader()
+        self._reader = reader or Reader()
         self._quick = True
         self._answers = answers
         self._free = asyncio.Semaphore(task.in_flight)

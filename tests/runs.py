@@ -1,0 +1,81 @@
+"""What the tests of whole runs share: events, a run in a process of its own, a small disk, a look at the results."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from exatrkx_hpc.process import run, spawn
+from exatrkx_hpc.work.events import read_hits, read_labels
+from exatrkx_hpc.work.workers import Settings
+
+
+def make_events(folder: Path, sizes) -> Path:
+    folder.mkdir(parents=True)
+    for number, size in enumerate(sizes):
+        np.savetxt(folder / f"evt_{number}.csv", np.full((size, 3), 0.5), delimiter=",")
+    return folder
+
+
+def assert_whole(events: Path, labels: Path) -> int:
+    """Every label file is whole, and nothing else lies beside it; returns how many there are."""
+    files = sorted(labels.iterdir())
+    for file in files:
+        hits = len(read_hits(events / file.name))
+        np.testing.assert_array_equal(read_labels(file), np.where(np.arange(hits) == 0, hits, np.arange(hits) % 7))
+    return len(files)
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [child for child in psutil.Process(pid).children() if "exatrkx_hpc.work.worker" in child.cmdline()]
+    return []
+
+
+@contextlib.contextmanager
+def tiny_disk(folder: Path, size: str):
+    folder.mkdir()
+    mounted = run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]) if os.geteuid() == 0 else None
+    if mounted is None or mounted.returncode != 0:
+        pytest.skip("a small tmpfs needs root and the permission to mount")
+    try:
+        yield folder
+    finally:
+        assert run(["umount", str(folder)]).returncode == 0
+
+
+DRIVER = """
+import resource, sys
+from pathlib import Path
+from exatrkx_hpc.errors import ExatrkxError
+from exatrkx_hpc.work.worker import Task
+from exatrkx_hpc.work.workers import Settings, run_clients
+
+server, events, out, largest, labels, number = sys.argv[1:]
+labels = {"label_format": labels, "part_events": int(number)}
+if int(largest):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest), int(largest)))
+try:
+    run_clients(Settings(server=server, events=Path(events), out=Path(out), workers=2, **labels)).check()
+except ExatrkxError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+@contextlib.contextmanager
+def driver(run_settings: Settings, log: Path, largest: int = 0):
+    """Run the settings in a process of its own, as the command line does."""
+    paths = [str(run_settings.events), str(run_settings.out)]
+    labels = [run_settings.label_format, str(run_settings.part_events)]
+    child = spawn([sys.executable, "-c", DRIVER, run_settings.server, *paths, str(largest), *labels], log=log)
+    try:
+        yield child
+    finally:
+        child.stop(grace=0.0)

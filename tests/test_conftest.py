@@ -1,0 +1,41 @@
+"""With EXATRKX_REQUIRE=all nothing that is missing hides behind a skip."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from exatrkx_hpc.process import run
+
+OF_A_FILE = "import pytest\npytest.importorskip('no_such_package')\ndef test_it(): pass\n"
+OF_A_TEST = "import pytest\ndef test_it(): pytest.importorskip('no_such_package')\n"
+ALLOWED = "import pytest\ndef test_it(): pytest.skip('GPU: none here')\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "require", "status"),
+    [(OF_A_FILE, "all", 2), (OF_A_FILE, "", 5), (OF_A_TEST, "all", 1), (OF_A_TEST, "", 0), (ALLOWED, "all", 0)],
+    ids=["file-all", "file", "test-all", "test", "allowed"],
+)
+def test_a_missing_part_fails_where_all_are_required(tmp_path: Path, text: str, require: str, status: int):
+    (tmp_path / "test_it.py").write_text(text)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "EXATRKX_REQUIRE": require}
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "conftest",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(tmp_path),
+        str(tmp_path),
+    ]
+    done = run(argv, env=environment, cwd=tmp_path)
+    assert done.returncode == status, done.stdout
+    assert ("no_such_package" in done.stdout) is (require == "all" and text != ALLOWED)
