@@ -141,12 +141,6 @@ def test_a_long_reason_of_many_lines_becomes_one_short_line():
 # The client against a server
 
 
-@pytest.fixture(scope="module")
-def server():
-    with fake_triton() as fake:
-        yield fake.server
-
-
 @pytest.mark.parametrize("hits", [0, 1, 2, 1000])
 def test_every_hit_gets_its_label(server, hits):
     answer = ask(server, hits)

@@ -39,12 +39,6 @@ def write_events(folder: Path, form: str, events=EVENTS) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def server():
-    with fake_triton() as fake:
-        yield fake.server
-
-
 @pytest.fixture
 def run(tmp_path, server):
     """Run over `events`, with results in out/; returns the settings and the report."""
