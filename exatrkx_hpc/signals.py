@@ -12,18 +12,33 @@ from types import FrameType
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def _raise_exit(number: int, frame: FrameType | None) -> None:
+_unwound: list[int] = []
+
+
+def _unwind(number: int, frame: FrameType | None) -> None:
+    _unwound.append(number)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise SystemExit(128 + number)
 
 
-def stop_on_sigterm() -> None:
+def unwind_on_stop() -> None:
     """Let SIGTERM, and the end of the terminal, unwind this program as Ctrl-C does: it stops what it started.
 
-    A SIGHUP that nohup has switched off stays off.
+    A signal that is switched off, as SIGHUP is by nohup, stays off.
     """
-    signal.signal(signal.SIGTERM, _raise_exit)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, _raise_exit)
+    for number in _STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _unwind)
+
+
+def unwound() -> int | None:
+    """Return the exit code of a program that such a signal unwinds, 128 + number; None when none has come.
+
+    The exception alone cannot say: a library in C that the signal interrupts may put an error of its own in its
+    place (protobuf's enumerations make an AttributeError of it).
+    """
+    return 128 + _unwound[-1] if _unwound else None
 
 
 @contextlib.contextmanager

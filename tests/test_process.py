@@ -204,6 +204,42 @@ class TestSpawn:
         assert child.stdout == f"{said}\n", child.stderr
 
 
+#: Interrupts protobuf where it calls Python for an enumeration: it then raises an error of its own instead.
+INTERRUPTED = """
+import os, signal, sys
+from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
+from exatrkx_hpc import cli
+
+def interrupt(frame, event, argument):
+    if "enum_type_wrapper" in frame.f_code.co_filename:
+        sys.settrace(None)
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+
+def app(standalone_mode):
+    if len(sys.argv) > 1:
+        sys.settrace(interrupt)
+    ModelInstanceGroup.Kind
+    raise AttributeError("a fault of ours")
+
+cli.app = app
+cli.main()
+"""
+
+
+class TestUnwinding:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_stop_that_a_library_turned_into_its_own_error_is_still_a_stop(self, number: signal.Signals):
+        done = run([sys.executable, "-c", INTERRUPTED, number.name])
+        assert (done.returncode, done.stdout) == (128 + number, "")
+        assert done.stderr == "exatrkx-hpc: stopped in the middle of something (AttributeError: Kind)\n"
+
+    def test_without_a_stop_a_fault_of_ours_shows_where_it_is(self):
+        done = run([sys.executable, "-c", INTERRUPTED])
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+        assert "AttributeError: a fault of ours" in done.stderr
+
+
 class TestDeferredSignals:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_a_signal_waits_for_the_end_of_the_block_and_then_comes_once(self, number: signal.Signals):

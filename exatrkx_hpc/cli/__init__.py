@@ -19,7 +19,7 @@ from exatrkx_hpc.cli.score_commands import score
 from exatrkx_hpc.cli.site_commands import clean, doctor, logs, setup, status
 from exatrkx_hpc.cli.work_commands import metrics, run_clients
 from exatrkx_hpc.errors import ExatrkxError, OutputError
-from exatrkx_hpc.signals import stop_on_sigterm
+from exatrkx_hpc.signals import unwind_on_stop, unwound
 
 app = typer.Typer(
     name="exatrkx-hpc",
@@ -65,7 +65,7 @@ app.add_typer(events_app, name="events")
 
 def main() -> None:
     """Run the command that the arguments name; a user's error is one line on stderr and its exit code."""
-    stop_on_sigterm()
+    unwind_on_stop()
     try:
         app(standalone_mode=True)
     except ExatrkxError as error:
@@ -76,3 +76,8 @@ def main() -> None:
     except OSError as error:  # a full disk, a folder that may not be written: whatever has no line of its own
         print(f"exatrkx-hpc: {error}", file=sys.stderr)
         sys.exit(OutputError.exit_code)
+    except Exception as error:
+        if (code := unwound()) is None:
+            raise
+        print(f"exatrkx-hpc: stopped in the middle of something ({type(error).__name__}: {error})", file=sys.stderr)
+        sys.exit(code)

@@ -143,9 +143,10 @@ def _specialise(model: Model, settings: BuildSettings) -> None:
         _run_in_python(model, settings)
     if fused:
         config.parameters[THREADS].string_value = str(settings.threads)
-    kind = "KIND_GPU" if (network or fused) and settings.device == "gpu" else "KIND_CPU"
+    on_gpu = (network or fused) and settings.device == "gpu"
+    kind = ModelInstanceGroup.KIND_GPU if on_gpu else ModelInstanceGroup.KIND_CPU
     del config.instance_group[:]
-    config.instance_group.add(count=settings.instances, kind=ModelInstanceGroup.Kind.Value(kind))
+    config.instance_group.add(count=settings.instances, kind=kind)
     if settings.environment is not None and model.backend == "python":
         config.parameters[ENVIRONMENT].string_value = str(settings.environment)
     write_config(model.folder / CONFIG, config)

@@ -16,7 +16,7 @@ from typing import Final
 
 from exatrkx_hpc.launch.slurm import give_back
 from exatrkx_hpc.launch.workers_job import OWN_JOB
-from exatrkx_hpc.signals import stop_on_sigterm
+from exatrkx_hpc.signals import unwind_on_stop
 from exatrkx_hpc.wide import beat
 from exatrkx_hpc.work.shard_task import read_order, run_shards
 
@@ -26,7 +26,7 @@ STOP: Final = signal.SIGUSR1
 
 def main() -> None:
     """Do this task's part of the order that the argument names."""
-    stop_on_sigterm()
+    unwind_on_stop()
     signal.signal(STOP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     path = Path(sys.argv[1])
     settings, shards, of = read_order(path)
