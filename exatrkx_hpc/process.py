@@ -52,7 +52,7 @@ def find_program(name: str, *, remedy: str) -> str:
 
 def own_command() -> tuple[str, ...]:
     """Return the words that start this program again with this very Python, also on a node that has it in its place."""
-    return (sys.executable, "-c", "from exatrkx_hpc.cli import main; main()")
+    return (sys.executable, "-m", "exatrkx_hpc")
 
 
 def run(

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from waiting import until
 from exatrkx_hpc.assets import asset
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.ports import free_port
-from exatrkx_hpc.process import session_members, spawn
+from exatrkx_hpc.process import run, session_members, spawn
 
 COMMANDS = [
     [],
@@ -252,6 +253,15 @@ def test_doctor_names_what_is_missing_and_the_remedy(tmp_path):
     assert not found["sbatch"]["ok"] and "login node" in found["sbatch"]["remedy"]
     assert not found["models"]["ok"] and "models build" in found["models"]["remedy"]
     assert found["run root"]["ok"]
+
+
+@pytest.mark.parametrize("argv", [[PROGRAM], [sys.executable, "-m", "exatrkx_hpc"]], ids=["program", "module"])
+def test_ctrl_c_before_anything_has_begun_just_ends_it(tmp_path, argv):
+    """Most of a second goes to the import of the program; a user who is quicker sees no traceback."""
+    interrupted = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit('it went on')"
+    (tmp_path / "typer.py").write_text(interrupted)
+    done = run([*argv, "--version"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

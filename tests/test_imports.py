@@ -31,6 +31,7 @@ FLOORS = (
     {"farm", "wide"},
     {"bench", "demo"},
     {"cli"},
+    {"__main__"},
 )
 #: Rooms of one floor, or parts of one, that may be asked all the same.
 DOORS = {

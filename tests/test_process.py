@@ -233,6 +233,12 @@ class TestUnwinding:
         assert (done.returncode, done.stdout) == (128 + number, "")
         assert done.stderr == "exatrkx-hpc: stopped in the middle of something (AttributeError: Kind)\n"
 
+    def test_ctrl_c_before_a_command_begins_is_no_traceback(self):
+        script = "import os, signal, sys; from exatrkx_hpc import cli; "
+        script += "cli.app = lambda **_: os.kill(os.getpid(), signal.SIGINT); cli.main(); print('it went on')"
+        done = run([sys.executable, "-c", script])
+        assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
+
     def test_without_a_stop_a_fault_of_ours_shows_where_it_is(self):
         done = run([sys.executable, "-c", INTERRUPTED])
         assert done.returncode == 1

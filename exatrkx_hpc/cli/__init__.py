@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated
 
@@ -71,6 +72,8 @@ def main() -> None:
     except ExatrkxError as error:
         print(f"exatrkx-hpc: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # between the commands: while one runs, Typer answers it
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         sys.exit(141)
     except OSError as error:  # a full disk, a folder that may not be written: whatever has no line of its own
