@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from exatrkx_hpc.fleet.endings import Asked, explained, of_former_run, read_asked, read_notice
+from exatrkx_hpc.fleet.look import look
 from exatrkx_hpc.fleet.registry import ServerRecord
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 
@@ -113,3 +115,29 @@ def test_what_is_not_known_has_a_next_step(tmp_path, answered, step):
 
 def test_a_running_job_has_nothing_to_explain(tmp_path):
     assert told(tmp_path, JobState.RUNNING) == ""
+    assert told(tmp_path, JobState.RUNNING, record(), nodes=("n1", "n2")) == ""
+    assert told(tmp_path, JobState.RUNNING, record()) == "", "where the scheduler names no nodes, none is lost"
+
+
+def test_a_job_that_lost_a_node_says_which(tmp_path):
+    servers = [record(), record(server="n1-1"), record(server="n2-0", node="n2")]
+    assert told(tmp_path, JobState.RUNNING, *servers, nodes=("n2",)) == "lost n1; the other servers go on"
+
+
+@pytest.mark.parametrize(
+    ("state", "nodes", "says"),
+    [
+        ("starting", ("n2",), ("gone", "its node has left the job")),
+        ("draining", ("n2",), ("gone", "its node has left the job")),
+        ("gone", ("n2",), ("gone", "word")),
+        ("starting", ("n1", "n2"), ("starting", "word 90 s ago, no answer yet")),
+        ("starting", (), ("starting", "word 90 s ago, no answer yet")),
+    ],
+)
+def test_a_server_that_does_not_answer_tells_what_is_known_of_it(tmp_path, monkeypatch, state, nodes, says):
+    (tmp_path / "records").mkdir()
+    words = record(state=state, note="word", address="127.0.0.1", http_port=1)
+    (tmp_path / "records" / "n1-0.json").write_text(words.model_dump_json())
+    monkeypatch.setattr(time, "time", lambda: 190.0)
+    (server,) = look(JobInfo(id="42", state=JobState.RUNNING, nodes=nodes), tmp_path, timeout=1.0).servers
+    assert (server.state, server.note) == says

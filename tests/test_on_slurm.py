@@ -224,7 +224,12 @@ def test_a_crashed_node_leaves_the_other_serving(site, deployed):
         words = ("run-clients", "-d", "few", "-o", "few-results", "-n", 2, "--json", "-q")
         report = json.loads(site.good("exatrkx-hpc", *words, timeout=300))
         assert (report["done"], report["failed"]) == (40, [])
-        assert site.status(job)["ready"] == 1
+        until(lambda: "lost" in site.status(job)["reason"], what="Slurm's word on the node", deadline=60)
+        status = site.status(job)
+        assert (status["ready"], status["reason"]) == (1, f"lost {victim}; the other servers go on")
+        notes = {server["node"]: server["note"] for server in status["servers"]}
+        assert notes[victim] == "its node has left the job"
+        until(lambda: f"job: RUNNING (lost {victim}" in log.read_text(), what="the monitor's word on it")
     finally:
         site.cluster.node(victim).boot()
         site.cluster.wait_idle(victim)

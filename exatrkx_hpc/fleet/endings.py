@@ -85,6 +85,11 @@ def of_former_run(record: ServerRecord, info: JobInfo) -> bool:
     return info.state is JobState.PENDING and info.submit is not None and record.updated <= info.submit
 
 
+def of_lost_node(record: ServerRecord, info: JobInfo) -> bool:
+    """Return whether the scheduler has taken the record's node from a job that runs on without it."""
+    return info.state is JobState.RUNNING and bool(info.nodes) and record.node not in info.nodes
+
+
 def explained(info: JobInfo, run_dir: Path, records: Iterable[ServerRecord]) -> JobInfo:
     """Return `info` with a reason that says in one line what happened, and the next step where there is one."""
     if info.state is JobState.UNKNOWN:
@@ -97,7 +102,8 @@ def explained(info: JobInfo, run_dir: Path, records: Iterable[ServerRecord]) -> 
     elif info.state.over:
         what = _ended(info, records)
     else:
-        return info
+        lost = sorted({record.node for record in records if of_lost_node(record, info)})
+        return replace(info, reason=f"lost {', '.join(lost)}; the other servers go on") if lost else info
     return replace(info, reason=f"{what}; {_NEXT[info.state].format(id=info.id)}")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exatrkx_hpc.errors import EndpointError
-from exatrkx_hpc.fleet.endings import explained, of_former_run
+from exatrkx_hpc.fleet.endings import explained, of_former_run, of_lost_node
 from exatrkx_hpc.fleet.endpoint_file import read_endpoint
 from exatrkx_hpc.fleet.health import probe
 from exatrkx_hpc.fleet.membership import Member, ready_members, reconcile
@@ -49,6 +49,7 @@ def look(info: JobInfo, run_dir: Path, *, timeout: float) -> Look:
     """Look once at the job of `run_dir`; each server has `timeout` seconds to answer."""
     now, servers = observe(info, run_dir, timeout=timeout)
     endpoint = read_endpoint(run_dir)
+    servers = tuple(_with_age(member, time.time()) for member in servers)
     return Look(info=now, servers=servers, endpoint=endpoint.grpc if endpoint else "")
 
 
@@ -93,4 +94,15 @@ def _told(member: Member, info: JobInfo) -> Member:
         return replace(member, note=f"{member.record.note}; {member.note}")
     if member.state != "ready" and of_former_run(member.record, info):
         return replace(member, state="gone", note="of the former run; its job waits to run again")
+    if member.state != "ready" and member.record.state != "gone" and of_lost_node(member.record, info):
+        return replace(member, state="gone", note="its node has left the job")
     return member
+
+
+def _with_age(member: Member, now: float) -> Member:
+    """Say how long a server has not answered: one look cannot tell whether it is slow to load or has died."""
+    if member.state != "starting":
+        return member
+    seconds = max(0, round(now - member.record.updated))
+    age = f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
+    return replace(member, note=f"{member.note} {age} ago, no answer yet")
