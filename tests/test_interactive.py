@@ -276,7 +276,7 @@ def test_a_closed_terminal_ends_the_farm(slurm, terminal):
     job = shell.job()
     shell.program.send(signal.SIGHUP)
     until(lambda: shell.program.returncode() is not None, what=f"its end: {shell.text}")
-    assert state(slurm, job) == "COMPLETED"
+    until(lambda: state(slurm, job) == "COMPLETED", what="the end of the allocation")
     with contextlib.suppress(FileNotFoundError):
         assert (slurm.shared / "runs" / job / "endpoint.json").read_text() == ""
 
