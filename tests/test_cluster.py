@@ -169,7 +169,7 @@ def test_slurmctld_may_be_away(slurm: Cluster) -> None:
     slurm.start_controller()
     assert away.returncode == 1
     assert "Unable to contact slurm controller" in away.stderr
-    squeue = ["squeue", "--noheader", "--format=%i", "--states=RUNNING"]
+    squeue = ["squeue", "--noheader", "--format=%i", "--states=PENDING,RUNNING"]
     assert good(slurm.run(squeue)).split() == [job]
     good(slurm.run(["scancel", job]))
 
@@ -209,7 +209,7 @@ def test_the_page_on_rehearsing_is_true(slurm: Cluster, triton: None) -> None:
     with_ids = "\n".join(commands).replace("deploy -N 2", "deploy -N 2 >job; job=$(cat job)")
     script = f"set -eo pipefail\ntrap 'kill %1 2>/dev/null || true; wait' EXIT\n{with_ids}\n"
     script = script.replace("monitor 1", "monitor $job").replace("stop 1", "stop $job")
-    done = slurm.run(["bash", "-c", script], timeout=120)
+    done = slurm.run(["bash", "-c", script], timeout=300)
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     assert len(list((slurm.home() / "results" / "labels").iterdir())) == 5
 
