@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -45,10 +45,18 @@ def sized(farm: Farm, servers: int, instances: int) -> Farm:
     if instances > _MOST_INSTANCES:
         raise ConfigError(f"--instances {instances} is too many; use {_MOST_INSTANCES} at most")
     nodes, on_node = (1, servers) if servers <= on_node else (servers // on_node, on_node)
-    return farm.model_copy(
+    return _unobtrusive(farm).model_copy(
         update={
             "job": farm.job.model_copy(update={"nodes": nodes}),
             "server": farm.server.model_copy(update={"servers_per_node": on_node, "instances": instances}),
+        }
+    )
+
+
+def _unobtrusive(farm: Farm) -> Farm:
+    """Only the scan asks its endpoint: any free port will do, and no Prometheus takes time beside it."""
+    return farm.model_copy(
+        update={
             "balancer": farm.balancer.model_copy(update={"grpc_port": 0, "http_port": 0}),
             "monitor": farm.monitor.model_copy(update={"prometheus": False}),
         }
@@ -103,7 +111,7 @@ def of_job(farm: Farm, job: str, *, wait: float, tell: Tell) -> Iterator[Target]
     try:
         record = story.endpoint_record(farm, found.id)
     except EndpointError:
-        watch = story.watch(found, tell=tell)
+        watch = story.watch(replace(found, farm=_unobtrusive(found.farm)), tell=tell)
         try:
             watch.start()
             watch.wait_ready(servers, timeout=wait)
