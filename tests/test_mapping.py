@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import inspect
 import json
 import os
 import random
 import signal
 import sqlite3
 import sys
+import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -30,12 +33,6 @@ from exatrkx_hpc.work.results import Results
 from exatrkx_hpc.work.shards import begin_sharding
 from exatrkx_hpc.work.worker import LOOKAHEAD
 from exatrkx_hpc.work.workers import Settings, run_clients
-
-
-@pytest.fixture(scope="module")
-def server():
-    with fake_triton() as fake:
-        yield fake.server
 
 
 @pytest.fixture
@@ -381,17 +378,34 @@ def test_break_closes_the_ledger(endpoint, tmp_path):
     check(list(endpoint.map(events(30), ledger=tmp_path)), 30)
 
 
-def test_an_iterator_may_be_dropped_in_any_thread(endpoint, tmp_path):
-    results = endpoint.map(events(30), ledger=tmp_path)
-    next(results)
-    cycle = [results]
-    cycle.append(cycle)
-    del results, cycle
-
+def in_the_loop(endpoint):
     async def collect():
         gc.collect()
 
     endpoint._call(collect())
+
+
+def in_a_thread(endpoint):
+    thread = threading.Thread(target=gc.collect, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("at_rest", [True, False], ids=["at rest", "at work"])
+@pytest.mark.parametrize("collect", [in_the_loop, in_a_thread, lambda _: gc.collect()], ids=["loop", "thread", "main"])
+def test_an_iterator_may_be_dropped_in_any_thread(endpoint, tmp_path, collect, at_rest):
+    """At rest nothing in the loop refers to the map any more, and all of it is garbage at once."""
+    results = endpoint.map(events(30), ledger=tmp_path)
+    next(results)
+    left = weakref.ref(inspect.getgeneratorlocals(results)["self"])
+    if at_rest:
+        until(lambda: not left()._tasks, what="all that was asked is answered")
+    cycle = [results]
+    cycle.append(cycle)
+    del results, cycle
+    collect(endpoint)
 
     def free():
         with contextlib.suppress(OutputError), Results(tmp_path).owned():
@@ -399,6 +413,7 @@ def test_an_iterator_may_be_dropped_in_any_thread(endpoint, tmp_path):
 
     until(free, what="the ledger is closed")
     check(list(endpoint.map(events(30), ledger=tmp_path)), 30)
+    until(lambda: gc.collect() >= 0 and left() is None, what="nothing is kept of a map that has ended")
 
 
 def test_an_endpoint_that_is_closed_ends_its_maps(server, tmp_path):

@@ -34,6 +34,9 @@ T = TypeVar("T")
 
 #: How the names of our own threads begin.
 _OURS: Final = "exatrkx-"
+#: A garbage collection that finds a dropped iterator must find nothing else of its map: it finalizes in any order what
+#: goes with it, the lock of the ledger's folder before the ledger, and lets the ledger's thread end first.
+_OPEN: Final[set[Flow]] = set()
 
 
 class Submit(Protocol):
@@ -81,6 +84,7 @@ class Flow:
 
     def results(self, events: Iterable[object]) -> Iterator[Any]:
         """Yield the Found of each named event, or the labels of each that has no name, in the order of `events`."""
+        _OPEN.add(self)
         try:
             with self._progress() as show:
                 yield from self._results(events, show)
@@ -225,6 +229,7 @@ class Flow:
                 ending = self._submit(self._end(stopped))
             except EndpointError:  # it was closed before, and every request with it
                 ending = self._thread.submit(self._sign_off, stopped)
+            ending.add_done_callback(lambda _: _OPEN.discard(self))
             # A garbage collection may drop the iterator in any thread; those that do the work must not wait for it.
             if not threading.current_thread().name.startswith(_OURS):
                 ending.result()
