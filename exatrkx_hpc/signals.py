@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
+#: The stops that have begun to unwind this program, in their order.
 _unwound: list[int] = []
 
 

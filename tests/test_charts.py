@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from exatrkx_hpc.page.charts import Chart, distribution, rate_over_time, shares
-from exatrkx_hpc.page.svg import element, linear, logarithmic, number, percent
+from exatrkx_hpc.page.svg import element, linear, logarithmic
 
 CHART = Chart(name="it", title="A <title> & more", description='Says "so"')
 HOSTILE = "</svg><script>alert(1)</script>&\"'"
@@ -30,18 +30,6 @@ def test_attributes_and_words_are_escaped():
     assert drawn.startswith('<rect class="a b" stroke-width="1.5" x="2" note="')
     assert ET.fromstring(drawn).get("note") == HOSTILE
     assert parsed(shares(CHART, {HOSTILE: 1}, unit="s", total="t")).find(".//script") is None
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(0, "0"), (0.01234, "0.0123"), (4.5, "4.5"), (219.4, "219"), (1234567, "1,234,567"), (100, "100"), (0.5, "0.5")],
-)
-def test_numbers_have_three_digits_that_count(value, shown):
-    assert number(value) == shown
-
-
-def test_a_share_in_per_cent():
-    assert percent(0.3333) == "33.3 %"
 
 
 def test_a_linear_scale_has_few_round_ticks():

@@ -130,8 +130,8 @@ def test_a_job_that_lost_a_node_says_which(tmp_path):
         ("starting", ("n2",), ("gone", "its node has left the job")),
         ("draining", ("n2",), ("gone", "its node has left the job")),
         ("gone", ("n2",), ("gone", "word")),
-        ("starting", ("n1", "n2"), ("starting", "word 90 s ago, no answer yet")),
-        ("starting", (), ("starting", "word 90 s ago, no answer yet")),
+        ("starting", ("n1", "n2"), ("starting", "word 1 min 30 s ago, no answer yet")),
+        ("starting", (), ("starting", "word 1 min 30 s ago, no answer yet")),
     ],
 )
 def test_a_server_that_does_not_answer_tells_what_is_known_of_it(tmp_path, monkeypatch, state, nodes, says):

@@ -25,7 +25,7 @@ NAMES = {
 #: The floors of the house. A room imports from its own room and from floors below, no other room of its floor.
 FLOORS = (
     {"", "errors"},
-    {"assets", "config", "files", "ports", "process", "resolution", "signals", "templates", "values"},
+    {"assets", "config", "files", "ports", "process", "readable", "resolution", "signals", "templates", "values"},
     {"fleet", "launch", "measure", "models", "work"},
     {"doctor", "page", "prepare", "scores"},
     {"farm", "wide"},

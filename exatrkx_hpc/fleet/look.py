@@ -14,6 +14,7 @@ from exatrkx_hpc.fleet.health import probe
 from exatrkx_hpc.fleet.membership import Member, ready_members, reconcile
 from exatrkx_hpc.fleet.registry import read_records
 from exatrkx_hpc.launch.scheduler import JobInfo
+from exatrkx_hpc.readable import duration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,5 @@ def _with_age(member: Member, now: float) -> Member:
     """Say how long a server has not answered: one look cannot tell whether it is slow to load or has died."""
     if member.state != "starting":
         return member
-    seconds = max(0, round(now - member.record.updated))
-    age = f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
+    age = duration(max(0, round(now - member.record.updated)))
     return replace(member, note=f"{member.note} {age} ago, no answer yet")

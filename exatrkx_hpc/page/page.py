@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from exatrkx_hpc.page import charts
 from exatrkx_hpc.page.history import History, Run
-from exatrkx_hpc.page.svg import number, percent
+from exatrkx_hpc.readable import duration, number, percent
 from exatrkx_hpc.templates import render
 
 TEMPLATE: Final = "exatrkx_hpc/page/page.html.j2"
@@ -107,7 +107,7 @@ def _tiles(told: History) -> list[Tile]:
         Tile(name="done", value=f"{told.done:,}", unit=f"of {told.events:,}"),
         Tile(name="failed", value=f"{told.failed + told.quarantined:,}"),
         Tile(name="throughput", value=number(told.events_per_second), unit="events/s"),
-        Tile(name="running time", value=_duration(told.throughput.seconds)),
+        Tile(name="running time", value=duration(told.throughput.seconds)),
         Tile(name="latency, median", value=number(figures.p50 * factor), unit=unit),
         Tile(name="latency, p99", value=number(figures.p99 * factor), unit=unit),
         Tile(name="retries", value=f"{told.retries:,}"),
@@ -141,13 +141,13 @@ def _throughput(told: History) -> Figure | None:
     rates = through.rates
     width = through.edges[1] - through.edges[0]
     resumed = {0: "", 1: ", resumed once"}.get(len(through.begins), f", resumed {len(through.begins)} times")
-    caption = f"Events done in each {_duration(width)} of the running time{resumed}."
+    caption = f"Events done in each {duration(width)} of the running time{resumed}."
     svg = charts.rate_over_time(
         charts.Chart(
             name="throughput",
             title="Throughput over time",
             description=f"Between {number(min(rates))} and {number(max(rates))} events per second, "
-            f"{number(told.events_per_second)} on average, over {_duration(through.seconds)}.",
+            f"{number(told.events_per_second)} on average, over {duration(through.seconds)}.",
         ),
         rates,
         [edge / seconds for edge in through.edges],
@@ -205,7 +205,7 @@ def _events_tables(told: History) -> list[Table]:
         title="Runs",
         columns=("begun", "lasted", "endpoint", "end"),
         rows=tuple(
-            (_moment(run.began), _duration(run.ended - run.began), _clean(run.server), _end(run)) for run in told.runs
+            (_moment(run.began), duration(run.ended - run.began), _clean(run.server), _end(run)) for run in told.runs
         ),
         caption="This result is of several runs, each of which went on where the one before had ended.",
     )
@@ -234,14 +234,6 @@ def _footer(told: History) -> str:
 
 def _latency_unit(told: History) -> tuple[str, float]:
     return ("s", 0.001) if told.latency.figures.p50 >= 10_000 else ("ms", 1.0)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{number(seconds)} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if rest else f"{minutes} min"
 
 
 def _moment(at: float) -> str:

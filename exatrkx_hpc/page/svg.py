@@ -1,4 +1,4 @@
-"""Words of SVG: elements with escaped values, scales with round ticks, and numbers as a person writes them."""
+"""Words of SVG: elements with escaped values, and scales with round ticks."""
 
 from __future__ import annotations
 
@@ -42,20 +42,6 @@ def drawing(*inside: str, name: str, title: str, description: str, width: float,
         role="img",
         aria_labelledby=f"{name}-title {name}-text",
     )
-
-
-def number(value: float) -> str:
-    """Return a number with three digits that count, and commas between thousands: 0.0123, 4.57, 1,235,000."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    shown = f"{value:,.{digits}f}"
-    return shown.rstrip("0").rstrip(".") if "." in shown else shown
-
-
-def percent(share: float) -> str:
-    """Return a share, 0 to 1, in per cent with one digit behind the point."""
-    return f"{100.0 * share:.1f} %"
 
 
 @dataclass(frozen=True, kw_only=True)

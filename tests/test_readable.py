@@ -1,0 +1,35 @@
+"""Numbers, shares and times as a person writes them."""
+
+from __future__ import annotations
+
+import pytest
+
+from exatrkx_hpc.readable import duration, number, percent
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (0.01234, "0.0123"), (4.5, "4.5"), (219.4, "219"), (1234567, "1,234,567"), (100, "100"), (0.5, "0.5")],
+)
+def test_numbers_have_three_digits_that_count(value, shown):
+    assert number(value) == shown
+
+
+def test_a_share_in_per_cent():
+    assert percent(0.3333) == "33.3 %"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 s"),
+        (0.25, "0.25 s"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (90, "1 min 30 s"),
+        (3600, "1 h 0 min"),
+        (8040, "2 h 14 min"),
+    ],
+)
+def test_a_time_has_the_units_that_suit_it(seconds, shown):
+    assert duration(seconds) == shown
