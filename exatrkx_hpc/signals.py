@@ -16,23 +16,22 @@ _unwound: list[int] = []
 
 def _unwind(number: int, frame: FrameType | None) -> None:
     _unwound.append(number)
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
     raise SystemExit(128 + number)
 
 
 def unwind_on_stop() -> None:
     """Let SIGTERM, and the end of the terminal, unwind this program as Ctrl-C does: it stops what it started.
 
-    A signal that is switched off, as SIGHUP is by nohup, stays off.
+    A signal that is switched off, as SIGHUP is by nohup, stays off. SIGINT gets Python's own handler, which asyncio
+    replaces by a cancellation while a loop runs: an exception in the middle of gRPC's C code crashes the program.
     """
     for number in _STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _unwind)
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else _unwind)
 
 
 def unwound() -> int | None:
-    """Return the exit code of a program that such a signal unwinds, 128 + number; None when none has come.
+    """Return the exit code of a program that SIGTERM or SIGHUP unwinds, 128 + number; None when none has come.
 
     The exception alone cannot say: a library in C that the signal interrupts may put an error of its own in its
     place (protobuf's enumerations make an AttributeError of it).

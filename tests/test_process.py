@@ -227,7 +227,14 @@ cli.main()
 
 
 class TestUnwinding:
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_asyncio_may_answer_ctrl_c_by_a_cancellation(self):
+        """It does so only where SIGINT has Python's own handler; an exception inside gRPC crashes the program."""
+        script = "import signal; from exatrkx_hpc import cli; "
+        script += "cli.app = lambda **_: print(signal.getsignal(signal.SIGINT) is signal.default_int_handler); "
+        script += "from exatrkx_hpc.__main__ import main; main()"
+        assert run([sys.executable, "-c", script]).stdout == "True\n"
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
     def test_a_stop_that_a_library_turned_into_its_own_error_is_still_a_stop(self, number: signal.Signals):
         done = run([sys.executable, "-c", INTERRUPTED, number.name])
         assert (done.returncode, done.stdout) == (128 + number, "")

@@ -150,7 +150,7 @@ def test_a_time_limit_a_cancel_and_a_crashed_node_lose_nothing(site: Site):
     )
     after = report(site, "out")
     assert (after["events"], after["done"], after["failed"]) == (EVENTS, EVENTS, []), said
-    assert after["done_before"] == done and after["stopped"] is None and after["nodes"][node] > 0
+    assert after["done_before"] == done and after["stopped"] is None
     assert site.labels("out") == site.labels("undisturbed")
     assert rows(site, "out") == {f"evt_{number}": "done" for number in range(EVENTS)}
     page = (site.home / "out" / "report.html").read_text()
