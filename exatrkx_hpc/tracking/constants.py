@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
+#: Names of particles or tracks: whole numbers of 64 bits, unsigned where one of them needs it.
+Names = NDArray[np.int64] | NDArray[np.uint64]
 
 #: One hit is (r / 3000 mm, phi / pi, z / 400 mm).
 FEATURE_NAMES = ("r", "phi", "z")

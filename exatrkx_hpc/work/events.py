@@ -24,7 +24,17 @@ from exatrkx_hpc.work.formats.csv_files import parse_csv
 from exatrkx_hpc.work.formats.numpy_files import parse_npy, parse_npz
 from exatrkx_hpc.work.formats.parquet_files import EVENT, index, require_pyarrow
 from exatrkx_hpc.work.formats.parquet_reader import ParquetReader
-from exatrkx_hpc.work.formats.values import COLUMNS, EventFile, EventInput, Float32, Rows, Stamp, UnreadableEvent
+from exatrkx_hpc.work.formats.values import (
+    COLUMNS,
+    EventFile,
+    EventInput,
+    Float32,
+    Rows,
+    Stamp,
+    UnreadableEvent,
+    blamed_on,
+)
+from exatrkx_hpc.work.formats.whole_numbers import Whole, whole_numbers
 
 __all__ = ["COLUMNS", "EVENT", "EventFile", "EventInput", "Rows", "Stamp", "UnreadableEvent"]
 
@@ -196,7 +206,9 @@ def read_event(path: Path) -> EventInput:
         raise UnreadableEvent(f"cannot read {path}: {error.strerror}") from error
     if (before.st_mtime_ns, len(data)) != (after.st_mtime_ns, after.st_size):
         raise UnreadableEvent(f"{path} changed while it was read; run it again when nobody writes to it")
-    hits = _PARSERS.get(path.suffix[1:], parse_csv)(path, data)
+    form = path.suffix[1:] if path.suffix[1:] in _PARSERS else CSV
+    with blamed_on(path, f"*.{form}"):
+        hits = _PARSERS[form](path, data)
     digest = hashlib.sha256(data).hexdigest()
     return EventInput(hits=hits, size=len(data), mtime_ns=after.st_mtime_ns, sha256=digest)
 
@@ -207,13 +219,29 @@ def labels_text(labels: NDArray[np.int64]) -> str:
 
 
 def read_labels(path: Path) -> NDArray[np.int64]:
-    """Return the labels of a label file, int64 `[N]`; an empty file has N = 0.
+    """Return the labels of a label file as this project writes them, int64 `[N]`; an empty file has N = 0.
 
-    Raises InputError when it cannot be read or holds anything but one integer a line.
+    Raises InputError when it cannot be read or holds anything but one integer of 64 bits a line.
+    """
+    labels = read_foreign_labels(path)
+    if labels.dtype != np.int64:
+        raise InputError(f"{path} is no label file: {labels.max()} is no signed integer of 64 bits; write it again")
+    return labels.astype(np.int64, copy=False)
+
+
+def read_foreign_labels(path: Path) -> Whole:
+    """Return the labels of a file that any program wrote, `[N]`, each exact: int64, or uint64 where one needs it.
+
+    Raises InputError as `read_labels`, with the line.
     """
     try:
-        return np.array([int(line) for line in path.read_text(encoding="ascii").splitlines()], dtype=np.int64)
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no label file: it is not text ({error.reason}); write it again") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
+    lines = text.rstrip().split("\n") if text.strip() else []
+    try:
+        return whole_numbers(lines, first=1)
     except ValueError as error:
-        raise InputError(f"{path} is no label file: one integer a line is wanted ({error})") from error
+        raise InputError(f"{path}:{error}; a label file has one integer of 64 bits a line") from error

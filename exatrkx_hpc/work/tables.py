@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from tritonclient.utils import triton_to_np_dtype
 
 from exatrkx_hpc.errors import InputError, ModelError
+from exatrkx_hpc.work.formats.whole_numbers import whole_number
 
 Array = NDArray[Any]
 
 #: Digits that bring back the same number; Triton's BF16 is float32 in numpy.
 _FORMATS = {"FP16": "%.5g", "BF16": "%.9g", "FP32": "%.9g", "FP64": "%.17g"}
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
-_LARGEST_WHOLE = 2**53
 
 
 def numpy_type(datatype: str) -> np.dtype[Any]:
@@ -137,13 +137,7 @@ def _float(text: str, dtype: np.dtype[Any]) -> float:
 
 
 def _whole(text: str, dtype: np.dtype[Any]) -> int:
-    try:
-        value = int(text)
-    except ValueError:  # numpy.savetxt writes whole numbers as 3.000e+00 unless told otherwise
-        number = float(text)
-        if not number.is_integer() or abs(number) >= _LARGEST_WHOLE:
-            raise
-        value = int(number)
+    value = whole_number(text)  # numpy.savetxt writes whole numbers as 3.000e+00 unless told otherwise
     limits = np.iinfo(dtype)
     if not limits.min <= value <= limits.max:
         raise OverflowError(text)
