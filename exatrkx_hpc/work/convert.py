@@ -28,6 +28,7 @@ from exatrkx_hpc.work.json_stream import array_elements
 Progress = Callable[[str, int, int], None]
 Target = Literal["json", "csv", "npy", "npz", "parquet"]
 _KEY = "data"
+_ROWS = f"[N, {COLUMNS}] is wanted, a row for each hit"
 
 
 def holds_events(source: Path) -> bool:
@@ -149,16 +150,25 @@ def _hits(tensor: object, where: str) -> Float32:
     content = held.get("content")
     if isinstance(content, dict):  # an older way to write it
         held = {**held, **content}
+        content = content.get("content")
+    if "b64" in held and content is not None:
+        raise InputError(f"{where} has both content and b64; leave one out")
     values = _decoded(held["b64"], where) if "b64" in held else _numbers(content, where)
     hits = values.size // COLUMNS
     shape = held.get("shape", [hits, COLUMNS])
     if shape != [hits, COLUMNS]:
-        raise InputError(f"{where} has the shape {shape} and {values.size} numbers; [N, {COLUMNS}] is wanted")
+        shown = str(shape)[:60]
+        raise InputError(f"{where} has the shape {shown} and {values.size} numbers; [N, {COLUMNS}] is wanted")
     if values.size % COLUMNS:
         raise InputError(f"{where} has {values.size} numbers, which is no multiple of {COLUMNS}")
-    if not np.isfinite(values).all():
-        raise InputError(f"{where} has a NaN or an infinity; a hit is three finite numbers")
-    return values.reshape(-1, COLUMNS)
+    hits_found = values.reshape(-1, COLUMNS)
+    finite = np.isfinite(hits_found).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            f"{where} has a NaN or an infinity in hit {np.argmin(finite)}; a hit is three finite numbers of single "
+            "precision"
+        )
+    return hits_found
 
 
 def _decoded(text: object, where: str) -> Float32:
@@ -174,17 +184,34 @@ def _decoded(text: object, where: str) -> Float32:
 
 
 def _numbers(content: object, where: str) -> Float32:
+    """Return the numbers of a flat list, or of a list of hits; they are one after the other."""
     if not isinstance(content, list):
         raise InputError(f"{where} has neither content, a list of numbers, nor b64")
-    flat = [value for part in content for value in (part if isinstance(part, list) else [part])]
-    bad = [value for value in flat if type(value) not in (int, float)]  # nor True, which is an int to Python
-    if bad:
-        raise InputError(f"{where}: {str(bad[0])[:40]!r} in content is no number")
+    nested = any(isinstance(part, list) for part in content)
+    if nested:
+        _require_rows(content, where)
+    flat = [value for row in content for value in row] if nested else content
+    for place, value in enumerate(flat):
+        if type(value) not in (int, float):  # nor True, which is an int to Python
+            raise InputError(f"{where}: {str(value)[:40]!r} in content, in hit {place // COLUMNS}, is no number")
     try:
         with np.errstate(over="ignore"):  # 1e39 becomes an infinity, and is refused
             return np.array(flat, dtype=np.float32)
     except OverflowError as error:  # a whole number of hundreds of digits
         raise InputError(f"{where}: content has a number that is not finite in single precision") from error
+
+
+def _require_rows(content: list[object], where: str) -> None:
+    """Raise InputError unless each element is one hit, a list of three: nothing is cut anew, which mixes r, phi, z."""
+    for number, row in enumerate(content):
+        if not isinstance(row, list):
+            raise InputError(f"{where}: row {number} is {str(row)[:40]!r}, among rows that are lists; {_ROWS}")
+        if any(isinstance(value, list) for value in row):
+            raise InputError(f"{where}: row {number} holds lists; {_ROWS}")
+        if len(row) != COLUMNS:
+            turned = len(content) == COLUMNS and len({len(one) for one in content if isinstance(one, list)}) == 1
+            how = f" (is this [{COLUMNS}, N], with all r first? Turn it)" if turned else ""
+            raise InputError(f"{where}: row {number} has {len(row)} values, not {COLUMNS}{how}; {_ROWS}")
 
 
 @contextlib.contextmanager
