@@ -10,8 +10,9 @@ import pytest
 from fakes.running import fake_triton, free_port
 
 from exatrkx_hpc.errors import ConfigError, EndpointError, InputError, ModelError
-from exatrkx_hpc.work.client import Client, check_endpoint, checked_address, checked_hits
+from exatrkx_hpc.work.client import Client, check_endpoint, checked_address
 from exatrkx_hpc.work.endpoint import Endpoint
+from exatrkx_hpc.work.formats.given_hits import checked_hits
 from exatrkx_hpc.work.retry import (
     CHANNEL_OPTIONS,
     Patience,
@@ -155,8 +156,8 @@ def test_every_hit_gets_its_label(server, hits):
         (np.zeros(3), r"shape \[3\], not \[N,3\]"),
         (np.zeros((4, 2)), r"shape \[4, 2\]"),
         (np.zeros((1, 4, 3)), r"shape \[1, 4, 3\]"),
-        (1.0, r"shape \[1\]"),
-        ([["a", "b", "c"]], "cannot be turned into float32"),
+        (1.0, r"shape \[\]"),
+        ([["a", "b", "c"]], "hits are <U1, text"),
         ([[1, 2, 3], [1, 2]], "cannot be turned into float32"),
         ([[0, 0, 0], [1, np.nan, 3]], "hit 1 is not finite"),
         ([[1e39, 0, 0]], "hit 0 is not finite"),

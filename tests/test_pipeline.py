@@ -158,6 +158,30 @@ def test_hits_of_another_type_are_refused(pipeline):
         pipeline.find_tracks(unseen(0).hits[:5].astype(np.float64))
 
 
+def test_what_a_conversion_would_lose_is_refused(pipeline):
+    hits = np.full((4, 3), 0.25, dtype=np.float32)
+    masked = np.ma.array(hits, mask=hits < 0)
+    assert len(pipeline.find_tracks(masked)) == 4
+    masked[2, 1] = np.ma.masked
+    for given, says in (
+        (masked, "hits has 1 masked values; leave those hits out"),
+        (torch.from_numpy(hits).to_sparse(), r"hits is a sparse tensor; use hits\.to_dense"),
+        (torch.from_numpy(hits).to(torch.bfloat16), "BFloat16"),
+        (torch.from_numpy(hits).to(torch.complex64), "hits is complex64; expected float32"),
+        (hits.astype("M8[s]"), r"hits is datetime64\[s\]; expected float32"),
+        (hits.astype(object), "hits is object; expected float32"),
+        (hits.astype(">f4"), "hits is >f4; expected float32"),
+        (hits.tolist(), "hits is float64; expected float32"),
+        ([[1.0, 2.0], [3.0]], "hits is no array"),
+        (None, "hits is object; expected float32"),
+    ):
+        with pytest.raises(BadTensor, match=says) as caught:
+            pipeline.find_tracks(given)
+        assert "\n" not in str(caught.value)
+    tensor = torch.from_numpy(hits).requires_grad_()
+    assert len(pipeline.find_tracks(tensor)) == 4
+
+
 def test_a_network_that_answers_something_else_is_named(pipeline):
     def flat(hits, *edges):
         return hits[:, 0]

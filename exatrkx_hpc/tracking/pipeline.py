@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from exatrkx_hpc.tracking import gpu
 from exatrkx_hpc.tracking.arrays import AnyArray, in_kind, is_tensor, on_gpu, on_host
@@ -108,7 +110,7 @@ class Pipeline:
             if not _look_good(tensor):
                 check_hits("hits", on_host(tensor))  # says what is wrong
         else:
-            array = on_host(hits)
+            array = _host_array(hits)
             check_hits("hits", array)
             tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         return tensor.to(self.device)
@@ -126,6 +128,18 @@ class Pipeline:
         if logits.numel() != edges.shape[1]:
             raise BadTensor(f"{name} gave shape {list(logits.shape)}; expected one logit for {edges.shape[1]} edges")
         return logits.reshape(-1)
+
+
+def _host_array(hits: AnyArray) -> NDArray[Any]:
+    """Return what is not on a GPU as an array of NumPy; raises BadTensor where that would lose a mask, or fails."""
+    if isinstance(hits, np.ma.MaskedArray) and np.any(hits.mask):
+        raise BadTensor(f"hits has {int(np.sum(hits.mask))} masked values; leave those hits out, or fill them")
+    if is_tensor(hits) and hits.layout != torch.strided:
+        raise BadTensor("hits is a sparse tensor; use hits.to_dense()")
+    try:
+        return on_host(hits)
+    except Exception as error:  # of any library whose array it is
+        raise BadTensor(f"hits is no array: {' '.join(str(error).split())[:200]}; expected float32 [N, 3]") from error
 
 
 def _look_good(hits: torch.Tensor) -> bool:

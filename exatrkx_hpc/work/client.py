@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from exatrkx_hpc.errors import ConfigError, EndpointError, ExatrkxError, InputError, ModelError
+from exatrkx_hpc.errors import ConfigError, EndpointError, ExatrkxError, ModelError
 from exatrkx_hpc.work.channel import Channel, Reply
-from exatrkx_hpc.work.events import COLUMNS
+from exatrkx_hpc.work.formats.given_hits import checked_hits
 from exatrkx_hpc.work.retry import (
     Patience,
     RequestFailed,
@@ -190,23 +190,6 @@ def check_endpoint(server: str, model: str = MODEL, deadline: float = 10.0) -> N
             await client.check(deadline)
 
     asyncio.run(check())
-
-
-def checked_hits(hits: ArrayLike) -> NDArray[np.float32]:
-    """Return `hits` as contiguous float32 `[N, 3]`; raise InputError when they are no such finite numbers."""
-    try:
-        with np.errstate(over="ignore"):
-            array = np.ascontiguousarray(hits, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"hits cannot be turned into float32 [N,3]: {one_line(str(error))}") from error
-    # ascontiguousarray makes a scalar one-dimensional, which the shape check refuses like any other.
-    if array.ndim != 2 or array.shape[1] != COLUMNS:
-        raise InputError(f"hits have the shape {list(array.shape)}, not [N,3] (r/3000, phi/pi, z/400)")
-    finite = np.isfinite(array).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        raise InputError(f"hit {row} is not finite in single precision: {array[row].tolist()}")
-    return array
 
 
 def checked_address(server: str) -> str:

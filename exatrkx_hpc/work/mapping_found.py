@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exatrkx_hpc.errors import ExatrkxError, InputError
-from exatrkx_hpc.work.client import Answer, checked_hits
+from exatrkx_hpc.work.client import Answer
+from exatrkx_hpc.work.formats.given_hits import checked_hits
 
 NamedEvents: TypeAlias = "Mapping[str, ArrayLike] | Iterable[tuple[str, ArrayLike]]"
 """Events with names: a mapping of names to hits `[N, 3]`, or pairs of the two."""
