@@ -61,7 +61,7 @@ class History:
     """All that the page shows. A mapping that is empty is of something that is not known.
 
     `members` are events by the server that answered, `compute` the milliseconds of compute that Triton counted for
-    each stage, `kinds` failures by kind.
+    each stage, `kinds` failures by kind. `units` says what the hits look like if not r/3000 mm, phi/pi, z/400 mm.
     """
 
     model: str
@@ -81,6 +81,7 @@ class History:
     failures: tuple[Failed, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    units: str = ""
 
     @property
     def left(self) -> int:

@@ -67,6 +67,7 @@ def render_page(told: History) -> str:
         subheading=_subheading(told),
         verdict=_verdict(told),
         verdict_class="complete" if complete else "incomplete",
+        units=_clean(told.units),
         tiles=_tiles(told),
         figures=[figure for figure in _figures(told) if figure is not None],
         tables=[Group(style="wide", tables=_events_tables(told)), Group(style="", tables=_facts_tables(told))],

@@ -79,6 +79,7 @@ def history(ledgers: Sequence[Ledger]) -> History:
         kinds=dict(_together(one.kinds for one in sums).most_common()),
         failures=tuple(failed for ledger in ledgers for failed in ledger.failures(FAILURES))[:FAILURES],
         settings={name: str(value) for name, value in noted(ledgers[0], "settings").items()},
+        units=next(filter(None, (ledger.facts.get("units", "") for ledger in ledgers)), ""),
         versions=model | {name: str(value) for name, value in noted(ledgers[0], "versions").items()},
     )
 

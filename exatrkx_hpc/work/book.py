@@ -121,4 +121,5 @@ class Book:
             workers=workers,
             members={member: number for member, number in sorted(self.members.items()) if member},
             stopped=stopped,
+            units=self._ledger.facts.get("units", ""),
         )

@@ -7,8 +7,6 @@ some modes of perf_analyzer refuse any other member than `data` (its DataLoader:
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import os
 import tempfile
@@ -16,19 +14,24 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Literal
 
-import numpy as np
-
 from exatrkx_hpc.errors import ConfigError, InputError, OutputError
-from exatrkx_hpc.work.events import COLUMNS, Reader, find_events
+from exatrkx_hpc.work.events import Reader, find_events
+from exatrkx_hpc.work.formats.perf_json import json_event, json_hits
 from exatrkx_hpc.work.formats.values import Float32
-from exatrkx_hpc.work.formats.writing import DIGITS, event_writer
+from exatrkx_hpc.work.formats.writing import event_writer
 from exatrkx_hpc.work.json_stream import array_elements
 
 #: Called as (stage, done, total) after each event; 0 for a total that is not known.
 Progress = Callable[[str, int, int], None]
+#: What becomes of the hits of each event before they are written.
+Change = Callable[[Float32], Float32]
 Target = Literal["json", "csv", "npy", "npz", "parquet"]
 _KEY = "data"
-_ROWS = f"[N, {COLUMNS}] is wanted, a row for each hit"
+
+
+def unchanged(hits: Float32) -> Float32:
+    """Return hits as they are."""
+    return hits
 
 
 def holds_events(source: Path) -> bool:
@@ -52,7 +55,13 @@ def direction(source: Path, to: Target | None) -> Target:
 
 
 def events_to_json(
-    folder: Path, out: Path, *, tensor: str, as_base64: bool = False, on_progress: Progress | None = None
+    folder: Path,
+    out: Path,
+    *,
+    tensor: str,
+    as_base64: bool = False,
+    change: Change = unchanged,
+    on_progress: Progress | None = None,
 ) -> int:
     """Write the events of `folder`, in natural order, as the tensor `tensor` of perf_analyzer's data; return how many.
 
@@ -64,14 +73,16 @@ def events_to_json(
         file.write(f'{{"{_KEY}":[')
         for number, event in enumerate(events):
             file.write(",\n" if number else "\n")
-            file.write(_element(reader.read(event).hits, tensor, as_base64=as_base64))
+            file.write(json_event(change(reader.read(event).hits), tensor, as_base64=as_base64))
             if on_progress:
                 on_progress("events", number + 1, len(events))
         file.write("\n]}\n")
     return len(events)
 
 
-def events_to_events(source: Path, out: Path, *, form: str, on_progress: Progress | None = None) -> int:
+def events_to_events(
+    source: Path, out: Path, *, form: str, change: Change = unchanged, on_progress: Progress | None = None
+) -> int:
     """Write the events of `source` in another format to the new folder `out`; return how many.
 
     `out` must not hold anything; it appears as a whole at the end. Raises InputError for events that cannot be used,
@@ -84,7 +95,7 @@ def events_to_events(source: Path, out: Path, *, form: str, on_progress: Progres
         contextlib.closing(Reader()) as reader,
     ):
         for number, event in enumerate(events, start=1):
-            write(event.name, reader.read(event).hits)
+            write(event.name, change(reader.read(event).hits))
             if on_progress:
                 on_progress("events", number, len(events))
     return len(events)
@@ -97,6 +108,7 @@ def json_to_events(
     tensor: str,
     form: str = "csv",
     names: Sequence[str] | None = None,
+    change: Change = unchanged,
     on_progress: Progress | None = None,
 ) -> int:
     """Write each event of perf_analyzer's data to the new folder `out`, in the format `form`; return how many.
@@ -111,7 +123,7 @@ def json_to_events(
             if names is not None and count > len(names):
                 break
             name = names[count - 1] if names is not None else f"evt_{count - 1:06d}"
-            write(name, hits)
+            write(name, change(hits))
             if on_progress:
                 on_progress("events", count, len(names or ()))
         if names is not None and count != len(names):
@@ -120,15 +132,6 @@ def json_to_events(
         if not count:
             raise InputError(f"{path} holds no event")
     return count
-
-
-def _element(hits: Float32, tensor: str, *, as_base64: bool) -> str:
-    shape = f'"shape":[{len(hits)},{COLUMNS}]'
-    if as_base64:
-        text = base64.b64encode(hits.astype("<f4").tobytes()).decode()
-        return f'{{"{tensor}":{{"b64":"{text}",{shape}}}}}'
-    content = ",".join([DIGITS] * hits.size) % tuple(hits.ravel().tolist())
-    return f'{{"{tensor}":{{"content":[{content}],{shape}}}}}'
 
 
 def _events(path: Path, tensor: str) -> Iterator[Float32]:
@@ -140,78 +143,8 @@ def _events(path: Path, tensor: str) -> Iterator[Float32]:
             if not isinstance(step, dict) or tensor not in step:
                 found = ", ".join(map(str, step)) if isinstance(step, dict) and step else "none"
                 raise InputError(f"{where} has no tensor {tensor} (it has: {found}); --tensor names another")
-            yield _hits(step[tensor], f"{where}: {tensor}")
+            yield json_hits(step[tensor], f"{where}: {tensor}")
             number += 1
-
-
-def _hits(tensor: object, where: str) -> Float32:
-    """Return the hits `[N, 3]` of one tensor; raise InputError when it is none."""
-    held = tensor if isinstance(tensor, dict) else {"content": tensor}
-    content = held.get("content")
-    if isinstance(content, dict):  # an older way to write it
-        held = {**held, **content}
-        content = content.get("content")
-    if "b64" in held and content is not None:
-        raise InputError(f"{where} has both content and b64; leave one out")
-    values = _decoded(held["b64"], where) if "b64" in held else _numbers(content, where)
-    hits = values.size // COLUMNS
-    shape = held.get("shape", [hits, COLUMNS])
-    if shape != [hits, COLUMNS]:
-        shown = str(shape)[:60]
-        raise InputError(f"{where} has the shape {shown} and {values.size} numbers; [N, {COLUMNS}] is wanted")
-    if values.size % COLUMNS:
-        raise InputError(f"{where} has {values.size} numbers, which is no multiple of {COLUMNS}")
-    hits_found = values.reshape(-1, COLUMNS)
-    finite = np.isfinite(hits_found).all(axis=1)
-    if not finite.all():
-        raise InputError(
-            f"{where} has a NaN or an infinity in hit {np.argmin(finite)}; a hit is three finite numbers of single "
-            "precision"
-        )
-    return hits_found
-
-
-def _decoded(text: object, where: str) -> Float32:
-    if not isinstance(text, str):
-        raise InputError(f"{where}: b64 is no string")
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InputError(f"{where}: b64 is no base64: {error}") from error
-    if len(data) % 4:
-        raise InputError(f"{where}: b64 has {len(data)} bytes, which are no float32 numbers")
-    return np.frombuffer(data, dtype="<f4").astype(np.float32)
-
-
-def _numbers(content: object, where: str) -> Float32:
-    """Return the numbers of a flat list, or of a list of hits; they are one after the other."""
-    if not isinstance(content, list):
-        raise InputError(f"{where} has neither content, a list of numbers, nor b64")
-    nested = any(isinstance(part, list) for part in content)
-    if nested:
-        _require_rows(content, where)
-    flat = [value for row in content for value in row] if nested else content
-    for place, value in enumerate(flat):
-        if type(value) not in (int, float):  # nor True, which is an int to Python
-            raise InputError(f"{where}: {str(value)[:40]!r} in content, in hit {place // COLUMNS}, is no number")
-    try:
-        with np.errstate(over="ignore"):  # 1e39 becomes an infinity, and is refused
-            return np.array(flat, dtype=np.float32)
-    except OverflowError as error:  # a whole number of hundreds of digits
-        raise InputError(f"{where}: content has a number that is not finite in single precision") from error
-
-
-def _require_rows(content: list[object], where: str) -> None:
-    """Raise InputError unless each element is one hit, a list of three: nothing is cut anew, which mixes r, phi, z."""
-    for number, row in enumerate(content):
-        if not isinstance(row, list):
-            raise InputError(f"{where}: row {number} is {str(row)[:40]!r}, among rows that are lists; {_ROWS}")
-        if any(isinstance(value, list) for value in row):
-            raise InputError(f"{where}: row {number} holds lists; {_ROWS}")
-        if len(row) != COLUMNS:
-            turned = len(content) == COLUMNS and len({len(one) for one in content if isinstance(one, list)}) == 1
-            how = f" (is this [{COLUMNS}, N], with all r first? Turn it)" if turned else ""
-            raise InputError(f"{where}: row {number} has {len(row)} values, not {COLUMNS}{how}; {_ROWS}")
 
 
 @contextlib.contextmanager

@@ -133,6 +133,10 @@ class Ledger:
             self._cursor = event_key(found[-1].name)
         return found
 
+    def first(self, folder: Path, limit: int) -> list[EventFile]:
+        """Return the first events of `folder` in natural order, in any state."""
+        return self._places(folder, "1 ORDER BY key LIMIT ?", limit)
+
     def place(self, folder: Path, name: str) -> EventFile | None:
         """Return where an event of `folder` is; None for one that the ledger does not know, or that is no file."""
         if self.facts.get("format", CSV) not in FORMATS:

@@ -43,7 +43,7 @@ class Merger:
         self._hits = self._retries = 0
         self._began: list[float] = []
         self._ended: list[float] = []
-        self._version = ""
+        self._version = self._units = ""
 
     @property
     def idle(self) -> bool:
@@ -57,6 +57,7 @@ class Merger:
         self._done += counts.done
         self._failures += counts.failed + counts.quarantined
         self._version = self._version or ledger.facts.get("version", "")
+        self._units = self._units or ledger.facts.get("units", "")
         self._failed += ledger.failures(LISTED)
         with ledger.told():
             self._add_events(ledger, before)
@@ -105,6 +106,7 @@ class Merger:
             members=_named(self._members),
             nodes=_named(whole.nodes),
             stopped=whole.stopped,
+            units=self._units,
         )
 
 

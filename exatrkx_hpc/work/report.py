@@ -35,7 +35,7 @@ class Report:
     says so, `retries` how often a request was repeated after gRPC's own repeats. A run over several nodes has `nodes`,
     how many events each of them did, and no `workers`. `mode` is how labels were made, with the models `model`, whose
     version is `version` as far as the server says; in mode `direct` there is no server, and `server` is the model
-    repository.
+    repository. `units` says what the hits look like when that is not r/3000 mm, phi/pi, z/400 mm.
     """
 
     server: str
@@ -56,6 +56,7 @@ class Report:
     failed_before: int = 0
     members: Mapping[str, int] = field(default_factory=dict)
     nodes: Mapping[str, int] = field(default_factory=dict)
+    units: str = ""
 
     @property
     def done_now(self) -> int:
@@ -121,6 +122,7 @@ def render_table(report: Report) -> Table:
         ("events", f"{report.done} of {report.events}" + _split(report.done_before, report.done_now)),
         ("failed", str(report.failures) + _split(report.failed_before, report.failures - report.failed_before)),
         *([("stopped", f"{report.stopped} ({report.not_tried} not tried)")] if report.stopped else []),
+        *([("units", report.units)] if report.units else []),
         ("wall time", f"{report.seconds:.2f} s"),
         ("events/s", f"{report.events_per_second:.1f}"),
         ("hits", str(report.hits)),

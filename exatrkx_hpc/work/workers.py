@@ -24,7 +24,7 @@ from exatrkx_hpc.work.parts import EVENTS
 from exatrkx_hpc.work.reconcile_results import sweep
 from exatrkx_hpc.work.report import Report
 from exatrkx_hpc.work.results import Results
-from exatrkx_hpc.work.resume import Tell, begin, facts_of, go_on, require_version
+from exatrkx_hpc.work.resume import Tell, begin, facts_of, go_on, note_units, require_version
 from exatrkx_hpc.work.route import MODEL, models_of
 from exatrkx_hpc.work.shards import WHOLE, Shard, read_sharding
 from exatrkx_hpc.work.worker import Task
@@ -144,6 +144,8 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tel
         stack.enter_context(ledger)
         _warn(settings, tell)
         require_version(ledger, version, server=source_of(settings))
+        if ledger.counts().left:
+            note_units(ledger, settings.events, tell)
         return _run_clients(settings, results, ledger, progress or (lambda tally: None))
 
 
