@@ -128,7 +128,7 @@ def test_a_reader_may_use_its_array_again(endpoint, tmp_path):
 
     def source():
         for number in range(20):
-            buffer[:] = number
+            buffer[:] = number / 1000
             yield f"evt_{number}", buffer
 
     assert len(list(endpoint.map(source(), ledger=tmp_path))) == 20
