@@ -185,7 +185,7 @@ def ways(server: str) -> Iterator[dict[Mode, Find]]:
 
 @pytest.mark.triton
 def test_all_modes_find_the_same_tracks_in_any_order_of_the_hits(ways: dict, reference_data: Path) -> None:
-    files = sorted((reference_data / "exatrkx" / "events").glob("*.csv"))
+    files = sorted((reference_data / "exatrkx" / "events_scaled").glob("*.csv"))
     assert len(files) == 16
     for path in files:
         hits = read_hits(path)

@@ -129,7 +129,7 @@ def test_the_same_tracks_as_a_plain_composition_on_the_reference_events(pipeline
     plain = [torch.jit.load(str(repository / name / "1" / "model.pt")) for name in NETWORK_NAMES]
     whole = replace(pipeline, **dict(zip(NETWORK_NAMES, plain, strict=True)))
     rng = np.random.default_rng(8)
-    for path in sorted((reference_data / "exatrkx" / "events").glob("*.csv")):
+    for path in sorted((reference_data / "exatrkx" / "events_scaled").glob("*.csv")):
         hits = np.loadtxt(path, delimiter=",", dtype=np.float32, ndmin=2)
         labels = pipeline.find_tracks(hits)
         assert same_partition(labels, whole.find_tracks(hits)), path.name

@@ -256,7 +256,7 @@ def test_applyfilter_keeps_the_edges_of_the_reference(infer: Infer, reference_da
 
 @pytest.mark.triton
 def test_every_reference_event_gets_one_label_a_hit(infer: Infer, reference_data: Path) -> None:
-    files = sorted((reference_data / "exatrkx" / "events").glob("*.csv"))
+    files = sorted((reference_data / "exatrkx" / "events_scaled").glob("*.csv"))
     assert len(files) == 16
     for path in files:
         event = read_table(path)
