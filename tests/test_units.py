@@ -15,6 +15,7 @@ from exatrkx_hpc.tracking.synthetic import generate_event
 from exatrkx_hpc.work.endpoint import Endpoint
 from exatrkx_hpc.work.events import find_events, read_hits
 from exatrkx_hpc.work.formats.units import Sample, converted, doubt
+from exatrkx_hpc.work.shards import begin_sharding
 
 MM = {"metres": 1000.0, "centimetres": 10.0, "millimetres": 1.0}
 PI = {"radians": np.pi, "degrees": 180.0}
@@ -139,6 +140,15 @@ def test_a_run_tells_it_notes_it_and_goes_on(settings, metres):
     again = run_clients(settings(events=metres, accept_changes=True), tell=told.append)
     assert again.units == "" and len([line for line in told if "look like" in line]) == 1
     assert "look like" not in (out / "report.html").read_text()
+
+
+def test_a_run_in_shards_tells_it_too(settings, metres):
+    told = []
+    settings().out.mkdir()
+    begin_sharding(settings().out, 2)
+    report = run_clients(settings(events=metres), tell=told.append)
+    assert "look like metres" in report.units and any("look like metres" in line for line in told)
+    assert "look like metres" in (settings().out / "report.html").read_text()
 
 
 def test_an_endpoint_warns_once(server):

@@ -197,16 +197,16 @@ def read_event(path: Path) -> EventInput:
     Raises UnreadableEvent, an InputError, when the file cannot be read or changes meanwhile, and InputError for
     anything but hits `[N, 3]` of finite numbers.
     """
+    form = path.suffix[1:] if path.suffix[1:] in _PARSERS else CSV
     try:
-        with path.open("rb") as file:
+        with blamed_on(path, f"*.{form}", but=(OSError,)), path.open("rb") as file:
             before = os.fstat(file.fileno())
-            data = file.read()
+            data = file.read()  # a file that is too large for the memory is told as that
             after = os.fstat(file.fileno())
     except OSError as error:
         raise UnreadableEvent(f"cannot read {path}: {error.strerror}") from error
     if (before.st_mtime_ns, len(data)) != (after.st_mtime_ns, after.st_size):
         raise UnreadableEvent(f"{path} changed while it was read; run it again when nobody writes to it")
-    form = path.suffix[1:] if path.suffix[1:] in _PARSERS else CSV
     with blamed_on(path, f"*.{form}"):
         hits = _PARSERS[form](path, data)
     digest = hashlib.sha256(data).hexdigest()

@@ -22,19 +22,18 @@ class FoundLabels:
     def __init__(self, folder: Path) -> None:
         """Look which events have labels; raises InputError when a part cannot be read, or an event is in two files."""
         found: dict[str, Path] = {}
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                path = Path(entry.path)
-                if event_of(entry.name) is not None:
-                    names = events_of(path)
-                elif entry.name.endswith(".csv") and entry.name[0] != "." and entry.is_file():
-                    names = [entry.name.removesuffix(".csv")]
-                else:
-                    continue
-                for name in names:
-                    if name in found:
-                        raise InputError(f"{name} has labels in {found[name]} and in {path}; remove the wrong ones")
-                    found[name] = path
+        for entry in _entries(folder):
+            path = Path(entry.path)
+            if event_of(entry.name) is not None:
+                names = events_of(path)
+            elif entry.name.endswith(".csv") and entry.name[0] != "." and entry.is_file():
+                names = [entry.name.removesuffix(".csv")]
+            else:
+                continue
+            for name in names:
+                if name in found:
+                    raise InputError(f"{name} has labels in {found[name]} and in {path}; remove the wrong ones")
+                found[name] = path
         self.names: Mapping[str, Path] = {name: found[name] for name in sorted(found, key=event_key)}
         self._held: dict[Path, Mapping[str, Whole]] = {}
 
@@ -52,3 +51,11 @@ class FoundLabels:
         if name not in part:
             raise InputError(f"{path} has changed: {name} is no longer in it; run it again when nobody writes to it")
         return part[name]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror}; check its permissions") from error

@@ -76,7 +76,7 @@ def tensor_text(tensor: Array, *, datatype: str) -> str:
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Return the lines that hold something, each with its number."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except UnicodeDecodeError as error:
@@ -130,6 +130,8 @@ def _bool(text: str) -> bool:
 
 
 def _float(text: str, dtype: np.dtype[Any]) -> float:
+    if "_" in text or not text.isascii():  # which float() takes
+        raise ValueError(text)
     value = float(text)
     if math.isfinite(value) and not np.isfinite(dtype.type(value)):
         raise OverflowError(text)

@@ -70,14 +70,16 @@ class UnreadableEvent(InputError):
 
 
 @contextlib.contextmanager
-def blamed_on(path: Path, form: str) -> Iterator[None]:
+def blamed_on(path: Path, form: str, *, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn whatever a parser raises inside the block into an InputError of one line: bytes can surprise any parser.
 
-    `form` is what the file at `path` should be, such as "a .npy file". Errors of ours pass as they are.
+    `form` is what the file at `path` should be, such as "a .npy file". Errors of ours pass as they are, and
+    those of the classes `but`.
     """
+    passing: tuple[type[Exception], ...] = (ExatrkxError, *but)
     try:
         yield
-    except ExatrkxError:
+    except passing:
         raise
     except MemoryError as error:
         raise InputError(f"{path} needs more memory than there is; split it, or start fewer workers") from error
