@@ -27,6 +27,12 @@ def test_a_folder_without_events_says_how_to_make_some(tmp_path):
         find_events(tmp_path)
 
 
+def test_a_folder_of_packed_events_says_so(tmp_path):
+    (tmp_path / "evt_0.csv.gz").write_bytes(gzip.compress(b"1,2,3\n", mtime=0))
+    with pytest.raises(InputError, match=r"no events .*, but evt_0\.csv\.gz: unpack such files"):
+        find_events(tmp_path)
+
+
 def test_a_missing_folder_and_a_file_in_its_place(tmp_path):
     with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
         find_events(tmp_path / "nowhere")

@@ -151,6 +151,15 @@ def test_a_run_in_shards_tells_it_too(settings, metres):
     assert "look like metres" in (settings().out / "report.html").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:z reaches")
+def test_the_ledger_of_a_map_has_it_too(server, tmp_path):
+    hits = in_units(made(0), "metres", None)
+    with Endpoint(server) as endpoint:
+        list(endpoint.map({"a": hits}, ledger=tmp_path / "found"))
+        list(endpoint.map({"a": made(0)}, ledger=tmp_path / "right"))
+    assert "look like metres" in json.loads((tmp_path / "found" / "report.json").read_text())["units"]
+
+
 def test_an_endpoint_warns_once(server):
     hits = in_units(made(0), "metres", None)
     with Endpoint(server) as endpoint:

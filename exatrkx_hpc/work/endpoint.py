@@ -146,6 +146,7 @@ class Endpoint:
                 server=self.server,
                 mode=self.mode,
                 model=self.model,
+                watch=self._watch,
                 accept_changes=accept_changes,
                 retry_failed=retry_failed,
             )

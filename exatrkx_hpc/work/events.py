@@ -44,6 +44,7 @@ PARQUET: Final = "parquet"
 _PARSERS: Final[Mapping[str, Callable[[Path, bytes], Float32]]] = MappingProxyType(
     {CSV: parse_csv, "npy": parse_npy, "npz": parse_npz}
 )
+_PACKED: Final = (".gz", ".bz2", ".xz", ".zst", ".zip")
 FORMATS: Final = (*_PARSERS, PARQUET)
 """The formats of events, each named as the files end."""
 
@@ -72,6 +73,9 @@ def find_events(source: Path, form: str | None = None, *, column: str = EVENT) -
 def no_events(source: Path) -> InputError:
     """Return what to say of a folder without any event."""
     kinds = ", ".join(f"*.{form}" for form in FORMATS)
+    packed = next((path.name for path in sorted(source.glob("[!.]*.csv.*")) if path.suffix in _PACKED), None)
+    if packed:
+        return InputError(f"no events ({kinds}) in {source}, but {packed}: unpack such files, as with gunzip")
     return InputError(f"no events ({kinds}) in {source}; 'exatrkx-hpc events generate' makes some")
 
 
@@ -230,10 +234,7 @@ def read_labels(path: Path) -> NDArray[np.int64]:
 
 
 def read_foreign_labels(path: Path) -> Whole:
-    """Return the labels of a file that any program wrote, `[N]`, each exact: int64, or uint64 where one needs it.
-
-    Raises InputError as `read_labels`, with the line.
-    """
+    """Return labels of any program, `[N]`, all exact: int64, or uint64 where one needs it; else as `read_labels`."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

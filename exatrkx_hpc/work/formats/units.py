@@ -92,20 +92,23 @@ class Sample:
 
 
 class Watch:
-    """Warns once, as Python does, when the hits that one caller gives have other units than the service's."""
+    """Warns once, as Python does, when the hits that one caller gives have other units than the service's.
+
+    `said` is what they look like then, else nothing.
+    """
 
     def __init__(self) -> None:
         """Have seen nothing yet."""
-        self._sample, self._warned = Sample(), False
+        self._sample, self.said = Sample(), ""
 
     def look(self, hits: Float32) -> None:
         """Look at the hits `[N, 3]` of an event; after the first events this costs nothing."""
-        if self._warned or self._sample.full:
+        if self.said or self._sample.full:
             return
         self._sample.add(hits)
         if found := self._sample.doubt():
-            self._warned = True
-            warnings.warn(f"{found.said}, not r/3000 mm, phi/pi, z/400 mm; see docs/events.md", stacklevel=3)
+            self.said = f"{found.said}, not r/3000 mm, phi/pi, z/400 mm"
+            warnings.warn(f"{self.said}; see docs/events.md", stacklevel=3)
 
 
 def doubt(hits: Float32) -> Doubt | None:
