@@ -32,7 +32,7 @@ from gpu_lane.results import hits_in_other_tracks
 
 _MODEL = "exatrkx_fused"
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
-_READY_SECONDS = 60.0
+_READY_SECONDS = 90.0
 _INSTANCES = "instance_group [ { count: 1 kind: KIND_GPU } ]"
 _LENGTH = "Inference-Header-Content-Length"
 _SHARED_MEMORY = Path("/dev/shm")
