@@ -12,6 +12,7 @@ import importlib
 import json
 import math
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -100,21 +101,21 @@ class Stage:
         except BadTensor as error:
             return triton.InferenceResponse(error=triton.TritonError(f"{self.model}: {error}"))
         except Exception as error:  # this request's alone: the others of the call get their answers
-            return triton.InferenceResponse(error=triton.TritonError(f"{self.model}: {self.failed(error)}"))
+            return triton.InferenceResponse(error=self.failure(error))
         return triton.InferenceResponse(output_tensors=tensors)
 
-    def failed(self, error: Exception) -> str:
+    def failure(self, error: Exception) -> Any:  # noqa: ANN401 - as above
         """Return what the client is told of an error that is not its input's; the log gets all of it."""
         traceback.print_exception(error, file=sys.stderr)
-        return f"{type(error).__name__}: {reason(error)}"
+        return _triton().TritonError(f"{self.model}: {type(error).__name__}: {reason(error)}")
 
 
 class TorchStage(Stage):
     """A stage whose tensors are torch's: they come from Triton and go there by DLPack, under any numpy.
 
     A Python model gets its inputs on the CPU unless FORCE_CPU_ONLY_INPUT_TENSORS says otherwise; both will do.
-    Answers go out on the CPU. A GPU that fails ends the process: CUDA can do nothing more in it, and Triton starts
-    another one in its place.
+    Answers go out on the CPU. A GPU that fails ends the server: CUDA can do nothing more in this process, and since
+    24.06 Triton starts no other one, but says that it is ready and fails each request.
     """
 
     def refuse(self, parameters: Mapping[str, str]) -> None:
@@ -128,16 +129,16 @@ class TorchStage(Stage):
         """Return the output tensor of Triton; it takes contiguous ones alone."""
         return _triton().Tensor.from_dlpack(name, result.detach().cpu().contiguous())
 
-    def failed(self, error: Exception) -> str:
-        """Return what the client is told; end the process when the error is a GPU's that does not work any more."""
+    def failure(self, error: Exception) -> Any:  # noqa: ANN401 - as above
+        """Return what the client is told: to ask again elsewhere, when the GPU does not work and the server ends."""
+        triton = _triton()
         if is_broken(error):
-            # A line and no traceback: Triton's log is read by people who look for what happened.
-            print(f"{self.model}: {reason(error)}; this process ends, and Triton starts it again", file=sys.stderr)
-            sys.stderr.flush()
-            os._exit(1)
+            end_server(told := f"{self.model}: {reason(error)}; this server ends, so that it can be started again")
+            return triton.TritonError(told, triton.TritonError.UNAVAILABLE)
         if is_out_of_memory(error):
-            return f"the GPU's memory does not suffice for this event ({reason(error)}); run fewer instances on it"
-        return super().failed(error)
+            told = f"the GPU's memory does not suffice for this event ({reason(error)}); run fewer instances on it"
+            return triton.TritonError(f"{self.model}: {told}")
+        return super().failure(error)
 
 
 class FrnnStage(Stage):
@@ -251,6 +252,15 @@ class TorchScriptStage(TorchStage):
 def _triton() -> Any:  # noqa: ANN401 - as above
     """Return Triton's module, found once: an import statement's search costs each request."""
     return importlib.import_module("triton_python_backend_utils")
+
+
+def end_server(why: str) -> None:
+    """Write `why` to the log and let the server end in order; what started it, such as the farm, starts it again."""
+    print(why, file=sys.stderr, flush=True)
+    server = os.getppid()
+    if Path(f"/proc/{server}/comm").read_text().strip() != "tritonserver":
+        os._exit(1)  # started by something else, which shall see that this process cannot go on
+    os.kill(server, signal.SIGTERM)
 
 
 def require_weight(model: str, path: Path) -> None:
