@@ -43,10 +43,11 @@ STEPS = {
     "fused": ("fused", "fused", 120),
     "memory": ("speed", "memory", 60),
     "invalid": ("fused", "invalid", 60),
-    "sanitizer": ("sanitizer", "sanitize", 180),
+    "tests": ("programs", "tests", 90),
+    "sanitizer": ("programs", "sanitize", 180),
     "triton": ("triton", "serve", 150),
 }
-_NEEDS_GPU = ("streams", "memory", "sanitizer")
+_NEEDS_GPU = ("streams", "memory", "tests", "sanitizer")
 #: All of it takes less than nine minutes: what later steps may count on is kept for them.
 _ALL_SECONDS = 530.0
 _KEPT_FOR_EACH = 15.0

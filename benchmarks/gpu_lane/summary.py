@@ -44,6 +44,7 @@ def judge(lines: Sequence[Line], *, on_gpu: bool) -> dict[str, Verdict]:
         "fused_0.85_of_direct": of("fused", "ratio", lambda ratio: ratio >= _FUSED, gpu=True),
         "memory_below_12_gb": of("memory", "device_used_mb", lambda used: used <= _MEMORY_MB, gpu=True),
         "invalid_input": true("invalid", "ok"),
+        "gpu_tests_pass": true("tests", "ok"),
         "sanitizer_clean": true("sanitizer", "clean"),
         "triton_answers": true("triton", "ok"),
     }

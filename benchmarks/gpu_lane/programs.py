@@ -1,4 +1,4 @@
-"""The kernels under NVIDIA's compute-sanitizer."""
+"""Programs of others over the kernels: the tests that are marked `gpu`, and NVIDIA's compute-sanitizer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,27 @@ from pathlib import Path
 from gpu_lane.base import Lane, say
 from gpu_lane.children import follow
 
-_SCRIPT = Path(__file__).resolve().parents[2] / "tests" / "gpu" / "sanitize.py"
+_TESTS = Path(__file__).resolve().parents[2] / "tests"
+_SCRIPT = _TESTS / "gpu" / "sanitize.py"
+_FILES = ("test_frnn.py", "test_components.py", "test_kernels.py", "test_pipeline.py", "test_fused_execute.py")
+#: Neither the project's other test packages nor their options: only pytest itself is there.
+_ALONE = ("-q", "--noconftest", "-o", "addopts=", "-W", "default", "-p", "no:cacheprovider")
 _TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 _KERNELS = ("frnn_count", "frnn_limit", "frnn_write", "component_start", "component_join", "component_finish")
 #: CUDA's own folder is not always on PATH.
 _BESIDE = "/usr/local/cuda/bin"
 #: What the sanitizer ends with when it has found something.
 _FOUND = 9
-_PLAIN_SECONDS, _TOOL_SECONDS = 60.0, 45.0
+_TEST_SECONDS, _PLAIN_SECONDS, _TOOL_SECONDS = 85.0, 60.0, 45.0
+
+
+def tests(_: Lane) -> None:
+    """Run the tests that are marked `gpu`."""
+    argv = [sys.executable, "-m", "pytest", *_ALONE, "-m", "gpu", *(str(_TESTS / name) for name in _FILES)]
+    status, said, last = _run(argv, _TEST_SECONDS)
+    counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|skipped|errors?)", last)}
+    wrong = [line for line in said if line.startswith(("FAILED", "ERROR"))]
+    say("tests", ok=status == 0 and counts.get("passed", 0) > 0, status=status, **counts, wrong=wrong[:20], last=last)
 
 
 def sanitize(_: Lane) -> None:
