@@ -103,7 +103,7 @@ def _run_all(options: argparse.Namespace, folder: str, begin: float, tell: Any) 
             tell({"step": step, "failed": f"no time was left of {_ALL_SECONDS:g} s"})
             continue
         argv = [sys.executable, str(Path(__file__).resolve()), "--step", step, "--folder", folder, *same]
-        run_step(step, argv, env=_environment(), seconds=min(STEPS[step][2], left), tell=tell)
+        run_step(step, argv, env=_environment(folder), seconds=min(STEPS[step][2], left), tell=tell)
 
 
 def _pointless(step: str, options: argparse.Namespace) -> str:
@@ -115,16 +115,17 @@ def _pointless(step: str, options: argparse.Namespace) -> str:
     return ""
 
 
-def _environment() -> dict[str, str]:
-    """Return this environment, in which the checkout can be imported by all that a step starts."""
+def _environment(folder: str) -> dict[str, str]:
+    """Return this environment, in which all that a step starts can import the checkout and leaves nothing behind."""
     path = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *([path] if path else [])])}
+    python_path = os.pathsep.join([str(ROOT), *([path] if path else [])])
+    return {**os.environ, "PYTHONPATH": python_path, "TMPDIR": folder}
 
 
 def _run_here(options: argparse.Namespace) -> None:
     faulthandler.enable()
     module, function, _ = STEPS[options.step]
-    from gpu_lane.base import Lane, say, use_one_thread
+    from gpu_lane.base import Lane, say
 
     lane = Lane(
         device=options.device,
@@ -133,9 +134,8 @@ def _run_here(options: argparse.Namespace) -> None:
         repository=ROOT / "model_repos" / "exatrkx",
         triton=options.triton,
     )
-    if not lane.on_gpu:
-        use_one_thread()
     try:
+        lane.use()
         getattr(importlib.import_module(f"gpu_lane.{module}"), function)(lane)
     except Exception as error:  # the next step may still tell something
         traceback.print_exc()

@@ -1,4 +1,4 @@
-"""The fused model's `execute()` without a server, on a CPU and on a GPU: what it answers, also to what it cannot use."""
+"""The fused model's `execute()` without a server, on a CPU and on a GPU: its answers, and what it refuses."""
 
 from __future__ import annotations
 

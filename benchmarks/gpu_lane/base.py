@@ -15,6 +15,7 @@ import torch
 
 from exatrkx_hpc.tracking import synthetic
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, Float32
+from exatrkx_hpc.tracking.devices import use_device
 from exatrkx_hpc.tracking.pipeline import Pipeline, Stages
 
 #: The neighbour search of every step.
@@ -53,6 +54,12 @@ class Lane:
         """How long one rate is measured."""
         return 0.3 if self.quick else 5.0
 
+    def use(self) -> None:
+        """Make the device this process's own; raises NoDevice, which says why, when it cannot be used."""
+        use_device(self.device)
+        if not self.on_gpu:
+            torch.set_num_threads(1)  # a rehearsal shares the machine
+
     def finish(self) -> None:
         """Wait for all that was started on the device."""
         if self.on_gpu:
@@ -80,11 +87,6 @@ def event(hits: int, seed: int = 1) -> Float32:
     if len(made) < hits:
         raise AssertionError(f"only {len(made)} of {hits} hits were made")
     return made[:hits]
-
-
-def use_one_thread() -> None:
-    """Compute on one thread: a rehearsal on a CPU shares the machine."""
-    torch.set_num_threads(1)
 
 
 def milliseconds(lane: Lane, function: Callable[[], Any]) -> float:

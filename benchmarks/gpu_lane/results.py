@@ -27,7 +27,6 @@ def environment(lane: Lane) -> None:
     say("environment", **facts, device=lane.device, kernel=platform.release())
     if not lane.on_gpu:
         return
-    torch.cuda.set_device(lane.device)
     one = torch.cuda.get_device_properties(lane.device)
     free, total = torch.cuda.mem_get_info(lane.device)
     say(

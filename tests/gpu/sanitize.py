@@ -1,4 +1,4 @@
-"""Every kernel on small events, for compute-sanitizer: `compute-sanitizer --tool memcheck python3 tests/gpu/sanitize.py`.
+"""Every kernel on small events, for `compute-sanitizer --tool memcheck python3 tests/gpu/sanitize.py`.
 
 The kernels run through CuPy alone, without a memory pool, which would hide reads and writes out of bounds. What they
 give is compared with the CPU; the exit status is 1 if anything differs.

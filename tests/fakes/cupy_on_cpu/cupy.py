@@ -68,3 +68,11 @@ class RawModule:
             self.twin.launch(name, blocks, *threads, *arguments)
 
         return kernel
+
+
+class cuda:
+    """Of the device's memory, what is asked for: no pool."""
+
+    @staticmethod
+    def set_allocator(allocator):
+        assert allocator is None
