@@ -67,6 +67,10 @@ class cuda:
             assert (version, type(address)) == (0, int)
             return cls(address)
 
+    @staticmethod
+    def set_allocator(allocator):
+        assert allocator is None
+
 
 class RawModule:
     """The kernels, if they are asked for as CuPy would be."""
@@ -83,11 +87,3 @@ class RawModule:
             self.twin.launch(name, blocks, *threads, *arguments)
 
         return kernel
-
-
-class cuda:
-    """Of the device's memory, what is asked for: no pool."""
-
-    @staticmethod
-    def set_allocator(allocator):
-        assert allocator is None
