@@ -140,7 +140,5 @@ class OnGpu:
 def test_without_cupy_an_array_on_a_gpu_says_which_extra_is_missing():
     if sys.modules.get("cupy"):
         pytest.skip("GPU: CuPy is here")
-    with pytest.raises(
-        gpu.MissingCupy, match=r"need CuPy .*pip install 'exatrkx-hpc\[gpu-cuda1[23]\]'"
-    ):
+    with pytest.raises(gpu.MissingCupy, match=r"need CuPy .*pip install 'exatrkx-hpc\[gpu-cuda1[23]\]'"):
         fixed_radius_edges(OnGpu(), radius=1.0, max_neighbours=5)
