@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,14 +40,16 @@ from exatrkx_hpc.tracking.serving import TorchScriptStage as TritonPythonModel  
 class BuildSettings:
     """What a copy is specialised to.
 
-    `instances` is how many of each model run at once (on each GPU, for a network on a GPU); `threads` is how
+    `instances` is how many of each model run at once (on each GPU, for a network on a GPU); `gpus` is how many
+    GPUs a server has, each of which gets as many instances of the stages that run on the CPU; `threads` is how
     many CPU threads a network's instance uses; `environment` is the Python environment of the Python
     backend's models, a venv folder or a packed archive, None for the server's own `python3`. `fused` is whether
-    the fused model is part of it, which needs PyTorch in that environment.
+    the fused model is part of it, which needs PyTorch in that environment, and on a GPU CuPy.
     """
 
     device: Device
     instances: int = 1
+    gpus: int = 1
     threads: int = 1
     environment: Path | None = None
     fused: bool = True
@@ -68,20 +70,24 @@ def build(
     *,
     device: Device,
     instances: int = 1,
+    gpus: int = 1,
     threads: int = 1,
     environment: Path | None = None,
-    fused: bool | None = None,
+    fused: bool = True,
 ) -> BuiltRepository:
     """Write a copy of the repository `source`, specialised as BuildSettings says, to `out`.
 
-    Unless `fused` says so, the fused model is part of a build for the CPU alone: on a GPU, the ensemble gets
-    along without PyTorch in the models' Python environment, and one model that cannot load ends the server.
+    One model that cannot load ends the server: without PyTorch, or on a GPU CuPy, in the models' Python environment
+    `fused` must be False; on a GPU the ensemble gets along without them.
     `out` is replaced as a whole, and only if it was built here. Raises ConfigError for a setting that cannot
     be, ModelError when the source has a fault or `out` is something else, OutputError when `out` cannot be
     written.
     """
-    with_fused = device == "cpu" if fused is None else fused
-    settings = _valid(device, instances, threads, environment, with_fused)
+    settings = _valid(
+        BuildSettings(
+            device=device, instances=instances, gpus=gpus, threads=threads, environment=environment, fused=fused
+        )
+    )
     _refuse_faults(source)
     _refuse_foreign(source, out)
     with replaced(out) as fresh:
@@ -101,17 +107,19 @@ def _chosen(models: tuple[Model, ...], settings: BuildSettings) -> tuple[Model, 
     return tuple(model for model in models if settings.fused or not is_fused(model))
 
 
-def _valid(device: Device, instances: int, threads: int, environment: Path | None, fused: bool) -> BuildSettings:
-    if device not in ("cpu", "gpu"):
-        raise ConfigError(f"device is {device!r}; use 'cpu' or 'gpu'")
-    for name, value in (("instances", instances), ("threads", threads)):
-        if value < 1:
+def _valid(settings: BuildSettings) -> BuildSettings:
+    """Return the settings with an absolute environment; raises ConfigError or ModelError for what cannot be."""
+    if settings.device not in ("cpu", "gpu"):
+        raise ConfigError(f"device is {settings.device!r}; use 'cpu' or 'gpu'")
+    for name in ("instances", "gpus", "threads"):
+        if (value := getattr(settings, name)) < 1:
             raise ConfigError(f"{name} is {value}; use 1 or more")
-    if environment is not None:
-        environment = environment.absolute()
-        if not environment.exists():
-            raise ModelError(f"environment {environment} does not exist; make it, or leave it out")
-    return BuildSettings(device=device, instances=instances, threads=threads, environment=environment, fused=fused)
+    if settings.environment is None:
+        return settings
+    environment = settings.environment.absolute()
+    if not environment.exists():
+        raise ModelError(f"environment {environment} does not exist; make it, or leave it out")
+    return replace(settings, environment=environment)
 
 
 def _refuse_faults(source: Path) -> None:
@@ -145,8 +153,10 @@ def _specialise(model: Model, settings: BuildSettings) -> None:
         config.parameters[THREADS].string_value = str(settings.threads)
     on_gpu = (network or fused) and settings.device == "gpu"
     kind = ModelInstanceGroup.KIND_GPU if on_gpu else ModelInstanceGroup.KIND_CPU
+    # Triton gives each GPU that many instances of a model of KIND_GPU, and the whole server those of KIND_CPU.
+    count = settings.instances * (1 if on_gpu or settings.device == "cpu" else settings.gpus)
     del config.instance_group[:]
-    config.instance_group.add(count=settings.instances, kind=kind)
+    config.instance_group.add(count=count, kind=kind)
     if settings.environment is not None and model.backend == "python":
         config.parameters[ENVIRONMENT].string_value = str(settings.environment)
     write_config(model.folder / CONFIG, config)
@@ -161,6 +171,7 @@ def _run_in_python(model: Model, settings: BuildSettings) -> None:
     config.backend = "python"
     config.ClearField("platform")
     config.ClearField("default_model_filename")
+    config.ClearField("model_warmup")  # TorchScriptStage does its own
     for version in model.versions():
         write_whole(model.folder / str(version) / "model.py", _TORCHSCRIPT_MODEL)
 
@@ -170,6 +181,7 @@ def _mark(folder: Path, source: Path, settings: BuildSettings) -> None:
         "source": str(source),
         "device": settings.device,
         "instances": settings.instances,
+        "gpus": settings.gpus,
         "threads": settings.threads,
         "environment": str(settings.environment) if settings.environment else None,
         "fused": settings.fused,

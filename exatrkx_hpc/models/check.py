@@ -9,8 +9,9 @@ from pathlib import Path
 from exatrkx_hpc.errors import ModelError
 from exatrkx_hpc.files import odd_characters
 from exatrkx_hpc.models.ensemble import ensemble_faults
+from exatrkx_hpc.models.pack_env import packed_numpy
 from exatrkx_hpc.models.pipeline import fused_faults, is_fused
-from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, Model, model_folders, read_model
+from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, WEIGHTS, Model, model_folders, read_model
 
 #: What EXECUTION_ENV_PATH may begin with; Triton puts the model's folder there.
 _MODEL_FOLDER = "$$TRITON_MODEL_DIRECTORY"
@@ -99,3 +100,14 @@ def _environment_faults(model: Model) -> Iterator[tuple[str, str]]:
         yield f"the Python environment {path} does not exist", remedy
     elif path.is_dir() and not (path / "bin" / "activate").is_file():
         yield f"the Python environment {path} has no bin/activate", remedy
+    elif int(packed_numpy(path).partition(".")[0] or 0) >= 2 and not _lives_with_numpy_2(model):
+        yield (
+            f"the Python environment {path} has numpy {packed_numpy(path)}, under which Triton 2.51 reads zeros and "
+            "answers with 0 bytes",
+            "pack one with numpy<2, or set the parameter numpy2 to 'allow' if this server can use it",
+        )
+
+
+def _lives_with_numpy_2(model: Model) -> bool:
+    """Say whether a model's tensors are torch's, or somebody vouched for the server."""
+    return is_fused(model) or WEIGHTS in model.parameters or model.parameters.get("numpy2") == "allow"
