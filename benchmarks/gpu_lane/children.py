@@ -15,7 +15,7 @@ from exatrkx_hpc.process import Child, spawn
 Line = dict[str, Any]
 _BEGINS: Final = '{"step"'
 #: A step that is stopped ends within so many seconds what it has started in sessions of their own.
-_GRACE = 5.0
+_GRACE = 10.0
 
 
 def run_step(

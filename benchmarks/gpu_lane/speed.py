@@ -135,7 +135,9 @@ def one_event(lane: Lane) -> None:
 
 def read_trace(file: Path) -> dict[str, Any]:
     """Return what a trace of torch's profiler tells of the device: counts of calls, busy time, the longest kernels."""
-    rows = [row for row in json.loads(file.read_text())["traceEvents"] if row.get("ph") == "X"]
+    rows = [
+        row for row in json.loads(file.read_text(errors="replace"), strict=False)["traceEvents"] if row.get("ph") == "X"
+    ]
     asked = Counter(row["name"] for row in rows if row.get("cat") in _ASKED)
     work = [row for row in rows if row.get("cat") in _ON_DEVICE]
     longest: Counter[str] = Counter()

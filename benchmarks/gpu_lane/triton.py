@@ -33,6 +33,8 @@ from gpu_lane.results import hits_in_other_tracks
 _MODEL = "exatrkx_fused"
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 _LIBPYTHON = f"libpython{_VERSION}.so.1.0"
+#: The lane gives a step that is out of time ten seconds to end what it has started.
+_STOP_SECONDS = 5.0
 _READY_SECONDS = 90.0
 _INSTANCES = "instance_group [ { count: 1 kind: KIND_GPU } ]"
 _LENGTH = "Inference-Header-Content-Length"
@@ -194,7 +196,7 @@ def _server(lane: Lane, root: Path, environment: Mapping[str, str], instances: i
         _wait(child, port, begin + _READY_SECONDS, log)
         yield f"127.0.0.1:{port}", time.monotonic() - begin
     finally:
-        child.stop(grace=10)
+        child.stop(grace=_STOP_SECONDS)
         for left in _SHARED_MEMORY.glob(f"{prefix}*"):
             left.unlink(missing_ok=True)
 
@@ -314,4 +316,4 @@ def _balanced(lane: Lane, root: Path, address: str, events: list[Float32], in_fl
         _wait(child, port, time.monotonic() + 10, folder / "log")
         return round(_rate(listen, events, lane.seconds, in_flight), 1)
     finally:
-        child.stop(grace=5)
+        child.stop(grace=2)
