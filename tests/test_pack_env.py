@@ -176,6 +176,19 @@ def test_numpy_2_goes_with_torch_and_check_names_the_models_that_cannot_use_it(s
     assert check(built) == ()
 
 
+@pytest.mark.parametrize(("device", "lacks"), [("cpu", {"torch"}), ("gpu", {"torch", "CuPy"})])
+def test_check_names_what_a_packed_environment_lacks(source, tmp_path, request, device, lacks):
+    source.add("numpy", "1.26.4")
+    pack_environment(tmp_path / "packed", python=source.python, packages=["numpy"])
+    shipped = request.config.rootpath / "model_repos" / "exatrkx"
+    built = build(shipped, tmp_path / "models", device=device, environment=tmp_path / "packed").path
+    found = {finding.what.rpartition(" ")[2]: finding for finding in check(built) if finding.model == "exatrkx_fused"}
+    assert found.keys() == lacks
+    assert all(finding.remedy.endswith(", or build with --no-fused") for finding in found.values())
+    without = build(shipped, tmp_path / "other", device=device, environment=tmp_path / "packed", fused=False).path
+    assert {finding.model for finding in check(without)} == ({"embed", "filter", "gnn"} if device == "cpu" else set())
+
+
 @pytest.mark.triton
 @pytest.mark.usefixtures("triton")
 def test_triton_runs_a_model_in_a_packed_folder_and_in_a_packed_archive(tmp_path):

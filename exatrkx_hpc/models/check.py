@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
+
 from exatrkx_hpc.errors import ModelError
 from exatrkx_hpc.files import odd_characters
 from exatrkx_hpc.models.ensemble import ensemble_faults
-from exatrkx_hpc.models.pack_env import packed_numpy
+from exatrkx_hpc.models.pack_env import packed_packages
 from exatrkx_hpc.models.pipeline import fused_faults, is_fused
 from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, WEIGHTS, Model, model_folders, read_model
 
@@ -100,14 +102,28 @@ def _environment_faults(model: Model) -> Iterator[tuple[str, str]]:
         yield f"the Python environment {path} does not exist", remedy
     elif path.is_dir() and not (path / "bin" / "activate").is_file():
         yield f"the Python environment {path} has no bin/activate", remedy
-    elif int(packed_numpy(path).partition(".")[0] or 0) >= 2 and not _lives_with_numpy_2(model):
+    elif packages := packed_packages(path):
+        yield from _package_faults(model, path, packages)
+
+
+def _package_faults(model: Model, path: Path, packages: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield what an environment that was packed here lacks for a model, or has too new."""
+    if is_fused(model) or WEIGHTS in model.parameters:
+        if "torch" not in packages:
+            yield f"the Python environment {path} has no torch", f"pack it with --package torch{_without(model)}"
+        on_gpu = any(group.kind == ModelInstanceGroup.KIND_GPU for group in model.config.instance_group)
+        if on_gpu and not any(name.startswith("cupy") for name in packages):
+            yield (
+                f"the Python environment {path} has no CuPy",
+                f"pack it with --package cupy-cuda12x, or 13x as its torch has{_without(model)}",
+            )
+    elif int(packages.get("numpy", "0").partition(".")[0]) >= 2 and model.parameters.get("numpy2") != "allow":
         yield (
-            f"the Python environment {path} has numpy {packed_numpy(path)}, under which Triton 2.51 reads zeros and "
+            f"the Python environment {path} has numpy {packages['numpy']}, under which Triton 2.51 reads zeros and "
             "answers with 0 bytes",
             "pack one with numpy<2, or set the parameter numpy2 to 'allow' if this server can use it",
         )
 
 
-def _lives_with_numpy_2(model: Model) -> bool:
-    """Say whether a model's tensors are torch's, or somebody vouched for the server."""
-    return is_fused(model) or WEIGHTS in model.parameters or model.parameters.get("numpy2") == "allow"
+def _without(model: Model) -> str:
+    return ", or build with --no-fused" if is_fused(model) else ""

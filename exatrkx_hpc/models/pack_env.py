@@ -172,13 +172,13 @@ def _refuse_numpy_2(packages: Sequence[Package], python: Path) -> None:
             )
 
 
-def packed_numpy(environment: Path) -> str:
-    """Return the version of numpy in an environment that was packed here, '' for any other folder."""
+def packed_packages(environment: Path) -> dict[str, str]:
+    """Return name and version of each package of an environment that was packed here; none for any other folder."""
     try:
         facts = json.loads((environment / MANIFEST).read_text())
-        return str(facts["packages"].get("numpy", ""))
+        return {str(name): str(version) for name, version in facts["packages"].items()}
     except (OSError, ValueError, KeyError, AttributeError):
-        return ""
+        return {}
 
 
 def _write(folder: Path, python: _Python, packed: PackedEnvironment) -> None:
