@@ -192,3 +192,47 @@ def test_a_setting_that_cannot_be_is_refused(tmp_path: Path, settings: dict, say
 def test_an_environment_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"environment .* does not exist"):
         build(SHIPPED, tmp_path / "out", device="cpu", environment=tmp_path / "venv")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import cupy as cp\n",
+        "import numpy, cudf\n",
+        "from cugraph.components import connected_components\n",
+        "class TritonPythonModel:\n    def initialize(self, args):\n        import cupy\n",
+        "import importlib\ncupy = importlib.import_module('cupy')\n",
+        "from numba import cuda\n",
+        "try:\n    import cupy\nexcept KeyError:\n    pass\n",
+        "import torch\nnetwork = torch.nn.Linear(1, 1).cuda()\n",
+    ],
+)
+def test_code_that_wants_a_gpu_is_not_built_for_a_cpu(tmp_path: Path, code: str) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(SHIPPED, source)
+    for place in ("wcc/1/model.py", "wcc/1/kernels/more.py"):
+        (source / place).parent.mkdir(exist_ok=True)
+        (source / place).write_text(code)
+        with pytest.raises(
+            ModelError, match=rf"^wcc wants a GPU: {place.removeprefix('wcc/')} line \d+ (imports|calls)"
+        ):
+            build(source, tmp_path / "out", device="cpu")
+        assert not (tmp_path / "out").exists()
+        shutil.copy(SHIPPED / "wcc/1/model.py", source / "wcc/1/model.py")
+    build(source, tmp_path / "gpu", device="gpu")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "try:\n    import cupy\nexcept ImportError:\n    cupy = None\n",
+        "import torch\nif torch.cuda.is_available():\n    import cupy\n",
+        "# import cupy\nTEXT = 'import cudf'\n",
+        "import cupboard\n",
+    ],
+)
+def test_code_that_can_do_without_a_gpu_is(tmp_path: Path, code: str) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(SHIPPED, source)
+    (source / "wcc/1/model.py").write_text(code)
+    build(source, tmp_path / "out", device="cpu")

@@ -71,6 +71,12 @@ def test_threads_that_join_the_same_hits_at_once_lose_no_edge():
         theirs = kernels.labels_of(twin(), edges, logits, cut=0.75, n_hits=n)
         assert same_partition(ours, theirs)
         assert np.array_equal(ours, theirs)
+        probable = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
+        for found in (
+            kernels.labels_of(twin(), edges, probable, cut=0.75, n_hits=n, scores="probabilities"),
+            label_components(edges, probable, cut=0.75, n_hits=n, scores="probabilities"),
+        ):
+            assert same_partition(ours, found)
 
 
 @pytest.fixture

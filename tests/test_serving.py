@@ -89,6 +89,16 @@ def test_the_cuts_are_parameters() -> None:
     assert _stage(WccStage, "wcc", cut="0.51").compute(joined)[0].tolist() == [0, 1]
 
 
+def test_probabilities_are_compared_with_the_cuts_as_they_are() -> None:
+    given = {"EDGE_LIST": edges((1, 0), (2, 1)), "FILTER_SCORES": floats(0.25, 0.2)}
+    assert _stage(ApplyFilterStage, "applyfilter", scores="probabilities").compute(given)[0].shape == (2, 1)
+    joined = {"INPUT0": edges((1, 0), (2, 1)), "INPUT1": floats(0.76, 0.74)}
+    assert _stage(WccStage, "wcc", scores="probabilities").compute(joined)[0].tolist() == [0, 0, 1]
+    for kind, name in ((ApplyFilterStage, "applyfilter"), (WccStage, "wcc")):
+        with pytest.raises(ValueError, match="scores is 'odds'; use 'logits' or 'probabilities'"):
+            _stage(kind, name, scores="odds")
+
+
 def test_the_radius_and_the_neighbour_limit_are_parameters() -> None:
     line = np.zeros((4, 8), dtype=np.float32)
     line[:, 0] = range(4)

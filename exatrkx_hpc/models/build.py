@@ -13,6 +13,7 @@ from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 from exatrkx_hpc.errors import ConfigError, ModelError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.models.check import check
+from exatrkx_hpc.models.code import gpu_code
 from exatrkx_hpc.models.pipeline import is_fused
 from exatrkx_hpc.models.replace import replaced
 from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, THREADS, WEIGHTS, Model, read_models, write_config
@@ -139,6 +140,8 @@ def _specialise(model: Model, settings: BuildSettings) -> None:
         raise ModelError(
             f"{model.name} was built for the CPU already; build for the GPU from the repository as shipped"
         )
+    if settings.device == "cpu" and (place := gpu_code(model)):
+        raise ModelError(f"{model.name} wants a GPU: {place}; build with --device gpu, or write it for the CPU, too")
     if network and settings.device == "cpu":
         _run_in_python(model, settings)
     if fused:

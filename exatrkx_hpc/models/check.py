@@ -9,7 +9,7 @@ from pathlib import Path
 from exatrkx_hpc.errors import ModelError
 from exatrkx_hpc.files import odd_characters
 from exatrkx_hpc.models.ensemble import ensemble_faults
-from exatrkx_hpc.models.pipeline import fused_faults, is_fused
+from exatrkx_hpc.models.pipeline import fused_faults, is_fused, score_faults
 from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, Model, model_folders, read_model
 
 #: What EXECUTION_ENV_PATH may begin with; Triton puts the model's folder there.
@@ -47,6 +47,7 @@ def check(repository: Path) -> tuple[Finding, ...]:
             findings += _ensemble_findings(model, models, unreadable)
         if is_fused(model):
             findings += [Finding(model=model.name, what=w, remedy=r) for w, r in fused_faults(model, models)]
+    findings += [Finding(model=name, what=what, remedy=remedy) for name, what, remedy in score_faults(models)]
     return tuple(sorted(findings, key=lambda finding: finding.model))
 
 

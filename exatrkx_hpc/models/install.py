@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import ConfigError, ModelError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.models.build import MARK
 from exatrkx_hpc.models.check import check
+from exatrkx_hpc.models.code import stage_of
+from exatrkx_hpc.models.pipeline import CONSTANTS, SCORED, pipeline_settings
 from exatrkx_hpc.models.replace import replaced
 from exatrkx_hpc.models.repository import CONFIG, WEIGHTS, read_config, read_model, read_models, write_config
 from exatrkx_hpc.models.settings import check_settings, write_settings
 from exatrkx_hpc.models.signature import Signature, check_network
+from exatrkx_hpc.models.trial import Sample, simulated_samples, try_networks
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES
+from exatrkx_hpc.tracking.parameters import SCORES
 
 #: Says where the weights of a repository came from; Triton looks at folders only.
 RECORD = ".exatrkx-hpc-weights.json"
 #: Which tensors carry a network's answer, beside its own output: (model, tensor).
 _TAKERS = {"embed": ("frnn", "INPUT0"), "filter": ("applyfilter", "FILTER_SCORES"), "gnn": ("wcc", "INPUT1")}
+
+
+#: Which constants a network's answers are compared with.
+_COMPARED = {
+    "embed": ("radius", "max_neighbours"),
+    "filter": ("filter_cut", "scores"),
+    "gnn": ("gnn_cut", "scores"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +46,27 @@ class Installed:
 
     path: Path
     networks: tuple[Signature, ...]
-    constants: Mapping[str, float]
+    constants: Mapping[str, float | str]
     warnings: tuple[str, ...]
 
 
-def install(out: Path, *, source: Path, weights: Mapping[str, Path], constants: Mapping[str, float]) -> Installed:
+def install(
+    out: Path,
+    *,
+    source: Path,
+    weights: Mapping[str, Path],
+    constants: Mapping[str, float | str],
+    samples: Sequence[Sample] | None = None,
+) -> Installed:
     """Put `weights` (embed, filter, gnn) and `constants` (as in PipelineSettings) into the repository `out`.
 
     Where `out` is not there it is made from `source`, and then wants all three networks. Each file is checked on
-    a sample first. The repository is replaced as a whole at the end; when anything is refused or fails, it stays as
-    it was. Version 1 of each model is replaced, so that the three always belong together; the files that were
-    there before are not kept. Afterwards `build` does not take the folder for one of its own any more.
+    a sample first, and all of them together on `samples`, by default simulated events: a network whose answers no good
+    one gives (all equal, all on one side of the cut, probabilities where logits are expected) is refused.
+
+    The repository is replaced as a whole at the end; when anything is refused or fails, it stays as it was. Version 1
+    of each model is replaced, so that the three always belong together; the files that were there before are not
+    kept. Afterwards `build` does not take the folder for one of its own any more.
 
     Raises ConfigError for a constant that makes no sense, or when there is nothing to do; ModelError when a file or
     the repository cannot be used; OutputError when `out` cannot be written; MissingComponent without PyTorch.
@@ -59,10 +83,12 @@ def install(out: Path, *, source: Path, weights: Mapping[str, Path], constants: 
             write_settings(fresh, constants)
         _record(fresh, networks)
         _refuse_faults(fresh, out)
-    return Installed(path=out, networks=networks, constants=dict(constants), warnings=tuple(_warnings(networks)))
+        tried = _tried(fresh, networks, constants, samples)
+        warnings = (*_warnings(networks), *tried, *_mixture(fresh))
+    return Installed(path=out, networks=networks, constants=dict(constants), warnings=warnings)
 
 
-def _base(out: Path, source: Path, weights: Mapping[str, Path], constants: Mapping[str, float]) -> Path:
+def _base(out: Path, source: Path, weights: Mapping[str, Path], constants: Mapping[str, float | str]) -> Path:
     """Return the repository to start from: `out` itself, or `source` where `out` is new."""
     if not weights and not constants:
         raise ConfigError("there is nothing to install; give --embed, --filter and --gnn, or a constant")
@@ -125,6 +151,65 @@ def _refuse_faults(fresh: Path, out: Path) -> None:
         first = findings[0]
         raise ModelError(
             f"{out} would not work: {first.model}: {first.what}; {first.remedy}".replace(f"{fresh}", f"{out}")
+        )
+
+
+def _tried(
+    repository: Path,
+    networks: Sequence[Signature],
+    constants: Mapping[str, float | str],
+    samples: Sequence[Sample] | None,
+) -> Iterator[str]:
+    """Run the repository's networks on samples; raise ModelError for one that is of no use, yield other remarks.
+
+    Refused is only what this call puts in: a network, or the constant that its answers are compared with.
+    """
+    files = _network_files(repository)
+    if files is None or not (networks or _can_try()):
+        return
+    settings, given = pipeline_settings(repository), {network.model: network.file for network in networks}
+    stated = "scores" in constants or any(SCORES in read_model(repository / name).parameters for name in SCORED)
+    remarks = try_networks(files, settings, samples or simulated_samples(), scores_stated=stated)
+    for remark in remarks:
+        ours = stage_of(read_model(repository / _TAKERS[remark.model][0]))
+        concerned = remark.model in given or any(name in constants for name in _COMPARED[remark.model])
+        line = f"{remark.model}: {given.get(remark.model, 'its network')} {remark.what}"
+        if remark.refused and ours and concerned:
+            raise ModelError(line)
+        yield line
+
+
+def _network_files(repository: Path) -> dict[str, Path] | None:
+    """Return the TorchScript file of each network, None unless the repository has the stages of our pipeline."""
+    if not all((repository / name).is_dir() for name in (*NETWORK_NAMES, *(stage for stage, _ in CONSTANTS.values()))):
+        return None
+    files = {}
+    for name in NETWORK_NAMES:
+        model = read_model(repository / name)
+        found = [model.folder / "1" / file for file in model.files_needed() if file.endswith(".pt")]
+        if not found:
+            return None
+        files[name] = found[0]
+    return files
+
+
+def _can_try() -> bool:
+    return all(importlib.util.find_spec(package) is not None for package in ("torch", "scipy"))
+
+
+def _mixture(repository: Path) -> Iterator[str]:
+    """Yield a warning when some networks of a repository are the shipped stand-ins and others are not."""
+    files = _network_files(repository) or {}
+    shipped = asset("model_repos/exatrkx")
+    stand_ins = [
+        name for name, file in files.items() if file.read_bytes() == (shipped / name / "1" / "model.pt").read_bytes()
+    ]
+    others = [name for name in files if name not in stand_ins]
+    if stand_ins and others:
+        verb = "are" if len(stand_ins) > 1 else "is one"
+        yield (
+            f"{' and '.join(stand_ins)} {verb} of the shipped stand-ins, not trained with "
+            f"{' and '.join(others)}; install {' and '.join(f'--{name}' for name in stand_ins)} of the same training"
         )
 
 

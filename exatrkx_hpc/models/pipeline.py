@@ -11,14 +11,14 @@ import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from exatrkx_hpc.errors import MissingComponent, ModelError
 from exatrkx_hpc.models.ensemble import Fault
 from exatrkx_hpc.models.repository import WEIGHTS, Model, read_model
-from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64, PipelineSettings
+from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64, PipelineSettings, Scores
 from exatrkx_hpc.tracking.memory import keep_freed_memory
-from exatrkx_hpc.tracking.parameters import networks_folder, settings_of
+from exatrkx_hpc.tracking.parameters import SCORES, networks_folder, scores_of, settings_of
 from exatrkx_hpc.tracking.tensors import check_hits
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ CONSTANTS = {
     "filter_cut": ("applyfilter", "cut"),
     "gnn_cut": ("wcc", "cut"),
 }
+#: The stages that compare a network's scores with a cut.
+SCORED = ("applyfilter", "wcc")
 _WEIGHT = "model.pt"
+_SAME = "set the parameter scores of both to what the networks give (models install --scores)"
 
 
 def load_pipeline(repository: Path, *, device: str = "cpu") -> Pipeline:
@@ -104,16 +107,39 @@ def pipeline_digest(repository: Path) -> str:
 def pipeline_settings(repository: Path) -> PipelineSettings:
     """Return the constants that the stages of a repository have in their config.pbtxt.
 
-    Raises ModelError when a stage is missing, or a constant is no number.
+    Raises ModelError when a stage is missing, a constant is no number, or two stages differ in what scores are.
     """
     stages = {stage: read_model(repository / stage).parameters for stage, _ in CONSTANTS.values()}
     stated = {
         field: stages[stage][parameter] for field, (stage, parameter) in CONSTANTS.items() if parameter in stages[stage]
     }
     try:
-        return settings_of(stated)
+        first, second = (scores_of(stages[stage]) for stage in SCORED)
+        settings = settings_of(stated | {SCORES: first})
     except ValueError as error:
-        raise ModelError(f"{repository}: a constant is no number ({error}); correct it in config.pbtxt") from error
+        raise ModelError(f"{repository}: a constant cannot be used ({error}); correct it in config.pbtxt") from error
+    if first != second:
+        raise ModelError(f"{repository}: {_differ('wcc', second, first)}; {_SAME}")
+    return settings
+
+
+def score_faults(models: Mapping[str, Model]) -> Iterator[tuple[str, str, str]]:
+    """Yield where the stages and the fused models differ in what scores are, as (model, what, remedy)."""
+    places = [models[name] for name in SCORED if name in models] + [one for one in models.values() if is_fused(one)]
+    known: dict[str, Scores] = {}
+    for model in places:
+        try:
+            known[model.name] = scores_of(model.parameters)
+        except ValueError as error:
+            yield model.name, f"its parameter {error}".partition(";")[0], f"use one of {', '.join(get_args(Scores))}"
+    first = next(iter(known.values()), None)
+    for name, scores in known.items():
+        if first is not None and scores != first:
+            yield name, _differ(name, scores, first, than=next(iter(known))), _SAME
+
+
+def _differ(name: str, scores: str, first: str, *, than: str = "applyfilter") -> str:
+    return f"{name} takes the scores for {scores}, but {than} for {first}"
 
 
 def is_fused(model: Model) -> bool:

@@ -18,8 +18,10 @@ _PROGRAM = "constants.pkl"
 _REMEDY = "make one with torch.jit.script(module.eval()).save(FILE)"
 
 
-def load_torchscript(name: str, path: Path) -> Any:  # noqa: ANN401 - torch is an optional package
-    """Return the network of a file on the CPU, in evaluation mode, wherever it was saved; `name` is the model's.
+def load_torchscript(name: str, path: Path, *, evaluate: bool = True) -> Any:  # noqa: ANN401 - torch is optional
+    """Return the network of a file on the CPU, wherever it was saved; `name` is the model's.
+
+    It is in evaluation mode, or, without `evaluate`, in the mode in which it was saved.
 
     Raises ModelError when it cannot be read or is something else, MissingComponent without PyTorch.
     """
@@ -32,7 +34,8 @@ def load_torchscript(name: str, path: Path) -> Any:  # noqa: ANN401 - torch is a
         with warnings.catch_warnings():
             # torch 2.9 and later advise against TorchScript, which is what Triton's PyTorch backend reads.
             warnings.simplefilter("ignore", DeprecationWarning)
-            return torch.jit.load(str(path), map_location="cpu").eval()
+            network = torch.jit.load(str(path), map_location="cpu")
+            return network.eval() if evaluate else network
     except (RuntimeError, ValueError, OSError) as error:
         raise ModelError(f"{name}: {path} cannot be loaded: {reason(error)}; {_help(error)}") from error
 

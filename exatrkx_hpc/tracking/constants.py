@@ -7,12 +7,15 @@ its clients and its weights fit without change.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
+#: What the edge networks answer with: a logit, or the probability that is its sigmoid.
+Scores = Literal["logits", "probabilities"]
 
 #: One hit is (r / 3000 mm, phi / pi, z / 400 mm).
 FEATURE_NAMES = ("r", "phi", "z")
@@ -27,13 +30,15 @@ class PipelineSettings:
     """What the stages between the networks are set to.
 
     `radius` and `max_neighbours` bound the neighbour search in the embedding (dimensionless); `filter_cut`
-    and `gnn_cut` are probabilities, compared with the sigmoid of a network's logit.
+    and `gnn_cut` are probabilities. `scores` says what both edge networks give: logits, whose sigmoid is compared
+    with the cut, or probabilities, which are compared as they are.
     """
 
     radius: float = 1.6
     max_neighbours: int = 500
     filter_cut: float = 0.21
     gnn_cut: float = 0.75
+    scores: Scores = "logits"
 
 
 DEFAULT_SETTINGS = PipelineSettings()

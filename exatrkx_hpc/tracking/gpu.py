@@ -16,6 +16,7 @@ from typing import Any
 
 from exatrkx_hpc.tracking import kernels
 from exatrkx_hpc.tracking.arrays import AnyArray, is_tensor
+from exatrkx_hpc.tracking.constants import Scores
 
 _SOURCE = Path(__file__).with_name("kernels.cu")
 #: More than the largest embedding in use; the kernels hold a tile of 128 hits in shared memory.
@@ -50,10 +51,13 @@ def fixed_radius_edges(embedding: AnyArray, *, radius: float, max_neighbours: in
         return _back(edges, embedding)
 
 
-def label_components(edges: AnyArray, logits: AnyArray, *, cut: float, n_hits: int) -> AnyArray:
+def label_components(
+    edges: AnyArray, values: AnyArray, *, cut: float, n_hits: int, scores: Scores = "logits"
+) -> AnyArray:
     """Return what `components.label_components` promises for arrays on a GPU; raises MissingCupy."""
     with _beside(edges):
-        labels = kernels.labels_of(CupyLauncher(), as_cupy(edges), as_cupy(logits), cut=cut, n_hits=n_hits)
+        given = as_cupy(edges), as_cupy(values)
+        labels = kernels.labels_of(CupyLauncher(), *given, cut=cut, n_hits=n_hits, scores=scores)
         return _back(labels, edges)
 
 

@@ -6,8 +6,12 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast, get_args
 
-from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, PipelineSettings
+from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, PipelineSettings, Scores
+
+#: The parameter of applyfilter, wcc and the fused model that says what the edge networks give.
+SCORES = "scores"
 
 
 def networks_folder(folder: Path, parameters: Mapping[str, str]) -> Path:
@@ -19,11 +23,23 @@ def networks_folder(folder: Path, parameters: Mapping[str, str]) -> Path:
 def settings_of(parameters: Mapping[str, str]) -> PipelineSettings:
     """Return the settings that `parameters` name by their fields; the others have their defaults.
 
-    Raises ValueError for a value that is no number.
+    Raises ValueError for a value that is no number, or another word than `scores` can be.
     """
     stated = {
         field.name: type(getattr(DEFAULT_SETTINGS, field.name))(parameters[field.name])
         for field in dataclasses.fields(PipelineSettings)
-        if field.name in parameters
+        if field.name in parameters and field.name != SCORES
     }
-    return dataclasses.replace(DEFAULT_SETTINGS, **stated)
+    return dataclasses.replace(DEFAULT_SETTINGS, **stated, scores=scores_of(parameters))
+
+
+def scores_of(parameters: Mapping[str, str]) -> Scores:
+    """Return what the parameter `scores` says that the edge networks give; logits without a word.
+
+    Raises ValueError for another word.
+    """
+    stated = parameters.get(SCORES, DEFAULT_SETTINGS.scores)
+    for known in get_args(Scores):
+        if stated == known:
+            return cast(Scores, known)
+    raise ValueError(f"{SCORES} is {stated!r}; use {' or '.join(map(repr, get_args(Scores)))}")

@@ -33,7 +33,8 @@ _HIGHEST = tuple(high for _, _, high in HIT_BOUNDS)
 class Stages:
     """What each stage gave for one event of N hits, in order; E candidate edges, E' after the filter.
 
-    The arrays are of the kind of the hits: NumPy, torch or CuPy.
+    The arrays are of the kind of the hits: NumPy, torch or CuPy. The logits are probabilities where the settings say
+    that the networks give those.
     """
 
     embedding: Float32
@@ -90,7 +91,7 @@ class Pipeline:
             embedding = self._embedding(hits)
             candidates = fixed_radius_edges(embedding, radius=settings.radius, max_neighbours=settings.max_neighbours)
             filter_logits = self._logits("filter", self.filter, hits, candidates)
-            edges = apply_filter(candidates, filter_logits, cut=settings.filter_cut)
+            edges = apply_filter(candidates, filter_logits, cut=settings.filter_cut, scores=settings.scores)
             gnn_logits = self._logits("gnn", self.gnn, hits, edges)
             return Stages(
                 embedding=embedding,
@@ -98,7 +99,9 @@ class Pipeline:
                 filter_logits=filter_logits,
                 edges=edges,
                 gnn_logits=gnn_logits,
-                labels=label_components(edges, gnn_logits, cut=settings.gnn_cut, n_hits=len(hits)),
+                labels=label_components(
+                    edges, gnn_logits, cut=settings.gnn_cut, n_hits=len(hits), scores=settings.scores
+                ),
             )
 
     def _tensor(self, hits: AnyArray) -> torch.Tensor:

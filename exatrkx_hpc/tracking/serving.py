@@ -23,6 +23,7 @@ from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, Float32
 from exatrkx_hpc.tracking.filtering import apply_filter
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 from exatrkx_hpc.tracking.memory import keep_freed_memory
+from exatrkx_hpc.tracking.parameters import scores_of
 from exatrkx_hpc.tracking.signatures import check_signature
 from exatrkx_hpc.tracking.tensors import BadTensor, check_edges, check_hits, check_scores, check_table
 
@@ -106,24 +107,25 @@ class FrnnStage(Stage):
 
 
 class ApplyFilterStage(Stage):
-    """Logits `[E, 1]` (float32) and edges `[2, E]` (int64) to the edges that pass; parameter cut."""
+    """Scores `[E, 1]` (float32) and edges `[2, E]` (int64) to the edges that pass; parameters cut, scores."""
 
     outputs = ("EDGE_LIST_AFTER_FILTER",)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Take the cut, a probability."""
+        """Take the cut, a probability, and what the scores are."""
         self.cut = float(parameters.get("cut", DEFAULT_SETTINGS.filter_cut))
+        self.scores = scores_of(parameters)
 
     def compute(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """Return the edges whose score passes the cut."""
         scores, edges = inputs["FILTER_SCORES"], inputs["EDGE_LIST"]
         check_edges("EDGE_LIST", edges)
         check_scores("FILTER_SCORES", scores, n_edges=edges.shape[1])
-        return (apply_filter(edges, scores, cut=self.cut),)
+        return (apply_filter(edges, scores, cut=self.cut, scores=self.scores),)
 
 
 class WccStage(Stage):
-    """Edges `[2, E]` (int64), logits `[E]` (float32) and, if given, hits `[N, 3]` to labels; parameter cut.
+    """Edges `[2, E]` (int64), scores `[E]` (float32) and, if given, hits `[N, 3]` to labels; parameters cut, scores.
 
     With the hits there are exactly N labels. Without them, as in the public service's own form, there are as
     many as the largest hit number among the edges, plus one.
@@ -132,8 +134,9 @@ class WccStage(Stage):
     outputs = ("OUTPUT0",)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Take the cut, a probability."""
+        """Take the cut, a probability, and what the scores are."""
         self.cut = float(parameters.get("cut", DEFAULT_SETTINGS.gnn_cut))
+        self.scores = scores_of(parameters)
 
     def compute(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """Return the labels `[N]` (int64)."""
@@ -143,7 +146,7 @@ class WccStage(Stage):
         n_hits = None if hits is None else len(hits)
         check_edges("INPUT0", edges, n_hits=n_hits)
         check_scores("INPUT1", scores, n_edges=edges.shape[1])
-        return (label_components(edges, scores, cut=self.cut, n_hits=n_hits),)
+        return (label_components(edges, scores, cut=self.cut, n_hits=n_hits, scores=self.scores),)
 
 
 class TorchScriptStage(Stage):
