@@ -7,6 +7,20 @@ import re
 import tempfile
 from pathlib import Path
 
+#: How the text file begins that Git LFS leaves in a clone in the place of the content.
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
+#: What to say of such a file.
+LFS_REMEDY = "fetch its content with 'git lfs pull'"
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Say whether `path` is what Git LFS leaves in the place of a file whose content was not fetched."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_LFS_POINTER)) == _LFS_POINTER
+    except OSError:
+        return False
+
 
 def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
     """Write `content` to `path` so that a reader sees the old file or the new one, never a part.

@@ -10,12 +10,16 @@ import pytest
 import requests
 from repositories import BREAKS, Break, edit, small_repository
 from triton_helper import RunningTriton, running_triton
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import ModelError
+from exatrkx_hpc.errors import InputError, ModelError
+from exatrkx_hpc.files import is_lfs_pointer
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
+from exatrkx_hpc.models.pipeline import pipeline_digest
 from exatrkx_hpc.models.repository import CONFIG, read_config, write_config
+from exatrkx_hpc.work.events import read_event
 
 REFUSED = [broken for broken in BREAKS if broken.triton is not None]
 
@@ -132,3 +136,63 @@ def test_what_is_no_repository_is_refused(tmp_path: Path, make: bool) -> None:
         folder.mkdir()
     with pytest.raises(ModelError, match="is not a model repository"):
         check(folder)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("gnn", "1/model.pt"),
+        ("wcc", "1/model.py"),
+        ("wcc", "1/beside/constants.npy"),
+        ("embed", "libextra.so"),
+        ("exatrkx", "config.pbtxt"),
+    ],
+)
+def test_a_git_lfs_pointer_is_a_finding_in_every_place(tmp_path: Path, model: str, name: str) -> None:
+    repository = Path(shutil.copytree(asset("model_repos/exatrkx"), tmp_path / "models"))
+    (repository / model / name).parent.mkdir(exist_ok=True)
+    (repository / model / name).write_text(POINTER)
+    (finding,) = check(repository)
+    assert finding.model == model and f"{name} is a Git LFS pointer" in finding.what
+    assert finding.remedy == "fetch its content with 'git lfs pull'"
+    with pytest.raises(ModelError, match=f"{name} is a Git LFS pointer.*git lfs pull"):
+        build(repository, tmp_path / "out", device="cpu")
+
+
+def test_a_git_lfs_pointer_is_told_wherever_a_weight_or_an_event_is_read(tmp_path: Path) -> None:
+    torch_script = pytest.importorskip("exatrkx_hpc.models.torchscript")
+    inference = pytest.importorskip("exatrkx_hpc.tracking.inference")
+    repository = Path(shutil.copytree(asset("model_repos/exatrkx"), tmp_path / "models"))
+    weight = repository / "filter/1/model.pt"
+    weight.write_text(POINTER)
+    for read in (
+        lambda: torch_script.load_torchscript("filter", weight),
+        lambda: inference.load_network(weight),
+        lambda: pipeline_digest(repository),
+    ):
+        with pytest.raises((ModelError, ValueError), match=r"model\.pt is a Git LFS pointer.*git lfs pull"):
+            read()
+    for form in ("csv", "npy", "npz"):
+        event = tmp_path / f"event.{form}"
+        event.write_text(POINTER)
+        with pytest.raises(InputError, match=rf"event\.{form} is a Git LFS pointer.*git lfs pull"):
+            read_event(event)
+    packed = tmp_path / "env.tar.gz"
+    packed.write_text(POINTER)
+    edit(small_repository(tmp_path / "small"), "frnn", lambda config: _environment(config, packed))
+    (finding,) = check(tmp_path / "small")
+    assert f"the Python environment {packed} is a Git LFS pointer" in finding.what
+
+
+def _environment(config: ModelConfig, path: Path) -> None:
+    config.parameters["EXECUTION_ENV_PATH"].string_value = str(path)
+
+
+def test_an_empty_file_and_a_file_about_pointers_are_none(tmp_path: Path) -> None:
+    for text in ("", "version", "# version https://git-lfs.github.com/spec/v1"):
+        (tmp_path / "file").write_text(text)
+        assert not is_lfs_pointer(tmp_path / "file")
+    assert not is_lfs_pointer(tmp_path) and not is_lfs_pointer(tmp_path / "missing")

@@ -229,6 +229,10 @@ def test_logs_show_the_end_of_each_and_one_alone(deployed):
     log.write_text("".join(f"line {n}\n" for n in range(50)))
     shown = exatrkx_hpc("logs", "1", f"{NODE}-0", "-n", 3, cwd=deployed).stdout
     assert shown == f"==> {log} <==\nline 47\nline 48\nline 49\n"
+    log.write_text("error: creating server: Internal - no\n" + "".join(f"line {n}\n" for n in range(50)))
+    shown = exatrkx_hpc("logs", "1", f"{NODE}-0", "-n", 1, cwd=deployed).stdout
+    why = f"==> what failed <==\n{NODE}-0: error: creating server: Internal - no\n"
+    assert shown == f"{why}==> {log} <==\nline 49\n"
     assert "no log of nobody" in complaint(exatrkx_hpc("logs", "1", "nobody", cwd=deployed), 6)
 
 

@@ -16,6 +16,7 @@ from exatrkx_hpc.cli.options import ConfigFile, Json, RunRoot, SiteName, console
 from exatrkx_hpc.doctor import examine
 from exatrkx_hpc.errors import InputError, MissingComponent
 from exatrkx_hpc.fleet.endpoint_file import LATEST
+from exatrkx_hpc.fleet.reasons import reasons_of
 from exatrkx_hpc.launch.run_dirs import log_files, parse_age
 from exatrkx_hpc.measure.perf_analyzer_install import install
 from exatrkx_hpc.prepare import plan
@@ -106,7 +107,7 @@ def logs(
     site: SiteName = None,
     run_root: RunRoot = None,
 ) -> None:
-    """Print the end of the logs of a job and of its servers.
+    """Print the end of the logs of a job and of its servers, and before it the lines that say what failed.
 
     Example: exatrkx-hpc logs 4242 nid001234-0 -f
     """
@@ -115,10 +116,13 @@ def logs(
     if not files:
         there = ", ".join(path.stem for path in log_files(found.run_dir)) or "none yet"
         raise InputError(f"job {found.id} has no log of {server or 'a server'}; there are: {there}")
-    places = {}
-    for path in files:
-        text = path.read_text(errors="replace")
-        places[path] = len(text.encode())
+    # A log may grow while it is read, so what is followed goes on from what was shown.
+    raw = {path: path.read_bytes() for path in files}
+    places = {path: len(data) for path, data in raw.items()}
+    texts = {path: data.decode(errors="replace") for path, data in raw.items()}
+    if why := list(reasons_of({path.stem: text for path, text in texts.items()})):
+        typer.echo("\n".join(("==> what failed <==", *why)))
+    for path, text in texts.items():
         typer.echo(f"==> {path} <==")
         typer.echo("\n".join(text.splitlines()[-lines:] if lines else []))
     while follow:

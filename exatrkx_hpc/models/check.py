@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exatrkx_hpc.errors import ModelError
-from exatrkx_hpc.files import odd_characters
+from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer, odd_characters
 from exatrkx_hpc.models.ensemble import ensemble_faults
 from exatrkx_hpc.models.pipeline import fused_faults, is_fused, score_faults
 from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, Model, model_folders, read_model
@@ -80,6 +80,9 @@ def _own_faults(model: Model) -> Iterator[Finding]:
                 yield finding(f"{version}/{name} is missing", f"put it at {path}{_how_to_get(name)}")
             elif path.stat().st_size == 0:
                 yield finding(f"{version}/{name} is empty", f"copy it again to {path}{_how_to_get(name)}")
+    for path in sorted(model.folder.rglob("*")):
+        if path.is_file() and is_lfs_pointer(path):
+            yield finding(f"{path.relative_to(model.folder)} is a Git LFS pointer, not the file itself", LFS_REMEDY)
     if model.backend == "python":
         if odd := odd_characters(model.folder):
             yield finding(f"its folder's name holds {odd!r}, at which Triton's Python backend fails", _PLAIN_FOLDER)
@@ -96,7 +99,9 @@ def _environment_faults(model: Model) -> Iterator[tuple[str, str]]:
         return
     path = Path(stated.replace(_MODEL_FOLDER, str(model.folder)))
     remedy = f"make it, or build the repository again with another environment, so that {ENVIRONMENT} is right"
-    if not path.exists():
+    if is_lfs_pointer(path):
+        yield f"the Python environment {path} is a Git LFS pointer, not the file itself", LFS_REMEDY
+    elif not path.exists():
         yield f"the Python environment {path} does not exist", remedy
     elif path.is_dir() and not (path / "bin" / "activate").is_file():
         yield f"the Python environment {path} has no bin/activate", remedy

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from exatrkx_hpc.errors import MissingComponent, ModelError
+from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer
 from exatrkx_hpc.models.ensemble import Fault
 from exatrkx_hpc.models.repository import WEIGHTS, Model, read_model
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64, PipelineSettings, Scores
@@ -90,6 +91,8 @@ def require_pipeline(repository: Path) -> PipelineSettings:
         weight = repository / name / "1" / _WEIGHT
         if not weight.is_file():
             raise ModelError(f"{name}: the weight {weight} is missing; train or copy it")
+        if is_lfs_pointer(weight):
+            raise ModelError(f"{name}: {weight} is a Git LFS pointer, not the file itself; {LFS_REMEDY}")
     for package in ("torch", "scipy"):
         if importlib.util.find_spec(package) is None:
             raise MissingComponent(f"tracks without a server need {package}; pip install 'exatrkx-hpc[train]'")
@@ -154,8 +157,10 @@ def fused_faults(model: Model, others: Mapping[str, Model]) -> Iterator[Fault]:
         network = others.get(name) if folder == model.folder.parent else None
         if network is not None:
             yield from _other_weights(network)
-        elif not (folder / name / "1" / _WEIGHT).is_file():
-            yield f"the weight {folder / name / '1' / _WEIGHT} is missing", "put it there, or correct 'networks'"
+        elif not (weight := folder / name / "1" / _WEIGHT).is_file():
+            yield f"the weight {weight} is missing", "put it there, or correct 'networks'"
+        elif is_lfs_pointer(weight):
+            yield f"the weight {weight} is a Git LFS pointer, not the file itself", LFS_REMEDY
     for field, (stage, parameter) in CONSTANTS.items():
         theirs = others[stage].parameters.get(parameter) if stage in others else None
         ours = model.parameters.get(field)

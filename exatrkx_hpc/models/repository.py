@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from exatrkx_hpc.errors import ModelError
-from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer, write_whole
 
 CONFIG = "config.pbtxt"
 #: The parameter of the Python backend that names a model's environment, a folder or a packed archive.
@@ -118,6 +118,8 @@ def read_config(path: Path) -> ModelConfig:
     except UnicodeDecodeError as error:
         raise ModelError(f"{path} is not text; copy the model's folder again") from error
     except text_format.ParseError as error:
+        if is_lfs_pointer(path):
+            raise ModelError(f"{path} is a Git LFS pointer, not the file itself; {LFS_REMEDY}") from error
         reason = " ".join(str(error).split())
         raise ModelError(f"{path} is not a Triton model configuration: {reason}; correct that line") from error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exatrkx_hpc.errors import MissingComponent, ModelError
+from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer
 
 #: The attribute of a TorchScript archive that a checkpoint of torch.save lacks.
 _PROGRAM = "constants.pkl"
@@ -64,6 +65,8 @@ def _refuse_other_files(name: str, path: Path) -> None:
         raise ModelError(f"{name}: {path} cannot be read: {error.strerror}; name a TorchScript file") from error
     if not start:
         raise ModelError(f"{name}: {path} is empty; copy it again")
+    if is_lfs_pointer(path):
+        raise ModelError(f"{name}: {path} is a Git LFS pointer, not the file itself; {LFS_REMEDY}")
     members = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
     held = {member.rpartition("/")[2] for member in members}
     # Protocol 2 and later of Python's pickle begin with this byte.

@@ -21,6 +21,8 @@ Network = Callable[..., torch.Tensor]
 #: An edge network that judges each edge alone gets so many at a time: what it makes of them stays in the cache,
 #: and the memory of an event no longer grows with the width of the network times its edges.
 BLOCK = 16_384
+#: How the text begins that Git LFS leaves in the place of a file; this room imports nothing of the rest.
+_LFS_POINTER = b"version https://git-lfs"
 #: Answers may differ by so much, as float32 does when sums are taken in another order.
 _ROUNDING = 1e-4
 
@@ -48,6 +50,8 @@ def load_network(path: Path, *, device: str = "cpu") -> Network:
             warnings.simplefilter("ignore", DeprecationWarning)
             module = torch.jit.load(str(path), map_location=device).eval()
     except (ValueError, RuntimeError, OSError) as error:
+        if path.is_file() and path.read_bytes().startswith(_LFS_POINTER):
+            raise ValueError(f"{path} is a Git LFS pointer: fetch its content with 'git lfs pull'") from error
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path} is no TorchScript file that can be read: {reason}") from error
     return faster(module, device=device)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exatrkx_hpc.errors import InputError
+from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer
 from exatrkx_hpc.work.formats.csv_files import parse_csv
 from exatrkx_hpc.work.formats.numpy_files import parse_npy, parse_npz
 from exatrkx_hpc.work.formats.parquet_files import EVENT, index, require_pyarrow
@@ -196,7 +197,12 @@ def read_event(path: Path) -> EventInput:
         raise UnreadableEvent(f"cannot read {path}: {error.strerror}") from error
     if (before.st_mtime_ns, len(data)) != (after.st_mtime_ns, after.st_size):
         raise UnreadableEvent(f"{path} changed while it was read; run it again when nobody writes to it")
-    hits = _PARSERS.get(path.suffix[1:], parse_csv)(path, data)
+    try:
+        hits = _PARSERS.get(path.suffix[1:], parse_csv)(path, data)
+    except InputError as error:
+        if is_lfs_pointer(path):
+            raise InputError(f"{path} is a Git LFS pointer, not the file itself; {LFS_REMEDY}") from error
+        raise
     digest = hashlib.sha256(data).hexdigest()
     return EventInput(hits=hits, size=len(data), mtime_ns=after.st_mtime_ns, sha256=digest)
 
