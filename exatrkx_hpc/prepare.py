@@ -15,7 +15,7 @@ from exatrkx_hpc.launch.batch import render_job
 from exatrkx_hpc.launch.images import refuse_missing_image
 from exatrkx_hpc.launch.interactive import allocation
 from exatrkx_hpc.launch.payload import write_payload
-from exatrkx_hpc.launch.plan import FarmPlan, Tool, engine_faults, make_plan, python_folder
+from exatrkx_hpc.launch.plan import FarmPlan, Tool, container_places, engine_faults, make_plan, python_folder
 from exatrkx_hpc.launch.run_dirs import local_file_system
 from exatrkx_hpc.launch.slurm import REMEDY
 from exatrkx_hpc.launch.triton import embedded_triton
@@ -111,7 +111,7 @@ def require_models(farm: Farm, tell: Tell) -> None:
             f"model repository {repository} does not exist; make it with 'exatrkx-hpc models build "
             f"--device {farm.server.device} --instances {farm.server.instances} --out {repository}'"
         )
-    if findings := check(repository):
+    if findings := check(repository, places=container_places(farm)):
         first = findings[0]
         raise ModelError(
             f"model repository {repository} would not work: {first.model}: {first.what}; {first.remedy} "

@@ -18,6 +18,7 @@ from exatrkx_hpc.cli.event_commands import EventSource, event_source
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.cli.progress import stages
 from exatrkx_hpc.errors import InputError, MissingComponent, ModelError, OutputError
+from exatrkx_hpc.launch.plan import container_places
 from exatrkx_hpc.models.build import build as build_repository
 from exatrkx_hpc.models.check import check as check_repository
 from exatrkx_hpc.models.install import install as install_networks
@@ -49,6 +50,7 @@ def build(
         bool | None, typer.Option(help="With exatrkx_fused, which needs PyTorch there; default: on a CPU.")
     ] = None,
     source: Source = None,
+    config: ConfigFile = None,
 ) -> None:
     """Write a copy of the model repository, specialised for a device and a number of instances."""
     built = build_repository(
@@ -59,14 +61,22 @@ def build(
         threads=threads,
         environment=environment,
         fused=fused,
+        places=container_places(resolved(config).farm),
     )
     typer.echo(f"{built.path}: {len(built.models)} models for {device}, {instances} instance(s) each")
 
 
 @models_app.command(epilog="Example: exatrkx-hpc models check models")
-def check(repository: Annotated[Path, typer.Argument(help="The repository's folder.")], as_json: Json = False) -> None:
-    """Find what Triton would refuse, or would silently get wrong."""
-    findings = check_repository(repository)
+def check(
+    repository: Annotated[Path, typer.Argument(help="The repository's folder.")],
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Find what Triton would refuse, or would silently get wrong.
+
+    Where the farm has a container, a path in a configuration is looked for through its server.mounts.
+    """
+    findings = check_repository(repository, places=container_places(resolved(config).farm))
     if as_json:
         typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
@@ -105,6 +115,7 @@ def install(
     ] = None,
     source: Source = None,
     as_json: Json = False,
+    config: ConfigFile = None,
 ) -> None:
     """Put your own networks and constants into a repository, checked on a sample: all of them, or none."""
     given = {"embed": embed, "filter": edge_filter, "gnn": gnn}
@@ -121,6 +132,7 @@ def install(
         weights={name: path for name, path in given.items() if path is not None},
         constants={name: value for name, value in constants.items() if value is not None},
         samples=_samples(events) if events is not None else None,
+        places=container_places(resolved(config).farm),
     )
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(installed), indent=2, default=str))

@@ -10,6 +10,7 @@ from pathlib import Path
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.doctor.finding import Finding
 from exatrkx_hpc.errors import ExatrkxError
+from exatrkx_hpc.launch.plan import container_places
 from exatrkx_hpc.launch.run_dirs import local_file_system
 from exatrkx_hpc.models.check import check
 
@@ -65,7 +66,7 @@ def _models(repository: Path, farm: Farm) -> Finding:
         remedy = f"exatrkx-hpc models build --device {farm.server.device} --out {repository}"
         return Finding(what="models", ok=False, found=f"{repository} does not exist", remedy=remedy)
     try:
-        faults = check(repository)
+        faults = check(repository, places=container_places(farm))
     except ExatrkxError as error:
         return Finding(what="models", ok=False, found=str(error), remedy="build the repository again")
     if faults:

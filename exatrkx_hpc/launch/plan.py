@@ -139,6 +139,13 @@ def container_spec(farm: Farm, tool: Tool) -> ContainerSpec:
     )
 
 
+def container_places(farm: Farm) -> tuple[tuple[str, str], ...] | None:
+    """Return the folders of this machine that the servers' container has, with their places in it; None without one."""
+    if farm.server.engine == "none":
+        return None
+    return container_spec(farm, Tool(triton=farm.server.triton)).places
+
+
 def engine_faults(farm: Farm) -> tuple[str, ...]:
     """Return what the engine of `farm` cannot do of what is asked of it, each in one line with the next step."""
     return ENGINES[farm.server.engine].faults(container_spec(farm, Tool(triton=farm.server.triton)))

@@ -16,7 +16,17 @@ from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.code import gpu_code
 from exatrkx_hpc.models.pipeline import is_fused
 from exatrkx_hpc.models.replace import replaced
-from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, THREADS, WEIGHTS, Model, read_models, write_config
+from exatrkx_hpc.models.repository import (
+    CONFIG,
+    ENVIRONMENT,
+    THREADS,
+    WEIGHTS,
+    Model,
+    Places,
+    on_host,
+    read_models,
+    write_config,
+)
 
 Device = Literal["cpu", "gpu"]
 
@@ -72,18 +82,22 @@ def build(
     threads: int = 1,
     environment: Path | None = None,
     fused: bool | None = None,
+    places: Places = None,
 ) -> BuiltRepository:
     """Write a copy of the repository `source`, specialised as BuildSettings says, to `out`.
 
     Unless `fused` says so, the fused model is part of a build for the CPU alone: on a GPU, the ensemble gets
     along without PyTorch in the models' Python environment, and one model that cannot load ends the server.
-    `out` is replaced as a whole, and only if it was built here. Raises ConfigError for a setting that cannot
-    be, ModelError when the source has a fault or `out` is something else, OutputError when `out` cannot be
-    written.
+    `places` are the folders of this machine that the server's container has, as for `check`: then an absolute path of
+    the environment is one in it. `out` is replaced as a whole, and only if it was built here. Raises ConfigError for a
+    setting that cannot be, ModelError when the source has a fault or `out` is something else, OutputError when `out`
+    cannot be written.
     """
     with_fused = device == "cpu" if fused is None else fused
+    if environment is not None:
+        environment = _environment(environment, places)
     settings = _valid(device, instances, threads, environment, with_fused)
-    _refuse_faults(source)
+    _refuse_faults(source, environment=settings.environment, places=places)
     _refuse_foreign(source, out)
     with replaced(out) as fresh:
         shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("__pycache__", MARK))
@@ -102,21 +116,25 @@ def _chosen(models: tuple[Model, ...], settings: BuildSettings) -> tuple[Model, 
     return tuple(model for model in models if settings.fused or not is_fused(model))
 
 
+def _environment(stated: Path, places: Places) -> Path:
+    """Return the absolute path of the environment; raise ModelError when it can be looked for and is not there."""
+    host = on_host(stated, places) if stated.is_absolute() else stated
+    if host is not None and not host.exists():
+        raise ModelError(f"environment {host.absolute()} does not exist; make it, or leave it out")
+    return stated.absolute()
+
+
 def _valid(device: Device, instances: int, threads: int, environment: Path | None, fused: bool) -> BuildSettings:
     if device not in ("cpu", "gpu"):
         raise ConfigError(f"device is {device!r}; use 'cpu' or 'gpu'")
     for name, value in (("instances", instances), ("threads", threads)):
         if value < 1:
             raise ConfigError(f"{name} is {value}; use 1 or more")
-    if environment is not None:
-        environment = environment.absolute()
-        if not environment.exists():
-            raise ModelError(f"environment {environment} does not exist; make it, or leave it out")
     return BuildSettings(device=device, instances=instances, threads=threads, environment=environment, fused=fused)
 
 
-def _refuse_faults(source: Path) -> None:
-    findings = check(source)
+def _refuse_faults(source: Path, *, environment: Path | None, places: Places) -> None:
+    findings = check(source, environment=environment, places=places)
     if findings:
         first, more = findings[0], len(findings) - 1
         rest = f" (and {more} more: exatrkx-hpc models check {source})" if more else ""

@@ -19,7 +19,7 @@ from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.code import stage_of
 from exatrkx_hpc.models.pipeline import CONSTANTS, SCORED, pipeline_settings
 from exatrkx_hpc.models.replace import replaced
-from exatrkx_hpc.models.repository import CONFIG, WEIGHTS, read_config, read_model, read_models, write_config
+from exatrkx_hpc.models.repository import CONFIG, WEIGHTS, Places, read_config, read_model, read_models, write_config
 from exatrkx_hpc.models.settings import check_settings, write_settings
 from exatrkx_hpc.models.signature import Signature, check_network
 from exatrkx_hpc.models.trial import Sample, simulated_samples, try_networks
@@ -57,12 +57,14 @@ def install(
     weights: Mapping[str, Path],
     constants: Mapping[str, float | str],
     samples: Sequence[Sample] | None = None,
+    places: Places = None,
 ) -> Installed:
     """Put `weights` (embed, filter, gnn) and `constants` (as in PipelineSettings) into the repository `out`.
 
     Where `out` is not there it is made from `source`, and then wants all three networks. Each file is checked on
     a sample first, and all of them together on `samples`, by default simulated events: a network whose answers no good
     one gives (all equal, all on one side of the cut, probabilities where logits are expected) is refused.
+    `places` are as for `check`.
 
     The repository is replaced as a whole at the end; when anything is refused or fails, it stays as it was. Version 1
     of each model is replaced, so that the three always belong together; the files that were there before are not
@@ -82,7 +84,7 @@ def install(
         if constants:
             write_settings(fresh, constants)
         _record(fresh, networks)
-        _refuse_faults(fresh, out)
+        _refuse_faults(fresh, out, places)
         tried = _tried(fresh, networks, constants, samples)
         warnings = (*_warnings(networks), *tried, *_mixture(fresh))
     return Installed(path=out, networks=networks, constants=dict(constants), warnings=warnings)
@@ -145,8 +147,8 @@ def _record(repository: Path, networks: tuple[Signature, ...]) -> None:
     write_whole(path, json.dumps(known, indent=2) + "\n")
 
 
-def _refuse_faults(fresh: Path, out: Path) -> None:
-    findings = check(fresh)
+def _refuse_faults(fresh: Path, out: Path, places: Places) -> None:
+    findings = check(fresh, places=places)
     if findings:
         first = findings[0]
         raise ModelError(

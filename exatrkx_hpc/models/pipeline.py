@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, get_args
 from exatrkx_hpc.errors import MissingComponent, ModelError
 from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer
 from exatrkx_hpc.models.ensemble import Fault
-from exatrkx_hpc.models.repository import WEIGHTS, Model, read_model
+from exatrkx_hpc.models.repository import WEIGHTS, Model, Places, on_host, read_model
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64, PipelineSettings, Scores
 from exatrkx_hpc.tracking.memory import keep_freed_memory
 from exatrkx_hpc.tracking.parameters import SCORES, networks_folder, scores_of, settings_of
@@ -150,11 +150,14 @@ def is_fused(model: Model) -> bool:
     return model.backend == "python" and "networks" in model.parameters
 
 
-def fused_faults(model: Model, others: Mapping[str, Model]) -> Iterator[Fault]:
+def fused_faults(model: Model, others: Mapping[str, Model], places: Places = None) -> Iterator[Fault]:
     """Yield what makes the fused `model` differ from the stages among `others`, as pairs (what, remedy)."""
-    folder = networks_folder(model.folder, model.parameters)
+    stated = networks_folder(model.folder, model.parameters)
+    folder = stated if stated == model.folder.parent else on_host(stated, places)
     for name in NETWORK_NAMES:
         network = others.get(name) if folder == model.folder.parent else None
+        if folder is None:
+            continue  # in the image, where nobody here can look
         if network is not None:
             yield from _other_weights(network)
         elif not (weight := folder / name / "1" / _WEIGHT).is_file():

@@ -26,6 +26,20 @@ WEIGHTS = "weights"
 THREADS = "threads"
 
 
+#: The folders of this machine that a server's container has, with their places in it; None without a container.
+Places = tuple[tuple[str, str], ...] | None
+
+
+def on_host(path: Path, places: Places) -> Path | None:
+    """Return where on this machine a server's `path` is; None for one of the image, which nobody here can look at."""
+    if places is None:
+        return path
+    for host, place in sorted(places, key=lambda pair: len(Path(pair[1]).parts), reverse=True):
+        if path.is_relative_to(place):
+            return Path(host) / path.relative_to(place)
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """One model of a repository: its folder and the message in its config.pbtxt."""
