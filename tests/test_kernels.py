@@ -23,7 +23,7 @@ from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 FAKES = Path(__file__).parent / "fakes"
 
 
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
 def test_the_compiler_of_cuda_takes_the_kernels(architecture: str, tmp_path: Path):
     try:
         compiler = find_program("nvcc", remedy="install the CUDA toolkit")

@@ -149,7 +149,7 @@ def _answer(network: Network, sample: Sequence[torch.Tensor]) -> torch.Tensor | 
     """Return the answer, or None when the network does not take the sample: not every one takes no edges."""
     try:
         answer = network(*sample)
-    except (RuntimeError, TypeError, IndexError):
+    except (RuntimeError, TypeError, IndexError, torch.jit.Error):
         return None
     return answer if isinstance(answer, torch.Tensor) else None
 

@@ -142,7 +142,9 @@ def _look_good(hits: torch.Tensor) -> bool:
 def _answer(tensor: torch.Tensor, hits: AnyArray) -> AnyArray:
     """Return a tensor in the kind of the hits, and where they are."""
     if is_tensor(hits):
-        return tensor.to(hits.device)
+        there = tensor.to(hits.device)
+        # One that was made in inference mode may not be changed by who gets it; a copy outside of it may.
+        return there.clone() if there.is_inference() else there
     if on_gpu(hits) and tensor.is_cuda:
         return gpu.as_cupy(tensor)
     return in_kind(on_host(tensor), hits)

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exatrkx_hpc.tracking.arrays import AnyArray, on_host
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES
+from exatrkx_hpc.tracking.devices import device_of, use_device
 from exatrkx_hpc.tracking.parameters import networks_folder, settings_of
-from exatrkx_hpc.tracking.serving import Array, Stage, device_of, require_weight
+from exatrkx_hpc.tracking.serving import Array, TorchStage, require_weight
 from exatrkx_hpc.tracking.signatures import check_signature
 from exatrkx_hpc.tracking.tensors import BadTensor, check_hits
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from exatrkx_hpc.tracking.pipeline import Pipeline
 
 
-class FusedStage(Stage):
+class FusedStage(TorchStage):
     """Hits `[N, 3]` (float32) to labels `[N]` (int64), as the ensemble gives them.
 
     Parameters are the fields of PipelineSettings, `threads` (of the CPU, for each instance), and `networks`: the
@@ -37,15 +39,16 @@ class FusedStage(Stage):
             require_weight(self.model, folder / name / "1" / "model.pt")
         pipeline = importlib.import_module("exatrkx_hpc.tracking.pipeline").Pipeline
         try:
-            self.pipeline = pipeline.load(folder, settings=settings_of(parameters), device=device_of(args))
+            use_device(device := device_of(args))
+            self.pipeline = pipeline.load(folder, settings=settings_of(parameters), device=device)
             check_networks(self.pipeline)
         except ValueError as error:
             raise ValueError(f"{self.model}: {error}") from error
 
-    def compute(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
-        """Return the labels."""
+    def compute(self, inputs: Mapping[str, AnyArray]) -> tuple[AnyArray, ...]:
+        """Return the labels, of the kind of the hits."""
         hits = inputs["FEATURES"]
-        check_hits("FEATURES", hits)
+        check_hits("FEATURES", on_host(hits))
         return (self.pipeline.find_tracks(hits),)
 
 

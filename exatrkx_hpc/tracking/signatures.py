@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exatrkx_hpc.tracking.constants import N_FEATURES
+from exatrkx_hpc.tracking.devices import reason
 from exatrkx_hpc.tracking.tensors import BadTensor
 
 #: Hits in a barrel, and edges between them: as many of each as make no shape look like another.
@@ -31,17 +32,11 @@ def check_signature(
     takes = " and ".join(f"{name} {kind}" for name, kind in zip(inputs, _KINDS, strict=False))
     try:
         answer = [network(*sample) for _ in range(2)][-1]
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        raise BadTensor(f"the network does not take {takes} and give one tensor: {_reason(error)}") from error
+    except Exception as error:  # a TorchScript program's own raise is no RuntimeError
+        raise BadTensor(f"the network does not take {takes} and give one tensor: {reason(error)}") from error
     shape = (sample[-1].shape[1] if len(inputs) > 1 else len(_HITS), *columns)
     fits = answer.ndim == len(shape) and len(answer) == shape[0] if -1 in shape else answer.size == math.prod(shape)
     if answer.dtype != np.float32 or not fits:
         rows = f"{len(_HITS)} hits" + (f" and {_EDGES.shape[1]} edges" if len(inputs) > 1 else "")
         found = f"{answer.dtype} {list(answer.shape)}"
         raise BadTensor(f"the network gives {output} as {found} for {rows}; expected float32 {list(shape)}")
-
-
-def _reason(error: Exception) -> str:
-    """Return what PyTorch said in one line: its last one says what went wrong in a network, else its first."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1] if lines[-1].startswith("RuntimeError:") else lines[0]
