@@ -6,13 +6,22 @@ import resource
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from command import exatrkx_hpc
+from repositories import small_repository
+from triton_helper import running_triton
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
 from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import ConfigError, ModelError, OutputError
 from exatrkx_hpc.models.build import MARK, build
-from exatrkx_hpc.models.repository import ENVIRONMENT, Model, read_models
+from exatrkx_hpc.models.check import check
+from exatrkx_hpc.models.pipeline import load_tracker
+from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, Model, read_config, read_models
+from exatrkx_hpc.tracking.agreement import same_partition
+from exatrkx_hpc.tracking.synthetic import generate_event, hits_text
+from exatrkx_hpc.work.ask_model import ask_model
 
 SHIPPED = asset("model_repos/exatrkx")
 NETWORKS = {"embed", "filter", "gnn"}
@@ -236,3 +245,49 @@ def test_code_that_can_do_without_a_gpu_is(tmp_path: Path, code: str) -> None:
     shutil.copytree(SHIPPED, source)
     (source / "wcc/1/model.py").write_text(code)
     build(source, tmp_path / "out", device="cpu")
+
+
+def test_the_fused_model_is_served_under_further_names(tmp_path: Path) -> None:
+    both = build(SHIPPED, tmp_path / "both", device="cpu", names=("exatrkxcpu", "exatrkxgpu", "exatrkxcpu"))
+    assert {"exatrkx_fused", "exatrkxcpu", "exatrkxgpu"} <= set(both.models) and check(both.path) == ()
+    config = read_config(both.path / "exatrkxcpu" / CONFIG)
+    assert (config.name, config.parameters["networks"].string_value) == ("exatrkxcpu", "..")
+    assert [(entry.name, list(entry.dims)) for entry in config.input] == [("FEATURES", [-1, 3])]
+    assert [(entry.name, list(entry.dims)) for entry in config.output] == [("LABELS", [-1])]
+    alone = build(SHIPPED, tmp_path / "alone", device="gpu", fused=False, names=("exatrkxgpu",))
+    assert "exatrkxgpu" in alone.models and "exatrkx_fused" not in alone.models and check(alone.path) == ()
+    group = read_config(alone.path / "exatrkxgpu" / CONFIG).instance_group[0]
+    assert group.kind == group.KIND_GPU
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("exatrkx", "is a model of the repository already"),
+        ("a/b", "use letters, digits"),
+        ("..", "use letters, digits"),
+        ("", "use letters, digits"),
+        ("a b", "use letters, digits"),
+    ],
+)
+def test_a_further_name_that_cannot_be_is_refused(tmp_path: Path, name: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build(SHIPPED, tmp_path / "out", device="cpu", names=(name,))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_repository_without_a_fused_model_has_nothing_to_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model of the repository is a fused one"):
+        build(small_repository(tmp_path / "small"), tmp_path / "out", device="cpu", names=("exatrkxcpu",))
+
+
+@pytest.mark.triton
+def test_a_client_of_the_public_backend_gets_its_labels(tmp_path: Path) -> None:
+    done = exatrkx_hpc("models", "build", "--device", "cpu", "--as", "exatrkxcpu", "--out", "models", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    event = generate_event(np.random.default_rng(3), n_tracks=20)
+    (tmp_path / "event.csv").write_text(hits_text(event))
+    options = ("--model-control-mode=explicit", "--load-model=exatrkxcpu")
+    with running_triton(tmp_path / "models", tmp_path, options=options) as server:
+        asked = ask_model(server.grpc, "exatrkxcpu", [str(tmp_path / "event.csv")])
+    assert same_partition(asked.values["LABELS"], load_tracker(tmp_path / "models")(event.hits))

@@ -49,6 +49,9 @@ def build(
     fused: Annotated[
         bool | None, typer.Option(help="With exatrkx_fused, which needs PyTorch there; default: on a CPU.")
     ] = None,
+    names: Annotated[
+        list[str] | None, typer.Option("--as", help="A further name of the fused model, such as exatrkxgpu.")
+    ] = None,
     source: Source = None,
     config: ConfigFile = None,
 ) -> None:
@@ -61,6 +64,7 @@ def build(
         threads=threads,
         environment=environment,
         fused=fused,
+        names=names or (),
         places=container_places(resolved(config).farm),
     )
     typer.echo(f"{built.path}: {len(built.models)} models for {device}, {instances} instance(s) each")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +27,7 @@ from exatrkx_hpc.models.repository import (
     Model,
     Places,
     on_host,
+    read_config,
     read_models,
     write_config,
 )
@@ -54,7 +58,8 @@ class BuildSettings:
     `instances` is how many of each model run at once (on each GPU, for a network on a GPU); `threads` is how
     many CPU threads a network's instance uses; `environment` is the Python environment of the Python
     backend's models, a venv folder or a packed archive, None for the server's own `python3`. `fused` is whether
-    the fused model is part of it, which needs PyTorch in that environment.
+    the fused model is part of it, which needs PyTorch in that environment; `names` are further names under which it
+    is served, whether it has its own or not.
     """
 
     device: Device
@@ -62,6 +67,7 @@ class BuildSettings:
     threads: int = 1
     environment: Path | None = None
     fused: bool = True
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +88,14 @@ def build(
     threads: int = 1,
     environment: Path | None = None,
     fused: bool | None = None,
+    names: Sequence[str] = (),
     places: Places = None,
 ) -> BuiltRepository:
     """Write a copy of the repository `source`, specialised as BuildSettings says, to `out`.
 
-    Unless `fused` says so, the fused model is part of a build for the CPU alone: on a GPU, the ensemble gets
-    along without PyTorch in the models' Python environment, and one model that cannot load ends the server.
+    `names` are further names of the fused model, such as those of the public C++ backends, `exatrkxcpu` and
+    `exatrkxgpu`. Unless `fused` says so, the fused model is part of a build for the CPU alone: on a GPU, the ensemble
+    gets along without PyTorch in the models' Python environment, and one model that cannot load ends the server.
     `places` are the folders of this machine that the server's container has, as for `check`: then an absolute path of
     the environment is one in it. `out` is replaced as a whole, and only if it was built here. Raises ConfigError for a
     setting that cannot be, ModelError when the source has a fault or `out` is something else, OutputError when `out`
@@ -97,10 +105,12 @@ def build(
     if environment is not None:
         environment = _environment(environment, places)
     settings = _valid(device, instances, threads, environment, with_fused)
+    settings = dataclasses.replace(settings, names=_names(names))
     _refuse_faults(source, environment=settings.environment, places=places)
     _refuse_foreign(source, out)
     with replaced(out) as fresh:
         shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("__pycache__", MARK))
+        _serve_as(fresh, settings.names)
         models = _chosen(read_models(fresh), settings)
         for model in models:
             _specialise(model, settings)
@@ -110,10 +120,37 @@ def build(
 
 def _chosen(models: tuple[Model, ...], settings: BuildSettings) -> tuple[Model, ...]:
     """Return the models that are part of the build, and remove the folders of the others."""
-    for model in models:
-        if is_fused(model) and not settings.fused:
-            shutil.rmtree(model.folder)
-    return tuple(model for model in models if settings.fused or not is_fused(model))
+    left_out = [
+        model for model in models if is_fused(model) and not settings.fused and model.name not in settings.names
+    ]
+    for model in left_out:
+        shutil.rmtree(model.folder)
+    return tuple(model for model in models if model not in left_out)
+
+
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the further names of the fused model, each once; raise ConfigError for one that is no model's name."""
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name, re.ASCII):
+            raise ConfigError(f"--as is {name!r}; use letters, digits and _ . -, as a folder's name")
+    return tuple(dict.fromkeys(names))
+
+
+def _serve_as(repository: Path, names: tuple[str, ...]) -> None:
+    """Put the fused model under further names beside itself, with the same networks."""
+    if not names:
+        return
+    models = read_models(repository)
+    fused = next((model for model in models if is_fused(model)), None)
+    if fused is None:
+        raise ModelError(f"no model of the repository is a fused one, which could be served as {names[0]}")
+    for name in names:
+        if (repository / name).exists():
+            raise ConfigError(f"--as is {name!r}, which is a model of the repository already; choose another name")
+        shutil.copytree(fused.folder, repository / name)
+        config = read_config(repository / name / CONFIG)
+        config.name = name
+        write_config(repository / name / CONFIG, config)
 
 
 def _environment(stated: Path, places: Places) -> Path:
@@ -194,5 +231,6 @@ def _mark(folder: Path, source: Path, settings: BuildSettings) -> None:
         "threads": settings.threads,
         "environment": str(settings.environment) if settings.environment else None,
         "fused": settings.fused,
+        "as": list(settings.names),
     }
     write_whole(folder / MARK, json.dumps(facts, indent=2) + "\n")
