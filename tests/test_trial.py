@@ -162,8 +162,8 @@ PROBABILITIES = PipelineSettings(scores="probabilities")
 REFUSED: dict[str, tuple[str, Callable[[], torch.nn.Module], str]] = {
     "probabilities of the filter": ("filter", lambda: Sigmoid("filter"), "seems to give probabilities: all"),
     "probabilities of the gnn": ("gnn", lambda: Sigmoid("gnn"), "seems to give probabilities: all"),
-    "flipped filter": ("filter", lambda: Flipped("filter"), "is its sign flipped?"),
-    "flipped gnn": ("gnn", lambda: Flipped("gnn"), "is its sign flipped?"),
+    "flipped filter": ("filter", lambda: Flipped("filter"), "is its sign flipped"),
+    "flipped gnn": ("gnn", lambda: Flipped("gnn"), "is its sign flipped"),
     "some NaN": ("filter", lambda: SomeNaN("filter"), "gives a NaN or an infinity for"),
     "constant": ("gnn", lambda: Constant("gnn"), "gives 2.5 for every edge"),
     "all above": ("filter", lambda: Shifted("filter"), "lets every edge pass the cut 0.21"),

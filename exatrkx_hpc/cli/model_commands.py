@@ -117,6 +117,9 @@ def install(
         Path | None,
         typer.Option("--events", "-d", help="Events of your detector to try them with; default: simulated."),
     ] = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="JSON file: the columns of a hit, their scales and ranges.")
+    ] = None,
     source: Source = None,
     as_json: Json = False,
     config: ConfigFile = None,
@@ -136,6 +139,7 @@ def install(
         weights={name: path for name, path in given.items() if path is not None},
         constants={name: value for name, value in constants.items() if value is not None},
         samples=_samples(events) if events is not None else None,
+        features=features,
         places=container_places(resolved(config).farm),
     )
     if as_json:

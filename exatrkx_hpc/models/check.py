@@ -9,7 +9,7 @@ from pathlib import Path
 from exatrkx_hpc.errors import ModelError
 from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer, odd_characters
 from exatrkx_hpc.models.ensemble import ensemble_faults
-from exatrkx_hpc.models.pipeline import fused_faults, is_fused, score_faults
+from exatrkx_hpc.models.pipeline import feature_faults, fused_faults, is_fused, score_faults
 from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, Model, Places, model_folders, on_host, read_model
 
 #: What EXECUTION_ENV_PATH may begin with; Triton puts the model's folder there.
@@ -54,6 +54,7 @@ def check(repository: Path, *, places: Places = None, environment: Path | None =
         if is_fused(model):
             findings += [Finding(model=model.name, what=w, remedy=r) for w, r in fused_faults(model, models, places)]
     findings += [Finding(model=name, what=what, remedy=remedy) for name, what, remedy in score_faults(models)]
+    findings += [Finding(model=name, what=w, remedy=r) for name, w, r in feature_faults(repository, models)]
     return tuple(sorted(findings, key=lambda finding: finding.model))
 
 

@@ -17,13 +17,14 @@ from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.models.build import MARK
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.code import stage_of
-from exatrkx_hpc.models.pipeline import CONSTANTS, SCORED, pipeline_settings
+from exatrkx_hpc.models.pipeline import CONSTANTS, HITS, SCORED, is_fused, pipeline_settings
 from exatrkx_hpc.models.replace import replaced
 from exatrkx_hpc.models.repository import CONFIG, WEIGHTS, Places, read_config, read_model, read_models, write_config
 from exatrkx_hpc.models.settings import check_settings, write_settings
 from exatrkx_hpc.models.signature import Signature, check_network
 from exatrkx_hpc.models.trial import Sample, simulated_samples, try_networks
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES
+from exatrkx_hpc.tracking.features import FEATURES_FILE, Features, parse_features, read_features
 from exatrkx_hpc.tracking.parameters import SCORES
 
 #: Says where the weights of a repository came from; Triton looks at folders only.
@@ -57,6 +58,7 @@ def install(
     weights: Mapping[str, Path],
     constants: Mapping[str, float | str],
     samples: Sequence[Sample] | None = None,
+    features: Path | None = None,
     places: Places = None,
 ) -> Installed:
     """Put `weights` (embed, filter, gnn) and `constants` (as in PipelineSettings) into the repository `out`.
@@ -64,7 +66,8 @@ def install(
     Where `out` is not there it is made from `source`, and then wants all three networks. Each file is checked on
     a sample first, and all of them together on `samples`, by default simulated events: a network whose answers no good
     one gives (all equal, all on one side of the cut, probabilities where logits are expected) is refused.
-    `places` are as for `check`.
+    `features` is a file
+    that says what a hit is. `places` are as for `check`.
 
     The repository is replaced as a whole at the end; when anything is refused or fails, it stays as it was. Version 1
     of each model is replaced, so that the three always belong together; the files that were there before are not
@@ -75,25 +78,28 @@ def install(
     """
     check_settings(constants)
     out = out.resolve()  # the folder that a link points to is replaced, not the link
-    base = _base(out, source, weights, constants)
-    networks = tuple(check_network(name, weights[name]) for name in NETWORK_NAMES if name in weights)
+    if not weights and not constants and features is None:
+        raise ConfigError("there is nothing to install; give --embed, --filter and --gnn, or a constant")
+    base = _base(out, source, weights)
+    hit = _features(base, features)
+    networks = tuple(check_network(name, weights[name], hit) for name in NETWORK_NAMES if name in weights)
     with replaced(out) as fresh:
         shutil.copytree(base, fresh, ignore=shutil.ignore_patterns("__pycache__", MARK))
         for network in networks:
             _put(fresh, network)
+        if features is not None:
+            _set_features(fresh, features, hit)
         if constants:
             write_settings(fresh, constants)
         _record(fresh, networks)
         _refuse_faults(fresh, out, places)
-        tried = _tried(fresh, networks, constants, samples)
+        tried = _tried(fresh, networks, constants, samples or simulated_samples(hit))
         warnings = (*_warnings(networks), *tried, *_mixture(fresh))
     return Installed(path=out, networks=networks, constants=dict(constants), warnings=warnings)
 
 
-def _base(out: Path, source: Path, weights: Mapping[str, Path], constants: Mapping[str, float | str]) -> Path:
+def _base(out: Path, source: Path, weights: Mapping[str, Path]) -> Path:
     """Return the repository to start from: `out` itself, or `source` where `out` is new."""
-    if not weights and not constants:
-        raise ConfigError("there is nothing to install; give --embed, --filter and --gnn, or a constant")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         read_models(out)
         return out
@@ -124,6 +130,26 @@ def _put(repository: Path, network: Signature) -> None:
     _set_dims(repository / network.model / CONFIG, "OUTPUT__0", network.dims)
     if (repository / taker).is_dir():
         _set_dims(repository / taker / CONFIG, tensor, network.dims)
+
+
+def _features(base: Path, file: Path | None) -> Features:
+    """Return what a hit is by this file, or else in the repository `base`."""
+    try:
+        return parse_features(file) if file is not None else read_features(base)
+    except ValueError as error:
+        raise ModelError(f"{error}; docs/model-repository.md has an example") from error
+
+
+def _set_features(repository: Path, file: Path, features: Features) -> None:
+    """Write the file of features, and let the configurations say how wide a hit is."""
+    write_whole(repository / FEATURES_FILE, file.read_bytes())
+    for model in read_models(repository):
+        tensor = HITS.get(model.name) or ("FEATURES" if is_fused(model) or model.is_ensemble else None)
+        entries = [entry for entry in model.config.input if entry.name == tensor]
+        for entry in entries:
+            entry.dims[:] = (-1, len(features))
+        if entries:
+            write_config(model.folder / CONFIG, model.config)
 
 
 def _set_dims(path: Path, tensor: str, dims: tuple[int, ...]) -> None:
@@ -160,7 +186,7 @@ def _tried(
     repository: Path,
     networks: Sequence[Signature],
     constants: Mapping[str, float | str],
-    samples: Sequence[Sample] | None,
+    samples: Sequence[Sample],
 ) -> Iterator[str]:
     """Run the repository's networks on samples; raise ModelError for one that is of no use, yield other remarks.
 
@@ -171,7 +197,7 @@ def _tried(
         return
     settings, given = pipeline_settings(repository), {network.model: network.file for network in networks}
     stated = "scores" in constants or any(SCORES in read_model(repository / name).parameters for name in SCORED)
-    remarks = try_networks(files, settings, samples or simulated_samples(), scores_stated=stated)
+    remarks = try_networks(files, settings, samples, scores_stated=stated)
     for remark in remarks:
         ours = stage_of(read_model(repository / _TAKERS[remark.model][0]))
         concerned = remark.model in given or any(name in constants for name in _COMPARED[remark.model])

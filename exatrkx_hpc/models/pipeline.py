@@ -18,6 +18,7 @@ from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer
 from exatrkx_hpc.models.ensemble import Fault
 from exatrkx_hpc.models.repository import WEIGHTS, Model, Places, on_host, read_model
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64, PipelineSettings, Scores
+from exatrkx_hpc.tracking.features import FEATURES_FILE, read_features
 from exatrkx_hpc.tracking.memory import keep_freed_memory
 from exatrkx_hpc.tracking.parameters import SCORES, networks_folder, scores_of, settings_of
 from exatrkx_hpc.tracking.tensors import check_hits
@@ -32,6 +33,8 @@ CONSTANTS = {
     "filter_cut": ("applyfilter", "cut"),
     "gnn_cut": ("wcc", "cut"),
 }
+#: Which input of each stage is hits.
+HITS = {"embed": "INPUT__0", "filter": "INPUT__0", "gnn": "INPUT__0", "wcc": "INPUT2"}
 #: The stages that compare a network's scores with a cut.
 SCORED = ("applyfilter", "wcc")
 _WEIGHT = "model.pt"
@@ -70,7 +73,7 @@ def load_tracker(repository: Path) -> Callable[[Float32], Int64]:
 
     def find(hits: Float32) -> Int64:
         try:
-            check_hits("FEATURES", hits)
+            check_hits("FEATURES", hits, pipeline.features)
             return pipeline.find_tracks(hits)
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"direct: {error}") from error
@@ -124,6 +127,23 @@ def pipeline_settings(repository: Path) -> PipelineSettings:
     if first != second:
         raise ModelError(f"{repository}: {_differ('wcc', second, first)}; {_SAME}")
     return settings
+
+
+def feature_faults(repository: Path, models: Mapping[str, Model]) -> Iterator[tuple[str, str, str]]:
+    """Yield where a model takes hits of another width than the repository's features, as (model, what, remedy)."""
+    try:
+        features = read_features(repository)
+    except ValueError as error:
+        yield FEATURES_FILE, str(error), f"correct {FEATURES_FILE}"
+        return
+    places = [(name, tensor) for name, tensor in HITS.items() if name in models]
+    places += [(model.name, "FEATURES") for model in models.values() if is_fused(model)]
+    for name, tensor in places:
+        for entry in models[name].config.input:
+            if entry.name == tensor and list(entry.dims) != [-1, len(features)]:
+                names = ", ".join(column.name for column in features.columns)
+                what = f"{tensor} has the dims {list(entry.dims)}, but a hit has {len(features)} features ({names})"
+                yield name, what, f"correct the dims, or {FEATURES_FILE} ('exatrkx-hpc models install --features FILE')"
 
 
 def score_faults(models: Mapping[str, Model]) -> Iterator[tuple[str, str, str]]:

@@ -12,6 +12,7 @@ import numpy as np
 from exatrkx_hpc.errors import MissingComponent, ModelError
 from exatrkx_hpc.models.torchscript import load_torchscript, reason
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64, PipelineSettings
+from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, features_of
 from exatrkx_hpc.tracking.filtering import accepted
 from exatrkx_hpc.tracking.graphs import are_strangers, true_edges
 from exatrkx_hpc.tracking.synthetic import TruthEvent, generate_event
@@ -49,10 +50,11 @@ class Remark:
     refused: bool
 
 
-def simulated_samples() -> tuple[Sample, ...]:
-    """Return simulated events, the same each time."""
+def simulated_samples(features: Features = DEFAULT_FEATURES) -> tuple[Sample, ...]:
+    """Return simulated events, the same each time; without truth where not all features can be simulated."""
     events = [generate_event(np.random.default_rng(seed), n_tracks=_TRACKS) for seed in range(_EVENTS)]
-    return tuple(Sample(hits=event.hits, truth=event) for event in events)
+    made = [(event, *features_of(event.hits, features)) for event in events]
+    return tuple(Sample(hits=hits, truth=None if unknown else event) for event, hits, unknown in made)
 
 
 def try_networks(
@@ -242,7 +244,10 @@ def _score_remarks(
         yield remark(what, refused=not stated)
     elif apart is not None and apart < _FLIPPED:
         what = f"scores pairs of one track below others in {1 - apart:.0%} of cases"
-        yield remark(f"{what}; is its sign flipped? If not, try it with events of your detector (--events FOLDER)")
+        yield remark(
+            f"{what}; is its sign flipped, or does it want other features (--features FILE)? If not, try it with "
+            "events of your detector (--events FOLDER)"
+        )
     elif passing in (0, values.size):
         kept = "no" if not passing else "every"
         own = f"look at {option} and --scores, or try it with events of your detector (--events FOLDER)"

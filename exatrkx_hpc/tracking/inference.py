@@ -17,6 +17,7 @@ import torch
 from exatrkx_hpc.tracking.constants import N_FEATURES
 
 Network = Callable[..., torch.Tensor]
+_Samples = list[tuple[torch.Tensor, ...]]
 
 #: An edge network that judges each edge alone gets so many at a time: what it makes of them stays in the cache,
 #: and the memory of an event no longer grows with the width of the network times its edges.
@@ -38,11 +39,12 @@ graph(%x, %weight, %bias):
 """
 
 
-def load_network(path: Path, *, device: str = "cpu") -> Network:
+def load_network(path: Path, *, device: str = "cpu", columns: int = N_FEATURES) -> Network:
     """Return the TorchScript network of a file, on `device` (`cpu`, `cuda`, `cuda:1`), ready to run.
 
     It is called with tensors on that device: hits float32 `[N, 3]` and, for an edge network, edges int64
-    `[2, E]`. Use it within `torch.inference_mode()`. Raises ValueError when the file cannot be read.
+    `[2, E]`; hits have `columns` features where those are not the usual three. Use it within
+    `torch.inference_mode()`. Raises ValueError when the file cannot be read.
     """
     try:
         with warnings.catch_warnings():
@@ -54,30 +56,31 @@ def load_network(path: Path, *, device: str = "cpu") -> Network:
             raise ValueError(f"{path} is a Git LFS pointer: fetch its content with 'git lfs pull'") from error
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path} is no TorchScript file that can be read: {reason}") from error
-    return faster(module, device=device)
+    return faster(module, device=device, columns=columns)
 
 
-def faster(module: Any, *, device: str = "cpu") -> Network:  # noqa: ANN401 - a torch.jit.ScriptModule
+def faster(module: Any, *, device: str = "cpu", columns: int = N_FEATURES) -> Network:  # noqa: ANN401 - torch's
     """Return what answers as `module` does, a TorchScript module in evaluation mode, and takes less time.
 
     On a CPU, linear layers run in oneDNN, which was twice as fast as the default on AMD with AVX-512, and an edge
-    network that judges each edge alone gets its edges in blocks.
+    network that judges each edge alone gets its edges in blocks. Hits have `columns` features.
     """
     plain: Network = module
     if not str(device).startswith("cpu"):
         return plain
-    network = _tried(_in_one_dnn, plain)
-    return _in_blocks(network, block=BLOCK) if _judges_edges_alone(network) else network
+    samples = _samples(columns)
+    network = _tried(_in_one_dnn, plain, samples)
+    return _in_blocks(network, block=BLOCK) if _judges_edges_alone(network, samples) else network
 
 
-def _tried(change: Callable[[Any], Network], module: Network) -> Network:
+def _tried(change: Callable[[Any], Network], module: Network, samples: _Samples) -> Network:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             changed = change(module)
     except (RuntimeError, AttributeError, TypeError):
         return module
-    return changed if _same(changed, module) else module
+    return changed if _same(changed, module, samples) else module
 
 
 def _in_one_dnn(module: Any) -> Network:  # noqa: ANN401 - as above
@@ -112,21 +115,21 @@ def _in_blocks(network: Network, *, block: int) -> Network:
     return run
 
 
-def _judges_edges_alone(network: Network) -> bool:
+def _judges_edges_alone(network: Network, samples: _Samples) -> bool:
     """Say whether a network takes edges and answers the same when it gets them in blocks."""
     with torch.inference_mode():
-        takes_edges = _answer(network, _samples()[1]) is not None
-    return takes_edges and _same(_in_blocks(network, block=7), network)
+        takes_edges = _answer(network, samples[1]) is not None
+    return takes_edges and _same(_in_blocks(network, block=7), network, samples)
 
 
-def _same(one: Network, other: Network) -> bool:
+def _same(one: Network, other: Network, samples: _Samples) -> bool:
     """Say whether two networks answer the same on samples, empty ones among them; both have run then.
 
     Two that take none of them are not known to.
     """
     answered = False
     with torch.inference_mode():
-        for sample in _samples():
+        for sample in samples:
             # TorchScript watches its first run and compiles at the second: no event is to wait for it.
             for _ in range(2):
                 expected = _answer(other, sample)
@@ -154,15 +157,17 @@ def _answer(network: Network, sample: Sequence[torch.Tensor]) -> torch.Tensor | 
     return answer if isinstance(answer, torch.Tensor) else None
 
 
-def _samples() -> list[tuple[torch.Tensor, ...]]:
-    """Return hits all over a detector and edges among them, of several sizes, as any network may be given."""
+def _samples(columns: int) -> _Samples:
+    """Return hits `[N, columns]` all over a detector and edges among them, of several sizes, as any may be given."""
     source = torch.Generator().manual_seed(0)
-    samples: list[tuple[torch.Tensor, ...]] = []
+    samples: _Samples = []
     for n_hits, n_edges in itertools.product((40, 1, 0), (60, 1, 0)):
         if n_edges and not n_hits:
             continue
         hits = torch.rand(n_hits, N_FEATURES, generator=source) * torch.tensor([0.3, 2.0, 6.0])
         hits -= torch.tensor([0.0, 1.0, 3.0])
+        more = torch.rand(n_hits, max(columns - N_FEATURES, 0), generator=source)
+        hits = torch.cat([hits, more], dim=1)[:, :columns].contiguous()
         edges = torch.randint(max(n_hits, 1), (2, n_edges), generator=source)
         samples += [(hits,), (hits, edges)]
     return samples

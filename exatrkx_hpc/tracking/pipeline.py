@@ -14,19 +14,16 @@ from exatrkx_hpc.tracking.arrays import AnyArray, in_kind, is_tensor, on_gpu, on
 from exatrkx_hpc.tracking.components import label_components
 from exatrkx_hpc.tracking.constants import (
     DEFAULT_SETTINGS,
-    N_FEATURES,
     NETWORK_NAMES,
     Float32,
     Int64,
     PipelineSettings,
 )
+from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, read_features
 from exatrkx_hpc.tracking.filtering import apply_filter
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 from exatrkx_hpc.tracking.inference import Network, load_network
-from exatrkx_hpc.tracking.tensors import HIT_BOUNDS, BadTensor, check_hits
-
-_LOWEST = tuple(low for _, low, _ in HIT_BOUNDS)
-_HIGHEST = tuple(high for _, _, high in HIT_BOUNDS)
+from exatrkx_hpc.tracking.tensors import BadTensor, check_hits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +56,21 @@ class Pipeline:
     gnn: Network
     settings: PipelineSettings = DEFAULT_SETTINGS
     device: str = "cpu"
+    features: Features = DEFAULT_FEATURES
 
     @classmethod
     def load(cls, repository: Path, *, settings: PipelineSettings = DEFAULT_SETTINGS, device: str = "cpu") -> Pipeline:
         """Return the pipeline of `repository/{embed,filter,gnn}/1/model.pt` on `device`.
 
-        Raises ValueError when one of the files is not there or no TorchScript.
+        A hit is what the repository's features say. Raises ValueError when one of the files is not there or no
+        TorchScript, or the features cannot be read.
         """
-        loaded = {name: load_network(repository / name / "1" / "model.pt", device=device) for name in NETWORK_NAMES}
-        return cls(**loaded, settings=settings, device=device)
+        features = read_features(repository)
+        loaded = {
+            name: load_network(repository / name / "1" / "model.pt", device=device, columns=len(features))
+            for name in NETWORK_NAMES
+        }
+        return cls(**loaded, settings=settings, device=device, features=features)
 
     def find_tracks(self, hits: Float32) -> Int64:
         """Return one track label (int64) for each hit, `[N]`; `hits` float32 `[N, 3]` (r/3000, phi/pi, z/400).
@@ -108,11 +111,11 @@ class Pipeline:
         """Return checked hits as a tensor on the device; from the CPU to the CPU without a copy."""
         if on_gpu(hits):
             tensor = hits if is_tensor(hits) else gpu.as_tensor(hits)
-            if not _look_good(tensor):
-                check_hits("hits", on_host(tensor))  # says what is wrong
+            if not _look_good(tensor, self.features):
+                check_hits("hits", on_host(tensor), self.features)  # says what is wrong
         else:
             array = on_host(hits)
-            check_hits("hits", array)
+            check_hits("hits", array, self.features)
             tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         return tensor.to(self.device)
 
@@ -131,11 +134,11 @@ class Pipeline:
         return logits.reshape(-1)
 
 
-def _look_good(hits: torch.Tensor) -> bool:
+def _look_good(hits: torch.Tensor, features: Features) -> bool:
     """Say on the device whether `check_hits` would find nothing, at the cost of one number read back."""
-    if hits.dtype != torch.float32 or hits.ndim != 2 or hits.shape[1] != N_FEATURES:
+    if hits.dtype != torch.float32 or hits.ndim != 2 or hits.shape[1] != len(features):
         return False
-    low, high = hits.new_tensor(_LOWEST), hits.new_tensor(_HIGHEST)
+    low, high = hits.new_tensor(features.lowest), hits.new_tensor(features.highest)
     return bool(((hits >= low) & (hits <= high)).all())
 
 

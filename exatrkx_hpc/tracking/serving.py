@@ -26,6 +26,7 @@ from exatrkx_hpc.tracking.arrays import AnyArray, on_host
 from exatrkx_hpc.tracking.components import label_components
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, Float32
 from exatrkx_hpc.tracking.devices import device_of, is_broken, is_out_of_memory, reason, use_device
+from exatrkx_hpc.tracking.features import read_features
 from exatrkx_hpc.tracking.filtering import apply_filter
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 from exatrkx_hpc.tracking.memory import keep_freed_memory
@@ -191,12 +192,14 @@ class WccStage(Stage):
         """Take the cut, a probability, and what the scores are."""
         self.cut = float(parameters.get("cut", DEFAULT_SETTINGS.gnn_cut))
         self.scores = scores_of(parameters)
+        self.features = read_features(Path(args["model_repository"]).parent)
 
     def compute(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """Return the labels `[N]` (int64)."""
         edges, scores, hits = inputs["INPUT0"], inputs["INPUT1"], inputs.get("INPUT2")
         if hits is not None:
-            check_hits("INPUT2", hits)  # where Triton itself runs the networks, nobody looked at them before
+            # Where Triton itself runs the networks, nobody looked at them before.
+            check_hits("INPUT2", hits, self.features)
         n_hits = None if hits is None else len(hits)
         check_edges("INPUT0", edges, n_hits=n_hits)
         check_scores("INPUT1", scores, n_edges=edges.shape[1])
@@ -218,24 +221,31 @@ class TorchScriptStage(TorchStage):
         self.device = device_of(args)
         weights = Path(args["model_repository"]) / args["model_version"] / parameters.get("weights", "model.pt")
         require_weight(self.model, weights)
+        self.features = read_features(Path(args["model_repository"]).parent)
         inference = importlib.import_module("exatrkx_hpc.tracking.inference")
         try:
             use_device(self.device)
-            self.network = inference.load_network(weights, device=self.device)
+            self.network = inference.load_network(weights, device=self.device, columns=len(self.features))
         except ValueError as error:
             raise ValueError(f"{self.model}: {error}") from error
         self.inputs = tuple(entry["name"] for entry in config["input"])
         self.outputs = tuple(entry["name"] for entry in config["output"])
         self.dims = [int(size) for size in config["output"][0]["dims"]]
         try:
-            check_signature(self._on_arrays, inputs=self.inputs, output=self.outputs[0], columns=self.dims[1:])
+            check_signature(
+                self._on_arrays,
+                inputs=self.inputs,
+                output=self.outputs[0],
+                columns=self.dims[1:],
+                features=self.features,
+            )
         except BadTensor as error:
             raise ValueError(f"{self.model}: {weights}: {error}") from error
 
     def compute(self, inputs: Mapping[str, AnyArray]) -> tuple[AnyArray, ...]:
         """Return the network's answer, a tensor: `[N, 8]` of the embedding, one logit an edge of the others."""
         hits, *rest = (inputs[name] for name in self.inputs)
-        check_hits(self.inputs[0], on_host(hits))
+        check_hits(self.inputs[0], on_host(hits), self.features)
         for name, edges in zip(self.inputs[1:], rest, strict=True):
             check_edges(name, on_host(edges), n_hits=len(hits))
         rows = rest[0].shape[1] if rest else len(hits)

@@ -48,7 +48,7 @@ class FusedStage(TorchStage):
     def compute(self, inputs: Mapping[str, AnyArray]) -> tuple[AnyArray, ...]:
         """Return the labels, of the kind of the hits."""
         hits = inputs["FEATURES"]
-        check_hits("FEATURES", on_host(hits))
+        check_hits("FEATURES", on_host(hits), self.pipeline.features)
         return (self.pipeline.find_tracks(hits),)
 
 
@@ -71,6 +71,8 @@ def check_networks(pipeline: Pipeline) -> None:
         ("gnn", pipeline.gnn, ("INPUT__0", "INPUT__1"), ()),
     ):
         try:
-            check_signature(arrays(network), inputs=inputs, output="OUTPUT__0", columns=columns)
+            check_signature(
+                arrays(network), inputs=inputs, output="OUTPUT__0", columns=columns, features=pipeline.features
+            )
         except BadTensor as error:
             raise BadTensor(f"{name}: {error}") from error
