@@ -109,7 +109,7 @@ def require_models(farm: Farm, tell: Tell) -> None:
     if not repository.is_dir():
         raise ModelError(
             f"model repository {repository} does not exist; make it with 'exatrkx-hpc models build "
-            f"--device {farm.server.device} --instances {farm.server.instances} --out {repository}'"
+            f"--device {farm.server.device} --instances {farm.server.instances}{_gpus_option(farm)} --out {repository}'"
         )
     if findings := check(repository, places=container_places(farm)):
         first = findings[0]
@@ -137,8 +137,19 @@ def build_models(farm: Farm, tell: Tell) -> None:
     server = farm.server
     repository = Path(server.model_repository)
     if not repository.is_dir():
-        tell(f"models: building {repository} for {server.device}")
-        build(asset("model_repos/exatrkx"), repository, device=server.device, instances=server.instances)
+        needs = "; exatrkx_fused needs torch and cupy in the models' Python" if server.device == "gpu" else ""
+        tell(f"models: building {repository} for {server.device}{needs}")
+        source = asset("model_repos/exatrkx")
+        build(source, repository, device=server.device, instances=server.instances, gpus=gpus_of_server(farm))
+
+
+def gpus_of_server(farm: Farm) -> int:
+    """Return how many GPUs a server of `farm` has, at least 1."""
+    return farm.server.gpus_per_server or farm.job.gpus_per_node or 1
+
+
+def _gpus_option(farm: Farm) -> str:
+    return f" --gpus {gpus_of_server(farm)}" if farm.server.device == "gpu" and gpus_of_server(farm) > 1 else ""
 
 
 def pull_image(farm: Farm, tell: Tell) -> None:

@@ -62,10 +62,32 @@ def test_on_cpu_everything_runs_in_python_on_the_cpu(tmp_path: Path) -> None:
 
 def test_on_gpu_the_networks_stay_on_the_pytorch_backend(tmp_path: Path) -> None:
     models = _built(tmp_path / "out", device="gpu", instances=2)
-    expected = _each(NETWORKS, "KIND_GPU", 2) | _each(STAGES, "KIND_CPU", 2)
+    expected = _each(NETWORKS | FUSED, "KIND_GPU", 2) | _each(STAGES, "KIND_CPU", 2)
     assert _groups(models) == {"exatrkx": []} | expected
     assert {models[name].backend for name in NETWORKS} == {"pytorch"}
     assert not any((models[name].folder / "1/model.py").exists() for name in NETWORKS)
+
+
+def test_each_gpu_gets_instances_of_the_stages_on_the_cpu_too(tmp_path: Path) -> None:
+    models = _built(tmp_path / "out", device="gpu", instances=2, gpus=4)
+    expected = _each(NETWORKS | FUSED, "KIND_GPU", 2) | _each(STAGES, "KIND_CPU", 8)
+    assert _groups(models) == {"exatrkx": []} | expected
+    models = _built(tmp_path / "out", device="cpu", instances=2, gpus=4)
+    assert _groups(models) == {"exatrkx": []} | _each(NETWORKS | STAGES | FUSED, "KIND_CPU", 2)
+
+
+def test_networks_on_a_gpu_are_warm_when_they_are_ready_and_compile_nothing_for_a_shape(tmp_path: Path) -> None:
+    models = _built(tmp_path / "out", device="gpu")
+    for name in NETWORKS:
+        assert models[name].parameters["ENABLE_TENSOR_FUSER"] == "false"
+        inputs = {entry.name: list(entry.dims) for entry in models[name].config.input}
+        assert [sample.count for sample in models[name].config.model_warmup] == [2, 2, 2]
+        for sample in models[name].config.model_warmup:
+            assert sample.inputs.keys() == inputs.keys()
+            for tensor, value in sample.inputs.items():
+                assert all(there in (-1, size) for there, size in zip(inputs[tensor], value.dims, strict=True))
+                assert value.zero_data  # random numbers are no hit numbers
+    assert not any(model.config.model_warmup for model in _built(tmp_path / "out", device="cpu").values())
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
@@ -79,7 +101,7 @@ def test_tensors_steps_and_constants_are_untouched(tmp_path: Path, device: str) 
         assert source.parameters.items() <= models[source.name].parameters.items()
 
 
-@pytest.mark.parametrize(("device", "users"), [("cpu", NETWORKS | STAGES | FUSED), ("gpu", STAGES)])
+@pytest.mark.parametrize(("device", "users"), [("cpu", NETWORKS | STAGES | FUSED), ("gpu", STAGES | FUSED)])
 def test_the_environment_goes_to_every_python_model(tmp_path: Path, device: str, users: set[str]) -> None:
     environment = tmp_path / "a venv"
     (environment / "bin").mkdir(parents=True)
@@ -190,6 +212,7 @@ def test_a_fault_of_the_source_is_named_and_nothing_is_written(tmp_path: Path) -
     [
         ({"device": "tpu"}, "device is 'tpu'; use 'cpu' or 'gpu'"),
         ({"device": "cpu", "instances": 0}, "instances is 0; use 1 or more"),
+        ({"device": "gpu", "gpus": 0}, "gpus is 0; use 1 or more"),
         ({"device": "cpu", "threads": -1}, "threads is -1; use 1 or more"),
     ],
 )

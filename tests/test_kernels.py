@@ -88,6 +88,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch):
     yield pytest.importorskip("cupy")
     sys.modules.pop("cupy")
     gpu._module.cache_clear()
+    gpu._as_cupy_stream.cache_clear()
 
 
 def test_arrays_of_cupy_go_through_every_stage_and_stay_what_they_are(cupy):
@@ -116,6 +117,25 @@ def test_an_embedding_too_wide_for_the_kernels_is_refused(cupy):
         fixed_radius_edges(cupy.asarray(np.zeros((3, 65), np.float32)), radius=1.0, max_neighbours=5)
 
 
+def test_the_stream_of_torch_is_taken_by_its_address_and_kept(cupy, monkeypatch: pytest.MonkeyPatch):
+    first = gpu._as_cupy_stream(0, 7)
+    assert (type(first), first.address) == (cupy.cuda.Stream, 7)
+    assert gpu._as_cupy_stream(0, 7) is first
+    assert gpu._as_cupy_stream(1, 7) is not first
+
+    class ExternalStream:
+        """What CuPy 13 has instead."""
+
+        def __init__(self, address, device):
+            self.address, self.device = address, device
+
+    monkeypatch.delattr(cupy.cuda.Stream, "from_external")
+    monkeypatch.setattr(cupy.cuda, "ExternalStream", ExternalStream, raising=False)
+    gpu._as_cupy_stream.cache_clear()
+    older = gpu._as_cupy_stream(1, 9)
+    assert (older.address, older.device) == (9, 1)
+
+
 class OnGpu:
     """An array on a GPU of some other library, where CuPy is not installed."""
 
@@ -126,5 +146,5 @@ class OnGpu:
 def test_without_cupy_an_array_on_a_gpu_says_which_extra_is_missing():
     if sys.modules.get("cupy"):
         pytest.skip("GPU: CuPy is here")
-    with pytest.raises(gpu.MissingCupy, match=r"arrays on a GPU need CuPy .*pip install 'exatrkx-hpc\[gpu\]'"):
+    with pytest.raises(gpu.MissingCupy, match=r"need CuPy .*pip install 'exatrkx-hpc\[gpu-cuda1[23]\]'"):
         fixed_radius_edges(OnGpu(), radius=1.0, max_neighbours=5)

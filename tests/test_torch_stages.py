@@ -22,6 +22,7 @@ import torch
 
 from exatrkx_hpc.assets import asset
 from exatrkx_hpc.models.build import build
+from exatrkx_hpc.models.repository import CONFIG, read_config
 from exatrkx_hpc.process import run
 from exatrkx_hpc.tracking.pipeline import Pipeline
 
@@ -188,6 +189,28 @@ def test_a_gpu_that_failed_ends_the_server_in_order_and_says_why(tmp_path: Path)
         until(lambda: server.child.returncode() is not None, what="the server's end", deadline=90)
         assert server.segments() == []
         assert says in server.log.read_text()
+
+
+def test_the_warm_up_of_the_configuration_is_one_that_a_server_can_do(tmp_path: Path) -> None:
+    # The embedded Triton has no PyTorch backend; its Python backend runs the same weights on the same samples.
+    built = build(SHIPPED, tmp_path / "built", device="cpu").path
+    repository = tmp_path / "repository"
+    samples_of = {name: read_config(SHIPPED / name / CONFIG).model_warmup for name in ("embed", "filter", "gnn")}
+    for name, samples in samples_of.items():
+        shutil.copytree(built / name, repository / name)
+        edit(repository, name, lambda config, samples=samples: config.model_warmup.extend(samples))
+    options = (*QUICK, "--log-verbose=1")
+    with (
+        running_triton(repository, tmp_path, options=options, deadline=180) as server,
+        InferenceServerClient(server.grpc) as client,
+    ):
+        counts = [client.get_inference_statistics(name).model_stats[0].inference_stats for name in samples_of]
+        log = server.log.read_text()
+    for name in samples_of:
+        for sample in ("small", "usual", "large"):
+            for turn in (1, 2):
+                assert f"instance {name}_0_0 is running warmup sample '{sample}' for iteration {turn}" in log
+    assert [(count.success.count, count.fail.count) for count in counts] == [(6, 0)] * 3
 
 
 def test_a_stage_whose_tensors_are_numpys_does_not_load_under_numpy_2(

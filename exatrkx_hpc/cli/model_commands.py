@@ -44,11 +44,12 @@ def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write; replaced if it was built before.")],
     device: Annotated[Literal["cpu", "gpu"], typer.Option(help="What the networks run on.")] = "gpu",
     instances: Annotated[int, typer.Option(help="Instances of each model in a server.")] = 1,
+    gpus: Annotated[int, typer.Option(help="GPUs of a server; each gets instances of the stages on the CPU, too.")] = 1,
     threads: Annotated[int, typer.Option(help="Threads of each network instance on a CPU.")] = 1,
     environment: Annotated[Path | None, typer.Option(help="Python environment for the Python models.")] = None,
     fused: Annotated[
-        bool | None, typer.Option(help="With exatrkx_fused, which needs PyTorch there; default: on a CPU.")
-    ] = None,
+        bool, typer.Option(help="With exatrkx_fused, which needs PyTorch there, and on a GPU CuPy.")
+    ] = True,
     names: Annotated[
         list[str] | None, typer.Option("--as", help="A further name of the fused model, such as exatrkxgpu.")
     ] = None,
@@ -61,6 +62,7 @@ def build(
         out,
         device=device,
         instances=instances,
+        gpus=gpus,
         threads=threads,
         environment=environment,
         fused=fused,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shutil
@@ -55,15 +54,17 @@ from exatrkx_hpc.tracking.serving import TorchScriptStage as TritonPythonModel  
 class BuildSettings:
     """What a copy is specialised to.
 
-    `instances` is how many of each model run at once (on each GPU, for a network on a GPU); `threads` is how
+    `instances` is how many of each model run at once (on each GPU, for a network on a GPU); `gpus` is how many
+    GPUs a server has, each of which gets as many instances of the stages that run on the CPU; `threads` is how
     many CPU threads a network's instance uses; `environment` is the Python environment of the Python
     backend's models, a venv folder or a packed archive, None for the server's own `python3`. `fused` is whether
-    the fused model is part of it, which needs PyTorch in that environment; `names` are further names under which it
-    is served, whether it has its own or not.
+    the fused model is part of it, which needs PyTorch in that environment, and on a GPU CuPy; `names` are further
+    names under which it is served, whether it has its own or not.
     """
 
     device: Device
     instances: int = 1
+    gpus: int = 1
     threads: int = 1
     environment: Path | None = None
     fused: bool = True
@@ -85,27 +86,34 @@ def build(
     *,
     device: Device,
     instances: int = 1,
+    gpus: int = 1,
     threads: int = 1,
     environment: Path | None = None,
-    fused: bool | None = None,
+    fused: bool = True,
     names: Sequence[str] = (),
     places: Places = None,
 ) -> BuiltRepository:
     """Write a copy of the repository `source`, specialised as BuildSettings says, to `out`.
 
-    `names` are further names of the fused model, such as those of the public C++ backends, `exatrkxcpu` and
-    `exatrkxgpu`. Unless `fused` says so, the fused model is part of a build for the CPU alone: on a GPU, the ensemble
-    gets along without PyTorch in the models' Python environment, and one model that cannot load ends the server.
-    `places` are the folders of this machine that the server's container has, as for `check`: then an absolute path of
-    the environment is one in it. `out` is replaced as a whole, and only if it was built here. Raises ConfigError for a
-    setting that cannot be, ModelError when the source has a fault or `out` is something else, OutputError when `out`
-    cannot be written.
+    One model that cannot load ends the server: without PyTorch, or on a GPU CuPy, in the models' Python environment
+    `fused` must be False; on a GPU the ensemble gets along without them. `names` are further names of the fused model,
+    such as those of the public C++ backends, `exatrkxcpu` and `exatrkxgpu`. `places` are the folders of this machine
+    that the server's container has, as for `check`: then an absolute path of the environment is one in it.
+    `out` is replaced as a whole, and only if it was built here. Raises ConfigError for a setting that cannot
+    be, ModelError when the source has a fault or `out` is something else, OutputError when `out` cannot be
+    written.
     """
-    with_fused = device == "cpu" if fused is None else fused
-    if environment is not None:
-        environment = _environment(environment, places)
-    settings = _valid(device, instances, threads, environment, with_fused)
-    settings = dataclasses.replace(settings, names=_names(names))
+    settings = _valid(
+        BuildSettings(
+            device=device,
+            instances=instances,
+            gpus=gpus,
+            threads=threads,
+            environment=_environment(environment, places) if environment is not None else None,
+            fused=fused,
+            names=_names(names),
+        )
+    )
     _refuse_faults(source, environment=settings.environment, places=places)
     _refuse_foreign(source, out)
     with replaced(out) as fresh:
@@ -161,13 +169,14 @@ def _environment(stated: Path, places: Places) -> Path:
     return stated.absolute()
 
 
-def _valid(device: Device, instances: int, threads: int, environment: Path | None, fused: bool) -> BuildSettings:
-    if device not in ("cpu", "gpu"):
-        raise ConfigError(f"device is {device!r}; use 'cpu' or 'gpu'")
-    for name, value in (("instances", instances), ("threads", threads)):
-        if value < 1:
+def _valid(settings: BuildSettings) -> BuildSettings:
+    """Return the settings; raises ConfigError for what cannot be."""
+    if settings.device not in ("cpu", "gpu"):
+        raise ConfigError(f"device is {settings.device!r}; use 'cpu' or 'gpu'")
+    for name in ("instances", "gpus", "threads"):
+        if (value := getattr(settings, name)) < 1:
             raise ConfigError(f"{name} is {value}; use 1 or more")
-    return BuildSettings(device=device, instances=instances, threads=threads, environment=environment, fused=fused)
+    return settings
 
 
 def _refuse_faults(source: Path, *, environment: Path | None, places: Places) -> None:
@@ -203,8 +212,10 @@ def _specialise(model: Model, settings: BuildSettings) -> None:
         config.parameters[THREADS].string_value = str(settings.threads)
     on_gpu = (network or fused) and settings.device == "gpu"
     kind = ModelInstanceGroup.KIND_GPU if on_gpu else ModelInstanceGroup.KIND_CPU
+    # Triton gives each GPU that many instances of a model of KIND_GPU, and the whole server those of KIND_CPU.
+    count = settings.instances * (1 if on_gpu or settings.device == "cpu" else settings.gpus)
     del config.instance_group[:]
-    config.instance_group.add(count=settings.instances, kind=kind)
+    config.instance_group.add(count=count, kind=kind)
     if settings.environment is not None and model.backend == "python":
         config.parameters[ENVIRONMENT].string_value = str(settings.environment)
     write_config(model.folder / CONFIG, config)
@@ -219,6 +230,7 @@ def _run_in_python(model: Model, settings: BuildSettings) -> None:
     config.backend = "python"
     config.ClearField("platform")
     config.ClearField("default_model_filename")
+    config.ClearField("model_warmup")  # TorchScriptStage does its own
     for version in model.versions():
         write_whole(model.folder / str(version) / "model.py", _TORCHSCRIPT_MODEL)
 
@@ -228,6 +240,7 @@ def _mark(folder: Path, source: Path, settings: BuildSettings) -> None:
         "source": str(source),
         "device": settings.device,
         "instances": settings.instances,
+        "gpus": settings.gpus,
         "threads": settings.threads,
         "environment": str(settings.environment) if settings.environment else None,
         "fused": settings.fused,

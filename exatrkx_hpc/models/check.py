@@ -9,8 +9,18 @@ from pathlib import Path
 from exatrkx_hpc.errors import ModelError
 from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer, odd_characters
 from exatrkx_hpc.models.ensemble import ensemble_faults
+from exatrkx_hpc.models.pack_env import packed_numpy
 from exatrkx_hpc.models.pipeline import feature_faults, fused_faults, is_fused, score_faults
-from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, Model, Places, model_folders, on_host, read_model
+from exatrkx_hpc.models.repository import (
+    CONFIG,
+    ENVIRONMENT,
+    WEIGHTS,
+    Model,
+    Places,
+    model_folders,
+    on_host,
+    read_model,
+)
 
 #: What EXECUTION_ENV_PATH may begin with; Triton puts the model's folder there.
 _MODEL_FOLDER = "$$TRITON_MODEL_DIRECTORY"
@@ -48,7 +58,9 @@ def check(repository: Path, *, places: Places = None, environment: Path | None =
         findings += _own_faults(model)
         if model.backend == "python":
             stated = environment or _environment(model)
-            findings += [Finding(model=model.name, what=w, remedy=r) for w, r in _environment_faults(stated, places)]
+            findings += [
+                Finding(model=model.name, what=w, remedy=r) for w, r in _environment_faults(model, stated, places)
+            ]
         if model.is_ensemble:
             findings += _ensemble_findings(model, models, unreadable)
         if is_fused(model):
@@ -103,7 +115,7 @@ def _environment(model: Model) -> Path | None:
     return Path(stated.replace(_MODEL_FOLDER, str(model.folder))) if stated is not None else None
 
 
-def _environment_faults(stated: Path | None, places: Places) -> Iterator[tuple[str, str]]:
+def _environment_faults(model: Model, stated: Path | None, places: Places) -> Iterator[tuple[str, str]]:
     path = on_host(stated, places) if stated is not None else None
     if path is None:
         return
@@ -119,3 +131,14 @@ def _environment_faults(stated: Path | None, places: Places) -> Iterator[tuple[s
         yield f"the Python environment {path} does not exist", remedy
     elif path.is_dir() and not (path / "bin" / "activate").is_file():
         yield f"the Python environment {path} has no bin/activate", remedy
+    elif int(packed_numpy(path).partition(".")[0] or 0) >= 2 and not _lives_with_numpy_2(model):
+        yield (
+            f"the Python environment {path} has numpy {packed_numpy(path)}, under which Triton 2.51 reads zeros and "
+            "answers with 0 bytes",
+            "pack one with numpy<2, or set the parameter numpy2 to 'allow' if this server can use it",
+        )
+
+
+def _lives_with_numpy_2(model: Model) -> bool:
+    """Say whether a model's tensors are torch's, or somebody vouched for the server."""
+    return is_fused(model) or WEIGHTS in model.parameters or model.parameters.get("numpy2") == "allow"

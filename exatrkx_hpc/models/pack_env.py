@@ -160,12 +160,25 @@ def _ask(python: Path) -> _Python:
 
 
 def _refuse_numpy_2(packages: Sequence[Package], python: Path) -> None:
+    """Raise ModelError for a numpy 2 that no model could use: with torch, the networks and the fused model can."""
+    if "torch" in {package.name for package in packages}:
+        return
     for package in packages:
         if package.name == "numpy" and int(package.version.partition(".")[0]) >= 2:
             raise ModelError(
                 f"{python} has numpy {package.version}, under which Triton's Python backend answers with 0 bytes; "
-                f"'{python} -m pip install \"numpy<2\"' gives one that works"
+                f"'{python} -m pip install \"numpy<2\"' gives one that works, or for exatrkx_fused alone, add "
+                "'--package torch'"
             )
+
+
+def packed_numpy(environment: Path) -> str:
+    """Return the version of numpy in an environment that was packed here, '' for any other folder."""
+    try:
+        facts = json.loads((environment / MANIFEST).read_text())
+        return str(facts["packages"].get("numpy", ""))
+    except (OSError, ValueError, KeyError, AttributeError):
+        return ""
 
 
 def _write(folder: Path, python: _Python, packed: PackedEnvironment) -> None:

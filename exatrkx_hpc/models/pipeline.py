@@ -18,6 +18,7 @@ from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer
 from exatrkx_hpc.models.ensemble import Fault
 from exatrkx_hpc.models.repository import WEIGHTS, Model, Places, on_host, read_model
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64, PipelineSettings, Scores
+from exatrkx_hpc.tracking.devices import reason
 from exatrkx_hpc.tracking.features import FEATURES_FILE, read_features
 from exatrkx_hpc.tracking.memory import keep_freed_memory
 from exatrkx_hpc.tracking.parameters import SCORES, networks_folder, scores_of, settings_of
@@ -50,11 +51,11 @@ def load_pipeline(repository: Path, *, device: str = "cpu") -> Pipeline:
     """
     settings = require_pipeline(repository)
     from exatrkx_hpc.tracking.pipeline import Pipeline
-    from exatrkx_hpc.tracking.serving_fused import check_networks
+    from exatrkx_hpc.tracking.serving_fused import rehearse
 
     try:
         pipeline = Pipeline.load(repository, settings=settings, device=device)
-        check_networks(pipeline)
+        rehearse(pipeline)
     except ValueError as error:
         raise ModelError(f"{repository}: {error}; 'exatrkx-hpc models check {repository}' may say more") from error
     return pipeline
@@ -75,8 +76,8 @@ def load_tracker(repository: Path) -> Callable[[Float32], Int64]:
         try:
             check_hits("FEATURES", hits, pipeline.features)
             return pipeline.find_tracks(hits)
-        except (ValueError, RuntimeError) as error:
-            raise ModelError(f"direct: {error}") from error
+        except (ValueError, RuntimeError, torch.jit.Error) as error:  # a TorchScript program's own raise
+            raise ModelError(f"direct: {reason(error)}") from error
 
     return find
 

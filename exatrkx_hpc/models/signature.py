@@ -153,6 +153,22 @@ def _notes(
         if fault:
             what = f"{n_hits} hit(s)" if model == "embed" else f"{n_hits} hit(s) and {n_edges} edge(s)"
             yield f"{model}: {file.name} cannot do {what}, so such an event may get an error: {fault}"
+    if model != "embed" and not _minds_strange_edges(model, network, hits[:2]):
+        yield (
+            f"{model}: {file.name} gives no NaN for an edge of a hit that is not there; sent to this model alone on a "
+            "GPU, such an edge breaks the GPU for the whole server: let nothing but the ensemble send it edges"
+        )
+
+
+def _minds_strange_edges(model: str, network: Any, hits: Float32) -> bool:  # noqa: ANN401 - as above
+    """Say whether the network answers NaN for an edge to a hit behind the last one, instead of reaching for it."""
+    import torch
+
+    try:
+        answer = _run(model, network, hits, np.array([[len(hits)], [0]], dtype=np.int64))
+    except _errors():
+        return False
+    return isinstance(answer, torch.Tensor) and bool(torch.isnan(answer).all())
 
 
 def _other_shape(found: tuple[int, ...], expected: tuple[int, ...]) -> str:

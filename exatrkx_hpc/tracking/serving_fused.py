@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from exatrkx_hpc.tracking.arrays import AnyArray, on_host
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES
-from exatrkx_hpc.tracking.devices import device_of, use_device
+from exatrkx_hpc.tracking.devices import device_of, reason, use_device
 from exatrkx_hpc.tracking.parameters import networks_folder, settings_of
 from exatrkx_hpc.tracking.serving import Array, TorchStage, require_weight
 from exatrkx_hpc.tracking.signatures import check_signature
+from exatrkx_hpc.tracking.synthetic import generate_event
 from exatrkx_hpc.tracking.tensors import BadTensor, check_hits
 
 if TYPE_CHECKING:
     from exatrkx_hpc.tracking.inference import Network
     from exatrkx_hpc.tracking.pipeline import Pipeline
+
+
+#: Particles of the sample events: about 200, 1,200 and 3,000 hits.
+_SAMPLE_TRACKS = (20, 120, 300)
+#: So long (s) sample events run on a CPU before the rest of them is left out.
+_ENOUGH = 10.0
 
 
 class FusedStage(TorchStage):
@@ -31,7 +41,7 @@ class FusedStage(TorchStage):
     outputs = ("LABELS",)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Load the three networks and run them once; raises ValueError for one that is missing or misfits."""
+        """Load the three networks and run whole events; raises ValueError, one line, for what would fail later."""
         torch = importlib.import_module("torch")
         torch.set_num_threads(int(parameters.get("threads", "1")))
         folder = networks_folder(Path(args["model_repository"]), parameters)
@@ -41,15 +51,34 @@ class FusedStage(TorchStage):
         try:
             use_device(device := device_of(args))
             self.pipeline = pipeline.load(folder, settings=settings_of(parameters), device=device)
-            check_networks(self.pipeline)
-        except ValueError as error:
-            raise ValueError(f"{self.model}: {error}") from error
+            rehearse(self.pipeline)
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"{self.model}: {reason(error)}") from error
 
     def compute(self, inputs: Mapping[str, AnyArray]) -> tuple[AnyArray, ...]:
         """Return the labels, of the kind of the hits."""
         hits = inputs["FEATURES"]
         check_hits("FEATURES", on_host(hits), self.pipeline.features)
         return (self.pipeline.find_tracks(hits),)
+
+
+def rehearse(pipeline: Pipeline) -> None:
+    """Run each network, then whole events of three sizes, twice, so that no later event finds anything not ready.
+
+    That compiles the kernels and fills the pools of memory. Raises ValueError, one line, for anything that fails: a
+    network that takes or gives something else, a missing CuPy, an embedding too wide, too little memory.
+    """
+    check_networks(pipeline)
+    rng = np.random.default_rng(0)
+    events = [generate_event(rng, n_tracks=n_tracks).hits for n_tracks in _SAMPLE_TRACKS]
+    began = time.monotonic()
+    for hits in events * 2:
+        try:
+            pipeline.find_tracks(hits)
+        except Exception as error:  # whatever it is, an event would meet it
+            raise ValueError(f"a sample event of {len(hits)} hits fails: {reason(error)}") from error
+        if pipeline.device == "cpu" and time.monotonic() - began > _ENOUGH:
+            return  # Nothing is compiled for a size there: large networks are not to hold up the server's start.
 
 
 def check_networks(pipeline: Pipeline) -> None:
