@@ -152,7 +152,7 @@ def test_a_new_repository_has_the_networks_and_the_constants(tmp_path: Path) -> 
     missing, warning = done.warnings
     assert missing.startswith("filter: Flat.pt gives no NaN for an edge of a hit that is not there")
     assert warning.startswith("embed and gnn are of the shipped stand-ins, not trained with filter; install --embed")
-    assert asdict(pipeline_settings(done.path)) == constants | {"scores": "logits"}
+    assert asdict(pipeline_settings(done.path)) == constants | {"scores": "logits", "edge_order": "number"}
     assert check(done.path) == ()
     record = json.loads((done.path / RECORD).read_text())
     assert record["filter"] == {"file": str(flat), "sha256": done.networks[1].sha256}

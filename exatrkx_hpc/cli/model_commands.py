@@ -115,6 +115,10 @@ def install(
     scores: Annotated[
         Literal["logits", "probabilities"] | None, typer.Option(help="What filter and gnn give; default: logits.")
     ] = None,
+    edge_order: Annotated[
+        Literal["number", "radius", "both"] | None,
+        typer.Option(help="First hit of an edge: the larger number (default), the inner one; or each edge both ways."),
+    ] = None,
     events: Annotated[
         Path | None,
         typer.Option("--events", "-d", help="Events of your detector to try them with; default: simulated."),
@@ -134,6 +138,7 @@ def install(
         "filter_cut": filter_cut,
         "gnn_cut": gnn_cut,
         "scores": scores,
+        "edge_order": edge_order,
     }
     installed = install_networks(
         out,

@@ -14,10 +14,10 @@ from exatrkx_hpc.models.repository import Model
 _SERVING = "exatrkx_hpc.tracking.serving"
 #: Which parameters of config.pbtxt each of our stages reads, by the class that its model.py names.
 READS = {
-    "FrnnStage": ("radius", "max_neighbours"),
+    "FrnnStage": ("radius", "max_neighbours", "edge_order"),
     "ApplyFilterStage": ("cut", "scores"),
     "WccStage": ("cut", "scores"),
-    "FusedStage": ("radius", "max_neighbours", "filter_cut", "gnn_cut", "scores"),
+    "FusedStage": ("radius", "max_neighbours", "filter_cut", "gnn_cut", "scores", "edge_order"),
 }
 #: Packages that need a GPU and its driver, at the latest at their first use.
 _GPU_PACKAGES = frozenset({"cudf", "cugraph", "cuml", "cupy", "cupyx", "pycuda", "pylibcugraph", "pylibraft", "rmm"})

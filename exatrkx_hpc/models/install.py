@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
 from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import ConfigError, ModelError
@@ -36,8 +36,8 @@ _TAKERS = {"embed": ("frnn", "INPUT0"), "filter": ("applyfilter", "FILTER_SCORES
 #: Which constants a network's answers are compared with.
 _COMPARED = {
     "embed": ("radius", "max_neighbours"),
-    "filter": ("filter_cut", "scores"),
-    "gnn": ("gnn_cut", "scores"),
+    "filter": ("filter_cut", "scores", "edge_order"),
+    "gnn": ("gnn_cut", "scores", "edge_order"),
 }
 
 
@@ -91,9 +91,11 @@ def install(
             _set_features(fresh, features, hit)
         if constants:
             write_settings(fresh, constants)
+        if constants.get("edge_order") == "radius":
+            _feed_hits(fresh, len(hit))
         _record(fresh, networks)
         _refuse_faults(fresh, out, places)
-        tried = _tried(fresh, networks, constants, samples or simulated_samples(hit))
+        tried = _tried(fresh, networks, constants, samples or simulated_samples(hit), hit)
         warnings = (*_warnings(networks), *tried, *_mixture(fresh))
     return Installed(path=out, networks=networks, constants=dict(constants), warnings=warnings)
 
@@ -152,6 +154,24 @@ def _set_features(repository: Path, file: Path, features: Features) -> None:
             write_config(model.folder / CONFIG, model.config)
 
 
+def _feed_hits(repository: Path, width: int) -> None:
+    """Give frnn the hits as a second input, also in the ensembles, where it has not got them yet."""
+    config = read_config(repository / "frnn" / CONFIG)
+    if all(entry.name != "INPUT1" for entry in config.input):
+        config.input.add(name="INPUT1", data_type=DataType.TYPE_FP32, dims=[-1, width], optional=True)
+        write_config(repository / "frnn" / CONFIG, config)
+    for model in read_models(repository):
+        steps = [step for step in model.config.ensemble_scheduling.step if step.model_name == "frnn"]
+        hits = {
+            step.input_map["INPUT__0"] for step in model.config.ensemble_scheduling.step if step.model_name == "embed"
+        }
+        for step in steps:
+            if hits and "INPUT1" not in step.input_map:
+                step.input_map["INPUT1"] = hits.pop()
+        if steps:
+            write_config(model.folder / CONFIG, model.config)
+
+
 def _set_dims(path: Path, tensor: str, dims: tuple[int, ...]) -> None:
     config: ModelConfig = read_config(path)
     found = [entry for entry in (*config.input, *config.output) if entry.name == tensor]
@@ -187,6 +207,7 @@ def _tried(
     networks: Sequence[Signature],
     constants: Mapping[str, float | str],
     samples: Sequence[Sample],
+    features: Features,
 ) -> Iterator[str]:
     """Run the repository's networks on samples; raise ModelError for one that is of no use, yield other remarks.
 
@@ -197,7 +218,7 @@ def _tried(
         return
     settings, given = pipeline_settings(repository), {network.model: network.file for network in networks}
     stated = "scores" in constants or any(SCORES in read_model(repository / name).parameters for name in SCORED)
-    remarks = try_networks(files, settings, samples, scores_stated=stated)
+    remarks = try_networks(files, settings, samples, scores_stated=stated, features=features)
     for remark in remarks:
         ours = stage_of(read_model(repository / _TAKERS[remark.model][0]))
         concerned = remark.model in given or any(name in constants for name in _COMPARED[remark.model])

@@ -33,6 +33,7 @@ CONSTANTS = {
     "max_neighbours": ("frnn", "max_neighbours"),
     "filter_cut": ("applyfilter", "cut"),
     "gnn_cut": ("wcc", "cut"),
+    "edge_order": ("frnn", "edge_order"),
 }
 #: Which input of each stage is hits.
 HITS = {"embed": "INPUT__0", "filter": "INPUT__0", "gnn": "INPUT__0", "wcc": "INPUT2"}

@@ -11,7 +11,7 @@ from exatrkx_hpc.errors import ConfigError, ModelError
 from exatrkx_hpc.models.code import reads
 from exatrkx_hpc.models.pipeline import CONSTANTS, SCORED, is_fused
 from exatrkx_hpc.models.repository import CONFIG, Model, read_models, write_config
-from exatrkx_hpc.tracking.constants import Scores
+from exatrkx_hpc.tracking.constants import EdgeOrder, Scores
 from exatrkx_hpc.tracking.parameters import SCORES
 
 
@@ -20,7 +20,7 @@ def check_settings(changes: Mapping[str, float | str]) -> None:
     for name, value in changes.items():
         option = "--" + name.replace("_", "-")
         if isinstance(value, str):
-            _check_word(option, value)
+            _check_word(option, value, get_args(Scores if name == SCORES else EdgeOrder))
         elif name == "radius" and not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{option} is {value:g}; give a distance in the embedding, more than 0")
         elif name == "max_neighbours" and value < 1:
@@ -29,9 +29,9 @@ def check_settings(changes: Mapping[str, float | str]) -> None:
             raise ConfigError(f"{option} is {value:g}; give a probability, 0 or more and less than 1")
 
 
-def _check_word(option: str, value: str) -> None:
-    if value not in get_args(Scores):
-        raise ConfigError(f"{option} is {value!r}; use {' or '.join(get_args(Scores))}")
+def _check_word(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{option} is {value!r}; use {' or '.join(known)}")
 
 
 def write_settings(repository: Path, changes: Mapping[str, float | str]) -> None:

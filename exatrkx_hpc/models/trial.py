@@ -12,7 +12,7 @@ import numpy as np
 from exatrkx_hpc.errors import MissingComponent, ModelError
 from exatrkx_hpc.models.torchscript import load_torchscript, reason
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64, PipelineSettings
-from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, features_of
+from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, features_of, radii_of
 from exatrkx_hpc.tracking.filtering import accepted
 from exatrkx_hpc.tracking.graphs import are_strangers, true_edges
 from exatrkx_hpc.tracking.synthetic import TruthEvent, generate_event
@@ -58,7 +58,12 @@ def simulated_samples(features: Features = DEFAULT_FEATURES) -> tuple[Sample, ..
 
 
 def try_networks(
-    files: dict[str, Path], settings: PipelineSettings, samples: Sequence[Sample], *, scores_stated: bool
+    files: dict[str, Path],
+    settings: PipelineSettings,
+    samples: Sequence[Sample],
+    *,
+    scores_stated: bool,
+    features: Features = DEFAULT_FEATURES,
 ) -> tuple[Remark, ...]:
     """Return what is odd about the networks' answers to `samples`, in the order embed, filter, gnn.
 
@@ -67,7 +72,7 @@ def try_networks(
     be loaded or fails.
     """
     networks = {name: _Network(name, files[name]) for name in NETWORK_NAMES}
-    runs = [_run(networks, settings, sample) for sample in samples]
+    runs = [_run(networks, settings, sample, features) for sample in samples]
     remarks = [*_embedding_remarks(runs, settings)]
     for name, cut, option in (
         ("filter", settings.filter_cut, "--filter-cut"),
@@ -132,11 +137,15 @@ class _Run:
     answers: dict[str, _Answer]
 
 
-def _run(networks: dict[str, _Network], settings: PipelineSettings, sample: Sample) -> _Run:
+def _run(networks: dict[str, _Network], settings: PipelineSettings, sample: Sample, features: Features) -> _Run:
     hits = sample.hits
     embedding = networks["embed"](hits)
     candidates = _candidates(embedding, settings)
     edges = candidates if candidates.shape[1] >= _FEW else _any_edges(sample)
+    if settings.edge_order != "number":
+        from exatrkx_hpc.tracking.frnn import in_order  # needs SciPy, which has been asked for by now
+
+        edges = in_order(edges, settings.edge_order, radii_of(hits, features))
     answers = {}
     for name, cut in (("filter", settings.filter_cut), ("gnn", settings.gnn_cut)):
         values = networks[name](hits, edges).reshape(-1)

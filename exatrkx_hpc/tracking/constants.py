@@ -23,6 +23,8 @@ R_SCALE_MM = 3000.0
 PHI_SCALE = float(np.pi)
 Z_SCALE_MM = 400.0
 N_FEATURES = 3
+#: How an edge network gets its edges: the larger hit number first, the inner hit first, or each pair both ways.
+EdgeOrder = Literal["number", "radius", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class PipelineSettings:
     `radius` and `max_neighbours` bound the neighbour search in the embedding (dimensionless); `filter_cut`
     and `gnn_cut` are probabilities. `scores` says what both edge networks give: logits, whose sigmoid is compared
     with the cut, or probabilities, which are compared as they are.
+    `edge_order` is how they get the edges.
     """
 
     radius: float = 1.6
@@ -39,6 +42,7 @@ class PipelineSettings:
     filter_cut: float = 0.21
     gnn_cut: float = 0.75
     scores: Scores = "logits"
+    edge_order: EdgeOrder = "number"
 
 
 DEFAULT_SETTINGS = PipelineSettings()

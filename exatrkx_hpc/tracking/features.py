@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from exatrkx_hpc.tracking.arrays import AnyArray
 from exatrkx_hpc.tracking.constants import PHI_SCALE, R_SCALE_MM, Z_SCALE_MM, Float32
 
 #: The file's name, in the folder of the models.
@@ -107,6 +108,20 @@ def _column(path: Path, number: int, entry: object) -> Feature:
     if least >= most or scale == 0.0:
         raise ValueError(f"{path}: column {entry['name']} wants least below most and a scale that is not 0: {entry!r}")
     return Feature(name=words[0], unit=words[1], least=least, most=most, scale=scale)
+
+
+def radii_of(hits: AnyArray, features: Features) -> AnyArray:
+    """Return the distance of each hit `[N, F]` from the beam, `[N]`: its r, or what its x and y make.
+
+    Arrays are of NumPy, torch or CuPy. Raises ValueError for features that have neither.
+    """
+    place = {column.name: (number, column.scale) for number, column in enumerate(features.columns)}
+    if "r" in place:
+        return hits[:, place["r"][0]]
+    if {"x", "y"} <= place.keys():
+        x, y = (hits[:, place[name][0]] * place[name][1] for name in ("x", "y"))
+        return x * x + y * y  # its square orders hits as well
+    raise ValueError("edges by radius need a feature r, or x and y")
 
 
 def features_of(hits: Float32, features: Features) -> tuple[Float32, tuple[str, ...]]:

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast, get_args
 
-from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, PipelineSettings, Scores
+from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, EdgeOrder, PipelineSettings, Scores
 
 #: The parameter of applyfilter, wcc and the fused model that says what the edge networks give.
 SCORES = "scores"
+#: The parameter of frnn and the fused model that says how the edge networks get their edges.
+EDGE_ORDER = "edge_order"
 
 
 def networks_folder(folder: Path, parameters: Mapping[str, str]) -> Path:
@@ -28,9 +30,11 @@ def settings_of(parameters: Mapping[str, str]) -> PipelineSettings:
     stated = {
         field.name: type(getattr(DEFAULT_SETTINGS, field.name))(parameters[field.name])
         for field in dataclasses.fields(PipelineSettings)
-        if field.name in parameters and field.name != SCORES
+        if field.name in parameters and field.name not in (SCORES, EDGE_ORDER)
     }
-    return dataclasses.replace(DEFAULT_SETTINGS, **stated, scores=scores_of(parameters))
+    return dataclasses.replace(
+        DEFAULT_SETTINGS, **stated, scores=scores_of(parameters), edge_order=edge_order_of(parameters)
+    )
 
 
 def scores_of(parameters: Mapping[str, str]) -> Scores:
@@ -38,8 +42,16 @@ def scores_of(parameters: Mapping[str, str]) -> Scores:
 
     Raises ValueError for another word.
     """
-    stated = parameters.get(SCORES, DEFAULT_SETTINGS.scores)
-    for known in get_args(Scores):
-        if stated == known:
-            return cast(Scores, known)
-    raise ValueError(f"{SCORES} is {stated!r}; use {' or '.join(map(repr, get_args(Scores)))}")
+    return cast(Scores, _word(parameters, SCORES, get_args(Scores)))
+
+
+def edge_order_of(parameters: Mapping[str, str]) -> EdgeOrder:
+    """Return how the edge networks get their edges; by number without a word. Raises ValueError for another word."""
+    return cast(EdgeOrder, _word(parameters, EDGE_ORDER, get_args(EdgeOrder)))
+
+
+def _word(parameters: Mapping[str, str], name: str, known: tuple[str, ...]) -> str:
+    stated = parameters.get(name, known[0])
+    if stated not in known:
+        raise ValueError(f"{name} is {stated!r}; use {' or '.join(map(repr, known))}")
+    return stated

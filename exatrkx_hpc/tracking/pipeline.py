@@ -19,9 +19,9 @@ from exatrkx_hpc.tracking.constants import (
     Int64,
     PipelineSettings,
 )
-from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, read_features
+from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, radii_of, read_features
 from exatrkx_hpc.tracking.filtering import apply_filter
-from exatrkx_hpc.tracking.frnn import fixed_radius_edges
+from exatrkx_hpc.tracking.frnn import fixed_radius_edges, in_order
 from exatrkx_hpc.tracking.inference import Network, load_network
 from exatrkx_hpc.tracking.tensors import BadTensor, check_hits
 
@@ -66,6 +66,8 @@ class Pipeline:
         TorchScript, or the features cannot be read.
         """
         features = read_features(repository)
+        if settings.edge_order == "radius":
+            radii_of(np.empty((0, len(features)), dtype=np.float32), features)  # says now what is missing
         loaded = {
             name: load_network(repository / name / "1" / "model.pt", device=device, columns=len(features))
             for name in NETWORK_NAMES
@@ -93,6 +95,8 @@ class Pipeline:
             hits = self._tensor(given)
             embedding = self._embedding(hits)
             candidates = fixed_radius_edges(embedding, radius=settings.radius, max_neighbours=settings.max_neighbours)
+            if settings.edge_order != "number":
+                candidates = in_order(candidates, settings.edge_order, radii_of(hits, self.features))
             filter_logits = self._logits("filter", self.filter, hits, candidates)
             edges = apply_filter(candidates, filter_logits, cut=settings.filter_cut, scores=settings.scores)
             gnn_logits = self._logits("gnn", self.gnn, hits, edges)

@@ -26,11 +26,11 @@ from exatrkx_hpc.tracking.arrays import AnyArray, on_host
 from exatrkx_hpc.tracking.components import label_components
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, Float32
 from exatrkx_hpc.tracking.devices import device_of, is_broken, is_out_of_memory, reason, use_device
-from exatrkx_hpc.tracking.features import read_features
+from exatrkx_hpc.tracking.features import radii_of, read_features
 from exatrkx_hpc.tracking.filtering import apply_filter
-from exatrkx_hpc.tracking.frnn import fixed_radius_edges
+from exatrkx_hpc.tracking.frnn import fixed_radius_edges, in_order
 from exatrkx_hpc.tracking.memory import keep_freed_memory
-from exatrkx_hpc.tracking.parameters import scores_of
+from exatrkx_hpc.tracking.parameters import edge_order_of, scores_of
 from exatrkx_hpc.tracking.signatures import check_signature
 from exatrkx_hpc.tracking.tensors import BadTensor, check_edges, check_hits, check_scores, check_table
 
@@ -144,7 +144,10 @@ class TorchStage(Stage):
 
 
 class FrnnStage(Stage):
-    """Embedding `[N, D]` (float32) to candidate edges `[2, E]` (int64); parameters radius, max_neighbours."""
+    """Embedding `[N, D]` (float32) to candidate edges `[2, E]` (int64); parameters radius, max_neighbours, edge_order.
+
+    Edges by radius need the hits, `[N, F]` (float32), as a second input.
+    """
 
     outputs = ("OUTPUT0",)
 
@@ -153,12 +156,23 @@ class FrnnStage(Stage):
         self.radius = float(parameters.get("radius", DEFAULT_SETTINGS.radius))
         self.max_neighbours = int(parameters.get("max_neighbours", DEFAULT_SETTINGS.max_neighbours))
         self.columns = int(config["input"][0]["dims"][1])
+        self.order = edge_order_of(parameters)
+        self.features = read_features(Path(args["model_repository"]).parent)
 
     def compute(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """Return the candidate edges."""
         embedding: Float32 = inputs["INPUT0"]
         check_table("INPUT0", embedding, columns=self.columns)
-        return (fixed_radius_edges(embedding, radius=self.radius, max_neighbours=self.max_neighbours),)
+        edges = fixed_radius_edges(embedding, radius=self.radius, max_neighbours=self.max_neighbours)
+        if self.order == "both":
+            edges = in_order(edges, self.order, None)
+        elif self.order == "radius":
+            hits = inputs.get("INPUT1")
+            if hits is None or len(hits) != len(embedding):
+                raise BadTensor("INPUT1 must be the hits of INPUT0: the edges are ordered by radius")
+            check_hits("INPUT1", hits, self.features)
+            edges = in_order(edges, self.order, radii_of(hits, self.features))
+        return (np.ascontiguousarray(edges),)
 
 
 class ApplyFilterStage(Stage):
