@@ -9,22 +9,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
-
 from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import ConfigError, ModelError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.models.build import MARK
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.code import stage_of
-from exatrkx_hpc.models.pipeline import CONSTANTS, HITS, SCORED, is_fused, pipeline_settings
+from exatrkx_hpc.models.dims import feed_hits, set_dims, set_features
+from exatrkx_hpc.models.pipeline import CONSTANTS, SCORED, pipeline_settings
 from exatrkx_hpc.models.replace import replaced
-from exatrkx_hpc.models.repository import CONFIG, WEIGHTS, Places, read_config, read_model, read_models, write_config
+from exatrkx_hpc.models.repository import CONFIG, WEIGHTS, Places, read_model, read_models
 from exatrkx_hpc.models.settings import check_settings, write_settings
 from exatrkx_hpc.models.signature import Signature, check_network
 from exatrkx_hpc.models.trial import Sample, simulated_samples, try_networks
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES
-from exatrkx_hpc.tracking.features import FEATURES_FILE, Features, parse_features, read_features
+from exatrkx_hpc.tracking.features import Features, parse_features, read_features
 from exatrkx_hpc.tracking.parameters import SCORES
 
 #: Says where the weights of a repository came from; Triton looks at folders only.
@@ -88,11 +87,11 @@ def install(
         for network in networks:
             _put(fresh, network)
         if features is not None:
-            _set_features(fresh, features, hit)
+            set_features(fresh, features, hit)
         if constants:
             write_settings(fresh, constants)
         if constants.get("edge_order") == "radius":
-            _feed_hits(fresh, len(hit))
+            feed_hits(fresh, len(hit))
         _record(fresh, networks)
         _refuse_faults(fresh, out, places)
         tried = _tried(fresh, networks, constants, samples or simulated_samples(hit), hit)
@@ -129,9 +128,9 @@ def _put(repository: Path, network: Signature) -> None:
     shutil.copyfile(network.file, target)
     target.chmod(0o644)
     taker, tensor = _TAKERS[network.model]
-    _set_dims(repository / network.model / CONFIG, "OUTPUT__0", network.dims)
+    set_dims(repository / network.model / CONFIG, "OUTPUT__0", network.dims)
     if (repository / taker).is_dir():
-        _set_dims(repository / taker / CONFIG, tensor, network.dims)
+        set_dims(repository / taker / CONFIG, tensor, network.dims)
 
 
 def _features(base: Path, file: Path | None) -> Features:
@@ -140,46 +139,6 @@ def _features(base: Path, file: Path | None) -> Features:
         return parse_features(file) if file is not None else read_features(base)
     except ValueError as error:
         raise ModelError(f"{error}; docs/model-repository.md has an example") from error
-
-
-def _set_features(repository: Path, file: Path, features: Features) -> None:
-    """Write the file of features, and let the configurations say how wide a hit is."""
-    write_whole(repository / FEATURES_FILE, file.read_bytes())
-    for model in read_models(repository):
-        tensor = HITS.get(model.name) or ("FEATURES" if is_fused(model) or model.is_ensemble else None)
-        entries = [entry for entry in model.config.input if entry.name == tensor]
-        for entry in entries:
-            entry.dims[:] = (-1, len(features))
-        if entries:
-            write_config(model.folder / CONFIG, model.config)
-
-
-def _feed_hits(repository: Path, width: int) -> None:
-    """Give frnn the hits as a second input, also in the ensembles, where it has not got them yet."""
-    config = read_config(repository / "frnn" / CONFIG)
-    if all(entry.name != "INPUT1" for entry in config.input):
-        config.input.add(name="INPUT1", data_type=DataType.TYPE_FP32, dims=[-1, width], optional=True)
-        write_config(repository / "frnn" / CONFIG, config)
-    for model in read_models(repository):
-        steps = [step for step in model.config.ensemble_scheduling.step if step.model_name == "frnn"]
-        hits = {
-            step.input_map["INPUT__0"] for step in model.config.ensemble_scheduling.step if step.model_name == "embed"
-        }
-        for step in steps:
-            if hits and "INPUT1" not in step.input_map:
-                step.input_map["INPUT1"] = hits.pop()
-        if steps:
-            write_config(model.folder / CONFIG, model.config)
-
-
-def _set_dims(path: Path, tensor: str, dims: tuple[int, ...]) -> None:
-    config: ModelConfig = read_config(path)
-    found = [entry for entry in (*config.input, *config.output) if entry.name == tensor]
-    if not found:
-        raise ModelError(f"{path} has no tensor {tensor}; start from the shipped repository")
-    if tuple(found[0].dims) != dims:
-        found[0].dims[:] = dims
-        write_config(path, config)
 
 
 def _record(repository: Path, networks: tuple[Signature, ...]) -> None:

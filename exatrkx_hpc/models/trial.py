@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exatrkx_hpc.errors import MissingComponent, ModelError
-from exatrkx_hpc.models.torchscript import load_torchscript, reason
+from exatrkx_hpc.errors import MissingComponent
+from exatrkx_hpc.models.trial_network import Network, Remark, behaviour
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64, PipelineSettings
 from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, features_of, radii_of
 from exatrkx_hpc.tracking.filtering import accepted
@@ -18,12 +18,10 @@ from exatrkx_hpc.tracking.graphs import are_strangers, true_edges
 from exatrkx_hpc.tracking.synthetic import TruthEvent, generate_event
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 #: The simulated events: how many, and of how many particles; some 660 hits each.
 _EVENTS, _TRACKS = 3, 60
-#: Float32 answers of one network to one event differ by less than this, relative to the largest, in another order.
-_ROUNDING = 1e-3
 #: More of all pairs of hits than this within the radius is no neighbourhood.
 _MOST_PAIRS = 0.5
 #: So few edges say nothing of a network.
@@ -39,15 +37,6 @@ class Sample:
 
     hits: Float32
     truth: TruthEvent | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Remark:
-    """What a network's answers look like, in one sentence with what to do, and whether such a network is refused."""
-
-    model: str
-    what: str
-    refused: bool
 
 
 def simulated_samples(features: Features = DEFAULT_FEATURES) -> tuple[Sample, ...]:
@@ -71,7 +60,7 @@ def try_networks(
     pipeline. `scores_stated` is whether somebody said what the scores are. Raises ModelError for a file that cannot
     be loaded or fails.
     """
-    networks = {name: _Network(name, files[name]) for name in NETWORK_NAMES}
+    networks = {name: Network(name, files[name]) for name in NETWORK_NAMES}
     runs = [_run(networks, settings, sample, features) for sample in samples]
     remarks = [*_embedding_remarks(runs, settings)]
     for name, cut, option in (
@@ -81,43 +70,9 @@ def try_networks(
         found = [run.answers[name] for run in runs]
         remarks += _score_remarks(name, found, settings, cut=cut, option=option, stated=scores_stated)
     for network in networks.values():
-        remarks += _behaviour(network, runs[0])
+        edges = None if network.name == "embed" else runs[0].answers[network.name].edges
+        remarks += behaviour(network, runs[0].sample.hits, edges)
     return tuple(sorted(remarks, key=lambda remark: NETWORK_NAMES.index(remark.model)))
-
-
-class _Network:
-    """One network as it is served: in evaluation mode, on the CPU, arrays in and out."""
-
-    def __init__(self, name: str, file: Path) -> None:
-        self.name = name
-        self.file = file
-        self._module = load_torchscript(name, file)
-
-    def __call__(self, *arrays: Any, module: Any = None) -> Float32:  # noqa: ANN401 - torch is optional
-        import torch
-
-        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
-        try:
-            # Each event runs once or twice: compiling for it would take longer than all of them.
-            with torch.inference_mode(), torch.jit.optimized_execution(False):
-                answer: torch.Tensor = (module or self._module)(*tensors)
-        except (RuntimeError, ValueError, TypeError, IndexError, torch.jit.Error) as error:
-            sizes = ", ".join(str(list(array.shape)) for array in arrays)
-            raise ModelError(
-                f"{self.name}: {self.file} fails on a sample event {sizes}: {reason(error)}; was it traced for "
-                "another size? script it, or trace it with free sizes"
-            ) from error
-        rows = arrays[-1].shape[-1] if len(arrays) > 1 else len(arrays[0])
-        if not isinstance(answer, torch.Tensor) or answer.numel() % max(rows, 1) or not answer.numel() >= rows:
-            raise ModelError(
-                f"{self.name}: {self.file} gives {list(getattr(answer, 'shape', []))} for {rows} rows; "
-                "expected an answer for each: was it traced for another size?"
-            )
-        return np.asarray(answer.float().numpy()).reshape(rows, -1) if rows else np.empty((0, 1), dtype=np.float32)
-
-    def as_saved(self, *arrays: Any) -> Float32:  # noqa: ANN401 - as above
-        """Return the answer in the mode in which the file was saved, which Triton's PyTorch backend leaves as it is."""
-        return self(*arrays, module=load_torchscript(self.name, self.file, evaluate=False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +92,7 @@ class _Run:
     answers: dict[str, _Answer]
 
 
-def _run(networks: dict[str, _Network], settings: PipelineSettings, sample: Sample, features: Features) -> _Run:
+def _run(networks: dict[str, Network], settings: PipelineSettings, sample: Sample, features: Features) -> _Run:
     hits = sample.hits
     embedding = networks["embed"](hits)
     candidates = _candidates(embedding, settings)
@@ -281,36 +236,3 @@ def _chance(answers: Sequence[_Answer]) -> float | None:
     middle = np.cumsum(count) - (count - 1) / 2  # edges of equal score share their ranks
     total, n = middle[rank.reshape(-1)][same].sum(), int(same.sum())
     return float((total - n * (n + 1) / 2) / (n * (len(same) - n)))
-
-
-def _behaviour(network: _Network, run: _Run) -> Iterator[Remark]:
-    """Yield where the answer depends on what it must not depend on."""
-
-    def remark(what: str, *, refused: bool) -> Remark:
-        return Remark(model=network.name, what=what, refused=refused)
-
-    hits = run.sample.hits
-    given = () if network.name == "embed" else (run.answers[network.name].edges,)
-    answer = network(hits, *given)
-    if not _close(answer, network(hits, *given)):
-        yield remark("answers the same event differently each time; is a dropout or noise left on?", refused=True)
-        return
-    if not _close(answer, network.as_saved(hits, *given)):
-        what = "was saved in training mode and then answers differently (dropout, batch norm)"
-        yield remark(f"{what}; save it after module.eval()", refused=True)
-    order = np.random.default_rng(1).permutation(len(hits))
-    place = np.argsort(order)
-    if not given:
-        other = network(hits[order])[place]
-        if not _close(answer[: len(hits) // 2], network(hits[: len(hits) // 2])):
-            yield remark("places a hit by which other hits are in the event", refused=False)
-    else:
-        shuffled = np.random.default_rng(2).permutation(given[0].shape[1])
-        other = network(hits[order], place[given[0]][:, shuffled])[np.argsort(shuffled)]
-    if not _close(answer, other):
-        yield remark("depends on the order of hits or edges, which means nothing in an event file", refused=False)
-
-
-def _close(first: Float32, second: Float32) -> bool:
-    scale = float(np.abs(first).max(initial=0.0))
-    return bool(np.allclose(first, second, rtol=_ROUNDING, atol=_ROUNDING * scale, equal_nan=True))
