@@ -132,6 +132,24 @@ def test_an_unknown_model_is_waited_for_but_not_as_long_as_a_server():
     assert isinstance(explain(caught.value, server="h:1", model="exatrkx"), UnknownModel)
 
 
+WRAPPED = "Failed to process the request(s) for model{} 'embed_0_0', message: {}\n\nAt:\n  /x/serving.py(84): execute\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (WRAPPED.format("", "Refused: embed: INPUT__0 has a NaN"), "embed: INPUT__0 has a NaN"),
+        (WRAPPED.format(" instance", "Refused: embed: x At: 3"), "embed: x At: 3"),
+        ("in ensemble 'exatrkx', " + WRAPPED.format("", "Refused: no"), "in ensemble 'exatrkx', no"),
+        (WRAPPED.format("", "Refused: " + "y" * 500), "y" * 399 + "…"),
+        # Another error of a model keeps its place in the code.
+        (WRAPPED.format("", "ValueError: no"), " ".join(WRAPPED.format("", "ValueError: no").split())),
+    ],
+)
+def test_a_stages_refusal_is_told_without_tritons_words(message: str, told: str):
+    assert RequestFailed("INTERNAL", message).message == told
+
+
 def test_a_long_reason_of_many_lines_becomes_one_short_line():
     failure = RequestFailed("INTERNAL", "Traceback:\n  File x\n" + "y" * 5000)
     error = explain(failure, server="h:1", model="exatrkx")

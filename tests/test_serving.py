@@ -14,6 +14,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from exatrkx_hpc.assets import asset
+from exatrkx_hpc.measure.metrics import fetch, model_times
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.repository import CONFIG, read_config
 from exatrkx_hpc.tracking.serving import (
@@ -355,6 +356,27 @@ def test_bad_input_is_an_error_and_the_server_lives_on(server: RunningTriton, in
     assert says in str(error.value)
     assert server.is_ready()
     assert infer(model if "fused" in model else "exatrkx", FEATURES=hits(5)).shape == (5,)
+
+
+@pytest.mark.triton
+def test_a_refused_request_is_a_failure_of_its_model_and_no_success(server: RunningTriton, infer: Infer) -> None:
+    address = server.grpc.replace(":8001", ":8002")
+    before = fetch(address)
+    good, bad = hits(5), hits(5)
+    bad[2, 1] = 3.1  # phi in radians
+    for model, tensor in (("exatrkx", "FEATURES"), ("exatrkx_fused", "FEATURES"), ("embed", "INPUT__0")):
+        infer(model, **{tensor: good})
+        for _ in range(3):
+            with pytest.raises(InferenceServerException, match=r"Refused: \w+: \w+ has phi / pi = 3.1 in row 2"):
+                infer(model, **{tensor: bad})
+    found = {one.model: (one.successes, one.failures) for one in model_times(fetch(address), before)}
+    # Of an ensemble Triton counts each twice, whichever stage refuses.
+    assert found["exatrkx"] == (1, 6) and found["exatrkx_fused"] == (1, 3)
+    assert found["embed"] == (2, 6) and found["frnn"] == (1, 0) and found["wcc"] == (1, 0)
+    edges_of_nobody = {"INPUT0": edges((5, 0)), "INPUT1": floats(1), "INPUT2": hits(5)}
+    with pytest.raises(InferenceServerException, match="wcc: INPUT0 has hit numbers from 0 to 5"):
+        infer("wcc", **edges_of_nobody)
+    assert {one.model: one.failures for one in model_times(fetch(address), before)}["wcc"] == 1
 
 
 @pytest.mark.triton

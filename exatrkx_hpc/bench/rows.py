@@ -12,7 +12,8 @@ from exatrkx_hpc.bench.places import Target
 from exatrkx_hpc.fleet.endpoint_file import EndpointRecord
 from exatrkx_hpc.measure import perf_analyzer
 from exatrkx_hpc.measure.bench_table import Point, Row, Store
-from exatrkx_hpc.measure.metrics import Snapshot, fetch_fleet, fleet_times, metrics_url
+from exatrkx_hpc.measure.counters import Snapshot
+from exatrkx_hpc.measure.metrics import fetch_fleet, fleet_times, metrics_url
 from exatrkx_hpc.measure.perf_analyzer import ClientFigures, Load, PerfAnalyzer, Split
 from exatrkx_hpc.measure.scan import Measure
 from exatrkx_hpc.measure.utilisation import Utilisation, watched
@@ -28,11 +29,11 @@ def measure_service(
         load = Load(server=target.endpoint, model=model, data=data, concurrency=point.concurrency, window=window)
         members = target.record().metrics
         now = _Moment(model)
-        before, _ = fetch_fleet(list(members.values()))
+        before = _all_of(members)
         with watched(list(members.values())) as utilisation:
             figures = perf_analyzer.measure(analyzer, load, store.report(point, repetition))
             busy = utilisation()
-        after, _ = fetch_fleet(list(members.values()))
+        after = _all_of(members)
         split = perf_analyzer.latency_split(model, figures.mean_ms, fleet_times(after, before))
         return now.row(
             point,
@@ -57,6 +58,14 @@ def measure_direct(work: Callable[[float], ClientFigures], *, model: str, window
         return now.row(point, repetition, figures, split)
 
     return measure
+
+
+def _all_of(members: Mapping[str, str]) -> tuple[Snapshot, ...]:
+    """Return what each member counts; a silent one would count with its whole life, or not at all."""
+    snapshots, silent = fetch_fleet(members.values())
+    if silent:
+        raise silent[0]
+    return snapshots
 
 
 class _Moment:

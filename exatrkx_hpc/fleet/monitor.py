@@ -198,6 +198,7 @@ class Monitor:
                 http=f"{self._public_host()}:{self._plan.http_port}",
                 prometheus=self._store.address if self._store is not None else "",
                 metrics={member.name: member.metrics for member in view.ready},
+                instances={member.name: member.record.instance for member in view.ready},
                 ready=len(view.ready),
                 monitor_pid=os.getpid(),
                 updated=time.time(),

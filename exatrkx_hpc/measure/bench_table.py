@@ -90,6 +90,7 @@ class Row:
 
 COLUMNS: Final = tuple(column.name for column in dataclasses.fields(Row))
 _NUMBERS: Final = {column.name for column in dataclasses.fields(Row) if column.type == "float"}
+_ALWAYS: Final = {"events_per_s", "mean_ms", "p50_ms", "p95_ms", "p99_ms"}
 _COUNTS: Final = {column.name for column in dataclasses.fields(Row) if column.type == "int"}
 
 
@@ -175,12 +176,22 @@ def _row(line: Mapping[str, object]) -> Row:
     for name in COLUMNS:
         value = line[name]
         if name in _NUMBERS:
-            values[name] = math.nan if value in (None, "") else float(str(value))
+            values[name] = _number(name, value)
         else:
             values[name] = int(str(value)) if name in _COUNTS else str(value)
     if values["kind"] not in ("service", "direct"):
         raise ValueError(f"kind {values['kind']!r}")
     return Row(**values)  # type: ignore[arg-type]
+
+
+def _number(name: str, value: object) -> float:
+    """Return a figure, nan where there is none; raise ValueError for one that is infinite or below 0."""
+    if value in (None, "") and name not in _ALWAYS:
+        return math.nan
+    figure = float(str(value if value not in (None, "") else math.nan))
+    if not 0.0 <= figure < math.inf:
+        raise ValueError(f"{name} {value!r}")
+    return figure
 
 
 def _read_points(folder: Path) -> Iterable[Row]:

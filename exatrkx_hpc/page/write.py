@@ -13,7 +13,7 @@ from exatrkx_hpc import __version__
 from exatrkx_hpc.errors import EndpointError, ExatrkxError, InputError, OutputError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.fleet.endpoint_file import EndpointRecord, running_endpoint
-from exatrkx_hpc.measure.metrics import Snapshot
+from exatrkx_hpc.measure.counters import Snapshot
 from exatrkx_hpc.page.counted import DEADLINE, counted, snapshots
 from exatrkx_hpc.page.page import render_page
 from exatrkx_hpc.page.read import history, note
@@ -60,7 +60,7 @@ def told_on_a_page(settings: Settings, run_root: Path | None = None) -> Iterator
     `run_root` is where the farm is whose endpoint `settings.server` may be: then its servers are asked what they
     count. Raises what `write_page` raises, but not in place of the run's own error.
     """
-    began, before = time.time(), snapshots(_servers(settings, run_root))
+    began, before = time.time(), _snapshots(settings, run_root)
     try:
         yield
     except StoppedRun as stopped:
@@ -81,10 +81,10 @@ def _launch(settings: Settings, began: float, stopped: str) -> dict[str, dict[st
 def _write(
     settings: Settings,
     run_root: Path | None,
-    before: Mapping[str, Snapshot],
+    before: Mapping[str, Snapshot | None],
     launch: Mapping[str, Mapping[str, str | float]],
 ) -> None:
-    found = counted(before, snapshots(_servers(settings, run_root)), ensemble=settings.model)
+    found = counted(before, _snapshots(settings, run_root), ensemble=settings.model)
     write_page(
         settings.out,
         settings=settings_told(settings),
@@ -121,9 +121,9 @@ def _record(settings: Settings, run_root: Path | None) -> EndpointRecord | None:
     return None
 
 
-def _servers(settings: Settings, run_root: Path | None) -> Mapping[str, str]:
+def _snapshots(settings: Settings, run_root: Path | None) -> Mapping[str, Snapshot | None]:
     record = _record(settings, run_root)
-    return record.metrics if record is not None else {}
+    return snapshots(record.metrics, record.instances) if record is not None else {}
 
 
 def _versions(record: EndpointRecord | None) -> dict[str, str]:

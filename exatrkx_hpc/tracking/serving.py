@@ -42,6 +42,10 @@ def refuse_numpy_2(version: str, parameters: Mapping[str, str]) -> None:
         )
 
 
+class Refused(Exception):
+    """The one request of a call gets no answer; Triton tells its client this message, between words of its own."""
+
+
 class Stage:
     """What every model has in common: read the configuration, check, compute, answer.
 
@@ -70,8 +74,15 @@ class Stage:
         raise NotImplementedError
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each of Triton's requests, one response a request; a bad one gets an error of its own."""
-        return [self._answer(request) for request in requests]
+        """Answer each of Triton's requests, one response a request; a bad one gets an error of its own.
+
+        Raises Refused for a bad one that came alone: Triton (2.51) counts that as a failure of the model, but a
+        response that is an error as a success.
+        """
+        answers = [self._answer(request) for request in requests]
+        if len(answers) == 1 and answers[0].has_error():
+            raise Refused(answers[0].error().message())
+        return answers
 
     def _answer(self, request: Any) -> Any:  # noqa: ANN401 - exists only inside Triton
         triton = _triton()
