@@ -209,11 +209,40 @@ def test_the_direction_comes_from_the_source(events: Path, tmp_path: Path) -> No
     (tmp_path / "x.txt").write_text("")
     assert direction(events, None) == direction(events, "json") == "json"
     assert direction(tmp_path / "x.json", None) == direction(tmp_path / "x.txt", "csv") == "csv"
-    for source, to, says in (("x.txt", None, "--to json or csv"), ("x.txt", "json", "wants a folder of events")):
+    for source, to, says in (("x.txt", None, r"or \*.json; if it is JSON"), ("x.txt", "json", "leave out --to json")):
         with pytest.raises(ConfigError, match=says):
             direction(tmp_path / source, to)
     with pytest.raises(InputError, match="there is no"):
         direction(tmp_path / "nowhere", None)
+
+
+@pytest.mark.parametrize("form", ["csv", "npy", "npz"])
+@pytest.mark.parametrize("words", [[], ["--to", "json"], ["--base64"]])
+def test_one_file_is_an_event(events: Path, tmp_path: Path, form: str, words: list[str]) -> None:
+    events_to_events(events, tmp_path / "others", form=form)
+    (first, *_) = find_events(events)
+    source = f"others/{first.name}.{form}"
+    done = exatrkx_hpc("events", "convert", source, "x.json", *words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "1 events in x.json\n"), done.stderr
+    ((name, element),) = json.loads((tmp_path / "x.json").read_text())["data"][0].items()
+    assert name == "FEATURES" and element["shape"] == [len(read_hits(first.path)), 3]
+    assert json_to_events(tmp_path / "x.json", tmp_path / "again", tensor="FEATURES") == 1
+    np.testing.assert_array_equal(read_hits(tmp_path / "again/evt_000000.csv"), read_hits(first.path))
+
+
+def test_a_file_that_is_no_event_leaves_an_earlier_json_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("mine")
+    (tmp_path / "x.txt").write_text("0.1,0.2,0.3\n")
+    (tmp_path / "words.csv").write_text("r,phi,z\n")
+    says = {
+        "x.txt": (2, "x.txt is neither a folder nor *.csv"),
+        "words.csv": (6, "words.csv:1"),
+        "no.csv": (6, "no no.c"),
+    }
+    for source, (status, message) in says.items():
+        done = exatrkx_hpc("events", "convert", source, "x.json", cwd=tmp_path)
+        assert message in complaint(done, status)
+    assert (tmp_path / "x.json").read_text() == "mine"
 
 
 def test_the_command(events: Path, tmp_path: Path) -> None:

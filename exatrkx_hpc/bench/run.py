@@ -20,7 +20,7 @@ from exatrkx_hpc.measure.bench_table import Point, Row, Store, read_table
 from exatrkx_hpc.measure.perf_analyzer import Load, PerfAnalyzer
 from exatrkx_hpc.measure.scan import Effort, Grid, Measure, Progress, Tell, pending, run_points
 from exatrkx_hpc.work.client import check_endpoint
-from exatrkx_hpc.work.convert import events_to_json
+from exatrkx_hpc.work.convert import events_to_json, holds_events
 
 #: The input of the shipped ensemble and of the fused model.
 TENSOR: Final = "FEATURES"
@@ -130,11 +130,11 @@ def _data(bench: Bench, tell: Tell) -> tuple[Path, str]:
     """Return the file for perf_analyzer, made of a folder of events, and its digest."""
     if not bench.events.exists():
         raise InputError(
-            f"there is no {bench.events}; name a folder of events or a *.json with --events, or make events with "
+            f"there is no {bench.events}; name events or a *.json with --events, or make events with "
             "'exatrkx-hpc events generate'"
         )
     path = bench.events
-    if path.is_dir():
+    if holds_events(path):
         path = bench.out / "events.json"
         number = events_to_json(bench.events, path, tensor=TENSOR, as_base64=True)
         tell(f"events: {number} of {bench.events}")

@@ -35,9 +35,7 @@ def bench(
     concurrency: Annotated[
         str | None, typer.Option("--concurrency", help="Requests in flight, such as 1,2,4,8.")
     ] = None,
-    events: Annotated[
-        Path, typer.Option("--events", "-d", help="A folder of events, or perf_analyzer's *.json.")
-    ] = Path("events"),
+    events: Annotated[Path, typer.Option("--events", "-d", help="Events, or perf_analyzer's *.json.")] = Path("events"),
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the scan.")] = Path("bench"),
     window: Annotated[float | None, typer.Option("--window", help="Seconds that a repetition measures.")] = None,
     repeats: Annotated[int | None, typer.Option("--repeats", help="Repetitions of each point.")] = None,

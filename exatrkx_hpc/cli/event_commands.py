@@ -83,7 +83,7 @@ def convert(
 ) -> None:
     """Turn events into perf_analyzer's JSON (--input-data), such JSON into events, or events into another format.
 
-    Events are a folder of *.csv, *.npy, *.npz or *.parquet, or one Parquet file.
+    Events are a folder of *.csv, *.npy, *.npz or *.parquet, or one such file.
     """
     form, from_json = direction(source, to), not holds_events(source)
     if (as_base64 and form != "json") or (names is not None and not from_json):

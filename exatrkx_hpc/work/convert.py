@@ -19,7 +19,7 @@ from typing import IO, Literal
 import numpy as np
 
 from exatrkx_hpc.errors import ConfigError, InputError, OutputError
-from exatrkx_hpc.work.events import COLUMNS, Reader, find_events
+from exatrkx_hpc.work.events import COLUMNS, FORMATS, PARQUET, EventFile, Reader, find_events
 from exatrkx_hpc.work.formats.values import Float32
 from exatrkx_hpc.work.formats.writing import DIGITS, event_writer
 from exatrkx_hpc.work.json_stream import array_elements
@@ -31,22 +31,30 @@ _KEY = "data"
 
 
 def holds_events(source: Path) -> bool:
-    """Return whether `source` is a folder, or a Parquet file, of events, and no JSON."""
-    return source.is_dir() or source.suffix == ".parquet"
+    """Return whether `source` is a folder of events or a file that holds one or more, and no JSON."""
+    return source.is_dir() or source.suffix[1:] in FORMATS
+
+
+def events_of(source: Path) -> tuple[EventFile, ...]:
+    """Return the events of a folder or a Parquet file, or the one of another file."""
+    if source.is_dir() or source.suffix[1:] == PARQUET:
+        return find_events(source)
+    return (EventFile(name=source.stem, path=source),)
 
 
 def direction(source: Path, to: Target | None) -> Target:
-    """Return what `source` is to become: what `to` says, else JSON for a folder and events for a `*.json`.
+    """Return what `source` is to become: what `to` says, else JSON for events and events for a `*.json`.
 
     Raises ConfigError when that cannot be told, InputError when there is no source.
     """
     if not source.exists():
-        raise InputError(f"there is no {source}; name a folder of events or a JSON file")
+        raise InputError(f"there is no {source}; name a folder of events, an event file or a JSON file")
     found: Target | None = "json" if holds_events(source) else "csv" if source.suffix == ".json" else None
     if to is None and found is None:
-        raise ConfigError(f"{source} is neither a folder nor a *.json; say what it is to become with --to json or csv")
+        kinds = ", ".join(f"*.{form}" for form in FORMATS)
+        raise ConfigError(f"{source} is neither a folder nor {kinds} or *.json; if it is JSON, say so with --to csv")
     if to == "json" and not holds_events(source):
-        raise ConfigError(f"--to json wants a folder of events, which {source} is not")
+        raise ConfigError(f"{source} is no folder of events and no event file; leave out --to json")
     return to or found or "csv"
 
 
@@ -55,10 +63,10 @@ def events_to_json(
 ) -> int:
     """Write the events of `folder`, in natural order, as the tensor `tensor` of perf_analyzer's data; return how many.
 
-    `out` is written aside and renamed, so it is whole or as it was. Raises InputError for a folder or an event that
-    cannot be read, OutputError when `out` cannot be written.
+    `folder` may be a file of events, too. `out` is written aside and renamed, so it is whole or as it was. Raises
+    InputError for a folder or an event that cannot be read, OutputError when `out` cannot be written.
     """
-    events = find_events(folder)
+    events = events_of(folder)
     with _whole_file(out) as file, contextlib.closing(Reader()) as reader:
         file.write(f'{{"{_KEY}":[')
         for number, event in enumerate(events):
@@ -76,7 +84,7 @@ def events_to_events(source: Path, out: Path, *, form: str, on_progress: Progres
     `out` must not hold anything; it appears as a whole at the end. Raises InputError for events that cannot be used,
     OutputError when `out` cannot be written, MissingComponent for Parquet without pyarrow.
     """
-    events = find_events(source)
+    events = events_of(source)
     with (
         _whole_folder(out) as folder,
         event_writer(folder, form) as write,
