@@ -59,6 +59,7 @@ def options_of(settings: Settings) -> tuple[tuple[str, ...], ...]:
     """Return the options of `run-clients` that mean these settings on nodes, beside the values of `[clients]`."""
     flags = {
         "--fresh": settings.fresh,
+        "--times": settings.times,
         "--retry-failed": settings.retry_failed,
         "--accept-changes": settings.accept_changes,
     }

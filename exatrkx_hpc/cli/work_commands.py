@@ -60,6 +60,12 @@ def run_clients(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Do changed events again, forget those that are gone.")
     ] = False,
+    times: Annotated[
+        bool, typer.Option("--times", help="With --mode stages: write times.csv, the seconds of each stage.")
+    ] = False,
+    ignore_first: Annotated[
+        int, typer.Option("--ignore-first", "-i", help="Leave the first events of this run out of its latency.")
+    ] = 0,
     wait: Annotated[float | None, typer.Option("--wait", help="Seconds to wait until the endpoint is ready.")] = None,
     srun: Annotated[
         bool, typer.Option("--srun", help="Spread the workers over the nodes of the allocation that this shell is in.")
@@ -92,6 +98,8 @@ def run_clients(
     Example: exatrkx-hpc run-clients -n 8 -j 4 -d events -o results
     """
     job = {"-N": nodes, "-A": account, "--qos": qos, "-p": partition, "-C": constraint, "-t": time_limit}
+    if ignore_first and (srun or sbatch):
+        raise ConfigError("-i is for a run on one machine; leave out --srun and --sbatch, or -i")
     refuse_mixtures(srun=srun, sbatch=sbatch, of_a_job=job, dry_run=dry_run)
     flags: dict[str, object] = {
         "clients__nodes": nodes,
@@ -115,6 +123,8 @@ def run_clients(
         retry_failed=retry_failed,
         accept_changes=accept_changes,
         event_column=event_column,
+        times=times,
+        ignore_first=ignore_first,
     )
     if sbatch:
         submit(found, settings, dry_run=dry_run, as_json=as_json)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class Answer:
     """The labels of one event, int64 `[N]`, the seconds they took with all repeats, and how many repeats.
 
     `member` is the server that answered last and `version` the version of its model, where the answer says so.
+    `models` are the seconds that each model took, repeats included, where the client asked it itself.
     """
 
     labels: NDArray[np.int64]
@@ -41,6 +43,7 @@ class Answer:
     retries: int
     member: str = ""
     version: str = ""
+    models: Mapping[str, float] = field(default_factory=dict)
 
 
 class Client:
@@ -92,13 +95,23 @@ class Client:
         features = checked_hits(hits)
         tensors: dict[str, NDArray[Any]] = {HITS: features}
         begin, repeats = time.monotonic(), 0
+        ends = [begin]
         for request in self._route:
             reply, more = await self._send(request, tensors)
             tensors[request.result] = self._output(request, reply)
             repeats += more
+            ends.append(time.monotonic())
         labels = self._labels(tensors[LABELS], len(features))
         seconds = time.monotonic() - begin
-        return Answer(labels=labels, seconds=seconds, retries=repeats, member=reply.member, version=reply.version)
+        models = {one.model: end - start for one, (start, end) in zip(self._route, pairwise(ends), strict=True)}
+        return Answer(
+            labels=labels,
+            seconds=seconds,
+            retries=repeats,
+            member=reply.member,
+            version=reply.version,
+            models=models,
+        )
 
     async def _send(self, request: Request, tensors: Mapping[str, NDArray[Any]]) -> tuple[Reply, int]:
         """Return the reply to one request, repeated as patience has it, and the number of repeats."""

@@ -17,6 +17,7 @@ from exatrkx_hpc.errors import EndpointError, ExatrkxError, InputError, ModelErr
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.work.book import Book
 from exatrkx_hpc.work.client import Answer
+from exatrkx_hpc.work.event_figures import by_stage, count_tracks
 from exatrkx_hpc.work.events import CSV, event_key, labels_text, read_labels
 from exatrkx_hpc.work.ledger import Ledger
 from exatrkx_hpc.work.ledger_file import as_text, create
@@ -214,6 +215,8 @@ class Scribe:
             labels_sha256=hashlib.sha256(data).hexdigest(),
             member=answer.member,
             version=answer.version,
+            tracks=count_tracks(answer.labels),
+            stages=by_stage(answer.models),
         )
 
     def _labels_of(self, name: str) -> Path:
