@@ -167,6 +167,9 @@ class BenchSection(_Section):
     concurrency: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
         (1, 2, 4, 8), min_length=1, description="numbers of requests in flight, each a point"
     )
+    calls: Literal["default", "sync", "async"] = Field(
+        "default", description="how perf_analyzer calls: default is its own choice"
+    )
     window: Seconds = Field(5, description="seconds that a repetition measures")
     repeats: int = Field(3, ge=1, le=1000, description="repetitions of each point")
     most_repeats: int = Field(6, ge=1, le=1000, description="repetitions of a point that is not steady")

@@ -63,6 +63,14 @@ def test_a_figure_that_is_none_is_no_row_of_a_table(tmp_path: Path, value: str):
         read_table(tmp_path)
 
 
+def test_a_table_without_the_columns_that_came_later_is_read(tmp_path: Path):
+    write_table(tmp_path, [row(calls="sync")])
+    lines = [line.rpartition(",")[0] for line in (tmp_path / "bench.csv").read_text().splitlines()]
+    assert COLUMNS[-1] == "calls"
+    (tmp_path / "bench.csv").write_text("\n".join(lines) + "\n")
+    assert [one.calls for one in read_table(tmp_path)] == [""]
+
+
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -71,6 +72,12 @@ def test_the_words_ask_for_one_concurrency_in_three_windows(tmp_path: Path):
     assert pairs["--concurrency-range"] == "4:4"
     assert (pairs["--measurement-interval"], pairs["--max-trials"]) == ("1000", "3")
     assert words[-3:] == ["--verbose-csv", "-f", str(tmp_path / "out.csv")]
+
+
+@pytest.mark.parametrize(("calls", "words"), [("default", []), ("sync", ["--sync"]), ("async", ["--async"])])
+def test_it_calls_as_it_is_told(tmp_path: Path, calls: str, words: list[str]):
+    what = dataclasses.replace(load(tmp_path), calls=calls)
+    assert [word for word in arguments(what, tmp_path / "out.csv") if "sync" in word] == words
 
 
 def test_the_figures_are_read_in_milliseconds():

@@ -20,13 +20,27 @@ from exatrkx_hpc.measure.utilisation import Utilisation, watched
 
 
 def measure_service(
-    target: Target, analyzer: PerfAnalyzer, store: Store, *, model: str, data: Path, window: float
+    target: Target,
+    analyzer: PerfAnalyzer,
+    store: Store,
+    *,
+    model: str,
+    data: Path,
+    window: float,
+    calls: str = "default",
 ) -> Measure:
     """Return what measures a point at `target`; the CSV of perf_analyzer stays in the store."""
     version = triton_version(target.record())
 
     def measure(point: Point, repetition: int) -> Row:
-        load = Load(server=target.endpoint, model=model, data=data, concurrency=point.concurrency, window=window)
+        load = Load(
+            server=target.endpoint,
+            model=model,
+            data=data,
+            concurrency=point.concurrency,
+            window=window,
+            calls=calls,
+        )
         members = target.record().metrics
         now = _Moment(model)
         before = _all_of(members)
@@ -43,6 +57,7 @@ def measure_service(
             busy=busy,
             members=shares(model, members, before, after),
             versions=(version, analyzer.version),
+            calls=calls,
         )
 
     return measure
@@ -86,6 +101,7 @@ class _Moment:
         busy: Utilisation | None = None,
         members: str = "",
         versions: tuple[str, str] = ("", ""),
+        calls: str = "",
     ) -> Row:
         """Return the row of what was measured; `versions` are Triton's and perf_analyzer's."""
         busy = busy or Utilisation()
@@ -114,6 +130,7 @@ class _Moment:
             exatrkx_hpc=__version__,
             triton=versions[0],
             perf_analyzer=versions[1],
+            calls=calls,
         )
 
 

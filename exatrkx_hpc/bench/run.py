@@ -101,11 +101,22 @@ class _Scan:
             # nginx may still be about to take up the members; run-clients would ask again, perf_analyzer does not.
             check_endpoint(target.endpoint, bench.model, deadline=_TAKEN_UP)
             warm = Load(
-                server=target.endpoint, model=bench.model, data=self._data, concurrency=most, window=bench.effort.window
+                server=target.endpoint,
+                model=bench.model,
+                data=self._data,
+                concurrency=most,
+                window=bench.effort.window,
+                calls=bench.farm.bench.calls,
             )
             perf_analyzer.warm_up(bench.analyzer, warm, bench.out / "warm-up.csv")
             measure = measure_service(
-                target, bench.analyzer, self._store, model=bench.model, data=self._data, window=bench.effort.window
+                target,
+                bench.analyzer,
+                self._store,
+                model=bench.model,
+                data=self._data,
+                window=bench.effort.window,
+                calls=bench.farm.bench.calls,
             )
             self._run(bench.grid.points(target.servers, target.instances), measure)
 
@@ -149,4 +160,6 @@ def _facts(bench: Bench, digest: str) -> dict[str, object]:
         "device": bench.farm.server.device,
         "exatrkx-hpc": __version__,
         "perf_analyzer": bench.analyzer.version,
+        # Scans of earlier programs do not say; they are gone on with as they began.
+        **({"calls": bench.farm.bench.calls} if bench.farm.bench.calls != "default" else {}),
     }

@@ -49,7 +49,7 @@ class PerfAnalyzer:
 class Load:
     """What perf_analyzer is to do: ask `model` at `server` with the events of `data`, `concurrency` at a time.
 
-    It measures for `window` seconds or somewhat longer.
+    It measures for `window` seconds or somewhat longer. `calls` is `sync`, `async`, or `default`, its own choice.
     """
 
     server: str
@@ -57,6 +57,7 @@ class Load:
     data: Path
     concurrency: int
     window: float
+    calls: str = "default"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,7 @@ def arguments(load: Load, report: Path) -> list[str]:
         *("--measurement-interval", str(max(1, round(1000 * load.window / WINDOWS)))),
         # Whether a figure is steady is told from whole repetitions, so that every window it takes counts.
         *("--max-trials", str(WINDOWS), "--stability-percentage", "1000000"),
+        *((f"--{load.calls}",) if load.calls != "default" else ()),
         *("--verbose-csv", "-f", str(report)),
     ]
 
