@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from exatrkx_hpc.errors import OutputError
+from exatrkx_hpc.page.page import render_page
+from exatrkx_hpc.page.read import history
 from exatrkx_hpc.tracking import scoring
 from exatrkx_hpc.work.book import Book
 from exatrkx_hpc.work.event_figures import (
@@ -19,6 +21,7 @@ from exatrkx_hpc.work.event_figures import (
     StageMeans,
     by_stage,
     count_tracks,
+    tracks_of,
     write_times,
 )
 from exatrkx_hpc.work.events import event_key
@@ -101,6 +104,9 @@ def test_each_done_event_has_a_row_whatever_became_of_it_before(tmp_path: Path):
         ledger.fail(Failed(event="evt_12", kind="model", reason="changed, and refused"))
         ledger.commit()
         ledger.done(result("evt_9"))  # a kill comes before the commit
+    with Ledger(path) as ledger:
+        assert tracks_of(ledger) == 3 * 2  # not those of evt_9 and evt_12
+        assert "9 <small>6 tracks</small>" in render_page(history([ledger]))
     assert told(tmp_path / "times.csv", path) == [
         HEADER,
         "evt_2,0.600000,0.200000,0.300000,0.400000,0.500000,2.000000",

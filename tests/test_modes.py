@@ -12,10 +12,11 @@ from typing import get_args
 import numpy as np
 import pytest
 import requests
-from command import complaint, exatrkx_hpc
+from command import PROGRAM, complaint, exatrkx_hpc
 from fakes.running import fake_triton
 from repositories import CONTRACT, edit
 from triton_helper import RunningTriton, running_triton
+from waiting import until
 
 pytest.importorskip("torch")
 
@@ -25,6 +26,7 @@ from exatrkx_hpc.measure.metrics import fetch, model_times
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.pipeline import load_tracker
 from exatrkx_hpc.models.repository import CONFIG, read_config
+from exatrkx_hpc.process import kill_session, spawn
 from exatrkx_hpc.values import Mode
 from exatrkx_hpc.work.endpoint import Endpoint
 from exatrkx_hpc.work.event_figures import count_tracks
@@ -262,6 +264,24 @@ def test_the_times_of_the_stages_are_there_once_for_each_done_event(server: str,
     (tmp_path / "out/times.csv").unlink()
     assert exatrkx_hpc("report", "out", "--times", cwd=tmp_path).returncode == 0
     assert times_of(tmp_path / "out") == again
+
+
+@pytest.mark.triton
+def test_a_run_that_is_killed_has_the_times_of_each_event_once_in_the_end(server: str, tmp_path: Path) -> None:
+    (tmp_path / "events").mkdir()
+    for number in range(40):
+        np.savetxt(tmp_path / f"events/evt_{number}.csv", some_hits(100), delimiter=",")
+    words = ["run-clients", "-s", server, "--mode", "stages", "--times", "-j", "1", "-d", "events", "-o", "out"]
+    child = spawn([PROGRAM, *words], log=tmp_path / "log", cwd=tmp_path)
+    labels = tmp_path / "out/labels"
+    until(lambda: len(list(labels.glob("*.csv"))) >= 5, what="some labels")
+    kill_session(child.pid)
+    child.wait(10)
+    assert not (tmp_path / "out/times.csv").exists()
+    assert exatrkx_hpc(*words, cwd=tmp_path).returncode == 0
+    times = times_of(tmp_path / "out")
+    assert list(times) == [f"evt_{number}" for number in range(40)]
+    assert all(len(row) == 6 for row in times.values())
 
 
 def test_only_the_stages_have_times(tmp_path: Path) -> None:

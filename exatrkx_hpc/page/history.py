@@ -75,6 +75,7 @@ class History:
     runs: tuple[Run, ...]
     throughput: Throughput
     latency: Spread
+    tracks: int = 0
     members: Mapping[str, int] = field(default_factory=dict)
     compute: Mapping[str, float] = field(default_factory=dict)
     kinds: Mapping[str, int] = field(default_factory=dict)

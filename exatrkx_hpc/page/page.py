@@ -111,7 +111,7 @@ def _tiles(told: History) -> list[Tile]:
         Tile(name="latency, median", value=number(figures.p50 * factor), unit=unit),
         Tile(name="latency, p99", value=number(figures.p99 * factor), unit=unit),
         Tile(name="retries", value=f"{told.retries:,}"),
-        Tile(name="hits", value=f"{told.hits:,}"),
+        Tile(name="hits", value=f"{told.hits:,}", unit=f"{told.tracks:,} tracks" if told.tracks else ""),
     ]
 
 

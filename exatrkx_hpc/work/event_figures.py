@@ -74,6 +74,14 @@ class StageMeans:
         return {stage: 1000.0 * one / self._number for stage, one in zip(STAGES, self._sums, strict=True) if one}
 
 
+def tracks_of(ledger: Ledger) -> int:
+    """Return the tracks of all done events; 0 for those that an earlier program did."""
+    query = "SELECT coalesce(sum(tracks), 0) FROM events JOIN extras ON extras.key = events.key WHERE state = 'done'"
+    with ledger.told():
+        (tracks,) = ledger.db.execute(query).fetchone()
+    return int(tracks)
+
+
 def write_times(path: Path, ledgers: Sequence[Ledger]) -> None:
     """Write the times of every done event of the ledgers, in natural order of their names; whole or as it was.
 
