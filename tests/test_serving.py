@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -377,6 +378,33 @@ def test_a_refused_request_is_a_failure_of_its_model_and_no_success(server: Runn
     with pytest.raises(InferenceServerException, match="wcc: INPUT0 has hit numbers from 0 to 5"):
         infer("wcc", **edges_of_nobody)
     assert {one.model: one.failures for one in model_times(fetch(address), before)}["wcc"] == 1
+
+
+CODED = """\
+import os, sys
+sys.path[1:1] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+import triton_python_backend_utils as triton
+from exatrkx_hpc.tracking.serving import Stage
+
+
+class TritonPythonModel(Stage):
+    def _answer(self, request):
+        return triton.InferenceResponse(error=triton.TritonError("coded: ask another", triton.TritonError.UNAVAILABLE))
+"""
+
+
+@pytest.mark.triton
+def test_an_error_of_another_status_keeps_it(tmp_path: Path, triton: None) -> None:
+    repository = build(asset("model_repos/exatrkx"), tmp_path / "models", device="cpu", fused=False).path
+    for name in ("exatrkx", "frnn", "gnn", "filter", "applyfilter", "wcc"):
+        shutil.rmtree(repository / name)
+    (repository / "embed/1/model.py").write_text(CODED)
+    with running_triton(repository, tmp_path) as up, InferenceServerClient(up.grpc) as client:
+        tensor = InferInput("INPUT__0", [5, 3], "FP32")
+        tensor.set_data_from_numpy(hits(5))
+        with pytest.raises(InferenceServerException) as error:
+            client.infer("embed", [tensor])
+    assert (error.value.status(), error.value.message()) == ("StatusCode.UNAVAILABLE", "coded: ask another")
 
 
 @pytest.mark.triton

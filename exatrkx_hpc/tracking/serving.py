@@ -77,11 +77,14 @@ class Stage:
         """Answer each of Triton's requests, one response a request; a bad one gets an error of its own.
 
         Raises Refused for a bad one that came alone: Triton (2.51) counts that as a failure of the model, but a
-        response that is an error as a success.
+        response that is an error as a success. What is raised becomes INTERNAL, so an error of another status stays
+        a response: clients go by it.
         """
         answers = [self._answer(request) for request in requests]
         if len(answers) == 1 and answers[0].has_error():
-            raise Refused(answers[0].error().message())
+            error = answers[0].error()
+            if error.code() == _triton().TritonError.INTERNAL:
+                raise Refused(error.message())
         return answers
 
     def _answer(self, request: Any) -> Any:  # noqa: ANN401 - exists only inside Triton
