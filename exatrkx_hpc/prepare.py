@@ -12,7 +12,7 @@ from exatrkx_hpc.config import Farm
 from exatrkx_hpc.errors import LaunchError, ModelError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.launch.batch import render_job
-from exatrkx_hpc.launch.images import refuse_missing_image
+from exatrkx_hpc.launch.images import pull_image, refuse_missing_image
 from exatrkx_hpc.launch.interactive import allocation
 from exatrkx_hpc.launch.payload import write_payload
 from exatrkx_hpc.launch.plan import FarmPlan, Tool, engine_faults, make_plan, python_folder
@@ -21,17 +21,9 @@ from exatrkx_hpc.launch.slurm import REMEDY
 from exatrkx_hpc.launch.triton import embedded_triton
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
-from exatrkx_hpc.process import find_program, run
+from exatrkx_hpc.process import find_program
 
 Tell = Callable[[str], None]
-
-#: The command that pulls an image, for the engines that keep images of their own.
-_PULL = {
-    "shifter": ("shifterimg", "pull"),
-    "podman-hpc": ("podman-hpc", "pull"),
-    "podman": ("podman", "pull"),
-}
-_PULL_DEADLINE = 3600.0
 
 
 def plan(farm: Farm, *, lay_out: bool = True, sources: Mapping[str, str] | None = None) -> FarmPlan:
@@ -139,16 +131,3 @@ def build_models(farm: Farm, tell: Tell) -> None:
     if not repository.is_dir():
         tell(f"models: building {repository} for {server.device}")
         build(asset("model_repos/exatrkx"), repository, device=server.device, instances=server.instances)
-
-
-def pull_image(farm: Farm, tell: Tell) -> None:
-    """Pull the image with the engine's own command; raises LaunchError when that fails."""
-    engine, image = farm.server.engine, farm.server.image
-    if engine not in _PULL:
-        return
-    program, verb = _PULL[engine]
-    tell(f"image: {program} {verb} {image}")
-    path = find_program(program, remedy=f"load its module, or choose another server.engine than {engine!r}")
-    done = run([path, verb, image], timeout=_PULL_DEADLINE)
-    if done.returncode:
-        raise LaunchError(f"{program} {verb} {image} failed (exit {done.returncode}): {done.complaint}")

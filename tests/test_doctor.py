@@ -211,27 +211,43 @@ def shifter(bench, monkeypatch) -> Path:
     return images
 
 
-@pytest.mark.parametrize("image", ["docker:nvcr/tritonserver:24.10", "nvcr/tritonserver:24.10"])
+TRITON = "docker:nvcr/tritonserver:24.10"
+
+
+@pytest.mark.parametrize("image", [TRITON, TRITON.removeprefix("docker:"), TRITON.replace("docker:", "docker://")])
 def test_an_image_that_shifters_gateway_has(bench, shifter, image):
     finding = bench.one("image", **engine("shifter") | {"server__image": image})
-    assert (finding.ok, finding.found) == (True, f"{image}, 7f1a3c9f0e5d")
+    assert (finding.ok, finding.found) == (True, f"{TRITON}, 7f1a3c9f0e5d")
 
 
 def test_an_image_that_shifters_gateway_has_not(bench, shifter):
     finding = bench.one("image", **engine("shifter") | {"server__image": "docker:nvcr/tritonserver:24.1"})
     assert says_what_to_do(finding)
+    assert finding.found == "the image gateway has no docker:nvcr/tritonserver:24.1"
     assert "exatrkx-hpc setup" in finding.remedy
 
 
+@pytest.mark.parametrize("state", ["dead", "slow"])
+def test_a_gateway_that_does_not_answer_is_not_an_image_that_is_missing(bench, shifter, monkeypatch, state):
+    monkeypatch.setenv("FAKE_GATEWAY", state)
+    finding = bench.one("image", **engine("shifter") | {"server__image": TRITON})
+    words = {"dead": "ERROR: failed to contact the image gateway.", "slow": "err 28"}[state]
+    assert finding.found == f"the image gateway does not tell whether it has {TRITON}: {words}"
+    assert finding.remedy == f"'shifterimg lookup {TRITON}' asks again"
+
+
 def test_a_target_that_is_not_in_shifters_image(bench, shifter):
-    """The fake runs a command on this machine, so that a folder of this machine is one of the image."""
+    """shifter itself is asked: it makes what lies in its own root, and nothing deeper."""
     (bench.folder / "there").mkdir()
-    mounts = [f"{bench.folder}:{bench.folder}/there", f"{bench.folder}:/not/there"]
-    values = engine("shifter", server__mounts=mounts) | {"server__image": "docker:nvcr/tritonserver:24.10"}
+    file = bench.folder / "file"
+    file.touch()
+    targets = [str(bench.folder / "there"), "/models", "/opt/new", "/var/tmp", "/not/there"]
+    mounts = [*(f"{bench.folder}:{target}" for target in targets), f"{file}:/file"]
+    values = engine("shifter", server__mounts=mounts) | {"server__image": TRITON}
     found = [finding for finding in bench.look(**values) if finding.what == "in the container"]
-    assert [finding.ok for finding in found] == [True, False]
-    assert found[1].found == "the image has no /not/there"
-    assert "server.mounts" in found[1].remedy
+    assert [finding.ok for finding in found] == [True, True, True, True, False, False]
+    assert found[4].found.startswith(f"shifter does not mount {bench.folder} as /not/there: BIND MOUNT FAILED")
+    assert "server.mounts" in found[4].remedy
 
 
 def test_a_folder_that_shifter_does_not_show(bench, shifter):
@@ -240,9 +256,9 @@ def test_a_folder_that_shifter_does_not_show(bench, shifter):
     (bench.bin / "shifter").unlink()
     bench.write("shifter", f"""[ "${{*: -1}}" != {models} ]""")
     values = engine("shifter", server__model_repository=str(models))
-    finding = bench.one("in the container", **values | {"server__image": "docker:nvcr/tritonserver:24.10"})
+    finding = bench.one("in the container", **values | {"server__image": TRITON})
     assert says_what_to_do(finding)
-    assert bench.called() == [f"--image=docker:nvcr/tritonserver:24.10 test -d {models}"]
+    assert bench.called() == [f"--image={TRITON} test -d {models}"]
 
 
 def test_a_mount_of_nothing(bench):

@@ -187,7 +187,7 @@ def test_sbatch_reads_every_option_as_one_word(name: str, tmp_path: Path) -> Non
         plan.extra_directives
     )
     assert read == [[word] for word in wanted]
-    assert f"--account={name}" in wanted and f"--comment={name}" in wanted and f"--image={IMAGE}" in wanted
+    assert f"--account={name}" in wanted and f"--comment={name}" in wanted and f"--image=docker:{IMAGE}" in wanted
     assert f"--output={tmp_path}/{name.replace('%', '%%')}/job-%j.log" in wanted
 
 

@@ -60,6 +60,8 @@ class FarmPlan(BaseModel):
     gpus_per_server: int
     engine: str
     command: tuple[Word, ...]
+    exports: tuple[tuple[str, str], ...] = ()
+    foreign: tuple[str, ...] = ()
     model_repository: str
     host_suffix: str
     base_port: int
@@ -96,6 +98,8 @@ def make_plan(farm: Farm, *, tool: Tool | None = None, sources: Mapping[str, str
         gpus_per_server=server.gpus_per_server,
         engine=server.engine,
         command=engine.argv(spec),
+        exports=engine.exports(spec),
+        foreign=engine.foreign(),
         model_repository=server.model_repository,
         host_suffix=farm.cluster.host_suffix,
         base_port=server.base_port,
