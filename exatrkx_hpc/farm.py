@@ -177,12 +177,13 @@ def wait_ready(job: Job, *, timeout: float, tell: Tell = lambda line: None) -> L
     return look_until_ready(lambda: look(job), wanted=wanted, timeout=timeout, tell=tell)
 
 
-def setup(farm: Farm, *, tell: Tell = lambda line: None) -> None:
-    """Make the folders, pull the image, build and check the model repository; safe to repeat.
+def setup(farm: Farm, *, tell: Tell = lambda line: None, packages: Sequence[str] = ()) -> None:
+    """Make the folders, pull the image, fetch the models' packages, build and check the models; safe to repeat.
 
+    `packages` are fetched beside those that the shipped models import.
     Raises LaunchError, MissingComponent or ModelError for what cannot be done.
     """
-    prepare.set_up(farm, tell)
+    prepare.set_up(farm, tell, packages=packages)
 
 
 def clean(farm: Farm, *, older_than: float) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from exatrkx_hpc.assets import asset
@@ -12,15 +12,18 @@ from exatrkx_hpc.config import Farm
 from exatrkx_hpc.errors import LaunchError, ModelError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.launch.batch import render_job
-from exatrkx_hpc.launch.images import pull_image, refuse_missing_image
+from exatrkx_hpc.launch.containers import ENGINES
+from exatrkx_hpc.launch.images import engine_run, pull_image, refuse_missing_image
 from exatrkx_hpc.launch.interactive import allocation
 from exatrkx_hpc.launch.payload import write_payload
-from exatrkx_hpc.launch.plan import FarmPlan, Tool, engine_faults, make_plan, python_folder
+from exatrkx_hpc.launch.plan import FarmPlan, Tool, container_spec, engine_faults, make_plan, python_folder
 from exatrkx_hpc.launch.run_dirs import local_file_system
 from exatrkx_hpc.launch.slurm import REMEDY
 from exatrkx_hpc.launch.triton import embedded_triton
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
+from exatrkx_hpc.models.image_env import QUESTION, make_environment, needed, read_answer
+from exatrkx_hpc.models.repository import ENVIRONMENT, read_models
 from exatrkx_hpc.process import find_program
 
 Tell = Callable[[str], None]
@@ -45,10 +48,14 @@ def _embedded_tool(farm: Farm, *, lay_out: bool) -> Tool:
     )
 
 
-def set_up(farm: Farm, tell: Tell) -> None:
-    """Make, pull and build all that a job of `farm` needs; safe to repeat. Raises what each of the steps says."""
+def set_up(farm: Farm, tell: Tell, *, packages: Sequence[str] = ()) -> None:
+    """Make, pull and build all that a job of `farm` needs; safe to repeat. Raises what each of the steps says.
+
+    `packages` are further ones of the models' Python, such as `cupy-cuda12x`.
+    """
     make_run_root(farm)
     pull_image(farm, tell)
+    make_python_environment(farm, tell, packages=packages)
     build_models(farm, tell)
     require_models(farm, tell)
     write_payload(Path(python_folder(farm)))
@@ -130,4 +137,47 @@ def build_models(farm: Farm, tell: Tell) -> None:
     repository = Path(server.model_repository)
     if not repository.is_dir():
         tell(f"models: building {repository} for {server.device}")
-        build(asset("model_repos/exatrkx"), repository, device=server.device, instances=server.instances)
+        environment = Path(server.python_environment) if server.python_environment else None
+        build(
+            asset("model_repos/exatrkx"),
+            repository,
+            device=server.device,
+            instances=server.instances,
+            environment=environment if environment is not None and environment.exists() else None,
+        )
+
+
+def make_python_environment(farm: Farm, tell: Tell, *, packages: Sequence[str] = ()) -> None:
+    """Fetch the packages of the models for the Python of the image, unless they are there or none are wanted.
+
+    A repository that is there already and takes no notice of them is told. Raises ModelError when they cannot be had.
+    """
+    server = farm.server
+    if not server.python_environment:
+        return
+    place = Path(server.python_environment)
+    if not place.exists():
+        spec = container_spec(farm, Tool(triton=server.triton))
+        done = engine_run(*ENGINES[server.engine].question(spec, ("python3", "-c", QUESTION)))
+        python = read_answer(done.stdout) if done.returncode == 0 else None
+        if python is None:
+            said = done.complaint.replace("; ", ", ")
+            raise ModelError(
+                f"python3 of {server.image or 'this machine'} does not tell its version: {said}; make {place} with "
+                "'exatrkx-hpc models pack-env', or empty server.python_environment if the image needs none"
+            )
+        wanted = (*needed(server.device), *packages)
+        tell(f"packages: fetching {', '.join(wanted)} for Python {python.version} to {place}")
+        make_environment(place, python, wanted)
+    _tell_other_python(Path(server.model_repository), place, tell)
+
+
+def _tell_other_python(repository: Path, place: Path, tell: Tell) -> None:
+    if not repository.is_dir():
+        return
+    others = [m.name for m in read_models(repository) if m.backend == "python" and ENVIRONMENT not in m.parameters]
+    if others:
+        tell(
+            f"models: {', '.join(others)} of {repository} use the image's own Python, without the packages of {place}; "
+            f"'exatrkx-hpc models build --environment {place}' builds a repository that uses them"
+        )

@@ -8,7 +8,7 @@ import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 Engine = Literal["shifter", "podman-hpc", "podman", "apptainer", "none"]
 #: How an event becomes labels: one request to the ensemble, one to each stage, one to the fused model, no server.
@@ -17,6 +17,9 @@ Mode = Literal["ensemble", "stages", "fused", "direct"]
 LabelFormat = Literal["csv", "parquet"]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+#: What stands for a port of one's own, which ports.user_port tells.
+USER = "user"
 
 _TIME_LIMIT = re.compile(r"([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -30,6 +33,15 @@ def _one_line(text: str) -> str:
     if any(unicodedata.category(character) in _NOT_IN_A_LINE for character in text):
         raise ValueError("must not contain a line break or a control character")
     return text
+
+
+def _port_or_user(value: object) -> object:
+    if value == USER:
+        return value
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    if not isinstance(number, int) or not 0 <= number <= 65535:
+        raise ValueError(f"must be a port from 0 to 65535, or {USER!r}")
+    return number
 
 
 def _time_limit(text: str) -> str:
@@ -112,6 +124,8 @@ def expand(folder: str) -> Path:
         raise ValueError(f"{folder!r} begins with a home that nobody has; write the folder itself") from error
 
 
+#: A port, 0 for any free one, or the word for one of the user's own.
+UserPort = Annotated[int | Literal["user"], BeforeValidator(_port_or_user)]
 Line = Annotated[str, AfterValidator(_one_line)]
 Name = Annotated[str, AfterValidator(_plain_name)]
 Variable = Annotated[str, AfterValidator(_variable)]

@@ -14,6 +14,7 @@ import pytest
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.doctor import Finding, examine
 from exatrkx_hpc.launch.plan import make_plan
+from exatrkx_hpc.ports import user_port
 from exatrkx_hpc.resolution import resolve
 
 FAKES = Path(__file__).parent / "fakes"
@@ -175,6 +176,26 @@ def test_a_port_of_the_endpoint_that_is_taken_is_said(bench):
         finding = bench.one("endpoint grpc_port", **local(balancer__grpc_port=port))
     assert says_what_to_do(finding)
     assert bench.one("endpoint grpc_port", **local(balancer__grpc_port=port)).ok
+
+
+def test_the_ports_of_ones_own_are_told_and_taken_ones_are_no_fault(bench):
+    values = local(balancer__grpc_port="user", balancer__host="127.0.87.2")
+    own = user_port("grpc", os.getuid())
+    assert bench.one("endpoint grpc_port", **values).found == f"127.0.87.2:{own}"
+    with socket.socket() as taken:
+        taken.bind(("127.0.87.2", own))
+        taken.listen()
+        finding = bench.one("endpoint grpc_port", **values)
+    assert (finding.ok, finding.remedy) == (True, "")
+    assert finding.found == f"127.0.87.2:{own}: Address already in use; a monitor takes any free one instead"
+
+
+def test_a_machine_without_prometheus_is_a_warning(bench, monkeypatch):
+    monkeypatch.setenv("PATH", str(bench.bin))
+    finding = bench.one("prometheus", **local(monitor__prometheus=True))
+    assert finding.ok
+    assert "goes without it" in finding.found
+    assert "monitor.prometheus" in finding.remedy
 
 
 # Engines

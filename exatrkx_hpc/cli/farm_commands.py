@@ -11,7 +11,7 @@ import typer
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.bench.in_job import bench_command
 from exatrkx_hpc.cli.interactive import refuse_mixture, run_here, what_would_run, within_allocation
-from exatrkx_hpc.cli.options import ConfigFile, Json, RunRoot, SiteName, resolved, say
+from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, resolved, say
 from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.fleet.endpoint_file import LATEST
 from exatrkx_hpc.launch.scheduler import JobState
@@ -28,6 +28,7 @@ def deploy(
     account: Annotated[str | None, typer.Option("--account", "-A", help="The account to charge.")] = None,
     qos: Annotated[str | None, typer.Option("--qos", help="The quality of service.")] = None,
     time: Annotated[str | None, typer.Option("--time", "-t", help="The time limit.")] = None,
+    engine: EngineName = None,
     wait: Annotated[
         float | None, typer.Option("--wait", min=1, help="Wait until every server is ready, at most so many seconds.")
     ] = None,
@@ -63,6 +64,7 @@ def deploy(
         job__account=account,
         job__qos=qos,
         job__time=time,
+        server__engine=engine,
     )
     if interactive:
         refuse_mixture({"--wait": wait is not None, "--json": as_json, "--with": beside is not None})

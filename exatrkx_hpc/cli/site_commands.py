@@ -12,8 +12,8 @@ from rich.table import Table
 
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.bench.places import analyzer_folder
-from exatrkx_hpc.cli.options import ConfigFile, Json, RunRoot, SiteName, console, resolved, say
-from exatrkx_hpc.doctor import examine
+from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, console, resolved, say
+from exatrkx_hpc.doctor import Finding, examine
 from exatrkx_hpc.errors import InputError, MissingComponent
 from exatrkx_hpc.fleet.endpoint_file import LATEST
 from exatrkx_hpc.launch.run_dirs import log_files, parse_age
@@ -21,23 +21,35 @@ from exatrkx_hpc.measure.perf_analyzer_install import install
 from exatrkx_hpc.prepare import plan
 
 
-def doctor(config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None, as_json: Json = False) -> None:
+def doctor(
+    config: ConfigFile = None,
+    site: SiteName = None,
+    run_root: RunRoot = None,
+    engine: EngineName = None,
+    as_json: Json = False,
+) -> None:
     """Look for each thing that the farm needs, and say what to do about what is missing.
 
     Example: exatrkx-hpc doctor --site perlmutter
     """
-    farm = resolved(config, site=site, run_root=run_root).farm
+    farm = resolved(config, site=site, run_root=run_root, server__engine=engine).farm
     findings = list(examine(farm, lambda: plan(farm, lay_out=False)))
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:
         table = Table("", "what", "found", "what to do")
         for finding in findings:
-            table.add_row("ok" if finding.ok else "NOT OK", finding.what, finding.found, finding.remedy)
+            table.add_row(_mark(finding), finding.what, finding.found, finding.remedy)
         console().print(table)
     missing = sum(not finding.ok for finding in findings)
     if missing:
         raise MissingComponent(f"{missing} thing(s) are not as the farm needs them; the table says what to do")
+
+
+def _mark(finding: Finding) -> str:
+    if not finding.ok:
+        return "NOT OK"
+    return "warning" if finding.remedy else "ok"
 
 
 def setup(
@@ -45,13 +57,17 @@ def setup(
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
+    engine: EngineName = None,
+    package: Annotated[
+        list[str] | None, typer.Option("--package", help="A further package of the models' Python, such as torch.")
+    ] = None,
 ) -> None:
-    """Make the folders, build the model repository and pull the image; safe to repeat.
+    """Make the folders, pull the image, fetch the models' packages and build the models; safe to repeat.
 
     Example: exatrkx-hpc setup --bench
     """
-    farm = resolved(config, site=site, run_root=run_root).farm
-    story.setup(farm, tell=say)
+    farm = resolved(config, site=site, run_root=run_root, server__engine=engine).farm
+    story.setup(farm, tell=say, packages=tuple(package or ()))
     if bench:
         analyzer = install(analyzer_folder(farm), say)
         typer.echo(f"perf_analyzer {analyzer.version}: {' '.join(analyzer.command)}")

@@ -35,6 +35,10 @@ class ContainerEngine(Protocol):
         """Return the command that starts the container and, in it, the server."""
         ...
 
+    def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the command that runs another one in the image, on a machine without GPUs, for its answer."""
+        ...
+
     def exports(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
         """Return the variables of the node that the engine reads before it starts the container."""
         ...
@@ -88,6 +92,10 @@ class NoContainer(_OwnWords):
         settings = tuple(f"{name}={value}" for name, value in spec.environment)
         return ("env", *settings, *spec.command) if settings else spec.command
 
+    def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the command itself."""
+        return command
+
 
 class Shifter(_OwnWords):
     """NERSC's shifter: the image is named to Slurm; network and /dev/shm are the node's."""
@@ -125,6 +133,10 @@ class Shifter(_OwnWords):
         """Return the command; variables of the host reach the container by themselves."""
         return ("shifter", *(f"--env={name}={value}" for name, value in spec.environment), *spec.command)
 
+    def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the command in shifter, without modules."""
+        return ("shifter", f"--image={shifter_image(spec.image)}", "--module=none", *command)
+
 
 class Podman(_OwnWords):
     """podman on a node, with the host's network."""
@@ -150,6 +162,11 @@ class Podman(_OwnWords):
             podman_image(spec.image),
             *spec.command,
         )
+
+    def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the command in a container of its own, in the place of the image's ENTRYPOINT, which may say much."""
+        program, *words = command
+        return (self.program, "run", "--rm", "--entrypoint", program, podman_image(spec.image), *words)
 
     def removal(self) -> tuple[Word, ...]:
         """Return the command that removes the container at once, whether it still runs or not."""
@@ -197,6 +214,10 @@ class Apptainer(_OwnWords):
             apptainer_image(spec.image),
             *NoContainer().argv(spec),
         )
+
+    def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the command in apptainer."""
+        return ("apptainer", "exec", apptainer_image(spec.image), *command)
 
 
 ENGINES: dict[Engine, ContainerEngine] = {

@@ -58,7 +58,7 @@ for name in sys.argv[1:]:
 print(json.dumps([sys.prefix, found]))
 """
 
-_ACTIVATE = """\
+ACTIVATE = """\
 # Triton's Python backend reads this before it starts a model; a person may source it in bash, too.
 # The interpreter finds its packages by its own place, so that PATH is all that it needs.
 _environment=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -185,7 +185,7 @@ def _write(folder: Path, python: _Python, packed: PackedEnvironment) -> None:
     if python.shared:
         shutil.copy2(python.shared, folder / "lib")
     _copy_libraries([binaries / f"python{python.version}", *home.glob("lib-dynload/*.so")], folder / "lib")
-    write_whole(binaries / "activate", _ACTIVATE)
+    write_whole(binaries / "activate", ACTIVATE)
     facts = asdict(packed) | {"path": None, "packages": {one.name: one.version for one in packed.packages}}
     write_whole(folder / MANIFEST, json.dumps(facts, indent=2) + "\n")
 
