@@ -370,3 +370,5 @@ def test_no_two_servers_are_bound_to_one_gpu(bind: str, gpus_per_server: int, sa
         job__gpu_bind=bind, job__gpus_per_node=4, server__servers_per_node=2, server__gpus_per_server=gpus_per_server
     )
     assert [option for option in plan.step_options if "bind" in option] == ([f"--gpu-bind={said}"] if said else [])
+    without = make(job__gpu_bind=bind, job__gpus_per_node=0)
+    assert not any("bind" in option for option in without.step_options), "srun refuses it without GPUs"

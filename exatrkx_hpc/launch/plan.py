@@ -222,7 +222,7 @@ def _step_options(farm: Farm) -> tuple[str, ...]:
     size = (f"--nodes={job.nodes}", f"--ntasks-per-node={server.servers_per_node}")
     cpus = (f"--cpus-per-task={job.cpus_per_task}",) if job.cpus_per_task else ()
     hint = (f"--hint={job.hint}",) if job.hint else ()
-    bind = (f"--gpu-bind={_binding(farm)}",) if job.gpu_bind else ()
+    bind = (f"--gpu-bind={_binding(farm)}",) if job.gpu_bind and job.gpus_per_node else ()
     return (*size, "--kill-on-bad-exit=0", "--no-kill", *cpus, *hint, *bind)
 
 
