@@ -105,6 +105,10 @@ def require_models(farm: Farm, tell: Tell) -> None:
     repository = Path(farm.server.model_repository)
     if farm.cluster.scheduler == "local":
         build_models(farm, tell)
+    if not repository.is_dir() and farm.server.python_environment:
+        raise ModelError(
+            f"model repository {repository} does not exist; 'exatrkx-hpc setup' makes it, with its packages"
+        )
     if not repository.is_dir():
         raise ModelError(
             f"model repository {repository} does not exist; make it with 'exatrkx-hpc models build "

@@ -198,6 +198,17 @@ def test_a_machine_without_prometheus_is_a_warning(bench, monkeypatch):
     assert "monitor.prometheus" in finding.remedy
 
 
+def test_the_models_packages_that_are_not_fetched_are_a_warning(bench):
+    place = bench.folder / "environment"
+    values = local(server__python_environment=str(place))
+    finding = bench.one("models' packages", **values)
+    assert (finding.ok, finding.found) == (True, f"{place} does not exist")
+    assert "exatrkx-hpc setup" in finding.remedy
+    place.mkdir()
+    assert bench.one("models' packages", **values).remedy == ""
+    assert "models' packages" not in {one.what for one in bench.look(**local())}
+
+
 # Engines
 
 

@@ -141,6 +141,12 @@ def test_a_container_sees_the_packages_that_are_there(tmp_path):
     assert f"{place}:{place}:ro" in make_plan(farm).command
 
 
+def test_without_models_deploy_says_setup_which_brings_the_packages_too(tmp_path):
+    env = {"EXATRKX_HPC_RUN_ROOT": str(tmp_path / "runs"), "EXATRKX_HPC_SERVER_PYTHON_ENVIRONMENT": str(tmp_path / "e")}
+    said = complaint(exatrkx_hpc("deploy", cwd=tmp_path, env=env), 7)
+    assert said.endswith("does not exist; 'exatrkx-hpc setup' makes it, with its packages")
+
+
 @pytest.mark.parametrize(
     ("said", "version"),
     [

@@ -24,6 +24,8 @@ def place_findings(farm: Farm) -> Iterator[Finding]:
     if farm.cluster.scheduler == "slurm":
         yield _shared(run_root)
     yield _models(Path(farm.server.model_repository), farm)
+    if farm.server.python_environment:
+        yield _packages(Path(farm.server.python_environment))
 
 
 def _run_root(run_root: Path) -> Finding:
@@ -63,6 +65,7 @@ def _models(repository: Path, farm: Farm) -> Finding:
         return Finding(what="models", ok=True, found=f"{repository} is made by the first deploy")
     if not repository.is_dir():
         remedy = f"exatrkx-hpc models build --device {farm.server.device} --out {repository}"
+        remedy = "exatrkx-hpc setup" if farm.server.python_environment else remedy
         return Finding(what="models", ok=False, found=f"{repository} does not exist", remedy=remedy)
     try:
         faults = check(repository)
@@ -72,3 +75,11 @@ def _models(repository: Path, farm: Farm) -> Finding:
         first = faults[0]
         return Finding(what="models", ok=False, found=f"{first.model}: {first.what}", remedy=first.remedy)
     return Finding(what="models", ok=True, found=str(repository))
+
+
+def _packages(place: Path) -> Finding:
+    """Models that name them are a fault without them; others may find theirs in the image."""
+    if place.is_dir():
+        return Finding(what="models' packages", ok=True, found=str(place))
+    remedy = "exatrkx-hpc setup fetches them for the image, if it lacks them"
+    return Finding(what="models' packages", ok=True, found=f"{place} does not exist", remedy=remedy)

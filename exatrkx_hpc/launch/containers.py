@@ -166,7 +166,7 @@ class Podman(_OwnWords):
     def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> tuple[str, ...]:
         """Return the command in a container of its own, in the place of the image's ENTRYPOINT, which may say much."""
         program, *words = command
-        return (self.program, "run", "--rm", "--entrypoint", program, podman_image(spec.image), *words)
+        return (self.program, "run", "--rm", "--net", "none", "--entrypoint", program, podman_image(spec.image), *words)
 
     def removal(self) -> tuple[Word, ...]:
         """Return the command that removes the container at once, whether it still runs or not."""
