@@ -45,6 +45,7 @@ gpus_per_node = 0
 [server]
 image = "docker:{image}"
 device = "cpu"
+modules = []
 shm_size = "512m"
 model_repository = "{shared}/models"
 python_environment = "{shared}/environment"
