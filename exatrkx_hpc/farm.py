@@ -27,6 +27,7 @@ from exatrkx_hpc.fleet.look import look as look_at
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.watch import Watch
 from exatrkx_hpc.launch.batch import render_job
+from exatrkx_hpc.launch.farm_slurm import read_record
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.run_dirs import job_ids, old_jobs, remove
 from exatrkx_hpc.launch.scheduler import Scheduler
@@ -58,6 +59,11 @@ class Job:
         """The run directory: script, records, logs, generated configuration."""
         return Path(self.farm.run_root, self.id)
 
+    @property
+    def cluster(self) -> str:
+        """The cluster that it was submitted to, where that is another one than this machine's own."""
+        return read_record(self.run_dir).cluster or ""
+
 
 def script(farm: Farm, *, sources: Mapping[str, str] | None = None, beside: Sequence[Word] = ()) -> str:
     """Return the script of `farm`; nothing is submitted or written. `sources` and `beside` are as in `deploy`."""
@@ -88,6 +94,8 @@ def deploy(
     prepare.make_run_root(farm)
     what = _plan(farm, sources, beside)
     prepare.require_models(farm, tell)
+    if line := prepare.unused_variables(farm, interactive=interactive):
+        tell(line)
     path = prepare.write_script(farm, what)
     scheduler = scheduler_of(farm) if not interactive else farm_slurm(farm, interactive=True)
     with deferred_signals():
@@ -109,6 +117,7 @@ def find_job(farm: Farm, job: str = LATEST) -> Job:
     Raises LaunchError when its run directory is not there.
     """
     known = job_ids(Path(farm.run_root))
+    job, _, cluster = job.partition(";")
     if job == LATEST and known:
         job = known[-1]
     found = Job(id=job, farm=farm, scheduler=scheduler_of(farm))
@@ -117,6 +126,8 @@ def find_job(farm: Farm, job: str = LATEST) -> Job:
             f"no job {job!r} in {farm.run_root}; 'ls {farm.run_root}' shows the jobs, "
             "and run_root in farm.toml names another place"
         )
+    if cluster and cluster != found.cluster:
+        raise LaunchError(f"job {job} of {farm.run_root} is not of cluster {cluster}; leave ';{cluster}' out")
     return found
 
 

@@ -18,6 +18,7 @@ from exatrkx_hpc.launch.payload import write_payload
 from exatrkx_hpc.launch.plan import FarmPlan, Tool, engine_faults, make_plan, python_folder
 from exatrkx_hpc.launch.run_dirs import local_file_system
 from exatrkx_hpc.launch.slurm import REMEDY
+from exatrkx_hpc.launch.slurm_environment import unused_words
 from exatrkx_hpc.launch.triton import embedded_triton
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
@@ -79,14 +80,27 @@ def require_site(farm: Farm, *, interactive: bool, trust_run_root: bool) -> None
     if farm.cluster.scheduler != "slurm":
         return
     require_models(farm, lambda line: None)
-    inside = allocation(os.environ) is not None
-    find_program("sbatch" if not interactive else "srun" if inside else "salloc", remedy=REMEDY)
+    find_program(_starter(interactive=interactive), remedy=REMEDY)
     kind = local_file_system(Path(farm.run_root))
     if kind is not None and not trust_run_root:
         raise LaunchError(
             f"run_root {farm.run_root} is on {kind}, which the nodes do not share with this machine; name a folder "
             "of a shared file system, or say --trust-run-root if they do"
         )
+
+
+def _starter(*, interactive: bool) -> str:
+    """Return the command of Slurm that starts a farm from this shell."""
+    if not interactive:
+        return "sbatch"
+    return "srun" if allocation(os.environ) is not None else "salloc"
+
+
+def unused_variables(farm: Farm, *, interactive: bool) -> str:
+    """Return a line on the variables of this shell that would overrule a farm at a Slurm site, or nothing."""
+    if farm.cluster.scheduler != "slurm":
+        return ""
+    return unused_words(os.environ, _starter(interactive=interactive))
 
 
 def make_run_root(farm: Farm) -> None:

@@ -78,7 +78,8 @@ def deploy(
         run_here(farm, sources, trust_run_root=trust_run_root)
         return
     job = story.deploy(farm, tell=say, sources=sources, trust_run_root=trust_run_root, beside=command)
-    typer.echo(json.dumps({"job": job.id, "run_dir": str(job.run_dir)}) if as_json else job.id)
+    told = {"job": job.id, "cluster": job.cluster, "run_dir": str(job.run_dir)}
+    typer.echo(json.dumps(told) if as_json else job.id)
     if wait is not None:
         story.wait_ready(job, timeout=wait, tell=say)
     after = f"figures will be in {job.run_dir / 'bench'}" if beside else f"next: exatrkx-hpc monitor {job.id}"

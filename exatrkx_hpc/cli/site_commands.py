@@ -81,7 +81,7 @@ def status(
     jobs = Table("job", "state", "ready", "time left", "endpoint", "note")
     for view in views:
         jobs.add_row(
-            view.info.id,
+            f"{view.info.id};{view.info.cluster}" if view.info.cluster else view.info.id,
             view.info.state.value,
             f"{view.ready} of {len(view.servers)}",
             _duration(view.info.time_left),

@@ -12,8 +12,9 @@ from exatrkx_hpc.doctor.finding import Finding, asked
 from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.launch.batch import render_job
 from exatrkx_hpc.launch.plan import FarmPlan
-from exatrkx_hpc.launch.slurm import Slurm, ask
+from exatrkx_hpc.launch.slurm import ask
 from exatrkx_hpc.launch.slurm_refusals import next_step, own_words
+from exatrkx_hpc.launch.slurm_submit import would_start
 from exatrkx_hpc.process import find_program
 
 _PROGRAMS = ("sbatch", "squeue", "scancel", "sacct", "scontrol")
@@ -53,7 +54,7 @@ def _test_only(script: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "farm.sbatch")
         path.write_text(script)
-        return Slurm().test(path)
+        return would_start(path)
 
 
 def _drain_time(farm: Farm, kill_wait: str) -> Finding:
