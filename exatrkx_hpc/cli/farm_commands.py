@@ -27,6 +27,7 @@ def deploy(
     nodes: Annotated[int | None, typer.Option("--nodes", "-N", help="How many nodes.")] = None,
     account: Annotated[str | None, typer.Option("--account", "-A", help="The account to charge.")] = None,
     qos: Annotated[str | None, typer.Option("--qos", help="The quality of service.")] = None,
+    partition: Annotated[str | None, typer.Option("--partition", "-p", help="The partition.")] = None,
     time: Annotated[str | None, typer.Option("--time", "-t", help="The time limit.")] = None,
     wait: Annotated[
         float | None, typer.Option("--wait", min=1, help="Wait until every server is ready, at most so many seconds.")
@@ -62,6 +63,7 @@ def deploy(
         job__nodes=nodes,
         job__account=account,
         job__qos=qos,
+        job__partition=partition,
         job__time=time,
     )
     if interactive:

@@ -42,6 +42,9 @@ def doctor(config: ConfigFile = None, site: SiteName = None, run_root: RunRoot =
 
 def setup(
     bench: Annotated[bool, typer.Option("--bench", help="Also install perf_analyzer, which bench wants.")] = False,
+    trust_run_root: Annotated[
+        bool, typer.Option("--trust-run-root", help="Take a run root that looks as if no node could see it.")
+    ] = False,
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
@@ -51,7 +54,7 @@ def setup(
     Example: exatrkx-hpc setup --bench
     """
     farm = resolved(config, site=site, run_root=run_root).farm
-    story.setup(farm, tell=say)
+    story.setup(farm, tell=say, trust_run_root=trust_run_root)
     if bench:
         analyzer = install(analyzer_folder(farm), say)
         typer.echo(f"perf_analyzer {analyzer.version}: {' '.join(analyzer.command)}")
@@ -137,7 +140,7 @@ def clean(
     site: SiteName = None,
     run_root: RunRoot = None,
 ) -> None:
-    """Remove the run directories of jobs that ended some time ago, and nothing else.
+    """Remove the run directories and scripts of jobs that ended some time ago, and nothing else.
 
     Example: exatrkx-hpc clean --older-than 7d
     """

@@ -13,6 +13,7 @@ from exatrkx_hpc.config import Farm
 from exatrkx_hpc.errors import ConfigError
 from exatrkx_hpc.launch.slurm_environment import unused_words
 from exatrkx_hpc.launch.workers_job import make_workers_plan, render_workers, submit_workers
+from exatrkx_hpc.prepare import short_time
 from exatrkx_hpc.resolution import Resolved
 from exatrkx_hpc.wide.run import require_reachable
 from exatrkx_hpc.work.sharded import require_shardable
@@ -48,7 +49,8 @@ def submit(found: Resolved, settings: Settings, *, dry_run: bool, as_json: bool)
         typer.echo(render_workers(plan), nl=False)
         return
     require_shardable(settings)
-    if line := unused_words(os.environ, "sbatch"):
+    short = short_time(farm.clients.time, dict(plan.directives)["signal"], key="clients.time", end=0)
+    for line in filter(None, (unused_words(os.environ, "sbatch"), short)):
         say(line)
     job, script = submit_workers(plan)
     told = {"job": job.number, "cluster": job.cluster, "script": str(script)}

@@ -16,6 +16,7 @@ from exatrkx_hpc.launch.interactive import Allocation, allocation
 from exatrkx_hpc.launch.slurm_environment import unused_words
 from exatrkx_hpc.launch.step import nodes_of, run_step
 from exatrkx_hpc.page.write import told_on_a_page
+from exatrkx_hpc.readable import names
 from exatrkx_hpc.wide import beat
 from exatrkx_hpc.wide.task import STOP
 from exatrkx_hpc.work.live import ShowProgress
@@ -54,7 +55,7 @@ def run_on_nodes(
         raise LaunchError(f"this shell's allocation {inside.job} has {len(here)} nodes, not {nodes}; lower -N")
     if line := unused_words(os.environ, "srun"):
         tell(line)
-    tell(f"{len(here)} nodes, {settings.workers} workers on each: {', '.join(here)}")
+    tell(f"{len(here)} nodes, {settings.workers} workers on each: {names(here)}")
     with told_on_a_page(settings, Path(farm.run_root)):
         do = _OnNodes(inside=inside, most=nodes, tell=tell)
         return run_sharded(settings, do, progress, shards=PER_NODE * len(here), tell=tell)
