@@ -47,6 +47,15 @@ def percent(share: float) -> str:
     return f"{100.0 * share:.1f} %"
 
 
+def size(count: float) -> str:
+    """Return a number of bytes in the unit that a person would choose: 0 B, 64 KiB, 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{number(count)} {unit}"
+        count /= 1024
+    return f"{number(count)} TiB"
+
+
 def duration(seconds: float) -> str:
     """Return a time in the units that a person would choose: 0.5 s, 1 min 30 s, 2 h 14 min."""
     if seconds < 60:
