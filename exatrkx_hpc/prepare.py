@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from exatrkx_hpc.assets import asset
@@ -17,14 +17,16 @@ from exatrkx_hpc.launch.images import engine_run, pull_image, refuse_missing_ima
 from exatrkx_hpc.launch.interactive import allocation
 from exatrkx_hpc.launch.payload import write_payload
 from exatrkx_hpc.launch.plan import FarmPlan, Tool, container_spec, engine_faults, make_plan, python_folder
-from exatrkx_hpc.launch.run_dirs import local_file_system
+from exatrkx_hpc.launch.run_dirs import SCRIPTS, of_this_machine
 from exatrkx_hpc.launch.slurm import REMEDY
+from exatrkx_hpc.launch.slurm_environment import unused_words
 from exatrkx_hpc.launch.triton import embedded_triton
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.image_env import QUESTION, make_environment, needed, read_answer
 from exatrkx_hpc.models.repository import ENVIRONMENT, read_models
 from exatrkx_hpc.process import find_program
+from exatrkx_hpc.values import EARLY_SIGNAL, limit_seconds, signal_lead
 
 Tell = Callable[[str], None]
 
@@ -48,11 +50,12 @@ def _embedded_tool(farm: Farm, *, lay_out: bool) -> Tool:
     )
 
 
-def set_up(farm: Farm, tell: Tell, *, packages: Sequence[str] = ()) -> None:
+def set_up(farm: Farm, tell: Tell, *, trust_run_root: bool, packages: Sequence[str] = ()) -> None:
     """Make, pull and build all that a job of `farm` needs; safe to repeat. Raises what each of the steps says.
 
     `packages` are further ones of the models' Python, such as `cupy-cuda12x`.
     """
+    require_shared(farm, trust_run_root=trust_run_root)
     make_run_root(farm)
     pull_image(farm, tell)
     make_python_environment(farm, tell, packages=packages)
@@ -77,22 +80,57 @@ def require_site(farm: Farm, *, interactive: bool, trust_run_root: bool) -> None
     """
     if farm.cluster.scheduler != "slurm":
         return
+    find_program(_starter(interactive=interactive), remedy=REMEDY)
+    require_shared(farm, trust_run_root=trust_run_root)
     require_models(farm, lambda line: None)
-    inside = allocation(os.environ) is not None
-    find_program("sbatch" if not interactive else "srun" if inside else "salloc", remedy=REMEDY)
-    kind = local_file_system(Path(farm.run_root))
-    if kind is not None and not trust_run_root:
+
+
+def require_shared(farm: Farm, *, trust_run_root: bool) -> None:
+    """Raise LaunchError for a run root at a Slurm site that this machine alone can see, unless it is trusted."""
+    if farm.cluster.scheduler == "slurm" and not trust_run_root and (why := of_this_machine(Path(farm.run_root))):
         raise LaunchError(
-            f"run_root {farm.run_root} is on {kind}, which the nodes do not share with this machine; name a folder "
-            "of a shared file system, or say --trust-run-root if they do"
+            f"run_root {farm.run_root} {why}; name a folder of a shared file system, or say --trust-run-root if the "
+            "nodes see it"
         )
+
+
+def short_time(limit: str, signal: str, *, key: str, end: float) -> str:
+    """Return a line that says that a time limit leaves no time to work in, or nothing.
+
+    `key` is that of farm.toml, `signal` what Slurm sends before the limit, and `end` what the job then takes, in s.
+    """
+    seconds, lead = limit_seconds(limit), signal_lead(signal)
+    if lead is None or seconds > lead + EARLY_SIGNAL:
+        return ""
+    return (
+        f"{key} is {limit} ({seconds:g} s), and Slurm tells the job to end {lead} to {lead + EARLY_SIGNAL} s before "
+        f"that ({signal}): nothing may be done in it; ask for more than {lead + EARLY_SIGNAL + end:g} s"
+    )
+
+
+def _starter(*, interactive: bool) -> str:
+    """Return the command of Slurm that starts a farm from this shell."""
+    if not interactive:
+        return "sbatch"
+    return "srun" if allocation(os.environ) is not None else "salloc"
+
+
+def cautions(farm: Farm, *, interactive: bool) -> Iterator[str]:
+    """Yield a line for each thing that a person should know before a job of a Slurm site is submitted."""
+    if farm.cluster.scheduler != "slurm":
+        return
+    if line := unused_words(os.environ, _starter(interactive=interactive)):
+        yield line
+    end = farm.server.drain + farm.server.exit_timeout
+    if line := short_time(farm.job.time, farm.job.signal, key="job.time", end=end):
+        yield line
 
 
 def make_run_root(farm: Farm) -> None:
     """Make the folders below the run root; raises LaunchError when that cannot be done."""
     run_root = Path(farm.run_root)
     try:
-        (run_root / "scripts").mkdir(parents=True, exist_ok=True)
+        (run_root / SCRIPTS).mkdir(parents=True, exist_ok=True)
         (run_root / "python").mkdir(exist_ok=True)
     except OSError as error:
         raise LaunchError(
@@ -124,7 +162,7 @@ def require_models(farm: Farm, tell: Tell) -> None:
 
 def write_script(farm: Farm, what: FarmPlan) -> Path:
     """Write the job's script, and the Python that its models need; return the script's path."""
-    path = Path(farm.run_root, "scripts", f"{farm.name}-{time.strftime('%Y%m%d-%H%M%S')}.sbatch")
+    path = Path(farm.run_root, SCRIPTS, f"{farm.name}-{time.strftime('%Y%m%d-%H%M%S')}.sbatch")
     try:
         write_payload(Path(python_folder(farm)))
         write_whole(path, render_job(what), mode=0o700)

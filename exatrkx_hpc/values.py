@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import unicodedata
@@ -22,6 +23,10 @@ Seconds = Annotated[float, Field(gt=0, le=86400)]
 USER = "user"
 
 _TIME_LIMIT = re.compile(r"([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}")
+#: Slurm may send the signal so many seconds before the moment that was asked for (sbatch's manual; seen with 22.05).
+EARLY_SIGNAL = 60
+#: The lead time of a signal that names none, in seconds (sbatch's manual).
+_DEFAULT_LEAD = 60
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]*")
@@ -48,6 +53,24 @@ def _time_limit(text: str) -> str:
     if not _TIME_LIMIT.fullmatch(text):
         raise ValueError("must be a Slurm time limit such as 30, 02:00:00 or 1-12:00:00")
     return text
+
+
+def limit_seconds(limit: str) -> float:
+    """Return the seconds of a Slurm time limit: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S; 0 is no limit."""
+    days, _, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if days:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    else:
+        hours, minutes, seconds = (0, *parts, 0)[:3] if len(parts) < 3 else parts
+    total = ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+    return float(total) or math.inf
+
+
+def signal_lead(signal: str) -> int | None:
+    """Return how many seconds before the time limit the script is told to end by a SignalSpec, or None if it is not."""
+    match = re.fullmatch(r"[BR]*B[BR]*:(?:SIG)?(?:TERM|USR1|15|10)(?:@(\d+))?", signal)
+    return int(match[1] or _DEFAULT_LEAD) if match else None
 
 
 def _memory(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import socket
@@ -13,8 +14,9 @@ import pytest
 
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.doctor import Finding, examine
+from exatrkx_hpc.fleet.nginx import Balancer, BalancerPlan
 from exatrkx_hpc.launch.plan import make_plan
-from exatrkx_hpc.ports import user_port
+from exatrkx_hpc.ports import free_port, user_port
 from exatrkx_hpc.resolution import resolve
 
 FAKES = Path(__file__).parent / "fakes"
@@ -207,6 +209,34 @@ def test_the_models_packages_that_are_not_fetched_are_a_warning(bench):
     place.mkdir()
     assert bench.one("models' packages", **values).remedy == ""
     assert "models' packages" not in {one.what for one in bench.look(**local())}
+
+
+def test_a_port_that_ones_own_monitor_holds_is_no_fault(bench, nginx):
+    port, other = free_port("127.0.0.1"), free_port("127.0.0.1")
+    run_dir = bench.folder / "runs" / "7"
+    run_dir.mkdir(parents=True)
+    balancer = Balancer(run_dir / "nginx", BalancerPlan(host="127.0.0.1", grpc_port=port, http_port=other))
+    record = {"job": "7", "grpc": f"127.0.0.1:{port}", "http": f"127.0.0.1:{other}", "prometheus": "", "metrics": {}}
+    balancer.start(())
+    try:
+        assert says_what_to_do(bench.one("endpoint grpc_port", **local(balancer__grpc_port=port)))
+        (run_dir / "endpoint.json").write_text(json.dumps(record | {"ready": 0, "monitor_pid": 1, "updated": 0}))
+        finding = bench.one("endpoint grpc_port", **local(balancer__grpc_port=port))
+        assert finding.ok and finding.found == f"127.0.0.1:{port}, of the monitor of job 7"
+    finally:
+        balancer.stop()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        assert says_what_to_do(bench.one("endpoint grpc_port", **local(balancer__grpc_port=port)))
+
+
+def test_a_port_of_prometheus_that_is_taken_is_said(bench):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        values = local(monitor__prometheus=True, monitor__prometheus_port=taken.getsockname()[1])
+        assert says_what_to_do(bench.one("endpoint prometheus_port", **values))
 
 
 # Engines

@@ -27,6 +27,7 @@ def deploy(
     nodes: Annotated[int | None, typer.Option("--nodes", "-N", help="How many nodes.")] = None,
     account: Annotated[str | None, typer.Option("--account", "-A", help="The account to charge.")] = None,
     qos: Annotated[str | None, typer.Option("--qos", help="The quality of service.")] = None,
+    partition: Annotated[str | None, typer.Option("--partition", "-p", help="The partition.")] = None,
     time: Annotated[str | None, typer.Option("--time", "-t", help="The time limit.")] = None,
     engine: EngineName = None,
     wait: Annotated[
@@ -63,6 +64,7 @@ def deploy(
         job__nodes=nodes,
         job__account=account,
         job__qos=qos,
+        job__partition=partition,
         job__time=time,
         server__engine=engine,
     )
@@ -80,7 +82,8 @@ def deploy(
         run_here(farm, sources, trust_run_root=trust_run_root)
         return
     job = story.deploy(farm, tell=say, sources=sources, trust_run_root=trust_run_root, beside=command)
-    typer.echo(json.dumps({"job": job.id, "run_dir": str(job.run_dir)}) if as_json else job.id)
+    told = {"job": job.id, "cluster": job.cluster, "run_dir": str(job.run_dir)}
+    typer.echo(json.dumps(told) if as_json else job.id)
     if wait is not None:
         story.wait_ready(job, timeout=wait, tell=say)
     after = f"figures will be in {job.run_dir / 'bench'}" if beside else f"next: exatrkx-hpc monitor {job.id}"

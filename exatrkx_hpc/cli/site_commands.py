@@ -54,6 +54,9 @@ def _mark(finding: Finding) -> str:
 
 def setup(
     bench: Annotated[bool, typer.Option("--bench", help="Also install perf_analyzer, which bench wants.")] = False,
+    trust_run_root: Annotated[
+        bool, typer.Option("--trust-run-root", help="Take a run root that looks as if no node could see it.")
+    ] = False,
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
@@ -67,7 +70,7 @@ def setup(
     Example: exatrkx-hpc setup --bench
     """
     farm = resolved(config, site=site, run_root=run_root, server__engine=engine).farm
-    story.setup(farm, tell=say, packages=tuple(package or ()))
+    story.setup(farm, tell=say, trust_run_root=trust_run_root, packages=tuple(package or ()))
     if bench:
         analyzer = install(analyzer_folder(farm), say)
         typer.echo(f"perf_analyzer {analyzer.version}: {' '.join(analyzer.command)}")
@@ -97,7 +100,7 @@ def status(
     jobs = Table("job", "state", "ready", "time left", "endpoint", "note")
     for view in views:
         jobs.add_row(
-            view.info.id,
+            f"{view.info.id};{view.info.cluster}" if view.info.cluster else view.info.id,
             view.info.state.value,
             f"{view.ready} of {len(view.servers)}",
             _duration(view.info.time_left),
@@ -153,7 +156,7 @@ def clean(
     site: SiteName = None,
     run_root: RunRoot = None,
 ) -> None:
-    """Remove the run directories of jobs that ended some time ago, and nothing else.
+    """Remove the run directories and scripts of jobs that ended some time ago, and nothing else.
 
     Example: exatrkx-hpc clean --older-than 7d
     """

@@ -10,11 +10,8 @@ from pathlib import Path
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.doctor.finding import Finding
 from exatrkx_hpc.errors import ExatrkxError
-from exatrkx_hpc.launch.run_dirs import local_file_system
+from exatrkx_hpc.launch.run_dirs import of_this_machine
 from exatrkx_hpc.models.check import check
-
-#: Every machine has its own of these, whatever file system they are on.
-_OWN_FOLDERS = (Path("/tmp"), Path("/var/tmp"))
 
 
 def place_findings(farm: Farm) -> Iterator[Finding]:
@@ -42,17 +39,9 @@ def _run_root(run_root: Path) -> Finding:
 
 
 def _shared(run_root: Path) -> Finding:
-    kind, existing = local_file_system(run_root), _existing(run_root).resolve()
-    found = ""
-    if kind is not None:
-        found = f"{run_root} is on {kind}, which no other machine sees"
-    for own in _OWN_FOLDERS:
-        # A folder that somebody mounted below it is another matter.
-        if existing.is_relative_to(own) and existing.stat().st_dev == own.stat().st_dev:
-            found = found or f"{run_root} is below {own}, of which every machine has its own"
-    if found:
+    if why := of_this_machine(run_root):
         remedy = "set run_root to a folder on the file system that login node and nodes share"
-        return Finding(what="run root shared", ok=False, found=found, remedy=remedy)
+        return Finding(what="run root shared", ok=False, found=f"{run_root} {why}", remedy=remedy)
     return Finding(what="run root shared", ok=True, found="nothing speaks against it")
 
 

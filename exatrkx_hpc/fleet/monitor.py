@@ -73,7 +73,7 @@ class Monitor:
     @property
     def endpoint(self) -> str:
         """The gRPC address that clients use, `host:port`."""
-        return f"{self._public_host()}:{self._plan.grpc_port}"
+        return self._public(self._plan.grpc_port)
 
     @property
     def logs(self) -> Path:
@@ -178,7 +178,7 @@ class Monitor:
             self._scraped = None
         if self._scraped is None and view.ready:
             self._store.start(targets)
-            self.tell(f"prometheus: http://{self._store.address}")
+            self.tell(f"prometheus: http://{self._public(self._store.port)}")
         elif self._scraped is not None and _names(targets) != self._scraped:
             self._store.update(targets)
         else:
@@ -197,8 +197,8 @@ class Monitor:
             EndpointRecord(
                 job=self._run_dir.name,
                 grpc=self.endpoint,
-                http=f"{self._public_host()}:{self._plan.http_port}",
-                prometheus=self._store.address if self._store is not None else "",
+                http=self._public(self._plan.http_port),
+                prometheus=self._public(self._store.port) if self._store is not None else "",
                 metrics={member.name: member.metrics for member in view.ready},
                 ready=len(view.ready),
                 monitor_pid=os.getpid(),
@@ -206,8 +206,10 @@ class Monitor:
             ),
         )
 
-    def _public_host(self) -> str:
-        return socket.getfqdn() if self._host == "0.0.0.0" else self._host
+    def _public(self, port: int) -> str:
+        """Return the address of a port for others; who listens on every address is asked by this machine's name."""
+        host = socket.getfqdn() if self._host in ("0.0.0.0", "::", "[::]") else self._host
+        return f"{host}:{port}"
 
     def _make_store(self) -> MetricsStore | None:
         if not self._settings.prometheus:
