@@ -51,7 +51,7 @@ def setup(tmp_path):
         env = {f"EXATRKX_HPC_{name}": str(value) for name, value in values.items()}
         env |= {"FAKE_SHIFTERIMG": str(tmp_path / "gateway"), "FAKE_REGISTRY": str(tmp_path / "registry")}
         env["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
-        return exatrkx_hpc("setup", *words, cwd=tmp_path, env={**env, **more}, timeout=600)
+        return exatrkx_hpc("setup", "--trust-run-root", *words, cwd=tmp_path, env={**env, **more}, timeout=600)
 
     return call
 
@@ -143,7 +143,7 @@ def test_a_container_sees_the_packages_that_are_there(tmp_path):
 
 def test_without_models_deploy_says_setup_which_brings_the_packages_too(tmp_path):
     env = {"EXATRKX_HPC_RUN_ROOT": str(tmp_path / "runs"), "EXATRKX_HPC_SERVER_PYTHON_ENVIRONMENT": str(tmp_path / "e")}
-    said = complaint(exatrkx_hpc("deploy", cwd=tmp_path, env=env), 7)
+    said = complaint(exatrkx_hpc("deploy", "--trust-run-root", cwd=tmp_path, env=env), 7)
     assert said.endswith("does not exist; 'exatrkx-hpc setup' makes it, with its packages")
 
 

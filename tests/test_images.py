@@ -45,7 +45,7 @@ class Site:
             "SERVER_MODEL_REPOSITORY": str(self.folder / "models"),
         }
         env = {f"EXATRKX_HPC_{name}": value for name, value in values.items()}
-        return exatrkx_hpc("setup", cwd=self.folder, env={**self.env, **env, **variables})
+        return exatrkx_hpc("setup", "--trust-run-root", cwd=self.folder, env={**self.env, **env, **variables})
 
     def called(self) -> list[str]:
         return (self.folder / "called").read_text().splitlines()
