@@ -36,7 +36,7 @@ check: $(STAMP)  ## run the linters: ruff, mypy, shellcheck
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/shellcheck jobs/*.sh tests/cluster/anchor.sh .ci/run .ci/system-packages
+	$(BIN)/shellcheck jobs/*.sh benchmarks/*.sh tests/cluster/anchor.sh .ci/run .ci/system-packages
 	$(BIN)/python -m pytest -q tests/test_rendered_scripts.py
 
 clean:  ## remove what the other targets made

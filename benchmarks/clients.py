@@ -205,7 +205,7 @@ def _events(folder: Path, load: str, form: str) -> Path:
         if not reference:
             source.mkdir()
             synthetic.write_events(source, events=16, seed=31_415, tracks=100)
-        found = find_events(Path(reference, "exatrkx", "events") if reference else source)
+        found = find_events(Path(reference, "exatrkx", "events_scaled") if reference else source)
         if form == "csv":
             for event in found:
                 shutil.copy(event.path, made)

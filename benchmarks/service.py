@@ -98,7 +98,7 @@ def _events(arguments: argparse.Namespace, folder: Path) -> Path:
     if arguments.events:
         return arguments.events
     if reference and not arguments.hits:
-        return Path(reference, "exatrkx", "events")
+        return Path(reference, "exatrkx", "events_scaled")
     made = folder / "events"
     made.mkdir()
     hits = arguments.hits or 1200

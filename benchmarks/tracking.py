@@ -115,7 +115,7 @@ def _loads(arguments: argparse.Namespace) -> list[Load]:
     loads = []
     reference = os.environ.get("EXATRKX_REFERENCE_DATA")
     if reference:
-        events = [read_hits(event.path) for event in find_events(Path(reference, "exatrkx", "events"))]
+        events = [read_hits(event.path) for event in find_events(Path(reference, "exatrkx", "events_scaled"))]
         few = events[:4] if arguments.quick else events
         loads.append(Load(name="reference", events=few, repeats=arguments.repeats, slow_repeats=arguments.repeats))
     for hits in arguments.hits:

@@ -22,10 +22,10 @@ from exatrkx_hpc.values import (
     Mount,
     Name,
     Options,
-    Port,
     Seconds,
     SignalSpec,
     TimeLimit,
+    UserPort,
     Variable,
 )
 
@@ -50,6 +50,9 @@ class Cluster(_Section):
         "127.0.0.2", description="local: the first pretend node's address; the others follow it"
     )
 
+    cores_per_gpu: int = Field(0, ge=0, le=1024, description="CPUs that a job gets with each GPU; 0: Slurm decides")
+    gpu_account_suffix: Line = Field("", description="what GPU hours' accounts end with, and those of CPU hours do not")
+
     @field_validator("local_address")
     @classmethod
     def _loopback(cls, value: str) -> str:
@@ -73,7 +76,7 @@ class JobSection(_Section):
     time: TimeLimit = Field("00:30:00", description="the time limit")
     gpus_per_node: int = Field(0, ge=0, le=64, description="GPUs of each node; 0 asks for none")
     reservation: Line = Field("", description="a reservation to run in")
-    cpus_per_task: int = Field(0, ge=0, le=1024, description="CPUs of each server; 0 leaves it to Slurm")
+    cpus_per_task: int = Field(0, ge=0, le=1024, description="CPUs of each server; 0: as cluster.cores_per_gpu says")
     memory: Memory = Field("", description="memory of each node, such as 64G; 0 is all of it")
     exclusive: bool = Field(False, description="share the nodes with no other job")
     hint: Literal["", "compute_bound", "memory_bound", "multithread", "nomultithread"] = Field(
@@ -100,6 +103,9 @@ class ServerSection(_Section):
     image: Line = Field("", description="the container's image")
     triton: Line = Field("tritonserver", description="the tritonserver program, inside the image if there is one")
     model_repository: Folder = Field("", description="folder of the models; empty: RUN_ROOT/model_repository")
+    python_environment: Folder = Field(
+        "", description="the models' Python packages, which setup fetches for the image; empty: the image's own"
+    )
     device: Literal["cpu", "gpu"] = Field("gpu", description="what the models run on")
     instances: int = Field(1, ge=1, le=64, description="instances of each model in a server")
     servers_per_node: int = Field(1, ge=1, le=16, description="servers on each node")
@@ -125,8 +131,8 @@ class BalancerSection(_Section):
     """The endpoint that clients use."""
 
     host: Host = Field("127.0.0.1", min_length=1, description="the address that nginx listens on")
-    grpc_port: Port = Field(9191, description="gRPC port of the endpoint; 0: any free one")
-    http_port: Port = Field(9190, description="HTTP port of the endpoint; 0: any free one")
+    grpc_port: UserPort = Field(9191, description="gRPC port of the endpoint; 0: any free one; user: one of your own")
+    http_port: UserPort = Field(9190, description="HTTP port of the endpoint; 0: any free one; user: one of your own")
     worker_processes: int = Field(1, ge=1, le=128, description="nginx worker processes")
 
 
@@ -136,8 +142,8 @@ class MonitorSection(_Section):
     interval: Seconds = Field(1, description="seconds between two looks at the servers")
     probe_timeout: Seconds = Field(1, description="seconds that a server has to answer a probe")
     tolerance: int = Field(2, ge=1, le=100, description="missed probes in a row that take a server out")
-    prometheus: bool = Field(True, description="run Prometheus beside the balancer")
-    prometheus_port: Port = Field(9090, description="Prometheus' port; 0: any free one")
+    prometheus: bool = Field(True, description="run Prometheus beside the balancer, where there is one")
+    prometheus_port: UserPort = Field(9090, description="Prometheus' port; 0: any free one; user: one of your own")
     scrape_interval: int = Field(5, ge=1, le=3600, description="seconds between two scrapes")
 
 
@@ -166,6 +172,9 @@ class BenchSection(_Section):
     model: Line = Field("exatrkx", description="the model that is asked")
     concurrency: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
         (1, 2, 4, 8), min_length=1, description="numbers of requests in flight, each a point"
+    )
+    calls: Literal["default", "sync", "async"] = Field(
+        "default", description="how perf_analyzer calls: default is its own choice"
     )
     window: Seconds = Field(5, description="seconds that a repetition measures")
     repeats: int = Field(3, ge=1, le=1000, description="repetitions of each point")
@@ -206,12 +215,26 @@ class Farm(_Section):
     @model_validator(mode="before")
     @classmethod
     def _workers_charged_as_servers(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Let the workers' own job go where the servers' goes when nobody said otherwise."""
+        """Let the workers' own job go where the servers' goes when nobody said otherwise.
+
+        Workers that ask for no GPU nodes are charged in CPU hours.
+        """
         job, clients = dict(data.get("job", {})), dict(data.get("clients", {}))
+        suffix = data.get("cluster", {}).get("gpu_account_suffix", "")
+        if isinstance(job.get("account"), str) and suffix and "gpu" not in str(clients.get("constraint", "")):
+            job["account"] = job["account"].removesuffix(suffix)
         for name in ("account", "qos", "partition"):
             if clients.get(name, "") == "" and name in job:
                 clients[name] = job[name]
         return {**data, "clients": clients}
+
+    @model_validator(mode="after")
+    def _cpus_of_the_gpus(self) -> Farm:
+        """Give each server its share of the CPUs that come with the node's GPUs when nobody said otherwise."""
+        if self.job.cpus_per_task or not self.cluster.cores_per_gpu or not self.job.gpus_per_node:
+            return self
+        share = self.cluster.cores_per_gpu * self.job.gpus_per_node // self.server.servers_per_node
+        return self.model_copy(update={"job": self.job.model_copy(update={"cpus_per_task": max(1, share)})})
 
     @model_validator(mode="after")
     def _folders_can_be_written_down(self) -> Farm:

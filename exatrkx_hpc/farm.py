@@ -27,9 +27,10 @@ from exatrkx_hpc.fleet.look import look as look_at
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.watch import Watch
 from exatrkx_hpc.launch.batch import render_job
+from exatrkx_hpc.launch.farm_slurm import read_record
 from exatrkx_hpc.launch.plan import FarmPlan
-from exatrkx_hpc.launch.run_dirs import job_ids, old_jobs, remove
-from exatrkx_hpc.launch.scheduler import Scheduler
+from exatrkx_hpc.launch.run_dirs import job_ids, old_jobs, remove, remove_old_scripts, remove_script
+from exatrkx_hpc.launch.scheduler import JobMayRunError, Scheduler
 from exatrkx_hpc.launch.schedulers import farm_slurm, scheduler_of
 from exatrkx_hpc.launch.words import Word
 from exatrkx_hpc.page.write import told_on_a_page
@@ -57,6 +58,11 @@ class Job:
     def run_dir(self) -> Path:
         """The run directory: script, records, logs, generated configuration."""
         return Path(self.farm.run_root, self.id)
+
+    @property
+    def cluster(self) -> str:
+        """The cluster that it was submitted to, where that is another one than this machine's own."""
+        return read_record(self.run_dir).cluster or ""
 
 
 def script(farm: Farm, *, sources: Mapping[str, str] | None = None, beside: Sequence[Word] = ()) -> str:
@@ -88,10 +94,18 @@ def deploy(
     prepare.make_run_root(farm)
     what = _plan(farm, sources, beside)
     prepare.require_models(farm, tell)
+    for line in prepare.cautions(farm, interactive=interactive):
+        tell(line)
     path = prepare.write_script(farm, what)
     scheduler = scheduler_of(farm) if not interactive else farm_slurm(farm, interactive=True)
     with deferred_signals():
-        job = Job(id=scheduler.submit(path, what), farm=farm, scheduler=scheduler)
+        try:
+            job = Job(id=scheduler.submit(path, what), farm=farm, scheduler=scheduler)
+        except JobMayRunError:
+            raise
+        except BaseException:
+            remove_script(path)
+            raise
         try:
             job.run_dir.mkdir(mode=0o700, exist_ok=True)
             write_whole(job.run_dir / "plan.json", what.model_dump_json(indent=2) + "\n", mode=0o600)
@@ -109,6 +123,7 @@ def find_job(farm: Farm, job: str = LATEST) -> Job:
     Raises LaunchError when its run directory is not there.
     """
     known = job_ids(Path(farm.run_root))
+    job, _, cluster = job.partition(";")
     if job == LATEST and known:
         job = known[-1]
     found = Job(id=job, farm=farm, scheduler=scheduler_of(farm))
@@ -117,6 +132,8 @@ def find_job(farm: Farm, job: str = LATEST) -> Job:
             f"no job {job!r} in {farm.run_root}; 'ls {farm.run_root}' shows the jobs, "
             "and run_root in farm.toml names another place"
         )
+    if cluster and cluster != found.cluster:
+        raise LaunchError(f"job {job} of {farm.run_root} is not of cluster {cluster}; leave ';{cluster}' out")
     return found
 
 
@@ -177,20 +194,33 @@ def wait_ready(job: Job, *, timeout: float, tell: Tell = lambda line: None) -> L
     return look_until_ready(lambda: look(job), wanted=wanted, timeout=timeout, tell=tell)
 
 
-def setup(farm: Farm, *, tell: Tell = lambda line: None) -> None:
-    """Make the folders, pull the image, build and check the model repository; safe to repeat.
+def setup(
+    farm: Farm,
+    *,
+    tell: Tell = lambda line: None,
+    trust_run_root: bool = False,
+    packages: Sequence[str] = (),
+    fused: bool = True,
+) -> None:
+    """Make the folders, pull the image, fetch the models' packages, build and check the models; safe to repeat.
 
-    Raises LaunchError, MissingComponent or ModelError for what cannot be done.
+    `trust_run_root` takes a run root that no node seems to see; `packages` are fetched beside those that the shipped
+    models import; `fused` is whether the fused model is built. Raises LaunchError, MissingComponent or ModelError for
+    what cannot be done.
     """
-    prepare.set_up(farm, tell)
+    prepare.set_up(farm, tell, trust_run_root=trust_run_root, packages=packages, fused=fused)
 
 
 def clean(farm: Farm, *, older_than: float) -> tuple[str, ...]:
-    """Remove the run directories of the jobs that ended more than `older_than` seconds ago; return their ids."""
+    """Remove the run directories of the jobs that ended more than `older_than` seconds ago; return their ids.
+
+    Scripts that are older, and of no job that has a run directory, go too.
+    """
     run_root, scheduler = Path(farm.run_root), scheduler_of(farm)
     old = old_jobs(run_root, older_than=older_than, is_over=lambda job: scheduler.state(job).over)
     for job in old:
         remove(run_root, job)
+    remove_old_scripts(run_root, older_than=older_than)
     return old
 
 

@@ -1,8 +1,16 @@
-"""TCP ports of this machine: which are free."""
+"""TCP ports of this machine: which are free, and which are a user's own."""
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Callable
+from typing import Literal
+
+#: Users' own ports lie between those that sites give to services and those that the kernel gives to connections.
+_FIRST, _PORTS_PER_USER, _USERS = 20_000, 3, 4_000
+#: What a user has a port for; another's, of a user id that is 4,000 away, are the same.
+_PLACES = ("http", "grpc", "prometheus")
 
 
 def port_trouble(host: str, port: int) -> str | None:
@@ -22,3 +30,25 @@ def free_port(host: str) -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def user_port(what: str, uid: int) -> int:
+    """Return the port that the user `uid` has for `what` (http, grpc, prometheus), the same on every machine."""
+    return _FIRST + _PORTS_PER_USER * (uid % _USERS) + _PLACES.index(what)
+
+
+def chosen_port(
+    host: str, wanted: int | Literal["user"], what: str, tell: Callable[[str], None] = lambda line: None
+) -> int:
+    """Return the port to listen on: `wanted` itself, any free one for 0, for `user` one's own, if it is free.
+
+    One that is not makes room for any free one, which `tell` is told.
+    """
+    if wanted != "user":
+        return wanted or free_port(host)
+    own = user_port(what, os.getuid())
+    if (trouble := port_trouble(host, own)) is None:
+        return own
+    other = free_port(host)
+    tell(f"{what} port: {own}, your own, cannot be used ({trouble}); it is {other} this time")
+    return other

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from exatrkx_hpc.assets import asset
@@ -12,26 +12,31 @@ from exatrkx_hpc.config import Farm
 from exatrkx_hpc.errors import LaunchError, ModelError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.launch.batch import render_job
-from exatrkx_hpc.launch.images import refuse_missing_image
+from exatrkx_hpc.launch.containers import ENGINES
+from exatrkx_hpc.launch.images import engine_run, pull_image, refuse_missing_image
 from exatrkx_hpc.launch.interactive import allocation
 from exatrkx_hpc.launch.payload import write_payload
-from exatrkx_hpc.launch.plan import FarmPlan, Tool, engine_faults, make_plan, python_folder
-from exatrkx_hpc.launch.run_dirs import local_file_system
+from exatrkx_hpc.launch.plan import (
+    FarmPlan,
+    Tool,
+    container_places,
+    container_spec,
+    engine_faults,
+    make_plan,
+    python_folder,
+)
+from exatrkx_hpc.launch.run_dirs import SCRIPTS, of_this_machine
 from exatrkx_hpc.launch.slurm import REMEDY
+from exatrkx_hpc.launch.slurm_environment import unused_words
 from exatrkx_hpc.launch.triton import embedded_triton
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
-from exatrkx_hpc.process import find_program, run
+from exatrkx_hpc.models.image_env import QUESTION, make_environment, needed, read_answer
+from exatrkx_hpc.models.repository import ENVIRONMENT, read_models
+from exatrkx_hpc.process import find_program
+from exatrkx_hpc.values import EARLY_SIGNAL, limit_seconds, signal_lead
 
 Tell = Callable[[str], None]
-
-#: The command that pulls an image, for the engines that keep images of their own.
-_PULL = {
-    "shifter": ("shifterimg", "pull"),
-    "podman-hpc": ("podman-hpc", "pull"),
-    "podman": ("podman", "pull"),
-}
-_PULL_DEADLINE = 3600.0
 
 
 def plan(farm: Farm, *, lay_out: bool = True, sources: Mapping[str, str] | None = None) -> FarmPlan:
@@ -53,11 +58,17 @@ def _embedded_tool(farm: Farm, *, lay_out: bool) -> Tool:
     )
 
 
-def set_up(farm: Farm, tell: Tell) -> None:
-    """Make, pull and build all that a job of `farm` needs; safe to repeat. Raises what each of the steps says."""
+def set_up(farm: Farm, tell: Tell, *, trust_run_root: bool, packages: Sequence[str] = (), fused: bool = True) -> None:
+    """Make, pull and build all that a job of `farm` needs; safe to repeat. Raises what each of the steps says.
+
+    `packages` are further ones of the models' Python; `fused` is whether the fused model is built, which on a GPU needs
+    PyTorch and CuPy there.
+    """
+    require_shared(farm, trust_run_root=trust_run_root)
     make_run_root(farm)
     pull_image(farm, tell)
-    build_models(farm, tell)
+    make_python_environment(farm, tell, packages=packages, fused=fused)
+    build_models(farm, tell, fused=fused)
     require_models(farm, tell)
     write_payload(Path(python_folder(farm)))
 
@@ -78,22 +89,57 @@ def require_site(farm: Farm, *, interactive: bool, trust_run_root: bool) -> None
     """
     if farm.cluster.scheduler != "slurm":
         return
+    find_program(_starter(interactive=interactive), remedy=REMEDY)
+    require_shared(farm, trust_run_root=trust_run_root)
     require_models(farm, lambda line: None)
-    inside = allocation(os.environ) is not None
-    find_program("sbatch" if not interactive else "srun" if inside else "salloc", remedy=REMEDY)
-    kind = local_file_system(Path(farm.run_root))
-    if kind is not None and not trust_run_root:
+
+
+def require_shared(farm: Farm, *, trust_run_root: bool) -> None:
+    """Raise LaunchError for a run root at a Slurm site that this machine alone can see, unless it is trusted."""
+    if farm.cluster.scheduler == "slurm" and not trust_run_root and (why := of_this_machine(Path(farm.run_root))):
         raise LaunchError(
-            f"run_root {farm.run_root} is on {kind}, which the nodes do not share with this machine; name a folder "
-            "of a shared file system, or say --trust-run-root if they do"
+            f"run_root {farm.run_root} {why}; name a folder of a shared file system, or say --trust-run-root if the "
+            "nodes see it"
         )
+
+
+def short_time(limit: str, signal: str, *, key: str, end: float) -> str:
+    """Return a line that says that a time limit leaves no time to work in, or nothing.
+
+    `key` is that of farm.toml, `signal` what Slurm sends before the limit, and `end` what the job then takes, in s.
+    """
+    seconds, lead = limit_seconds(limit), signal_lead(signal)
+    if lead is None or seconds > lead + EARLY_SIGNAL:
+        return ""
+    return (
+        f"{key} is {limit} ({seconds:g} s), and Slurm tells the job to end {lead} to {lead + EARLY_SIGNAL} s before "
+        f"that ({signal}): nothing may be done in it; ask for more than {lead + EARLY_SIGNAL + end:g} s"
+    )
+
+
+def _starter(*, interactive: bool) -> str:
+    """Return the command of Slurm that starts a farm from this shell."""
+    if not interactive:
+        return "sbatch"
+    return "srun" if allocation(os.environ) is not None else "salloc"
+
+
+def cautions(farm: Farm, *, interactive: bool) -> Iterator[str]:
+    """Yield a line for each thing that a person should know before a job of a Slurm site is submitted."""
+    if farm.cluster.scheduler != "slurm":
+        return
+    if line := unused_words(os.environ, _starter(interactive=interactive)):
+        yield line
+    end = farm.server.drain + farm.server.exit_timeout
+    if line := short_time(farm.job.time, farm.job.signal, key="job.time", end=end):
+        yield line
 
 
 def make_run_root(farm: Farm) -> None:
     """Make the folders below the run root; raises LaunchError when that cannot be done."""
     run_root = Path(farm.run_root)
     try:
-        (run_root / "scripts").mkdir(parents=True, exist_ok=True)
+        (run_root / SCRIPTS).mkdir(parents=True, exist_ok=True)
         (run_root / "python").mkdir(exist_ok=True)
     except OSError as error:
         raise LaunchError(
@@ -106,12 +152,16 @@ def require_models(farm: Farm, tell: Tell) -> None:
     repository = Path(farm.server.model_repository)
     if farm.cluster.scheduler == "local":
         build_models(farm, tell)
+    if not repository.is_dir() and farm.server.python_environment:
+        raise ModelError(
+            f"model repository {repository} does not exist; 'exatrkx-hpc setup' makes it, with its packages"
+        )
     if not repository.is_dir():
         raise ModelError(
             f"model repository {repository} does not exist; make it with 'exatrkx-hpc models build "
-            f"--device {farm.server.device} --instances {farm.server.instances} --out {repository}'"
+            f"--device {farm.server.device} --instances {farm.server.instances}{_gpus_option(farm)} --out {repository}'"
         )
-    if findings := check(repository):
+    if findings := check(repository, places=container_places(farm)):
         first = findings[0]
         raise ModelError(
             f"model repository {repository} would not work: {first.model}: {first.what}; {first.remedy} "
@@ -121,7 +171,7 @@ def require_models(farm: Farm, tell: Tell) -> None:
 
 def write_script(farm: Farm, what: FarmPlan) -> Path:
     """Write the job's script, and the Python that its models need; return the script's path."""
-    path = Path(farm.run_root, "scripts", f"{farm.name}-{time.strftime('%Y%m%d-%H%M%S')}.sbatch")
+    path = Path(farm.run_root, SCRIPTS, f"{farm.name}-{time.strftime('%Y%m%d-%H%M%S')}.sbatch")
     try:
         write_payload(Path(python_folder(farm)))
         write_whole(path, render_job(what), mode=0o700)
@@ -132,23 +182,64 @@ def write_script(farm: Farm, what: FarmPlan) -> Path:
     return path
 
 
-def build_models(farm: Farm, tell: Tell) -> None:
-    """Build the model repository from the shipped models, unless it is there."""
+def build_models(farm: Farm, tell: Tell, *, fused: bool = True) -> None:
+    """Build the model repository from the shipped models, unless it is there; `fused` is whether with the fused one."""
     server = farm.server
     repository = Path(server.model_repository)
     if not repository.is_dir():
-        tell(f"models: building {repository} for {server.device}")
-        build(asset("model_repos/exatrkx"), repository, device=server.device, instances=server.instances)
+        tell(f"models: building {repository} for {server.device}{'' if fused else ', without exatrkx_fused'}")
+        environment = Path(server.python_environment) if server.python_environment else None
+        build(
+            asset("model_repos/exatrkx"),
+            repository,
+            device=server.device,
+            instances=server.instances,
+            gpus=gpus_of_server(farm),
+            environment=environment if environment is not None and environment.exists() else None,
+            fused=fused,
+        )
 
 
-def pull_image(farm: Farm, tell: Tell) -> None:
-    """Pull the image with the engine's own command; raises LaunchError when that fails."""
-    engine, image = farm.server.engine, farm.server.image
-    if engine not in _PULL:
+def gpus_of_server(farm: Farm) -> int:
+    """Return how many GPUs a server of `farm` has, at least 1."""
+    return farm.server.gpus_per_server or farm.job.gpus_per_node or 1
+
+
+def _gpus_option(farm: Farm) -> str:
+    return f" --gpus {gpus_of_server(farm)}" if farm.server.device == "gpu" and gpus_of_server(farm) > 1 else ""
+
+
+def make_python_environment(farm: Farm, tell: Tell, *, packages: Sequence[str] = (), fused: bool = True) -> None:
+    """Fetch the packages of the models for the Python of the image, unless they are there or none are wanted.
+
+    A repository that is there already and takes no notice of them is told. Raises ModelError when they cannot be had.
+    """
+    server = farm.server
+    if not server.python_environment:
         return
-    program, verb = _PULL[engine]
-    tell(f"image: {program} {verb} {image}")
-    path = find_program(program, remedy=f"load its module, or choose another server.engine than {engine!r}")
-    done = run([path, verb, image], timeout=_PULL_DEADLINE)
-    if done.returncode:
-        raise LaunchError(f"{program} {verb} {image} failed (exit {done.returncode}): {done.complaint}")
+    place = Path(server.python_environment)
+    if not place.exists():
+        spec = container_spec(farm, Tool(triton=server.triton))
+        done = engine_run(*ENGINES[server.engine].question(spec, ("python3", "-c", QUESTION)))
+        python = read_answer(done.stdout) if done.returncode == 0 else None
+        if python is None:
+            said = done.complaint.replace("; ", ", ")
+            raise ModelError(
+                f"python3 of {server.image or 'this machine'} does not tell its version: {said}; make {place} with "
+                "'exatrkx-hpc models pack-env', or empty server.python_environment if the image needs none"
+            )
+        wanted = (*needed(server.device, fused=fused), *packages)
+        tell(f"packages: fetching {', '.join(wanted)} for Python {python.version} to {place}")
+        make_environment(place, python, wanted)
+    _tell_other_python(Path(server.model_repository), place, tell)
+
+
+def _tell_other_python(repository: Path, place: Path, tell: Tell) -> None:
+    if not repository.is_dir():
+        return
+    others = [m.name for m in read_models(repository) if m.backend == "python" and ENVIRONMENT not in m.parameters]
+    if others:
+        tell(
+            f"models: {', '.join(others)} of {repository} use the image's own Python, without the packages of {place}; "
+            f"'exatrkx-hpc models build --environment {place}' builds a repository that uses them"
+        )

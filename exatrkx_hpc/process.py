@@ -21,6 +21,9 @@ from pathlib import Path
 
 from exatrkx_hpc.errors import MissingComponent
 
+#: The exit status of a program that `run` has killed because it took too long.
+TIMED_OUT = 124
+
 
 @dataclass(frozen=True, kw_only=True)
 class Completed:
@@ -84,7 +87,7 @@ def run(
         raise _cannot_start(argv[0], error) from error
     except subprocess.TimeoutExpired:
         note = f"{argv[0]} did not finish within {timeout:g} s"
-        return Completed(argv=tuple(argv), returncode=124, stdout="", stderr=note)
+        return Completed(argv=tuple(argv), returncode=TIMED_OUT, stdout="", stderr=note)
     return Completed(argv=tuple(argv), returncode=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
 

@@ -1,8 +1,36 @@
-"""Numbers, shares and times as a person writes them."""
+"""Numbers, shares, times and names of nodes as a person writes them."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
+
+
+def names(hosts: Iterable[str]) -> str:
+    """Return names in their order with numbers in a row drawn together as Slurm does: nid[001-064], login1."""
+    found: list[tuple[str, str, str, list[int]]] = []
+    for name in sorted(set(hosts)):
+        match = re.fullmatch(r"(.*?)([0-9]+)([^0-9]*)", name, re.ASCII)
+        before, digits, after = match.groups() if match else (name, "", "")
+        last = found[-1] if found else None
+        if last and digits and (last[0], len(last[1]), last[2]) == (before, len(digits), after):
+            last[3].append(int(digits))
+        else:
+            found.append((before, digits, after, [int(digits)] if digits else []))
+    return ", ".join(before + _numbers(row, len(digits)) + after for before, digits, after, row in found)
+
+
+def _numbers(row: list[int], width: int) -> str:
+    """Return numbers that rise as one of them alone, or as ranges in brackets, each `width` digits wide."""
+    ranges: list[list[int]] = []
+    for value in row:
+        if ranges and value == ranges[-1][-1] + 1:
+            ranges[-1] = [ranges[-1][0], value]
+        else:
+            ranges.append([value])
+    shown = ["-".join(str(end).zfill(width) for end in ends) for ends in ranges]
+    return f"[{','.join(shown)}]" if len(row) > 1 else "".join(shown)
 
 
 def number(value: float) -> str:
@@ -17,6 +45,15 @@ def number(value: float) -> str:
 def percent(share: float) -> str:
     """Return a share, 0 to 1, in per cent with one digit behind the point."""
     return f"{100.0 * share:.1f} %"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in the unit that a person would choose: 0 B, 64 KiB, 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{number(count)} {unit}"
+        count /= 1024
+    return f"{number(count)} TiB"
 
 
 def duration(seconds: float) -> str:

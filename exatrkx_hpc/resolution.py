@@ -27,7 +27,7 @@ DEFAULT_FILE = "farm.toml"
 #: The source of a value that nobody set.
 DEFAULT = "default"
 #: Keys whose values are filled in, so that a plain $ is written $$.
-_FOLDERS = ("run_root", "server.model_repository", "server.mounts")
+_FOLDERS = ("run_root", "server.model_repository", "server.python_environment", "server.mounts")
 _SITES = Path(__file__).resolve().parent / "sites"
 
 
@@ -69,12 +69,15 @@ def resolve(file: Path | None = None, *, flags: Mapping[str, object] | None = No
     return Resolved(farm=_validate(values, sources), sources=sources)
 
 
-def commented_file(site: str) -> str:
+def commented_file(site: str, chosen: Mapping[str, object] | None = None) -> str:
     """Return a farm.toml for `site` that names every key, commented out, with the value that it has for the site.
+
+    The keys of `chosen` have its values, and count.
 
     Raises ConfigError for a site that has no profile.
     """
-    profile = _from_profile(site)
+    chosen = {"site": site, **(chosen or {})}
+    profile = {**_from_profile(site), **chosen}
     lines = [
         f"# A farm of Triton servers, with the profile of site {site}. A value that is commented out is the one",
         "# that it has anyway; take the '# ' away to set another.",
@@ -86,7 +89,7 @@ def commented_file(site: str) -> str:
             section = here
             lines += ["", f"[{section}]"]
         name, value = key.rpartition(".")[2], profile.get(key, field.default)
-        mark = "" if key == "site" else "# "
+        mark = "" if key in chosen else "# "
         lines += [f"# {field.description}", f"{mark}{name} = {_toml(value)}"]
     return "\n".join(lines) + "\n"
 

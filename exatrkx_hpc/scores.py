@@ -16,8 +16,8 @@ from exatrkx_hpc.tracking.matching import match_event
 from exatrkx_hpc.tracking.profiles import Profile, profile_event, total_profiles, wilson_interval
 from exatrkx_hpc.tracking.scoring import MIN_PARTICLE_HITS, MIN_PT_GEV, MIN_TRACK_HITS, Score, score_matches, total
 from exatrkx_hpc.tracking.stage_scoring import StageScore, score_stages, total_stages
-from exatrkx_hpc.tracking.synthetic import TRUTH_FOLDER, TruthEvent, read_event
-from exatrkx_hpc.work.events import CSV, find_events, format_of
+from exatrkx_hpc.tracking.synthetic import TRUTH_FOLDER, TruthEvent, truth_of, with_truth
+from exatrkx_hpc.work.events import CSV, find_events, format_of, read_hits
 from exatrkx_hpc.work.found_labels import FoundLabels
 
 if TYPE_CHECKING:
@@ -167,12 +167,13 @@ def _score_one(
 
 
 def _read_truth(event: Path) -> TruthEvent:
+    hits, truth = read_hits(event), truth_of(event)
     try:
-        return read_event(event)
+        return with_truth(hits, truth.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise InputError(f"cannot read {error.filename or event}: {error.strerror}") from error
-    except (ValueError, IndexError) as error:
-        raise InputError(f"{event} and its truth cannot be used: {error}; make them again") from error
+        raise InputError(f"cannot read {truth}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{event} and its truth cannot be used: {truth}: {error}; make them again") from error
 
 
 def _numbers(triple: tuple[float, float, float]) -> dict[str, float | None]:

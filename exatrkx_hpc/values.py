@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 Engine = Literal["shifter", "podman-hpc", "podman", "apptainer", "none"]
 #: How an event becomes labels: one request to the ensemble, one to each stage, one to the fused model, no server.
@@ -18,7 +19,14 @@ LabelFormat = Literal["csv", "parquet"]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
+#: What stands for a port of one's own, which ports.user_port tells.
+USER = "user"
+
 _TIME_LIMIT = re.compile(r"([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}")
+#: Slurm may send the signal so many seconds before the moment that was asked for (sbatch's manual; seen with 22.05).
+EARLY_SIGNAL = 60
+#: The lead time of a signal that names none, in seconds (sbatch's manual).
+_DEFAULT_LEAD = 60
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]*")
@@ -32,10 +40,37 @@ def _one_line(text: str) -> str:
     return text
 
 
+def _port_or_user(value: object) -> object:
+    if value == USER:
+        return value
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    if not isinstance(number, int) or not 0 <= number <= 65535:
+        raise ValueError(f"must be a port from 0 to 65535, or {USER!r}")
+    return number
+
+
 def _time_limit(text: str) -> str:
     if not _TIME_LIMIT.fullmatch(text):
         raise ValueError("must be a Slurm time limit such as 30, 02:00:00 or 1-12:00:00")
     return text
+
+
+def limit_seconds(limit: str) -> float:
+    """Return the seconds of a Slurm time limit: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S; 0 is no limit."""
+    days, _, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if days:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    else:
+        hours, minutes, seconds = (0, *parts, 0)[:3] if len(parts) < 3 else parts
+    total = ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+    return float(total) or math.inf
+
+
+def signal_lead(signal: str) -> int | None:
+    """Return how many seconds before the time limit the script is told to end by a SignalSpec, or None if it is not."""
+    match = re.fullmatch(r"[BR]*B[BR]*:(?:SIG)?(?:TERM|USR1|15|10)(?:@(\d+))?", signal)
+    return int(match[1] or _DEFAULT_LEAD) if match else None
 
 
 def _memory(text: str) -> str:
@@ -112,6 +147,8 @@ def expand(folder: str) -> Path:
         raise ValueError(f"{folder!r} begins with a home that nobody has; write the folder itself") from error
 
 
+#: A port, 0 for any free one, or the word for one of the user's own.
+UserPort = Annotated[int | Literal["user"], BeforeValidator(_port_or_user)]
 Line = Annotated[str, AfterValidator(_one_line)]
 Name = Annotated[str, AfterValidator(_plain_name)]
 Variable = Annotated[str, AfterValidator(_variable)]

@@ -7,7 +7,7 @@ tasks_per_node=1
 while [[ ${1:-} == --* ]]; do
   case $1 in
     --ntasks-per-node=*) tasks_per_node=${1#*=} ;;
-    --nodes=* | --no-kill | --kill-on-bad-exit=* | --cpus-per-task=* | --gpu-bind=*) ;;
+    --nodes=* | --no-kill | --kill-on-bad-exit=* | --cpus-per-task=* | --hint=* | --gpu-bind=*) ;;
     *)
       echo "srun: the embedded scheduler has no option $1" >&2
       exit 2

@@ -9,6 +9,8 @@ run_dir=$run_root/$SLURM_JOB_ID
 
 mkdir -p "$run_dir" || exit 1
 exec >>"$run_root/job-$SLURM_JOB_ID.log" 2>&1
+# The servers' script need not mind what the allocation says to a container's engine.
+export EXATRKX_FOREGROUND=1
 # The allocation's own idea of tasks; the script says to srun what it needs.
 unset SLURM_NTASKS SLURM_NPROCS SLURM_NTASKS_PER_NODE SLURM_TASKS_PER_NODE
 bash "${BASH_SOURCE[0]%/*}/embedded-job.sh" "$script" "$run_dir/exit-status"

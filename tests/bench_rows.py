@@ -14,6 +14,8 @@ def row(
     repetition: int = 1,
     kind: Kind = "service",
     cpu: float = 0.5,
+    model: str = "exatrkx",
+    calls: str = "default",
 ) -> Row:
     mean = 1000.0 * concurrency / rate
     return Row(
@@ -34,7 +36,8 @@ def row(
         network_ms=0.1 * mean,
         cpu_utilisation=cpu,
         members="n1-0=0.500 n2-0=0.500",
-        model="exatrkx",
+        model=model,
+        calls=calls,
         load_average=0.25,
         began="2030-01-01T00:00:00Z",
         exatrkx_hpc="0.1.0",
@@ -43,7 +46,7 @@ def row(
     )
 
 
-def repeated(*rates: float, **place: int) -> list[Row]:
+def repeated(*rates: float, **place) -> list[Row]:
     return [row(rate=rate, repetition=number, **place) for number, rate in enumerate(rates, start=1)]
 
 

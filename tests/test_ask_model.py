@@ -15,7 +15,7 @@ from triton_helper import RunningTriton, running_triton
 from exatrkx_hpc.errors import EndpointError, InputError, ModelError, OutputError
 from exatrkx_hpc.ports import free_port
 from exatrkx_hpc.process import Completed
-from exatrkx_hpc.work.ask_model import ask_model, save_outputs
+from exatrkx_hpc.work.ask_model import Asked, Sent, ask_model, save_outputs
 
 #: A model of no pipeline of ours: many types, an input that may be left out, and tensors back as they came.
 ECHO = """
@@ -102,14 +102,51 @@ def test_a_model_of_many_types_whose_last_input_may_be_left_out(server: RunningT
     asked = ask_model(server.grpc, "echo", named)
     assert asked.values["GIVEN"].tolist() == [True]
     saved = save_outputs(asked, files / "out")
-    assert sorted(path.name for path in (files / "out").iterdir()) == ["GIVEN.csv", "WORDS_OUT.csv", "layer_out_0.csv"]
-    assert (files / "out" / "WORDS_OUT.csv").read_text() == (files / "words.csv").read_text()
-    assert (files / "out" / "layer_out_0.csv").read_text() == (files / "small.csv").read_text()
+    assert sorted(path.name for path in (files / "out").iterdir()) == [
+        "echo.GIVEN.csv",
+        "echo.WORDS_OUT.csv",
+        "echo.layer_out_0.csv",
+    ]
+    assert (files / "out" / "echo.WORDS_OUT.csv").read_text() == (files / "words.csv").read_text()
+    assert (files / "out" / "echo.layer_out_0.csv").read_text() == (files / "small.csv").read_text()
     assert [tensor.file for tensor in saved.outputs] == [
-        str(files / "out" / name) for name in ("WORDS_OUT.csv", "layer_out_0.csv", "GIVEN.csv")
+        str(files / "out" / f"echo.{name}.csv") for name in ("WORDS_OUT", "layer_out_0", "GIVEN")
     ]
     with pytest.raises(OutputError, match="has 3 outputs, not one"):
         save_outputs(asked, files / "all.csv")
+
+
+def answer(model: str, *names: str) -> Asked:
+    outputs = tuple(Sent(name=name, datatype="INT64", declared=(-1,), shape=(1,), file=None) for name in names)
+    values = {name: np.array([number], dtype=np.int64) for number, name in enumerate(names)}
+    return Asked(server="", model=model, version="1", seconds=0.0, inputs=(), outputs=outputs, values=values)
+
+
+def test_a_second_model_leaves_the_files_of_the_first(tmp_path: Path) -> None:
+    for model in ("filter", "gnn", "a/b"):
+        save_outputs(answer(model, "OUTPUT__0"), tmp_path / "out")
+    names = [path.name for path in (tmp_path / "out").iterdir()]
+    assert sorted(names) == ["a_b.OUTPUT__0.csv", "filter.OUTPUT__0.csv", "gnn.OUTPUT__0.csv"]
+
+
+def test_each_tensor_has_a_file_of_its_own(tmp_path: Path) -> None:
+    save_outputs(answer("m", "layer/out", "layer.out", "LAYER_OUT", "x"), tmp_path / "out")
+    found = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert found == {
+        "m.layer_out.csv": "0\n",
+        "m.layer_out-2.csv": "1\n",
+        "m.LAYER_OUT-3.csv": "2\n",
+        "m.x.csv": "3\n",
+    }
+
+
+@pytest.mark.parametrize("out", ["out", "out/m.b.csv"])
+def test_no_file_is_replaced_and_no_half_is_left(tmp_path: Path, out: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "m.b.csv").write_text("mine")
+    with pytest.raises(OutputError, match=r"out/m\.b\.csv exists; remove it, or choose another --out"):
+        save_outputs(answer("m", "b") if out.endswith("csv") else answer("m", "a", "b"), tmp_path / out)
+    assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == {"m.b.csv": "mine"}
 
 
 def test_what_does_not_fit_names_what_was_expected(server: RunningTriton, files: Path) -> None:

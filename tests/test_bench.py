@@ -37,6 +37,7 @@ drain = 0
 exit_timeout = 5
 [bench]
 concurrency = [1, 2]
+calls = "async"
 window = 0.3
 repeats = 2
 most_repeats = 2
@@ -100,7 +101,7 @@ def test_a_scan_brings_up_its_placement_and_writes_one_table_and_figures(there: 
     for path in found["figures"]:
         assert (there / path).stat().st_size > 1000
     rows = read_table(there / "scan")
-    assert {(row.model, row.triton, row.repetition) for row in rows} == {("exatrkx", "2.51.0", 1)}
+    assert {(row.model, row.calls, row.triton, row.repetition) for row in rows} == {("exatrkx", "async", "2.51.0", 1)}
     for row in rows:
         assert row.events_per_s > 0 and row.p99_ms >= row.p50_ms > 0
         parts = (row.queue_ms, row.input_ms, row.compute_ms, row.output_ms, row.network_ms)

@@ -51,6 +51,26 @@ def test_a_spoilt_file_is_named(tmp_path: Path):
         Store(tmp_path, FACTS)
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "5%", ""])
+def test_a_figure_that_is_none_is_no_row_of_a_table(tmp_path: Path, value: str):
+    write_table(tmp_path, [row()])
+    table = tmp_path / "bench.csv"
+    header, line = table.read_text().splitlines()
+    cells = line.split(",")
+    cells[COLUMNS.index("events_per_s")] = value
+    table.write_text(f"{header}\n{','.join(cells)}\n")
+    with pytest.raises(InputError, match=r"bench.csv is no table of 'exatrkx-hpc bench' \(ValueError: "):
+        read_table(tmp_path)
+
+
+def test_a_table_without_the_columns_that_came_later_is_read(tmp_path: Path):
+    write_table(tmp_path, [row(calls="sync")])
+    lines = [line.rpartition(",")[0] for line in (tmp_path / "bench.csv").read_text().splitlines()]
+    assert COLUMNS[-1] == "calls"
+    (tmp_path / "bench.csv").write_text("\n".join(lines) + "\n")
+    assert [one.calls for one in read_table(tmp_path)] == [""]
+
+
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):

@@ -6,13 +6,22 @@ import resource
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from command import exatrkx_hpc
+from repositories import small_repository
+from triton_helper import running_triton
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
 from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import ConfigError, ModelError, OutputError
 from exatrkx_hpc.models.build import MARK, build
-from exatrkx_hpc.models.repository import ENVIRONMENT, Model, read_models
+from exatrkx_hpc.models.check import check
+from exatrkx_hpc.models.pipeline import load_tracker
+from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, Model, read_config, read_models
+from exatrkx_hpc.tracking.agreement import same_partition
+from exatrkx_hpc.tracking.synthetic import generate_event, hits_text
+from exatrkx_hpc.work.ask_model import ask_model
 
 SHIPPED = asset("model_repos/exatrkx")
 NETWORKS = {"embed", "filter", "gnn"}
@@ -53,10 +62,32 @@ def test_on_cpu_everything_runs_in_python_on_the_cpu(tmp_path: Path) -> None:
 
 def test_on_gpu_the_networks_stay_on_the_pytorch_backend(tmp_path: Path) -> None:
     models = _built(tmp_path / "out", device="gpu", instances=2)
-    expected = _each(NETWORKS, "KIND_GPU", 2) | _each(STAGES, "KIND_CPU", 2)
+    expected = _each(NETWORKS | FUSED, "KIND_GPU", 2) | _each(STAGES, "KIND_CPU", 2)
     assert _groups(models) == {"exatrkx": []} | expected
     assert {models[name].backend for name in NETWORKS} == {"pytorch"}
     assert not any((models[name].folder / "1/model.py").exists() for name in NETWORKS)
+
+
+def test_each_gpu_gets_instances_of_the_stages_on_the_cpu_too(tmp_path: Path) -> None:
+    models = _built(tmp_path / "out", device="gpu", instances=2, gpus=4)
+    expected = _each(NETWORKS | FUSED, "KIND_GPU", 2) | _each(STAGES, "KIND_CPU", 8)
+    assert _groups(models) == {"exatrkx": []} | expected
+    models = _built(tmp_path / "out", device="cpu", instances=2, gpus=4)
+    assert _groups(models) == {"exatrkx": []} | _each(NETWORKS | STAGES | FUSED, "KIND_CPU", 2)
+
+
+def test_networks_on_a_gpu_are_warm_when_they_are_ready_and_compile_nothing_for_a_shape(tmp_path: Path) -> None:
+    models = _built(tmp_path / "out", device="gpu")
+    for name in NETWORKS:
+        assert models[name].parameters["ENABLE_TENSOR_FUSER"] == "false"
+        inputs = {entry.name: list(entry.dims) for entry in models[name].config.input}
+        assert [sample.count for sample in models[name].config.model_warmup] == [2, 2, 2]
+        for sample in models[name].config.model_warmup:
+            assert sample.inputs.keys() == inputs.keys()
+            for tensor, value in sample.inputs.items():
+                assert all(there in (-1, size) for there, size in zip(inputs[tensor], value.dims, strict=True))
+                assert value.zero_data  # random numbers are no hit numbers
+    assert not any(model.config.model_warmup for model in _built(tmp_path / "out", device="cpu").values())
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
@@ -70,7 +101,7 @@ def test_tensors_steps_and_constants_are_untouched(tmp_path: Path, device: str) 
         assert source.parameters.items() <= models[source.name].parameters.items()
 
 
-@pytest.mark.parametrize(("device", "users"), [("cpu", NETWORKS | STAGES | FUSED), ("gpu", STAGES)])
+@pytest.mark.parametrize(("device", "users"), [("cpu", NETWORKS | STAGES | FUSED), ("gpu", STAGES | FUSED)])
 def test_the_environment_goes_to_every_python_model(tmp_path: Path, device: str, users: set[str]) -> None:
     environment = tmp_path / "a venv"
     (environment / "bin").mkdir(parents=True)
@@ -181,6 +212,7 @@ def test_a_fault_of_the_source_is_named_and_nothing_is_written(tmp_path: Path) -
     [
         ({"device": "tpu"}, "device is 'tpu'; use 'cpu' or 'gpu'"),
         ({"device": "cpu", "instances": 0}, "instances is 0; use 1 or more"),
+        ({"device": "gpu", "gpus": 0}, "gpus is 0; use 1 or more"),
         ({"device": "cpu", "threads": -1}, "threads is -1; use 1 or more"),
     ],
 )
@@ -192,3 +224,93 @@ def test_a_setting_that_cannot_be_is_refused(tmp_path: Path, settings: dict, say
 def test_an_environment_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"environment .* does not exist"):
         build(SHIPPED, tmp_path / "out", device="cpu", environment=tmp_path / "venv")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import cupy as cp\n",
+        "import numpy, cudf\n",
+        "from cugraph.components import connected_components\n",
+        "class TritonPythonModel:\n    def initialize(self, args):\n        import cupy\n",
+        "import importlib\ncupy = importlib.import_module('cupy')\n",
+        "from numba import cuda\n",
+        "try:\n    import cupy\nexcept KeyError:\n    pass\n",
+        "import torch\nnetwork = torch.nn.Linear(1, 1).cuda()\n",
+    ],
+)
+def test_code_that_wants_a_gpu_is_not_built_for_a_cpu(tmp_path: Path, code: str) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(SHIPPED, source)
+    for place in ("wcc/1/model.py", "wcc/1/kernels/more.py"):
+        (source / place).parent.mkdir(exist_ok=True)
+        (source / place).write_text(code)
+        with pytest.raises(
+            ModelError, match=rf"^wcc wants a GPU: {place.removeprefix('wcc/')} line \d+ (imports|calls)"
+        ):
+            build(source, tmp_path / "out", device="cpu")
+        assert not (tmp_path / "out").exists()
+        shutil.copy(SHIPPED / "wcc/1/model.py", source / "wcc/1/model.py")
+    build(source, tmp_path / "gpu", device="gpu")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "try:\n    import cupy\nexcept ImportError:\n    cupy = None\n",
+        "import torch\nif torch.cuda.is_available():\n    import cupy\n",
+        "# import cupy\nTEXT = 'import cudf'\n",
+        "import cupboard\n",
+    ],
+)
+def test_code_that_can_do_without_a_gpu_is(tmp_path: Path, code: str) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(SHIPPED, source)
+    (source / "wcc/1/model.py").write_text(code)
+    build(source, tmp_path / "out", device="cpu")
+
+
+def test_the_fused_model_is_served_under_further_names(tmp_path: Path) -> None:
+    both = build(SHIPPED, tmp_path / "both", device="cpu", names=("exatrkxcpu", "exatrkxgpu", "exatrkxcpu"))
+    assert {"exatrkx_fused", "exatrkxcpu", "exatrkxgpu"} <= set(both.models) and check(both.path) == ()
+    config = read_config(both.path / "exatrkxcpu" / CONFIG)
+    assert (config.name, config.parameters["networks"].string_value) == ("exatrkxcpu", "..")
+    assert [(entry.name, list(entry.dims)) for entry in config.input] == [("FEATURES", [-1, 3])]
+    assert [(entry.name, list(entry.dims)) for entry in config.output] == [("LABELS", [-1])]
+    alone = build(SHIPPED, tmp_path / "alone", device="gpu", fused=False, names=("exatrkxgpu",))
+    assert "exatrkxgpu" in alone.models and "exatrkx_fused" not in alone.models and check(alone.path) == ()
+    group = read_config(alone.path / "exatrkxgpu" / CONFIG).instance_group[0]
+    assert group.kind == group.KIND_GPU
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("exatrkx", "is a model of the repository already"),
+        ("a/b", "use letters, digits"),
+        ("..", "use letters, digits"),
+        ("", "use letters, digits"),
+        ("a b", "use letters, digits"),
+    ],
+)
+def test_a_further_name_that_cannot_be_is_refused(tmp_path: Path, name: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build(SHIPPED, tmp_path / "out", device="cpu", names=(name,))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_repository_without_a_fused_model_has_nothing_to_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model of the repository is a fused one"):
+        build(small_repository(tmp_path / "small"), tmp_path / "out", device="cpu", names=("exatrkxcpu",))
+
+
+@pytest.mark.triton
+def test_a_client_of_the_public_backend_gets_its_labels(tmp_path: Path) -> None:
+    done = exatrkx_hpc("models", "build", "--device", "cpu", "--as", "exatrkxcpu", "--out", "models", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    event = generate_event(np.random.default_rng(3), n_tracks=20)
+    (tmp_path / "event.csv").write_text(hits_text(event))
+    options = ("--model-control-mode=explicit", "--load-model=exatrkxcpu")
+    with running_triton(tmp_path / "models", tmp_path, options=options) as server:
+        asked = ask_model(server.grpc, "exatrkxcpu", [str(tmp_path / "event.csv")])
+    assert same_partition(asked.values["LABELS"], load_tracker(tmp_path / "models")(event.hits))

@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 import requests
+from command import complaint, exatrkx_hpc
 from repositories import BREAKS, Break, edit, small_repository
 from triton_helper import RunningTriton, running_triton
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import ModelError
+from exatrkx_hpc.errors import InputError, ModelError
+from exatrkx_hpc.files import is_lfs_pointer
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
+from exatrkx_hpc.models.pipeline import pipeline_digest
 from exatrkx_hpc.models.repository import CONFIG, read_config, write_config
+from exatrkx_hpc.work.events import read_event
 
 REFUSED = [broken for broken in BREAKS if broken.triton is not None]
 
@@ -132,3 +137,129 @@ def test_what_is_no_repository_is_refused(tmp_path: Path, make: bool) -> None:
         folder.mkdir()
     with pytest.raises(ModelError, match="is not a model repository"):
         check(folder)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("gnn", "1/model.pt"),
+        ("wcc", "1/model.py"),
+        ("wcc", "1/beside/constants.npy"),
+        ("embed", "libextra.so"),
+        ("exatrkx", "config.pbtxt"),
+    ],
+)
+def test_a_git_lfs_pointer_is_a_finding_in_every_place(tmp_path: Path, model: str, name: str) -> None:
+    repository = Path(shutil.copytree(asset("model_repos/exatrkx"), tmp_path / "models"))
+    (repository / model / name).parent.mkdir(exist_ok=True)
+    (repository / model / name).write_text(POINTER)
+    (finding,) = check(repository)
+    assert finding.model == model and f"{name} is a Git LFS pointer" in finding.what
+    assert finding.remedy == "fetch its content with 'git lfs pull'"
+    with pytest.raises(ModelError, match=f"{name} is a Git LFS pointer.*git lfs pull"):
+        build(repository, tmp_path / "out", device="cpu")
+
+
+def test_a_git_lfs_pointer_is_told_wherever_a_weight_or_an_event_is_read(tmp_path: Path) -> None:
+    torch_script = pytest.importorskip("exatrkx_hpc.models.torchscript")
+    inference = pytest.importorskip("exatrkx_hpc.tracking.inference")
+    repository = Path(shutil.copytree(asset("model_repos/exatrkx"), tmp_path / "models"))
+    weight = repository / "filter/1/model.pt"
+    weight.write_text(POINTER)
+    for read in (
+        lambda: torch_script.load_torchscript("filter", weight),
+        lambda: inference.load_network(weight),
+        lambda: pipeline_digest(repository),
+    ):
+        with pytest.raises((ModelError, ValueError), match=r"model\.pt is a Git LFS pointer.*git lfs pull"):
+            read()
+    for form in ("csv", "npy", "npz"):
+        event = tmp_path / f"event.{form}"
+        event.write_text(POINTER)
+        with pytest.raises(InputError, match=rf"event\.{form} is a Git LFS pointer.*git lfs pull"):
+            read_event(event)
+    packed = tmp_path / "env.tar.gz"
+    packed.write_text(POINTER)
+    edit(small_repository(tmp_path / "small"), "frnn", lambda config: _environment(config, packed))
+    (finding,) = check(tmp_path / "small")
+    assert f"the Python environment {packed} is a Git LFS pointer" in finding.what
+
+
+def _environment(config: ModelConfig, path: Path) -> None:
+    config.parameters["EXECUTION_ENV_PATH"].string_value = str(path)
+
+
+def test_an_empty_file_and_a_file_about_pointers_are_none(tmp_path: Path) -> None:
+    for text in ("", "version", "# version https://git-lfs.github.com/spec/v1"):
+        (tmp_path / "file").write_text(text)
+        assert not is_lfs_pointer(tmp_path / "file")
+    assert not is_lfs_pointer(tmp_path) and not is_lfs_pointer(tmp_path / "missing")
+
+
+def environment_in(folder: Path) -> Path:
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin/activate").write_text("")
+    return folder
+
+
+@pytest.mark.parametrize("stated", ["/opt/env", "/opt/env/deeper/venv", "/opt"])
+def test_an_environment_is_looked_for_through_the_mounts(tmp_path: Path, stated: str) -> None:
+    repository = small_repository(tmp_path / "models")
+    edit(repository, "frnn", lambda config: _environment(config, Path(stated)))
+    (finding,) = check(repository)
+    assert f"the Python environment {stated} does not exist" in finding.what or "has no bin/activate" in finding.what
+    assert check(repository, places=()) == (), "a path of the image was looked for here"
+    host = tmp_path / "host"
+    places = (("/nowhere", "/op"), (str(tmp_path / "other"), "/"), (str(host), stated))
+    (finding,) = check(repository, places=places)
+    assert finding.what == f"the Python environment {host} does not exist" and "server.mounts" in finding.remedy
+    environment_in(host)
+    assert check(repository, places=places) == ()
+
+
+def test_the_environment_is_replaced_before_it_is_looked_for(tmp_path: Path) -> None:
+    repository = small_repository(tmp_path / "models")
+    edit(repository, "frnn", lambda config: _environment(config, Path("/nowhere/venv")))
+    fresh = environment_in(tmp_path / "venv")
+    assert check(repository, environment=fresh) == ()
+    built = build(repository, tmp_path / "built", device="cpu", environment=fresh)
+    stated = read_config(built.path / "frnn" / CONFIG).parameters["EXECUTION_ENV_PATH"].string_value
+    assert stated == str(fresh) and check(built.path) == ()
+    inside = build(repository, tmp_path / "inside", device="cpu", environment=Path("/opt/env"), places=())
+    assert check(inside.path, places=()) == ()
+    with pytest.raises(ModelError, match=r"environment .*/typo does not exist"):
+        build(repository, tmp_path / "typo-built", device="cpu", environment=Path("typo"), places=())
+
+
+def test_the_networks_of_a_fused_model_are_looked_for_through_the_mounts(tmp_path: Path) -> None:
+    shipped, repository = asset("model_repos/exatrkx"), tmp_path / "models"
+    shutil.copytree(shipped / "exatrkx_fused", repository / "exatrkx_fused")
+    edit(repository, "exatrkx_fused", lambda config: _networks(config, "/models/networks"))
+    assert len(check(repository)) == 3
+    assert check(repository, places=()) == ()
+    assert check(repository, places=((str(shipped), "/models/networks"),)) == ()
+    assert len(check(repository, places=((str(tmp_path), "/models"),))) == 3
+
+
+def _networks(config: ModelConfig, folder: str) -> None:
+    config.parameters["networks"].string_value = folder
+
+
+def test_the_command_knows_the_farm_and_its_mounts(tmp_path: Path) -> None:
+    repository = small_repository(tmp_path / "models")
+    edit(repository, "frnn", lambda config: _environment(config, Path("/opt/env")))
+    said = exatrkx_hpc("models", "check", "models", cwd=tmp_path)
+    assert said.returncode == 7 and "set server.image and server.mounts in farm.toml" in said.stdout
+    farm = 'site = "local"\n[server]\nengine = "podman"\nimage = "docker.io/site/triton:1"\n'
+    (tmp_path / "farm.toml").write_text(farm)
+    assert exatrkx_hpc("models", "check", "models", cwd=tmp_path).returncode == 0
+    (tmp_path / "farm.toml").write_text(f'{farm}mounts = ["{tmp_path}/env:/opt/env"]\n')
+    said = exatrkx_hpc("models", "check", "models", cwd=tmp_path)
+    assert said.returncode == 7 and f"the Python environment {tmp_path}/env does not exist" in said.stdout
+    built = exatrkx_hpc("models", "build", "--source", "models", "--device", "cpu", "--out", "b", cwd=tmp_path)
+    assert "does not exist" in complaint(built, 7)
+    environment_in(tmp_path / "env")
+    assert exatrkx_hpc("models", "check", "models", cwd=tmp_path).returncode == 0

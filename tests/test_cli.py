@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from command import PROGRAM, complaint, exatrkx_hpc
 from fakes.running import fake_triton
+from fakes.slurm import FAKES as FAKE_SLURM
+from repositories import tiny_repository
 from triton_helper import own_address
 from waiting import until
 
@@ -147,8 +149,34 @@ def test_deploy_without_slurm_says_so(tmp_path):
 
 
 def test_deploy_without_models_says_how_to_make_them(tmp_path):
-    message = complaint(exatrkx_hpc("deploy", "--site", "generic", cwd=tmp_path), 7)
+    stub = {"PATH": f"{FAKE_SLURM}{os.pathsep}{os.environ['PATH']}"}
+    message = complaint(exatrkx_hpc("deploy", "--site", "generic", cwd=tmp_path, env=stub), 4)
+    assert f"run_root {tmp_path}/exatrkx-hpc is " in message and "say --trust-run-root" in message, "told first"
+    assert message == complaint(exatrkx_hpc("setup", "--site", "generic", cwd=tmp_path), 4)
+    message = complaint(exatrkx_hpc("deploy", "--site", "generic", "--trust-run-root", cwd=tmp_path, env=stub), 7)
     assert "exatrkx-hpc models build --device gpu" in message
+
+
+def test_the_partition_is_a_flag(tmp_path):
+    script = exatrkx_hpc("deploy", "--site", "generic", "--partition", "gpu", "--dry-run", cwd=tmp_path).stdout
+    assert "#SBATCH --partition=gpu\n" in script and '#   job.partition = "gpu"  <- flag\n' in script
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["-t", "1"], "job.time is 1 (60 s), and Slurm tells the job to end 60 to 120 s before that (B:TERM@60)"),
+        (["-t", "00:02:00"], "job.time is 00:02:00 (120 s)"),
+        (["-t", "00:02:01"], ""),
+        (["-t", "0"], ""),
+    ],
+)
+def test_a_time_limit_that_leaves_no_time_is_told(tmp_path, words, told):
+    tiny_repository(tmp_path / "exatrkx-hpc" / "model_repository")
+    env = {"PATH": f"{FAKE_SLURM}{os.pathsep}{os.environ['PATH']}", "FAKE_SLURM": str(tmp_path)}
+    done = exatrkx_hpc("deploy", "--site", "generic", "--trust-run-root", *words, cwd=tmp_path, env=env)
+    assert (done.returncode, done.stdout) == (0, "4242\n"), done.stderr
+    assert ("job.time" in done.stderr) == bool(told) and told in done.stderr
 
 
 @pytest.mark.parametrize("command", ["monitor", "stop"])
@@ -229,6 +257,10 @@ def test_logs_show_the_end_of_each_and_one_alone(deployed):
     log.write_text("".join(f"line {n}\n" for n in range(50)))
     shown = exatrkx_hpc("logs", "1", f"{NODE}-0", "-n", 3, cwd=deployed).stdout
     assert shown == f"==> {log} <==\nline 47\nline 48\nline 49\n"
+    log.write_text("error: creating server: Internal - no\n" + "".join(f"line {n}\n" for n in range(50)))
+    shown = exatrkx_hpc("logs", "1", f"{NODE}-0", "-n", 1, cwd=deployed).stdout
+    why = f"==> what failed <==\n{NODE}-0: error: creating server: Internal - no\n"
+    assert shown == f"{why}==> {log} <==\nline 49\n"
     assert "no log of nobody" in complaint(exatrkx_hpc("logs", "1", "nobody", cwd=deployed), 6)
 
 

@@ -10,8 +10,9 @@ import pytest
 from fakes.running import fake_triton, free_port
 
 from exatrkx_hpc.errors import ConfigError, EndpointError, InputError, ModelError
-from exatrkx_hpc.work.client import Client, check_endpoint, checked_address, checked_hits
+from exatrkx_hpc.work.client import Client, check_endpoint, checked_address
 from exatrkx_hpc.work.endpoint import Endpoint
+from exatrkx_hpc.work.formats.given_hits import checked_hits
 from exatrkx_hpc.work.retry import (
     CHANNEL_OPTIONS,
     Patience,
@@ -132,6 +133,24 @@ def test_an_unknown_model_is_waited_for_but_not_as_long_as_a_server():
     assert isinstance(explain(caught.value, server="h:1", model="exatrkx"), UnknownModel)
 
 
+WRAPPED = "Failed to process the request(s) for model{} 'embed_0_0', message: {}\n\nAt:\n  /x/serving.py(84): execute\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (WRAPPED.format("", "Refused: embed: INPUT__0 has a NaN"), "embed: INPUT__0 has a NaN"),
+        (WRAPPED.format(" instance", "Refused: embed: x At: 3"), "embed: x At: 3"),
+        ("in ensemble 'exatrkx', " + WRAPPED.format("", "Refused: no"), "in ensemble 'exatrkx', no"),
+        (WRAPPED.format("", "Refused: " + "y" * 500), "y" * 399 + "…"),
+        # Another error of a model keeps its place in the code.
+        (WRAPPED.format("", "ValueError: no"), " ".join(WRAPPED.format("", "ValueError: no").split())),
+    ],
+)
+def test_a_stages_refusal_is_told_without_tritons_words(message: str, told: str):
+    assert RequestFailed("INTERNAL", message).message == told
+
+
 def test_a_long_reason_of_many_lines_becomes_one_short_line():
     failure = RequestFailed("INTERNAL", "Traceback:\n  File x\n" + "y" * 5000)
     error = explain(failure, server="h:1", model="exatrkx")
@@ -155,8 +174,8 @@ def test_every_hit_gets_its_label(server, hits):
         (np.zeros(3), r"shape \[3\], not \[N,3\]"),
         (np.zeros((4, 2)), r"shape \[4, 2\]"),
         (np.zeros((1, 4, 3)), r"shape \[1, 4, 3\]"),
-        (1.0, r"shape \[1\]"),
-        ([["a", "b", "c"]], "cannot be turned into float32"),
+        (1.0, r"shape \[\]"),
+        ([["a", "b", "c"]], "hits are <U1, text"),
         ([[1, 2, 3], [1, 2]], "cannot be turned into float32"),
         ([[0, 0, 0], [1, np.nan, 3]], "hit 1 is not finite"),
         ([[1e39, 0, 0]], "hit 0 is not finite"),

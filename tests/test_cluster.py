@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +16,12 @@ import pytest
 from cluster import Cluster, ClusterConfig, ClusterError, cgroups, cluster, missing
 from cluster.config import Qos
 from cluster.sight import TMP, covers, python_folders
+from cluster.stale import running
 from cluster.traces import Traces, links
 from test_docs import consoles
 from waiting import until
 
-from exatrkx_hpc.process import Completed, run
+from exatrkx_hpc.process import Completed, run, spawn
 
 pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).resolve().parent.parent
@@ -267,3 +270,33 @@ def test_a_machine_without_the_network_of_the_cluster() -> None:
     routes = run(["ip", "-4", "route", "show", "10.77.0.0/24"])
     assert routes.stdout == ""
     assert socket.gethostname() != "head"
+
+
+def test_a_second_terminal_joins_the_cluster_and_boots_a_node_that_crashed(tmp_path: Path) -> None:
+    if reason := missing():
+        pytest.skip(reason)
+    program = [sys.executable, "-m", "cluster"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    first = spawn([*program, "-c", "sleep 300"], log=tmp_path / "first.log", env=environment)
+    try:
+
+        def second(*words: str) -> Completed:
+            return run([*program, *words], env=environment, timeout=150)
+
+        def own() -> bool:
+            return bool(base := running()) and f"-{first.pid}-" in base[-1].name
+
+        until(own, what=f"a cluster: {(tmp_path / 'first.log').read_text()}", deadline=120)
+        assert second("--join", "-c", "hostname; whoami; scontrol ping").stdout.startswith("head\nphysicist\nSlurmctld")
+        assert second("--join", "--host", "nid002", "-c", "hostname; exit 3").returncode == 3
+        node = running()[-1] / "hosts" / "nid002" / "first"
+        before = node.read_text()
+        os.kill(int(before), signal.SIGKILL)
+        assert second("--join", "--host", "nid002", "-c", "true").returncode != 0
+        assert second("--boot", "nid002").returncode == 0
+        assert node.read_text() != before
+        assert second("--join", "--host", "nid002", "-c", "hostname").stdout == "nid002\n"
+        assert "no node is called 'nid009'" in second("--boot", "nid009").stderr
+    finally:
+        first.stop(grace=60)
+    assert not list(Path(tempfile.gettempdir()).glob(f"exatrkx-cluster-{first.pid}-*"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import networkx
 import numpy as np
 import pytest
+from devices import CUDA, CUPY, labels_on_cuda, labels_on_cupy
 from twins import twin
 
 from exatrkx_hpc.tracking import kernels
@@ -26,10 +26,11 @@ def on_twin(edges: np.ndarray, logits: np.ndarray, **options) -> np.ndarray:
     return kernels.labels_of(twin(), edges, logits, **options)
 
 
-@pytest.fixture(params=["cpu", "torch", "twin"])
+@pytest.fixture(params=["cpu", "torch", "twin", CUDA, CUPY])
 def label(request: pytest.FixtureRequest) -> Labels:
     """One of the ways to find components."""
-    return {"cpu": label_components, "torch": on_torch, "twin": on_twin}[request.param]
+    ways = {"cpu": label_components, "torch": on_torch, "twin": on_twin, "cuda": labels_on_cuda, "cupy": labels_on_cupy}
+    return ways[request.param]
 
 
 def pairs(*edges: tuple[int, int]) -> np.ndarray:
@@ -41,6 +42,7 @@ def scores(*logits: float) -> np.ndarray:
 
 
 def by_networkx(edges: np.ndarray, n_hits: int) -> list[int]:
+    networkx = pytest.importorskip("networkx")
     graph = networkx.Graph()
     graph.add_nodes_from(range(n_hits))
     graph.add_edges_from(edges.T.tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from exatrkx_hpc.config import Farm
-from exatrkx_hpc.values import expand
+from exatrkx_hpc.values import expand, limit_seconds
 
 IMAGE = "docker.io/nvcr/tritonserver:24.10"
 
@@ -190,3 +191,21 @@ def test_the_page_has_every_key_with_its_default_and_its_meaning():
             sections[f"[{name}]"] = dict(type(field.default).model_fields)
     for section, fields in sections.items():
         assert f"\n{_table(section, fields)}\n" in f"{page}\n", f"write this:\n{_table(section, fields)}"
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        ("30", 1800),
+        ("1:30", 90),
+        ("02:00:00", 7200),
+        ("1-12", 129600),
+        ("1-12:30", 131400),
+        ("1-00:00:01", 86401),
+        ("0", math.inf),
+        ("00:00:00", math.inf),
+    ],
+)
+def test_a_time_limit_in_seconds(limit: str, seconds: float):
+    """The forms of sbatch's manual; 0 is no limit."""
+    assert limit_seconds(limit) == seconds

@@ -37,13 +37,53 @@ def test_none_is_the_command_itself():
 
 def test_shifter_names_image_modules_and_volumes_to_slurm_and_has_no_flags_for_network_or_memory():
     volume = ("volume", "/host:/inside:ro")  # what keeps its place is not mounted
-    assert ENGINES["shifter"].directives(SPEC) == (("image", IMAGE), ("module", "gpu,nccl"), volume)
+    assert ENGINES["shifter"].directives(SPEC) == (("image", f"docker:{IMAGE}"), ("module", "gpu,nccl"), volume)
     two = replace(SPEC, mounts=(("/a", "/b"), ("/c", "/d")))
     assert dict(ENGINES["shifter"].directives(two))["volume"] == "/a:/b:ro;/c:/d:ro"
-    assert ENGINES["shifter"].directives(BARE) == (("image", IMAGE),)
+    assert ENGINES["shifter"].directives(BARE) == (("image", f"docker:{IMAGE}"),)
     argv = ENGINES["shifter"].argv(SPEC)
     assert argv == ("shifter", "--env=PYTHONPATH=/python 1", "--env=A=b,c $HOME", *SPEC.command)
     assert ENGINES["shifter"].argv(BARE) == ("shifter", "tritonserver")
+
+
+def test_shifter_is_told_the_same_by_variables_where_no_script_of_a_job_can():
+    exports = dict(ENGINES["shifter"].exports(SPEC))
+    said = {
+        "SHIFTER_IMAGEREQUEST": f"docker:{IMAGE}",
+        "SHIFTER_MODULE": "gpu,nccl",
+        "SHIFTER_VOLUME": "/host:/inside:ro",
+    }
+    assert exports == said
+    assert dict(ENGINES["shifter"].exports(BARE)) == {"SHIFTER_IMAGEREQUEST": f"docker:{IMAGE}"}
+    assert not any(
+        ENGINES[engine].exports(SPEC) or ENGINES[engine].foreign() for engine in ENGINES if engine != "shifter"
+    )
+
+
+#: One name of an image, however a person writes it, and what each engine knows it by.
+NAMES = [
+    ("nvcr.io/a/b:1", "docker:nvcr.io/a/b:1", "nvcr.io/a/b:1", "nvcr.io/a/b:1"),
+    ("docker:nvcr.io/a/b:1", "docker:nvcr.io/a/b:1", "nvcr.io/a/b:1", "docker://nvcr.io/a/b:1"),
+    ("docker://nvcr.io/a/b:1", "docker:nvcr.io/a/b:1", "nvcr.io/a/b:1", "docker://nvcr.io/a/b:1"),
+    ("localhost:5000/a:1", "docker:localhost:5000/a:1", "localhost:5000/a:1", "localhost:5000/a:1"),
+    ("custom:mine:1", "custom:mine:1", None, None),
+    ("id:7f1a3c9f0e5d", "id:7f1a3c9f0e5d", None, None),
+    ("local:/images/a", "local:/images/a", None, None),
+    ("/images/a.sif", None, None, "/images/a.sif"),
+]
+
+
+@pytest.mark.parametrize("names", NAMES, ids=[names[0] for names in NAMES])
+def test_each_engine_has_its_own_name_for_an_image(names):
+    image, shifter, podman, apptainer = names
+    spec = replace(BARE, image=image)
+    if shifter is not None:
+        assert dict(ENGINES["shifter"].directives(spec))["image"] == shifter
+        assert ENGINES["shifter"].faults(spec) == ()
+    for engine, name in (("podman", podman), ("podman-hpc", podman), ("apptainer", apptainer)):
+        if name is not None:
+            assert ENGINES[engine].argv(spec)[-2] == name
+            assert ENGINES[engine].faults(spec) == ()
 
 
 def test_podman_says_everything_itself():
@@ -112,26 +152,28 @@ FAULTS = [
     ("shifter", {"mounts": (("/a", "/"),)}, "shifter refuses / as the target"),
     ("shifter", {"mounts": (("/a b", "/c"),)}, "shifter drops characters of the mount /a b:/c"),
     ("shifter", {"mounts": (("/a;b", "/c"),)}, "shifter drops characters of the mount /a;b:/c"),
+    ("shifter", {"mounts": (("/a", "/var/tmp/b"),)}, "shifter refuses /var/tmp/b as the target"),
+    ("shifter", {"environment": (("A", "b"), ("B", ""))}, "shifter refuses the empty value of B"),
+    ("shifter", {"modules": ("gpu,mpich",)}, "shifter has no module 'gpu,mpich'"),
+    ("shifter", {"modules": ("",)}, "shifter has no module ''"),
     ("podman", {"image": ""}, "no image is named"),
     ("podman", {"image": "--privileged"}, "'--privileged' is no name of an image"),
-    ("podman", {"image": "docker:nvcr.io/a:1"}, "'docker:nvcr.io/a:1' is shifter's way to name an image"),
     ("podman", {"shm_size": "much"}, "podman reads no amount of memory in 'much'"),
     ("podman", {"modules": ("gpu", "nccl")}, "podman has no site module 'nccl'"),
-    ("podman-hpc", {"image": "docker:nvcr.io/a:1"}, "'docker:nvcr.io/a:1' is shifter's way to name an image"),
     ("podman-hpc", {"modules": ("gpu --privileged",)}, "podman-hpc has no module 'gpu --privileged'"),
     ("podman-hpc", {"shm_size": "0"}, "podman-hpc reads no amount of memory in '0'"),
     ("podman-hpc", {"command": ("tritonserver", "--help")}, "podman-hpc takes --help for an option of its own"),
     ("podman-hpc", {"command": ("tritonserver", "--gpu")}, "podman-hpc takes --gpu for an option of its own"),
     ("apptainer", {"image": ""}, "no image is named"),
-    (
-        "apptainer",
-        {"image": "docker:nvcr.io/a:1"},
-        "'docker:nvcr.io/a:1' is shifter's way to name an image; for apptainer",
-    ),
     ("apptainer", {"shm_size": "1g"}, "apptainer cannot set the size of /dev/shm"),
     ("apptainer", {"modules": ("mpich",)}, "apptainer has no site module 'mpich'"),
     ("apptainer", {"mounts": (("/a,b", "/c"),)}, "apptainer cannot mount /a,b as /c"),
 ]
+
+
+@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "shifter"])
+def test_every_other_engine_takes_an_empty_value(engine: Engine):
+    assert ENGINES[engine].faults(replace(FULL, environment=(("A", ""),))) == ()
 
 
 @pytest.mark.parametrize(("engine", "change", "fault"), FAULTS)

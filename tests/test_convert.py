@@ -89,11 +89,35 @@ WRONG = {
     '{"data":[7]}': "event 0 is no object",
     '{"data":[{"Y":[1,2,3]}]}': "event 0 has no tensor X (it has: Y)",
     '{"data":[[7]]}': "event 0 has no tensor X (it has: none)",
-    '{"data":[{"X":[1,2,3]},{"X":[1,2,"z"]}]}': "event 1: X: 'z' in content is no number",
-    '{"data":[{"X":[1,2,true]}]}': "'True' in content is no number",
-    '{"data":[{"X":[1,2,null]}]}': "'None' in content is no number",
-    '{"data":[{"X":[1,2,NaN]}]}': "X has a NaN or an infinity",
-    '{"data":[{"X":[1,2,1e39]}]}': "X has a NaN or an infinity",
+    '{"data":[{"X":[1,2,3]},{"X":[1,2,"z"]}]}': "event 1: X: 'z' in content, in hit 0, is no number",
+    '{"data":[{"X":[1,2,true]}]}': "'True' in content, in hit 0, is no number",
+    '{"data":[{"X":[1,2,3,1,2,null]}]}': "'None' in content, in hit 1, is no number",
+    '{"data":[{"X":[[1,2,3],[1,2,"3"]]}]}': "'3' in content, in hit 1, is no number",
+    '{"data":[{"X":[1,2,3,{},2,3]}]}': "'{}' in content, in hit 1, is no number",
+    '{"data":[{"X":[1,2,3,1,2,NaN]}]}': "X has a NaN or an infinity in hit 1",
+    '{"data":[{"X":[1,2,-Infinity]}]}': "X has a NaN or an infinity in hit 0",
+    '{"data":[{"X":[1,2,1e39]}]}': "X has a NaN or an infinity in hit 0",
+    '{"data":[{"X":[1,2,1e400]}]}': "X has a NaN or an infinity in hit 0",
+    '{"data":[{"X":[[1,0.01,0.5,-0.2],[2,0.03,0.4,-0.6],[3,0.1,0.1,0.1]]}]}': "X: row 0 has 4 values, not 3 (is this",
+    '{"data":[{"X":[[1,0.01,0.5,-0.2],[2,0.03,0.4,-0.6]]}]}': "X: row 0 has 4 values, not 3; [N, 3] is wanted",
+    '{"data":[{"X":[[1,2,3,4],[5,6,7,8],[9,10,11,12]]}]}': "row 0 has 4 values, not 3 (is this [3, N], with all r",
+    '{"data":[{"X":[[1],[2],[3]]}]}': "row 0 has 1 values, not 3 (is this [3, N]",
+    '{"data":[{"X":[[0.1,0.2],[0.3,0.4,0.5,0.6]]}]}': "X: row 0 has 2 values, not 3; [N, 3] is wanted",
+    '{"data":[{"X":[[1,2,3]]},{"X":[[1,2,3],[4,5]]}]}': "event 1: X: row 1 has 2 values, not 3",
+    '{"data":[{"X":[[1,2,3],[]]}]}': "row 1 has 0 values",
+    '{"data":[{"X":[[]]}]}': "row 0 has 0 values",
+    '{"data":[{"X":[[[1,2,3]]]}]}': "row 0 holds lists",
+    '{"data":[{"X":[[1,2,[3]]]}]}': "row 0 holds lists",
+    '{"data":[{"X":[[1,2,3],4,5,6]}]}': "row 1 is '4', among rows that are lists",
+    '{"data":[{"X":[1,2,3,[4,5,6]]}]}': "row 0 is '1', among rows that are lists",
+    '{"data":[{"X":{"content":[[1,2,3,4],[5,6,7,8],[9,1,2,3]],"shape":[4,3]}}]}': "row 0 has 4 values, not 3",
+    '{"data":[{"X":{"content":[1,2,3,4,5,6],"shape":[3,2]}}]}': "has the shape [3, 2] and 6 numbers",
+    '{"data":[{"X":{"content":[1,2,3,4,5,6],"shape":[1,2,3]}}]}': "has the shape [1, 2, 3] and 6 numbers",
+    '{"data":[{"X":{"content":[1,2,3],"b64":"AACAPwAAAEAAAEBA"}}]}': "has both content and b64",
+    '{"data":[{"X":[1,2,3],"X":[4,5,6]}]}': "event 0 is no JSON: 'X' is there twice",
+    '{"data":[{"X":{"content":[1,2,3],"content":[4,5,6]}}]}': "'content' is there twice",
+    '{"data":[' + "[" * 100_000 + "]" * 100_000 + "]}": "event 0 is no JSON: maximum recursion depth",
+    '{"data":[{"X":[1,2,' + "1" * 5000 + "]}]}": "event 0 is no JSON: Exceeds the limit",
     '{"data":[{"X":[1,2,1' + "0" * 400 + "]}]}": "content has a number that is not finite",
     '{"data":[{"X":[1,2,3,4]}]}': "4 numbers, which is no multiple of 3",
     '{"data":[{"X":{"content":[1,2,3],"shape":[3,1]}}]}': "has the shape [3, 1] and 3 numbers",
@@ -209,11 +233,40 @@ def test_the_direction_comes_from_the_source(events: Path, tmp_path: Path) -> No
     (tmp_path / "x.txt").write_text("")
     assert direction(events, None) == direction(events, "json") == "json"
     assert direction(tmp_path / "x.json", None) == direction(tmp_path / "x.txt", "csv") == "csv"
-    for source, to, says in (("x.txt", None, "--to json or csv"), ("x.txt", "json", "wants a folder of events")):
+    for source, to, says in (("x.txt", None, r"or \*.json; if it is JSON"), ("x.txt", "json", "leave out --to json")):
         with pytest.raises(ConfigError, match=says):
             direction(tmp_path / source, to)
     with pytest.raises(InputError, match="there is no"):
         direction(tmp_path / "nowhere", None)
+
+
+@pytest.mark.parametrize("form", ["csv", "npy", "npz"])
+@pytest.mark.parametrize("words", [[], ["--to", "json"], ["--base64"]])
+def test_one_file_is_an_event(events: Path, tmp_path: Path, form: str, words: list[str]) -> None:
+    events_to_events(events, tmp_path / "others", form=form)
+    (first, *_) = find_events(events)
+    source = f"others/{first.name}.{form}"
+    done = exatrkx_hpc("events", "convert", source, "x.json", *words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "1 events in x.json\n"), done.stderr
+    ((name, element),) = json.loads((tmp_path / "x.json").read_text())["data"][0].items()
+    assert name == "FEATURES" and element["shape"] == [len(read_hits(first.path)), 3]
+    assert json_to_events(tmp_path / "x.json", tmp_path / "again", tensor="FEATURES") == 1
+    np.testing.assert_array_equal(read_hits(tmp_path / "again/evt_000000.csv"), read_hits(first.path))
+
+
+def test_a_file_that_is_no_event_leaves_an_earlier_json_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("mine")
+    (tmp_path / "x.txt").write_text("0.1,0.2,0.3\n")
+    (tmp_path / "words.csv").write_text("r,phi,z\n")
+    says = {
+        "x.txt": (2, "x.txt is neither a folder nor *.csv"),
+        "words.csv": (6, "words.csv:1"),
+        "no.csv": (6, "no no.c"),
+    }
+    for source, (status, message) in says.items():
+        done = exatrkx_hpc("events", "convert", source, "x.json", cwd=tmp_path)
+        assert message in complaint(done, status)
+    assert (tmp_path / "x.json").read_text() == "mine"
 
 
 def test_the_command(events: Path, tmp_path: Path) -> None:

@@ -104,7 +104,9 @@ def _fault(arguments: list[str]) -> str:
             break
         if word.startswith("-") and word != "--help":
             name = word.partition("=")[0] if word.startswith("--") else word[:2]
-            if name not in {option for parameter in command.params for option in parameter.opts}:
+            if name not in {
+                option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+            }:
                 return f"{command.name} has no option {name}"
         elif hasattr(command, "commands") and not word.startswith("-"):
             if word not in command.commands:

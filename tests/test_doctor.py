@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import socket
@@ -13,7 +14,9 @@ import pytest
 
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.doctor import Finding, examine
+from exatrkx_hpc.fleet.nginx import Balancer, BalancerPlan
 from exatrkx_hpc.launch.plan import make_plan
+from exatrkx_hpc.ports import free_port, user_port
 from exatrkx_hpc.resolution import resolve
 
 FAKES = Path(__file__).parent / "fakes"
@@ -177,6 +180,65 @@ def test_a_port_of_the_endpoint_that_is_taken_is_said(bench):
     assert bench.one("endpoint grpc_port", **local(balancer__grpc_port=port)).ok
 
 
+def test_the_ports_of_ones_own_are_told_and_taken_ones_are_no_fault(bench):
+    values = local(balancer__grpc_port="user", balancer__host="127.0.87.2")
+    own = user_port("grpc", os.getuid())
+    assert bench.one("endpoint grpc_port", **values).found == f"127.0.87.2:{own}"
+    with socket.socket() as taken:
+        taken.bind(("127.0.87.2", own))
+        taken.listen()
+        finding = bench.one("endpoint grpc_port", **values)
+    assert (finding.ok, finding.remedy) == (True, "")
+    assert finding.found == f"127.0.87.2:{own}: Address already in use; a monitor takes any free one instead"
+
+
+def test_a_machine_without_prometheus_is_a_warning(bench, monkeypatch):
+    monkeypatch.setenv("PATH", str(bench.bin))
+    finding = bench.one("prometheus", **local(monitor__prometheus=True))
+    assert finding.ok
+    assert "goes without it" in finding.found
+    assert "monitor.prometheus" in finding.remedy
+
+
+def test_the_models_packages_that_are_not_fetched_are_a_warning(bench):
+    place = bench.folder / "environment"
+    values = local(server__python_environment=str(place))
+    finding = bench.one("models' packages", **values)
+    assert (finding.ok, finding.found) == (True, f"{place} does not exist")
+    assert "exatrkx-hpc setup" in finding.remedy
+    place.mkdir()
+    assert bench.one("models' packages", **values).remedy == ""
+    assert "models' packages" not in {one.what for one in bench.look(**local())}
+
+
+def test_a_port_that_ones_own_monitor_holds_is_no_fault(bench, nginx):
+    port, other = free_port("127.0.0.1"), free_port("127.0.0.1")
+    run_dir = bench.folder / "runs" / "7"
+    run_dir.mkdir(parents=True)
+    balancer = Balancer(run_dir / "nginx", BalancerPlan(host="127.0.0.1", grpc_port=port, http_port=other))
+    record = {"job": "7", "grpc": f"127.0.0.1:{port}", "http": f"127.0.0.1:{other}", "prometheus": "", "metrics": {}}
+    balancer.start(())
+    try:
+        assert says_what_to_do(bench.one("endpoint grpc_port", **local(balancer__grpc_port=port)))
+        (run_dir / "endpoint.json").write_text(json.dumps(record | {"ready": 0, "monitor_pid": 1, "updated": 0}))
+        finding = bench.one("endpoint grpc_port", **local(balancer__grpc_port=port))
+        assert finding.ok and finding.found == f"127.0.0.1:{port}, of the monitor of job 7"
+    finally:
+        balancer.stop()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        assert says_what_to_do(bench.one("endpoint grpc_port", **local(balancer__grpc_port=port)))
+
+
+def test_a_port_of_prometheus_that_is_taken_is_said(bench):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        values = local(monitor__prometheus=True, monitor__prometheus_port=taken.getsockname()[1])
+        assert says_what_to_do(bench.one("endpoint prometheus_port", **values))
+
+
 # Engines
 
 
@@ -211,27 +273,43 @@ def shifter(bench, monkeypatch) -> Path:
     return images
 
 
-@pytest.mark.parametrize("image", ["docker:nvcr/tritonserver:24.10", "nvcr/tritonserver:24.10"])
+TRITON = "docker:nvcr/tritonserver:24.10"
+
+
+@pytest.mark.parametrize("image", [TRITON, TRITON.removeprefix("docker:"), TRITON.replace("docker:", "docker://")])
 def test_an_image_that_shifters_gateway_has(bench, shifter, image):
     finding = bench.one("image", **engine("shifter") | {"server__image": image})
-    assert (finding.ok, finding.found) == (True, f"{image}, 7f1a3c9f0e5d")
+    assert (finding.ok, finding.found) == (True, f"{TRITON}, 7f1a3c9f0e5d")
 
 
 def test_an_image_that_shifters_gateway_has_not(bench, shifter):
     finding = bench.one("image", **engine("shifter") | {"server__image": "docker:nvcr/tritonserver:24.1"})
     assert says_what_to_do(finding)
+    assert finding.found == "the image gateway has no docker:nvcr/tritonserver:24.1"
     assert "exatrkx-hpc setup" in finding.remedy
 
 
+@pytest.mark.parametrize("state", ["dead", "slow"])
+def test_a_gateway_that_does_not_answer_is_not_an_image_that_is_missing(bench, shifter, monkeypatch, state):
+    monkeypatch.setenv("FAKE_GATEWAY", state)
+    finding = bench.one("image", **engine("shifter") | {"server__image": TRITON})
+    words = {"dead": "ERROR: failed to contact the image gateway.", "slow": "err 28"}[state]
+    assert finding.found == f"the image gateway does not tell whether it has {TRITON}: {words}"
+    assert finding.remedy == f"'shifterimg lookup {TRITON}' asks again"
+
+
 def test_a_target_that_is_not_in_shifters_image(bench, shifter):
-    """The fake runs a command on this machine, so that a folder of this machine is one of the image."""
+    """shifter itself is asked: it makes what lies in its own root, and nothing deeper."""
     (bench.folder / "there").mkdir()
-    mounts = [f"{bench.folder}:{bench.folder}/there", f"{bench.folder}:/not/there"]
-    values = engine("shifter", server__mounts=mounts) | {"server__image": "docker:nvcr/tritonserver:24.10"}
+    file = bench.folder / "file"
+    file.touch()
+    targets = [str(bench.folder / "there"), "/models", "/opt/new", "/var/tmp", "/not/there"]
+    mounts = [*(f"{bench.folder}:{target}" for target in targets), f"{file}:/file"]
+    values = engine("shifter", server__mounts=mounts) | {"server__image": TRITON}
     found = [finding for finding in bench.look(**values) if finding.what == "in the container"]
-    assert [finding.ok for finding in found] == [True, False]
-    assert found[1].found == "the image has no /not/there"
-    assert "server.mounts" in found[1].remedy
+    assert [finding.ok for finding in found] == [True, True, True, True, False, False]
+    assert found[4].found.startswith(f"shifter does not mount {bench.folder} as /not/there: BIND MOUNT FAILED")
+    assert "server.mounts" in found[4].remedy
 
 
 def test_a_folder_that_shifter_does_not_show(bench, shifter):
@@ -240,9 +318,9 @@ def test_a_folder_that_shifter_does_not_show(bench, shifter):
     (bench.bin / "shifter").unlink()
     bench.write("shifter", f"""[ "${{*: -1}}" != {models} ]""")
     values = engine("shifter", server__model_repository=str(models))
-    finding = bench.one("in the container", **values | {"server__image": "docker:nvcr/tritonserver:24.10"})
+    finding = bench.one("in the container", **values | {"server__image": TRITON})
     assert says_what_to_do(finding)
-    assert bench.called() == [f"--image=docker:nvcr/tritonserver:24.10 test -d {models}"]
+    assert bench.called() == [f"--image={TRITON} test -d {models}"]
 
 
 def test_a_mount_of_nothing(bench):

@@ -105,7 +105,7 @@ def same_partition(one: np.ndarray, other: np.ndarray) -> bool:
 
 def test_every_hit_of_the_reference_events_gets_the_label_that_the_pipeline_gives(up, endpoint, reference_data):
     direct = Pipeline.load(Path(up.job.farm.server.model_repository))
-    for event in find_events(reference_data / "exatrkx" / "events"):
+    for event in find_events(reference_data / "exatrkx" / "events_scaled"):
         hits = read_hits(event.path)
         labels = endpoint.find_tracks(hits)
         assert labels.dtype == np.int64

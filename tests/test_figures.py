@@ -9,7 +9,9 @@ import pytest
 from bench_rows import repeated, row, scan
 from command import complaint, exatrkx_hpc
 
-from exatrkx_hpc.measure.bench_table import write_table
+from exatrkx_hpc.errors import ConfigError, InputError
+from exatrkx_hpc.measure.bench_table import Row, write_table
+from exatrkx_hpc.measure.comparison import MOST, save_comparison
 from exatrkx_hpc.measure.figure_file import Series, draw, new_figure
 from exatrkx_hpc.measure.figures import make_figures, save_figures
 
@@ -105,6 +107,53 @@ def test_points_of_the_same_place_are_drawn_apart():
     draw(axes, [Series(x=[1, 2], y=[5, 5], spread=[0, 0], place=place) for place in (0, 1)])
     one, other = (container.lines[0].get_xdata() for container in axes.containers)
     assert all(left < right < left + 0.1 for left, right in zip(one, other, strict=True))
+
+
+def comments_of(path: Path) -> list[str]:
+    """The words of a figure: its letters are outlines, with the text as a comment."""
+    return [part.partition("-->")[0].strip() for part in path.read_text().split("<!--")[1:]]
+
+
+def points(**facts) -> list[Row]:
+    return [one for n in (1, 2, 4) for one in repeated(9 * n, 10 * n, concurrency=n, **facts)]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "labels"),
+    [
+        ({}, {"model": "exatrkx_fused"}, ["exatrkx", "exatrkx_fused"]),
+        ({"calls": "sync"}, {"calls": "async"}, ["sync", "async"]),
+        ({"calls": ""}, {"calls": "async"}, ["default", "async"]),
+        ({"calls": "sync"}, {"calls": "async", "model": "m"}, ["exatrkx, sync", "m, async"]),
+        ({}, {}, ["a", "b"]),
+        ({}, {"instances": 2}, ["a, 1x1", "b, 1x2"]),
+    ],
+)
+def test_two_scans_are_lines_of_one_figure(tmp_path: Path, one: dict, other: dict, labels: list[str]):
+    scans = {"a": points(**one), "b": points(**other)}
+    (path,) = save_comparison(scans, tmp_path, formats=("svg",), title="a title")
+    words = comments_of(path)
+    assert path.stem == "comparison" and {"a title", *labels} <= set(words)
+    assert {"events per second", "p95 latency [ms]", "requests in flight"} <= set(words)
+
+
+def test_a_comparison_that_cannot_be_drawn_is_refused(tmp_path: Path):
+    many = {str(n): points(instances=n) for n in range(1, MOST + 2)}
+    with pytest.raises(ConfigError, match=f"{MOST + 1} lines are more than {MOST}"):
+        save_comparison(many, tmp_path)
+    with pytest.raises(InputError, match="b holds no point with a server"):
+        save_comparison({"a": points(), "b": [row(0, 2, 2, kind="direct")]}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_plot_compares_several_tables(tmp_path: Path):
+    for name, calls in (("one", "sync"), ("two", "async")):
+        (tmp_path / name).mkdir()
+        write_table(tmp_path / name, points(calls=calls))
+    done = exatrkx_hpc("plot", "one", "two/bench.csv", "--format", "svg,png", "-o", "out", cwd=tmp_path)
+    assert done.stdout.splitlines() == ["out/comparison.svg", "out/comparison.png"], done.stderr
+    assert {"sync", "async"} <= set(comments_of(tmp_path / "out/comparison.svg"))
+    assert "there is no" in complaint(exatrkx_hpc("plot", "one", "three", cwd=tmp_path), 6)
 
 
 def test_plot_writes_the_figures_of_a_table(tmp_path: Path):

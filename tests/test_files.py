@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
+import sqlite3
 import sys
 from pathlib import Path
 
 import pytest
+from command import exatrkx_hpc
+from runs import tiny_disk
 
-from exatrkx_hpc.files import write_new, write_whole
+from exatrkx_hpc.errors import OutputError
+from exatrkx_hpc.files import full_disk, write_new, write_whole
 from exatrkx_hpc.process import run
 
 WRITERS = [write_whole, write_new]
@@ -117,3 +124,50 @@ def test_many_writers_at_once_leave_one_whole_file(tmp_path):
     text = (tmp_path / "a").read_text()
     assert len(text) == 5000 and len(set(text)) == 1
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["events", "generate", "--events", "40", "--out", "disk/events"],
+        ["models", "build", "--device", "cpu", "--out", "disk/models"],
+        ["setup", "--site", "local", "--run-root", "disk/runs"],
+        ["demo", "--folder", "disk/demo"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_full_disk_is_named_with_its_size(tmp_path, words):
+    with tiny_disk(tmp_path / "disk", "64k"):
+        done = exatrkx_hpc(*words, cwd=tmp_path)
+        assert done.returncode == 8, done.complaint
+        *_, line = done.stderr.splitlines()
+        assert line.startswith("exatrkx-hpc: ") and "No space left on device" in line and "Errno" not in line
+        assert re.search(r"; the disk of \S*disk\S* has [0-9.]+ (B|KiB) free of 64 KiB$", line), line
+
+
+def test_the_disk_is_found_whatever_the_error_says(tmp_path):
+    bare = OSError(errno.ENOSPC, "No space left on device")
+    with tiny_disk(tmp_path / "disk", "64k,nr_inodes=6") as disk:
+        (disk / "fill").write_bytes(b"x" * 60000)
+        assert full_disk(bare, disk).startswith(f"the disk of {disk} has ")
+        assert full_disk(OutputError(f"cannot write {disk}/new/x: no room")) == ""
+        told = OutputError(f"cannot write {disk}/new/x: no room")
+        told.__cause__ = bare
+        assert full_disk(told).startswith(f"the disk of {disk} has ")
+        assert full_disk(sqlite3.OperationalError("database or disk is full"), disk / "new").startswith("the disk of ")
+        assert full_disk(shutil.Error([("a", f"{disk}/b", "[Errno 28] No space left on device")])).endswith("64 KiB")
+        (disk / "fill").unlink()
+        for number in range(5):
+            (disk / str(number)).touch()
+        assert full_disk(bare, disk) == f"the disk of {disk} takes no more files (6 are there)"
+        with pytest.raises(OSError, match="No space left") as caught:
+            write_whole(disk / "whole", "x")
+        assert full_disk(caught.value).startswith(f"the disk of {disk} takes")
+    assert "quota" in full_disk(OSError(errno.EDQUOT, "Disk quota exceeded"))
+    assert full_disk(ValueError("/x")) == ""
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with tiny_disk(tmp_path / "disk", "64k") as disk, pytest.raises(OSError, match="No space left") as caught:
+        write_whole(disk / "large", b"x" * 200_000)
+    assert caught.value.filename == str(disk / "large")

@@ -32,6 +32,13 @@ def test_the_same_edges_pass_as_by_their_probability():
         assert np.array_equal(accepted(logits, cut=cut), probability > cut)
 
 
+def test_probabilities_are_compared_as_they_are():
+    probability = np.array([0.0, 0.2, 0.22, 0.74, 0.76, 1.0, np.nan], dtype=np.float32)
+    assert accepted(probability, cut=0.21, scores="probabilities").tolist() == [False, False, *[True] * 4, False]
+    kept = apply_filter(EDGES, probability[2:6], cut=0.75, scores="probabilities")
+    assert kept.tolist() == [[3, 4], [2, 3]]
+
+
 def test_a_score_that_is_no_number_is_not_accepted():
     assert accepted(np.array([np.nan, np.inf, -np.inf], dtype=np.float32), cut=0.21).tolist() == [False, True, False]
 

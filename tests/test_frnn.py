@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from devices import CUDA, CUPY, edges_on_cuda, edges_on_cupy
+from reference_files import reference_folder
 from scipy.spatial import cKDTree
 from twins import twin
 
@@ -26,10 +28,11 @@ def on_twin(places: np.ndarray, **options) -> np.ndarray:
     return kernels.edges_within(twin(places.shape[1]), places, **options)
 
 
-@pytest.fixture(params=["cpu", "torch", "twin"])
+@pytest.fixture(params=["cpu", "torch", "twin", CUDA, CUPY])
 def search(request: pytest.FixtureRequest) -> Search:
     """One of the ways to run the search."""
-    return {"cpu": fixed_radius_edges, "torch": on_torch, "twin": on_twin}[request.param]
+    ways = {"cpu": fixed_radius_edges, "torch": on_torch, "twin": on_twin, "cuda": edges_on_cuda, "cupy": edges_on_cupy}
+    return ways[request.param]
 
 
 def by_hand(places: np.ndarray, *, radius: float, max_neighbours: int) -> np.ndarray:
@@ -145,8 +148,8 @@ def test_tiles_far_from_each_other_are_not_compared():
     assert near < 0.5 * 32 * 33 / 2
 
 
-def test_the_reference_stage_has_these_edges(reference_data, search: Search):
-    stages = reference_data / "exatrkx" / "stages"
+def test_the_reference_stage_has_these_edges(search: Search):
+    stages = reference_folder() / "exatrkx" / "stages"
     embedding = np.loadtxt(stages / "embed_output_OUTPUT__0.csv", delimiter=",", dtype=np.float32)
     theirs = np.loadtxt(stages / "frnn_output_OUTPUT0.csv", delimiter=",").astype(np.int64)
     ours = search(embedding, radius=1.6, max_neighbours=500)

@@ -13,7 +13,10 @@ from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
 pytest.importorskip("torch")
 
+import torch
+
 from exatrkx_hpc.assets import asset
+from exatrkx_hpc.errors import ModelError
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.pipeline import is_fused, load_tracker
@@ -27,7 +30,7 @@ from exatrkx_hpc.tracking.tensors import BadTensor
 SHIPPED = asset("model_repos/exatrkx")
 
 
-def fused(repository: Path = SHIPPED, **parameters: str) -> FusedStage:
+def fused(repository: Path = SHIPPED, kind: str = "CPU", **parameters: str) -> FusedStage:
     """Set the stage up with the arguments that Triton gives."""
     folder = repository / "exatrkx_fused"
     stated = {key: value.string_value for key, value in read_config(folder / CONFIG).parameters.items()} | parameters
@@ -38,7 +41,7 @@ def fused(repository: Path = SHIPPED, **parameters: str) -> FusedStage:
             "model_config": json.dumps({"parameters": {k: {"string_value": v} for k, v in stated.items()}}),
             "model_repository": str(folder),
             "model_version": "1",
-            "model_instance_kind": "CPU",
+            "model_instance_kind": kind,
             "model_instance_device_id": "0",
         }
     )
@@ -121,6 +124,57 @@ def test_a_wrong_network_is_not_loaded(copy: Path) -> None:
         fused(copy)
 
 
+class Judge(torch.nn.Module):
+    """Is right for the smallest events, and for larger ones what `fails` makes of it."""
+
+    def __init__(self, fails: str) -> None:
+        super().__init__()
+        self.fails = fails
+
+    def forward(self, hits: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+        many = edges.shape[1] > 100
+        if many and self.fails == "raises":
+            raise RuntimeError("too many edges for me")
+        if many and self.fails == "memory":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB\nand so on")
+        if many and self.fails == "shape":
+            edges = edges[:, :7]
+        return hits.index_select(0, edges[0])[:, 0] + hits.index_select(0, edges[1])[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("fails", "says"),
+    [
+        ("raises", "too many edges for me"),
+        ("memory", "CUDA out of memory. Tried to allocate 20.00 GiB"),
+        ("shape", r"gnn gave shape \[7\]; expected one logit for \d+ edges"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_what_fails_for_events_of_a_usual_size_is_not_loaded(copy: Path, fails: str, says: str) -> None:
+    torch.jit.script(Judge(fails)).save(str(copy / "gnn/1/model.pt"))
+    with pytest.raises(ValueError, match=rf"^exatrkx_fused: a sample event of 228 hits fails: {says}$"):
+        fused(copy)
+    with pytest.raises(ModelError, match=rf": a sample event of 228 hits fails: {says}; 'exatrkx-hpc models check"):
+        load_tracker(copy)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="GPU: one is here")
+def test_a_gpu_that_is_not_there_is_told_as_that() -> None:
+    with pytest.raises(ValueError, match=r"^exatrkx_fused: no CUDA on this machine for cuda:0: torch .*run on the CPU"):
+        fused(kind="GPU")
+
+
+def test_labels_of_tensors_are_tensors_that_may_be_changed() -> None:
+    stage, hits = fused(), some_hits(50)
+    (labels,) = stage.compute({"FEATURES": torch.from_numpy(hits)})
+    assert labels.dtype == torch.int64
+    labels += 1
+    assert labels.tolist() == (stage.compute({"FEATURES": hits})[0] + 1).tolist()
+    for array in vars(stage.pipeline.stages(torch.from_numpy(hits))).values():
+        array.add_(1)
+
+
 def test_check_finds_constants_that_differ(copy: Path) -> None:
     set_parameter(copy, "applyfilter", "cut", "0.3")
     (finding,) = check(copy)
@@ -150,9 +204,9 @@ def test_check_looks_at_weights_of_its_own(copy: Path) -> None:
     assert check(copy) == ()
 
 
-@pytest.mark.parametrize(("device", "wanted", "kind"), [("cpu", None, 2), ("gpu", True, 1)])
-def test_a_build_gives_it_instances_and_threads(tmp_path: Path, device: str, wanted: bool | None, kind: int) -> None:
-    built = build(SHIPPED, tmp_path / "out", device=device, instances=3, threads=2, fused=wanted)
+@pytest.mark.parametrize(("device", "kind"), [("cpu", 2), ("gpu", 1)])
+def test_a_build_gives_it_instances_and_threads(tmp_path: Path, device: str, kind: int) -> None:
+    built = build(SHIPPED, tmp_path / "out", device=device, instances=3, threads=2)
     model = read_model(built.path / "exatrkx_fused")
     assert is_fused(model)
     assert model.parameters["threads"] == "2"
@@ -162,9 +216,9 @@ def test_a_build_gives_it_instances_and_threads(tmp_path: Path, device: str, wan
     assert check(built.path) == ()
 
 
-@pytest.mark.parametrize(("device", "wanted"), [("gpu", None), ("cpu", False)])
-def test_a_build_may_leave_it_out(tmp_path: Path, device: str, wanted: bool | None) -> None:
-    built = build(SHIPPED, tmp_path / "out", device=device, fused=wanted)
+@pytest.mark.parametrize("device", ["gpu", "cpu"])
+def test_a_build_may_leave_it_out(tmp_path: Path, device: str) -> None:
+    built = build(SHIPPED, tmp_path / "out", device=device, fused=False)
     assert "exatrkx_fused" not in built.models
     assert not (built.path / "exatrkx_fused").exists()
     assert check(built.path) == ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 pytest.importorskip("torch")
@@ -10,8 +12,18 @@ import torch
 from torch import nn
 
 from exatrkx_hpc.assets import asset
+from exatrkx_hpc.process import run
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES
-from exatrkx_hpc.tracking.inference import BLOCK, faster, load_network
+from exatrkx_hpc.tracking.inference import (
+    BLOCK,
+    LARGE_BLOCK,
+    _in_one_dnn,
+    _same,
+    _tried,
+    faster,
+    load_network,
+    takes_less_time,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
@@ -72,7 +84,7 @@ def test_what_one_dnn_can_do_it_does():
     if not torch.backends.mkldnn.is_available():
         pytest.skip("GPU or not, this torch has no oneDNN")
     layers = nn.Sequential(nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
-    graph = str(faster(scripted(layers)).graph)
+    graph = str(_in_one_dnn(scripted(layers)).graph)
     # The first and the last are too narrow to gain.
     assert graph.count("mkldnn::_linear_pointwise") == 1
     assert graph.count("aten::linear") == 2
@@ -84,6 +96,85 @@ def test_only_a_network_that_judges_each_edge_alone_gets_its_edges_in_blocks():
     assert not isinstance(faster(scripted(EachAlone())), torch.jit.ScriptModule)
     assert isinstance(faster(scripted(Together())), torch.jit.ScriptModule)
     assert isinstance(faster(scripted(nn.Linear(3, 8))), torch.jit.ScriptModule)
+
+
+def test_a_change_that_answers_alike_is_taken_only_if_it_takes_less_time():
+    module, slow = scripted(EachAlone()), scripted(EachAlone())
+    slow.load_state_dict(module.state_dict())
+
+    def three_times(hits: torch.Tensor, *edges: torch.Tensor) -> torch.Tensor:
+        return [slow(hits, *edges) for _ in range(3)][-1]
+
+    assert _same(three_times, module)
+    assert takes_less_time(module, three_times)
+    assert not takes_less_time(three_times, module)
+    assert _tried(lambda _: three_times, module) is module
+    assert _tried(lambda _: module, three_times) is module
+
+
+def test_a_change_that_is_slower_for_small_events_alone_is_not_taken():
+    module = scripted(EachAlone())
+
+    def at_once(hits: torch.Tensor, *edges: torch.Tensor) -> torch.Tensor:
+        times = 1 if edges and edges[0].shape[1] > 1000 else 3
+        return [module(hits, *edges) for _ in range(times)][-1]
+
+    def twice(hits: torch.Tensor, *edges: torch.Tensor) -> torch.Tensor:
+        return [module(hits, *edges) for _ in range(2)][-1]
+
+    assert not takes_less_time(at_once, twice)
+
+
+def test_blocks_are_large_where_small_ones_are_no_faster():
+    seen: list[int] = []
+
+    class Watched(EachAlone):
+        def forward(self, hits: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+            seen.append(edges.shape[1])
+            layers = 200 if edges.shape[1] == BLOCK else 1  # small blocks take much longer
+            return [super(Watched, self).forward(hits, edges) for _ in range(layers)][-1]
+
+    module = Watched().eval()
+    network = faster(module)
+    seen.clear()
+    with torch.inference_mode():
+        network(*event(n_edges=LARGE_BLOCK + 3))
+    assert seen == [LARGE_BLOCK, 3]
+
+
+#: Lets torch fuse on the CPU, as it does by itself on a GPU, and tells how often a network was compiled by that.
+FUSED = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import torch
+torch._C._jit_override_can_fuse_on_cpu(True)
+torch._C._jit_set_te_must_use_llvm_cpu(False)
+torch.set_num_threads(1)
+from exatrkx_hpc.tracking import inference
+if sys.argv[2] == "on":
+    network = torch.jit.load(sys.argv[1]).eval()
+else:
+    from pathlib import Path
+    network = inference.load_network(Path(sys.argv[1]))
+with torch.inference_mode():
+    for n in range(50, 55):
+        network(torch.rand(n, 3))
+print("fused" if "TensorExpr" in str(torch.jit.last_executed_optimized_graph()) else "plain")
+"""
+
+
+@pytest.mark.parametrize(("fuser", "found"), [("on", "fused"), ("off", "plain")])
+def test_nothing_is_compiled_for_the_shape_of_an_event(fuser: str, found: str):
+    path = asset("model_repos/exatrkx") / "embed" / "1" / "model.pt"
+    done = run([sys.executable, "-c", FUSED, str(path), fuser])
+    assert (done.returncode, done.stdout.strip()) == (0, found), done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="GPU: one is here")
+def test_a_gpu_that_is_not_there_is_told_as_that():
+    path = asset("model_repos/exatrkx") / "embed" / "1" / "model.pt"
+    with pytest.raises(ValueError, match=r"^no CUDA on this machine for cuda:3: torch .*; .*or run on the CPU$"):
+        load_network(path, device="cuda:3")
 
 
 class Strange(nn.Module):

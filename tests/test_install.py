@@ -9,17 +9,22 @@ import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import complaint, exatrkx_hpc
+from repositories import edit
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import ConfigError, ExatrkxError, ModelError, OutputError
 from exatrkx_hpc.models.build import MARK, build
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.install import RECORD, Installed, install
-from exatrkx_hpc.models.pipeline import pipeline_settings
+from exatrkx_hpc.models.pipeline import load_tracker, pipeline_settings
 from exatrkx_hpc.models.repository import CONFIG, read_config
 from exatrkx_hpc.models.signature import check_network
+from exatrkx_hpc.tracking.agreement import same_partition
+from exatrkx_hpc.tracking.synthetic import generate_event
 
 torch = pytest.importorskip("torch")
 
@@ -31,34 +36,34 @@ class Wide(torch.nn.Module):
     """An embedding of twelve dimensions."""
 
     def forward(self, hits: torch.Tensor) -> torch.Tensor:
-        return hits.repeat(1, 4)
+        return 20 * hits.repeat(1, 4)
 
 
 class Flat(torch.nn.Module):
     """An edge network that gives one number an edge, not a row of one."""
 
     def forward(self, hits: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
-        return hits[edges[0], 0] - hits[edges[1], 0]
+        return 4 - 400 * (hits[edges[0], 1] - hits[edges[1], 1]).abs()
 
 
 class Column(torch.nn.Module):
     def forward(self, hits: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
-        return (hits[edges[0], 0] - hits[edges[1], 0]).reshape(-1, 1)
+        return (4 - 400 * (hits[edges[0], 1] - hits[edges[1], 1]).abs()).reshape(-1, 1)
 
 
 class Squeezed(torch.nn.Module):
     """What breaks for one edge, as in the original networks."""
 
     def forward(self, hits: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
-        return (hits[edges[0], :1] - hits[edges[1], :1]).squeeze()
+        return (4 - 400 * (hits[edges[0], 1:2] - hits[edges[1], 1:2]).abs()).squeeze()
 
 
 class Largest(torch.nn.Module):
     """What breaks for no edge."""
 
     def forward(self, hits: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
-        score = hits[edges[0], 0] - hits[edges[1], 0]
-        return score / score.max()
+        score = 4 - 400 * (hits[edges[0], 1] - hits[edges[1], 1]).abs()
+        return 4 * score / score.max()
 
 
 class Double(torch.nn.Module):
@@ -142,9 +147,12 @@ def test_a_new_repository_has_the_networks_and_the_constants(tmp_path: Path) -> 
     flat = saved(tmp_path, Flat())
     constants = {"radius": 0.9, "max_neighbours": 300, "filter_cut": 0.1, "gnn_cut": 0.5}
     done = put(tmp_path / "deep" / "models", constants, **NETWORKS | {"filter": flat})
-    assert done.warnings == () and [one.model for one in done.networks] == ["embed", "filter", "gnn"]
+    assert [one.model for one in done.networks] == ["embed", "filter", "gnn"]
     assert (done.path / "filter/1/model.pt").read_bytes() == flat.read_bytes()
-    assert asdict(pipeline_settings(done.path)) == constants
+    missing, warning = done.warnings
+    assert missing.startswith("filter: Flat.pt gives no NaN for an edge of a hit that is not there")
+    assert warning.startswith("embed and gnn are of the shipped stand-ins, not trained with filter; install --embed")
+    assert asdict(pipeline_settings(done.path)) == constants | {"scores": "logits", "edge_order": "number"}
     assert check(done.path) == ()
     record = json.loads((done.path / RECORD).read_text())
     assert record["filter"] == {"file": str(flat), "sha256": done.networks[1].sha256}
@@ -252,6 +260,95 @@ def test_two_edge_networks_the_other_way_round_are_a_warning(repository: Path) -
 def test_constants_that_make_no_sense_are_refused(repository: Path, constants: dict[str, float], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         put(repository, constants)
+
+
+class Sigmoid(torch.nn.Module):
+    """A good edge network that gives probabilities."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.network = torch.jit.load(str(NETWORKS[name]))
+
+    def forward(self, hits: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.network(hits, edges))
+
+
+@pytest.fixture
+def probabilities(tmp_path: Path) -> dict[str, Path]:
+    files = {}
+    for name in ("filter", "gnn"):
+        (tmp_path / name).mkdir()
+        files[name] = saved(tmp_path / name, Sigmoid(name))
+    return files
+
+
+def test_probabilities_are_refused_until_they_are_said_to_be(
+    repository: Path, tmp_path: Path, probabilities: dict[str, Path]
+) -> None:
+    before = content(repository)
+    with pytest.raises(ModelError, match=r"filter: .* seems to give probabilities: .* say which with --scores"):
+        put(repository, **probabilities)
+    assert content(repository) == before
+    put(repository, {"scores": "probabilities"}, **probabilities)
+    assert check(repository) == ()
+    assert pipeline_settings(repository).scores == "probabilities"
+    for name in ("applyfilter", "wcc", "exatrkx_fused"):
+        assert read_config(repository / name / CONFIG).parameters["scores"].string_value == "probabilities"
+    hits = generate_event(np.random.default_rng(7), n_tracks=40).hits
+    assert same_partition(load_tracker(repository)(hits), load_tracker(SHIPPED)(hits))
+
+
+def test_stages_that_take_scores_for_different_things_are_a_fault(repository: Path) -> None:
+    edit(repository, "wcc", lambda config: _set(config, "scores", "probabilities"))
+    (finding,) = check(repository)
+    assert finding.model == "wcc"
+    assert finding.what == "wcc takes the scores for probabilities, but applyfilter for logits"
+    with pytest.raises(ModelError, match="wcc takes the scores for probabilities, but applyfilter for logits"):
+        pipeline_settings(repository)
+    edit(repository, "applyfilter", lambda config: _set(config, "scores", "probabilities"))
+    assert [finding.model for finding in check(repository)] == ["exatrkx_fused"]
+    edit(repository, "exatrkx_fused", lambda config: _set(config, "scores", "odds"))
+    (finding,) = check(repository)
+    assert (finding.model, finding.what) == ("exatrkx_fused", "its parameter scores is 'odds'")
+
+
+def _set(config: ModelConfig, name: str, value: str) -> None:
+    config.parameters[name].string_value = value
+
+
+OWN_STAGE = """\
+import triton_python_backend_utils as pb_utils
+
+CUT = 0.5
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [pb_utils.InferenceResponse([]) for _ in requests]
+"""
+
+
+def test_a_constant_that_the_code_does_not_read_is_refused(repository: Path) -> None:
+    (repository / "wcc/1/model.py").write_text(OWN_STAGE)
+    before = content(repository)
+    for constant in ({"gnn_cut": 0.5}, {"scores": "logits"}):
+        with pytest.raises(ModelError, match=r"wcc does not read the parameter (cut|scores), so --.* change nothing"):
+            put(repository, constant)
+    assert content(repository) == before
+    put(repository, {"filter_cut": 0.3})
+    (repository / "wcc/1/model.py").write_text(OWN_STAGE + "# reads\nNAME = 'cut'\n")
+    put(repository, {"gnn_cut": 0.5})
+    assert pipeline_settings(repository).gnn_cut == 0.5
+
+
+def test_one_network_among_stand_ins_is_told_in_an_old_repository_too(repository: Path, tmp_path: Path) -> None:
+    said = put(repository, embed=saved(tmp_path, Wide())).warnings
+    assert (
+        "filter and gnn are of the shipped stand-ins, not trained with embed; install --filter and --gnn of"
+        in "".join(said)
+    )
+    assert not any("stand-ins" in line for line in put(repository, embed=NETWORKS["embed"]).warnings)
 
 
 def test_constants_alone_are_installed_too(repository: Path) -> None:

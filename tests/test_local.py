@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from command import PROGRAM
 from waiting import until
 
 from exatrkx_hpc import farm
@@ -19,7 +21,7 @@ from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.fleet.registry import ServerRecord, read_records
 from exatrkx_hpc.launch.local import EmbeddedScheduler
 from exatrkx_hpc.launch.scheduler import JobState
-from exatrkx_hpc.process import session_members
+from exatrkx_hpc.process import run, session_members
 from exatrkx_hpc.resolution import resolve
 
 FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
@@ -200,3 +202,44 @@ def test_a_run_root_that_cannot_be_made_is_one_line(tmp_path):
     flags = {"site": "local", "run_root": str(tmp_path / "file" / "below")}
     with pytest.raises(LaunchError, match="cannot be made"):
         farm.deploy(resolve(flags=flags).farm)
+
+
+def test_a_farm_runs_on_a_machine_without_a_network(tmp_path):
+    """As on an aeroplane: with the loopback device alone, getent finds no address, not even that of 127.0.5.1."""
+    if os.geteuid() != 0:
+        pytest.skip("a machine without a network needs root, which may make one")
+    made = local_farm(tmp_path, job__nodes=2)
+    settings = tmp_path / "farm.toml"
+    settings.write_text(
+        f'site = "local"\nrun_root = "{tmp_path}"\ncluster.local_address = "127.0.5.1"\njob.nodes = 2\n'
+        f'[server]\ntriton = "{FAKE}"\nmodel_repository = "{made.server.model_repository}"\ndrain = 0\n'
+    )
+    lines = (
+        "ip link set lo up",
+        "! getent ahostsv4 127.0.5.1",
+        f"trap '{PROGRAM} stop --config {settings} 1' EXIT",
+        f"{PROGRAM} deploy --config {settings} --wait 60",
+        f"{PROGRAM} status --config {settings} 1 --json",
+    )
+    done = run(["unshare", "--net", "bash", "-ec", "\n".join(lines)], timeout=120)
+    assert done.returncode == 0, done.complaint
+    told = json.loads(done.stdout[done.stdout.index("[") : done.stdout.rindex("]") + 1])
+    assert [server["address"] for server in told[0]["servers"]] == ["127.0.5.1", "127.0.5.2"]
+    assert told[0]["ready"] == 2
+
+
+def test_what_a_killed_server_unpacked_goes_and_nothing_of_others(deploy, monkeypatch):
+    """Triton unpacks a packed environment to /tmp/python_env_XXXXXX, and has no time to remove it when it is killed."""
+    monkeypatch.setenv("FAKE_TRITON", "unpack")
+    before = set(Path("/tmp").glob("python_env_??????"))
+    job, other = deploy(server__max_restarts=0), deploy()
+    notes = [one.run_dir / "records" / f"{record(one, state='starting').server}.unpacked" for one in (job, other)]
+    until(lambda: all(note.exists() and note.read_text() for note in notes), what="two folders")
+    ours, theirs = (Path(note.read_text().strip()) for note in notes)
+    assert ours.is_dir() and theirs.is_dir() and ours != theirs and not {ours, theirs} & before
+    os.kill(record(job, state="starting").pid, signal.SIGKILL)
+    record(job, state="gone")
+    assert not ours.exists() and not notes[0].exists()
+    assert theirs.is_dir() and before <= set(Path("/tmp").glob("python_env_??????"))
+    farm.stop(other)
+    assert not theirs.exists()

@@ -50,7 +50,7 @@ def nobody():
 
 def hits(number):
     """Event `number` has so many hits, and its own values."""
-    return np.full((number, 3), number, dtype=np.float32)
+    return np.full((number, 3), number / 1000, dtype=np.float32)
 
 
 def events(number):
@@ -128,11 +128,11 @@ def test_a_reader_may_use_its_array_again(endpoint, tmp_path):
 
     def source():
         for number in range(20):
-            buffer[:] = number
+            buffer[:] = number / 1000
             yield f"evt_{number}", buffer
 
     assert len(list(endpoint.map(source(), ledger=tmp_path))) == 20
-    same = {f"evt_{number}": np.full((3, 3), number) for number in range(20)}
+    same = {f"evt_{number}": np.full((3, 3), number / 1000) for number in range(20)}
     assert all(one.before for one in endpoint.map(same, ledger=tmp_path))
 
 
@@ -440,7 +440,7 @@ import numpy as np
 from exatrkx_hpc.work.endpoint import Endpoint
 
 server, out, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
-events = ((f"evt_{i}", np.full((i, 3), i, dtype=np.float32)) for i in range(number))
+events = ((f"evt_{i}", np.full((i, 3), i / 1000, dtype=np.float32)) for i in range(number))
 results = Endpoint(server).map(events, in_flight=4, ledger=out)
 for found in results:
     print(found.name, int(found.before), flush=True)

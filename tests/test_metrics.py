@@ -6,6 +6,7 @@ import errno
 import http.server
 import io
 import os
+import random
 import threading
 from pathlib import Path
 
@@ -14,16 +15,14 @@ from fakes.running import free_port
 from rich.console import Console
 
 from exatrkx_hpc.errors import EndpointError, OutputError
+from exatrkx_hpc.measure.counters import COUNTED, Counters, Snapshot, parse
 from exatrkx_hpc.measure.metrics import (
-    Counters,
     ModelTimes,
-    Snapshot,
     fetch,
     fetch_fleet,
     fleet_times,
     metrics_url,
     model_times,
-    parse,
     render_table,
     stage_shares,
 )
@@ -124,6 +123,123 @@ def test_a_server_that_began_anew_counts_from_zero_in_all_its_counters():
     assert gnn.successes == 4 and gnn.request_ms == 500.0
 
 
+def several(url="a", instance="", **successes: int) -> Snapshot:
+    """A server's counters of several models; `v2_gnn=3` is version 2 of gnn."""
+    keys = {name: (name.removeprefix("v2_"), "2" if name.startswith("v2_") else "1") for name in successes}
+    counted = {keys[name]: Counters(request_success=n, request_duration_us=1000 * n) for name, n in successes.items()}
+    return Snapshot(url=url, counters=counted, instance=instance)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "counted"),
+    [
+        pytest.param({"embed": 5, "gnn": 100}, {"embed": 8, "gnn": 3}, {"embed": 8, "gnn": 3}, id="one fell, one grew"),
+        pytest.param({"embed": 5, "gnn": 5}, {"embed": 5, "gnn": 4}, {"embed": 5, "gnn": 4}, id="one is the same"),
+        pytest.param({"gnn": 9, "v2_gnn": 1}, {"gnn": 2, "v2_gnn": 6}, {"gnn": 8}, id="one version fell"),
+        pytest.param({"embed": 5}, {"embed": 7, "gnn": 3}, {"embed": 2, "gnn": 3}, id="a model that was loaded"),
+        pytest.param({"embed": 5, "gnn": 9}, {"embed": 7}, {"embed": 2}, id="a model that was unloaded"),
+        pytest.param({"embed": 5, "gnn": 9}, {"embed": 4, "wcc": 3}, {"embed": 4, "wcc": 3}, id="another repository"),
+        pytest.param({}, {"embed": 4}, {"embed": 4}, id="nothing before"),
+        pytest.param({"embed": 4}, {}, {}, id="nothing after"),
+        pytest.param({"embed": 0, "gnn": 0}, {"embed": 0, "gnn": 2}, {"embed": 0, "gnn": 2}, id="zeros"),
+    ],
+)
+def test_a_server_begins_anew_as_a_whole(before: dict, after: dict, counted: dict):
+    found = {one.model: one.successes for one in model_times(several(**after), several(**before))}
+    assert found == counted
+
+
+@pytest.mark.parametrize("field", COUNTED)
+def test_any_counter_that_fell_tells_that_the_server_began_anew(field: str):
+    whole = dict.fromkeys(COUNTED, 10.0)
+    before = Snapshot(url="a", counters={("embed", "1"): Counters(**whole), ("gnn", "1"): Counters(**whole)})
+    more = Counters(request_success=70.0, request_duration_us=700.0)
+    after = Snapshot(url="a", counters={("embed", "1"): Counters(**whole | {field: 9.0}), ("gnn", "1"): more + more})
+    assert {one.model: one.successes for one in model_times(after, before)}["gnn"] == 140
+
+
+@pytest.mark.parametrize(("names", "counted"), [(("", ""), 2), (("", "b"), 2), (("a", "a"), 2), (("a", "b"), 7)])
+def test_another_process_at_the_same_address_counts_in_full(names: tuple[str, str], counted: int):
+    before, after = (several(instance=name, gnn=n) for name, n in zip(names, (5, 7), strict=True))
+    assert model_times(after, before)[0].successes == counted
+
+
+def test_a_restart_of_one_server_leaves_the_others_as_they_are():
+    before = [several("a", embed=5, gnn=100), several("b", embed=50, gnn=50)]
+    after = [several("a", embed=8, gnn=3), several("b", embed=51, gnn=52)]
+    assert {one.model: one.successes for one in fleet_times(after, before)} == {"embed": 8 + 1, "gnn": 3 + 2}
+
+
+def with_value(value: str, counter: str = "request_success", model: str = "gnn") -> str:
+    """What a real Triton said, with another value of one counter."""
+    begin = f'nv_inference_{counter}{{model="{model}",version="1"}} '
+    lines = [begin + value if line.startswith(begin) else line for line in REAL.splitlines()]
+    assert begin + value in lines
+    return "\n".join(lines) + "\n"
+
+
+NO_COUNTS = ["NaN", "nan", "+Inf", "-Inf", "inf", "-1", "-0.5", "1e400", "1e300", str(2**53 + 2), "3.5"]
+
+
+@pytest.mark.parametrize("counter", ["request_success", "exec_count", "queue_duration_us"])
+@pytest.mark.parametrize("value", NO_COUNTS)
+def test_what_is_no_count_is_an_error_of_one_line(counter: str, value: str):
+    text = with_value(value, counter)
+    if value == "3.5" and counter.endswith("_us"):  # a time may have a fraction
+        assert parse(text, url="u").counters["gnn", "1"].queue_duration_us == 3.5
+        return
+    with pytest.raises(EndpointError) as error:
+        parse(text, url="http://n1:8002/metrics")
+    said = str(error.value)
+    assert said.startswith(f"http://n1:8002/metrics: nv_inference_{counter} of model 'gnn' version '1' is ")
+    assert "which is no count" in said and "\n" not in said
+
+
+def test_a_counter_that_is_missing_is_no_zero():
+    for counter in COUNTED:
+        text = "".join(
+            line + "\n" for line in REAL.splitlines() if not line.startswith((f'nv_inference_{counter}{{model="frnn"',))
+        )
+        with pytest.raises(EndpointError, match=rf"nv_inference_{counter} of model 'frnn' version '1' is missing; "):
+            parse(text, url="u")
+
+
+def test_a_series_that_is_there_twice_is_no_sum():
+    line = 'nv_inference_request_success{model="gnn",version="1"} 16\n'
+    with pytest.raises(EndpointError, match="nv_inference_request_success of model 'gnn' version '1' is there twice"):
+        parse(REAL.replace(line, 2 * line), url="u")
+
+
+def test_the_series_of_several_gpus_are_summed():
+    lines = []
+    for line in REAL.splitlines():
+        lines += [line.replace("{model=", f'{{gpu_uuid="GPU-{n}",model=') for n in (0, 1)] if "{model=" in line else []
+    gnn = {one.model: one for one in model_times(parse("\n".join(lines) + "\n", url="u"))}["gnn"]
+    assert gnn.successes == 32 and gnn.infer_ms == pytest.approx(595.548 / 16)
+
+
+def test_whatever_is_broken_in_the_text_is_an_error_of_one_line():
+    broken = random.Random(1)
+    data = REAL.encode()
+    for _ in range(2000):
+        torn = bytearray(data)
+        torn[broken.randrange(len(torn))] = broken.randrange(256)
+        if broken.random() < 0.3:
+            del torn[broken.randrange(len(torn)) :]
+        try:
+            times = model_times(parse(torn.decode(errors="replace"), url="u"))
+        except EndpointError as error:
+            assert "\n" not in str(error)
+        else:
+            assert all(one.request_ms >= 0 and one.successes >= 0 for one in times)
+
+
+def test_a_server_that_is_named_twice_counts_once():
+    with http_server(REAL) as server:
+        snapshots, errors = fetch_fleet([server, metrics_url(server), server])
+    assert len(snapshots) == 1 and not errors
+
+
 def test_in_a_fleet_each_server_is_compared_with_itself():
     before = [snapshot("a", request_success=10), snapshot("b", request_success=100)]
     after = [snapshot("b", request_success=5), snapshot("a", request_success=11), snapshot("c", request_success=7)]
@@ -158,6 +274,9 @@ def test_the_table_has_a_row_for_each_model():
     console.print(render_table(model_times(parse(REAL, url="x"))))
     text = console.file.getvalue()
     assert "88.005" in text and "49.839" in text and "frnn" in text
+    assert "twice for its ensemble" not in text  # nothing failed
+    console.print(render_table(model_times(snapshot(request_failure=2))))
+    assert "twice for its ensemble" in " ".join(console.file.getvalue().split())
 
 
 # The CSV

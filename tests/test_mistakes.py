@@ -52,9 +52,10 @@ def test_results_in_a_link_to_itself(tmp_path):
 
 @dataclass
 class MetricsServer:
-    """A server that tells the metrics of a Triton; `asked` counts how often."""
+    """A server that tells the metrics of a Triton, or `text`; `asked` counts how often."""
 
     address: str = ""
+    text: str = METRICS
     asked: int = 0
     done: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -75,7 +76,7 @@ def metrics_server():
                 one.asked += 1
                 self.send_response(200)
                 self.end_headers()
-                self.wfile.write(METRICS.encode())
+                self.wfile.write(one.text.encode())
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -171,6 +172,38 @@ def test_a_server_that_was_silent_for_a_round_does_not_count_twice(tmp_path, met
     rounds = [json.loads(line) for line in log.read_text().splitlines()]
     assert {row["successes"] for row in rounds[0]} == {32}
     assert {row["successes"] for times in rounds[1:] for row in times} == {0}
+
+
+def test_counters_that_are_none_are_one_line_and_no_totals(tmp_path, metrics_server):
+    one, two = metrics_server(), metrics_server()
+    two.text = METRICS.replace('success{model="gnn",version="1"} 16', 'success{model="gnn",version="1"} NaN')
+    watched_farm(tmp_path, one, two)
+    done = exatrkx_hpc("metrics", "--run-root", "farms", "--csv", "m.csv", cwd=tmp_path)
+    said = f"http://{two.address}/metrics: nv_inference_request_success of model 'gnn' version '1' is nan, which is no"
+    assert said in complaint(done, 5)
+    assert done.stdout == "" and not (tmp_path / "m.csv").exists()
+    so_far = one.asked
+    with watching(tmp_path) as (_, log):
+        until(lambda: one.asked >= so_far + 3, what="rounds without it")
+    lines = log.read_text().splitlines()
+    assert f"left out: {said}" in lines[0]
+    assert [{row["successes"] for row in json.loads(line)} for line in lines if line[0] == "["][:2] == [{16}, {0}]
+
+
+def test_a_server_that_answers_late_counts_from_its_first_answer(tmp_path, metrics_server):
+    one, two = metrics_server(), metrics_server()
+    two.text = "not yet"
+    watched_farm(tmp_path, one, two)
+    with watching(tmp_path) as (_, log):
+        until(lambda: two.asked >= 2, what="two rounds")
+        two.text = METRICS
+        until(lambda: "answers for the first time" in log.read_text(), what="its first answer")
+        seen = two.asked
+        two.text = METRICS.replace("} 16\n", "} 19\n")
+        until(lambda: two.asked >= seen + 3, what="its next answers")
+    rounds = [json.loads(line) for line in log.read_text().splitlines() if line[0] == "["]
+    assert {row["successes"] for row in rounds[0]} == {16}
+    assert sum(times[0]["successes"] for times in rounds[1:]) == 3
 
 
 # Events and models

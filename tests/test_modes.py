@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,10 +12,11 @@ from typing import get_args
 import numpy as np
 import pytest
 import requests
-from command import complaint, exatrkx_hpc
+from command import PROGRAM, complaint, exatrkx_hpc
 from fakes.running import fake_triton
 from repositories import CONTRACT, edit
 from triton_helper import RunningTriton, running_triton
+from waiting import until
 
 pytest.importorskip("torch")
 
@@ -24,8 +26,10 @@ from exatrkx_hpc.measure.metrics import fetch, model_times
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.pipeline import load_tracker
 from exatrkx_hpc.models.repository import CONFIG, read_config
+from exatrkx_hpc.process import kill_session, spawn
 from exatrkx_hpc.values import Mode
 from exatrkx_hpc.work.endpoint import Endpoint
+from exatrkx_hpc.work.event_figures import count_tracks
 from exatrkx_hpc.work.events import read_hits, read_labels
 from exatrkx_hpc.work.report import read_report
 from exatrkx_hpc.work.route import models_of, route
@@ -185,7 +189,7 @@ def ways(server: str) -> Iterator[dict[Mode, Find]]:
 
 @pytest.mark.triton
 def test_all_modes_find_the_same_tracks_in_any_order_of_the_hits(ways: dict, reference_data: Path) -> None:
-    files = sorted((reference_data / "exatrkx" / "events").glob("*.csv"))
+    files = sorted((reference_data / "exatrkx" / "events_scaled").glob("*.csv"))
     assert len(files) == 16
     for path in files:
         hits = read_hits(path)
@@ -220,6 +224,75 @@ def test_a_run_in_another_mode_asks_the_models_of_that_mode(server: str, tmp_pat
     asked = {one.model: one.successes for one in model_times(fetch(metrics), before) if one.successes}
     assert asked == dict.fromkeys(models_of(mode).split(", "), 3)
     assert len(read_labels(tmp_path / "out/labels/evt_40.csv")) == 40
+
+
+def times_of(out: Path) -> dict[str, list[float]]:
+    """The rows of OUT/times.csv, each event once and in natural order."""
+    with (out / "times.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["event", "embedding", "building", "filtering", "gnn", "labeling", "total"]
+    names = [name for name, *_ in rows]
+    assert names == sorted(set(names), key=lambda name: int(name.removeprefix("evt_")))
+    return {name: [float(value) for value in values] for name, *values in rows}
+
+
+@pytest.mark.triton
+def test_the_times_of_the_stages_are_there_once_for_each_done_event(server: str, tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    events.mkdir()
+    for size in (2, 10, 40):
+        np.savetxt(events / f"evt_{size}.csv", some_hits(size), delimiter=",")
+    words = ["run-clients", "-s", server, "--mode", "stages", "-d", "events", "-o", "out"]
+    done = exatrkx_hpc(*words, "--times", "-i", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "the first 1 events" in done.stdout and "stages mean" in done.stdout
+    first = times_of(tmp_path / "out")
+    assert list(first) == ["evt_2", "evt_10", "evt_40"]
+    assert all(min(times) > 0 and sum(times[:-1]) <= times[-1] for times in first.values())
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["ignored_first"] == 1 and list(report["stages_ms"])[:2] == ["embedding", "building"]
+    assert report["tracks"] == sum(count_tracks(read_labels(path)) for path in (tmp_path / "out/labels").iterdir())
+    # The next run does what is new or lost, and keeps the file, also without being asked for it.
+    np.savetxt(events / "evt_7.csv", some_hits(7), delimiter=",")
+    (events / "evt_8.csv").write_text("not,hits,here\n")
+    (tmp_path / "out/labels/evt_10.csv").unlink()
+    assert exatrkx_hpc(*words, cwd=tmp_path).returncode == 9  # evt_8
+    again = times_of(tmp_path / "out")
+    assert list(again) == ["evt_2", "evt_7", "evt_10", "evt_40"]
+    assert again["evt_2"] == first["evt_2"] and again["evt_10"] != first["evt_10"]
+    # The ledger has them all.
+    (tmp_path / "out/times.csv").unlink()
+    assert exatrkx_hpc("report", "out", "--times", cwd=tmp_path).returncode == 0
+    assert times_of(tmp_path / "out") == again
+
+
+@pytest.mark.triton
+def test_a_run_that_is_killed_has_the_times_of_each_event_once_in_the_end(server: str, tmp_path: Path) -> None:
+    (tmp_path / "events").mkdir()
+    for number in range(40):
+        np.savetxt(tmp_path / f"events/evt_{number}.csv", some_hits(100), delimiter=",")
+    words = ["run-clients", "-s", server, "--mode", "stages", "--times", "-j", "1", "-d", "events", "-o", "out"]
+    child = spawn([PROGRAM, *words], log=tmp_path / "log", cwd=tmp_path)
+    labels = tmp_path / "out/labels"
+    until(lambda: len(list(labels.glob("*.csv"))) >= 5, what="some labels")
+    kill_session(child.pid)
+    child.wait(10)
+    assert not (tmp_path / "out/times.csv").exists()
+    assert exatrkx_hpc(*words, cwd=tmp_path).returncode == 0
+    times = times_of(tmp_path / "out")
+    assert list(times) == [f"evt_{number}" for number in range(40)]
+    assert all(len(row) == 6 for row in times.values())
+
+
+def test_only_the_stages_have_times(tmp_path: Path) -> None:
+    for mode in ("ensemble", "fused", "direct"):
+        words = [] if mode == "direct" else ["-s", "127.0.0.1:9"]
+        done = exatrkx_hpc("run-clients", "--mode", mode, "--times", *words, cwd=tmp_path)
+        assert f"--times wants --mode stages; mode {mode} does not see the stages" in complaint(done, 2)
+    negative = exatrkx_hpc("run-clients", "-s", "127.0.0.1:9", "-i", -1, cwd=tmp_path)
+    assert "-i must be at least 0, not -1" in complaint(negative, 2)
+    wide = exatrkx_hpc("run-clients", "-s", "127.0.0.1:9", "-i", 1, "--srun", cwd=tmp_path)
+    assert "-i is for a run on one machine" in complaint(wide, 2)
 
 
 OUT_OF_RANGE = {

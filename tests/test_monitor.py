@@ -13,14 +13,16 @@ from test_local import local_farm
 from waiting import until
 
 from exatrkx_hpc import farm
-from exatrkx_hpc.config import MonitorSection
+from exatrkx_hpc.config import BalancerSection, MonitorSection
 from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.fleet.endpoint_file import read_endpoint
 from exatrkx_hpc.fleet.health import is_ready
-from exatrkx_hpc.fleet.monitor import Monitor
+from exatrkx_hpc.fleet.monitor import WITHOUT_PROMETHEUS, Monitor
+from exatrkx_hpc.fleet.nginx import find_nginx
 from exatrkx_hpc.fleet.registry import read_records
 from exatrkx_hpc.launch.local import EmbeddedScheduler
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
+from exatrkx_hpc.ports import user_port
 from exatrkx_hpc.process import session_members
 
 
@@ -98,6 +100,46 @@ def test_a_killed_prometheus_starts_again_with_its_targets(job, prometheus):
         record = read_endpoint(job.run_dir)
         assert record is not None
         assert requests.get(f"http://{record.prometheus}/-/ready", timeout=5).ok
+
+
+def test_a_machine_without_prometheus_keeps_an_endpoint_and_says_so(job, monkeypatch, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "nginx").symlink_to(find_nginx())
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    serving = Serving(job, prometheus=True)
+    assert serving.lines == [f"prometheus: prometheus is not on PATH; {WITHOUT_PROMETHEUS}"]
+    with serving.monitor.serving():
+        until(lambda: serving.ready(2), what="two ready servers")
+        record = read_endpoint(job.run_dir)
+        assert record is not None and record.prometheus == ""
+        assert len(record.metrics) == 2, "which 'exatrkx-hpc metrics' and the page of a run ask"
+
+
+def test_two_monitors_of_a_user_have_two_endpoints(job):
+    """The first has the user's own ports; the second says that it has others, and where they are."""
+    ours = job.farm.balancer.model_copy(update={"grpc_port": "user", "http_port": "user"})
+    first, second = ([], [])
+    wanted = {name: user_port(name, os.getuid()) for name in ("grpc", "http")}
+    with monitor_of(job, ours, first).serving() as one:
+        assert one.endpoint == f"127.0.0.1:{wanted['grpc']}"
+        other = monitor_of(job, ours, second)
+        assert other.endpoint != one.endpoint
+    assert first == []
+    assert [line.split(", your own")[0] for line in second] == [
+        f"{name} port: {wanted[name]}" for name in ("grpc", "http")
+    ]
+    assert second[0].endswith(f"it is {other.endpoint.rpartition(':')[2]} this time")
+
+
+def monitor_of(job: farm.Job, balancer: BalancerSection, lines: list[str]) -> Monitor:
+    """A monitor of the job with this balancer, which tells to `lines`."""
+    return Monitor(
+        run_dir=job.run_dir,
+        job_state=lambda: job.scheduler.info(job.id),
+        balancer=balancer,
+        settings=MonitorSection(prometheus=False),
+        tell=lines.append,
+    )
 
 
 def test_a_balancer_without_prometheus_is_better_than_none(job, monkeypatch, tmp_path, prometheus):

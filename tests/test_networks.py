@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from exatrkx_hpc.tracking.networks import EdgeLayer, Embed, Filter, Gnn, HitFeatures, Line, outward  # noqa: E402
+from exatrkx_hpc.tracking.networks import EdgeLayer, Embed, Filter, Gnn, HitFeatures, Line, _in_blocks, outward  # noqa: E402
 from exatrkx_hpc.tracking.synthetic import generate_event  # noqa: E402
 
 
@@ -79,6 +79,35 @@ def test_the_graph_network_looks_at_the_other_edges_and_the_filter_does_not(netw
     assert not torch.allclose(networks["gnn"](hits, crowded)[:1], networks["gnn"](hits, alone), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["filter", "gnn"])
+@pytest.mark.parametrize("bad", [(300, 0), (0, 10**12), (-1, 3), (5, -(10**12)), (-1, 10**12)])
+def test_an_edge_of_a_hit_that_is_not_there_gets_a_nan_and_changes_no_other(networks, hits, edges, name, bad):
+    hits, edges = hits[:300], edges % 300 if len(hits) > 300 else edges % len(hits)
+    bad = tuple(len(hits) if end == 300 else end for end in bad)
+    expected = networks[name](hits, edges)
+    mixed = torch.cat([edges[:, :7], torch.tensor(bad).reshape(2, 1), edges[:, 7:]], dim=1)
+    logits = networks[name](hits, mixed)
+    assert logits.shape == (mixed.shape[1], *expected.shape[1:])
+    assert torch.isnan(logits).reshape(-1).nonzero().reshape(-1).tolist() == [7]
+    assert torch.allclose(torch.cat([logits[:7], logits[8:]]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["filter", "gnn"])
+@pytest.mark.parametrize("n", [0, 1])
+def test_edges_of_an_event_without_such_hits_get_nothing_but_nan(networks, hits, name, n):
+    logits = networks[name](hits[:n], torch.tensor([[1, 2], [1, 7]]))
+    assert logits.shape == ((2, 1) if name == "filter" else (2,))
+    assert torch.isnan(logits).all()
+
+
+@pytest.mark.parametrize("network", [Filter, Gnn])
+def test_edges_come_in_blocks_on_other_devices_too(network):
+    module = network()
+    assert [part.shape[1] for part in _in_blocks(torch.empty(2, 11, device="meta"), 4, 5, False)] == [5, 5, 1]
+    assert [part.shape[1] for part in _in_blocks(torch.empty(2, 11), 4, 5, False)] == [4, 4, 3]
+    assert (module.block, module.large_block) == (1 << 14, 1 << 20)
+
+
 def test_edges_run_outwards():
     hits = torch.tensor([[0.3, 0.0, 0.0], [0.1, 0.0, 0.0], [0.1, 0.0, 1.0]])
     inner, outer = outward(hits, torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]))
@@ -120,8 +149,9 @@ def test_the_line_through_two_hits_is_described():
 @pytest.mark.parametrize("network", [Embed, Filter, Gnn])
 def test_a_network_runs_on_the_device_of_its_weights(network):
     # The meta device holds shapes only: a tensor that the network made on the CPU would not fit there.
+    # Without an edge, because the look for edges of hits that are not there reads a number back.
     hits = torch.empty(5, 3, device="meta")
-    edges = torch.empty(2, 4, dtype=torch.int64, device="meta")
+    edges = torch.empty(2, 0, dtype=torch.int64, device="meta")
     module = network().to("meta")
     out = module(hits) if network is Embed else module(hits, edges)
     assert out.device.type == "meta"

@@ -66,9 +66,17 @@ BAD[4, 2] = 1e39
         ("a.npy", npy(HITS.astype(np.float16)), r"holds float16 \[7, 3\]"),
         ("a.npy", npy(BAD), "hit 4 has 1e.39, which is not finite in single precision"),
         ("a.npy", npy(np.where(HITS[2, 1] == HITS, np.nan, HITS)), "hit 2 has nan"),
-        ("a.npz", b"PK", r"is torn, or no \.npz file"),
-        ("a.npz", npz(hits=HITS)[:-30], r"is torn, or no \.npz file"),
-        ("a.npz", npz(hits=HITS)[:90] + b"\0\0\0\0" + npz(hits=HITS)[94:], r"is torn, or no \.npz file"),
+        ("a.npy", npy(HITS).replace(b"{'descr'", b"['descr'"), "is no whole file of numpy"),
+        ("a.npy", npy(HITS).replace(b"False,", b"(((((("), "is no whole file of numpy"),
+        ("a.npy", npy(HITS).replace(b"'<f4'", b"'<c8'"), r"holds complex64 \[7, 3\]"),
+        ("a.npy", npy(HITS).replace(b"'<f4'", b"b'f4'"), "is no whole file of numpy|holds"),
+        ("a.npy", npy(HITS).replace(b"(7, 3), }", b"(-7, 3),}"), "is torn: "),
+        ("a.npy", npy(HITS.astype("M8[s]")), r"holds datetime64\[s\] \[7, 3\]"),
+        ("a.npy", npy(HITS > 0), r"holds bool \[7, 3\]"),
+        ("a.npy", npy(HITS.astype("U9")), r"holds <U9 \[7, 3\]"),
+        ("a.npz", b"PK", r"cannot be read as an \.npz file \(BadZipFile: "),
+        ("a.npz", npz(hits=HITS)[:-30], r"cannot be read as an \.npz file"),
+        ("a.npz", npz(hits=HITS)[:90] + b"\0\0\0\0" + npz(hits=HITS)[94:], r"cannot be read as an \.npz file"),
         ("a.npz", npz(a=HITS, b=HITS), r"has no array hits among several \(it has: a, b\)"),
         ("a.npz", npz(), r"has no array hits among several \(it has: none\)"),
         ("a.npz", npz(hits=HITS[0]), r"a\.npz/hits\.npy holds float32 \[3\]"),
@@ -86,3 +94,13 @@ def test_a_header_that_promises_too_much_costs_no_memory(tmp_path):
     (tmp_path / "a.npy").write_bytes(data)
     with pytest.raises(InputError, match=r"is torn|no whole file"):
         read_event(tmp_path / "a.npy")
+
+
+def test_an_archive_that_claims_to_unpack_to_more_than_any_event(tmp_path):
+    data = npz(hits=np.zeros((50_000, 3), dtype=np.float32))
+    size = (600_000 + 128).to_bytes(4, "little")
+    directory = data.rindex(b"PK\x01\x02")
+    assert data[directory + 24 : directory + 28] == size
+    (tmp_path / "a.npz").write_bytes(data[: directory + 24] + (3 << 30).to_bytes(4, "little") + data[directory + 28 :])
+    with pytest.raises(InputError, match=r"a\.npz unpacks to more than 1024 MB"):
+        read_event(tmp_path / "a.npz")

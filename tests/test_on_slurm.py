@@ -73,7 +73,7 @@ def _copy_events(folder: Path, *, turns: int) -> None:
         write_events(folder, events=16 * turns, tracks=40, seed=8)
         return
     folder.mkdir()
-    for event in Path(reference, "exatrkx", "events").glob("*.csv"):
+    for event in Path(reference, "exatrkx", "events_scaled").glob("*.csv"):
         for turn in range(turns):
             shutil.copyfile(event, folder / f"{event.stem}_{turn}.csv")
 

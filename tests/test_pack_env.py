@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from repositories import edit
 from triton_helper import running_triton
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from exatrkx_hpc.errors import ModelError
 from exatrkx_hpc.models.build import build
+from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.pack_env import MANIFEST, pack_environment
 from exatrkx_hpc.process import run
 
@@ -155,6 +157,36 @@ def test_what_cannot_be_packed_is_refused_in_one_line(source, tmp_path):
     (tmp_path / "file").write_text("")
     source.add("tiny")
     refused("cannot be written", out=tmp_path / "file" / "below", packages=("tiny",))
+
+
+def test_numpy_2_goes_with_torch_and_check_names_the_models_that_cannot_use_it(source, tmp_path, request):
+    source.add("numpy", "2.1.0")
+    source.add("torch", "2.13")
+    pack_environment(tmp_path / "packed", python=source.python, packages=["numpy", "torch"])
+    shipped = request.config.rootpath / "model_repos" / "exatrkx"
+    built = build(shipped, tmp_path / "models", device="cpu", environment=tmp_path / "packed").path
+    findings = check(built)
+    assert {finding.model for finding in findings} == {"frnn", "applyfilter", "wcc"}
+    assert findings[0].what == (
+        f"the Python environment {tmp_path}/packed has numpy 2.1.0, under which Triton 2.51 reads zeros and answers "
+        "with 0 bytes"
+    )
+    for name in ("frnn", "applyfilter", "wcc"):
+        edit(built, name, lambda config: setattr(config.parameters["numpy2"], "string_value", "allow"))
+    assert check(built) == ()
+
+
+@pytest.mark.parametrize(("device", "lacks"), [("cpu", {"torch"}), ("gpu", {"torch", "CuPy"})])
+def test_check_names_what_a_packed_environment_lacks(source, tmp_path, request, device, lacks):
+    source.add("numpy", "1.26.4")
+    pack_environment(tmp_path / "packed", python=source.python, packages=["numpy"])
+    shipped = request.config.rootpath / "model_repos" / "exatrkx"
+    built = build(shipped, tmp_path / "models", device=device, environment=tmp_path / "packed").path
+    found = {finding.what.rpartition(" ")[2]: finding for finding in check(built) if finding.model == "exatrkx_fused"}
+    assert found.keys() == lacks
+    assert all(finding.remedy.endswith(", or build with --no-fused") for finding in found.values())
+    without = build(shipped, tmp_path / "other", device=device, environment=tmp_path / "packed", fused=False).path
+    assert {finding.model for finding in check(without)} == ({"embed", "filter", "gnn"} if device == "cpu" else set())
 
 
 @pytest.mark.triton

@@ -9,7 +9,7 @@ from command import complaint, exatrkx_hpc
 
 from exatrkx_hpc.errors import IncompleteRun, InputError, OutputError
 from exatrkx_hpc.fleet.endpoint_file import EndpointRecord, write_endpoint
-from exatrkx_hpc.measure.metrics import Counters, Snapshot
+from exatrkx_hpc.measure.counters import COUNTED, Counters, Snapshot
 from exatrkx_hpc.page.counted import counted, snapshots
 from exatrkx_hpc.page.read import noted
 from exatrkx_hpc.page.write import told_on_a_page, write_page
@@ -51,7 +51,11 @@ def test_counters_are_of_the_run_alone_and_of_all_servers():
 
 
 def test_servers_that_do_not_answer_count_nothing():
-    assert snapshots({}) == {} and snapshots({"a": "127.0.0.1:9"}) == {}
+    assert snapshots({}) == {} and snapshots({"a": "127.0.0.1:9"}) == {"a": None}
+    # What a server counted before its first answer is not of this run.
+    for before, after in ((None, snapshot(9)), (snapshot(9), None), (None, None)):
+        found = counted({"a": before, "b": snapshot(1)}, {"a": after, "b": snapshot(3)}, ensemble="exatrkx")
+        assert found.answered == {"b": 2} and found.compute["gnn"] == pytest.approx(6)
 
 
 @pytest.fixture
@@ -117,10 +121,12 @@ class Server(http.server.BaseHTTPRequestHandler):
         else:
             type(self).asked += 1
             rows = [("exatrkx", 4000), ("embed", 1000), ("gnn", 3000)]
+            values = {"request_success": 1}
             text = "".join(
-                f'nv_inference_request_success{{model="{model}",version="1"}} {self.asked}\n'
-                f'nv_inference_compute_infer_duration_us{{model="{model}",version="1"}} {spent * self.asked}\n'
+                f'nv_inference_{name}{{model="{model}",version="1"}} '
+                f"{(values | {'compute_infer_duration_us': spent}).get(name, 0) * self.asked}\n"
                 for model, spent in rows
+                for name in COUNTED
             )
         self.send_response(200)
         self.end_headers()

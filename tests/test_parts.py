@@ -22,10 +22,11 @@ from waiting import until
 
 from exatrkx_hpc.errors import InputError, OutputError
 from exatrkx_hpc.work import parts
-from exatrkx_hpc.work.parts import Part, PartWriter, event_of, part_bytes, part_file, read_part
+from exatrkx_hpc.work.parts import Part, PartWriter, event_of, events_of, part_bytes, part_file, read_part
 from exatrkx_hpc.work.workers import Settings, StoppedRun, run_clients
 
-pytest.importorskip("pyarrow")
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
 
 
 @pytest.fixture
@@ -254,3 +255,40 @@ def test_a_full_disk_costs_only_time(settings, tmp_path):
         ballast.unlink()
         assert run_clients(run_settings).done == 60
         assert_one_result_each(run_settings, [50] * 60)
+
+
+U64 = np.array([2**63, 2**64 - 1], dtype=np.uint64)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (pa.array([[0, 1], [2]], pa.list_(pa.int64())), {"a": [0, 1], "b": [2]}),
+        (pa.array([[0, 1], [2]], pa.list_(pa.int32())), {"a": [0, 1], "b": [2]}),
+        (pa.array([[0, 1], []], pa.large_list(pa.uint8())), {"a": [0, 1], "b": []}),
+        (pa.array([U64.tolist(), [0]], pa.list_(pa.uint64())), {"a": U64.tolist(), "b": [0]}),
+        (pa.array([[0.0, 1.0], [2.0]], pa.list_(pa.float64())), "labels list<element: double>"),
+        (pa.array([["0"], ["1"]], pa.list_(pa.string())), "list of int64 are wanted"),
+        (pa.array([[True], [False]], pa.list_(pa.bool_())), "list of int64 are wanted"),
+        (pa.array([0, 1], pa.int64()), "list of int64 are wanted"),
+        (pa.array([[0, None], [2]], pa.list_(pa.int64())), "an event without a name or labels"),
+        (pa.array([None, [2]], pa.list_(pa.int64())), "an event without a name or labels"),
+    ],
+)
+def test_parts_of_other_programs_are_exact_or_refused(tmp_path, labels, says):
+    path = tmp_path / part_file("a")
+    pq.write_table(pa.table({"event": ["a", "b"], "labels": labels}), path)
+    if isinstance(says, dict):
+        assert {name: found.tolist() for name, found in read_part(path).items()} == says
+        return
+    with pytest.raises(InputError, match=says) as caught:
+        read_part(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_names_that_are_missing_or_no_text(tmp_path):
+    path = tmp_path / part_file("a")
+    pq.write_table(pa.table({"event": pa.array(["a", None]), "labels": [[1], [2]]}), path)
+    for read in (read_part, events_of):
+        with pytest.raises(InputError, match="an event without a name"):
+            read(path)

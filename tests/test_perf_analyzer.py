@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -73,16 +74,68 @@ def test_the_words_ask_for_one_concurrency_in_three_windows(tmp_path: Path):
     assert words[-3:] == ["--verbose-csv", "-f", str(tmp_path / "out.csv")]
 
 
+@pytest.mark.parametrize(("calls", "words"), [("default", []), ("sync", ["--sync"]), ("async", ["--async"])])
+def test_it_calls_as_it_is_told(tmp_path: Path, calls: str, words: list[str]):
+    what = dataclasses.replace(load(tmp_path), calls=calls)
+    assert [word for word in arguments(what, tmp_path / "out.csv") if "sync" in word] == words
+
+
 def test_the_figures_are_read_in_milliseconds():
     figures = parse_csv(CSV, where="x.csv")
     assert figures.per_second == 20.1273
     assert (figures.mean_ms, figures.p50_ms, figures.p95_ms, figures.p99_ms) == (98.63, 63.091, 313.765, 345.451)
 
 
-@pytest.mark.parametrize("text", ["", CSV.splitlines()[0], CSV + CSV.splitlines()[1], CSV.replace("20.1273", "x")])
-def test_another_form_is_refused(text: str):
-    with pytest.raises(EndpointError, match=r"x.csv is not what perf_analyzer 2.60 writes"):
-        parse_csv(text, where="x.csv")
+OTHER_FORMS = {
+    "empty": "",
+    "one row": CSV.splitlines()[0],
+    "two rows": CSV + CSV.splitlines()[1],
+    "a cell too few": CSV.replace(",10,98597", ",10"),
+    "a cell too many": CSV.replace(",98597", ",98597,1"),
+    "no such column": CSV.replace("p95 latency", "p94 latency"),
+    "a column twice": CSV.replace("p90 latency", "p95 latency"),
+    "NUL": CSV.replace("20.1273", "\x00"),
+}
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_another_form_is_refused(form: str):
+    with pytest.raises(EndpointError, match=r"x.csv is not what perf_analyzer 2.60 writes") as error:
+        parse_csv(OTHER_FORMS[form], where="x.csv")
+    assert "\n" not in str(error.value)
+
+
+NO_FIGURES = [
+    "",
+    " ",
+    "x",
+    "nan",
+    "NaN",
+    "inf",
+    "-inf",
+    "1e400",
+    "-20.1",
+    "0",
+    "20.1%",
+    "20,1",
+    "2_0",
+    "0x10",
+    "２０",
+    "+5",
+]
+
+
+@pytest.mark.parametrize("text", NO_FIGURES)
+@pytest.mark.parametrize("figure", ["20.1273", "98630", "345451"])
+def test_what_is_no_figure_is_refused(text: str, figure: str):
+    quoted = f'"{text}"' if "," in text else text
+    with pytest.raises(EndpointError, match=r"x.csv is not what perf_analyzer 2.60 writes: [A-Z]?\w.* is '.*', not a"):
+        parse_csv(CSV.replace(figure, quoted), where="x.csv")
+
+
+def test_a_figure_may_be_a_round_one_or_a_small_one():
+    assert parse_csv(CSV.replace("20.1273", "20"), where="x.csv").per_second == 20.0
+    assert parse_csv(CSV.replace("20.1273", "2.5e-05"), where="x.csv").per_second == 2.5e-05
 
 
 def test_the_parts_of_an_ensemble_are_those_of_its_members():

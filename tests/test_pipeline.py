@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from devices import CUDA, need_gpu
 
 from exatrkx_hpc.assets import asset
 from exatrkx_hpc.tracking.agreement import same_partition
@@ -37,9 +38,12 @@ def repository():
     return asset("model_repos/exatrkx")
 
 
-@pytest.fixture(scope="module")
-def pipeline(repository):
-    return Pipeline.load(repository)
+@pytest.fixture(scope="module", params=["cpu", CUDA])
+def pipeline(request, repository):
+    """The pipeline on the CPU, and on a GPU where there is one."""
+    if request.param == "cuda":
+        need_gpu()
+    return Pipeline.load(repository, device=request.param)
 
 
 def unseen(number: int, **options):
@@ -110,7 +114,8 @@ def test_tensors_give_tensors_and_arrays_give_arrays(pipeline):
     for name, array in vars(stages).items():
         assert type(array) is np.ndarray
         assert isinstance(getattr(tensors, name), torch.Tensor)
-        assert np.array_equal(getattr(tensors, name).numpy(), array)
+        # A GPU adds up in any order, so that two runs differ by what rounding does.
+        assert np.allclose(getattr(tensors, name).numpy(), array, rtol=0, atol=0 if pipeline.device == "cpu" else 1e-3)
 
 
 @pytest.mark.filterwarnings("error")
@@ -125,11 +130,12 @@ def test_hits_in_any_memory_layout_give_the_same_tracks(pipeline):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_the_same_tracks_as_a_plain_composition_on_the_reference_events(pipeline, repository, reference_data):
+def test_the_same_tracks_as_a_plain_composition_on_the_reference_events(repository, reference_data):
+    pipeline = Pipeline.load(repository)
     plain = [torch.jit.load(str(repository / name / "1" / "model.pt")) for name in NETWORK_NAMES]
     whole = replace(pipeline, **dict(zip(NETWORK_NAMES, plain, strict=True)))
     rng = np.random.default_rng(8)
-    for path in sorted((reference_data / "exatrkx" / "events").glob("*.csv")):
+    for path in sorted((reference_data / "exatrkx" / "events_scaled").glob("*.csv")):
         hits = np.loadtxt(path, delimiter=",", dtype=np.float32, ndmin=2)
         labels = pipeline.find_tracks(hits)
         assert same_partition(labels, whole.find_tracks(hits)), path.name
@@ -156,6 +162,30 @@ def test_hits_that_cannot_be_are_named(pipeline, place, value, says):
 def test_hits_of_another_type_are_refused(pipeline):
     with pytest.raises(BadTensor, match="hits is float64; expected float32"):
         pipeline.find_tracks(unseen(0).hits[:5].astype(np.float64))
+
+
+def test_what_a_conversion_would_lose_is_refused(pipeline):
+    hits = np.full((4, 3), 0.25, dtype=np.float32)
+    masked = np.ma.array(hits, mask=hits < 0)
+    assert len(pipeline.find_tracks(masked)) == 4
+    masked[2, 1] = np.ma.masked
+    for given, says in (
+        (masked, "hits has 1 masked values; leave those hits out"),
+        (torch.from_numpy(hits).to_sparse(), r"hits is a sparse tensor; use hits\.to_dense"),
+        (torch.from_numpy(hits).to(torch.bfloat16), "BFloat16"),
+        (torch.from_numpy(hits).to(torch.complex64), "hits is complex64; expected float32"),
+        (hits.astype("M8[s]"), r"hits is datetime64\[s\]; expected float32"),
+        (hits.astype(object), "hits is object; expected float32"),
+        (hits.astype(">f4"), "hits is >f4; expected float32"),
+        (hits.tolist(), "hits is float64; expected float32"),
+        ([[1.0, 2.0], [3.0]], "hits is no array"),
+        (None, "hits is object; expected float32"),
+    ):
+        with pytest.raises(BadTensor, match=says) as caught:
+            pipeline.find_tracks(given)
+        assert "\n" not in str(caught.value)
+    tensor = torch.from_numpy(hits).requires_grad_()
+    assert len(pipeline.find_tracks(tensor)) == 4
 
 
 def test_a_network_that_answers_something_else_is_named(pipeline):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +22,11 @@ from exatrkx_hpc.assets import asset
 from exatrkx_hpc.doctor.engine import engine_findings
 from exatrkx_hpc.doctor.leftovers import leftover_findings
 from exatrkx_hpc.fleet.registry import ServerRecord, read_records
+from exatrkx_hpc.launch.container_spec import ContainerSpec
+from exatrkx_hpc.launch.containers import ENGINES
 from exatrkx_hpc.models.build import build
-from exatrkx_hpc.process import kill_session, session_members
+from exatrkx_hpc.models.image_env import QUESTION, read_answer
+from exatrkx_hpc.process import kill_session, run, session_members
 from exatrkx_hpc.resolution import resolve
 from exatrkx_hpc.tracking.pipeline import Pipeline
 from exatrkx_hpc.tracking.synthetic import generate_event
@@ -32,6 +36,8 @@ pytestmark = [pytest.mark.podman, pytest.mark.usefixtures("nginx")]
 
 FAKES = Path(__file__).parent / "fakes"
 SHARED_MEMORY = Path("/dev/shm")
+#: The image's Python is of the version that runs the tests.
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @pytest.fixture(scope="module", params=["podman", "podman-hpc"])
@@ -267,3 +273,11 @@ def test_a_site_module_of_podman_hpc_is_a_flag(site):
     if site.engine == "podman":
         return
     assert site.must("run", "--rm", "--labels", "--net", "host", IMAGE, "cat", "/labels/text") == "seen"
+
+
+def test_the_python_of_the_image_tells_its_version(on_path):
+    spec = ContainerSpec(image=f"docker:{IMAGE}", command=("tritonserver",))
+    done = run(ENGINES[on_path.engine].question(spec, ("python3", "-c", QUESTION)), timeout=120)
+    found = read_answer(done.stdout)
+    assert found is not None, done.complaint
+    assert (found.version, found.executable) == (PYTHON, f"/usr/bin/python{PYTHON}")

@@ -30,7 +30,9 @@ mknod -m 666 {folder}/tun c 10 200
 mount --bind {folder}/fuse /dev/fuse
 [ ! -e /dev/net/tun ] || mount --bind {folder}/tun /dev/net/tun
 """
+#: What a user of shifter has, and takes podman-hpc for by a flag alone.
 FARM = """\
+site = "perlmutter"
 run_root = "{shared}/runs"
 
 [job]
@@ -41,12 +43,12 @@ time = "00:10:00"
 gpus_per_node = 0
 
 [server]
-engine = "podman-hpc"
-image = "{image}"
+image = "docker:{image}"
 device = "cpu"
+modules = []
 shm_size = "512m"
 model_repository = "{shared}/models"
-mounts = ["{shared}/environment"]
+python_environment = "{shared}/environment"
 drain = 1
 exit_timeout = 5
 """
@@ -101,7 +103,7 @@ def test_the_image_reaches_the_node_only_when_it_is_migrated(slurm):
 
 def test_a_farm_in_podman_hpc_on_slurm_labels_events_and_leaves_nothing(slurm):
     node = slurm.nodes[0]
-    job = good(slurm.run(["exatrkx-hpc", "deploy"])).splitlines()[-1].split()[-1]
+    job = good(slurm.run(["exatrkx-hpc", "deploy", "--engine", "podman-hpc"])).splitlines()[-1].split()[-1]
     run_dir = slurm.shared / "runs" / job
     log = run_dir / "logs" / f"{node.name}-0.log"
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from exatrkx_hpc.readable import duration, number, percent
+from exatrkx_hpc.launch.slurm_answers import expand_hosts
+from exatrkx_hpc.readable import duration, names, number, percent
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,23 @@ def test_a_share_in_per_cent():
 )
 def test_a_time_has_the_units_that_suit_it(seconds, shown):
     assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("hosts", "shown"),
+    [
+        ([], ""),
+        (["nid001"], "nid001"),
+        ([f"nid{n:03}" for n in range(1, 65)], "nid[001-064]"),
+        (["nid003", "nid001", "nid002", "nid010", "login1"], "login1, nid[001-003,010]"),
+        (["a1", "a3"], "a[1,3]"),
+        (["x9", "x10", "x11"], "x[10-11], x9"),
+        (["n1-hsn0", "n2-hsn0"], "n1-hsn0, n2-hsn0"),
+        (["nid1.site", "nid2.site"], "nid[1-2].site"),
+        (["head", "head"], "head"),
+        (["127.0.0.2", "127.0.0.3"], "127.0.0.[2-3]"),
+    ],
+)
+def test_names_of_nodes_in_a_row_are_drawn_together(hosts, shown):
+    assert names(hosts) == shown
+    assert sorted(expand_hosts(shown.replace(", ", ","))) == sorted(set(hosts))

@@ -83,6 +83,16 @@ def hostile_plan(folder: Path, name: str, engine: Engine) -> FarmPlan:
 
 GOLDENS: dict[str, dict[str, object]] = {
     "farm.perlmutter.sbatch": {"site": "perlmutter", "job__nodes": 4, "job__account": "m1234"},
+    "farm.perlmutter-four.sbatch": {
+        "site": "perlmutter",
+        "job__nodes": 2,
+        "job__account": "m1234_g",
+        "job__constraint": "gpu&hbm80g",
+        "job__licenses": "scratch",
+        "server__engine": "podman-hpc",
+        "server__servers_per_node": 4,
+        "server__gpus_per_server": 1,
+    },
     "farm.none.sbatch": {"run_root": "/data/farm", "server__servers_per_node": 2},
     "farm.podman-hpc.sbatch": {
         "run_root": "/data/farm",
@@ -187,7 +197,7 @@ def test_sbatch_reads_every_option_as_one_word(name: str, tmp_path: Path) -> Non
         plan.extra_directives
     )
     assert read == [[word] for word in wanted]
-    assert f"--account={name}" in wanted and f"--comment={name}" in wanted and f"--image={IMAGE}" in wanted
+    assert f"--account={name}" in wanted and f"--comment={name}" in wanted and f"--image=docker:{IMAGE}" in wanted
     assert f"--output={tmp_path}/{name.replace('%', '%%')}/job-%j.log" in wanted
 
 
@@ -279,7 +289,7 @@ def run_job(tmp_path: Path) -> Iterator[Callable[[FarmPlan], list[tuple[list[str
         (programs / name).chmod(0o755)
     (programs / "srun").symlink_to(asset("jobs/embedded-srun.sh"))
 
-    def call(plan: FarmPlan) -> list[tuple[list[str], dict[str, str]]]:
+    def call(plan: FarmPlan, **more: str) -> list[tuple[list[str], dict[str, str]]]:
         script = tmp_path / "farm.sbatch"
         script.write_text(render_job(plan))
         Path(plan.python).mkdir(parents=True, exist_ok=True)
@@ -289,6 +299,7 @@ def run_job(tmp_path: Path) -> Iterator[Callable[[FarmPlan], list[tuple[list[str
             "HOME": "/home/nobody",
             "SLURM_JOB_ID": "42",
             "SLURM_JOB_NODELIST": NODE,
+            **more,
         }
         done = run(["bash", str(script)], env=variables, cwd=tmp_path)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", ""), "no restarts: it gives up, and says nothing"
@@ -330,3 +341,34 @@ def test_the_record_of_a_server_is_json_in_a_hostile_folder(tmp_path: Path, run_
     assert record["state"] == "gone"
     assert (record["address"], record["http_port"], record["job"]) == (NODE, 8000, "42")
     assert Path(plan.run_root, "42").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("visible", "shares"),
+    [("0,1,2,3", ["0,1", "2,3"]), ("GPU-a,GPU-b", ["GPU-a,GPU-b"] * 2), ("3", ["3", "3"]), ("", ["", ""])],
+)
+def test_a_server_takes_its_share_of_the_gpus_unless_slurm_has_shown_it_that_already(
+    tmp_path: Path, run_job, visible: str, shares: list[str]
+) -> None:
+    plan = make(
+        run_root=str(tmp_path / "run"),
+        job__gpus_per_node=4,
+        server__servers_per_node=2,
+        server__gpus_per_server=2,
+        server__max_restarts=0,
+    )
+    calls = run_job(plan, CUDA_VISIBLE_DEVICES=visible)
+    assert sorted(variables["CUDA_VISIBLE_DEVICES"] for _, variables in calls) == shares
+
+
+@pytest.mark.parametrize(
+    ("bind", "gpus_per_server", "said"),
+    [("closest", 0, "closest"), ("closest", 1, "single:1"), ("closest", 2, "none"), ("none", 1, "none"), ("", 1, "")],
+)
+def test_no_two_servers_are_bound_to_one_gpu(bind: str, gpus_per_server: int, said: str) -> None:
+    plan = make(
+        job__gpu_bind=bind, job__gpus_per_node=4, server__servers_per_node=2, server__gpus_per_server=gpus_per_server
+    )
+    assert [option for option in plan.step_options if "bind" in option] == ([f"--gpu-bind={said}"] if said else [])
+    without = make(job__gpu_bind=bind, job__gpus_per_node=0)
+    assert not any("bind" in option for option in without.step_options), "srun refuses it without GPUs"

@@ -28,6 +28,12 @@ def make(**changes) -> Report:
     return Report(**(fields | changes))
 
 
+def test_tracks_and_stages_have_their_rows():
+    text = shown(make(tracks=184, ignored_first=2, stages_ms={"embedding": 1.25, "gnn": 12.0}))
+    for figure in ("184 of 3 hits or more", "embedding 1.2, gnn 12.0 ms", "the first 2 events"):
+        assert figure in text
+
+
 def shown(report: Report) -> str:
     console = Console(file=io.StringIO(), width=120)
     console.print(render_table(report))
@@ -64,7 +70,17 @@ def test_check_speaks_up_when_an_event_has_no_labels():
 
 def test_the_table_shows_the_figures_and_the_first_failures():
     text = shown(make())
-    for figure in ("127.0.0.1:9191", "10 of 10", "4.00 s", "2.5", "4321", "200.0 / 290.0 / 298.0 ms", "7 3"):
+    assert "stages mean" not in text and "no times of" not in text and "0 of 3 hits or more" in text
+    for figure in (
+        "127.0.0.1:9191",
+        "10 of 10",
+        "0 of 3 hits or more",
+        "4.00 s",
+        "2.5",
+        "4321",
+        "200.0 / 290.0 / 298.0 ms",
+        "7 3",
+    ):
         assert figure in text
     assert "stopped" not in text
     failed = tuple(Failed(event=f"evt_{n}", kind="input", reason="a [bold]bracket[/bold]") for n in range(12))

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from exatrkx_hpc.cli import app
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.errors import ConfigError
+from exatrkx_hpc.launch.plan import engine_faults
 from exatrkx_hpc.resolution import commented_file, known_keys, nearest, resolve, site_names, value_of
 
 SITES = ("generic", "local", "perlmutter")
@@ -292,3 +293,65 @@ class TestCommands:
 def test_what_a_farm_says_of_itself_can_be_read_again():
     farm = resolve(flags={"site": "perlmutter"}).farm
     assert Farm.model_validate_json(farm.model_dump_json()) == farm
+
+
+@pytest.mark.parametrize(
+    ("flags", "cpus"),
+    [
+        ({}, 64),
+        ({"server.servers_per_node": 4, "server.gpus_per_server": 1}, 16),
+        ({"server.servers_per_node": 3}, 21),
+        ({"job.gpus_per_node": 1, "job.qos": "shared"}, 16),
+        ({"job.gpus_per_node": 0}, 0),
+        ({"job.gpus_per_node": 1, "server.servers_per_node": 16, "cluster.cores_per_gpu": 4}, 1),
+        ({"job.cpus_per_task": 7}, 7),
+        ({"site": "generic"}, 0),
+    ],
+)
+def test_each_server_gets_its_share_of_the_cpus_that_come_with_the_gpus(flags, cpus):
+    assert resolve(flags={"site": "perlmutter", **flags}).farm.job.cpus_per_task == cpus
+
+
+@pytest.mark.parametrize(
+    ("flags", "account"),
+    [
+        ({"job.account": "m1234_g"}, "m1234"),
+        ({"job.account": "m1234"}, "m1234"),
+        ({"job.account": "m1234_g", "clients.account": "m9_g"}, "m9_g"),
+        ({"job.account": "m1234_g", "clients.constraint": "gpu"}, "m1234_g"),
+        ({"job.account": "m1234_g", "site": "generic"}, "m1234_g"),
+        ({}, ""),
+    ],
+)
+def test_workers_on_cpu_nodes_are_charged_in_cpu_hours(flags, account):
+    farm = resolve(flags={"site": "perlmutter", **flags}).farm
+    assert farm.clients.account == account
+    assert farm.job.account == flags.get("job.account", "")
+
+
+@pytest.mark.parametrize(("text", "port"), [("user", "user"), ("0", 0), ("65535", 65535)])
+def test_a_port_is_a_number_or_the_users_own(monkeypatch, text, port):
+    monkeypatch.setenv("EXATRKX_HPC_BALANCER_GRPC_PORT", text)
+    assert resolve().farm.balancer.grpc_port == port
+
+
+@pytest.mark.parametrize("value", ["mine", "65536", "-1", "1.5", "", "٩", 70000, -1, 1.5, True, None, []])
+def test_what_is_no_port_is_said_in_one_line(value):
+    line = refusal(flags={"balancer.grpc_port": value})
+    assert "balancer.grpc_port: must " in line
+
+
+def test_init_takes_the_two_values_that_every_user_has(tmp_path):
+    words = ["init", "perlmutter", "--account", "m1234_g", "--engine", "podman-hpc", "--out", "my.toml"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    found = resolve(Path("my.toml"))
+    assert (found.farm.job.account, found.sources["job.account"]) == ("m1234_g", "my.toml")
+    assert (found.farm.server.engine, found.farm.site) == ("podman-hpc", "perlmutter")
+    mine = {key for key, source in found.sources.items() if source == "my.toml"}
+    assert mine == {"site", "job.account", "server.engine"}
+
+
+@pytest.mark.parametrize("engine", ["shifter", "podman-hpc", "podman", "apptainer"])
+def test_the_image_of_a_profile_serves_whatever_engine_is_named(engine):
+    flags = {"site": "perlmutter", "server.engine": engine}
+    assert engine_faults(resolve(flags=flags).farm) == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -12,7 +13,17 @@ from waiting import until
 from exatrkx_hpc import farm
 from exatrkx_hpc.errors import ConfigError, LaunchError
 from exatrkx_hpc.fleet.registry import read_records
-from exatrkx_hpc.launch.run_dirs import job_ids, last_change, local_file_system, log_files, old_jobs, parse_age, remove
+from exatrkx_hpc.launch.run_dirs import (
+    job_ids,
+    last_change,
+    local_file_system,
+    log_files,
+    of_this_machine,
+    old_jobs,
+    parse_age,
+    remove,
+    remove_old_scripts,
+)
 from exatrkx_hpc.launch.scheduler import JobState
 from exatrkx_hpc.resolution import resolve
 
@@ -207,3 +218,50 @@ def test_a_run_directory_is_read_by_its_owner_alone(tmp_path):
     }
     assert not open_files
     assert modes[run_root / "job-1.log"] == 0o600
+
+
+@pytest.mark.parametrize("record", ["slurm-job.json", "embedded-job.json"])
+def test_scripts_go_with_their_job_and_those_of_nobody_when_they_are_old(tmp_path, record):
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    texts = ("of-a-job-20260101-000001", "removed-20260101-000002", "nobodys-20260101-000003", "mine")
+    for name in texts:
+        for suffix in (".sbatch", ".log"):
+            (scripts / f"{name}{suffix}").write_text("x")
+            os.utime(scripts / f"{name}{suffix}", (OLD, OLD))
+    (scripts / "young-20260101-000004.sbatch").write_text("x")
+    for job, name in (("1", texts[0]), ("2", texts[1])):
+        run_dir = make(tmp_path, job)
+        (run_dir / record).write_text(json.dumps({"script": str(scripts / f"{name}.sbatch")}))
+    make(tmp_path, "3")
+    (tmp_path / "3" / record).write_text("[7]")
+    remove(tmp_path, "2")
+    assert not list(scripts.glob("removed*")) and len(list(scripts.glob("nobodys*"))) == 2
+    remove_old_scripts(tmp_path, older_than=7 * 86400)
+    left = {path.name for path in scripts.iterdir()}
+    kept = {f"{name}{suffix}" for name in ("of-a-job-20260101-000001", "mine") for suffix in (".sbatch", ".log")}
+    assert left == kept | {"young-20260101-000004.sbatch"}
+
+
+def test_a_record_that_names_a_script_of_somebody_else_removes_nothing_of_theirs(tmp_path):
+    theirs = tmp_path / "farm.sbatch"
+    theirs.write_text("x")
+    (make(tmp_path, "1") / "slurm-job.json").write_text(json.dumps({"script": str(theirs)}))
+    remove(tmp_path, "1")
+    assert theirs.exists()
+
+
+@pytest.mark.parametrize("folder", ["/tmp/farm", "/var/tmp/farm", "/dev/shm/farm"])
+def test_what_every_machine_has_of_its_own_is_known(folder):
+    assert of_this_machine(Path(folder)).startswith("is ")
+    assert of_this_machine(Path("/usr/farm")) in ("", "is on overlay, which the nodes do not share with this machine")
+
+
+def test_a_farm_for_which_no_address_is_free_leaves_nothing(tmp_path):
+    repository = tmp_path / "models"
+    (repository / "echo" / "1").mkdir(parents=True)
+    (repository / "echo" / "config.pbtxt").write_text('name: "echo" backend: "identity"')
+    flags = {"site": "local", "run_root": str(tmp_path), "server.triton": str(FAKE), "job.nodes": 65}
+    with pytest.raises(LaunchError, match="addresses with free ports"):
+        farm.deploy(resolve(flags={**flags, "server.model_repository": str(repository)}).farm)
+    assert job_ids(tmp_path) == () and not list((tmp_path / "scripts").iterdir())

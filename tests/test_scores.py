@@ -45,6 +45,26 @@ def test_the_score_is_that_of_all_events(run: Path) -> None:
     assert same.score.particles > found.score.particles
 
 
+@pytest.mark.parametrize("far", [2**53, 9 * 10**17 + 719925591539713, 2**63 - 5, 2**64 - 5000])
+def test_ids_of_64_bits_are_exact_in_labels_and_truth(run: Path, far: int) -> None:
+    near = score_results(run / "results", run / "events")
+    for event in find_events(run / "events"):
+        for file, header in ((run / "events" / "truth", 1), (run / "results" / "labels", 0)):
+            lines = (file / event.path.name).read_text().splitlines()
+            rows = [line.split(",") for line in lines[header:]]
+            moved = [",".join([str(int(name) + far if int(name) else 0), *rest]) for name, *rest in rows]
+            (file / event.path.name).write_text("\n".join([*lines[:header], *moved, ""]))
+    found = score_results(run / "results", run / "events")
+    assert found.score == near.score and found.score.efficiency > 0.9
+
+
+def test_the_signs_that_a_run_passes_over_are_passed_over_here(run: Path) -> None:
+    near = score_results(run / "results", run / "events")
+    for file in run.rglob("*.csv"):
+        file.write_text(file.read_text().replace("\n", "\r\n") + "\r\n", encoding="utf-8-sig", newline="")
+    assert score_results(run / "results", run / "events").to_dict() == near.to_dict()
+
+
 def test_labels_in_parts_score_as_label_files_do(run: Path) -> None:
     pytest.importorskip("pyarrow")
     files = score_results(run / "results", run / "events")
@@ -91,7 +111,10 @@ def test_folders_that_cannot_be_used(run: Path) -> None:
     ("file", "text", "says"),
     [
         ("results/labels/evt_000000.csv", "1\n2\n", "evt_000000.csv does not belong to .*: 2 labels for"),
-        ("results/labels/evt_000000.csv", "one\n", "is no label file"),
+        ("results/labels/evt_000000.csv", "one\n", "evt_000000.csv:1: 'one' is no whole number"),
+        ("results/labels/evt_000000.csv", f"1\n{2**64}\n", "evt_000000.csv:2: .* does not fit into 64 bits"),
+        ("events/evt_000000.csv", "1;2;3\n", "evt_000000.csv:1: 1 column, not 3 .the values are separated by semi"),
+        ("events/truth/evt_000000.csv", "\0", "not with the header"),
         ("events/truth/evt_000000.csv", "1,2,3\n", "not with the header"),
         ("events/truth/evt_000000.csv", "particle,pt,eta\n1,2,3\n", "hits but 1 rows of truth"),
         ("events/truth/evt_000000.csv", "particle,pt,eta\n1,x,3\n", "evt_000000.csv and its truth cannot be used"),

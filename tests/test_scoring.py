@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from exatrkx_hpc.tracking.graphs import true_edges
 from exatrkx_hpc.tracking.scoring import Score, score_event, total
+from exatrkx_hpc.tracking.stage_scoring import score_edges
 from exatrkx_hpc.tracking.synthetic import TruthEvent
 
 
@@ -31,6 +34,31 @@ def test_right_labels_score_one_whatever_the_labels_are():
     result = score([7] * 6 + [-3] * 5 + [900], [1] * 6 + [2] * 5 + [0])
     assert result == Score(particles=2, found=2, tracks=2, matched=2, duplicates=0, matched_hits=11, right_hits=11)
     assert (result.efficiency, result.fake_rate, result.duplicate_rate, result.purity) == (1.0, 0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("wide", [2**53, 10**17 * 9 + 719925591539713, 2**63 - 1, 2**63 + 7, 2**64 - 2])
+def test_names_next_to_each_other_are_two_whatever_their_size(wide):
+    kind = np.uint64 if wide >= 2**63 else np.int64
+    particle = np.array([wide] * 6 + [wide - 1] * 5, dtype=kind)
+    event = replace(truth([1] * 6 + [2] * 5), particle=particle)
+    assert score_event(particle[::-1].copy(), replace(event, particle=particle[::-1].copy())).found == 2
+    assert score_event(particle, event) == score([1] * 6 + [2] * 5, [1] * 6 + [2] * 5)
+    edges = score_edges("x", true_edges(event), event)
+    assert (edges.true, edges.right) == (9, 9)
+
+
+@pytest.mark.parametrize("none", [-1, 2**64 - 1])
+def test_hits_without_a_track_are_no_track(none):
+    labels = np.array([4] * 6 + [none] * 5, dtype=np.int64 if none < 0 else np.uint64)
+    result = score_event(labels, truth([1] * 6 + [2] * 5))
+    assert result == Score(particles=2, found=1, tracks=1, matched=1, duplicates=0, matched_hits=6, right_hits=6)
+    assert score_event(labels[6:], truth([2] * 5), min_track_hits=1).tracks == 0
+
+
+def test_a_negative_particle_is_one_like_any_other():
+    event = truth([-7] * 6 + [0] * 3)
+    assert score_event(np.zeros(9, dtype=np.int64), event).found == 1
+    assert true_edges(event).shape == (2, 5)
 
 
 def test_a_merged_pair_finds_the_larger_particle_only():

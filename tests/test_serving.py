@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from repositories import CONTRACT, small_repository
-from triton_helper import DidNotStart, RunningTriton, running_triton
+from triton_helper import RunningTriton, running_triton
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from exatrkx_hpc.assets import asset
+from exatrkx_hpc.measure.metrics import fetch, model_times
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.repository import CONFIG, read_config
 from exatrkx_hpc.tracking.serving import (
@@ -89,6 +91,16 @@ def test_the_cuts_are_parameters() -> None:
     assert _stage(WccStage, "wcc", cut="0.51").compute(joined)[0].tolist() == [0, 1]
 
 
+def test_probabilities_are_compared_with_the_cuts_as_they_are() -> None:
+    given = {"EDGE_LIST": edges((1, 0), (2, 1)), "FILTER_SCORES": floats(0.25, 0.2)}
+    assert _stage(ApplyFilterStage, "applyfilter", scores="probabilities").compute(given)[0].shape == (2, 1)
+    joined = {"INPUT0": edges((1, 0), (2, 1)), "INPUT1": floats(0.76, 0.74)}
+    assert _stage(WccStage, "wcc", scores="probabilities").compute(joined)[0].tolist() == [0, 0, 1]
+    for kind, name in ((ApplyFilterStage, "applyfilter"), (WccStage, "wcc")):
+        with pytest.raises(ValueError, match="scores is 'odds'; use 'logits' or 'probabilities'"):
+            _stage(kind, name, scores="odds")
+
+
 def test_the_radius_and_the_neighbour_limit_are_parameters() -> None:
     line = np.zeros((4, 8), dtype=np.float32)
     line[:, 0] = range(4)
@@ -155,15 +167,15 @@ def test_a_network_that_does_not_answer_as_promised_is_not_loaded() -> None:
 
 @pytest.mark.parametrize("n_hits", [0, 1, 2, 50])
 def test_networks_answer_in_the_promised_shape(n_hits: int) -> None:
-    pytest.importorskip("torch")
-    event = hits(n_hits)
+    torch = pytest.importorskip("torch")
+    event = torch.from_numpy(hits(n_hits))
     (embedding,) = _stage(TorchScriptStage, "embed").compute({"INPUT__0": event})
-    assert (embedding.shape, embedding.dtype) == ((n_hits, 8), np.float32)
+    assert (embedding.shape, embedding.dtype) == ((n_hits, 8), torch.float32)
     for n_edges in (0, 1, n_hits) if n_hits else (0,):
-        some = np.zeros((2, n_edges), dtype=np.int64)
+        some = torch.zeros((2, n_edges), dtype=torch.int64)
         for network, shape in (("filter", (n_edges, 1)), ("gnn", (n_edges,))):
             (scores,) = _stage(TorchScriptStage, network).compute({"INPUT__0": event, "INPUT__1": some})
-            assert (scores.shape, scores.dtype) == (shape, np.float32)
+            assert (scores.shape, scores.dtype) == (shape, torch.float32)
 
 
 @pytest.mark.parametrize(("version", "refused"), [("1.26.4", False), ("2.0.0", True), ("10.1", True)])
@@ -256,7 +268,7 @@ def test_applyfilter_keeps_the_edges_of_the_reference(infer: Infer, reference_da
 
 @pytest.mark.triton
 def test_every_reference_event_gets_one_label_a_hit(infer: Infer, reference_data: Path) -> None:
-    files = sorted((reference_data / "exatrkx" / "events").glob("*.csv"))
+    files = sorted((reference_data / "exatrkx" / "events_scaled").glob("*.csv"))
     assert len(files) == 16
     for path in files:
         event = read_table(path)
@@ -358,16 +370,51 @@ def test_bad_input_is_an_error_and_the_server_lives_on(server: RunningTriton, in
 
 
 @pytest.mark.triton
-def test_a_server_under_numpy_2_does_not_load_the_model(tmp_path: Path) -> None:
-    repository = small_repository(tmp_path / "repository")
-    # Only the version number is another one: a whole second Python would prove no more of this refusal.
-    code = repository / "frnn/1/model.py"
-    code.write_text(f"{code.read_text()}\nimport numpy\nnumpy.__version__ = '2.1.0'\n")
-    with (
-        pytest.raises(DidNotStart, match="put numpy<2 into the models' Python environment"),
-        running_triton(repository, tmp_path),
-    ):
-        pass
+def test_a_refused_request_is_a_failure_of_its_model_and_no_success(server: RunningTriton, infer: Infer) -> None:
+    address = server.grpc.replace(":8001", ":8002")
+    before = fetch(address)
+    good, bad = hits(5), hits(5)
+    bad[2, 1] = 3.1  # phi in radians
+    for model, tensor in (("exatrkx", "FEATURES"), ("exatrkx_fused", "FEATURES"), ("embed", "INPUT__0")):
+        infer(model, **{tensor: good})
+        for _ in range(3):
+            with pytest.raises(InferenceServerException, match=r"Refused: \w+: \w+ has phi / pi = 3.1 in row 2"):
+                infer(model, **{tensor: bad})
+    found = {one.model: (one.successes, one.failures) for one in model_times(fetch(address), before)}
+    # Of an ensemble Triton counts each twice, whichever stage refuses.
+    assert found["exatrkx"] == (1, 6) and found["exatrkx_fused"] == (1, 3)
+    assert found["embed"] == (2, 6) and found["frnn"] == (1, 0) and found["wcc"] == (1, 0)
+    edges_of_nobody = {"INPUT0": edges((5, 0)), "INPUT1": floats(1), "INPUT2": hits(5)}
+    with pytest.raises(InferenceServerException, match="wcc: INPUT0 has hit numbers from 0 to 5"):
+        infer("wcc", **edges_of_nobody)
+    assert {one.model: one.failures for one in model_times(fetch(address), before)}["wcc"] == 1
+
+
+CODED = """\
+import os, sys
+sys.path[1:1] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+import triton_python_backend_utils as triton
+from exatrkx_hpc.tracking.serving import Stage
+
+
+class TritonPythonModel(Stage):
+    def _answer(self, request):
+        return triton.InferenceResponse(error=triton.TritonError("coded: ask another", triton.TritonError.UNAVAILABLE))
+"""
+
+
+@pytest.mark.triton
+def test_an_error_of_another_status_keeps_it(tmp_path: Path, triton: None) -> None:
+    repository = build(asset("model_repos/exatrkx"), tmp_path / "models", device="cpu", fused=False).path
+    for name in ("exatrkx", "frnn", "gnn", "filter", "applyfilter", "wcc"):
+        shutil.rmtree(repository / name)
+    (repository / "embed/1/model.py").write_text(CODED)
+    with running_triton(repository, tmp_path) as up, InferenceServerClient(up.grpc) as client:
+        tensor = InferInput("INPUT__0", [5, 3], "FP32")
+        tensor.set_data_from_numpy(hits(5))
+        with pytest.raises(InferenceServerException) as error:
+            client.infer("embed", [tensor])
+    assert (error.value.status(), error.value.message()) == ("StatusCode.UNAVAILABLE", "coded: ask another")
 
 
 @pytest.mark.triton

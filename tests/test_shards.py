@@ -301,8 +301,8 @@ def test_nobody_who_can_begin_is_an_error_and_later_a_reason(settings):
 def test_an_order_says_everything(tmp_path):
     order = Settings(
         server="a:1", events=tmp_path / "e", out=tmp_path / "o", workers=3, in_flight=5, request_timeout=1.5,
-        patience=2.5, deadline=3.5, model="m", mode="direct", repository=tmp_path / "r", fresh=True, retry_failed=True,
-        accept_changes=True, event_column="c", label_format="parquet", part_events=7,
+        patience=2.5, deadline=3.5, model="m", mode="stages", repository=tmp_path / "r", fresh=True, retry_failed=True,
+        accept_changes=True, event_column="c", label_format="parquet", part_events=7, times=True, ignore_first=2,
     )  # fmt: skip
     bare = {field.name for field in dataclasses.fields(order) if getattr(order, field.name) == field.default}
     assert bare == {"shard"}, "a value that this test does not set"

@@ -2,60 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes.slurm import Cluster
 from waiting import until
 
 from exatrkx_hpc.errors import LaunchError, MissingComponent
-from exatrkx_hpc.launch.plan import FarmPlan, make_plan
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
-from exatrkx_hpc.launch.slurm import Slurm, ask, cancel_argv, drain_argv, halt_argv, sbatch_argv
+from exatrkx_hpc.launch.slurm import Slurm, ask, cancel_argv, drain_argv, halt_argv
+from exatrkx_hpc.launch.slurm_job import Owner
 from exatrkx_hpc.launch.slurm_jobs import SlurmJobs, sacct_argv, settle, squeue_json_argv, squeue_lines_argv
 from exatrkx_hpc.launch.slurm_refusals import next_step, own_words
-from exatrkx_hpc.resolution import resolve
 
-FAKES = Path(__file__).parent / "fakes" / "fake_slurm"
 UID = os.getuid()
 DOWN = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"
 DOWN_JSON = '{"errors": [{"error": "Unspecified error", "source": "slurm_load_jobs"}], "jobs": []}'
 
 
-class Cluster:
-    """The fakes of Slurm first on PATH: set what they answer, and read how they were called."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def says(self, name: str, text: str) -> None:
-        (self.folder / f"{name}.err").unlink(missing_ok=True)
-        (self.folder / f"{name}.out").write_text(text)
-
-    def refuses(self, name: str, text: str) -> None:
-        (self.folder / f"{name}.err").write_text(text)
-
-    def hangs(self, name: str, *, hang: bool = True) -> None:
-        file = self.folder / f"{name}.slow"
-        file.touch() if hang else file.unlink(missing_ok=True)
-
-    def calls(self, *programs: str) -> list[list[str]]:
-        file = self.folder / "calls"
-        lines = file.read_text().splitlines() if file.exists() else []
-        found = [line.split("\0")[:-1] for line in lines]
-        return [call for call in found if not programs or call[0] in programs]
-
-
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    monkeypatch.setenv("FAKE_SLURM", str(tmp_path))
-    monkeypatch.setenv("PATH", f"{FAKES}{os.pathsep}{os.environ['PATH']}")
-    yield Cluster(tmp_path)
-    for file in tmp_path.glob("*.slow"):
-        file.unlink()
+    made = Cluster(tmp_path)
+    made.put_on_path(monkeypatch)
+    yield made
+    made.let_go()
 
 
 class Clock:
@@ -86,11 +61,6 @@ def slurm(jobs: SlurmJobs, clock: Clock) -> Slurm:
     return Slurm(grace=60, jobs=jobs, clock=clock, sleep=clock.sleep)
 
 
-@pytest.fixture
-def plan() -> FarmPlan:
-    return make_plan(resolve(flags={"run_root": "/x"}).farm)
-
-
 def line(job: int, state: str) -> str:
     return f"{job}|{state}|nid[001-002]|29:36|None|1795329367|1795329367|exatrkx\n"
 
@@ -104,12 +74,7 @@ def json_queue(*jobs: tuple[int, str, int]) -> str:
     return json.dumps({"jobs": found, "errors": []})
 
 
-# --- submit
-
-
 def test_the_words_that_ask():
-    assert sbatch_argv(Path("/a b/farm.sbatch")) == ["sbatch", "--parsable", "/a b/farm.sbatch"]
-    assert sbatch_argv(Path("/x"), test_only=True) == ["sbatch", "--test-only", "/x"]
     for argv in (squeue_json_argv(), squeue_lines_argv()):
         assert "--me" in argv and not any(word.startswith("--jobs") for word in argv)
     assert "--jobs=42,43" in sacct_argv(["42", "43"])
@@ -118,107 +83,9 @@ def test_the_words_that_ask():
     assert cancel_argv("42") == ["scancel", "42"]
 
 
-def test_submit_hands_over_the_script_and_returns_the_id(cluster: Cluster, slurm: Slurm, plan: FarmPlan):
-    cluster.says("sbatch", "4242;perlmutter\n")
-    assert slurm.submit(Path("/a'; echo foo/farm.sbatch"), plan) == "4242"
-    assert cluster.calls() == [["sbatch", "--parsable", "/a'; echo foo/farm.sbatch"]]
-
-
-#: What sbatch of 22.05 and 24.11 print, what of it is told, and a word of the step that helps.
-REFUSALS = [
-    (
-        "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified\n",
-        "Invalid account or account/partition combination specified",
-        "job.account",
-    ),
-    ("sbatch: error: Batch job submission failed: Invalid qos specification\n", "Invalid qos specification", "job.qos"),
-    (
-        "sbatch: error: invalid partition specified: nope\n"
-        "sbatch: error: Batch job submission failed: Invalid partition name specified\n",
-        "invalid partition specified: nope; Invalid partition name specified",
-        "job.partition",
-    ),
-    (
-        "sbatch: error: Batch job submission failed: Invalid feature specification\n",
-        "Invalid feature specification",
-        "job.constraint",
-    ),
-    (
-        "sbatch: error: Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)\n",
-        "Requested time limit is invalid (missing or exceeds some limit)",
-        "job.time",
-    ),
-    (
-        "sbatch: error: QOSMaxWallDurationPerJobLimit\nsbatch: error: Batch job submission failed: Job violates "
-        "accounting/QOS policy (job submit limit, user's size and/or time limits)\n",
-        "QOSMaxWallDurationPerJobLimit; Job violates accounting/QOS policy (job submit limit, user's size and/or "
-        "time limits)",
-        "job.time",
-    ),
-    (
-        "sbatch: error: Batch job submission failed: Node count specification invalid\n",
-        "Node count specification invalid",
-        "fewer nodes",
-    ),
-    (
-        "sbatch: error: Batch job submission failed: Requested node configuration is not available\n",
-        "Requested node configuration is not available",
-        "job.gpus_per_node",
-    ),
-    ("sbatch: error: Invalid --time specification\n", "Invalid --time specification", "job.time"),
-    (
-        "sbatch: error: Batch job submission failed: Requested reservation is invalid\n",
-        "Requested reservation is invalid",
-        "job.reservation",
-    ),
-    (
-        "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)\n",
-        "Unable to contact slurm controller (connect failure)",
-        "scontrol ping",
-    ),
-    (
-        "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit)\n",
-        "Job violates accounting/QOS policy (job submit limit)",
-        "sacctmgr show qos",
-    ),
-    ("sbatch: error: The moon is full\n", "The moon is full", "[job] in farm.toml"),
-]
-
-
-@pytest.mark.parametrize(("printed", "told", "step"), REFUSALS)
-def test_a_refused_script_is_one_line_with_slurms_words_and_the_next_step(
-    printed: str, told: str, step: str, cluster: Cluster, slurm: Slurm, plan: FarmPlan
-):
-    cluster.refuses("sbatch", printed)
-    with pytest.raises(LaunchError) as caught:
-        slurm.submit(Path("/x/farm.sbatch"), plan)
-    message = str(caught.value)
-    assert message.startswith(f"sbatch refused /x/farm.sbatch (exit 1): {told}; ")
-    assert step in message.removeprefix(f"sbatch refused /x/farm.sbatch (exit 1): {told}; ")
-    assert "\n" not in message
-
-
-def test_test_only_tells_when_it_would_start_or_why_not(cluster: Cluster, slurm: Slurm):
-    cluster.says("sbatch", "sbatch: Job 12 to start at 2026-11-22T10:37:14 using 2 processors on nodes nid001\n")
-    assert slurm.test(Path("/x")) == "Job 12 to start at 2026-11-22T10:37:14 using 2 processors on nodes nid001"
-    cluster.refuses("sbatch", "allocation failure: Node count specification invalid\n")
-    with pytest.raises(LaunchError, match=r"\(exit 1\): Node count specification invalid; ask for fewer nodes"):
-        slurm.test(Path("/x"))
-
-
-def test_an_sbatch_that_prints_something_else_is_an_error(cluster: Cluster, slurm: Slurm, plan: FarmPlan):
-    cluster.says("sbatch", "Submitted batch job 4242\n")
-    with pytest.raises(LaunchError, match="where a job id was expected"):
-        slurm.submit(Path("/x/farm.sbatch"), plan)
-
-
-def test_without_slurm_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: FarmPlan):
+def test_without_slurm_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    if shutil.which("sbatch"):
-        pytest.fail("an empty PATH has an sbatch")
-    with pytest.raises(MissingComponent, match=r"sbatch is not on PATH; run this where .* cluster\.scheduler"):
-        Slurm().submit(Path("/x/farm.sbatch"), plan)
-    with pytest.raises(MissingComponent, match="squeue is not on PATH"):
+    with pytest.raises(MissingComponent, match=r"squeue is not on PATH; run this where .* cluster\.scheduler"):
         Slurm().info("42")
 
 
@@ -226,6 +93,22 @@ def test_own_words_says_each_thing_once():
     assert own_words("squeue: error: down\nsqueue: error: down\n") == "down"
     assert own_words("") == "it gave no reason"
     assert next_step("?", otherwise="look") == "look"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Welcome\nto\nthe\nsite\nsbatch: error: Batch job submission failed: No nodes\n",
+        "sbatch: error: Batch job submission failed: No nodes\nHave\na nice\nday\n.\n",
+        "sbatch: error: No nodes\n",
+    ],
+)
+def test_own_words_leave_a_banner_out(said: str):
+    assert own_words(said) == "No nodes"
+
+
+def test_a_site_may_explain_an_error_on_further_lines():
+    assert own_words("Hello\nsbatch: error: No hours left\nask the desk\n") == "No hours left; ask the desk"
 
 
 # --- how the queue is asked
@@ -237,7 +120,24 @@ def test_the_queue_is_asked_as_json_first(cluster: Cluster, jobs: SlurmJobs):
     assert [call[1:] for call in cluster.calls()] == [["--me", "--states=all", "--json"]]
 
 
-@pytest.mark.parametrize("broken", [None, "{", DOWN_JSON, "squeue: error: no JSON here"])
+BANNER = "-----\n  Welcome to the {machine} | 12 | a | b | c | d | e | f\n-----\n\x1b[1;31mMaintenance\x1b[0m\r\n"
+
+
+def test_a_banner_around_json_is_no_part_of_it(cluster: Cluster, jobs: SlurmJobs):
+    cluster.says("squeue-json", BANNER + json_queue((4242, "RUNNING", UID)) + "\nGoodbye {you}\n")
+    assert jobs.info("4242").state is JobState.RUNNING
+    assert ["--json" in call for call in cluster.calls()] == [True]
+
+
+def test_a_banner_around_lines_is_no_job(cluster: Cluster, jobs: SlurmJobs):
+    cluster.says("squeue", BANNER + "CLUSTER: alpha\n" + line(4242, "RUNNING").replace("\n", "\r\n") + "Goodbye\n")
+    assert jobs.info("4242").state is JobState.RUNNING
+    cluster.says("squeue", BANNER)
+    cluster.says("sacct", BANNER + account(4243, "COMPLETED") + "Goodbye\n")
+    assert jobs.info("4243").state is JobState.COMPLETED
+
+
+@pytest.mark.parametrize("broken", [None, "{", DOWN_JSON, "squeue: error: no JSON here", BANNER])
 def test_where_json_is_missing_or_broken_lines_are_asked_and_from_then_on(
     broken: str | None, cluster: Cluster, jobs: SlurmJobs, clock: Clock
 ):
@@ -491,11 +391,15 @@ def test_a_library_that_fails_is_passed_over(cluster: Cluster, jobs: SlurmJobs, 
 
 def test_a_library_of_another_release_is_not_even_imported(cluster: Cluster, jobs: SlurmJobs, library: Path):
     install_pyslurm(library, version="25.11.0", code="import os; os._exit(3)")
-    version(cluster, "slurm-wlm 22.05.8\n")
+    version(cluster, "25.11 users are here\nslurm-wlm 22.05.8\n")
     assert jobs.info("4242").state is JobState.RUNNING
 
 
 # --- cancel
+
+
+#: What the jobs of these tests are known by.
+OURS = Owner(log="/x/job-%j.log", line="run_dir=/x/$SLURM_JOB_ID")
 
 
 def scancels(cluster: Cluster) -> list[list[str]]:
@@ -504,39 +408,105 @@ def scancels(cluster: Cluster) -> list[list[str]]:
 
 @pytest.mark.parametrize(("drain", "signal"), [(True, "USR2"), (False, "USR1")])
 def test_cancel_tells_the_batch_script_alone(cluster: Cluster, slurm: Slurm, drain: bool, signal: str):
-    slurm.cancel("4242", drain=drain)
+    cluster.knows(4242, log="/x/job-4242.log")
+    slurm.cancel("4242", owner=OURS, drain=drain)
     assert scancels(cluster) == [["--batch", f"--signal={signal}", "4242"]]
 
 
 def test_a_job_that_does_not_drain_in_time_is_cancelled(cluster: Cluster, slurm: Slurm):
+    cluster.knows(4242, log="/x/job-4242.log")
     cluster.says("squeue", line(4242, "RUNNING"))
     with pytest.raises(LaunchError, match=r"job 4242 is still RUNNING 60 s after scancel; 'scontrol show job 4242'"):
-        slurm.cancel("4242")
+        slurm.cancel("4242", owner=OURS)
     assert scancels(cluster) == [["--batch", "--signal=USR2", "4242"], ["4242"]]
 
 
 def test_a_pending_job_has_no_script_to_tell(cluster: Cluster, slurm: Slurm, monkeypatch: pytest.MonkeyPatch):
+    cluster.knows(4242, log="/x/job-4242.log")
     cluster.says("squeue", line(4242, "PENDING"))
     program = cluster.folder / "scancel"
     program.write_text(f'#!/bin/sh\necho "$@" >>{cluster.folder}/said\nrm {cluster.folder}/squeue.out\n')
     program.chmod(0o755)
     (cluster.folder / "cancelled").touch()
     monkeypatch.setenv("PATH", f"{cluster.folder}{os.pathsep}{os.environ['PATH']}")
-    slurm.cancel("4242")
+    slurm.cancel("4242", owner=OURS)
     assert (cluster.folder / "said").read_text() == "4242\n"
 
 
 def test_a_job_that_is_over_is_left_alone(cluster: Cluster, slurm: Slurm):
     cluster.says("squeue", "")
     cluster.says("sacct", account(4242, "COMPLETED"))
-    slurm.cancel("4242")
+    slurm.cancel("4242", owner=OURS)
+    assert scancels(cluster) == []
+
+
+FACTS = "Slurm does not say whose it is"
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"log": "/x/job-4242.log", "uid": UID + 1}, "it is 'exatrkx' of the user somebody"),
+        ({"log": "/y/job-4242.log"}, "it is another job of yours, 'exatrkx', and none of this run root"),
+        ({"log": "/x/job-4243.log", "name": "training"}, "it is another job of yours, 'training'"),
+        ({"log": "", "batch": 0}, "it is another job of yours, 'exatrkx'"),
+        ({"log": "(null)", "batch": 0, "name": "bash"}, "it is another job of yours, 'bash'"),
+    ],
+)
+def test_a_job_that_is_not_the_farms_is_never_cancelled(
+    cluster: Cluster, slurm: Slurm, facts: dict[str, object], why: str
+):
+    cluster.knows(4242, **facts)
+    with pytest.raises(LaunchError, match=f"^job 4242 is not cancelled, because {re.escape(why)}.*; 'scontrol show"):
+        slurm.cancel("4242", owner=OURS)
+    assert scancels(cluster) == []
+
+
+@pytest.mark.parametrize(
+    ("complaint", "said"),
+    [
+        (DOWN, "does not answer; 'scontrol ping'"),
+        ("slurm_load_jobs error: Invalid job id specified\n", "'squeue --me --states=all' lists your jobs"),
+    ],
+)
+def test_a_job_of_which_nobody_says_whose_it_is_is_not_cancelled(
+    cluster: Cluster, slurm: Slurm, complaint: str, said: str
+):
+    cluster.refuses("scontrol-job", complaint)
+    with pytest.raises(LaunchError, match=f"^job 4242 is not cancelled, because {FACTS} .*{re.escape(said)}"):
+        slurm.cancel("4242", owner=OURS)
+    cluster.says("scontrol-job", "Welcome to the site\n")
+    with pytest.raises(LaunchError, match=f"{FACTS} \\(Welcome to the site\\); 'scontrol show job 4242'"):
+        slurm.cancel("4242", owner=OURS)
+    assert scancels(cluster) == []
+
+
+def test_a_job_that_was_submitted_by_hand_is_known_by_its_script(cluster: Cluster, slurm: Slurm):
+    cluster.knows(4242, log="/home/me/slurm-4242.out", name="mine")
+    cluster.says("scontrol-script", "#!/usr/bin/env bash\nset -euo pipefail\nrun_dir=/x/$SLURM_JOB_ID\nmkdir\n")
+    slurm.cancel("4242", owner=OURS)
+    assert len(scancels(cluster)) == 1
+
+
+def test_an_allocation_is_known_by_its_name(cluster: Cluster, slurm: Slurm):
+    cluster.knows(4242, log="", batch=0)
+    slurm.cancel("4242", owner=dataclasses.replace(OURS, name="exatrkx"))
+    assert len(scancels(cluster)) == 1
+
+
+def test_each_task_of_an_array_must_be_the_farms(cluster: Cluster, slurm: Slurm):
+    cluster.knows(4242, log="/x/job-4242.log")
+    one = (cluster.folder / "scontrol-job.out").read_text()
+    cluster.says("scontrol-job", "  Welcome\n" + one + one.replace("/x/job-4242.log", "/y/other.log"))
+    with pytest.raises(LaunchError, match="another job of yours"):
+        slurm.cancel("4242", owner=OURS)
     assert scancels(cluster) == []
 
 
 def test_a_job_that_does_not_exist_is_an_error_though_scancel_is_silent(cluster: Cluster, slurm: Slurm):
     cluster.says("squeue", "")
     with pytest.raises(LaunchError, match=r"^job 999: neither squeue nor sacct knows it; 'squeue --me --states=all'"):
-        slurm.cancel("999")
+        slurm.cancel("999", owner=OURS)
 
 
 @pytest.mark.parametrize(
@@ -553,7 +523,8 @@ def test_a_job_that_does_not_exist_is_an_error_though_scancel_is_silent(cluster:
     ],
 )
 def test_a_refused_cancel_is_one_line(cluster: Cluster, slurm: Slurm, printed: str, message: str):
+    cluster.knows(4242, log="/x/job-4242.log")
     cluster.refuses("scancel", printed)
     with pytest.raises(LaunchError, match=message) as caught:
-        slurm.cancel("4242")
+        slurm.cancel("4242", owner=OURS)
     assert "\n" not in str(caught.value)

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 from exatrkx_hpc.launch.slurm_answers import (
     Unreadable,
     expand_hosts,
     parse_accounting,
     parse_duration,
-    parse_job_id,
     parse_queue_json,
     parse_queue_lines,
     parse_state,
@@ -103,18 +101,6 @@ def test_unknown_is_not_over():
         JobState.COMPLETING,
         JobState.UNKNOWN,
     }
-
-
-@pytest.mark.parametrize(("output", "job"), [("4242\n", "4242"), ("4242;perlmutter\n", "4242"), ("4242", "4242")])
-def test_a_job_id_comes_alone_or_with_its_cluster(output: str, job: str):
-    assert parse_job_id(output) == job
-
-
-@pytest.mark.parametrize("output", ["", "\n", "Submitted batch job 4242\n", "4242 4243\n", "perlmutter;4242\n"])
-def test_what_is_no_job_id_is_refused_in_one_line(output: str):
-    with pytest.raises(LaunchError, match="where a job id was expected") as caught:
-        parse_job_id(output)
-    assert "\n" not in str(caught.value)
 
 
 def test_json_of_22_05():

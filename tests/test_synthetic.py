@@ -161,11 +161,48 @@ def test_text_and_back_loses_nothing():
         ("1,2,3\n", "particle,pt,eta\n", "1 hits but 0 rows"),
         ("1,2\n", "particle,pt,eta\n1,2,3\n", "2 columns"),
         ("a,b,c\n", "particle,pt,eta\n1,2,3\n", "could not convert"),
+        ("1,2,3\n", "particle,pt,eta\n1,2\n", "line 2 of the truth has 2 columns"),
+        ("1,2,3\n", "particle,pt,eta\n1.5,2,3\n", "line 2 of the truth: the particle '1.5' is no whole number"),
+        ("1,2,3\n", "particle,pt,eta\nnan,2,3\n", "line 2 .* 'nan' is no whole number; noise is particle 0"),
+        ("1,2,3\n", "particle,pt,eta\n9007199254740992.0,2,3\n", "line 2 .* is written as a float, which is not exact"),
+        ("1,2,3\n", "particle,pt,eta\n9.1e+15,2,3\n", "line 2 .* is written as a float, which is not exact"),
+        ("1,2,3\n", "particle,pt,eta\n0.99999999999999999999,2,3\n", "line 2 .* is no whole number"),
+        ("1,2,3\n", "particle,pt,eta\n1_0,2,3\n", "line 2 .* holds more than numbers"),
+        ("1,2,3\n", "particle,pt,eta\n\uff11,2,3\n", "line 2 .* holds more than numbers"),
+        ("1,2,3\n", "particle,pt,eta\n,2,3\n", "line 2 of the truth: could not convert"),
+        ("1,2,3\n", "particle,pt,eta\n1,x,3\n", "line 2 of the truth: could not convert"),
+        ("1,2,3\n", f"particle,pt,eta\n{2**64},2,3\n", "line 2 .* does not fit into 64 bits"),
+        ("1,2,3\n", f"particle,pt,eta\n{'9' * 5000},2,3\n", "line 2 of the truth: "),
+        ("1,2,3\n1,2,3\n", f"particle,pt,eta\n-1,2,3\n{2**63},2,3\n", "line 3 .* into 64 bits, beside negative ones"),
     ],
 )
 def test_text_that_is_no_event_is_refused(hits, truth, message):
     with pytest.raises(ValueError, match=message):
         parse_event(hits, truth)
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        ((2**53, 2**53 + 1, 0), np.int64),
+        ((-1, 2**63 - 1, -(2**63)), np.int64),
+        ((2**63, 2**64 - 1, 0), np.uint64),
+    ],
+)
+def test_numbers_of_particles_survive_their_text(names, kind):
+    made = TruthEvent(
+        hits=np.ones((3, 3), dtype=np.float32),
+        particle=np.array(names, dtype=kind),
+        pt=np.ones(3, dtype=np.float32),
+        eta=np.ones(3, dtype=np.float32),
+    )
+    read = parse_event(hits_text(made), truth_text(made))
+    assert read.particle.dtype == kind and read.particle.tolist() == list(names)
+
+
+def test_whole_numbers_as_floats_and_harmless_signs_are_read():
+    text = "\ufeffparticle,pt,eta\r\n7.0, 1e0 ,2\r\n1e3,1,2\r\n\r\n"
+    assert parse_event("1,2,3\n1,2,3\n", text).particle.tolist() == [7, 1000]
 
 
 def test_events_are_written_with_their_truth_beside_them(tmp_path):

@@ -13,7 +13,7 @@ from exatrkx_hpc.work.tables import numpy_type, read_tensor, tensor_text
 
 def read(tmp_path: Path, text: str, datatype: str, shape: tuple[int, ...]) -> np.ndarray:
     path = tmp_path / "x.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return read_tensor(path, datatype=datatype, shape=shape)
 
 
@@ -56,6 +56,11 @@ def test_whole_numbers_may_be_written_as_numpy_writes_them(tmp_path: Path) -> No
     assert tensor.dtype == np.int64 and tensor.tolist() == [[3, 5], [1, 2]]
 
 
+def test_whole_numbers_of_64_bits_are_exact(tmp_path: Path) -> None:
+    assert read(tmp_path, f"\ufeff{2**53 + 1}\n{-(2**63)}\n", "INT64", (-1,)).tolist() == [2**53 + 1, -(2**63)]
+    assert read(tmp_path, f"{2**64 - 1}\n", "UINT64", (-1,)).tolist() == [2**64 - 1]
+
+
 def test_nan_and_infinity_may_be_sent_to_see_what_a_model_does(tmp_path: Path) -> None:
     assert np.isnan(read(tmp_path, "nan,inf\n", "FP32", (-1, 2))[0, 0])
 
@@ -72,6 +77,12 @@ def test_nan_and_infinity_may_be_sent_to_see_what_a_model_does(tmp_path: Path) -
         ("300\n", "UINT8", (-1,), "'300' is no UINT8"),
         ("1e39\n", "FP32", (-1,), "'1e39' is no FP32"),
         ("9007199254740993.0\n", "INT64", (-1,), "is no INT64"),
+        ("0.0_3\n", "FP32", (-1,), "x.csv:1: '0.0_3' is no FP32"),
+        ("1,2\n\uff11,2\n", "FP32", (-1, 2), "x.csv:2: '\uff11' is no FP32"),
+        ("1_0\n", "INT64", (-1,), "x.csv:1: '1_0' is no INT64"),
+        ("0.99999999999999999999\n", "INT64", (-1,), "is no INT64"),
+        ("18446744073709551616\n", "UINT64", (-1,), "is no UINT64"),
+        ("-1\n", "UINT64", (-1,), "is no UINT64"),
         ("maybe\n", "BOOL", (-1,), "'maybe' is no BOOL"),
         ("", "FP32", (1, 3), "x.csv is empty; the model wants [1, 3]"),
         ("1,2\n", "FP32", (-1, -1, -1), "several open axes"),

@@ -47,6 +47,18 @@ def test_the_means_are_over_servers_and_gpus_and_a_silent_one_is_left_out():
         assert abs(busy().gpu - 0.4) < 1e-9
 
 
+def test_a_value_that_is_no_share_does_not_spoil_the_mean():
+    odd = "".join(
+        f'nv_gpu_utilization{{gpu_uuid="{n}"}} {value}\n' for n, value in enumerate(("NaN", "-1", "+Inf", 55))
+    )
+    with (
+        serving((CPU + GPUS).format(cpu="NaN") + odd) as spoilt,
+        serving(CPU.format(cpu=0.75)) as good,
+        watched([spoilt, good], interval=0.01) as busy,
+    ):
+        until(lambda: busy().cpu == 0.75 and abs(busy().gpu - 0.4) < 1e-9, what="a look at both servers")
+
+
 def test_what_no_server_says_is_unknown():
     with serving("nv_cpu_utilization {\n") as spoilt, watched([spoilt, "127.0.0.1:1"], interval=0.01) as busy:
         assert math.isnan(busy().cpu) and math.isnan(busy().gpu)

@@ -123,7 +123,7 @@ def test_an_allocation_of_a_shell_does_it_at_once(site: Site):
     told = json.loads(done.stdout)
     assert (told["events"], told["done"], told["not_tried"]) == (EVENTS, EVENTS, 0)
     assert set(told["nodes"]) == {"nid001", "nid002"} and min(told["nodes"].values()) > EVENTS / 4
-    assert "2 nodes, 1 workers on each: nid001, nid002" in done.stderr
+    assert "2 nodes, 1 workers on each: nid[001-002]" in done.stderr
     assert len(site.labels("undisturbed")) == EVENTS
 
 

@@ -616,7 +616,7 @@ def real_server(tmp_path_factory, triton):
 
 @pytest.fixture
 def reference_events(reference_data):
-    return reference_data / "exatrkx" / "events"
+    return reference_data / "exatrkx" / "events_scaled"
 
 
 def assert_one_label_a_hit(events: Path, labels: Path) -> int:

@@ -49,7 +49,7 @@ def twin(dimensions: int = 8) -> Twin:
     try:
         compiler = find_program("g++", remedy="install g++")
     except MissingComponent as error:
-        pytest.skip(f"GPU twin: {error}")
+        pytest.skip(f"the kernels' twin on the CPU: {error}")
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "twin.so"
         flags = [

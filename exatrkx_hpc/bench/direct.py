@@ -23,7 +23,8 @@ from exatrkx_hpc.errors import EndpointError
 from exatrkx_hpc.measure.perf_analyzer import ClientFigures
 from exatrkx_hpc.models.pipeline import load_tracker
 from exatrkx_hpc.process import spawn_piped
-from exatrkx_hpc.work.events import Reader, find_events
+from exatrkx_hpc.work.convert import events_of
+from exatrkx_hpc.work.events import Reader
 from exatrkx_hpc.work.slot import worker_environment
 
 _START_DEADLINE: Final = 300.0
@@ -99,7 +100,7 @@ def main() -> None:
     """Be one of the processes."""
     repository, folder = (Path(word) for word in sys.argv[1:3])
     reader = Reader()
-    events = [reader.read(event).hits for event in find_events(folder)]
+    events = [reader.read(event).hits for event in events_of(folder)]
     find = load_tracker(repository)
     for hits in events:
         find(hits)

@@ -16,6 +16,7 @@ from exatrkx_hpc.fleet.endpoint_file import EndpointRecord
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.pipeline import is_fused
 from exatrkx_hpc.models.repository import read_models
+from exatrkx_hpc.prepare import gpus_of_server
 
 Tell = Callable[[str], None]
 _MOST_INSTANCES: Final = 64
@@ -83,9 +84,10 @@ def with_models(farm: Farm, tell: Tell) -> Farm:
     """
     source, shipped = source_models(farm), not Path(farm.server.model_repository).is_dir()
     out = Path(farm.run_root, "bench-models", str(farm.server.instances))
-    fused = None if shipped else any(is_fused(model) for model in read_models(source))
+    fused = shipped or any(is_fused(model) for model in read_models(source))
     tell(f"models: {farm.server.instances} instance(s) of each in {out}")
-    build(source, out, device=farm.server.device, instances=farm.server.instances, fused=fused)
+    server = farm.server
+    build(source, out, device=server.device, instances=server.instances, gpus=gpus_of_server(farm), fused=fused)
     return farm.model_copy(update={"server": farm.server.model_copy(update={"model_repository": str(out)})})
 
 

@@ -12,27 +12,42 @@ from exatrkx_hpc.bench.places import Target
 from exatrkx_hpc.fleet.endpoint_file import EndpointRecord
 from exatrkx_hpc.measure import perf_analyzer
 from exatrkx_hpc.measure.bench_table import Point, Row, Store
-from exatrkx_hpc.measure.metrics import Snapshot, fetch_fleet, fleet_times, metrics_url
+from exatrkx_hpc.measure.counters import Snapshot
+from exatrkx_hpc.measure.metrics import fetch_fleet, fleet_times, metrics_url
 from exatrkx_hpc.measure.perf_analyzer import ClientFigures, Load, PerfAnalyzer, Split
 from exatrkx_hpc.measure.scan import Measure
 from exatrkx_hpc.measure.utilisation import Utilisation, watched
 
 
 def measure_service(
-    target: Target, analyzer: PerfAnalyzer, store: Store, *, model: str, data: Path, window: float
+    target: Target,
+    analyzer: PerfAnalyzer,
+    store: Store,
+    *,
+    model: str,
+    data: Path,
+    window: float,
+    calls: str = "default",
 ) -> Measure:
     """Return what measures a point at `target`; the CSV of perf_analyzer stays in the store."""
     version = triton_version(target.record())
 
     def measure(point: Point, repetition: int) -> Row:
-        load = Load(server=target.endpoint, model=model, data=data, concurrency=point.concurrency, window=window)
+        load = Load(
+            server=target.endpoint,
+            model=model,
+            data=data,
+            concurrency=point.concurrency,
+            window=window,
+            calls=calls,
+        )
         members = target.record().metrics
         now = _Moment(model)
-        before, _ = fetch_fleet(list(members.values()))
+        before = _all_of(members)
         with watched(list(members.values())) as utilisation:
             figures = perf_analyzer.measure(analyzer, load, store.report(point, repetition))
             busy = utilisation()
-        after, _ = fetch_fleet(list(members.values()))
+        after = _all_of(members)
         split = perf_analyzer.latency_split(model, figures.mean_ms, fleet_times(after, before))
         return now.row(
             point,
@@ -42,6 +57,7 @@ def measure_service(
             busy=busy,
             members=shares(model, members, before, after),
             versions=(version, analyzer.version),
+            calls=calls,
         )
 
     return measure
@@ -57,6 +73,14 @@ def measure_direct(work: Callable[[float], ClientFigures], *, model: str, window
         return now.row(point, repetition, figures, split)
 
     return measure
+
+
+def _all_of(members: Mapping[str, str]) -> tuple[Snapshot, ...]:
+    """Return what each member counts; a silent one would count with its whole life, or not at all."""
+    snapshots, silent = fetch_fleet(members.values())
+    if silent:
+        raise silent[0]
+    return snapshots
 
 
 class _Moment:
@@ -77,6 +101,7 @@ class _Moment:
         busy: Utilisation | None = None,
         members: str = "",
         versions: tuple[str, str] = ("", ""),
+        calls: str = "",
     ) -> Row:
         """Return the row of what was measured; `versions` are Triton's and perf_analyzer's."""
         busy = busy or Utilisation()
@@ -105,6 +130,7 @@ class _Moment:
             exatrkx_hpc=__version__,
             triton=versions[0],
             perf_analyzer=versions[1],
+            calls=calls,
         )
 
 

@@ -20,7 +20,7 @@ from exatrkx_hpc.measure.bench_table import Point, Row, Store, read_table
 from exatrkx_hpc.measure.perf_analyzer import Load, PerfAnalyzer
 from exatrkx_hpc.measure.scan import Effort, Grid, Measure, Progress, Tell, pending, run_points
 from exatrkx_hpc.work.client import check_endpoint
-from exatrkx_hpc.work.convert import events_to_json
+from exatrkx_hpc.work.convert import events_to_json, holds_events
 
 #: The input of the shipped ensemble and of the fused model.
 TENSOR: Final = "FEATURES"
@@ -101,11 +101,22 @@ class _Scan:
             # nginx may still be about to take up the members; run-clients would ask again, perf_analyzer does not.
             check_endpoint(target.endpoint, bench.model, deadline=_TAKEN_UP)
             warm = Load(
-                server=target.endpoint, model=bench.model, data=self._data, concurrency=most, window=bench.effort.window
+                server=target.endpoint,
+                model=bench.model,
+                data=self._data,
+                concurrency=most,
+                window=bench.effort.window,
+                calls=bench.farm.bench.calls,
             )
             perf_analyzer.warm_up(bench.analyzer, warm, bench.out / "warm-up.csv")
             measure = measure_service(
-                target, bench.analyzer, self._store, model=bench.model, data=self._data, window=bench.effort.window
+                target,
+                bench.analyzer,
+                self._store,
+                model=bench.model,
+                data=self._data,
+                window=bench.effort.window,
+                calls=bench.farm.bench.calls,
             )
             self._run(bench.grid.points(target.servers, target.instances), measure)
 
@@ -130,11 +141,11 @@ def _data(bench: Bench, tell: Tell) -> tuple[Path, str]:
     """Return the file for perf_analyzer, made of a folder of events, and its digest."""
     if not bench.events.exists():
         raise InputError(
-            f"there is no {bench.events}; name a folder of events or a *.json with --events, or make events with "
+            f"there is no {bench.events}; name events or a *.json with --events, or make events with "
             "'exatrkx-hpc events generate'"
         )
     path = bench.events
-    if path.is_dir():
+    if holds_events(path):
         path = bench.out / "events.json"
         number = events_to_json(bench.events, path, tensor=TENSOR, as_base64=True)
         tell(f"events: {number} of {bench.events}")
@@ -149,4 +160,6 @@ def _facts(bench: Bench, digest: str) -> dict[str, object]:
         "device": bench.farm.server.device,
         "exatrkx-hpc": __version__,
         "perf_analyzer": bench.analyzer.version,
+        # Scans of earlier programs do not say; they are gone on with as they began.
+        **({"calls": bench.farm.bench.calls} if bench.farm.bench.calls != "default" else {}),
     }

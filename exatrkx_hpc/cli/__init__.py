@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +22,7 @@ from exatrkx_hpc.cli.score_commands import score
 from exatrkx_hpc.cli.site_commands import clean, doctor, logs, setup, status
 from exatrkx_hpc.cli.work_commands import metrics, run_clients
 from exatrkx_hpc.errors import ExatrkxError, OutputError
+from exatrkx_hpc.files import full_disk
 from exatrkx_hpc.signals import unwind_on_stop, unwound
 
 app = typer.Typer(
@@ -64,20 +67,34 @@ app.add_typer(models_app, name="models")
 app.add_typer(events_app, name="events")
 
 
+def _complain(line: str, error: BaseException) -> None:
+    """Print the one line of an error; where a disk is full, it names the disk and its size."""
+    words = [Path(word.partition("=")[2] if word.startswith("--") else word) for word in sys.argv[1:]]
+    line = re.sub(r"\[Errno \d+\] ", "", line)
+    why = full_disk(error, *(path for path in words if path.is_absolute() or path.exists()))
+    print(f"exatrkx-hpc: {line}{f'; {why}' if why else ''}", file=sys.stderr)
+
+
+def _plain(error: OSError) -> str:
+    """Return an error of the system without its number."""
+    where = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror}{where}" if error.strerror else str(error).partition("\n")[0]
+
+
 def main() -> None:
     """Run the command that the arguments name; a user's error is one line on stderr and its exit code."""
     unwind_on_stop()
     try:
         app(standalone_mode=True)
     except ExatrkxError as error:
-        print(f"exatrkx-hpc: {error}", file=sys.stderr)
+        _complain(str(error), error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:  # between the commands: while one runs, Typer answers it
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         sys.exit(141)
     except OSError as error:  # a full disk, a folder that may not be written: whatever has no line of its own
-        print(f"exatrkx-hpc: {error}", file=sys.stderr)
+        _complain(_plain(error), error)
         sys.exit(OutputError.exit_code)
     except Exception as error:
         if (code := unwound()) is None:

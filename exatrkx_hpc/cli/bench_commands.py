@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -20,6 +20,7 @@ from exatrkx_hpc.config import Farm
 from exatrkx_hpc.errors import ConfigError, IncompleteRun, MissingComponent
 from exatrkx_hpc.measure import perf_analyzer
 from exatrkx_hpc.measure.bench_table import Row, measured, nulls, read_table
+from exatrkx_hpc.measure.comparison import save_comparison
 from exatrkx_hpc.measure.figures import save_figures
 from exatrkx_hpc.measure.perf_analyzer import PerfAnalyzer
 from exatrkx_hpc.measure.perf_analyzer_install import install
@@ -35,9 +36,7 @@ def bench(
     concurrency: Annotated[
         str | None, typer.Option("--concurrency", help="Requests in flight, such as 1,2,4,8.")
     ] = None,
-    events: Annotated[
-        Path, typer.Option("--events", "-d", help="A folder of events, or perf_analyzer's *.json.")
-    ] = Path("events"),
+    events: Annotated[Path, typer.Option("--events", "-d", help="Events, or perf_analyzer's *.json.")] = Path("events"),
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the scan.")] = Path("bench"),
     window: Annotated[float | None, typer.Option("--window", help="Seconds that a repetition measures.")] = None,
     repeats: Annotated[int | None, typer.Option("--repeats", help="Repetitions of each point.")] = None,
@@ -45,6 +44,9 @@ def bench(
     variation: Annotated[float | None, typer.Option("--variation", help="Steady below this spread, 0 to 1.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Begin nothing after so many minutes.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="The model that is asked.")] = None,
+    calls: Annotated[
+        Literal["default", "sync", "async"] | None, typer.Option("--calls", help="How perf_analyzer calls.")
+    ] = None,
     direct: Annotated[
         bool | None, typer.Option("--direct/--no-direct", help="Also without a server; default: on this machine only.")
     ] = None,
@@ -73,7 +75,7 @@ def bench(
         _recommend(read_table(out), as_json=as_json)
         return
     flags: dict[str, object] = {"window": window, "repeats": repeats, "most_repeats": most_repeats}
-    flags |= {"variation": variation, "minutes": minutes, "model": model}
+    flags |= {"variation": variation, "minutes": minutes, "model": model, "calls": calls}
     flags["concurrency"] = _numbers("--concurrency", concurrency)
     found = resolved(config, site=site, run_root=run_root, **{f"bench__{name}": one for name, one in flags.items()})
     farm = found.farm
@@ -104,21 +106,28 @@ def bench(
 
 
 def plot(
-    table: Annotated[Path, typer.Argument(help="The folder of a scan, or its bench.csv.")] = Path("bench"),
+    tables: Annotated[
+        list[Path] | None, typer.Argument(help="The folder of a scan, or its bench.csv; of several to compare them.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: figures beside the table.")] = None,
     formats: Annotated[str, typer.Option("--format", help="Of png, svg and pdf.")] = "png,svg,pdf",
     title: Annotated[str, typer.Option("--title", help="A line above each figure.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Make the figures of a scan: throughput, utilisation, latency, efficiency, and the service against none.
+    """Make the figures of a scan; of several scans one figure, to compare models, calls or machines.
 
     Example: exatrkx-hpc plot bench -o figures --title "8 cores, reference events"
     """
-    folder = out or (table if table.is_dir() else table.parent) / "figures"
+    first, *others = tables or [Path("bench")]
+    folder = out or (first if first.is_dir() else first.parent) / "figures"
     chosen = tuple(dict.fromkeys(one.strip() for one in formats.split(",")))
     if unknown := [one for one in chosen if one not in ("png", "svg", "pdf")]:
         raise ConfigError(f"--format {unknown[0]} is unknown; use png, svg, pdf or several with commas")
-    written = save_figures(read_table(table), folder, formats=chosen, title=title)
+    scans = {str(one): read_table(one) for one in (first, *others)}
+    if others:
+        written = save_comparison(scans, folder, formats=chosen, title=title)
+    else:
+        written = save_figures(scans[str(first)], folder, formats=chosen, title=title)
     if as_json:
         typer.echo(json.dumps([str(path) for path in written], indent=2))
     else:
@@ -192,19 +201,16 @@ def _print_plan(farm: Farm, grid: Grid, effort: Effort, out: Path, *, job: str |
         }
         typer.echo(json.dumps(plan, indent=2))
         return
+    at_once = ", ".join(map(str, grid.concurrency))
     for servers, instances in placements:
-        typer.echo(f"{servers} server(s) x {instances} instance(s): {_list(grid.concurrency)} in flight")
+        typer.echo(f"{servers} server(s) x {instances} instance(s): {at_once} in flight")
     if job is not None:
-        typer.echo(f"the servers of job {job}: {_list(grid.concurrency)} in flight")
+        typer.echo(f"the servers of job {job}: {at_once} in flight")
     if grid.direct:
         numbers = [point.instances for point in grid.direct_points()]
-        typer.echo(f"without a server, {source_models(farm)}: {_list(numbers)} process(es)")
+        typer.echo(f"without a server, {source_models(farm)}: {', '.join(map(str, numbers))} process(es)")
     typer.echo(f"each {effort.repeats} to {effort.most_repeats} times {effort.window:g} s")
     typer.echo(f"left: {least / 60:.0f} to {most / 60:.0f} minutes, {effort.minutes:g} at most")
-
-
-def _list(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
 
 
 def _recommend(rows: Sequence[Row], *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from exatrkx_hpc.cli.options import ConfigFile, Json, SiteName, console, resolved
+from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, SiteName, console, resolved
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.errors import ConfigError
 from exatrkx_hpc.files import write_new
@@ -42,12 +42,16 @@ def schema() -> None:
 def init(
     site: Annotated[str, typer.Argument(help="The site profile: perlmutter, generic or local.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path(DEFAULT_FILE),
+    account: Annotated[str | None, typer.Option("--account", "-A", help="The account to charge.")] = None,
+    engine: EngineName = None,
 ) -> None:
     """Write a commented farm.toml for a site; a file that is there stays as it is.
 
-    Example: exatrkx-hpc init perlmutter
+    Example: exatrkx-hpc init perlmutter --account m1234_g
     """
-    text = commented_file(site)
+    given = {"job.account": account, "server.engine": engine}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    text = commented_file(site, chosen)
     try:
         write_new(out, text)
     except FileExistsError as error:

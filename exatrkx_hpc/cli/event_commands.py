@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import typer
 
-from exatrkx_hpc.cli.options import Quiet
+from exatrkx_hpc.cli.options import Quiet, say
 from exatrkx_hpc.cli.progress import stages
 from exatrkx_hpc.errors import ConfigError, MissingComponent, OutputError
 from exatrkx_hpc.tracking import acts, synthetic
 from exatrkx_hpc.tracking.acts import SourceName
 from exatrkx_hpc.work.convert import Target, direction, events_to_events, events_to_json, holds_events, json_to_events
-from exatrkx_hpc.work.events import FORMATS, find_events
+from exatrkx_hpc.work.events import FORMATS, find_events, format_of
+from exatrkx_hpc.work.formats.units import Angle, Length, Sample, converted
+from exatrkx_hpc.work.formats.values import Float32
 from exatrkx_hpc.work.formats.writing import event_writer
 
 Format = Literal["csv", "npy", "npz", "parquet"]
@@ -79,23 +81,44 @@ def convert(
     names: Annotated[
         Path | None, typer.Option("--names", help="From JSON: a folder of events whose names they get, in order.")
     ] = None,
+    scale: Annotated[
+        Length | None,
+        typer.Option("--scale", help="r and z are in this unit; make r/3000 mm and z/400 mm of them."),
+    ] = None,
+    phi: Annotated[
+        Angle | None,
+        typer.Option("--phi", help="phi is in radians, degrees, or (pi) in phi/pi of any turn; make phi/pi of it."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Turn events into perf_analyzer's JSON (--input-data), such JSON into events, or events into another format.
 
-    Events are a folder of *.csv, *.npy, *.npz or *.parquet, or one Parquet file.
+    Events are a folder of *.csv, *.npy, *.npz or *.parquet, or one such file.
     """
+    if to is None and (scale or phi) and holds_events(source) and out.suffix != ".json":
+        to = cast("Target", format_of(source))
     form, from_json = direction(source, to), not holds_events(source)
     if (as_base64 and form != "json") or (names is not None and not from_json):
         raise ConfigError("--base64 is for writing JSON, --names for reading it; leave it out")
+    sample, convert_hits = Sample(), converted(scale, phi)
+
+    def change(hits: Float32) -> Float32:
+        changed = convert_hits(hits)
+        sample.add(changed)
+        return changed
+
     with stages(quiet=quiet) as show:
         if form == "json":
-            count = events_to_json(source, out, tensor=tensor, as_base64=as_base64, on_progress=show)
+            count = events_to_json(source, out, tensor=tensor, as_base64=as_base64, change=change, on_progress=show)
         elif from_json:
             known = [event.name for event in find_events(names)] if names is not None else None
-            count = json_to_events(source, out, tensor=tensor, form=form, names=known, on_progress=show)
+            count = json_to_events(source, out, tensor=tensor, form=form, names=known, change=change, on_progress=show)
         else:
-            count = events_to_events(source, out, form=form, on_progress=show)
+            count = events_to_events(source, out, form=form, change=change, on_progress=show)
+    if scale and (strange := sample.strange()):
+        say(f"warning: now {strange}; were the events in {scale}?")
+    elif doubt := sample.doubt():
+        say(f"warning: {doubt}")
     typer.echo(f"{count} events in {out}")
 
 

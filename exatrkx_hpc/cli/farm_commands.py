@@ -11,7 +11,7 @@ import typer
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.bench.in_job import bench_command
 from exatrkx_hpc.cli.interactive import refuse_mixture, run_here, what_would_run, within_allocation
-from exatrkx_hpc.cli.options import ConfigFile, Json, RunRoot, SiteName, resolved, say
+from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, resolved, say
 from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.fleet.endpoint_file import LATEST
 from exatrkx_hpc.launch.scheduler import JobState
@@ -27,7 +27,9 @@ def deploy(
     nodes: Annotated[int | None, typer.Option("--nodes", "-N", help="How many nodes.")] = None,
     account: Annotated[str | None, typer.Option("--account", "-A", help="The account to charge.")] = None,
     qos: Annotated[str | None, typer.Option("--qos", help="The quality of service.")] = None,
+    partition: Annotated[str | None, typer.Option("--partition", "-p", help="The partition.")] = None,
     time: Annotated[str | None, typer.Option("--time", "-t", help="The time limit.")] = None,
+    engine: EngineName = None,
     wait: Annotated[
         float | None, typer.Option("--wait", min=1, help="Wait until every server is ready, at most so many seconds.")
     ] = None,
@@ -62,7 +64,9 @@ def deploy(
         job__nodes=nodes,
         job__account=account,
         job__qos=qos,
+        job__partition=partition,
         job__time=time,
+        server__engine=engine,
     )
     if interactive:
         refuse_mixture({"--wait": wait is not None, "--json": as_json, "--with": beside is not None})
@@ -78,7 +82,8 @@ def deploy(
         run_here(farm, sources, trust_run_root=trust_run_root)
         return
     job = story.deploy(farm, tell=say, sources=sources, trust_run_root=trust_run_root, beside=command)
-    typer.echo(json.dumps({"job": job.id, "run_dir": str(job.run_dir)}) if as_json else job.id)
+    told = {"job": job.id, "cluster": job.cluster, "run_dir": str(job.run_dir)}
+    typer.echo(json.dumps(told) if as_json else job.id)
     if wait is not None:
         story.wait_ready(job, timeout=wait, tell=say)
     after = f"figures will be in {job.run_dir / 'bench'}" if beside else f"next: exatrkx-hpc monitor {job.id}"

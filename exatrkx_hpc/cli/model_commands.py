@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 import tempfile
@@ -16,16 +17,22 @@ from exatrkx_hpc.assets import asset
 from exatrkx_hpc.cli.event_commands import EventSource, event_source
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.cli.progress import stages
-from exatrkx_hpc.errors import MissingComponent, ModelError, OutputError
+from exatrkx_hpc.errors import InputError, MissingComponent, ModelError, OutputError
+from exatrkx_hpc.launch.plan import container_places
 from exatrkx_hpc.models.build import build as build_repository
 from exatrkx_hpc.models.check import check as check_repository
 from exatrkx_hpc.models.install import install as install_networks
 from exatrkx_hpc.models.pack_env import NEEDED, pack_environment
+from exatrkx_hpc.models.trial import Sample
 from exatrkx_hpc.tracking.constants import DEFAULT_SEED, DEFAULT_TRAINING, NETWORK_NAMES, QUICK_TRAINING
 from exatrkx_hpc.tracking.synthetic import generate_event
 from exatrkx_hpc.work.ask_model import ask_model, asked_table, save_outputs
+from exatrkx_hpc.work.events import Reader, find_events
 
 models_app = typer.Typer(help="Build, check, fill, try and train model repositories.", no_args_is_help=True)
+
+#: `install` tries networks on so many events of a folder, of so many hits at least, among the first so many.
+_SAMPLES, _LEAST_HITS, _MOST_TRIED = 3, 50, 100
 
 Source = Annotated[
     Path | None, typer.Option("--source", help="The repository to start from; default: the shipped one.")
@@ -37,12 +44,17 @@ def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write; replaced if it was built before.")],
     device: Annotated[Literal["cpu", "gpu"], typer.Option(help="What the networks run on.")] = "gpu",
     instances: Annotated[int, typer.Option(help="Instances of each model in a server.")] = 1,
+    gpus: Annotated[int, typer.Option(help="GPUs of a server; each gets instances of the stages on the CPU, too.")] = 1,
     threads: Annotated[int, typer.Option(help="Threads of each network instance on a CPU.")] = 1,
     environment: Annotated[Path | None, typer.Option(help="Python environment for the Python models.")] = None,
     fused: Annotated[
-        bool | None, typer.Option(help="With exatrkx_fused, which needs PyTorch there; default: on a CPU.")
+        bool, typer.Option(help="With exatrkx_fused, which needs PyTorch there, and on a GPU CuPy.")
+    ] = True,
+    names: Annotated[
+        list[str] | None, typer.Option("--as", help="A further name of the fused model, such as exatrkxgpu.")
     ] = None,
     source: Source = None,
+    config: ConfigFile = None,
 ) -> None:
     """Write a copy of the model repository, specialised for a device and a number of instances."""
     built = build_repository(
@@ -50,17 +62,27 @@ def build(
         out,
         device=device,
         instances=instances,
+        gpus=gpus,
         threads=threads,
         environment=environment,
         fused=fused,
+        names=names or (),
+        places=container_places(resolved(config).farm),
     )
     typer.echo(f"{built.path}: {len(built.models)} models for {device}, {instances} instance(s) each")
 
 
 @models_app.command(epilog="Example: exatrkx-hpc models check models")
-def check(repository: Annotated[Path, typer.Argument(help="The repository's folder.")], as_json: Json = False) -> None:
-    """Find what Triton would refuse, or would silently get wrong."""
-    findings = check_repository(repository)
+def check(
+    repository: Annotated[Path, typer.Argument(help="The repository's folder.")],
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Find what Triton would refuse, or would silently get wrong.
+
+    Where the farm has a container, a path in a configuration is looked for through its server.mounts.
+    """
+    findings = check_repository(repository, places=container_places(resolved(config).farm))
     if as_json:
         typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
@@ -90,17 +112,42 @@ def install(
     max_neighbours: Annotated[int | None, typer.Option(help="Neighbours of a hit at most.")] = None,
     filter_cut: Annotated[float | None, typer.Option(help="Probability above which an edge passes the filter.")] = None,
     gnn_cut: Annotated[float | None, typer.Option(help="Probability above which an edge joins its hits.")] = None,
+    scores: Annotated[
+        Literal["logits", "probabilities"] | None, typer.Option(help="What filter and gnn give; default: logits.")
+    ] = None,
+    edge_order: Annotated[
+        Literal["number", "radius", "both"] | None,
+        typer.Option(help="First hit of an edge: the larger number (default), the inner one; or each edge both ways."),
+    ] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option("--events", "-d", help="Events of your detector to try them with; default: simulated."),
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="JSON file: the columns of a hit, their scales and ranges.")
+    ] = None,
     source: Source = None,
     as_json: Json = False,
+    config: ConfigFile = None,
 ) -> None:
     """Put your own networks and constants into a repository, checked on a sample: all of them, or none."""
     given = {"embed": embed, "filter": edge_filter, "gnn": gnn}
-    constants = {"radius": radius, "max_neighbours": max_neighbours, "filter_cut": filter_cut, "gnn_cut": gnn_cut}
+    constants = {
+        "radius": radius,
+        "max_neighbours": max_neighbours,
+        "filter_cut": filter_cut,
+        "gnn_cut": gnn_cut,
+        "scores": scores,
+        "edge_order": edge_order,
+    }
     installed = install_networks(
         out,
         source=source or asset("model_repos/exatrkx"),
         weights={name: path for name, path in given.items() if path is not None},
         constants={name: value for name, value in constants.items() if value is not None},
+        samples=_samples(events) if events is not None else None,
+        features=features,
+        places=container_places(resolved(config).farm),
     )
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(installed), indent=2, default=str))
@@ -111,8 +158,24 @@ def install(
         sizes = ", ".join(map(str, network.dims))
         typer.echo(f"{network.model}: {network.file}, output [{sizes}], sha256 {network.sha256}")
     for name, value in installed.constants.items():
-        typer.echo(f"{name}: {value:g}")
+        typer.echo(f"{name}: {value if isinstance(value, str) else f'{value:g}'}")
     typer.echo(f"installed in {installed.path}")
+
+
+def _samples(folder: Path) -> tuple[Sample, ...]:
+    """Return the first events of a folder that have enough hits to tell anything."""
+    reader = Reader()
+    found: list[Sample] = []
+    try:
+        for event in itertools.islice(find_events(folder), _MOST_TRIED):
+            hits = reader.read(event).hits
+            if len(hits) >= _LEAST_HITS and len(found) < _SAMPLES:
+                found.append(Sample(hits=hits))
+    finally:
+        reader.close()
+    if not found:
+        raise InputError(f"{folder} has no event of {_LEAST_HITS} hits or more to try the networks with")
+    return tuple(found)
 
 
 @models_app.command(epilog="Example: exatrkx-hpc models test exatrkx events/evt_000000.csv --server 127.0.0.1:9191")

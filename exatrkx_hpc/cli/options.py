@@ -9,11 +9,15 @@ import typer
 from rich.console import Console
 
 from exatrkx_hpc.resolution import Resolved, resolve
+from exatrkx_hpc.values import Engine
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="The farm's file; default: farm.toml here, if there is one.")
 ]
 SiteName = Annotated[str | None, typer.Option("--site", help="The site profile: perlmutter, generic or local.")]
+EngineName = Annotated[
+    Engine | None, typer.Option("--engine", help="What starts the container: shifter, podman-hpc, podman, apptainer.")
+]
 RunRoot = Annotated[str | None, typer.Option("--run-root", help="Folder of the run directories.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]

@@ -12,46 +12,69 @@ from rich.table import Table
 
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.bench.places import analyzer_folder
-from exatrkx_hpc.cli.options import ConfigFile, Json, RunRoot, SiteName, console, resolved, say
-from exatrkx_hpc.doctor import examine
+from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, console, resolved, say
+from exatrkx_hpc.doctor import Finding, examine
 from exatrkx_hpc.errors import InputError, MissingComponent
 from exatrkx_hpc.fleet.endpoint_file import LATEST
+from exatrkx_hpc.fleet.reasons import reasons_of
 from exatrkx_hpc.launch.run_dirs import log_files, parse_age
 from exatrkx_hpc.measure.perf_analyzer_install import install
 from exatrkx_hpc.prepare import plan
 
 
-def doctor(config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None, as_json: Json = False) -> None:
+def doctor(
+    config: ConfigFile = None,
+    site: SiteName = None,
+    run_root: RunRoot = None,
+    engine: EngineName = None,
+    as_json: Json = False,
+) -> None:
     """Look for each thing that the farm needs, and say what to do about what is missing.
 
     Example: exatrkx-hpc doctor --site perlmutter
     """
-    farm = resolved(config, site=site, run_root=run_root).farm
+    farm = resolved(config, site=site, run_root=run_root, server__engine=engine).farm
     findings = list(examine(farm, lambda: plan(farm, lay_out=False)))
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:
         table = Table("", "what", "found", "what to do")
         for finding in findings:
-            table.add_row("ok" if finding.ok else "NOT OK", finding.what, finding.found, finding.remedy)
+            table.add_row(_mark(finding), finding.what, finding.found, finding.remedy)
         console().print(table)
     missing = sum(not finding.ok for finding in findings)
     if missing:
         raise MissingComponent(f"{missing} thing(s) are not as the farm needs them; the table says what to do")
 
 
+def _mark(finding: Finding) -> str:
+    if not finding.ok:
+        return "NOT OK"
+    return "warning" if finding.remedy else "ok"
+
+
 def setup(
     bench: Annotated[bool, typer.Option("--bench", help="Also install perf_analyzer, which bench wants.")] = False,
+    trust_run_root: Annotated[
+        bool, typer.Option("--trust-run-root", help="Take a run root that looks as if no node could see it.")
+    ] = False,
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
+    engine: EngineName = None,
+    package: Annotated[
+        list[str] | None, typer.Option("--package", help="A further package of the models' Python.")
+    ] = None,
+    fused: Annotated[
+        bool, typer.Option("--fused/--no-fused", help="Build the fused model, which on a GPU needs PyTorch and CuPy.")
+    ] = True,
 ) -> None:
-    """Make the folders, build the model repository and pull the image; safe to repeat.
+    """Make the folders, pull the image, fetch the models' packages and build the models; safe to repeat.
 
     Example: exatrkx-hpc setup --bench
     """
-    farm = resolved(config, site=site, run_root=run_root).farm
-    story.setup(farm, tell=say)
+    farm = resolved(config, site=site, run_root=run_root, server__engine=engine).farm
+    story.setup(farm, tell=say, trust_run_root=trust_run_root, packages=tuple(package or ()), fused=fused)
     if bench:
         analyzer = install(analyzer_folder(farm), say)
         typer.echo(f"perf_analyzer {analyzer.version}: {' '.join(analyzer.command)}")
@@ -81,7 +104,7 @@ def status(
     jobs = Table("job", "state", "ready", "time left", "endpoint", "note")
     for view in views:
         jobs.add_row(
-            view.info.id,
+            f"{view.info.id};{view.info.cluster}" if view.info.cluster else view.info.id,
             view.info.state.value,
             f"{view.ready} of {len(view.servers)}",
             _duration(view.info.time_left),
@@ -106,7 +129,7 @@ def logs(
     site: SiteName = None,
     run_root: RunRoot = None,
 ) -> None:
-    """Print the end of the logs of a job and of its servers.
+    """Print the end of the logs of a job and of its servers, and before it the lines that say what failed.
 
     Example: exatrkx-hpc logs 4242 nid001234-0 -f
     """
@@ -115,10 +138,13 @@ def logs(
     if not files:
         there = ", ".join(path.stem for path in log_files(found.run_dir)) or "none yet"
         raise InputError(f"job {found.id} has no log of {server or 'a server'}; there are: {there}")
-    places = {}
-    for path in files:
-        text = path.read_text(errors="replace")
-        places[path] = len(text.encode())
+    # A log may grow while it is read, so what is followed goes on from what was shown.
+    raw = {path: path.read_bytes() for path in files}
+    places = {path: len(data) for path, data in raw.items()}
+    texts = {path: data.decode(errors="replace") for path, data in raw.items()}
+    if why := list(reasons_of({path.stem: text for path, text in texts.items()})):
+        typer.echo("\n".join(("==> what failed <==", *why)))
+    for path, text in texts.items():
         typer.echo(f"==> {path} <==")
         typer.echo("\n".join(text.splitlines()[-lines:] if lines else []))
     while follow:
@@ -137,7 +163,7 @@ def clean(
     site: SiteName = None,
     run_root: RunRoot = None,
 ) -> None:
-    """Remove the run directories of jobs that ended some time ago, and nothing else.
+    """Remove the run directories and scripts of jobs that ended some time ago, and nothing else.
 
     Example: exatrkx-hpc clean --older-than 7d
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 
 import typer
@@ -10,7 +11,9 @@ import typer
 from exatrkx_hpc.cli.options import say
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.errors import ConfigError
+from exatrkx_hpc.launch.slurm_environment import unused_words
 from exatrkx_hpc.launch.workers_job import make_workers_plan, render_workers, submit_workers
+from exatrkx_hpc.prepare import short_time
 from exatrkx_hpc.resolution import Resolved
 from exatrkx_hpc.wide.run import require_reachable
 from exatrkx_hpc.work.sharded import require_shardable
@@ -46,9 +49,14 @@ def submit(found: Resolved, settings: Settings, *, dry_run: bool, as_json: bool)
         typer.echo(render_workers(plan), nl=False)
         return
     require_shardable(settings)
+    short = short_time(farm.clients.time, dict(plan.directives)["signal"], key="clients.time", end=0)
+    for line in filter(None, (unused_words(os.environ, "sbatch"), short)):
+        say(line)
     job, script = submit_workers(plan)
-    typer.echo(json.dumps({"job": job, "script": str(script)}) if as_json else job)
-    say(f"{_size(farm)}; what they say will be in {settings.out}/workers-{job}.log; submit {script} again to go on")
+    told = {"job": job.number, "cluster": job.cluster, "script": str(script)}
+    typer.echo(json.dumps(told) if as_json else str(job))
+    log = settings.out / f"workers-{job.number}.log"
+    say(f"{_size(farm)}; what they say will be in {log}; submit {script} again to go on")
 
 
 def _size(farm: Farm) -> str:
@@ -59,6 +67,7 @@ def options_of(settings: Settings) -> tuple[tuple[str, ...], ...]:
     """Return the options of `run-clients` that mean these settings on nodes, beside the values of `[clients]`."""
     flags = {
         "--fresh": settings.fresh,
+        "--times": settings.times,
         "--retry-failed": settings.retry_failed,
         "--accept-changes": settings.accept_changes,
     }

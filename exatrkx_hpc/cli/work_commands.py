@@ -18,6 +18,7 @@ from exatrkx_hpc.cli.wide_command import refuse_mixtures, submit
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.errors import ConfigError, EndpointError
 from exatrkx_hpc.measure import metrics as measure
+from exatrkx_hpc.measure.counters import Snapshot
 from exatrkx_hpc.measure.record import append_csv
 from exatrkx_hpc.values import LabelFormat, Mode
 from exatrkx_hpc.wide.run import run_on_nodes
@@ -59,6 +60,12 @@ def run_clients(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Do changed events again, forget those that are gone.")
     ] = False,
+    times: Annotated[
+        bool, typer.Option("--times", help="With --mode stages: write times.csv, the seconds of each stage.")
+    ] = False,
+    ignore_first: Annotated[
+        int, typer.Option("--ignore-first", "-i", help="Leave the first events of this run out of its latency.")
+    ] = 0,
     wait: Annotated[float | None, typer.Option("--wait", help="Seconds to wait until the endpoint is ready.")] = None,
     srun: Annotated[
         bool, typer.Option("--srun", help="Spread the workers over the nodes of the allocation that this shell is in.")
@@ -91,6 +98,8 @@ def run_clients(
     Example: exatrkx-hpc run-clients -n 8 -j 4 -d events -o results
     """
     job = {"-N": nodes, "-A": account, "--qos": qos, "-p": partition, "-C": constraint, "-t": time_limit}
+    if ignore_first and (srun or sbatch):
+        raise ConfigError("-i is for a run on one machine; leave out --srun and --sbatch, or -i")
     refuse_mixtures(srun=srun, sbatch=sbatch, of_a_job=job, dry_run=dry_run)
     flags: dict[str, object] = {
         "clients__nodes": nodes,
@@ -114,6 +123,8 @@ def run_clients(
         retry_failed=retry_failed,
         accept_changes=accept_changes,
         event_column=event_column,
+        times=times,
+        ignore_first=ignore_first,
     )
     if sbatch:
         submit(found, settings, dry_run=dry_run, as_json=as_json)
@@ -173,19 +184,25 @@ def metrics(
     """Print each model's requests and mean times: request, queue, input, compute, output.
 
     With --watch each table but the first covers the time since the one before. Without --server, all ready
-    servers of the running farm are summed, with --watch those that are ready each time.
+    servers of the running farm are summed, with --watch those that are ready each time. What the columns do not
+    count is in docs/metrics.md.
 
     Example: exatrkx-hpc metrics --server 127.0.0.2:8002 --watch 5 --csv times.csv
     """
     farm = None if server else resolved(config, site=site, run_root=run_root).farm
-    earlier: dict[str, measure.Snapshot] = {}
+    earlier: dict[str, Snapshot] = {}
+    unheard: set[str] = set()
     while True:
-        snapshots, silent = measure.fetch_fleet(_servers_of(farm) if farm is not None else server or ())
+        servers = _servers_of(farm) if farm is not None else dict.fromkeys(server or (), "")
+        found, silent = measure.fetch_fleet(servers, instances=servers)
         if silent and watch is None:
             raise silent[0]  # totals without one server would pass for those of all
         for error in silent:
             say(f"left out: {error}")
-        times = measure.fleet_times(snapshots, earlier.values())
+        late = [snapshot for snapshot in found if snapshot.url in unheard]
+        for snapshot in late:
+            say(f"left out: {snapshot.url} answers for the first time; it counts from now on")
+        times = measure.fleet_times((one for one in found if one not in late), earlier.values())
         if csv is not None:
             append_csv(csv, times, at=time.time())
         if as_json:
@@ -194,16 +211,21 @@ def metrics(
             console().print(measure.render_table(times))
         if watch is None:
             return
-        # What a server counted while it was silent belongs to the round in which it answers again.
-        earlier |= {snapshot.url: snapshot for snapshot in snapshots}
+        # What a server counted while it was silent belongs to the round in which it answers again, if it is known
+        # what it had counted before.
+        earlier |= {snapshot.url: snapshot for snapshot in found}
+        unheard = {measure.metrics_url(one) for one in servers} - earlier.keys()
         time.sleep(watch)
 
 
-def _servers_of(farm: Farm) -> list[str]:
-    """Return the metrics addresses of the farm's ready servers; raises EndpointError when there is none."""
+def _servers_of(farm: Farm) -> dict[str, str]:
+    """Return the metrics address of each ready server of the farm, with the name of its process, '' if unknown.
+
+    Raises EndpointError when there is none.
+    """
     record = story.endpoint_record(farm)
     if not record.metrics:
         raise EndpointError(
             f"no server of job {record.job} is ready; see what 'exatrkx-hpc monitor' says, or name one with --server"
         )
-    return list(record.metrics.values())
+    return {address: record.instances.get(name, "") for name, address in record.metrics.items()}

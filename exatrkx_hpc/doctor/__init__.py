@@ -12,6 +12,7 @@ from exatrkx_hpc.doctor.leftovers import leftover_findings
 from exatrkx_hpc.doctor.places import place_findings
 from exatrkx_hpc.doctor.ports import port_findings
 from exatrkx_hpc.doctor.slurm import slurm_findings
+from exatrkx_hpc.fleet.monitor import WITHOUT_PROMETHEUS
 from exatrkx_hpc.fleet.nginx import find_nginx
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.schedulers import scheduler_of
@@ -35,6 +36,14 @@ def examine(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding]:
     yield asked("nginx", find_nginx)
     yield from port_findings(farm)
     if farm.monitor.prometheus:
-        remedy = "install the package 'prometheus', or set monitor.prometheus to false"
-        yield asked("prometheus", lambda: find_program("prometheus", remedy=remedy))
+        yield _prometheus()
     yield from leftover_findings(farm, scheduler_of(farm).state)
+
+
+def _prometheus() -> Finding:
+    """Say that it is missing, which ends nothing."""
+    remedy = "install the package 'prometheus', or set monitor.prometheus to false"
+    found = asked("prometheus", lambda: find_program("prometheus", remedy=remedy))
+    if found.ok:
+        return found
+    return Finding(what="prometheus", ok=True, found=f"{found.found}; {WITHOUT_PROMETHEUS}", remedy=found.remedy)

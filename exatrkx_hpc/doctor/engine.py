@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.doctor.finding import Finding, asked, refused
-from exatrkx_hpc.launch.container_spec import ContainerSpec
+from exatrkx_hpc.launch.container_spec import ContainerSpec, shifter_image
 from exatrkx_hpc.launch.containers import ENGINES
 from exatrkx_hpc.launch.images import engine_run, find_image
 from exatrkx_hpc.launch.plan import Tool, container_spec
@@ -39,7 +39,7 @@ def engine_findings(farm: Farm) -> Iterator[Finding]:
         yield image
     yield from _sources(spec)
     if engine == "shifter" and image is not None and image.ok:
-        yield from _targets(spec)
+        yield from _in_shifter(spec)
 
 
 def _sources(spec: ContainerSpec) -> Iterator[Finding]:
@@ -52,21 +52,26 @@ def _sources(spec: ContainerSpec) -> Iterator[Finding]:
             yield Finding(what="mount", ok=False, found=f"{found}: it is not here", remedy=remedy)
 
 
-def _targets(spec: ContainerSpec) -> Iterator[Finding]:
-    """Shifter makes no folder in the image, and shows folders of the host only where the site says so."""
-    moved = [target for source, target in spec.mounts if source != target]
-    same = [folder for folder in dict.fromkeys((*spec.folders, *_kept(spec))) if Path(folder).exists()]
-    for folder in (*moved, *same):
-        done = engine_run("shifter", f"--image={spec.image}", "test", "-d", folder)
+def _in_shifter(spec: ContainerSpec) -> Iterator[Finding]:
+    """Ask shifter itself: which places it makes, and which folders of the host it shows, the site has decided."""
+    image = f"--image={shifter_image(spec.image)}"
+    moved = [(source, target) for source, target in spec.mounts if source != target and Path(source).exists()]
+    for source, target in moved:
+        done = engine_run("shifter", image, f"--volume={source}:{target}:ro", "true")
+        if done.returncode == 0:
+            yield Finding(what="in the container", ok=True, found=f"{source} as {target}")
+        else:
+            found = f"shifter does not mount {source} as {target}: {done.complaint.replace('; ', ', ')}"
+            remedy = "mount a folder that the site shows in every container, to one that the image has or to /NAME"
+            yield Finding(what="in the container", ok=False, found=found, remedy=f"{remedy} (server.mounts)")
+    kept = [source for source, target in spec.mounts if source == target]
+    for folder in dict.fromkeys((*spec.folders, *kept)):
+        if not Path(folder).exists():
+            continue
+        done = engine_run("shifter", image, "test", "-d", folder)
         if done.returncode == 0:
             yield Finding(what="in the container", ok=True, found=folder)
-        elif folder in moved:
-            remedy = "mount to a folder that the image has (server.mounts); shifter makes none"
-            yield Finding(what="in the container", ok=False, found=f"the image has no {folder}", remedy=remedy)
         else:
             remedy = "put it on a file system that the site shows in every container, as scratch is"
-            yield Finding(what="in the container", ok=False, found=f"{folder} is not seen there", remedy=remedy)
-
-
-def _kept(spec: ContainerSpec) -> tuple[str, ...]:
-    return tuple(target for source, target in spec.mounts if source == target)
+            why = f": {done.complaint.replace('; ', ', ')}" if done.stderr.strip() else ""
+            yield Finding(what="in the container", ok=False, found=f"{folder} is not seen there{why}", remedy=remedy)

@@ -10,7 +10,10 @@ from exatrkx_hpc.errors import ExatrkxError
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that the farm needs: its name, whether it is there, what was found, what to do if it is not."""
+    """One thing that the farm needs: its name, whether it is there, what was found, what to do if it is not.
+
+    One that the farm can go without is ok, and has something to do all the same: a warning.
+    """
 
     what: str
     ok: bool

@@ -10,11 +10,9 @@ from pathlib import Path
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.doctor.finding import Finding
 from exatrkx_hpc.errors import ExatrkxError
-from exatrkx_hpc.launch.run_dirs import local_file_system
+from exatrkx_hpc.launch.plan import container_places
+from exatrkx_hpc.launch.run_dirs import of_this_machine
 from exatrkx_hpc.models.check import check
-
-#: Every machine has its own of these, whatever file system they are on.
-_OWN_FOLDERS = (Path("/tmp"), Path("/var/tmp"))
 
 
 def place_findings(farm: Farm) -> Iterator[Finding]:
@@ -24,6 +22,8 @@ def place_findings(farm: Farm) -> Iterator[Finding]:
     if farm.cluster.scheduler == "slurm":
         yield _shared(run_root)
     yield _models(Path(farm.server.model_repository), farm)
+    if farm.server.python_environment:
+        yield _packages(Path(farm.server.python_environment))
 
 
 def _run_root(run_root: Path) -> Finding:
@@ -40,17 +40,9 @@ def _run_root(run_root: Path) -> Finding:
 
 
 def _shared(run_root: Path) -> Finding:
-    kind, existing = local_file_system(run_root), _existing(run_root).resolve()
-    found = ""
-    if kind is not None:
-        found = f"{run_root} is on {kind}, which no other machine sees"
-    for own in _OWN_FOLDERS:
-        # A folder that somebody mounted below it is another matter.
-        if existing.is_relative_to(own) and existing.stat().st_dev == own.stat().st_dev:
-            found = found or f"{run_root} is below {own}, of which every machine has its own"
-    if found:
+    if why := of_this_machine(run_root):
         remedy = "set run_root to a folder on the file system that login node and nodes share"
-        return Finding(what="run root shared", ok=False, found=found, remedy=remedy)
+        return Finding(what="run root shared", ok=False, found=f"{run_root} {why}", remedy=remedy)
     return Finding(what="run root shared", ok=True, found="nothing speaks against it")
 
 
@@ -63,12 +55,21 @@ def _models(repository: Path, farm: Farm) -> Finding:
         return Finding(what="models", ok=True, found=f"{repository} is made by the first deploy")
     if not repository.is_dir():
         remedy = f"exatrkx-hpc models build --device {farm.server.device} --out {repository}"
+        remedy = "exatrkx-hpc setup" if farm.server.python_environment else remedy
         return Finding(what="models", ok=False, found=f"{repository} does not exist", remedy=remedy)
     try:
-        faults = check(repository)
+        faults = check(repository, places=container_places(farm))
     except ExatrkxError as error:
         return Finding(what="models", ok=False, found=str(error), remedy="build the repository again")
     if faults:
         first = faults[0]
         return Finding(what="models", ok=False, found=f"{first.model}: {first.what}", remedy=first.remedy)
     return Finding(what="models", ok=True, found=str(repository))
+
+
+def _packages(place: Path) -> Finding:
+    """Models that name them are a fault without them; others may find theirs in the image."""
+    if place.is_dir():
+        return Finding(what="models' packages", ok=True, found=str(place))
+    remedy = "exatrkx-hpc setup fetches them for the image, if it lacks them"
+    return Finding(what="models' packages", ok=True, found=f"{place} does not exist", remedy=remedy)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.doctor.finding import Finding
+from exatrkx_hpc.fleet.endpoint_file import read_endpoint
+from exatrkx_hpc.fleet.leftovers import farm_processes
 from exatrkx_hpc.launch.plan import PORTS_PER_SERVER
-from exatrkx_hpc.ports import port_trouble
+from exatrkx_hpc.launch.run_dirs import job_ids
+from exatrkx_hpc.ports import port_trouble, user_port
 
 _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
@@ -16,12 +20,43 @@ _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 def port_findings(farm: Farm) -> Iterator[Finding]:
     """Yield whether the endpoint's ports are free, and whether the servers' lie where nothing takes them by chance."""
     yield _server_ports(farm)
-    ports = {"grpc_port": farm.balancer.grpc_port, "http_port": farm.balancer.http_port}
-    for name, port in ports.items():
-        trouble = port_trouble(farm.balancer.host, port) if port else None
-        found = f"{farm.balancer.host}:{port or 'any free port'}" + (f": {trouble}" if trouble else "")
-        remedy = f"choose another with balancer.{name}, or 0 for any free one" if trouble else ""
-        yield Finding(what=f"endpoint {name}", ok=trouble is None, found=found, remedy=remedy)
+    ports: dict[str, int | str] = {
+        "balancer.grpc_port": farm.balancer.grpc_port,
+        "balancer.http_port": farm.balancer.http_port,
+    }
+    if farm.monitor.prometheus:
+        ports["monitor.prometheus_port"] = farm.monitor.prometheus_port
+    ours = _of_own_monitors(Path(farm.run_root))
+    for key, port in ports.items():
+        yield _endpoint_port(key, farm.balancer.host, port, ours)
+
+
+def _endpoint_port(key: str, host: str, wanted: int | str, ours: Mapping[int, str]) -> Finding:
+    what = f"endpoint {key.partition('.')[2]}"
+    port = wanted if isinstance(wanted, int) else user_port(key.partition(".")[2].removesuffix("_port"), os.getuid())
+    found = f"{host}:{port or 'any free port'}"
+    trouble = port_trouble(host, port) if port else None
+    if trouble is None:
+        return Finding(what=what, ok=True, found=found)
+    if port in ours:
+        return Finding(what=what, ok=True, found=f"{found}, of the monitor of job {ours[port]}")
+    if wanted == "user":
+        return Finding(what=what, ok=True, found=f"{found}: {trouble}; a monitor takes any free one instead")
+    remedy = f"choose another with {key}, or 0 for any free one"
+    return Finding(what=what, ok=False, found=f"{found}: {trouble}", remedy=remedy)
+
+
+def _of_own_monitors(run_root: Path) -> dict[int, str]:
+    """Return the ports of the endpoints that this user's monitors keep on this machine, each with its job."""
+    keeps = {process.job for process in farm_processes(run_root)}
+    records = {job: read_endpoint(run_root / job) for job in job_ids(run_root) if job in keeps}
+    return {
+        int(address.rpartition(":")[2]): job
+        for job, record in records.items()
+        if record is not None
+        for address in (record.grpc, record.http, record.prometheus)
+        if address
+    }
 
 
 def _server_ports(farm: Farm) -> Finding:

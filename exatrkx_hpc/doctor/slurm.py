@@ -12,19 +12,20 @@ from exatrkx_hpc.doctor.finding import Finding, asked
 from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.launch.batch import render_job
 from exatrkx_hpc.launch.plan import FarmPlan
-from exatrkx_hpc.launch.slurm import Slurm, ask
+from exatrkx_hpc.launch.slurm import ask
 from exatrkx_hpc.launch.slurm_refusals import next_step, own_words
+from exatrkx_hpc.launch.slurm_submit import would_start
 from exatrkx_hpc.process import find_program
+from exatrkx_hpc.values import EARLY_SIGNAL, limit_seconds, signal_lead
 
 _PROGRAMS = ("sbatch", "squeue", "scancel", "sacct", "scontrol")
 #: What a job gets beyond drain and exit timeout: the servers look for their word once a second, then write records.
 _MARGIN = 5
-#: The lead time of a signal that names none, in seconds (sbatch's manual).
-_DEFAULT_LEAD = 60
 
 
 def slurm_findings(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding]:
     """Yield a finding for each command, then for what Slurm answers; what cannot be asked is left out."""
+    yield _time_limit(farm)
     remedy = "run this where Slurm's commands are, such as a login node"
     programs = [asked(name, lambda name=name: find_program(name, remedy=remedy)) for name in _PROGRAMS]  # type: ignore[misc]
     yield from programs
@@ -53,13 +54,23 @@ def _test_only(script: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "farm.sbatch")
         path.write_text(script)
-        return Slurm().test(path)
+        return would_start(path)
+
+
+def _time_limit(farm: Farm) -> Finding:
+    """Tell whether the job may serve at all before Slurm tells it to end."""
+    seconds, lead = limit_seconds(farm.job.time), signal_lead(farm.job.signal)
+    found = f"job.time {farm.job.time}"
+    if lead is None or seconds > lead + EARLY_SIGNAL:
+        return Finding(what="time limit", ok=True, found=found)
+    found += f": Slurm tells the job to end {lead} to {lead + EARLY_SIGNAL} s before that (job.signal)"
+    return Finding(what="time limit", ok=False, found=found, remedy="ask for more with job.time")
 
 
 def _drain_time(farm: Farm, kill_wait: str) -> Finding:
     """At the time limit the servers have what the job's signal gives, and without such a signal Slurm's KillWait."""
     need = farm.server.drain + farm.server.exit_timeout + _MARGIN
-    lead, source = _lead(farm.job.signal), f"job.signal {farm.job.signal}"
+    lead, source = signal_lead(farm.job.signal), f"job.signal {farm.job.signal}"
     after_cancel = int(re.sub(r"\D.*", "", kill_wait) or 0)
     if lead is None:
         lead, source = after_cancel, "no job.signal reaches the script, Slurm's KillWait"
@@ -68,9 +79,3 @@ def _drain_time(farm: Farm, kill_wait: str) -> Finding:
         remedy = f"set job.signal to B:TERM@{need}, or lower server.drain or server.exit_timeout"
         return Finding(what="drain time", ok=False, found=found, remedy=remedy)
     return Finding(what="drain time", ok=True, found=f"{found}; after a plain scancel {after_cancel} s (KillWait)")
-
-
-def _lead(signal: str) -> int | None:
-    """Return how many seconds before the time limit the script is told to drain, or None when it is not."""
-    match = re.fullmatch(r"[BR]*B[BR]*:(?:SIG)?(?:TERM|USR1|15|10)(?:@(\d+))?", signal)
-    return int(match[1] or _DEFAULT_LEAD) if match else None

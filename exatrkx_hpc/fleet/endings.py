@@ -14,6 +14,7 @@ from pathlib import Path
 
 from exatrkx_hpc.fleet.registry import ServerRecord
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState
+from exatrkx_hpc.readable import names
 
 STOP_FILE = "stop"
 #: Slurm sends --signal up to a minute early.
@@ -102,8 +103,8 @@ def explained(info: JobInfo, run_dir: Path, records: Iterable[ServerRecord]) -> 
     elif info.state.over:
         what = _ended(info, records)
     else:
-        lost = sorted({record.node for record in records if of_lost_node(record, info)})
-        return replace(info, reason=f"lost {', '.join(lost)}; the other servers go on") if lost else info
+        lost = {record.node for record in records if of_lost_node(record, info)}
+        return replace(info, reason=f"lost {names(lost)}; the other servers go on") if lost else info
     return replace(info, reason=f"{what}; {_NEXT[info.state].format(id=info.id)}")
 
 

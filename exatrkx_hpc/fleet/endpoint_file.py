@@ -15,7 +15,10 @@ LATEST = "latest"
 
 
 class EndpointRecord(BaseModel):
-    """Where the endpoint of a job is; each address is `host:port`, `prometheus` is empty when there is none."""
+    """Where the endpoint of a job is; each address is `host:port`, `prometheus` is empty when there is none.
+
+    `metrics` is where each ready server gives its metrics, `instances` the name of its process, by the servers' names.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -24,6 +27,7 @@ class EndpointRecord(BaseModel):
     http: str
     prometheus: str
     metrics: dict[str, str]
+    instances: dict[str, str] = {}
     ready: int
     monitor_pid: int
     updated: float

@@ -34,10 +34,11 @@ class Look:
         """Return it as what JSON can say."""
         return {
             "job": self.info.id,
+            "cluster": self.info.cluster,
             "state": self.info.state.value,
             "reason": self.info.reason,
             "nodes": list(self.info.nodes),
-            "time_left_s": self.info.time_left,
+            "time_left_s": None if self.info.time_left is None else round(self.info.time_left),
             "ready": self.ready,
             "endpoint": self.endpoint,
             "servers": [

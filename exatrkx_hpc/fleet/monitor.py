@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from exatrkx_hpc.config import BalancerSection, MonitorSection
-from exatrkx_hpc.errors import EndpointError, LaunchError
+from exatrkx_hpc.errors import EndpointError, LaunchError, MissingComponent
 from exatrkx_hpc.fleet.endpoint_file import EndpointRecord, remove_endpoint, write_endpoint
 from exatrkx_hpc.fleet.look import observe
 from exatrkx_hpc.fleet.membership import Member, changes
@@ -20,8 +20,10 @@ from exatrkx_hpc.fleet.nginx import Balancer, BalancerPlan
 from exatrkx_hpc.fleet.prometheus import MetricsStore
 from exatrkx_hpc.fleet.view import View, news
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
-from exatrkx_hpc.ports import free_port
+from exatrkx_hpc.ports import chosen_port
 
+#: What a farm is like on a machine that has no Prometheus, as login nodes have none.
+WITHOUT_PROMETHEUS = "the endpoint goes without it, and 'exatrkx-hpc metrics' asks the servers themselves"
 #: How long a scheduler that answers may not know the job, in seconds, before there is nothing to wait for.
 _LOST = 10.0
 
@@ -52,8 +54,8 @@ class Monitor:
         self._host = balancer.host
         self._plan = BalancerPlan(
             host=balancer.host,
-            grpc_port=balancer.grpc_port or free_port(balancer.host),
-            http_port=balancer.http_port or free_port(balancer.host),
+            grpc_port=chosen_port(balancer.host, balancer.grpc_port, "grpc", tell),
+            http_port=chosen_port(balancer.host, balancer.http_port, "http", tell),
             worker_processes=balancer.worker_processes,
         )
         self._balancer = Balancer(run_dir / "nginx", self._plan)
@@ -71,7 +73,7 @@ class Monitor:
     @property
     def endpoint(self) -> str:
         """The gRPC address that clients use, `host:port`."""
-        return f"{self._public_host()}:{self._plan.grpc_port}"
+        return self._public(self._plan.grpc_port)
 
     @property
     def logs(self) -> Path:
@@ -176,7 +178,7 @@ class Monitor:
             self._scraped = None
         if self._scraped is None and view.ready:
             self._store.start(targets)
-            self.tell(f"prometheus: http://{self._store.address}")
+            self.tell(f"prometheus: http://{self._public(self._store.port)}")
         elif self._scraped is not None and _names(targets) != self._scraped:
             self._store.update(targets)
         else:
@@ -195,27 +197,34 @@ class Monitor:
             EndpointRecord(
                 job=self._run_dir.name,
                 grpc=self.endpoint,
-                http=f"{self._public_host()}:{self._plan.http_port}",
-                prometheus=self._store.address if self._store is not None else "",
+                http=self._public(self._plan.http_port),
+                prometheus=self._public(self._store.port) if self._store is not None else "",
                 metrics={member.name: member.metrics for member in view.ready},
+                instances={member.name: member.record.instance for member in view.ready},
                 ready=len(view.ready),
                 monitor_pid=os.getpid(),
                 updated=time.time(),
             ),
         )
 
-    def _public_host(self) -> str:
-        return socket.getfqdn() if self._host == "0.0.0.0" else self._host
+    def _public(self, port: int) -> str:
+        """Return the address of a port for others; who listens on every address is asked by this machine's name."""
+        host = socket.getfqdn() if self._host in ("0.0.0.0", "::", "[::]") else self._host
+        return f"{host}:{port}"
 
     def _make_store(self) -> MetricsStore | None:
         if not self._settings.prometheus:
             return None
-        return MetricsStore(
-            self._run_dir / "prometheus",
-            host=self._host,
-            port=self._settings.prometheus_port or free_port(self._host),
-            scrape_interval=self._settings.scrape_interval,
-        )
+        try:
+            return MetricsStore(
+                self._run_dir / "prometheus",
+                host=self._host,
+                port=chosen_port(self._host, self._settings.prometheus_port, "prometheus", self.tell),
+                scrape_interval=self._settings.scrape_interval,
+            )
+        except MissingComponent as error:
+            self.tell(f"prometheus: {str(error).partition('; ')[0]}; {WITHOUT_PROMETHEUS}")
+            return None
 
 
 def _names(members: tuple[Member, ...]) -> tuple[str, ...]:

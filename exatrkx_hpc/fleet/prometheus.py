@@ -57,8 +57,13 @@ class MetricsStore:
         self._child: Child | None = None
 
     @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._port
+
+    @property
     def address(self) -> str:
-        """Where its own page and its queries are answered, `host:port`."""
+        """Where it listens, `host:port`; the host may be 0.0.0.0."""
         return f"{self._host}:{self._port}"
 
     def start(self, members: Iterable[Member]) -> None:

@@ -13,9 +13,11 @@ from exatrkx_hpc.launch.container_spec import DEFAULT_SHM_SIZE, ContainerSpec
 #: In shifter these belong to the site; targets of the first kind are refused with all that lies below them.
 _SHIFTERS_OWN = ("/etc", "/var", "/opt/udiImage")
 _SHIFTERS_OWN_ALONE = ("/opt",)
+#: What shifter lets a user mount to although it lies below one of its own.
+_SHIFTERS_EXCEPTION = "/var/tmp"
 #: shifter drops every other character of a path without a word (userInputPathFilter in its utility.c).
 _SHIFTER_PATH = re.compile(r"[A-Za-z0-9_.+/-]*")
-_SHIFTER_IMAGE = re.compile(r"((docker|custom|local|id):)?[A-Za-z0-9][A-Za-z0-9_.:/@-]*")
+_SHIFTER_IMAGE = re.compile(r"(docker://|local:/|(docker|custom|local|id):)?[A-Za-z0-9][A-Za-z0-9_.:/@-]*")
 _PODMAN_IMAGE = re.compile(r"([a-z-]+:/?/?)?[A-Za-z0-9/][A-Za-z0-9_.:/@-]*")
 _APPTAINER_IMAGE = re.compile(r"[^-].*")
 _SHM_SIZE = re.compile(r"[1-9][0-9]*[bkmgBKMG]?")
@@ -39,7 +41,14 @@ def shifter_faults(spec: ContainerSpec) -> tuple[str, ...]:
         if _below(folder, _SHIFTERS_OWN)
     ]
     image = _bad_image(spec, _SHIFTER_IMAGE, "docker:NAME:TAG")
-    return (*image, *_no_shm_size(spec, "shifter"), *own, *_bad_volumes(spec))
+    return (
+        *image,
+        *_no_shm_size(spec, "shifter"),
+        *own,
+        *_bad_volumes(spec),
+        *_empty_values(spec),
+        *_odd_modules(spec),
+    )
 
 
 def podman_faults(spec: ContainerSpec) -> tuple[str, ...]:
@@ -64,14 +73,12 @@ def apptainer_faults(spec: ContainerSpec) -> tuple[str, ...]:
         for source, target in spec.places
         if "," in source + target
     ]
-    image = _shifters_image(spec, "apptainer", prefix="docker://") or tuple(
-        _bad_image(spec, _APPTAINER_IMAGE, "docker://NAME:TAG, or a file")
-    )
+    image = _bad_image(spec, _APPTAINER_IMAGE, "docker://NAME:TAG, or a file")
     return (*image, *_no_shm_size(spec, "apptainer"), *_no_modules(spec, "apptainer"), *commas)
 
 
 def _podman_faults(spec: ContainerSpec, program: str) -> Iterator[str]:
-    yield from _shifters_image(spec, program, prefix="") or _bad_image(spec, _PODMAN_IMAGE, "docker.io/NAME:TAG")
+    yield from _bad_image(spec, _PODMAN_IMAGE, "docker.io/NAME:TAG")
     if not _SHM_SIZE.fullmatch(spec.shm_size):
         yield f"{program} reads no amount of memory in {spec.shm_size!r}; write server.shm_size such as '20g'"
 
@@ -86,7 +93,8 @@ def _stolen(spec: ContainerSpec) -> Iterator[str]:
 
 def _bad_volumes(spec: ContainerSpec) -> Iterator[str]:
     for source, target in spec.mounts:
-        if _below(target, _SHIFTERS_OWN) or target.rstrip("/") in ("", *_SHIFTERS_OWN_ALONE):
+        own = _below(target, _SHIFTERS_OWN) or target.rstrip("/") in ("", *_SHIFTERS_OWN_ALONE)
+        if own and target.rstrip("/") != _SHIFTERS_EXCEPTION:
             yield f"shifter refuses {target} as the target of a mount; choose another in server.mounts"
         elif not _SHIFTER_PATH.fullmatch(source + target):
             yield (
@@ -95,11 +103,16 @@ def _bad_volumes(spec: ContainerSpec) -> Iterator[str]:
             )
 
 
-def _shifters_image(spec: ContainerSpec, program: str, *, prefix: str) -> tuple[str, ...]:
-    if not spec.image.startswith("docker:") or spec.image.startswith("docker://"):
-        return ()
-    plain = prefix + spec.image.removeprefix("docker:")
-    return (f"{spec.image!r} is shifter's way to name an image; for {program} write {plain!r} in server.image",)
+def _empty_values(spec: ContainerSpec) -> Iterator[str]:
+    for name, value in spec.environment:
+        if not value:
+            yield f"shifter refuses the empty value of {name}; take it out of server.environment, or give it a value"
+
+
+def _odd_modules(spec: ContainerSpec) -> Iterator[str]:
+    for name in spec.modules:
+        if not _MODULE.fullmatch(name):
+            yield f"shifter has no module {name!r}; name modules such as gpu or mpich in server.modules"
 
 
 def _bad_image(spec: ContainerSpec, form: re.Pattern[str], example: str) -> Iterator[str]:

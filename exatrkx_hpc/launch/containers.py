@@ -15,7 +15,7 @@ from exatrkx_hpc.launch.container_faults import (
     podman_hpc_faults,
     shifter_faults,
 )
-from exatrkx_hpc.launch.container_spec import ContainerSpec
+from exatrkx_hpc.launch.container_spec import ContainerSpec, apptainer_image, podman_image, shifter_image
 from exatrkx_hpc.launch.words import Var, Word
 from exatrkx_hpc.values import Engine
 
@@ -35,6 +35,18 @@ class ContainerEngine(Protocol):
         """Return the command that starts the container and, in it, the server."""
         ...
 
+    def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the command that runs another one in the image, on a machine without GPUs, for its answer."""
+        ...
+
+    def exports(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
+        """Return the variables of the node that the engine reads before it starts the container."""
+        ...
+
+    def foreign(self) -> tuple[str, ...]:
+        """Return the variables by which a shell's own allocation would say something else to the engine."""
+        ...
+
     def removal(self) -> tuple[Word, ...]:
         """Return the command that removes what a killed server left of its container; empty if nothing can be."""
         ...
@@ -44,24 +56,23 @@ class ContainerEngine(Protocol):
         ...
 
 
-class NoContainer:
-    """A bare binary of the node."""
-
-    def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
-        """Return what cannot be without a container."""
-        return bare_faults(spec)
+class _OwnWords:
+    """An engine that reads its own command line only, and leaves no more than its processes."""
 
     def directives(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
         """Return nothing: Slurm needs to know nothing of it."""
         return ()
 
-    def argv(self, spec: ContainerSpec) -> tuple[Word, ...]:
-        """Return the server's own command, with its variables set by env."""
-        settings = tuple(f"{name}={value}" for name, value in spec.environment)
-        return ("env", *settings, *spec.command) if settings else spec.command
+    def exports(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
+        """Return nothing: it reads no variables."""
+        return ()
+
+    def foreign(self) -> tuple[str, ...]:
+        """Return nothing, for the same reason."""
+        return ()
 
     def removal(self) -> tuple[Word, ...]:
-        """Return nothing: there is no container."""
+        """Return nothing: there is nothing to remove."""
         return ()
 
     def listing(self) -> tuple[str, ...]:
@@ -69,7 +80,24 @@ class NoContainer:
         return ()
 
 
-class Shifter:
+class NoContainer(_OwnWords):
+    """A bare binary of the node."""
+
+    def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
+        """Return what cannot be without a container."""
+        return bare_faults(spec)
+
+    def argv(self, spec: ContainerSpec) -> tuple[Word, ...]:
+        """Return the server's own command, with its variables set by env."""
+        settings = tuple(f"{name}={value}" for name, value in spec.environment)
+        return ("env", *settings, *spec.command) if settings else spec.command
+
+    def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the command itself."""
+        return command
+
+
+class Shifter(_OwnWords):
     """NERSC's shifter: the image is named to Slurm; network and /dev/shm are the node's."""
 
     def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
@@ -82,24 +110,35 @@ class Shifter:
         A volume's target must exist in the image, so `folders` are not mounted: they lie on a file system that
         the site shows in every container, as scratch is.
         """
+        return tuple((name, value) for name, _, value in self._words(spec))
+
+    def exports(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
+        """Return the same as variables: the lines of a script say nothing in a shell's own allocation."""
+        return tuple((variable, value) for _, variable, value in self._words(spec))
+
+    def foreign(self) -> tuple[str, ...]:
+        """Return where Slurm's plugin puts the image of the allocation, which goes before SHIFTER_IMAGEREQUEST."""
+        return tuple(f"{prefix}SHIFTER_{name}" for prefix in ("", "SLURM_SPANK_") for name in ("IMAGE", "IMAGETYPE"))
+
+    def _words(self, spec: ContainerSpec) -> tuple[tuple[str, str, str], ...]:
         volumes = ";".join(f"{source}:{target}:ro" for source, target in spec.mounts if source != target)
-        pairs = (("image", spec.image), ("module", ",".join(spec.modules)), ("volume", volumes))
-        return tuple((name, value) for name, value in pairs if value)
+        words = (
+            ("image", "SHIFTER_IMAGEREQUEST", shifter_image(spec.image)),
+            ("module", "SHIFTER_MODULE", ",".join(spec.modules)),
+            ("volume", "SHIFTER_VOLUME", volumes),
+        )
+        return tuple((name, variable, value) for name, variable, value in words if value)
 
     def argv(self, spec: ContainerSpec) -> tuple[Word, ...]:
         """Return the command; variables of the host reach the container by themselves."""
         return ("shifter", *(f"--env={name}={value}" for name, value in spec.environment), *spec.command)
 
-    def removal(self) -> tuple[Word, ...]:
-        """Return nothing: a shifter container is no more than its processes."""
-        return ()
-
-    def listing(self) -> tuple[str, ...]:
-        """Return nothing, for the same reason."""
-        return ()
+    def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the command in shifter, without modules."""
+        return ("shifter", f"--image={shifter_image(spec.image)}", "--module=none", *command)
 
 
-class Podman:
+class Podman(_OwnWords):
     """podman on a node, with the host's network."""
 
     program: str = "podman"
@@ -107,10 +146,6 @@ class Podman:
     def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
         """Return what podman has no word for, or would take for something else."""
         return podman_faults(spec)
-
-    def directives(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
-        """Return nothing: podman reads its own command line only."""
-        return ()
 
     def argv(self, spec: ContainerSpec) -> tuple[Word, ...]:
         """Return the command of a container with a name of its own, which goes away when it ends.
@@ -124,9 +159,14 @@ class Podman:
             *(word for source, target in spec.places for word in ("-v", f"{source}:{target}:ro")),
             *(word for name in spec.forwarded for word in ("-e", name)),
             *(word for name, value in spec.environment for word in ("-e", f"{name}={value}")),
-            spec.image,
+            podman_image(spec.image),
             *spec.command,
         )
+
+    def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the command in a container of its own, in the place of the image's ENTRYPOINT, which may say much."""
+        program, *words = command
+        return (self.program, "run", "--rm", "--net", "none", "--entrypoint", program, podman_image(spec.image), *words)
 
     def removal(self) -> tuple[Word, ...]:
         """Return the command that removes the container at once, whether it still runs or not."""
@@ -154,16 +194,12 @@ class PodmanHpc(Podman):
         return tuple(f"--{name}" for name in names)
 
 
-class Apptainer:
+class Apptainer(_OwnWords):
     """apptainer (formerly singularity): the host's network and /dev/shm, image as a file or a URI."""
 
     def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
         """Return what apptainer has no word for, or would cut."""
         return apptainer_faults(spec)
-
-    def directives(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
-        """Return nothing: apptainer reads its own command line only."""
-        return ()
 
     def argv(self, spec: ContainerSpec) -> tuple[Word, ...]:
         """Return the command; variables of the host reach the container by themselves.
@@ -175,17 +211,13 @@ class Apptainer:
             "exec",
             *(("--nv",) if spec.gpus else ()),
             *(word for source, target in spec.places for word in ("--bind", f"{source}:{target}:ro")),
-            spec.image,
+            apptainer_image(spec.image),
             *NoContainer().argv(spec),
         )
 
-    def removal(self) -> tuple[Word, ...]:
-        """Return nothing: an apptainer container is no more than its processes."""
-        return ()
-
-    def listing(self) -> tuple[str, ...]:
-        """Return nothing, for the same reason."""
-        return ()
+    def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the command in apptainer."""
+        return ("apptainer", "exec", apptainer_image(spec.image), *command)
 
 
 ENGINES: dict[Engine, ContainerEngine] = {

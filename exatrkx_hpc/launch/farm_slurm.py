@@ -9,13 +9,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.launch.interactive import Allocation, Foreground, allocation, begin
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 from exatrkx_hpc.launch.slurm import Slurm
+from exatrkx_hpc.launch.slurm_environment import chosen_cluster
+from exatrkx_hpc.launch.slurm_job import JobId, Owner
+from exatrkx_hpc.launch.slurm_submit import submit
+from exatrkx_hpc.launch.words import sh
 
+#: In the run directory of a job that was submitted from here: what Slurm knows it by.
+RECORD = "slurm-job.json"
 #: In the run directory of a farm that a terminal runs: whose the allocation is.
 MARK = "interactive"
 _OURS, _THEIRS = "allocated by salloc\n", "allocation of a shell\n"
@@ -25,12 +33,33 @@ _STOP = "stop"
 _RELEASE = 30.0
 
 
+class SlurmRecord(BaseModel):
+    """What a job of a run directory was submitted as: its name, its script and, if it was asked for, its cluster.
+
+    Without a `cluster` (None) nobody noted one, as for a script that was submitted by hand.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    cluster: str | None = None
+    name: str = ""
+    script: str = ""
+
+
+def read_record(run_dir: Path) -> SlurmRecord:
+    """Return what is noted of the job of a run directory; of one that was submitted by hand nothing is."""
+    try:
+        return SlurmRecord.model_validate_json((run_dir / RECORD).read_text())
+    except (OSError, ValidationError):
+        return SlurmRecord()
+
+
 class FarmSlurm:
-    """The scheduler of a cluster, for the farms below one run root."""
+    """The scheduler of a site, for the farms below one run root; each job is asked of its own cluster."""
 
     def __init__(
         self,
-        slurm: Slurm,
+        cluster: Callable[[str | None], Slurm],
         *,
         run_root: Path,
         grace: float,
@@ -38,11 +67,14 @@ class FarmSlurm:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Ask and tell `slurm`; with `interactive` a script runs from this terminal instead of as a batch job.
+        """Ask and tell the cluster that `cluster` returns for a name; for None it is the one that the shell chooses.
 
-        A farm of a terminal that drains has `grace` seconds before it is ended by force.
+        With `interactive` a script runs from this terminal instead of as a batch job. A farm of a terminal that
+        drains has `grace` seconds before it is ended by force.
         """
-        self._slurm = slurm
+        self._make = cluster
+        self._clusters: dict[str | None, Slurm] = {}
+        self._others: dict[tuple[str, str], str] = {}
         self._run_root = run_root
         self._grace = grace
         self._here = interactive
@@ -50,17 +82,39 @@ class FarmSlurm:
         self._sleep = sleep
         self._running: dict[str, Foreground] = {}
 
+    def _slurm(self, cluster: str | None) -> Slurm:
+        if cluster not in self._clusters:
+            self._clusters[cluster] = self._make(cluster)
+        return self._clusters[cluster]
+
+    def _of(self, job: str) -> Slurm:
+        return self._slurm(read_record(self._run_root / job).cluster)
+
     def submit(self, script: Path, plan: FarmPlan) -> str:
         """Submit or start `script` and return the job's id; raises LaunchError when it is refused."""
-        if not self._here:
-            return self._slurm.submit(script, plan)
+        if self._here:
+            return self._start(script, plan)
+        job = submit(script, name=plan.name, log=dict(plan.directives)["output"], options=plan.extra_directives)
+        try:
+            self._note(job, script, plan.name)
+        except BaseException as error:
+            self._slurm(job.cluster).cancel(job.number, owner=self._owner(job.number), drain=False)
+            if isinstance(error, OSError):
+                where = self._run_root / job.number
+                raise LaunchError(f"{where} cannot be written ({error.strerror}); job cancelled") from error
+            raise
+        return job.number
+
+    def _start(self, script: Path, plan: FarmPlan) -> str:
         inside = allocation(os.environ)
         if inside is not None:
             self._make_way(inside, plan.nodes)
         started = begin(script, plan, inside=inside is not None)
         try:
             job = inside.job if inside is not None else started.name()
-            (self._run_root / job).mkdir(mode=0o700, exist_ok=True)
+            cluster = inside.cluster if inside is not None else chosen_cluster(os.environ, plan.extra_directives)
+            # An allocation of a shell has a name of its own.
+            self._note(JobId(number=job, cluster=cluster), script, plan.name if inside is None else "")
             write_whole(self._run_root / job / MARK, _OURS if inside is None else _THEIRS)
         except BaseException:
             started.kill()
@@ -68,13 +122,28 @@ class FarmSlurm:
         self._running[job] = started
         return job
 
+    def _note(self, job: JobId, script: Path, name: str) -> None:
+        """Note in the run directory what Slurm knows the job by; its number alone may be another job's, or be again."""
+        run_dir = self._run_root / job.number
+        run_dir.mkdir(mode=0o700, exist_ok=True)
+        record = SlurmRecord(cluster=job.cluster, name=name, script=str(script))
+        write_whole(run_dir / RECORD, record.model_dump_json() + "\n", mode=0o600)
+
+    def _owner(self, job: str) -> Owner:
+        root = str(self._run_root)
+        return Owner(
+            log=root.replace("%", "%%") + "/job-%j.log",
+            line=f"run_dir={sh(root)}/$SLURM_JOB_ID",
+            name=read_record(self._run_root / job).name if (self._run_root / job / MARK).exists() else "",
+        )
+
     def _make_way(self, inside: Allocation, nodes: int) -> None:
         """Refuse an allocation that will not do or that has a farm; take away what an earlier farm of it left."""
         job, run_dir = inside.job, self._run_root / inside.job
         if 0 < inside.nodes < nodes:
             has = f"{inside.nodes} node{'s' if inside.nodes > 1 else ''}"
             raise LaunchError(f"this shell's allocation {job} has {has}, the farm wants {nodes}; ask for fewer with -N")
-        if (state := self._slurm.state(job)) is not JobState.RUNNING:
+        if (state := self._slurm(inside.cluster).state(job)) is not JobState.RUNNING:
             raise LaunchError(f"this shell's allocation {job} is {state.value}; leave the shell and get another")
         if run_dir.is_dir() and not self.state(job).over:
             raise LaunchError(f"job {job} has a farm already; 'exatrkx-hpc stop {job}' ends it")
@@ -83,8 +152,10 @@ class FarmSlurm:
 
     def info(self, job: str) -> JobInfo:
         """Return what is known of the job; what Slurm does not tell now is UNKNOWN with the reason."""
-        found = self._slurm.info(job)
-        run_dir = self._run_root / job
+        run_dir, record = self._run_root / job, read_record(self._run_root / job)
+        found = replace(self._slurm(record.cluster).info(job), cluster=record.cluster or "")
+        if why := self._another(found, record):
+            return JobInfo(id=job, state=JobState.UNKNOWN, reason=why, cluster=found.cluster)
         if found.state is JobState.RUNNING and (run_dir / MARK).exists():
             return self._of_terminal(found, run_dir)
         seen = (run_dir / "server.sh").exists() or (self._run_root / f"job-{job}.log").exists()
@@ -92,6 +163,18 @@ class FarmSlurm:
             why = f"{found.nodes[0]} left no trace in {self._run_root}; run_root must be a folder that all nodes share"
             return replace(found, reason=why)
         return found
+
+    def _another(self, found: JobInfo, record: SlurmRecord) -> str:
+        """Return why the job that Slurm has under this number is not the one that was submitted; nothing if it is."""
+        if not record.name or not found.name or found.name == record.name or found.id in self._running:
+            return ""
+        key = (found.id, found.name)
+        if key not in self._others:
+            try:
+                self._others[key] = self._of(found.id).whose(found.id, self._owner(found.id))
+            except LaunchError:
+                return f"Slurm's job {found.id} is called {found.name!r}, and this one was {record.name!r}"
+        return self._others[key] and f"the number is that of another job by now: {self._others[key]}"
 
     def _of_terminal(self, found: JobInfo, run_dir: Path) -> JobInfo:
         """Return what the farm in an allocation is; the allocation may go on when the farm has ended."""
@@ -113,11 +196,11 @@ class FarmSlurm:
         """
         run_dir, started = self._run_root / job, self._running.get(job)
         if not (started or (run_dir / MARK).exists()):
-            self._slurm.cancel(job, drain=drain)
+            self._of(job).cancel(job, owner=self._owner(job), drain=drain)
             return
         now = self.info(job)
         if now.state is JobState.PENDING:
-            self._slurm.cancel(job, drain=drain)
+            self._of(job).cancel(job, owner=self._owner(job), drain=drain)
         elif not self._told_and_ended(job, "drain" if drain else "halt"):
             self._force(job)
         if started is not None:
@@ -140,7 +223,7 @@ class FarmSlurm:
         if (started := self._running.get(job)) is not None:
             started.kill()
         if self._ours(job):
-            self._slurm.cancel(job, drain=False)
+            self._of(job).cancel(job, owner=self._owner(job), drain=False)
         elif started is None:
             raise LaunchError(
                 f"the servers of job {job} have not ended after {self._grace:g} s; "

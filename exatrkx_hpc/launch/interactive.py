@@ -14,12 +14,13 @@ from pathlib import Path
 from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.launch.plan import FarmPlan
+from exatrkx_hpc.launch.slurm_environment import names_cluster, slurm_environment
 from exatrkx_hpc.launch.slurm_refusals import next_step, own_words
 from exatrkx_hpc.process import Child, session_members, spawn
 
 #: What sbatch knows and salloc does not.
 _BATCH_ONLY = {"output", "requeue", "no-requeue"}
-_GIVEN = re.compile(r"job allocation (\d+)")
+_GIVEN = re.compile(r"\b(?:Granted|Pending) job allocation ([1-9][0-9]*)\b")
 #: salloc names the job as soon as Slurm has taken it, be it pending; a controller may be slow.
 _NAME_DEADLINE = 180.0
 #: srun ends the tasks of its step when it is told to end.
@@ -28,17 +29,24 @@ _STEP_DEADLINE = 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:
-    """The Slurm job that this shell is in; `nodes` is 0 when Slurm does not say how many it has."""
+    """The Slurm job that this shell is in; `nodes` is 0 when Slurm does not say how many it has.
+
+    `cluster` is empty unless the allocation was asked of another cluster than that of this machine.
+    """
 
     job: str
     nodes: int
+    cluster: str = ""
 
 
 def allocation(environment: Mapping[str, str]) -> Allocation | None:
     """Return the allocation that a shell with these variables is in, or None."""
     job = environment.get("SLURM_JOB_ID", "")
     nodes = environment.get("SLURM_JOB_NUM_NODES", "")
-    return Allocation(job=job, nodes=int(nodes) if nodes.isdigit() else 0) if job.isdigit() else None
+    if not job.isdigit():
+        return None
+    cluster = environment.get("SLURM_WORKING_CLUSTER", "").partition(":")[0]
+    return Allocation(job=job, nodes=int(nodes) if nodes.isdigit() else 0, cluster=cluster)
 
 
 def salloc_argv(plan: FarmPlan) -> list[str]:
@@ -104,7 +112,9 @@ def begin(script: Path, plan: FarmPlan, *, inside: bool) -> Foreground:
     """Start `script`, `inside` the allocation of this shell or in one that salloc gets."""
     run = job_argv(script, Path(plan.run_root))
     log = script.with_suffix(".log")
-    return Foreground(spawn(run if inside else [*salloc_argv(plan), *run], log=log), log)
+    clusters = not any(map(names_cluster, plan.extra_directives))
+    environment = slurm_environment(os.environ, clusters=clusters and not inside, inside=inside)
+    return Foreground(spawn(run if inside else [*salloc_argv(plan), *run], log=log, env=environment), log)
 
 
 def _refused(said: str) -> LaunchError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -49,6 +50,7 @@ class _Job(BaseModel):
     name: str = ""
     nodes: tuple[str, ...] = ()
     submit: float | None = None
+    script: str = ""
     engine: Engine = "none"
 
 
@@ -64,9 +66,13 @@ class EmbeddedScheduler:
     def submit(self, script: Path, plan: FarmPlan) -> str:
         """Start `script` and return its job id; raises LaunchError when there are no free addresses."""
         run_dir = self._new_run_dir()
-        with contextlib.ExitStack() as locks:
-            nodes = self._claim_nodes(plan, locks)
-            child = self._start(script, plan, run_dir, nodes)
+        try:
+            with contextlib.ExitStack() as locks:
+                nodes = self._claim_nodes(plan, locks)
+                child = self._start(script, plan, run_dir, nodes)
+        except BaseException:
+            shutil.rmtree(run_dir, ignore_errors=True)
+            raise
         try:
             record = _Job(
                 session=child.pid,
@@ -76,6 +82,7 @@ class EmbeddedScheduler:
                 name=plan.name,
                 nodes=tuple(nodes),
                 submit=time.time(),
+                script=str(script),
                 engine=plan.engine,
             )
             write_whole(run_dir / _JOB_FILE, record.model_dump_json(), mode=0o600)

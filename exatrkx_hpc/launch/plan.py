@@ -60,6 +60,8 @@ class FarmPlan(BaseModel):
     gpus_per_server: int
     engine: str
     command: tuple[Word, ...]
+    exports: tuple[tuple[str, str], ...] = ()
+    foreign: tuple[str, ...] = ()
     model_repository: str
     host_suffix: str
     base_port: int
@@ -96,6 +98,8 @@ def make_plan(farm: Farm, *, tool: Tool | None = None, sources: Mapping[str, str
         gpus_per_server=server.gpus_per_server,
         engine=server.engine,
         command=engine.argv(spec),
+        exports=engine.exports(spec),
+        foreign=engine.foreign(),
         model_repository=server.model_repository,
         host_suffix=farm.cluster.host_suffix,
         base_port=server.base_port,
@@ -127,16 +131,25 @@ def _as_toml(value: object) -> str:
 def container_spec(farm: Farm, tool: Tool) -> ContainerSpec:
     """Return what the servers of `farm` need of their containers."""
     server, python = farm.server, python_folder(farm)
+    # Models of an image that has all their packages need no other, and podman mounts no folder that is not there.
+    extra = tuple(folder for folder in (server.python_environment,) if folder and Path(folder).is_dir())
     return ContainerSpec(
         image=server.image,
         command=_triton_command(farm, tool),
-        folders=(server.model_repository, python),
+        folders=(server.model_repository, python, *extra),
         mounts=tuple((source, target) for source, _, target in (mount.partition(":") for mount in server.mounts)),
         environment=tuple({**dict(tool.environment), "PYTHONPATH": python, **server.environment}.items()),
         modules=server.modules,
         shm_size=server.shm_size,
         gpus=server.device == "gpu",
     )
+
+
+def container_places(farm: Farm) -> tuple[tuple[str, str], ...] | None:
+    """Return the folders of this machine that the servers' container has, with their places in it; None without one."""
+    if farm.server.engine == "none":
+        return None
+    return container_spec(farm, Tool(triton=farm.server.triton)).places
 
 
 def engine_faults(farm: Farm) -> tuple[str, ...]:
@@ -209,10 +222,23 @@ def _directives(farm: Farm) -> tuple[tuple[str, str], ...]:
 def _step_options(farm: Farm) -> tuple[str, ...]:
     """Return the options of the srun that starts the servers.
 
-    A dead server or node must not end the others. Since Slurm 22.05 a step does not inherit --cpus-per-task.
+    A dead server or node must not end the others. Since Slurm 22.05 a step does not inherit --cpus-per-task, and in
+    a shell's own allocation there is nothing to inherit.
     """
     job, server = farm.job, farm.server
     size = (f"--nodes={job.nodes}", f"--ntasks-per-node={server.servers_per_node}")
     cpus = (f"--cpus-per-task={job.cpus_per_task}",) if job.cpus_per_task else ()
-    bind = (f"--gpu-bind={job.gpu_bind}",) if job.gpu_bind else ()
-    return (*size, "--kill-on-bad-exit=0", "--no-kill", *cpus, *bind)
+    hint = (f"--hint={job.hint}",) if job.hint else ()
+    bind = (f"--gpu-bind={_binding(farm)}",) if job.gpu_bind and job.gpus_per_node else ()
+    return (*size, "--kill-on-bad-exit=0", "--no-kill", *cpus, *hint, *bind)
+
+
+def _binding(farm: Farm) -> str:
+    """Return how Slurm shows the GPUs to the servers.
+
+    `closest` may show one GPU to two servers. A server of one GPU gets the closest that no other has, and servers of
+    several share the node's among them.
+    """
+    if farm.job.gpu_bind != "closest" or not farm.server.gpus_per_server:
+        return farm.job.gpu_bind
+    return "single:1" if farm.server.gpus_per_server == 1 else "none"

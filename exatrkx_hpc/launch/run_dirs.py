@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -16,9 +17,16 @@ _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _ID = re.compile(r"[1-9][0-9]*", re.ASCII)
 #: What a run directory has at least one of, and a folder of something else that is a number has not.
 _MARKS = ("server.sh", "plan.json", "embedded-job.json")
+#: The folder of the run root with the scripts that were submitted, and what the names of those end with.
+SCRIPTS = "scripts"
+_OF_DEPLOY = re.compile(r"-[0-9]{8}-[0-9]{6}\.sbatch$")
+#: The files of a run directory that note, among others, as which `script` its job was submitted.
+RECORDS = ("slurm-job.json", "embedded-job.json")
 #: File systems that live in one machine's memory or in one container.
 _OF_ONE_MACHINE = {"tmpfs", "ramfs", "devtmpfs", "overlay", "aufs", "squashfs", "rootfs"}
 _MOUNTS = Path("/proc/self/mountinfo")
+#: Every machine has its own of these, whatever file system they are on.
+_OWN_FOLDERS = (Path("/tmp"), Path("/var/tmp"))
 
 
 def job_ids(run_root: Path) -> tuple[str, ...]:
@@ -70,11 +78,14 @@ def _removable(run_dir: Path, before: float, is_over: Callable[[str], bool]) -> 
 
 
 def remove(run_root: Path, job: str) -> None:
-    """Remove a job's run directory and the log that Slurm wrote beside it; what a link points to stays.
+    """Remove a job's run directory, its script and the log that Slurm wrote beside it; what a link points to stays.
 
     Raises LaunchError when not all of it can be removed.
     """
+    script = _script_of(run_root / job)
     try:
+        if script is not None and script.parent == run_root / SCRIPTS:
+            remove_script(script)
         shutil.rmtree(run_root / job)
         (run_root / f"job-{job}.log").unlink(missing_ok=True)
         latest = run_root / "latest"
@@ -83,6 +94,32 @@ def remove(run_root: Path, job: str) -> None:
     except OSError as error:
         left = error.filename or run_root / job
         raise LaunchError(f"{left} cannot be removed ({error.strerror}); remove {run_root / job} by hand") from error
+
+
+def remove_script(script: Path) -> None:
+    """Remove a script that `deploy` wrote, and what it said in a terminal; one that cannot be removed stays."""
+    for path in (script, script.with_suffix(".log")):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def remove_old_scripts(run_root: Path, *, older_than: float, now: float | None = None) -> None:
+    """Remove the scripts that have not changed for `older_than` seconds, but none of a job with a run directory."""
+    moment = time.time() if now is None else now
+    kept = {_script_of(run_root / job) for job in job_ids(run_root)}
+    for script in (run_root / SCRIPTS).glob("*.sbatch"):
+        with contextlib.suppress(OSError):
+            if _OF_DEPLOY.search(script.name) and script not in kept and script.stat().st_mtime < moment - older_than:
+                remove_script(script)
+
+
+def _script_of(run_dir: Path) -> Path | None:
+    """Return the script that the job of a run directory was submitted as, if that is noted."""
+    for name in RECORDS:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if script := json.loads((run_dir / name).read_text()).get("script"):
+                return Path(script)
+    return None
 
 
 def local_file_system(path: Path) -> str | None:
@@ -100,6 +137,18 @@ def local_file_system(path: Path) -> str | None:
             kind = rest.split()[0]
             found, longest = kind if kind in _OF_ONE_MACHINE and root == "/" else None, len(place)
     return found
+
+
+def of_this_machine(path: Path) -> str:
+    """Return why no other machine sees `path`, which need not exist yet, or nothing when nothing speaks against it."""
+    if (kind := local_file_system(path)) is not None:
+        return f"is on {kind}, which the nodes do not share with this machine"
+    existing = next(one for one in (path, *path.parents) if one.exists()).resolve()
+    for own in _OWN_FOLDERS:
+        # A folder that somebody mounted below it is another matter.
+        if existing.is_relative_to(own) and existing.stat().st_dev == own.stat().st_dev:
+            return f"is below {own}, of which every machine has its own"
+    return ""
 
 
 def _unescaped(field: str) -> str:

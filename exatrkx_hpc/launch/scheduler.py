@@ -15,6 +15,10 @@ class SchedulerSilentError(LaunchError):
     """The scheduler has not answered once since this program began."""
 
 
+class JobMayRunError(LaunchError):
+    """Nobody can tell whether a script was submitted: its job may run."""
+
+
 class JobState(str, Enum):
     """The states of a job, in Slurm's words, and UNKNOWN: nobody could say."""
 
@@ -47,7 +51,8 @@ class JobInfo:
     not begun; None where there is no limit or the job is over. `unused` is what a job that is over had left of its
     limit, in seconds. `submit` and `start` are seconds since 1970; `start` of a pending job is when Slurm expects
     it, and `submit` of a requeued one is when it came back into the queue. `reason` says why the state is what it
-    is. With `answered` false the scheduler said nothing, of this job or of any other.
+    is. With `answered` false the scheduler said nothing, of this job or of any other. `cluster` is empty for
+    the cluster of this machine.
     """
 
     id: str
@@ -60,6 +65,7 @@ class JobInfo:
     start: float | None = None
     unused: float | None = None
     answered: bool = True
+    cluster: str = ""
 
 
 class Scheduler(Protocol):

@@ -22,4 +22,9 @@ def farm_slurm(farm: Farm, *, interactive: bool = False) -> FarmSlurm:
     """Return the Slurm of the site; with `interactive` it runs a farm's script from this terminal."""
     # What a drain takes at the most, and what Slurm and the script need beside it.
     grace = farm.server.drain + farm.server.exit_timeout + 30.0
-    return FarmSlurm(Slurm(grace=grace), run_root=Path(farm.run_root), grace=grace, interactive=interactive)
+    return FarmSlurm(
+        lambda cluster: Slurm(grace=grace, cluster=cluster),
+        run_root=Path(farm.run_root),
+        grace=grace,
+        interactive=interactive,
+    )

@@ -1,4 +1,4 @@
-"""Slurm as the scheduler: submit a script, tell of a job, end a job.
+"""Slurm as the scheduler: tell of a job, end a job.
 
 How a job is drained: `scancel --batch --signal=USR2` reaches the batch script alone, which passes the word on to
 the servers. SIGTERM would do the same, but is Slurm's own word, before the time limit: so the script can tell who
@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 
 from exatrkx_hpc.errors import LaunchError
-from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
-from exatrkx_hpc.launch.slurm_answers import parse_job_id
+from exatrkx_hpc.launch.slurm_environment import chosen_cluster, slurm_environment
+from exatrkx_hpc.launch.slurm_job import JobFacts, Owner, parse_facts, plain_text, same_log
 from exatrkx_hpc.launch.slurm_jobs import SlurmJobs
 from exatrkx_hpc.launch.slurm_refusals import next_step, own_words
 from exatrkx_hpc.process import Completed, find_program, run
@@ -27,11 +28,6 @@ REMEDY = "run this where Slurm's commands are, or set cluster.scheduler to 'loca
 WHEN_IT_IS_BACK = "'scontrol ping' tells when it is back, then try again"
 #: Slurm kills what is left of a cancelled job after KillWait, 30 s unless a site says otherwise.
 _KILL_WAIT = 60.0
-
-
-def sbatch_argv(script: Path, *, test_only: bool = False) -> list[str]:
-    """Return the command that submits `script` and prints the job's id, or only tells whether it would do."""
-    return ["sbatch", "--test-only" if test_only else "--parsable", str(script)]
 
 
 def drain_argv(job: str) -> list[str]:
@@ -54,39 +50,41 @@ def requeue_argv(job: str) -> list[str]:
     return ["scontrol", "requeue", job]
 
 
+def show_job_argv(job: str) -> list[str]:
+    """Return the command that tells whose a job is."""
+    return ["scontrol", "show", "job", job]
+
+
+def script_argv(job: str) -> list[str]:
+    """Return the command that prints the script of a job; Slurm shows it to the job's owner alone."""
+    return ["scontrol", "write", "batch_script", job, "-"]
+
+
 class Slurm:
-    """The scheduler of a cluster."""
+    """The scheduler of one cluster."""
 
     def __init__(
         self,
         *,
         grace: float = 60.0,
+        cluster: str | None = None,
         jobs: SlurmJobs | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Take the cluster of this machine; a job that drains has `grace` seconds before it is cancelled.
+        """Take the cluster of that name, or with an empty name that of this machine, whatever the shell says.
 
-        `jobs` answers what is asked of jobs; `clock` and `sleep` measure and pass the time of `cancel`.
+        Without `cluster` it is the one that the shell chooses. A job that drains has `grace` seconds before it is
+        cancelled. `jobs` answers what is asked of jobs; `clock` and `sleep` measure and pass the time of `cancel`.
         """
         self._grace = grace
-        self._jobs = jobs or SlurmJobs(ask)
+        self._cluster = chosen_cluster(os.environ) if cluster is None else cluster
+        self._ask = partial(ask, cluster=self._cluster)
+        # JSON of 22.05 takes no notice of --clusters, and pyslurm knows nothing of it.
+        self._jobs = jobs or SlurmJobs(self._ask, lines_only=bool(self._cluster))
         self._clock = clock
         self._sleep = sleep
         self._answered = False
-
-    def submit(self, script: Path, plan: FarmPlan) -> str:
-        """Submit `script` and return the job's id; raises LaunchError when Slurm refuses it."""
-        job = submit(script)
-        self._answered = True
-        return job
-
-    def test(self, script: Path) -> str:
-        """Return Slurm's word on when `script` would start; raises LaunchError when it would refuse it."""
-        done = ask(sbatch_argv(script, test_only=True))
-        if done.returncode:
-            raise _refused_script(script, done)
-        return own_words(done.stderr or done.stdout)
 
     def info(self, job: str) -> JobInfo:
         """Return what is known of the job; what Slurm does not tell now is UNKNOWN with the reason.
@@ -103,24 +101,63 @@ class Slurm:
         """Return the job's state."""
         return self.info(job).state
 
-    def cancel(self, job: str, *, drain: bool = True) -> None:
+    def cancel(self, job: str, *, owner: Owner, drain: bool = True) -> None:
         """End the job and wait for its end; one that has ended already is left alone.
 
         A running job is told to drain its servers (or, without `drain`, to end them at once), and cancelled when
-        that takes longer than the grace. Raises LaunchError when Slurm refuses, or cannot end it.
+        that takes longer than the grace. Raises LaunchError when the job is not the owner's or Slurm does not say
+        whose it is, which then goes on, and when Slurm refuses, or cannot end it.
         """
         before = self.info(job)
-        if before.state.over or (before.state is not JobState.PENDING and self._told_and_ended(job, drain)):
+        if before.state.over:
             return
-        done = ask(cancel_argv(job))
+        self._refuse_another(before, owner)
+        if before.state is not JobState.PENDING and self._told_and_ended(job, drain):
+            return
+        done = self._ask(cancel_argv(job))
         if done.returncode:
-            raise _refused("scancel", f"job {job}", done, otherwise="'squeue --me' lists your jobs")
-        if not self._ended(job, within=_KILL_WAIT if before.state is not JobState.UNKNOWN else 0):
+            raise refused("scancel", f"job {job}", done, otherwise="'squeue --me' lists your jobs")
+        if not self._ended(job, within=_KILL_WAIT):
             raise _cannot_end(self.info(job))
+
+    def whose(self, job: str, owner: Owner) -> str:
+        """Return why the job of this number is not the owner's, or nothing when it is.
+
+        Raises LaunchError when Slurm does not say.
+        """
+        done = self._ask(show_job_argv(job))
+        facts = parse_facts(done.stdout) if done.returncode == 0 else ()
+        if not facts:
+            said = own_words(done.stderr or done.stdout)
+            raise LaunchError(f"Slurm does not say whose it is ({said})")
+        return next(filter(None, (self._why_not(job, one, owner) for one in facts)), "")
+
+    def _why_not(self, job: str, facts: JobFacts, owner: Owner) -> str:
+        if facts.uid != os.getuid():
+            return f"it is {facts.name!r} of the user {facts.user}"
+        if facts.batch:
+            ours = same_log(facts.log, owner.log, job) or owner.line in self._ask(script_argv(job)).stdout.splitlines()
+        else:
+            ours = bool(owner.name) and facts.name == owner.name
+        return "" if ours else f"it is another job of yours, {facts.name!r}, and none of this run root"
+
+    def _refuse_another(self, info: JobInfo, owner: Owner) -> None:
+        """Raise LaunchError unless Slurm says that the job is the owner's; a number may be another job's by now."""
+        try:
+            why = self.whose(info.id, owner)
+        except LaunchError as error:
+            if info.state is JobState.UNKNOWN and info.answered:
+                raise _cannot_end(info) from error
+            step = next_step(str(error), otherwise=f"'scontrol show job {info.id}' tells more")
+            raise LaunchError(f"job {info.id} is not cancelled, because {error}; {step}") from error
+        if why:
+            raise LaunchError(
+                f"job {info.id} is not cancelled, because {why}; 'scontrol show job {info.id}' tells more"
+            )
 
     def _told_and_ended(self, job: str, drain: bool) -> bool:
         """Tell the batch script; it is not there when the job has just ended, or is none of this user's."""
-        done = ask(drain_argv(job) if drain else halt_argv(job))
+        done = self._ask(drain_argv(job) if drain else halt_argv(job))
         return done.returncode == 0 and self._ended(job, within=self._grace)
 
     def _ended(self, job: str, *, within: float) -> bool:
@@ -144,17 +181,6 @@ def _cannot_end(left: JobInfo) -> LaunchError:
     )
 
 
-def submit(script: Path, *, section: str = "job") -> str:
-    """Submit `script` and return the job's id; raises LaunchError when Slurm refuses it.
-
-    `section` is the one of farm.toml that has the job's account, time and so on.
-    """
-    done = ask(sbatch_argv(script))
-    if done.returncode:
-        raise _refused_script(script, done, section=section)
-    return parse_job_id(done.stdout)
-
-
 def give_back(job: str) -> str:
     """Let a running job of this user begin anew, or end it where it may not; return which, or Slurm's words."""
     if ask(requeue_argv(job)).returncode == 0:
@@ -163,17 +189,23 @@ def give_back(job: str) -> str:
     return "it is cancelled" if done.returncode == 0 else own_words(done.stderr or done.stdout)
 
 
-def ask(argv: list[str]) -> Completed:
-    """Run one of Slurm's commands, with times as seconds since 1970; raises MissingComponent when it is not here."""
+def ask(argv: list[str], *, cluster: str | None = None) -> Completed:
+    """Run one of Slurm's commands, with times as seconds since 1970; raises MissingComponent when it is not here.
+
+    It is asked of `cluster`; an empty name is the cluster of this machine, and without one the shell's variables
+    choose it. No other variable of the shell's changes what the command does. What it says has no colours.
+    """
     program = find_program(argv[0], remedy=REMEDY)
-    return run([program, *argv[1:]], timeout=60, env={**os.environ, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C.UTF-8"})
+    of = [f"--clusters={cluster}"] if cluster else []
+    environment = slurm_environment(os.environ, clusters=cluster is None)
+    done = run(
+        [program, *of, *argv[1:]], timeout=60, env={**environment, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C.UTF-8"}
+    )
+    return replace(done, stdout=plain_text(done.stdout), stderr=plain_text(done.stderr))
 
 
-def _refused_script(script: Path, done: Completed, *, section: str = "job") -> LaunchError:
-    return _refused("sbatch", str(script), done, otherwise=f"check [{section}] in farm.toml", section=section)
-
-
-def _refused(program: str, what: str, done: Completed, *, otherwise: str, section: str = "job") -> LaunchError:
+def refused(program: str, what: str, done: Completed, *, otherwise: str, section: str = "job") -> LaunchError:
+    """Return the error for a command that failed: Slurm's words, and the next step or `otherwise`."""
     said = done.stderr.strip() or done.stdout.strip()
     step = next_step(said, otherwise=otherwise, section=section)
     return LaunchError(f"{program} refused {what} (exit {done.returncode}): {own_words(said)}; {step}")

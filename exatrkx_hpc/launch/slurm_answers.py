@@ -6,6 +6,7 @@ The forms are those of Slurm 22.05 to 24.11. `squeue --json` changed with the da
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -13,8 +14,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
-from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 
 #: Slurm's further states, as what they mean for a farm; a word that is nowhere is UNKNOWN. Those up to RESIZING are
@@ -62,17 +63,6 @@ class Queue:
     whole: bool = False
 
 
-def parse_job_id(output: str) -> str:
-    """Return the job id of `sbatch --parsable`, which prints `id` or `id;cluster`.
-
-    Raises LaunchError when there is none.
-    """
-    match = re.match(r"(\d+)(;\S+)?\s*$", output)
-    if match is None:
-        raise LaunchError(f"sbatch printed {output.strip()!r} where a job id was expected; see 'squeue --me'")
-    return match[1]
-
-
 def parse_state(words: str | Sequence[str]) -> JobState:
     """Return the state that Slurm's word or words mean (`CANCELLED by 1000`, `["RUNNING", "COMPLETING"]`)."""
     known = [words] if isinstance(words, str) else [str(word) for word in words]
@@ -111,7 +101,7 @@ def parse_queue_json(output: str, *, uid: int, now: float) -> Queue:
     exit status 0 and the trouble under `errors`: that is Unreadable too.
     """
     try:
-        answer = json.loads(output)
+        answer = _object(output)
         if answer.get("errors"):
             raise Unreadable(f"squeue --json reports {answer['errors'][0]}")
         jobs = answer["jobs"]
@@ -120,6 +110,16 @@ def parse_queue_json(output: str, *, uid: int, now: float) -> Queue:
     except (AttributeError, IndexError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise Unreadable(f"squeue --json is not in a known form: {error!r}") from error
     return Queue(jobs=found, whole=len(mine) < len(jobs))
+
+
+def _object(output: str) -> dict[str, Any]:
+    """Return the first object of JSON that begins a line of `output`; a site's banner may stand around it."""
+    places = [match.start() for match in re.finditer(r"^\{", output, re.MULTILINE)] or [max(output.find("{"), 0)]
+    for place in places:
+        with contextlib.suppress(json.JSONDecodeError):
+            found, _ = json.JSONDecoder().raw_decode(output, place)
+            return dict(found)
+    raise Unreadable("squeue --json printed no object of JSON")
 
 
 def _from_json(job: dict[str, object], now: float) -> JobInfo:

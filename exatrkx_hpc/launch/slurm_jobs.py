@@ -56,13 +56,16 @@ class Snapshot:
 class Slurmctld:
     """Asks Slurm for the queue in the best way that this version has, and for what has left it."""
 
-    def __init__(self, ask: Ask, *, uid: int, now: Callable[[], float]) -> None:
-        """Ask through `ask` for the jobs of the user `uid`; `now` tells seconds since 1970."""
+    def __init__(self, ask: Ask, *, uid: int, now: Callable[[], float], lines_only: bool = False) -> None:
+        """Ask through `ask` for the jobs of the user `uid`; `now` tells seconds since 1970.
+
+        With `lines_only` neither JSON nor pyslurm is tried.
+        """
         self._ask = ask
         self._uid = uid
         self._now = now
-        self._json = True
-        self._library: bool | None = None
+        self._json = not lines_only
+        self._library: bool | None = False if lines_only else None
 
     def queue(self) -> Queue:
         """Return the user's jobs in the queue; raises Unreadable with Slurm's own words when it does not answer."""
@@ -131,6 +134,7 @@ class SlurmJobs:
         self,
         ask: Ask,
         *,
+        lines_only: bool = False,
         max_age: float = 5.0,
         patience: float = 1.0,
         trust: float = 30.0,
@@ -140,9 +144,9 @@ class SlurmJobs:
         """Ask through `ask`, at most once in `max_age` seconds of `clock`.
 
         An answer that is slow is waited for `patience` seconds; after that the last one holds, up to an age of
-        `trust` seconds. `now` tells seconds since 1970.
+        `trust` seconds. `now` tells seconds since 1970; with `lines_only` neither JSON nor pyslurm is tried.
         """
-        self._slurm = Slurmctld(ask, uid=os.getuid(), now=now)
+        self._slurm = Slurmctld(ask, uid=os.getuid(), now=now, lines_only=lines_only)
         self._max_age = max_age
         self._patience = patience
         self._trust = max(trust, max_age)

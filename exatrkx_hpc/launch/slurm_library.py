@@ -9,13 +9,13 @@ from importlib import metadata
 from exatrkx_hpc.launch.scheduler import JobInfo
 from exatrkx_hpc.launch.slurm_answers import Queue, expand_hosts, parse_state, plain_reason, time_left
 
-_RELEASE = re.compile(r"\d+\.\d+")
+_RELEASE = re.compile(r"^slurm\S* (\d+\.\d+)", re.MULTILINE | re.ASCII)
 
 
 def library_release() -> str:
     """Return the release of Slurm that the installed pyslurm was made for, such as `25.11`, or nothing."""
     try:
-        return release(metadata.version("pyslurm"))
+        return release(f"slurm {metadata.version('pyslurm')}")
     except metadata.PackageNotFoundError:
         return ""
 
@@ -26,7 +26,7 @@ def release(version: str) -> str:
     pyslurm is imported only where this is its own release: its C library ends the whole process otherwise.
     """
     match = _RELEASE.search(version)
-    return match[0] if match else ""
+    return match[1] if match else ""
 
 
 def library_queue(*, uid: int, now: float) -> Queue | None:

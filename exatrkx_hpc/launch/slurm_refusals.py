@@ -42,6 +42,10 @@ _STEPS: tuple[tuple[str, str], ...] = (
     ),
     (r"dependency", "check job.dependency; 'squeue --me' lists your jobs"),
     (
+        r"known by database|can't be reached now",
+        "'sacctmgr show clusters' lists the clusters that can be asked",
+    ),
+    (
         r"contact slurm controller|Socket timed out|Connection refused",
         "Slurm's controller does not answer; 'scontrol ping' tells when it is back, then try again",
     ),
@@ -50,9 +54,11 @@ _STEPS: tuple[tuple[str, str], ...] = (
     (r"image", "check server.image; 'exatrkx-hpc setup' pulls it"),
 )
 _PREFIX = re.compile(
-    r"^(?:(?:sbatch|scancel|squeue|sacct|salloc|srun): (?:(?:error|fatal): )?"
+    r"^(?:(?:sbatch|scancel|squeue|sacct|salloc|srun|scontrol): (?:(?:error|fatal): )?"
     r"|slurm_load_\w+(?: error)?: |allocation failure: )"
 )
+#: How many lines of a complaint are told.
+_MOST_LINES = 3
 _EMPTY = re.compile(r"^(?:(?:Batch job submission|Job submit/allocate) failed: |Kill job error on job id \S+: )")
 
 
@@ -65,8 +71,25 @@ def next_step(complaint: str, *, otherwise: str, section: str = "job") -> str:
     return next(found, otherwise)
 
 
+def may_run(complaint: str) -> bool:
+    """Return whether Slurm may have taken a job although sbatch failed: the answer of the controller was lost."""
+    return re.search(r"[Tt]imed out|Zero Bytes were transmitted|Unexpected message|Broken pipe", complaint) is not None
+
+
+def start_estimate(said: str) -> str:
+    """Return the line of `sbatch --test-only` that says when the job would start, or nothing."""
+    match = re.search(r"^(?:sbatch: )?(Job [0-9]+ to start at .*)$", said, re.MULTILINE)
+    return match[1].rstrip() if match else ""
+
+
 def own_words(complaint: str) -> str:
-    """Return what Slurm said on one line, each thing once, without the names of its programs."""
-    lines = [_PREFIX.sub("", line.strip()) for line in complaint.splitlines()]
-    lines = [_EMPTY.sub("", line).rstrip(".") for line in lines if line]
-    return "; ".join(dict.fromkeys(lines[-3:])) or "it gave no reason"
+    """Return what Slurm said on one line, each thing once, without the names of its programs and a site's banner.
+
+    What stands before the first line with a program's name is a banner, and of many lines only those with one count.
+    """
+    lines = [line.strip() for line in complaint.splitlines() if line.strip()]
+    named = [place for place, line in enumerate(lines) if _PREFIX.match(line)]
+    if named:
+        lines = lines[named[0] :] if len(lines) - named[0] <= _MOST_LINES else [lines[place] for place in named]
+    words = [_EMPTY.sub("", _PREFIX.sub("", line)).rstrip(".") for line in lines[-_MOST_LINES:]]
+    return "; ".join(dict.fromkeys(word for word in words if word)) or "it gave no reason"

@@ -12,6 +12,7 @@ from typing import Final
 from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.launch.scheduler import JobState
 from exatrkx_hpc.launch.slurm import REMEDY, Slurm
+from exatrkx_hpc.launch.slurm_environment import slurm_environment
 from exatrkx_hpc.launch.slurm_refusals import own_words
 from exatrkx_hpc.process import Child, find_program, spawn
 from exatrkx_hpc.signals import noted_signals
@@ -21,13 +22,8 @@ _GRACE: Final = 30.0
 #: srun kills its programs when it is told to end, and waits for them; Slurm's own KillWait is 30 s.
 _KILL_WAIT: Final = 40.0
 _LOOK: Final = 0.5
-#: What an allocation says of its tasks; the step has its own idea.
-_OF_THE_ALLOCATION: Final = frozenset(
-    {
-        *("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE", "SLURM_NNODES"),
-        *("SLURM_CPUS_PER_TASK", "SLURM_JOB_NUM_NODES", "SLURM_GPUS_PER_TASK", "SLURM_DISTRIBUTION"),
-    }
-)
+#: What an allocation says of its size; the step has its own.
+_OF_THE_ALLOCATION: Final = frozenset({"SLURM_NNODES", "SLURM_JOB_NUM_NODES"})
 
 
 def srun_argv(nodes: Sequence[str], command: Sequence[str]) -> list[str]:
@@ -42,12 +38,12 @@ def srun_argv(nodes: Sequence[str], command: Sequence[str]) -> list[str]:
     return ["srun", *size, "--overlap", "--cpu-bind=none", *alone, *command]
 
 
-def nodes_of(job: str, *, most: int | None = None, slurm: Slurm | None = None) -> tuple[str, ...]:
-    """Return the nodes that the job has now, those that it lost left out, and no more than `most`.
+def nodes_of(job: str, *, cluster: str = "", most: int | None = None, slurm: Slurm | None = None) -> tuple[str, ...]:
+    """Return the nodes that the job of `cluster` has now, those that it lost left out, and no more than `most`.
 
     Raises LaunchError when Slurm does not say, or the job has fewer.
     """
-    info = (slurm or Slurm()).info(job)
+    info = (slurm or Slurm(cluster=cluster)).info(job)
     if info.state is not JobState.RUNNING or not info.nodes:
         raise LaunchError(f"job {job} is {info.state.value} ({info.reason}); 'squeue --me' lists your jobs")
     return info.nodes[:most]
@@ -97,7 +93,8 @@ def _follow(child: Child, heard: list[str], stop: signal.Signals, looks: Sequenc
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in variables.items() if name not in _OF_THE_ALLOCATION}
+    inside = slurm_environment(variables, inside=True)
+    return {name: value for name, value in inside.items() if name not in _OF_THE_ALLOCATION}
 
 
 class _Words:

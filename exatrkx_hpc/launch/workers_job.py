@@ -13,7 +13,9 @@ from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.launch.plan import Setting, settings_of
 from exatrkx_hpc.launch.run_dirs import local_file_system
-from exatrkx_hpc.launch.slurm import REMEDY, submit
+from exatrkx_hpc.launch.slurm import REMEDY
+from exatrkx_hpc.launch.slurm_job import JobId
+from exatrkx_hpc.launch.slurm_submit import submit
 from exatrkx_hpc.launch.words import comment, directive, sh
 from exatrkx_hpc.process import find_program, own_command
 from exatrkx_hpc.resolution import as_environment, known_keys
@@ -111,8 +113,8 @@ def render_workers(plan: WorkersPlan) -> str:
     return render("jobs/workers.sbatch.j2", filters={"sh": sh, "directive": directive, "comment": comment}, plan=plan)
 
 
-def submit_workers(plan: WorkersPlan) -> tuple[str, Path]:
-    """Write the script into the folder of the results and submit it; return the job's id and the script.
+def submit_workers(plan: WorkersPlan) -> tuple[JobId, Path]:
+    """Write the script into the folder of the results and submit it; return the job and the script.
 
     Raises LaunchError when that folder or the events are of this machine alone, when it cannot be written, or when
     Slurm refuses the job; MissingComponent without Slurm.
@@ -130,4 +132,12 @@ def submit_workers(plan: WorkersPlan) -> tuple[str, Path]:
         write_whole(script, render_workers(plan), mode=0o755)
     except OSError as error:
         raise LaunchError(f"cannot write {script}: {error.strerror}; choose another -o") from error
-    return submit(script, section="clients"), script
+    directives = dict(plan.directives)
+    job = submit(
+        script,
+        name=directives["job-name"],
+        log=directives["output"],
+        section="clients",
+        options=plan.extra_directives,
+    )
+    return job, script

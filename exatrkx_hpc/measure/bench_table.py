@@ -53,8 +53,9 @@ class Row:
     """One repetition of a point.
 
     Latencies are milliseconds; `queue_ms` to `network_ms` add up to `mean_ms`. Utilisations are shares (0 to 1),
-    `members` is each server's share of the requests, `NAME=SHARE` with blanks between, `load_average` that of this
-    machine before the repetition, `began` its time in UTC. What is not known is nan or empty.
+    `calls` is how perf_analyzer called, `members` is each server's share of the requests, `NAME=SHARE` with blanks
+    between, `load_average` that of this machine before the repetition, `began` its time in UTC. What is not known is
+    nan or empty.
     """
 
     kind: Kind
@@ -81,6 +82,7 @@ class Row:
     exatrkx_hpc: str = ""
     triton: str = ""
     perf_analyzer: str = ""
+    calls: str = ""
 
     @property
     def point(self) -> Point:
@@ -90,6 +92,9 @@ class Row:
 
 COLUMNS: Final = tuple(column.name for column in dataclasses.fields(Row))
 _NUMBERS: Final = {column.name for column in dataclasses.fields(Row) if column.type == "float"}
+_ALWAYS: Final = {"events_per_s", "mean_ms", "p50_ms", "p95_ms", "p99_ms"}
+#: Columns that tables of earlier programs do not have.
+_LATER: Final = {"calls"}
 _COUNTS: Final = {column.name for column in dataclasses.fields(Row) if column.type == "int"}
 
 
@@ -173,14 +178,24 @@ def _row(line: Mapping[str, object]) -> Row:
     """Return the row of texts, numbers or nulls."""
     values: dict[str, object] = {}
     for name in COLUMNS:
-        value = line[name]
+        value = line.get(name, "") if name in _LATER else line[name]
         if name in _NUMBERS:
-            values[name] = math.nan if value in (None, "") else float(str(value))
+            values[name] = _number(name, value)
         else:
             values[name] = int(str(value)) if name in _COUNTS else str(value)
     if values["kind"] not in ("service", "direct"):
         raise ValueError(f"kind {values['kind']!r}")
     return Row(**values)  # type: ignore[arg-type]
+
+
+def _number(name: str, value: object) -> float:
+    """Return a figure, nan where there is none; raise ValueError for one that is infinite or below 0."""
+    if value in (None, "") and name not in _ALWAYS:
+        return math.nan
+    figure = float(str(value if value not in (None, "") else math.nan))
+    if not 0.0 <= figure < math.inf:
+        raise ValueError(f"{name} {value!r}")
+    return figure
 
 
 def _read_points(folder: Path) -> Iterable[Row]:

@@ -9,69 +9,18 @@ from __future__ import annotations
 import concurrent.futures
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from exatrkx_hpc.errors import EndpointError
+from exatrkx_hpc.measure.counters import Counters, Snapshot, parse
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_PREFIX: Final = "nv_inference_"
 _ASKED_AT_ONCE: Final = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counters:
-    """What one model of one server has counted since the server began; durations in microseconds.
-
-    A request may carry several inferences (a batch), and an execution may serve several requests.
-    """
-
-    request_success: float = 0.0
-    request_failure: float = 0.0
-    count: float = 0.0
-    exec_count: float = 0.0
-    request_duration_us: float = 0.0
-    queue_duration_us: float = 0.0
-    compute_input_duration_us: float = 0.0
-    compute_infer_duration_us: float = 0.0
-    compute_output_duration_us: float = 0.0
-
-    def __add__(self, other: Counters) -> Counters:
-        return Counters(**{name: getattr(self, name) + getattr(other, name) for name in _COUNTED})
-
-    def since(self, earlier: Counters) -> Counters:
-        """Return what was counted after `earlier`; all of it when the server began anew in between."""
-        if any(getattr(self, name) < getattr(earlier, name) for name in _COUNTED):
-            return self
-        return Counters(**{name: getattr(self, name) - getattr(earlier, name) for name in _COUNTED})
-
-
-_COUNTED: Final = tuple(field.name for field in fields(Counters))
-
-PerVersion = Mapping[tuple[str, str], Counters]
-"""Counters by model name and version."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """All model counters of one server at one moment."""
-
-    url: str
-    counters: PerVersion
-
-    def since(self, earlier: Snapshot | None) -> Snapshot:
-        """Return what was counted after `earlier`, a snapshot of the same server; all of it without one."""
-        if earlier is None:
-            return self
-        before = earlier.counters
-        return Snapshot(
-            url=self.url,
-            counters={key: now.since(before.get(key, Counters())) for key, now in self.counters.items()},
-        )
+#: Measured with Triton 2.51, whichever stage refuses.
+_TWICE: Final = "failed: Triton counts a request that a stage refuses once for the stage, twice for its ensemble"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +49,13 @@ def metrics_url(server: str) -> str:
     return server if "://" in server else f"http://{server}/metrics"
 
 
-def fetch(server: str, *, deadline: float = 5.0) -> Snapshot:
+def fetch(server: str, *, deadline: float = 5.0, instance: str = "") -> Snapshot:
     """Ask a server (`HOST:8002`, or a URL) for its counters, waiting `deadline` seconds at most.
 
-    Raises EndpointError when nothing answers, or when the answer is not Triton's.
+    `instance` is the name that the server has, where it is known. Raises EndpointError when nothing answers, or when
+    the answer is not Triton's or holds something else than counts.
     """
-    return parse(fetch_text(server, deadline=deadline), url=metrics_url(server))
+    return parse(fetch_text(server, deadline=deadline), url=metrics_url(server), instance=instance)
 
 
 def fetch_text(server: str, *, deadline: float = 5.0) -> str:
@@ -130,21 +80,23 @@ def fetch_text(server: str, *, deadline: float = 5.0) -> str:
 
 
 def fetch_fleet(
-    servers: Sequence[str], *, deadline: float = 5.0
+    servers: Iterable[str], *, deadline: float = 5.0, instances: Mapping[str, str] | None = None
 ) -> tuple[tuple[Snapshot, ...], tuple[EndpointError, ...]]:
     """Ask all servers at once; return the snapshots of those that answer, and why the others gave none.
 
-    Raises EndpointError when none answers, or when `servers` is empty.
+    A server that is named twice is asked once. `instances` are the names that servers have, by what `servers` calls
+    them. Raises EndpointError when none answers, or when `servers` is empty.
     """
 
     def ask(server: str) -> Snapshot | EndpointError:
         try:
-            return fetch(server, deadline=deadline)
+            return fetch(server, deadline=deadline, instance=(instances or {}).get(server, ""))
         except EndpointError as error:
             return error
 
+    once = {metrics_url(server): server for server in servers}
     with concurrent.futures.ThreadPoolExecutor(max_workers=_ASKED_AT_ONCE) as pool:
-        answers = tuple(pool.map(ask, servers))
+        answers = tuple(pool.map(ask, once.values()))
     snapshots = tuple(answer for answer in answers if isinstance(answer, Snapshot))
     errors = tuple(answer for answer in answers if isinstance(answer, EndpointError))
     if not snapshots:
@@ -152,30 +104,6 @@ def fetch_fleet(
             raise errors[0]
         raise EndpointError(f"none of {len(errors)} servers gives metrics" + "".join(f"; {one}" for one in errors[:1]))
     return snapshots, errors
-
-
-def parse(text: str, *, url: str) -> Snapshot:
-    """Read Triton's metrics from their Prometheus text; `url` says where it is from.
-
-    Raises EndpointError when the text is none, or holds no Triton metric.
-    """
-    counters: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    triton = False
-    try:
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                triton = triton or sample.name.startswith("nv_")
-                # Newer parsers call every counter _total, whatever the server calls it.
-                name = sample.name.removeprefix(_PREFIX).removesuffix("_total")
-                if name in _COUNTED and sample.name.startswith(_PREFIX) and "model" in sample.labels:
-                    key = sample.labels["model"], sample.labels.get("version", "")
-                    # Failures come once for each reason, so values of one key are summed.
-                    counters[key][name] = counters[key].get(name, 0.0) + sample.value
-    except (ValueError, KeyError, IndexError) as error:
-        raise EndpointError(f"{url} does not answer in Prometheus' format; is it a metrics port?") from error
-    if not triton:
-        raise EndpointError(f"{url} answers, but not with Triton's metrics; --server wants the metrics port")
-    return Snapshot(url=url, counters={key: Counters(**values) for key, values in counters.items()})
 
 
 def model_times(snapshot: Snapshot, earlier: Snapshot | None = None) -> tuple[ModelTimes, ...]:
@@ -237,7 +165,7 @@ def render_table(times: Sequence[ModelTimes]) -> Table:
     """Return the times as a table for a rich console."""
     from rich.table import Table
 
-    table = Table(title="milliseconds per request")
+    table = Table(title="milliseconds per request", caption=_TWICE if any(one.failures for one in times) else None)
     table.add_column("model", no_wrap=True)
     for name in ("ok", "failed", "runs", "request", "queue", "input", "infer", "output"):
         table.add_column(name, justify="right")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import math
 import os
 import re
 import time
@@ -31,6 +32,8 @@ _MARGIN: Final = 120.0
 _WARM_UPS: Final = 3
 #: The binary in the wheel calls itself 0.0.0; its commit tells which it is.
 _WHEELS: Final = {"3a49a23": "2.60.0"}
+#: What a number in its CSV looks like; float() would also take nan, infinity, 1_0 and digits of other scripts.
+_NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _NEEDED: Final = ("Inferences/Second", "Avg latency", "p50 latency", "p95 latency", "p99 latency")
 
 
@@ -46,7 +49,7 @@ class PerfAnalyzer:
 class Load:
     """What perf_analyzer is to do: ask `model` at `server` with the events of `data`, `concurrency` at a time.
 
-    It measures for `window` seconds or somewhat longer.
+    It measures for `window` seconds or somewhat longer. `calls` is `sync`, `async`, or `default`, its own choice.
     """
 
     server: str
@@ -54,6 +57,7 @@ class Load:
     data: Path
     concurrency: int
     window: float
+    calls: str = "default"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +120,7 @@ def arguments(load: Load, report: Path) -> list[str]:
         *("--measurement-interval", str(max(1, round(1000 * load.window / WINDOWS)))),
         # Whether a figure is steady is told from whole repetitions, so that every window it takes counts.
         *("--max-trials", str(WINDOWS), "--stability-percentage", "1000000"),
+        *((f"--{load.calls}",) if load.calls != "default" else ()),
         *("--verbose-csv", "-f", str(report)),
     ]
 
@@ -157,16 +162,29 @@ def parse_csv(text: str, *, where: str) -> ClientFigures:
 
     Raises EndpointError when it has another form; `where` says what it is.
     """
-    rows = list(csv.DictReader(io.StringIO(text)))
     try:
+        header, *rows = [row for row in csv.reader(io.StringIO(text)) if row]
         (row,) = rows
-        per_second, *micros = (float(row[name]) for name in _NEEDED)
-    except (KeyError, ValueError, TypeError) as error:
-        raise EndpointError(
-            f"{where} is not what perf_analyzer 2.60 writes ({len(rows)} rows; {', '.join(_NEEDED)} are wanted in one)"
-        ) from error
+        values = dict(zip(header, row, strict=True))
+    except (ValueError, csv.Error) as error:
+        raise _other_form(where, "a header and one row with as many cells are wanted") from error
+    if missing := [name for name in _NEEDED if header.count(name) != 1]:
+        raise _other_form(where, f"the column {missing[0]} is wanted once")
+    per_second, *micros = (_figure(values[name], name, where) for name in _NEEDED)
     mean, p50, p95, p99 = (one / 1000.0 for one in micros)
     return ClientFigures(per_second=per_second, mean_ms=mean, p50_ms=p50, p95_ms=p95, p99_ms=p99)
+
+
+def _figure(text: str, name: str, where: str) -> float:
+    """Return what a cell says; it is a finite number above 0, or nothing was measured."""
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not 0.0 < value < math.inf:
+        raise _other_form(where, f"{name} is {text[:40]!r}, not a number above 0")
+    return value
+
+
+def _other_form(where: str, why: str) -> EndpointError:
+    return EndpointError(f"{where} is not what perf_analyzer 2.60 writes: {why}; remove it and measure again")
 
 
 def latency_split(model: str, mean_ms: float, times: Iterable[ModelTimes]) -> Split:

@@ -37,7 +37,7 @@ class _Samples:
 def watched(servers: Sequence[str], *, interval: float = 0.5) -> Iterator[Callable[[], Utilisation]]:
     """Look at the servers (`HOST:8002`) each `interval` seconds inside the block; the function gives the means so far.
 
-    A server that does not answer is left out.
+    A server that does not answer is left out, and a value that is no share.
     """
     samples, over = _Samples(), threading.Event()
 
@@ -57,15 +57,15 @@ def watched(servers: Sequence[str], *, interval: float = 0.5) -> Iterator[Callab
 
 
 def _take(text: str, samples: _Samples) -> None:
-    try:
+    with contextlib.suppress(Exception):  # half an answer of a server that ends, of which the parser says anything
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
+                if not 0.0 <= sample.value <= 1.0:  # nor NaN, which would make the mean one
+                    continue
                 if sample.name == _CPU:
                     samples.cpu.append(sample.value)
                 elif sample.name == _GPU:
                     samples.gpu.append(sample.value)
-    except ValueError:  # half an answer of a server that ends
-        return
 
 
 def _mean(values: Sequence[float]) -> float:

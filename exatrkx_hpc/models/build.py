@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,9 +15,21 @@ from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 from exatrkx_hpc.errors import ConfigError, ModelError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.models.check import check
+from exatrkx_hpc.models.code import gpu_code
 from exatrkx_hpc.models.pipeline import is_fused
 from exatrkx_hpc.models.replace import replaced
-from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, THREADS, WEIGHTS, Model, read_models, write_config
+from exatrkx_hpc.models.repository import (
+    CONFIG,
+    ENVIRONMENT,
+    THREADS,
+    WEIGHTS,
+    Model,
+    Places,
+    on_host,
+    read_config,
+    read_models,
+    write_config,
+)
 
 Device = Literal["cpu", "gpu"]
 
@@ -40,17 +54,21 @@ from exatrkx_hpc.tracking.serving import TorchScriptStage as TritonPythonModel  
 class BuildSettings:
     """What a copy is specialised to.
 
-    `instances` is how many of each model run at once (on each GPU, for a network on a GPU); `threads` is how
+    `instances` is how many of each model run at once (on each GPU, for a network on a GPU); `gpus` is how many
+    GPUs a server has, each of which gets as many instances of the stages that run on the CPU; `threads` is how
     many CPU threads a network's instance uses; `environment` is the Python environment of the Python
     backend's models, a venv folder or a packed archive, None for the server's own `python3`. `fused` is whether
-    the fused model is part of it, which needs PyTorch in that environment.
+    the fused model is part of it, which needs PyTorch in that environment, and on a GPU CuPy; `names` are further
+    names under which it is served, whether it has its own or not.
     """
 
     device: Device
     instances: int = 1
+    gpus: int = 1
     threads: int = 1
     environment: Path | None = None
     fused: bool = True
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,24 +86,39 @@ def build(
     *,
     device: Device,
     instances: int = 1,
+    gpus: int = 1,
     threads: int = 1,
     environment: Path | None = None,
-    fused: bool | None = None,
+    fused: bool = True,
+    names: Sequence[str] = (),
+    places: Places = None,
 ) -> BuiltRepository:
     """Write a copy of the repository `source`, specialised as BuildSettings says, to `out`.
 
-    Unless `fused` says so, the fused model is part of a build for the CPU alone: on a GPU, the ensemble gets
-    along without PyTorch in the models' Python environment, and one model that cannot load ends the server.
+    One model that cannot load ends the server: without PyTorch, or on a GPU CuPy, in the models' Python environment
+    `fused` must be False; on a GPU the ensemble gets along without them. `names` are further names of the fused model,
+    such as those of the public C++ backends, `exatrkxcpu` and `exatrkxgpu`. `places` are the folders of this machine
+    that the server's container has, as for `check`: then an absolute path of the environment is one in it.
     `out` is replaced as a whole, and only if it was built here. Raises ConfigError for a setting that cannot
     be, ModelError when the source has a fault or `out` is something else, OutputError when `out` cannot be
     written.
     """
-    with_fused = device == "cpu" if fused is None else fused
-    settings = _valid(device, instances, threads, environment, with_fused)
-    _refuse_faults(source)
+    settings = _valid(
+        BuildSettings(
+            device=device,
+            instances=instances,
+            gpus=gpus,
+            threads=threads,
+            environment=_environment(environment, places) if environment is not None else None,
+            fused=fused,
+            names=_names(names),
+        )
+    )
+    _refuse_faults(source, environment=settings.environment, places=places)
     _refuse_foreign(source, out)
     with replaced(out) as fresh:
         shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("__pycache__", MARK))
+        _serve_as(fresh, settings.names)
         models = _chosen(read_models(fresh), settings)
         for model in models:
             _specialise(model, settings)
@@ -95,27 +128,59 @@ def build(
 
 def _chosen(models: tuple[Model, ...], settings: BuildSettings) -> tuple[Model, ...]:
     """Return the models that are part of the build, and remove the folders of the others."""
-    for model in models:
-        if is_fused(model) and not settings.fused:
-            shutil.rmtree(model.folder)
-    return tuple(model for model in models if settings.fused or not is_fused(model))
+    left_out = [
+        model for model in models if is_fused(model) and not settings.fused and model.name not in settings.names
+    ]
+    for model in left_out:
+        shutil.rmtree(model.folder)
+    return tuple(model for model in models if model not in left_out)
 
 
-def _valid(device: Device, instances: int, threads: int, environment: Path | None, fused: bool) -> BuildSettings:
-    if device not in ("cpu", "gpu"):
-        raise ConfigError(f"device is {device!r}; use 'cpu' or 'gpu'")
-    for name, value in (("instances", instances), ("threads", threads)):
-        if value < 1:
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the further names of the fused model, each once; raise ConfigError for one that is no model's name."""
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name, re.ASCII):
+            raise ConfigError(f"--as is {name!r}; use letters, digits and _ . -, as a folder's name")
+    return tuple(dict.fromkeys(names))
+
+
+def _serve_as(repository: Path, names: tuple[str, ...]) -> None:
+    """Put the fused model under further names beside itself, with the same networks."""
+    if not names:
+        return
+    models = read_models(repository)
+    fused = next((model for model in models if is_fused(model)), None)
+    if fused is None:
+        raise ModelError(f"no model of the repository is a fused one, which could be served as {names[0]}")
+    for name in names:
+        if (repository / name).exists():
+            raise ConfigError(f"--as is {name!r}, which is a model of the repository already; choose another name")
+        shutil.copytree(fused.folder, repository / name)
+        config = read_config(repository / name / CONFIG)
+        config.name = name
+        write_config(repository / name / CONFIG, config)
+
+
+def _environment(stated: Path, places: Places) -> Path:
+    """Return the absolute path of the environment; raise ModelError when it can be looked for and is not there."""
+    host = on_host(stated, places) if stated.is_absolute() else stated
+    if host is not None and not host.exists():
+        raise ModelError(f"environment {host.absolute()} does not exist; make it, or leave it out")
+    return stated.absolute()
+
+
+def _valid(settings: BuildSettings) -> BuildSettings:
+    """Return the settings; raises ConfigError for what cannot be."""
+    if settings.device not in ("cpu", "gpu"):
+        raise ConfigError(f"device is {settings.device!r}; use 'cpu' or 'gpu'")
+    for name in ("instances", "gpus", "threads"):
+        if (value := getattr(settings, name)) < 1:
             raise ConfigError(f"{name} is {value}; use 1 or more")
-    if environment is not None:
-        environment = environment.absolute()
-        if not environment.exists():
-            raise ModelError(f"environment {environment} does not exist; make it, or leave it out")
-    return BuildSettings(device=device, instances=instances, threads=threads, environment=environment, fused=fused)
+    return settings
 
 
-def _refuse_faults(source: Path) -> None:
-    findings = check(source)
+def _refuse_faults(source: Path, *, environment: Path | None, places: Places) -> None:
+    findings = check(source, environment=environment, places=places)
     if findings:
         first, more = findings[0], len(findings) - 1
         rest = f" (and {more} more: exatrkx-hpc models check {source})" if more else ""
@@ -139,14 +204,18 @@ def _specialise(model: Model, settings: BuildSettings) -> None:
         raise ModelError(
             f"{model.name} was built for the CPU already; build for the GPU from the repository as shipped"
         )
+    if settings.device == "cpu" and (place := gpu_code(model)):
+        raise ModelError(f"{model.name} wants a GPU: {place}; build with --device gpu, or write it for the CPU, too")
     if network and settings.device == "cpu":
         _run_in_python(model, settings)
     if fused:
         config.parameters[THREADS].string_value = str(settings.threads)
     on_gpu = (network or fused) and settings.device == "gpu"
     kind = ModelInstanceGroup.KIND_GPU if on_gpu else ModelInstanceGroup.KIND_CPU
+    # Triton gives each GPU that many instances of a model of KIND_GPU, and the whole server those of KIND_CPU.
+    count = settings.instances * (1 if on_gpu or settings.device == "cpu" else settings.gpus)
     del config.instance_group[:]
-    config.instance_group.add(count=settings.instances, kind=kind)
+    config.instance_group.add(count=count, kind=kind)
     if settings.environment is not None and model.backend == "python":
         config.parameters[ENVIRONMENT].string_value = str(settings.environment)
     write_config(model.folder / CONFIG, config)
@@ -161,6 +230,7 @@ def _run_in_python(model: Model, settings: BuildSettings) -> None:
     config.backend = "python"
     config.ClearField("platform")
     config.ClearField("default_model_filename")
+    config.ClearField("model_warmup")  # TorchScriptStage does its own
     for version in model.versions():
         write_whole(model.folder / str(version) / "model.py", _TORCHSCRIPT_MODEL)
 
@@ -170,8 +240,10 @@ def _mark(folder: Path, source: Path, settings: BuildSettings) -> None:
         "source": str(source),
         "device": settings.device,
         "instances": settings.instances,
+        "gpus": settings.gpus,
         "threads": settings.threads,
         "environment": str(settings.environment) if settings.environment else None,
         "fused": settings.fused,
+        "as": list(settings.names),
     }
     write_whole(folder / MARK, json.dumps(facts, indent=2) + "\n")

@@ -6,11 +6,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
+
 from exatrkx_hpc.errors import ModelError
-from exatrkx_hpc.files import odd_characters
+from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer, odd_characters
 from exatrkx_hpc.models.ensemble import ensemble_faults
-from exatrkx_hpc.models.pipeline import fused_faults, is_fused
-from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, Model, model_folders, read_model
+from exatrkx_hpc.models.pack_env import packed_packages
+from exatrkx_hpc.models.pipeline import feature_faults, fused_faults, is_fused, score_faults
+from exatrkx_hpc.models.repository import (
+    CONFIG,
+    ENVIRONMENT,
+    WEIGHTS,
+    Model,
+    Places,
+    model_folders,
+    on_host,
+    read_model,
+)
 
 #: What EXECUTION_ENV_PATH may begin with; Triton puts the model's folder there.
 _MODEL_FOLDER = "$$TRITON_MODEL_DIRECTORY"
@@ -26,10 +38,13 @@ class Finding:
     remedy: str
 
 
-def check(repository: Path) -> tuple[Finding, ...]:
+def check(repository: Path, *, places: Places = None, environment: Path | None = None) -> tuple[Finding, ...]:
     """Return every fault of a model repository, in the order of the models' names; none for a good one.
 
-    Nothing is loaded or started. Raises ModelError when `repository` is no folder or holds no model.
+    `places` are the folders of this machine that the server's container has: a path in a configuration is looked for
+    through them, and one of the image is not looked for. `environment` is the Python environment that takes the place
+    of the stated ones. Nothing is loaded or started. Raises ModelError when `repository` is no folder or holds no
+    model.
     """
     findings: list[Finding] = []
     models: dict[str, Model] = {}
@@ -43,10 +58,17 @@ def check(repository: Path) -> tuple[Finding, ...]:
             unreadable.add(folder.name)
     for model in models.values():
         findings += _own_faults(model)
+        if model.backend == "python":
+            stated = environment or _environment(model)
+            findings += [
+                Finding(model=model.name, what=w, remedy=r) for w, r in _environment_faults(model, stated, places)
+            ]
         if model.is_ensemble:
             findings += _ensemble_findings(model, models, unreadable)
         if is_fused(model):
-            findings += [Finding(model=model.name, what=w, remedy=r) for w, r in fused_faults(model, models)]
+            findings += [Finding(model=model.name, what=w, remedy=r) for w, r in fused_faults(model, models, places)]
+    findings += [Finding(model=name, what=what, remedy=remedy) for name, what, remedy in score_faults(models)]
+    findings += [Finding(model=name, what=w, remedy=r) for name, w, r in feature_faults(repository, models)]
     return tuple(sorted(findings, key=lambda finding: finding.model))
 
 
@@ -79,23 +101,60 @@ def _own_faults(model: Model) -> Iterator[Finding]:
                 yield finding(f"{version}/{name} is missing", f"put it at {path}{_how_to_get(name)}")
             elif path.stat().st_size == 0:
                 yield finding(f"{version}/{name} is empty", f"copy it again to {path}{_how_to_get(name)}")
-    if model.backend == "python":
-        if odd := odd_characters(model.folder):
-            yield finding(f"its folder's name holds {odd!r}, at which Triton's Python backend fails", _PLAIN_FOLDER)
-        yield from (finding(what, remedy) for what, remedy in _environment_faults(model))
+    for path in sorted(model.folder.rglob("*")):
+        if path.is_file() and is_lfs_pointer(path):
+            yield finding(f"{path.relative_to(model.folder)} is a Git LFS pointer, not the file itself", LFS_REMEDY)
+    if model.backend == "python" and (odd := odd_characters(model.folder)):
+        yield finding(f"its folder's name holds {odd!r}, at which Triton's Python backend fails", _PLAIN_FOLDER)
 
 
 def _how_to_get(name: str) -> str:
     return " (exatrkx-hpc models train makes the weights)" if name.endswith(".pt") else ""
 
 
-def _environment_faults(model: Model) -> Iterator[tuple[str, str]]:
+def _environment(model: Model) -> Path | None:
     stated = model.parameters.get(ENVIRONMENT)
-    if stated is None:
+    return Path(stated.replace(_MODEL_FOLDER, str(model.folder))) if stated is not None else None
+
+
+def _environment_faults(model: Model, stated: Path | None, places: Places) -> Iterator[tuple[str, str]]:
+    path = on_host(stated, places) if stated is not None else None
+    if path is None:
         return
-    path = Path(stated.replace(_MODEL_FOLDER, str(model.folder)))
-    remedy = f"make it, or build the repository again with another environment, so that {ENVIRONMENT} is right"
-    if not path.exists():
+    remedy = (
+        "make it, or build with --environment FOLDER; if it is a place in the farm's container, set server.image and "
+        "server.mounts in farm.toml"
+        if places is None
+        else f"make it, or correct server.mounts, which says that {stated} is there in the container"
+    )
+    if is_lfs_pointer(path):
+        yield f"the Python environment {path} is a Git LFS pointer, not the file itself", LFS_REMEDY
+    elif not path.exists():
         yield f"the Python environment {path} does not exist", remedy
     elif path.is_dir() and not (path / "bin" / "activate").is_file():
         yield f"the Python environment {path} has no bin/activate", remedy
+    elif packages := packed_packages(path):
+        yield from _package_faults(model, path, packages)
+
+
+def _package_faults(model: Model, path: Path, packages: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield what an environment that was packed here lacks for a model, or has too new."""
+    if is_fused(model) or WEIGHTS in model.parameters:
+        if "torch" not in packages:
+            yield f"the Python environment {path} has no torch", f"pack it with --package torch{_without(model)}"
+        on_gpu = any(group.kind == ModelInstanceGroup.KIND_GPU for group in model.config.instance_group)
+        if on_gpu and not any(name.startswith("cupy") for name in packages):
+            yield (
+                f"the Python environment {path} has no CuPy",
+                f"pack it with --package cupy-cuda12x, or 13x as its torch has{_without(model)}",
+            )
+    elif int(packages.get("numpy", "0").partition(".")[0]) >= 2 and model.parameters.get("numpy2") != "allow":
+        yield (
+            f"the Python environment {path} has numpy {packages['numpy']}, under which Triton 2.51 reads zeros and "
+            "answers with 0 bytes",
+            "pack one with numpy<2, or set the parameter numpy2 to 'allow' if this server can use it",
+        )
+
+
+def _without(model: Model) -> str:
+    return ", or build with --no-fused" if is_fused(model) else ""

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tritonclient.grpc.model_config_pb2 import ModelConfig
-
+from exatrkx_hpc.assets import asset
 from exatrkx_hpc.errors import ConfigError, ModelError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.models.build import MARK
 from exatrkx_hpc.models.check import check
+from exatrkx_hpc.models.code import stage_of
+from exatrkx_hpc.models.dims import feed_hits, set_dims, set_features
+from exatrkx_hpc.models.pipeline import CONSTANTS, SCORED, pipeline_settings
 from exatrkx_hpc.models.replace import replaced
-from exatrkx_hpc.models.repository import CONFIG, WEIGHTS, read_config, read_model, read_models, write_config
+from exatrkx_hpc.models.repository import CONFIG, WEIGHTS, Places, read_model, read_models
 from exatrkx_hpc.models.settings import check_settings, write_settings
 from exatrkx_hpc.models.signature import Signature, check_network
+from exatrkx_hpc.models.trial import Sample, simulated_samples, try_networks
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES
+from exatrkx_hpc.tracking.features import Features, parse_features, read_features
+from exatrkx_hpc.tracking.parameters import SCORES
 
 #: Says where the weights of a repository came from; Triton looks at folders only.
 RECORD = ".exatrkx-hpc-weights.json"
 #: Which tensors carry a network's answer, beside its own output: (model, tensor).
 _TAKERS = {"embed": ("frnn", "INPUT0"), "filter": ("applyfilter", "FILTER_SCORES"), "gnn": ("wcc", "INPUT1")}
+
+
+#: Which constants a network's answers are compared with.
+_COMPARED = {
+    "embed": ("radius", "max_neighbours"),
+    "filter": ("filter_cut", "scores", "edge_order"),
+    "gnn": ("gnn_cut", "scores", "edge_order"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,40 +46,61 @@ class Installed:
 
     path: Path
     networks: tuple[Signature, ...]
-    constants: Mapping[str, float]
+    constants: Mapping[str, float | str]
     warnings: tuple[str, ...]
 
 
-def install(out: Path, *, source: Path, weights: Mapping[str, Path], constants: Mapping[str, float]) -> Installed:
+def install(
+    out: Path,
+    *,
+    source: Path,
+    weights: Mapping[str, Path],
+    constants: Mapping[str, float | str],
+    samples: Sequence[Sample] | None = None,
+    features: Path | None = None,
+    places: Places = None,
+) -> Installed:
     """Put `weights` (embed, filter, gnn) and `constants` (as in PipelineSettings) into the repository `out`.
 
     Where `out` is not there it is made from `source`, and then wants all three networks. Each file is checked on
-    a sample first. The repository is replaced as a whole at the end; when anything is refused or fails, it stays as
-    it was. Version 1 of each model is replaced, so that the three always belong together; the files that were
-    there before are not kept. Afterwards `build` does not take the folder for one of its own any more.
+    a sample first, and all of them together on `samples`, by default simulated events: a network whose answers no good
+    one gives (all equal, all on one side of the cut, probabilities where logits are expected) is refused.
+    `features` is a file
+    that says what a hit is. `places` are as for `check`.
+
+    The repository is replaced as a whole at the end; when anything is refused or fails, it stays as it was. Version 1
+    of each model is replaced, so that the three always belong together; the files that were there before are not
+    kept. Afterwards `build` does not take the folder for one of its own any more.
 
     Raises ConfigError for a constant that makes no sense, or when there is nothing to do; ModelError when a file or
     the repository cannot be used; OutputError when `out` cannot be written; MissingComponent without PyTorch.
     """
     check_settings(constants)
     out = out.resolve()  # the folder that a link points to is replaced, not the link
-    base = _base(out, source, weights, constants)
-    networks = tuple(check_network(name, weights[name]) for name in NETWORK_NAMES if name in weights)
+    if not weights and not constants and features is None:
+        raise ConfigError("there is nothing to install; give --embed, --filter and --gnn, or a constant")
+    base = _base(out, source, weights)
+    hit = _features(base, features)
+    networks = tuple(check_network(name, weights[name], hit) for name in NETWORK_NAMES if name in weights)
     with replaced(out) as fresh:
         shutil.copytree(base, fresh, ignore=shutil.ignore_patterns("__pycache__", MARK))
         for network in networks:
             _put(fresh, network)
+        if features is not None:
+            set_features(fresh, features, hit)
         if constants:
             write_settings(fresh, constants)
+        if constants.get("edge_order") == "radius":
+            feed_hits(fresh, len(hit))
         _record(fresh, networks)
-        _refuse_faults(fresh, out)
-    return Installed(path=out, networks=networks, constants=dict(constants), warnings=tuple(_warnings(networks)))
+        _refuse_faults(fresh, out, places)
+        tried = _tried(fresh, networks, constants, samples or simulated_samples(hit), hit)
+        warnings = (*_warnings(networks), *tried, *_mixture(fresh))
+    return Installed(path=out, networks=networks, constants=dict(constants), warnings=warnings)
 
 
-def _base(out: Path, source: Path, weights: Mapping[str, Path], constants: Mapping[str, float]) -> Path:
+def _base(out: Path, source: Path, weights: Mapping[str, Path]) -> Path:
     """Return the repository to start from: `out` itself, or `source` where `out` is new."""
-    if not weights and not constants:
-        raise ConfigError("there is nothing to install; give --embed, --filter and --gnn, or a constant")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         read_models(out)
         return out
@@ -93,19 +128,17 @@ def _put(repository: Path, network: Signature) -> None:
     shutil.copyfile(network.file, target)
     target.chmod(0o644)
     taker, tensor = _TAKERS[network.model]
-    _set_dims(repository / network.model / CONFIG, "OUTPUT__0", network.dims)
+    set_dims(repository / network.model / CONFIG, "OUTPUT__0", network.dims)
     if (repository / taker).is_dir():
-        _set_dims(repository / taker / CONFIG, tensor, network.dims)
+        set_dims(repository / taker / CONFIG, tensor, network.dims)
 
 
-def _set_dims(path: Path, tensor: str, dims: tuple[int, ...]) -> None:
-    config: ModelConfig = read_config(path)
-    found = [entry for entry in (*config.input, *config.output) if entry.name == tensor]
-    if not found:
-        raise ModelError(f"{path} has no tensor {tensor}; start from the shipped repository")
-    if tuple(found[0].dims) != dims:
-        found[0].dims[:] = dims
-        write_config(path, config)
+def _features(base: Path, file: Path | None) -> Features:
+    """Return what a hit is by this file, or else in the repository `base`."""
+    try:
+        return parse_features(file) if file is not None else read_features(base)
+    except ValueError as error:
+        raise ModelError(f"{error}; docs/model-repository.md has an example") from error
 
 
 def _record(repository: Path, networks: tuple[Signature, ...]) -> None:
@@ -119,12 +152,72 @@ def _record(repository: Path, networks: tuple[Signature, ...]) -> None:
     write_whole(path, json.dumps(known, indent=2) + "\n")
 
 
-def _refuse_faults(fresh: Path, out: Path) -> None:
-    findings = check(fresh)
+def _refuse_faults(fresh: Path, out: Path, places: Places) -> None:
+    findings = check(fresh, places=places)
     if findings:
         first = findings[0]
         raise ModelError(
             f"{out} would not work: {first.model}: {first.what}; {first.remedy}".replace(f"{fresh}", f"{out}")
+        )
+
+
+def _tried(
+    repository: Path,
+    networks: Sequence[Signature],
+    constants: Mapping[str, float | str],
+    samples: Sequence[Sample],
+    features: Features,
+) -> Iterator[str]:
+    """Run the repository's networks on samples; raise ModelError for one that is of no use, yield other remarks.
+
+    Refused is only what this call puts in: a network, or the constant that its answers are compared with.
+    """
+    files = _network_files(repository)
+    if files is None or not (networks or _can_try()):
+        return
+    settings, given = pipeline_settings(repository), {network.model: network.file for network in networks}
+    stated = "scores" in constants or any(SCORES in read_model(repository / name).parameters for name in SCORED)
+    remarks = try_networks(files, settings, samples, scores_stated=stated, features=features)
+    for remark in remarks:
+        ours = stage_of(read_model(repository / _TAKERS[remark.model][0]))
+        concerned = remark.model in given or any(name in constants for name in _COMPARED[remark.model])
+        line = f"{remark.model}: {given.get(remark.model, 'its network')} {remark.what}"
+        if remark.refused and ours and concerned:
+            raise ModelError(line)
+        yield line
+
+
+def _network_files(repository: Path) -> dict[str, Path] | None:
+    """Return the TorchScript file of each network, None unless the repository has the stages of our pipeline."""
+    if not all((repository / name).is_dir() for name in (*NETWORK_NAMES, *(stage for stage, _ in CONSTANTS.values()))):
+        return None
+    files = {}
+    for name in NETWORK_NAMES:
+        model = read_model(repository / name)
+        found = [model.folder / "1" / file for file in model.files_needed() if file.endswith(".pt")]
+        if not found:
+            return None
+        files[name] = found[0]
+    return files
+
+
+def _can_try() -> bool:
+    return all(importlib.util.find_spec(package) is not None for package in ("torch", "scipy"))
+
+
+def _mixture(repository: Path) -> Iterator[str]:
+    """Yield a warning when some networks of a repository are the shipped stand-ins and others are not."""
+    files = _network_files(repository) or {}
+    shipped = asset("model_repos/exatrkx")
+    stand_ins = [
+        name for name, file in files.items() if file.read_bytes() == (shipped / name / "1" / "model.pt").read_bytes()
+    ]
+    others = [name for name in files if name not in stand_ins]
+    if stand_ins and others:
+        verb = "are" if len(stand_ins) > 1 else "is one"
+        yield (
+            f"{' and '.join(stand_ins)} {verb} of the shipped stand-ins, not trained with "
+            f"{' and '.join(others)}; install {' and '.join(f'--{name}' for name in stand_ins)} of the same training"
         )
 
 

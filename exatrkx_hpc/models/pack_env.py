@@ -58,7 +58,7 @@ for name in sys.argv[1:]:
 print(json.dumps([sys.prefix, found]))
 """
 
-_ACTIVATE = """\
+ACTIVATE = """\
 # Triton's Python backend reads this before it starts a model; a person may source it in bash, too.
 # The interpreter finds its packages by its own place, so that PATH is all that it needs.
 _environment=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -160,12 +160,25 @@ def _ask(python: Path) -> _Python:
 
 
 def _refuse_numpy_2(packages: Sequence[Package], python: Path) -> None:
+    """Raise ModelError for a numpy 2 that no model could use: with torch, the networks and the fused model can."""
+    if "torch" in {package.name for package in packages}:
+        return
     for package in packages:
         if package.name == "numpy" and int(package.version.partition(".")[0]) >= 2:
             raise ModelError(
                 f"{python} has numpy {package.version}, under which Triton's Python backend answers with 0 bytes; "
-                f"'{python} -m pip install \"numpy<2\"' gives one that works"
+                f"'{python} -m pip install \"numpy<2\"' gives one that works, or for exatrkx_fused alone, add "
+                "'--package torch'"
             )
+
+
+def packed_packages(environment: Path) -> dict[str, str]:
+    """Return name and version of each package of an environment that was packed here; none for any other folder."""
+    try:
+        facts = json.loads((environment / MANIFEST).read_text())
+        return {str(name): str(version) for name, version in facts["packages"].items()}
+    except (OSError, ValueError, KeyError, AttributeError):
+        return {}
 
 
 def _write(folder: Path, python: _Python, packed: PackedEnvironment) -> None:
@@ -185,7 +198,7 @@ def _write(folder: Path, python: _Python, packed: PackedEnvironment) -> None:
     if python.shared:
         shutil.copy2(python.shared, folder / "lib")
     _copy_libraries([binaries / f"python{python.version}", *home.glob("lib-dynload/*.so")], folder / "lib")
-    write_whole(binaries / "activate", _ACTIVATE)
+    write_whole(binaries / "activate", ACTIVATE)
     facts = asdict(packed) | {"path": None, "packages": {one.name: one.version for one in packed.packages}}
     write_whole(folder / MANIFEST, json.dumps(facts, indent=2) + "\n")
 

@@ -11,14 +11,17 @@ import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from exatrkx_hpc.errors import MissingComponent, ModelError
+from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer
 from exatrkx_hpc.models.ensemble import Fault
-from exatrkx_hpc.models.repository import WEIGHTS, Model, read_model
-from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64, PipelineSettings
+from exatrkx_hpc.models.repository import WEIGHTS, Model, Places, on_host, read_model
+from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64, PipelineSettings, Scores
+from exatrkx_hpc.tracking.devices import reason
+from exatrkx_hpc.tracking.features import FEATURES_FILE, read_features
 from exatrkx_hpc.tracking.memory import keep_freed_memory
-from exatrkx_hpc.tracking.parameters import networks_folder, settings_of
+from exatrkx_hpc.tracking.parameters import SCORES, networks_folder, scores_of, settings_of
 from exatrkx_hpc.tracking.tensors import check_hits
 
 if TYPE_CHECKING:
@@ -30,8 +33,14 @@ CONSTANTS = {
     "max_neighbours": ("frnn", "max_neighbours"),
     "filter_cut": ("applyfilter", "cut"),
     "gnn_cut": ("wcc", "cut"),
+    "edge_order": ("frnn", "edge_order"),
 }
+#: Which input of each stage is hits.
+HITS = {"embed": "INPUT__0", "filter": "INPUT__0", "gnn": "INPUT__0", "wcc": "INPUT2"}
+#: The stages that compare a network's scores with a cut.
+SCORED = ("applyfilter", "wcc")
 _WEIGHT = "model.pt"
+_SAME = "set the parameter scores of both to what the networks give (models install --scores)"
 
 
 def load_pipeline(repository: Path, *, device: str = "cpu") -> Pipeline:
@@ -43,11 +52,11 @@ def load_pipeline(repository: Path, *, device: str = "cpu") -> Pipeline:
     """
     settings = require_pipeline(repository)
     from exatrkx_hpc.tracking.pipeline import Pipeline
-    from exatrkx_hpc.tracking.serving_fused import check_networks
+    from exatrkx_hpc.tracking.serving_fused import rehearse
 
     try:
         pipeline = Pipeline.load(repository, settings=settings, device=device)
-        check_networks(pipeline)
+        rehearse(pipeline)
     except ValueError as error:
         raise ModelError(f"{repository}: {error}; 'exatrkx-hpc models check {repository}' may say more") from error
     return pipeline
@@ -66,10 +75,10 @@ def load_tracker(repository: Path) -> Callable[[Float32], Int64]:
 
     def find(hits: Float32) -> Int64:
         try:
-            check_hits("FEATURES", hits)
+            check_hits("FEATURES", hits, pipeline.features)
             return pipeline.find_tracks(hits)
-        except (ValueError, RuntimeError) as error:
-            raise ModelError(f"direct: {error}") from error
+        except (ValueError, RuntimeError, torch.jit.Error) as error:  # a TorchScript program's own raise
+            raise ModelError(f"direct: {reason(error)}") from error
 
     return find
 
@@ -87,6 +96,8 @@ def require_pipeline(repository: Path) -> PipelineSettings:
         weight = repository / name / "1" / _WEIGHT
         if not weight.is_file():
             raise ModelError(f"{name}: the weight {weight} is missing; train or copy it")
+        if is_lfs_pointer(weight):
+            raise ModelError(f"{name}: {weight} is a Git LFS pointer, not the file itself; {LFS_REMEDY}")
     for package in ("torch", "scipy"):
         if importlib.util.find_spec(package) is None:
             raise MissingComponent(f"tracks without a server need {package}; pip install 'exatrkx-hpc[train]'")
@@ -104,16 +115,56 @@ def pipeline_digest(repository: Path) -> str:
 def pipeline_settings(repository: Path) -> PipelineSettings:
     """Return the constants that the stages of a repository have in their config.pbtxt.
 
-    Raises ModelError when a stage is missing, or a constant is no number.
+    Raises ModelError when a stage is missing, a constant is no number, or two stages differ in what scores are.
     """
     stages = {stage: read_model(repository / stage).parameters for stage, _ in CONSTANTS.values()}
     stated = {
         field: stages[stage][parameter] for field, (stage, parameter) in CONSTANTS.items() if parameter in stages[stage]
     }
     try:
-        return settings_of(stated)
+        first, second = (scores_of(stages[stage]) for stage in SCORED)
+        settings = settings_of(stated | {SCORES: first})
     except ValueError as error:
-        raise ModelError(f"{repository}: a constant is no number ({error}); correct it in config.pbtxt") from error
+        raise ModelError(f"{repository}: a constant cannot be used ({error}); correct it in config.pbtxt") from error
+    if first != second:
+        raise ModelError(f"{repository}: {_differ('wcc', second, first)}; {_SAME}")
+    return settings
+
+
+def feature_faults(repository: Path, models: Mapping[str, Model]) -> Iterator[tuple[str, str, str]]:
+    """Yield where a model takes hits of another width than the repository's features, as (model, what, remedy)."""
+    try:
+        features = read_features(repository)
+    except ValueError as error:
+        yield FEATURES_FILE, str(error), f"correct {FEATURES_FILE}"
+        return
+    places = [(name, tensor) for name, tensor in HITS.items() if name in models]
+    places += [(model.name, "FEATURES") for model in models.values() if is_fused(model)]
+    for name, tensor in places:
+        for entry in models[name].config.input:
+            if entry.name == tensor and list(entry.dims) != [-1, len(features)]:
+                names = ", ".join(column.name for column in features.columns)
+                what = f"{tensor} has the dims {list(entry.dims)}, but a hit has {len(features)} features ({names})"
+                yield name, what, f"correct the dims, or {FEATURES_FILE} ('exatrkx-hpc models install --features FILE')"
+
+
+def score_faults(models: Mapping[str, Model]) -> Iterator[tuple[str, str, str]]:
+    """Yield where the stages and the fused models differ in what scores are, as (model, what, remedy)."""
+    places = [models[name] for name in SCORED if name in models] + [one for one in models.values() if is_fused(one)]
+    known: dict[str, Scores] = {}
+    for model in places:
+        try:
+            known[model.name] = scores_of(model.parameters)
+        except ValueError as error:
+            yield model.name, f"its parameter {error}".partition(";")[0], f"use one of {', '.join(get_args(Scores))}"
+    first = next(iter(known.values()), None)
+    for name, scores in known.items():
+        if first is not None and scores != first:
+            yield name, _differ(name, scores, first, than=next(iter(known))), _SAME
+
+
+def _differ(name: str, scores: str, first: str, *, than: str = "applyfilter") -> str:
+    return f"{name} takes the scores for {scores}, but {than} for {first}"
 
 
 def is_fused(model: Model) -> bool:
@@ -121,15 +172,20 @@ def is_fused(model: Model) -> bool:
     return model.backend == "python" and "networks" in model.parameters
 
 
-def fused_faults(model: Model, others: Mapping[str, Model]) -> Iterator[Fault]:
+def fused_faults(model: Model, others: Mapping[str, Model], places: Places = None) -> Iterator[Fault]:
     """Yield what makes the fused `model` differ from the stages among `others`, as pairs (what, remedy)."""
-    folder = networks_folder(model.folder, model.parameters)
+    stated = networks_folder(model.folder, model.parameters)
+    folder = stated if stated == model.folder.parent else on_host(stated, places)
     for name in NETWORK_NAMES:
         network = others.get(name) if folder == model.folder.parent else None
+        if folder is None:
+            continue  # in the image, where nobody here can look
         if network is not None:
             yield from _other_weights(network)
-        elif not (folder / name / "1" / _WEIGHT).is_file():
-            yield f"the weight {folder / name / '1' / _WEIGHT} is missing", "put it there, or correct 'networks'"
+        elif not (weight := folder / name / "1" / _WEIGHT).is_file():
+            yield f"the weight {weight} is missing", "put it there, or correct 'networks'"
+        elif is_lfs_pointer(weight):
+            yield f"the weight {weight} is a Git LFS pointer, not the file itself", LFS_REMEDY
     for field, (stage, parameter) in CONSTANTS.items():
         theirs = others[stage].parameters.get(parameter) if stage in others else None
         ours = model.parameters.get(field)

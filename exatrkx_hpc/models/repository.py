@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from exatrkx_hpc.errors import ModelError
-from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer, write_whole
 
 CONFIG = "config.pbtxt"
 #: The parameter of the Python backend that names a model's environment, a folder or a packed archive.
@@ -24,6 +24,20 @@ ENVIRONMENT = "EXECUTION_ENV_PATH"
 WEIGHTS = "weights"
 #: The parameter of this package's stages that run networks: CPU threads of each instance.
 THREADS = "threads"
+
+
+#: The folders of this machine that a server's container has, with their places in it; None without a container.
+Places = tuple[tuple[str, str], ...] | None
+
+
+def on_host(path: Path, places: Places) -> Path | None:
+    """Return where on this machine a server's `path` is; None for one of the image, which nobody here can look at."""
+    if places is None:
+        return path
+    for host, place in sorted(places, key=lambda pair: len(Path(pair[1]).parts), reverse=True):
+        if path.is_relative_to(place):
+            return Path(host) / path.relative_to(place)
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +132,8 @@ def read_config(path: Path) -> ModelConfig:
     except UnicodeDecodeError as error:
         raise ModelError(f"{path} is not text; copy the model's folder again") from error
     except text_format.ParseError as error:
+        if is_lfs_pointer(path):
+            raise ModelError(f"{path} is a Git LFS pointer, not the file itself; {LFS_REMEDY}") from error
         reason = " ".join(str(error).split())
         raise ModelError(f"{path} is not a Triton model configuration: {reason}; correct that line") from error
 

@@ -5,39 +5,61 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 from exatrkx_hpc.errors import ConfigError, ModelError
-from exatrkx_hpc.models.pipeline import CONSTANTS, is_fused
-from exatrkx_hpc.models.repository import CONFIG, read_models, write_config
+from exatrkx_hpc.models.code import reads
+from exatrkx_hpc.models.pipeline import CONSTANTS, SCORED, is_fused
+from exatrkx_hpc.models.repository import CONFIG, Model, read_models, write_config
+from exatrkx_hpc.tracking.constants import EdgeOrder, Scores
+from exatrkx_hpc.tracking.parameters import SCORES
 
 
-def check_settings(changes: Mapping[str, float]) -> None:
+def check_settings(changes: Mapping[str, float | str]) -> None:
     """Raise ConfigError, which names the option, for a constant that makes no sense; keys as in PipelineSettings."""
     for name, value in changes.items():
         option = "--" + name.replace("_", "-")
-        if name == "radius" and not (math.isfinite(value) and value > 0):
+        if isinstance(value, str):
+            _check_word(option, value, get_args(Scores if name == SCORES else EdgeOrder))
+        elif name == "radius" and not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{option} is {value:g}; give a distance in the embedding, more than 0")
-        if name == "max_neighbours" and value < 1:
+        elif name == "max_neighbours" and value < 1:
             raise ConfigError(f"{option} is {value:g}; give a whole number, 1 or more")
-        if name.endswith("_cut") and not 0 <= value < 1:
+        elif name.endswith("_cut") and not 0 <= value < 1:
             raise ConfigError(f"{option} is {value:g}; give a probability, 0 or more and less than 1")
 
 
-def write_settings(repository: Path, changes: Mapping[str, float]) -> None:
+def _check_word(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{option} is {value!r}; use {' or '.join(known)}")
+
+
+def write_settings(repository: Path, changes: Mapping[str, float | str]) -> None:
     """Write these constants into the config.pbtxt of the stages and of every fused model of a repository.
 
-    Raises ConfigError for a value that makes no sense, ModelError when a stage is missing.
+    Raises ConfigError for a value that makes no sense, ModelError when a stage is missing or its code does not read
+    the parameter: then a change would do nothing.
     """
     check_settings(changes)
     models = {model.name: model for model in read_models(repository)}
     touched = set()
     for name, value in changes.items():
-        stage, key = CONSTANTS[name]
-        if stage not in models:
-            raise ModelError(f"{repository} has no model {stage}, whose parameter {name} is; add it")
-        places = [(stage, key), *((model.name, name) for model in models.values() if is_fused(model))]
-        for model_name, parameter in places:
+        for model_name, parameter in _places(models, name, repository):
+            if not reads(models[model_name], parameter):
+                raise ModelError(
+                    f"{model_name} does not read the parameter {parameter}, so --{name.replace('_', '-')} would change "
+                    f"nothing; change its own code, or take {model_name} from the shipped repository"
+                )
             models[model_name].config.parameters[parameter].string_value = str(value)
             touched.add(model_name)
     for model_name in sorted(touched):
         write_config(models[model_name].folder / CONFIG, models[model_name].config)
+
+
+def _places(models: Mapping[str, Model], name: str, repository: Path) -> list[tuple[str, str]]:
+    """Return where the constant `name` stands: pairs of a model and its parameter."""
+    stages = [(stage, name) for stage in SCORED] if name == SCORES else [CONSTANTS[name]]
+    for stage, _ in stages:
+        if stage not in models:
+            raise ModelError(f"{repository} has no model {stage}, whose parameter {name} is; add it")
+    return [*stages, *((model.name, name) for model in models.values() if is_fused(model))]

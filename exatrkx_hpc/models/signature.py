@@ -13,9 +13,9 @@ import numpy as np
 from exatrkx_hpc.errors import ModelError
 from exatrkx_hpc.models.torchscript import load_torchscript, reason
 from exatrkx_hpc.tracking.constants import Float32, Int64
+from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, features_of
 from exatrkx_hpc.tracking.synthetic import generate_event
 
-_INPUTS = ("INPUT__0 float32 [N, 3]", "INPUT__1 int64 [2, E]")
 _OUTPUT = "OUTPUT__0"
 #: The smallest events: how many hits and how many edges.
 _SMALL = {"embed": ((0, 0), (1, 0), (2, 0)), "filter": ((0, 0), (1, 0), (2, 0), (2, 1))}
@@ -36,7 +36,7 @@ class Signature:
     notes: tuple[str, ...]
 
 
-def check_network(model: str, file: Path) -> Signature:
+def check_network(model: str, file: Path, features: Features = DEFAULT_FEATURES) -> Signature:
     """Return the signature of the network in `file` as `model`, which is embed, filter or gnn.
 
     Raises ModelError, which names model, file, tensor and what was expected, unless it takes hits (float32
@@ -44,8 +44,8 @@ def check_network(model: str, file: Path) -> Signature:
     embedding, `[E]` or `[E, 1]` of an edge network. MissingComponent without PyTorch.
     """
     network = load_torchscript(model, file)
-    _check_arguments(model, file, network)
-    hits, edges = _sample()
+    _check_arguments(model, file, network, columns=len(features))
+    hits, edges = _sample(features)
     answer = _ask(model, file, network, hits, edges)
     rows = len(hits) if model == "embed" else edges.shape[1]
     fault = _fault(model, answer, rows)
@@ -57,21 +57,25 @@ def check_network(model: str, file: Path) -> Signature:
         file=file,
         sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
         dims=dims,
-        notes=tuple(_notes(model, file, network, dims)),
+        notes=tuple(_notes(model, file, network, dims, hits)),
     )
 
 
-def _sample() -> tuple[Float32, Int64]:
-    """Return hits `[N, 3]` of a synthetic event and edges `[2, E]` between them, the larger hit number first."""
+def _sample(features: Features) -> tuple[Float32, Int64]:
+    """Return hits `[N, F]` of a synthetic event and edges `[2, E]` between them, the larger hit number first."""
     rng = np.random.default_rng(0)
-    hits = generate_event(rng, n_tracks=20).hits
+    hits, _ = features_of(generate_event(rng, n_tracks=20).hits, features)
     pairs = rng.integers(len(hits), size=(2, 3 * len(hits)))
     return hits, np.stack([pairs.max(axis=0), pairs.min(axis=0)])[:, pairs[0] != pairs[1]]
 
 
-def _check_arguments(model: str, file: Path, network: Any) -> None:  # noqa: ANN401 - a TorchScript module
+def _inputs(number: int, columns: int) -> str:
+    return " and ".join((f"INPUT__0 float32 [N, {columns}]", "INPUT__1 int64 [2, E]")[:number])
+
+
+def _check_arguments(model: str, file: Path, network: Any, *, columns: int) -> None:  # noqa: ANN401 - a TorchScript module
     wanted = 1 if model == "embed" else 2
-    names = " and ".join(_INPUTS[:wanted])
+    names = _inputs(wanted, columns)
     try:
         arguments = network.forward.schema.arguments[1:]
     except AttributeError as error:
@@ -87,7 +91,7 @@ def _ask(model: str, file: Path, network: Any, hits: Float32, edges: Int64) -> A
     try:
         return _run(model, network, hits, edges)
     except _errors() as error:
-        names = " and ".join(_INPUTS[: 1 if model == "embed" else 2])
+        names = _inputs(1 if model == "embed" else 2, hits.shape[1])
         if "cuda" in str(network.inlined_graph):
             raise ModelError(
                 f"{model}: {file} has a GPU written into its code, so it runs nowhere else ({reason(error)}); "
@@ -129,9 +133,14 @@ def _fault(model: str, answer: Any, rows: int) -> str:  # noqa: ANN401 - as abov
     return ""
 
 
-def _notes(model: str, file: Path, network: Any, dims: tuple[int, ...]) -> Iterator[str]:  # noqa: ANN401 - as above
+def _notes(
+    model: str,
+    file: Path,
+    network: Any,  # noqa: ANN401 - as above
+    dims: tuple[int, ...],
+    hits: Float32,
+) -> Iterator[str]:
     """Yield what happens with the smallest events, where it is not what should."""
-    hits, _ = _sample()
     for n_hits, n_edges in _SMALL.get(model, _SMALL["filter"]):
         edges = np.array([[1], [0]], dtype=np.int64)[:, :n_edges]
         rows = n_hits if model == "embed" else n_edges
@@ -144,6 +153,22 @@ def _notes(model: str, file: Path, network: Any, dims: tuple[int, ...]) -> Itera
         if fault:
             what = f"{n_hits} hit(s)" if model == "embed" else f"{n_hits} hit(s) and {n_edges} edge(s)"
             yield f"{model}: {file.name} cannot do {what}, so such an event may get an error: {fault}"
+    if model != "embed" and not _minds_strange_edges(model, network, hits[:2]):
+        yield (
+            f"{model}: {file.name} gives no NaN for an edge of a hit that is not there; sent to this model alone on a "
+            "GPU, such an edge breaks the GPU for the whole server: let nothing but the ensemble send it edges"
+        )
+
+
+def _minds_strange_edges(model: str, network: Any, hits: Float32) -> bool:  # noqa: ANN401 - as above
+    """Say whether the network answers NaN for an edge to a hit behind the last one, instead of reaching for it."""
+    import torch
+
+    try:
+        answer = _run(model, network, hits, np.array([[len(hits)], [0]], dtype=np.int64))
+    except _errors():
+        return False
+    return isinstance(answer, torch.Tensor) and bool(torch.isnan(answer).all())
 
 
 def _other_shape(found: tuple[int, ...], expected: tuple[int, ...]) -> str:

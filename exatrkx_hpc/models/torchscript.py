@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from exatrkx_hpc.errors import MissingComponent, ModelError
+from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer
 
 #: The attribute of a TorchScript archive that a checkpoint of torch.save lacks.
 _PROGRAM = "constants.pkl"
 _REMEDY = "make one with torch.jit.script(module.eval()).save(FILE)"
 
 
-def load_torchscript(name: str, path: Path) -> Any:  # noqa: ANN401 - torch is an optional package
-    """Return the network of a file on the CPU, in evaluation mode, wherever it was saved; `name` is the model's.
+def load_torchscript(name: str, path: Path, *, evaluate: bool = True) -> Any:  # noqa: ANN401 - torch is optional
+    """Return the network of a file on the CPU, wherever it was saved; `name` is the model's.
+
+    It is in evaluation mode, or, without `evaluate`, in the mode in which it was saved.
 
     Raises ModelError when it cannot be read or is something else, MissingComponent without PyTorch.
     """
@@ -32,7 +35,8 @@ def load_torchscript(name: str, path: Path) -> Any:  # noqa: ANN401 - torch is a
         with warnings.catch_warnings():
             # torch 2.9 and later advise against TorchScript, which is what Triton's PyTorch backend reads.
             warnings.simplefilter("ignore", DeprecationWarning)
-            return torch.jit.load(str(path), map_location="cpu").eval()
+            network = torch.jit.load(str(path), map_location="cpu")
+            return network.eval() if evaluate else network
     except (RuntimeError, ValueError, OSError) as error:
         raise ModelError(f"{name}: {path} cannot be loaded: {reason(error)}; {_help(error)}") from error
 
@@ -61,6 +65,8 @@ def _refuse_other_files(name: str, path: Path) -> None:
         raise ModelError(f"{name}: {path} cannot be read: {error.strerror}; name a TorchScript file") from error
     if not start:
         raise ModelError(f"{name}: {path} is empty; copy it again")
+    if is_lfs_pointer(path):
+        raise ModelError(f"{name}: {path} is a Git LFS pointer, not the file itself; {LFS_REMEDY}")
     members = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
     held = {member.rpartition("/")[2] for member in members}
     # Protocol 2 and later of Python's pickle begin with this byte.

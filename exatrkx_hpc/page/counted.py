@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from exatrkx_hpc.errors import EndpointError
-from exatrkx_hpc.measure.metrics import Snapshot, compute_spent, fetch_fleet, metrics_url, model_times
+from exatrkx_hpc.measure.counters import Snapshot
+from exatrkx_hpc.measure.metrics import compute_spent, fetch_fleet, metrics_url, model_times
 
 DEADLINE = 2.0
 """Seconds for the servers to say what they counted; a run does not wait longer for its page."""
@@ -20,25 +21,36 @@ class Counted:
     answered: Mapping[str, float] = field(default_factory=dict)
 
 
-def snapshots(servers: Mapping[str, str]) -> dict[str, Snapshot]:
-    """Return what the servers (name → address of its metrics) count now; without those that do not answer."""
+def snapshots(servers: Mapping[str, str], instances: Mapping[str, str] | None = None) -> dict[str, Snapshot | None]:
+    """Return what the servers (name → address of its metrics) count now, None for one that does not answer.
+
+    `instances` are the names that their processes have, by the same names.
+    """
     if not servers:
         return {}
     names = {metrics_url(address): name for name, address in servers.items()}
+    known = {servers[name]: instance for name, instance in (instances or {}).items() if name in servers}
     try:
-        found, _ = fetch_fleet(list(servers.values()), deadline=DEADLINE)
+        found, _ = fetch_fleet(servers.values(), deadline=DEADLINE, instances=known)
     except EndpointError:
-        return {}
-    return {names[snapshot.url]: snapshot for snapshot in found}
+        found = ()
+    return dict.fromkeys(servers) | {names[snapshot.url]: snapshot for snapshot in found}
 
 
-def counted(before: Mapping[str, Snapshot], after: Mapping[str, Snapshot], *, ensemble: str) -> Counted:
+def counted(before: Mapping[str, Snapshot | None], after: Mapping[str, Snapshot | None], *, ensemble: str) -> Counted:
     """Return what was counted between two looks; a server that is only in the second began in between.
+
+    A server that gave no answer at one of the looks is left out: what it counts is not known to be of this time.
 
     Each request of an event is one for the ensemble, or one for every model that is asked; so the busiest model of
     a server says how many it answered.
     """
-    times = {name: model_times(snapshot, before.get(name)) for name, snapshot in after.items()}
+    silent = {name for name, snapshot in before.items() if snapshot is None}
+    times = {
+        name: model_times(snapshot, before.get(name))
+        for name, snapshot in after.items()
+        if snapshot is not None and name not in silent
+    }
     compute: dict[str, float] = {}
     for one in times.values():
         for stage, spent in compute_spent(one, ensemble).items():

@@ -61,7 +61,7 @@ class History:
     """All that the page shows. A mapping that is empty is of something that is not known.
 
     `members` are events by the server that answered, `compute` the milliseconds of compute that Triton counted for
-    each stage, `kinds` failures by kind.
+    each stage, `kinds` failures by kind. `units` says what the hits look like if not r/3000 mm, phi/pi, z/400 mm.
     """
 
     model: str
@@ -75,12 +75,14 @@ class History:
     runs: tuple[Run, ...]
     throughput: Throughput
     latency: Spread
+    tracks: int = 0
     members: Mapping[str, int] = field(default_factory=dict)
     compute: Mapping[str, float] = field(default_factory=dict)
     kinds: Mapping[str, int] = field(default_factory=dict)
     failures: tuple[Failed, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    units: str = ""
 
     @property
     def left(self) -> int:

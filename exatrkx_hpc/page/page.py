@@ -67,6 +67,7 @@ def render_page(told: History) -> str:
         subheading=_subheading(told),
         verdict=_verdict(told),
         verdict_class="complete" if complete else "incomplete",
+        units=_clean(told.units),
         tiles=_tiles(told),
         figures=[figure for figure in _figures(told) if figure is not None],
         tables=[Group(style="wide", tables=_events_tables(told)), Group(style="", tables=_facts_tables(told))],
@@ -111,7 +112,7 @@ def _tiles(told: History) -> list[Tile]:
         Tile(name="latency, median", value=number(figures.p50 * factor), unit=unit),
         Tile(name="latency, p99", value=number(figures.p99 * factor), unit=unit),
         Tile(name="retries", value=f"{told.retries:,}"),
-        Tile(name="hits", value=f"{told.hits:,}"),
+        Tile(name="hits", value=f"{told.hits:,}", unit=f"{told.tracks:,} tracks" if told.tracks else ""),
     ]
 
 

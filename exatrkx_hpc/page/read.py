@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from exatrkx_hpc.page.history import History, Run, Spread
 from exatrkx_hpc.page.launches import joined, noted_launches
 from exatrkx_hpc.page.timeline import Timeline, bins
+from exatrkx_hpc.work.event_figures import tracks_of
 from exatrkx_hpc.work.latency import Stopwatch
 from exatrkx_hpc.work.ledger import Ledger
 
@@ -70,6 +71,7 @@ def history(ledgers: Sequence[Ledger]) -> History:
         failed=states["failed"],
         quarantined=states["quarantined"],
         hits=sum(one.hits for one in sums),
+        tracks=sum(tracks_of(ledger) for ledger in ledgers),
         retries=sum(one.retries for one in sums),
         runs=runs,
         throughput=timeline.throughput(),
@@ -79,6 +81,7 @@ def history(ledgers: Sequence[Ledger]) -> History:
         kinds=dict(_together(one.kinds for one in sums).most_common()),
         failures=tuple(failed for ledger in ledgers for failed in ledger.failures(FAILURES))[:FAILURES],
         settings={name: str(value) for name, value in noted(ledgers[0], "settings").items()},
+        units=next(filter(None, (ledger.facts.get("units", "") for ledger in ledgers)), ""),
         versions=model | {name: str(value) for name, value in noted(ledgers[0], "versions").items()},
     )
 

@@ -13,10 +13,11 @@ from exatrkx_hpc import __version__
 from exatrkx_hpc.errors import EndpointError, ExatrkxError, InputError, OutputError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.fleet.endpoint_file import EndpointRecord, running_endpoint
-from exatrkx_hpc.measure.metrics import Snapshot
+from exatrkx_hpc.measure.counters import Snapshot
 from exatrkx_hpc.page.counted import DEADLINE, counted, snapshots
 from exatrkx_hpc.page.page import render_page
 from exatrkx_hpc.page.read import history, note
+from exatrkx_hpc.work.event_figures import write_times
 from exatrkx_hpc.work.ledger import Ledger
 from exatrkx_hpc.work.results import Results
 from exatrkx_hpc.work.route import models_of
@@ -26,18 +27,17 @@ from exatrkx_hpc.work.workers import Settings, StoppedRun
 _PACKAGES = ("tritonclient", "grpcio", "numpy")
 
 
-def write_page(out: Path, **facts: Mapping[str, str | float]) -> Path:
+def write_page(out: Path, *, times: bool = False, **facts: Mapping[str, str | float]) -> Path:
     """Write OUT/report.html from the ledger in OUT and return its path; `facts` are noted in the ledger before.
 
-    Of a run in shards it is made from the ledgers of all. Raises InputError when OUT has no ledger, OutputError when
-    a run writes to OUT, its ledger is damaged, or the page cannot be written.
+    `times` also writes OUT/times.csv, the time of each stage; one that is there is written again in any case. Of a
+    run in shards both are made from the ledgers of all. Raises InputError when OUT has no ledger, OutputError when a
+    run writes to OUT, its ledger is damaged, or one of the two cannot be written.
     """
     results = Results(out)
-    paths = [path for path in _ledgers(out) if path.exists()]
-    if not paths:
-        raise InputError(f"{out} holds no ledger.sqlite of run-clients; name the folder that it wrote with -o")
-    with results.owned() as locks, contextlib.ExitStack() as stack:
-        ledgers = [stack.enter_context(Ledger(path, locks=locks)) for path in paths]
+    with _opened(results) as ledgers:
+        if times or results.times.exists():
+            write_times(results.times, ledgers)
         note(ledgers[0], **facts)
         html = render_page(history(ledgers))
     try:
@@ -45,6 +45,16 @@ def write_page(out: Path, **facts: Mapping[str, str | float]) -> Path:
     except OSError as error:
         raise OutputError(f"cannot write {results.page}: {error.strerror}; make room there") from error
     return results.page
+
+
+@contextlib.contextmanager
+def _opened(results: Results) -> Iterator[list[Ledger]]:
+    """Give the ledgers of OUT, those of all shards where it has any."""
+    paths = [path for path in _ledgers(results.out) if path.exists()]
+    if not paths:
+        raise InputError(f"{results.out} holds no ledger.sqlite of run-clients; name the folder that it wrote with -o")
+    with results.owned() as locks, contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Ledger(path, locks=locks)) for path in paths]
 
 
 def _ledgers(out: Path) -> list[Path]:
@@ -60,7 +70,7 @@ def told_on_a_page(settings: Settings, run_root: Path | None = None) -> Iterator
     `run_root` is where the farm is whose endpoint `settings.server` may be: then its servers are asked what they
     count. Raises what `write_page` raises, but not in place of the run's own error.
     """
-    began, before = time.time(), snapshots(_servers(settings, run_root))
+    began, before = time.time(), _snapshots(settings, run_root)
     try:
         yield
     except StoppedRun as stopped:
@@ -81,12 +91,13 @@ def _launch(settings: Settings, began: float, stopped: str) -> dict[str, dict[st
 def _write(
     settings: Settings,
     run_root: Path | None,
-    before: Mapping[str, Snapshot],
+    before: Mapping[str, Snapshot | None],
     launch: Mapping[str, Mapping[str, str | float]],
 ) -> None:
-    found = counted(before, snapshots(_servers(settings, run_root)), ensemble=settings.model)
+    found = counted(before, _snapshots(settings, run_root), ensemble=settings.model)
     write_page(
         settings.out,
+        times=settings.times,
         settings=settings_told(settings),
         versions=_versions(_record(settings, run_root)),
         compute=found.compute,
@@ -121,9 +132,9 @@ def _record(settings: Settings, run_root: Path | None) -> EndpointRecord | None:
     return None
 
 
-def _servers(settings: Settings, run_root: Path | None) -> Mapping[str, str]:
+def _snapshots(settings: Settings, run_root: Path | None) -> Mapping[str, Snapshot | None]:
     record = _record(settings, run_root)
-    return record.metrics if record is not None else {}
+    return snapshots(record.metrics, record.instances) if record is not None else {}
 
 
 def _versions(record: EndpointRecord | None) -> dict[str, str]:

@@ -6,15 +6,17 @@ import numpy as np
 
 from exatrkx_hpc.tracking import gpu
 from exatrkx_hpc.tracking.arrays import in_kind, on_gpu, on_host
-from exatrkx_hpc.tracking.constants import Float32, Int64
+from exatrkx_hpc.tracking.constants import Float32, Int64, Scores
 from exatrkx_hpc.tracking.filtering import apply_filter
 
 
-def label_components(edges: Int64, logits: Float32, *, cut: float, n_hits: int | None = None) -> Int64:
+def label_components(
+    edges: Int64, values: Float32, *, cut: float, n_hits: int | None = None, scores: Scores = "logits"
+) -> Int64:
     """Return one track label (int64) for each of `n_hits` hits, `[n_hits]`, from 0 on in the order of first hits.
 
-    `edges` is `[2, E]` (int64), `logits` `[E]`, both NumPy, torch or CuPy arrays of one kind and device, and so
-    is the answer. An edge joins its hits when the sigmoid of its logit is above `cut`. A hit without an accepted
+    `edges` is `[2, E]` (int64), `values` `[E]` are their `scores`, both NumPy, torch or CuPy arrays of one kind and
+    device, and so is the answer. An edge joins its hits when its probability is above `cut`. A hit without an accepted
     edge is a track of its own. Without `n_hits`, the largest hit number among the edges, plus one, stands for
     it: hits behind that one are then not known and get no label.
     """
@@ -22,9 +24,9 @@ def label_components(edges: Int64, logits: Float32, *, cut: float, n_hits: int |
         n_hits = int(edges.max()) + 1 if edges.shape[1] else 0
     labels: Int64
     if on_gpu(edges):
-        labels = gpu.label_components(edges, logits, cut=cut, n_hits=n_hits)
+        labels = gpu.label_components(edges, values, cut=cut, n_hits=n_hits, scores=scores)
     else:
-        joined = apply_filter(on_host(edges), on_host(logits), cut=cut)
+        joined = apply_filter(on_host(edges), on_host(values), cut=cut, scores=scores)
         labels = in_kind(_components(joined, n_hits), edges)
     return labels
 

@@ -7,12 +7,17 @@ its clients and its weights fit without change.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
+#: Names of particles or tracks: whole numbers of 64 bits, unsigned where one of them needs it.
+Names = NDArray[np.int64] | NDArray[np.uint64]
+#: What the edge networks answer with: a logit, or the probability that is its sigmoid.
+Scores = Literal["logits", "probabilities"]
 
 #: One hit is (r / 3000 mm, phi / pi, z / 400 mm).
 FEATURE_NAMES = ("r", "phi", "z")
@@ -20,6 +25,8 @@ R_SCALE_MM = 3000.0
 PHI_SCALE = float(np.pi)
 Z_SCALE_MM = 400.0
 N_FEATURES = 3
+#: How an edge network gets its edges: the larger hit number first, the inner hit first, or each pair both ways.
+EdgeOrder = Literal["number", "radius", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +34,17 @@ class PipelineSettings:
     """What the stages between the networks are set to.
 
     `radius` and `max_neighbours` bound the neighbour search in the embedding (dimensionless); `filter_cut`
-    and `gnn_cut` are probabilities, compared with the sigmoid of a network's logit.
+    and `gnn_cut` are probabilities. `scores` says what both edge networks give: logits, whose sigmoid is compared
+    with the cut, or probabilities, which are compared as they are.
+    `edge_order` is how they get the edges.
     """
 
     radius: float = 1.6
     max_neighbours: int = 500
     filter_cut: float = 0.21
     gnn_cut: float = 0.75
+    scores: Scores = "logits"
+    edge_order: EdgeOrder = "number"
 
 
 DEFAULT_SETTINGS = PipelineSettings()

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from exatrkx_hpc.tracking.arrays import AnyArray, in_kind, on_gpu, on_host
-from exatrkx_hpc.tracking.constants import Float32, Int64
+from exatrkx_hpc.tracking.constants import Float32, Int64, Scores
 
 
 def logit(probability: float) -> float:
@@ -20,24 +20,30 @@ def logit(probability: float) -> float:
     return float(np.float32(math.log(probability) - math.log1p(-probability)))
 
 
-def accepted(logits: Float32, *, cut: float) -> AnyArray:
-    """Return which of the `logits` `[E]` or `[E, 1]` have a sigmoid above `cut`, as booleans `[E]`.
+def threshold(cut: float, *, scores: Scores) -> float:
+    """Return what a score must exceed for its probability to be above `cut`, rounded to float32."""
+    return logit(cut) if scores == "logits" else float(np.float32(cut))
 
-    Works on NumPy, torch and CuPy arrays, where they are. A NaN is not accepted.
+
+def accepted(values: Float32, *, cut: float, scores: Scores = "logits") -> AnyArray:
+    """Return which of the `values` `[E]` or `[E, 1]` stand for a probability above `cut`, as booleans `[E]`.
+
+    `scores` says what they are. Works on NumPy, torch and CuPy arrays, where they are. A NaN is not accepted.
     """
-    return logits.reshape(-1) > logit(cut)
+    return values.reshape(-1) > threshold(cut, scores=scores)
 
 
-def apply_filter(edges: Int64, logits: Float32, *, cut: float) -> Int64:
-    """Return the edges `[2, E']` of `edges` `[2, E]` (int64) whose sigmoid of `logits` `[E]` is above `cut`.
+def apply_filter(edges: Int64, values: Float32, *, cut: float, scores: Scores = "logits") -> Int64:
+    """Return the edges `[2, E']` of `edges` `[2, E]` (int64) whose probability is above `cut`.
 
-    Both are NumPy, torch or CuPy arrays of one kind and device, and so is the answer. The order is kept.
+    `values` `[E]` are their `scores`: logits or probabilities. Both are NumPy, torch or CuPy arrays of one kind and
+    device, and so is the answer. The order is kept.
     """
     kept: Int64
     if on_gpu(edges):
-        kept = edges[:, accepted(logits, cut=cut)]
+        kept = edges[:, accepted(values, cut=cut, scores=scores)]
     else:
         # Rows taken by number are faster than columns chosen by a mask; methods cost less than NumPy's functions.
-        (keep,) = accepted(on_host(logits), cut=cut).nonzero()
+        (keep,) = accepted(on_host(values), cut=cut, scores=scores).nonzero()
         kept = in_kind(on_host(edges).take(keep, axis=1), edges)
     return kept

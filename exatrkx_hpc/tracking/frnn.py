@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from exatrkx_hpc.tracking import gpu
-from exatrkx_hpc.tracking.arrays import in_kind, on_gpu, on_host
-from exatrkx_hpc.tracking.constants import Float32, Int64
+from exatrkx_hpc.tracking.arrays import AnyArray, in_kind, is_tensor, on_gpu, on_host
+from exatrkx_hpc.tracking.constants import EdgeOrder, Float32, Int64
 from exatrkx_hpc.tracking.tiles import Float64, Tiles, close_pairs, close_to, squared_distance, tiles_of
 
 #: Two hit numbers make one 64-bit number, the larger in front, so that sorting these sorts the edges.
@@ -39,6 +40,25 @@ def fixed_radius_edges(embedding: Float32, *, radius: float, max_neighbours: int
     else:
         edges = in_kind(_edges(on_host(embedding), radius, max_neighbours), embedding)
     return edges
+
+
+def in_order(edges: Int64, order: EdgeOrder, radii: AnyArray) -> Int64:
+    """Return candidate edges `[2, E]` as edge networks want them; `radii` `[N]` is each hit's distance from the beam.
+
+    By `number` they stay as `fixed_radius_edges` gives them. By `radius` row 0 is the inner hit, of two hits at one
+    radius the one of the larger number. `both` has each pair a second time, the other way round, `[2, 2 E]`. Arrays
+    are of NumPy, torch or CuPy, of one kind and device, and so is the answer.
+    """
+    ordered: AnyArray = edges
+    if order != "number":
+        turned = ordered.flip(0) if is_tensor(ordered) else ordered[::-1]
+        module = sys.modules["torch"] if is_tensor(ordered) else np
+        if order == "both":
+            ordered = module.concatenate([ordered, turned], 1)
+        else:
+            ordered = module.where(radii[edges[0]] > radii[edges[1]], turned, ordered)
+    result: Int64 = ordered
+    return result
 
 
 def _edges(places: NDArray[Any], radius: float, max_neighbours: int) -> Int64:

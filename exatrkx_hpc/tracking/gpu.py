@@ -1,8 +1,9 @@
 """The kernels on a GPU, through CuPy: torch's CUDA tensors and CuPy's arrays in, the same kind out.
 
-Arrays change hands by DLPack, which copies nothing. Everything runs in the stream that torch works in, so that
-neither library waits for the other or takes memory that the other still reads. Not yet run on a GPU: the kernels
-and their launches are tested by a CPU twin (docs/tracking.md).
+Arrays change hands by DLPack, which copies nothing. For torch's tensors everything runs in the stream that torch
+works in, and takes its memory from torch's pool, so that neither library waits for the other, takes memory that the
+other still reads, or keeps memory that the other lacks. Not yet run on a GPU: the kernels and their launches are
+tested by a CPU twin (docs/tracking.md).
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from exatrkx_hpc.tracking import kernels
 from exatrkx_hpc.tracking.arrays import AnyArray, is_tensor
+from exatrkx_hpc.tracking.constants import Scores
 
 _SOURCE = Path(__file__).with_name("kernels.cu")
 #: More than the largest embedding in use; the kernels hold a tile of 128 hits in shared memory.
@@ -50,10 +53,13 @@ def fixed_radius_edges(embedding: AnyArray, *, radius: float, max_neighbours: in
         return _back(edges, embedding)
 
 
-def label_components(edges: AnyArray, logits: AnyArray, *, cut: float, n_hits: int) -> AnyArray:
+def label_components(
+    edges: AnyArray, values: AnyArray, *, cut: float, n_hits: int, scores: Scores = "logits"
+) -> AnyArray:
     """Return what `components.label_components` promises for arrays on a GPU; raises MissingCupy."""
     with _beside(edges):
-        labels = kernels.labels_of(CupyLauncher(), as_cupy(edges), as_cupy(logits), cut=cut, n_hits=n_hits)
+        given = as_cupy(edges), as_cupy(values)
+        labels = kernels.labels_of(CupyLauncher(), *given, cut=cut, n_hits=n_hits, scores=scores)
         return _back(labels, edges)
 
 
@@ -86,9 +92,50 @@ def _beside(array: AnyArray) -> Iterator[None]:
         with array.device:
             yield
         return
-    stream = importlib.import_module("torch").cuda.current_stream(array.device)
-    with cupy.cuda.Device(array.device.index), cupy.cuda.ExternalStream(stream.cuda_stream):
+    torch, device = importlib.import_module("torch"), array.device.index
+    stream, memory = torch.cuda.current_stream(device), _memory_of_torch()
+    with (
+        cupy.cuda.Device(device),
+        _as_cupy_stream(device, stream.cuda_stream),
+        cupy.cuda.using_allocator(memory.malloc),
+    ):
         yield
+
+
+class _Handle:
+    """A stream by its address, as CUDA's stream protocol wants it; torch's own has that only since 2.9."""
+
+    def __init__(self, address: int) -> None:
+        self._address = address
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._address
+
+
+# Kept: there are CuPy releases in which a Stream made of another library's destroys that one at its own end. Torch has
+# 32 streams a device and hands them out again and again.
+@functools.cache
+def _as_cupy_stream(device: int, address: int) -> Any:  # noqa: ANN401 - a cupy.cuda.Stream
+    """Return the stream at an address, of the current device, as CuPy's; CuPy 14 warns of ExternalStream."""
+    cuda = _cupy().cuda
+    if hasattr(cuda.Stream, "from_external"):
+        return cuda.Stream.from_external(_Handle(address))
+    return cuda.ExternalStream(address, device)
+
+
+@functools.cache
+def _memory_of_torch() -> Any:  # noqa: ANN401 - a cupy.cuda.PythonFunctionAllocator
+    """Return what gives CuPy memory of torch's pool, for the stream that torch works in."""
+    cuda = importlib.import_module("torch").cuda
+
+    def take(size: int, device: int) -> int:
+        address: int = cuda.caching_allocator_alloc(size, device, cuda.current_stream(device).cuda_stream)
+        return address
+
+    def leave(address: int, device: int) -> None:
+        cuda.caching_allocator_delete(address)
+
+    return _cupy().cuda.PythonFunctionAllocator(take, leave)
 
 
 @functools.cache
@@ -101,4 +148,11 @@ def _cupy() -> Any:  # noqa: ANN401 - CuPy is an optional package
     try:
         return importlib.import_module("cupy")
     except ImportError as error:
-        raise MissingCupy(f"arrays on a GPU need CuPy ({error}); pip install 'exatrkx-hpc[gpu]'") from error
+        remedy = f"pip install 'exatrkx-hpc[{_extra()}]'"
+        raise MissingCupy(f"arrays on a GPU need CuPy ({error}); {remedy}") from error
+
+
+def _extra() -> str:
+    """Return the extra with the CuPy for the CUDA of this environment's torch."""
+    cuda = getattr(getattr(sys.modules.get("torch"), "version", None), "cuda", None) or "12"
+    return f"gpu-cuda{cuda.partition('.')[0]}"

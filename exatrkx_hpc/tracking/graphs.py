@@ -38,7 +38,7 @@ def true_edges(event: TruthEvent) -> Int64:
     """Return the pairs of neighbouring hits along the tracks, `[2, E]` (int64): what an ideal graph holds."""
     order = np.lexsort((event.hits[:, 0], event.particle))
     particle = event.particle[order]
-    joined = (particle[1:] == particle[:-1]) & (particle[1:] > 0)
+    joined = (particle[1:] == particle[:-1]) & (particle[1:] != 0)
     return np.asarray([order[:-1][joined], order[1:][joined]], dtype=np.int64)
 
 

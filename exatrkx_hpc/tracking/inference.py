@@ -1,12 +1,13 @@
 """Run a TorchScript network as fast as this machine can, without changing what it answers.
 
-Each shortcut is tried on a sample when the network is loaded. One that fails there, or changes an answer by more
-than rounding does, is left out: a site's own weights run as they are, at worst.
+Each shortcut is tried on samples when the network is loaded. One that fails there, changes an answer by more than
+rounding does, or takes no less time is left out: a site's own weights run as they are, at worst.
 """
 
 from __future__ import annotations
 
 import itertools
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,14 +16,29 @@ from typing import Any
 import torch
 
 from exatrkx_hpc.tracking.constants import N_FEATURES
+from exatrkx_hpc.tracking.devices import reason, require_device
 
 Network = Callable[..., torch.Tensor]
 
-#: An edge network that judges each edge alone gets so many at a time: what it makes of them stays in the cache,
-#: and the memory of an event no longer grows with the width of the network times its edges.
+#: An edge network that judges each edge alone gets so many at a time on a CPU, if that is faster: what it makes of
+#: them stays in the cache.
 BLOCK = 16_384
+#: On a GPU, or where smaller blocks are no faster, it gets so many: the memory of an event does not grow with the
+#: width of the network times its edges, of which an event of 100,000 hits has 14 million.
+LARGE_BLOCK = 1 << 20
+#: How the text begins that Git LFS leaves in the place of a file; this room imports nothing of the rest.
+_LFS_POINTER = b"version https://git-lfs"
 #: Answers may differ by so much, as float32 does when sums are taken in another order.
 _ROUNDING = 1e-4
+
+#: Hits and edges of the samples by which the time is taken: of a small event and of a common one. In blocks only
+#: what has more than one is of interest.
+_TIMED, _TIMED_IN_BLOCKS = ((200, 800), (1_200, 8_000)), ((1_200, 3 * BLOCK),)
+#: How often each is timed, in turns; the best counts, in processor time: what else runs on the machine only adds to it.
+_TURNS = 5
+#: What takes less than this part of the plain network's time is worth another rounding, and what takes more than that
+#: for one of the samples is slower; between the two lies chance.
+_FASTER, _SLOWER = 0.9, 1.05
 
 #: A linear layer narrower than this on one side gains nothing from oneDNN, and may lose.
 _NARROW = 24
@@ -36,44 +52,92 @@ graph(%x, %weight, %bias):
 """
 
 
-def load_network(path: Path, *, device: str = "cpu") -> Network:
+def load_network(path: Path, *, device: str = "cpu", columns: int = N_FEATURES) -> Network:
     """Return the TorchScript network of a file, on `device` (`cpu`, `cuda`, `cuda:1`), ready to run.
 
     It is called with tensors on that device: hits float32 `[N, 3]` and, for an edge network, edges int64
-    `[2, E]`. Use it within `torch.inference_mode()`. Raises ValueError when the file cannot be read.
+    `[2, E]`; hits have `columns` features where those are not the usual three. Use it within
+    `torch.inference_mode()`. Raises ValueError when the file cannot be read, NoDevice, which is one, when there is no
+    such GPU.
     """
+    require_device(device)
+    switch_fuser_off()
     try:
         with warnings.catch_warnings():
             # torch 2.9 and later advise against TorchScript, which is what Triton's PyTorch backend reads.
             warnings.simplefilter("ignore", DeprecationWarning)
             module = torch.jit.load(str(path), map_location=device).eval()
+    except torch.OutOfMemoryError as error:
+        raise ValueError(f"{path} does not fit into the GPU's memory: {reason(error)}; run fewer instances") from error
     except (ValueError, RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is no TorchScript file that can be read: {reason}") from error
-    return faster(module, device=device)
+        if path.is_file() and path.read_bytes().startswith(_LFS_POINTER):
+            raise ValueError(f"{path} is a Git LFS pointer: fetch its content with 'git lfs pull'") from error
+        raise ValueError(f"{path} is no TorchScript file that can be read: {reason(error)}") from error
+    return faster(module, device=device, columns=columns)
 
 
-def faster(module: Any, *, device: str = "cpu") -> Network:  # noqa: ANN401 - a torch.jit.ScriptModule
-    """Return what answers as `module` does, a TorchScript module in evaluation mode, and takes less time.
+def switch_fuser_off() -> None:
+    """Let TorchScript run operations one by one in this process: fused, they are compiled anew for each new shape.
 
-    On a CPU, linear layers run in oneDNN, which was twice as fast as the default on AMD with AVX-512, and an edge
-    network that judges each edge alone gets its edges in blocks.
+    Each event has another shape. On a GPU a compilation takes up to seconds; on a CPU torch does not fuse by itself.
+    """
+    torch._C._jit_set_texpr_fuser_enabled(False)
+
+
+def faster(module: Any, *, device: str = "cpu", columns: int = N_FEATURES) -> Network:  # noqa: ANN401 - torch's
+    """Return what answers as `module` does, a TorchScript module in evaluation mode, and takes less time or memory.
+
+    On a CPU linear layers run in oneDNN, which was twice as fast as the default on AMD with AVX-512 and slower on
+    Intel for small events, if that is faster here. An edge network that judges each edge alone gets its edges in
+    blocks: small ones where those are faster, else large ones. Hits have `columns` features.
     """
     plain: Network = module
     if not str(device).startswith("cpu"):
-        return plain
-    network = _tried(_in_one_dnn, plain)
-    return _in_blocks(network, block=BLOCK) if _judges_edges_alone(network) else network
+        return _in_blocks(plain, block=LARGE_BLOCK) if _judges_edges_alone(plain, device, columns) else plain
+    network = _tried(_in_one_dnn, plain, columns)
+    if not _judges_edges_alone(network, device, columns):
+        return network
+    small = _in_blocks(network, block=BLOCK)
+    quick = takes_less_time(small, network, _TIMED_IN_BLOCKS, columns=columns)
+    return small if quick else _in_blocks(network, block=LARGE_BLOCK)
 
 
-def _tried(change: Callable[[Any], Network], module: Network) -> Network:
+def takes_less_time(
+    one: Network, other: Network, sizes: Sequence[tuple[int, int]] = _TIMED, *, columns: int = N_FEATURES
+) -> bool:
+    """Say whether `one` is faster than `other` on events of `sizes`, hits and edges, on this CPU.
+
+    It must be clearly faster in sum, and slower for none of the sizes.
+    """
+    spent = [_best_times(one, other, _sample(*size, columns)) for size in sizes]
+    in_sum = [sum(times) for times in zip(*spent, strict=True)]
+    return in_sum[0] < _FASTER * in_sum[1] and all(first < _SLOWER * second for first, second in spent)
+
+
+def _best_times(one: Network, other: Network, sample: Sequence[torch.Tensor]) -> tuple[float, float]:
+    """Return the shortest processor times (s) of both for a sample, without the edges for a network that takes none."""
+    with torch.inference_mode():
+        if _answer(other, sample) is None:
+            sample = sample[:1]
+        best = [float("inf"), float("inf")]
+        for turn in range(1 + _TURNS):
+            for place, network in enumerate((one, other)):
+                began = time.process_time()
+                _answer(network, sample)
+                took = time.process_time() - began
+                best[place] = min(best[place], took) if turn else best[place]  # the first warms up
+    return best[0], best[1]
+
+
+def _tried(change: Callable[[Any], Network], module: Network, columns: int = N_FEATURES) -> Network:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             changed = change(module)
     except (RuntimeError, AttributeError, TypeError):
         return module
-    return changed if _same(changed, module) else module
+    same = _same(changed, module, columns=columns)
+    return changed if same and takes_less_time(changed, module, columns=columns) else module
 
 
 def _in_one_dnn(module: Any) -> Network:  # noqa: ANN401 - as above
@@ -108,21 +172,21 @@ def _in_blocks(network: Network, *, block: int) -> Network:
     return run
 
 
-def _judges_edges_alone(network: Network) -> bool:
+def _judges_edges_alone(network: Network, device: str, columns: int) -> bool:
     """Say whether a network takes edges and answers the same when it gets them in blocks."""
     with torch.inference_mode():
-        takes_edges = _answer(network, _samples()[1]) is not None
-    return takes_edges and _same(_in_blocks(network, block=7), network)
+        takes_edges = _answer(network, _samples(device, columns)[1]) is not None
+    return takes_edges and _same(_in_blocks(network, block=7), network, device, columns=columns)
 
 
-def _same(one: Network, other: Network) -> bool:
+def _same(one: Network, other: Network, device: str = "cpu", *, columns: int = N_FEATURES) -> bool:
     """Say whether two networks answer the same on samples, empty ones among them; both have run then.
 
     Two that take none of them are not known to.
     """
     answered = False
     with torch.inference_mode():
-        for sample in _samples():
+        for sample in _samples(device, columns):
             # TorchScript watches its first run and compiles at the second: no event is to wait for it.
             for _ in range(2):
                 expected = _answer(other, sample)
@@ -145,20 +209,26 @@ def _answer(network: Network, sample: Sequence[torch.Tensor]) -> torch.Tensor | 
     """Return the answer, or None when the network does not take the sample: not every one takes no edges."""
     try:
         answer = network(*sample)
-    except (RuntimeError, TypeError, IndexError):
+    except (RuntimeError, TypeError, IndexError, torch.jit.Error):
         return None
     return answer if isinstance(answer, torch.Tensor) else None
 
 
-def _samples() -> list[tuple[torch.Tensor, ...]]:
-    """Return hits all over a detector and edges among them, of several sizes, as any network may be given."""
-    source = torch.Generator().manual_seed(0)
+def _samples(device: str, columns: int) -> list[tuple[torch.Tensor, ...]]:
+    """Return hits `[N, columns]` all over a detector and edges among them, of several sizes, as any may be given."""
     samples: list[tuple[torch.Tensor, ...]] = []
     for n_hits, n_edges in itertools.product((40, 1, 0), (60, 1, 0)):
         if n_edges and not n_hits:
             continue
-        hits = torch.rand(n_hits, N_FEATURES, generator=source) * torch.tensor([0.3, 2.0, 6.0])
-        hits -= torch.tensor([0.0, 1.0, 3.0])
-        edges = torch.randint(max(n_hits, 1), (2, n_edges), generator=source)
+        hits, edges = (tensor.to(device) for tensor in _sample(n_hits, n_edges, columns))
         samples += [(hits,), (hits, edges)]
     return samples
+
+
+def _sample(n_hits: int, n_edges: int, columns: int = N_FEATURES) -> tuple[torch.Tensor, torch.Tensor]:
+    source = torch.Generator().manual_seed(n_hits + n_edges)
+    hits = torch.rand(n_hits, N_FEATURES, generator=source) * torch.tensor([0.3, 2.0, 6.0])
+    hits -= torch.tensor([0.0, 1.0, 3.0])
+    if columns != N_FEATURES:
+        hits = torch.cat([hits, torch.rand(n_hits, columns, generator=source)], dim=1)[:, :columns].contiguous()
+    return hits, torch.randint(max(n_hits, 1), (2, n_edges), generator=source)

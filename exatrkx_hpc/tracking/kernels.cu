@@ -169,11 +169,11 @@ extern "C" __global__ void component_start(int* parent, int n) {
     if (i < n) parent[i] = i;
 }
 
-// Joins the ends of each edge of `edges` [2, n_edges] whose logit is above `cut`.
-extern "C" __global__ void component_join(const long long* edges, const float* logits, float cut, long long n_edges,
+// Joins the ends of each edge of `edges` [2, n_edges] whose score is above `cut`.
+extern "C" __global__ void component_join(const long long* edges, const float* scores, float cut, long long n_edges,
                                           int* parent) {
     const long long e = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (e >= n_edges || !(logits[e] > cut)) return;
+    if (e >= n_edges || !(scores[e] > cut)) return;
     int a = find_root(parent, static_cast<int>(edges[e]));
     int b = find_root(parent, static_cast<int>(edges[n_edges + e]));
     while (a != b) {

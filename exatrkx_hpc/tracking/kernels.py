@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from exatrkx_hpc.tracking.arrays import AnyArray
-from exatrkx_hpc.tracking.filtering import logit
+from exatrkx_hpc.tracking.constants import Scores
+from exatrkx_hpc.tracking.filtering import threshold
 
 #: TILE of kernels.cu.
 _TILE = 128
@@ -58,19 +59,21 @@ def edges_within(run: Launcher, places: AnyArray, *, radius: float, max_neighbou
     return edges
 
 
-def labels_of(run: Launcher, edges: AnyArray, logits: AnyArray, *, cut: float, n_hits: int) -> AnyArray:
+def labels_of(
+    run: Launcher, edges: AnyArray, values: AnyArray, *, cut: float, n_hits: int, scores: Scores = "logits"
+) -> AnyArray:
     """Return what `components.label_components` promises, numbers and all."""
     xp = run.xp
     if n_hits == 0:
         return xp.empty(0, dtype=np.int64)
     edges = xp.ascontiguousarray(edges, dtype=np.int64)
-    logits = xp.ascontiguousarray(logits.reshape(-1), dtype=np.float32)
+    values = xp.ascontiguousarray(values.reshape(-1), dtype=np.float32)
     parent, n, n_edges = xp.empty(n_hits, dtype=np.int32), np.int32(n_hits), edges.shape[1]
     over_hits = (-(-n_hits // _THREADS), 1)
     run.launch("component_start", over_hits, _THREADS, parent, n)
     if n_edges:
         over_edges = (-(-n_edges // _THREADS), 1)
-        which = (edges, logits, np.float32(logit(cut)), np.int64(n_edges))
+        which = (edges, values, np.float32(threshold(cut, scores=scores)), np.int64(n_edges))
         run.launch("component_join", over_edges, _THREADS, *which, parent)
     run.launch("component_finish", over_hits, _THREADS, parent, n)
     # The root is a component's first hit, so counting the roots numbers the components as SciPy does.

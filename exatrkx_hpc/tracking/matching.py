@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from exatrkx_hpc.tracking.constants import Int64
+from exatrkx_hpc.tracking.constants import Int64, Names
 from exatrkx_hpc.tracking.synthetic import TruthEvent
 
 Bools = NDArray[np.bool_]
+
+NO_TRACK = -1
+"""The label of a hit without a track, as the public C++ backends give it; in an unsigned column it is 2^64 - 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,20 +38,21 @@ class Matches:
     found: Bools
 
 
-def match_event(labels: Int64, truth: TruthEvent, *, min_track_hits: int) -> Matches:
+def match_event(labels: Names, truth: TruthEvent, *, min_track_hits: int) -> Matches:
     """Return how the tracks of `labels` `[N]` (any integers) and the particles of the same N hits belong together.
 
-    A track of `min_track_hits` hits or more is a candidate; it is matched to a particle that owns more than half of
-    its hits, and finds it if it also holds more than half of the particle's. Raises ValueError when the numbers of
+    Hits with the label `NO_TRACK` are of no track, and together no candidate. A track of `min_track_hits` hits or
+    more is a candidate; it is matched to a particle that owns more than half of its hits, and finds it if it also
+    holds more than half of the particle's. Raises ValueError when the numbers of
     labels and hits differ.
     """
     if labels.shape != truth.particle.shape:
         raise ValueError(f"{labels.size} labels for {truth.particle.size} hits; score them with their own event")
-    _, track = np.unique(labels, return_inverse=True)
+    names, track = np.unique(labels, return_inverse=True)
     particle = _numbered(truth.particle)
     particle_size = np.bincount(particle, minlength=1)
     size, owner, shared = _majority(track.reshape(-1), particle)
-    candidate = size >= min_track_hits
+    candidate = (size >= min_track_hits) & (names.astype(np.int64) != NO_TRACK)
     matched = candidate & (owner > 0) & (2 * shared > size)
     finds = matched & (2 * shared > particle_size[owner])
     found = np.zeros(len(particle_size), dtype=np.bool_)
@@ -75,7 +79,7 @@ def particle_values(matches: Matches, values: NDArray[np.float32]) -> NDArray[np
     return out
 
 
-def _numbered(particle: Int64) -> Int64:
+def _numbered(particle: Names) -> Int64:
     """Return particles numbered from 1, whatever they are called in the truth, and 0 for noise."""
     numbers = np.zeros(len(particle), dtype=np.int64)
     real = particle != 0

@@ -21,6 +21,8 @@ from exatrkx_hpc.tracking.constants import (
 
 #: Edges worked on at a time on a CPU: what 16,384 edges of 32 numbers need stays in the caches of a core.
 _BLOCK = 16_384
+#: And elsewhere: 14 million candidates, of an event of 100,000 hits, would take 9 GB at once in the filter.
+_LARGE_BLOCK = 1 << 20
 
 
 class HitFeatures(nn.Module):  # type: ignore[misc]
@@ -94,15 +96,40 @@ class EdgeLayer(nn.Module):  # type: ignore[misc]
         return out.add_(ends[0].index_select(0, inner)).add_(ends[1].index_select(0, outer)).relu_()
 
 
-def _in_blocks(edges: Tensor, block: int, training: bool) -> list[Tensor]:
+def _in_blocks(edges: Tensor, block: int, large_block: int, training: bool) -> list[Tensor]:
     """Return the edges `[2, E]` in parts of at most `block`, at least one.
 
-    On a CPU what belongs to one part stays in the cache; elsewhere, and in training, all edges are one part.
+    On a CPU what belongs to one part stays in the cache; elsewhere `large_block` bounds the memory. In training all
+    edges are one part.
     """
-    if training or edges.device.type != "cpu":
+    if training:
         return [edges]
-    parts: list[Tensor] = edges.split(block, dim=1)
+    parts: list[Tensor] = edges.split(block if edges.device.type == "cpu" else large_block, dim=1)
     return parts
+
+
+def _known(hits: Tensor, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return hits `[N, 3]` and edges `[2, E]` to work on, and which edges `[E]` name a hit that is not there.
+
+    Such an edge would be an assertion on a GPU, after which nothing works there any more. It gets a hit of its own
+    behind the last one, so that it changes no other edge. Good edges, all but always, cost one look: what comes back
+    is what was given, and no edge is marked, `[0]`.
+    """
+    n = hits.shape[0]
+    if edges.numel() > 0:
+        low, high = torch.aminmax(edges)
+        if bool((low < 0) | (high >= n)):
+            strange = ((edges < 0) | (edges >= n)).any(dim=0)
+            hits = torch.cat([hits, hits.new_zeros([1, hits.shape[1]])])
+            return hits, edges.masked_fill(strange, n), strange
+    return hits, edges, edges.new_zeros([0], dtype=torch.bool)
+
+
+def _unknown(logits: Tensor, strange: Tensor) -> Tensor:
+    """Return the logits `[E]` or `[E, 1]` with NaN for the edges that `_known` marked."""
+    if strange.numel() == 0:
+        return logits
+    return logits.masked_fill(strange if logits.dim() == 1 else strange.unsqueeze(1), float("nan"))
 
 
 def outward(hits: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,21 +182,23 @@ class Filter(nn.Module):  # type: ignore[misc]
     def __init__(self, settings: NetworkSettings = DEFAULT_NETWORKS) -> None:
         super().__init__()
         self.block = _BLOCK
+        self.large_block = _LARGE_BLOCK
         self.hit_features = HitFeatures()
         self.line = Line()
         self.first = EdgeLayer(Line.width, HitFeatures.width, settings.filter_width)
         self.layers = _perceptron([settings.filter_width] * settings.filter_layers + [1])
 
     def forward(self, hits: Tensor, edges: Tensor) -> Tensor:
-        """Return a logit for each edge, `[E, 1]` (float32); `edges` are int64 hit numbers."""
+        """Return a logit for each edge, `[E, 1]` (float32), NaN for one of a hit that is not there; edges are int64."""
+        hits, edges, strange = _known(hits, edges)
         features = self.hit_features(hits)
         ends = self.first.ends(features)
         logits: list[Tensor] = []
-        for part in _in_blocks(edges, self.block, self.training):
+        for part in _in_blocks(edges, self.block, self.large_block, self.training):
             inner, outer = outward(hits, part)
             line = self.line(features, hits[:, 1], inner, outer)
             logits.append(self.layers(self.first(line, ends, inner, outer)))
-        return torch.cat(logits)
+        return _unknown(torch.cat(logits), strange)
 
 
 class Gnn(nn.Module):  # type: ignore[misc]
@@ -183,6 +212,7 @@ class Gnn(nn.Module):  # type: ignore[misc]
         super().__init__()
         width = settings.gnn_width
         self.block = _BLOCK
+        self.large_block = _LARGE_BLOCK
         self.iterations = settings.gnn_iterations
         self.hit_features = HitFeatures()
         self.line = Line()
@@ -197,14 +227,15 @@ class Gnn(nn.Module):  # type: ignore[misc]
         self.judge = _perceptron([width, width, 1])
 
     def forward(self, hits: Tensor, edges: Tensor) -> Tensor:
-        """Return a logit for each edge, `[E]` (float32); `edges` are int64 hit numbers."""
+        """Return a logit for each edge, `[E]` (float32), NaN for one of a hit that is not there; edges are int64."""
+        hits, edges, strange = _known(hits, edges)
         features = self.hit_features(hits)
         hit = self.encode_hit(features)
         ends = self.encode_edge.ends(features)
         inner: list[Tensor] = []
         outer: list[Tensor] = []
         edge: list[Tensor] = []
-        for part in _in_blocks(edges, self.block, self.training):
+        for part in _in_blocks(edges, self.block, self.large_block, self.training):
             first, second = outward(hits, part)
             line = self.line(features, hits[:, 1], first, second)
             inner.append(first)
@@ -219,4 +250,4 @@ class Gnn(nn.Module):  # type: ignore[misc]
                 arriving = arriving.index_add_(0, outer[k], edge[k])
                 leaving = leaving.index_add_(0, inner[k], edge[k])
             hit = self.hit_norm(hit + self.hit_step(torch.cat([hit, arriving, leaving], dim=1)))
-        return torch.cat([self.judge(part) for part in edge]).reshape(-1)
+        return _unknown(torch.cat([self.judge(part) for part in edge]).reshape(-1), strange)

@@ -6,8 +6,14 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast, get_args
 
-from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, PipelineSettings
+from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, EdgeOrder, PipelineSettings, Scores
+
+#: The parameter of applyfilter, wcc and the fused model that says what the edge networks give.
+SCORES = "scores"
+#: The parameter of frnn and the fused model that says how the edge networks get their edges.
+EDGE_ORDER = "edge_order"
 
 
 def networks_folder(folder: Path, parameters: Mapping[str, str]) -> Path:
@@ -19,11 +25,33 @@ def networks_folder(folder: Path, parameters: Mapping[str, str]) -> Path:
 def settings_of(parameters: Mapping[str, str]) -> PipelineSettings:
     """Return the settings that `parameters` name by their fields; the others have their defaults.
 
-    Raises ValueError for a value that is no number.
+    Raises ValueError for a value that is no number, or another word than `scores` can be.
     """
     stated = {
         field.name: type(getattr(DEFAULT_SETTINGS, field.name))(parameters[field.name])
         for field in dataclasses.fields(PipelineSettings)
-        if field.name in parameters
+        if field.name in parameters and field.name not in (SCORES, EDGE_ORDER)
     }
-    return dataclasses.replace(DEFAULT_SETTINGS, **stated)
+    return dataclasses.replace(
+        DEFAULT_SETTINGS, **stated, scores=scores_of(parameters), edge_order=edge_order_of(parameters)
+    )
+
+
+def scores_of(parameters: Mapping[str, str]) -> Scores:
+    """Return what the parameter `scores` says that the edge networks give; logits without a word.
+
+    Raises ValueError for another word.
+    """
+    return cast(Scores, _word(parameters, SCORES, get_args(Scores)))
+
+
+def edge_order_of(parameters: Mapping[str, str]) -> EdgeOrder:
+    """Return how the edge networks get their edges; by number without a word. Raises ValueError for another word."""
+    return cast(EdgeOrder, _word(parameters, EDGE_ORDER, get_args(EdgeOrder)))
+
+
+def _word(parameters: Mapping[str, str], name: str, known: tuple[str, ...]) -> str:
+    stated = parameters.get(name, known[0])
+    if stated not in known:
+        raise ValueError(f"{name} is {stated!r}; use {' or '.join(map(repr, known))}")
+    return stated

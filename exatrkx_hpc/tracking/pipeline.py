@@ -5,35 +5,35 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from exatrkx_hpc.tracking import gpu
 from exatrkx_hpc.tracking.arrays import AnyArray, in_kind, is_tensor, on_gpu, on_host
 from exatrkx_hpc.tracking.components import label_components
 from exatrkx_hpc.tracking.constants import (
     DEFAULT_SETTINGS,
-    N_FEATURES,
     NETWORK_NAMES,
     Float32,
     Int64,
     PipelineSettings,
 )
+from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, radii_of, read_features
 from exatrkx_hpc.tracking.filtering import apply_filter
-from exatrkx_hpc.tracking.frnn import fixed_radius_edges
+from exatrkx_hpc.tracking.frnn import fixed_radius_edges, in_order
 from exatrkx_hpc.tracking.inference import Network, load_network
-from exatrkx_hpc.tracking.tensors import HIT_BOUNDS, BadTensor, check_hits
-
-_LOWEST = tuple(low for _, low, _ in HIT_BOUNDS)
-_HIGHEST = tuple(high for _, _, high in HIT_BOUNDS)
+from exatrkx_hpc.tracking.tensors import BadTensor, check_hits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
     """What each stage gave for one event of N hits, in order; E candidate edges, E' after the filter.
 
-    The arrays are of the kind of the hits: NumPy, torch or CuPy.
+    The arrays are of the kind of the hits: NumPy, torch or CuPy. The logits are probabilities where the settings say
+    that the networks give those.
     """
 
     embedding: Float32
@@ -58,15 +58,23 @@ class Pipeline:
     gnn: Network
     settings: PipelineSettings = DEFAULT_SETTINGS
     device: str = "cpu"
+    features: Features = DEFAULT_FEATURES
 
     @classmethod
     def load(cls, repository: Path, *, settings: PipelineSettings = DEFAULT_SETTINGS, device: str = "cpu") -> Pipeline:
         """Return the pipeline of `repository/{embed,filter,gnn}/1/model.pt` on `device`.
 
-        Raises ValueError when one of the files is not there or no TorchScript.
+        A hit is what the repository's features say. Raises ValueError when one of the files is not there or no
+        TorchScript, or the features cannot be read.
         """
-        loaded = {name: load_network(repository / name / "1" / "model.pt", device=device) for name in NETWORK_NAMES}
-        return cls(**loaded, settings=settings, device=device)
+        features = read_features(repository)
+        if settings.edge_order == "radius":
+            radii_of(np.empty((0, len(features)), dtype=np.float32), features)  # says now what is missing
+        loaded = {
+            name: load_network(repository / name / "1" / "model.pt", device=device, columns=len(features))
+            for name in NETWORK_NAMES
+        }
+        return cls(**loaded, settings=settings, device=device, features=features)
 
     def find_tracks(self, hits: Float32) -> Int64:
         """Return one track label (int64) for each hit, `[N]`; `hits` float32 `[N, 3]` (r/3000, phi/pi, z/400).
@@ -89,8 +97,10 @@ class Pipeline:
             hits = self._tensor(given)
             embedding = self._embedding(hits)
             candidates = fixed_radius_edges(embedding, radius=settings.radius, max_neighbours=settings.max_neighbours)
+            if settings.edge_order != "number":
+                candidates = in_order(candidates, settings.edge_order, radii_of(hits, self.features))
             filter_logits = self._logits("filter", self.filter, hits, candidates)
-            edges = apply_filter(candidates, filter_logits, cut=settings.filter_cut)
+            edges = apply_filter(candidates, filter_logits, cut=settings.filter_cut, scores=settings.scores)
             gnn_logits = self._logits("gnn", self.gnn, hits, edges)
             return Stages(
                 embedding=embedding,
@@ -98,18 +108,20 @@ class Pipeline:
                 filter_logits=filter_logits,
                 edges=edges,
                 gnn_logits=gnn_logits,
-                labels=label_components(edges, gnn_logits, cut=settings.gnn_cut, n_hits=len(hits)),
+                labels=label_components(
+                    edges, gnn_logits, cut=settings.gnn_cut, n_hits=len(hits), scores=settings.scores
+                ),
             )
 
     def _tensor(self, hits: AnyArray) -> torch.Tensor:
         """Return checked hits as a tensor on the device; from the CPU to the CPU without a copy."""
         if on_gpu(hits):
             tensor = hits if is_tensor(hits) else gpu.as_tensor(hits)
-            if not _look_good(tensor):
-                check_hits("hits", on_host(tensor))  # says what is wrong
+            if not _look_good(tensor, self.features):
+                check_hits("hits", on_host(tensor), self.features)  # says what is wrong
         else:
-            array = on_host(hits)
-            check_hits("hits", array)
+            array = _host_array(hits)
+            check_hits("hits", array, self.features)
             tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         return tensor.to(self.device)
 
@@ -128,18 +140,32 @@ class Pipeline:
         return logits.reshape(-1)
 
 
-def _look_good(hits: torch.Tensor) -> bool:
+def _host_array(hits: AnyArray) -> NDArray[Any]:
+    """Return what is not on a GPU as an array of NumPy; raises BadTensor where that would lose a mask, or fails."""
+    if isinstance(hits, np.ma.MaskedArray) and np.any(hits.mask):
+        raise BadTensor(f"hits has {int(np.sum(hits.mask))} masked values; leave those hits out, or fill them")
+    if is_tensor(hits) and hits.layout != torch.strided:
+        raise BadTensor("hits is a sparse tensor; use hits.to_dense()")
+    try:
+        return on_host(hits)
+    except Exception as error:  # of any library whose array it is
+        raise BadTensor(f"hits is no array: {' '.join(str(error).split())[:200]}; expected float32 [N, 3]") from error
+
+
+def _look_good(hits: torch.Tensor, features: Features) -> bool:
     """Say on the device whether `check_hits` would find nothing, at the cost of one number read back."""
-    if hits.dtype != torch.float32 or hits.ndim != 2 or hits.shape[1] != N_FEATURES:
+    if hits.dtype != torch.float32 or hits.ndim != 2 or hits.shape[1] != len(features):
         return False
-    low, high = hits.new_tensor(_LOWEST), hits.new_tensor(_HIGHEST)
+    low, high = hits.new_tensor(features.lowest), hits.new_tensor(features.highest)
     return bool(((hits >= low) & (hits <= high)).all())
 
 
 def _answer(tensor: torch.Tensor, hits: AnyArray) -> AnyArray:
     """Return a tensor in the kind of the hits, and where they are."""
     if is_tensor(hits):
-        return tensor.to(hits.device)
+        there = tensor.to(hits.device)
+        # One that was made in inference mode may not be changed by who gets it; a copy outside of it may.
+        return there.clone() if there.is_inference() else there
     if on_gpu(hits) and tensor.is_cuda:
         return gpu.as_cupy(tensor)
     return in_kind(on_host(tensor), hits)

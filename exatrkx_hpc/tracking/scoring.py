@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from exatrkx_hpc.tracking.constants import Int64
+from exatrkx_hpc.tracking.constants import Names
 from exatrkx_hpc.tracking.matching import Matches, match_event, particle_values
 from exatrkx_hpc.tracking.synthetic import TruthEvent
 
@@ -62,7 +62,7 @@ class Score:
 
 
 def score_event(
-    labels: Int64,
+    labels: Names,
     truth: TruthEvent,
     *,
     min_pt: float = MIN_PT_GEV,
@@ -71,8 +71,8 @@ def score_event(
 ) -> Score:
     """Return the counts of one event: `labels` `[N]` (any integers) against the truth of the same N hits.
 
-    A particle counts when its pT is above `min_pt` GeV and it left at least `min_hits` hits. Raises ValueError
-    when the numbers of labels and hits differ.
+    The label -1 is no track. A particle counts when its pT is above `min_pt` GeV and it left at least `min_hits`
+    hits. Raises ValueError when the numbers of labels and hits differ.
     """
     matches = match_event(labels, truth, min_track_hits=min_track_hits)
     return score_matches(matches, truth, min_pt=min_pt, min_hits=min_hits)

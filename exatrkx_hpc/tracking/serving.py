@@ -11,6 +11,10 @@ import functools
 import importlib
 import json
 import math
+import os
+import signal
+import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +22,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exatrkx_hpc.tracking.arrays import AnyArray, on_host
 from exatrkx_hpc.tracking.components import label_components
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, Float32
+from exatrkx_hpc.tracking.devices import device_of, is_broken, is_out_of_memory, reason, use_device
+from exatrkx_hpc.tracking.features import radii_of, read_features
 from exatrkx_hpc.tracking.filtering import apply_filter
-from exatrkx_hpc.tracking.frnn import fixed_radius_edges
+from exatrkx_hpc.tracking.frnn import fixed_radius_edges, in_order
 from exatrkx_hpc.tracking.memory import keep_freed_memory
+from exatrkx_hpc.tracking.parameters import edge_order_of, scores_of
 from exatrkx_hpc.tracking.signatures import check_signature
 from exatrkx_hpc.tracking.tensors import BadTensor, check_edges, check_hits, check_scores, check_table
 
@@ -32,8 +40,9 @@ Array = NDArray[Any]
 def refuse_numpy_2(version: str, parameters: Mapping[str, str]) -> None:
     """Raise RuntimeError for a numpy from 2 on, unless the parameter `numpy2` is `allow`.
 
-    With it, the Python backend of Triton 2.51 answers every request with outputs of 0 bytes, while the model
-    says READY: far better not to load. A later server that can do it is told so by the parameter.
+    With it, the Python backend of Triton 2.51 reads zeros and answers every request with outputs of 0 bytes, while
+    the model says READY: far better not to load. A later server that can do it is told so by the parameter. Only
+    stages whose tensors are NumPy's arrays need this: torch's go by DLPack, which is right under either numpy.
     """
     if int(version.partition(".")[0]) >= 2 and parameters.get("numpy2") != "allow":
         raise RuntimeError(
@@ -42,10 +51,14 @@ def refuse_numpy_2(version: str, parameters: Mapping[str, str]) -> None:
         )
 
 
+class Refused(Exception):
+    """The one request of a call gets no answer; Triton tells its client this message, between words of its own."""
+
+
 class Stage:
     """What every model has in common: read the configuration, check, compute, answer.
 
-    A subclass sets `outputs` (tensor names) and overrides `configure` and `compute`.
+    A subclass sets `outputs` (tensor names) and overrides `configure` and `compute`. Tensors are NumPy's arrays.
     """
 
     outputs: tuple[str, ...] = ()
@@ -58,37 +71,97 @@ class Stage:
         self.model = args["model_name"]
         config = json.loads(args["model_config"])
         parameters = {key: entry["string_value"] for key, entry in config.get("parameters", {}).items()}
-        refuse_numpy_2(np.__version__, parameters)
+        self.refuse(parameters)
         keep_freed_memory()
         self.configure(args, config, parameters)
+
+    def refuse(self, parameters: Mapping[str, str]) -> None:
+        """Raise RuntimeError where this stage's tensors would come out wrong."""
+        refuse_numpy_2(np.__version__, parameters)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
         """Keep what this stage needs of its `parameters`."""
 
-    def compute(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
+    def compute(self, inputs: Mapping[str, AnyArray]) -> tuple[AnyArray, ...]:
         """Return the outputs, in the order of `outputs`; raise BadTensor for inputs that cannot be used."""
         raise NotImplementedError
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each of Triton's requests, one response a request; a bad one gets an error of its own."""
-        return [self._answer(request) for request in requests]
+    def take(self, tensor: Any) -> AnyArray:  # noqa: ANN401 - exists only inside Triton
+        """Return what `compute` gets of an input tensor of Triton."""
+        return tensor.as_numpy()
 
-    def _answer(self, request: Any) -> Any:  # noqa: ANN401 - exists only inside Triton
+    def give(self, name: str, result: AnyArray) -> Any:  # noqa: ANN401 - as above
+        """Return the output tensor of Triton for what `compute` gave."""
+        # Not Tensor.from_dlpack: with numpy arrays Triton 2.51 loses the stub, and it refuses empty ones.
+        return _triton().Tensor(name, np.ascontiguousarray(result))
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer each of Triton's requests, one response a request; a bad one gets an error of its own.
+
+        Raises Refused for a bad one that came alone: Triton (2.51) counts that as a failure of the model, but a
+        response that is an error as a success. What is raised becomes INTERNAL, so an error of another status stays
+        a response: clients go by it.
+        """
+        answers = [self._answer(request) for request in requests]
+        if len(answers) == 1 and answers[0].has_error():
+            error = answers[0].error()
+            if error.code() == _triton().TritonError.INTERNAL:
+                raise Refused(error.message())
+        return answers
+
+    def _answer(self, request: Any) -> Any:  # noqa: ANN401 - as above
         triton = _triton()
         try:
-            results = self.compute({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
+            results = self.compute({tensor.name(): self.take(tensor) for tensor in request.inputs()})
+            tensors = [self.give(name, result) for name, result in zip(self.outputs, results, strict=True)]
         except BadTensor as error:
             return triton.InferenceResponse(error=triton.TritonError(f"{self.model}: {error}"))
-        # Not Tensor.from_dlpack: with numpy arrays Triton 2.51 loses the stub, and it refuses empty ones.
-        tensors = [
-            triton.Tensor(name, np.ascontiguousarray(result))
-            for name, result in zip(self.outputs, results, strict=True)
-        ]
+        except Exception as error:  # this request's alone: the others of the call get their answers
+            return triton.InferenceResponse(error=self.failure(error))
         return triton.InferenceResponse(output_tensors=tensors)
+
+    def failure(self, error: Exception) -> Any:  # noqa: ANN401 - as above
+        """Return what the client is told of an error that is not its input's; the log gets all of it."""
+        traceback.print_exception(error, file=sys.stderr)
+        return _triton().TritonError(f"{self.model}: {type(error).__name__}: {reason(error)}")
+
+
+class TorchStage(Stage):
+    """A stage whose tensors are torch's: they come from Triton and go there by DLPack, under any numpy.
+
+    A Python model gets its inputs on the CPU unless FORCE_CPU_ONLY_INPUT_TENSORS says otherwise; both will do.
+    Answers go out on the CPU. A GPU that fails ends the server: CUDA can do nothing more in this process, and since
+    24.06 Triton starts no other one, but says that it is ready and fails each request.
+    """
+
+    def refuse(self, parameters: Mapping[str, str]) -> None:
+        """Refuse nothing: no tensor of this stage passes through NumPy inside Triton's own code."""
+
+    def take(self, tensor: Any) -> AnyArray:  # noqa: ANN401 - exists only inside Triton
+        """Return a tensor of torch in Triton's memory, which it keeps as long as it lives."""
+        return importlib.import_module("torch").from_dlpack(tensor.to_dlpack())
+
+    def give(self, name: str, result: AnyArray) -> Any:  # noqa: ANN401 - as above
+        """Return the output tensor of Triton; it takes contiguous ones alone."""
+        return _triton().Tensor.from_dlpack(name, result.detach().cpu().contiguous())
+
+    def failure(self, error: Exception) -> Any:  # noqa: ANN401 - as above
+        """Return what the client is told: to ask again elsewhere, when the GPU does not work and the server ends."""
+        triton = _triton()
+        if is_broken(error):
+            end_server(told := f"{self.model}: {reason(error)}; this server ends, so that it can be started again")
+            return triton.TritonError(told, triton.TritonError.UNAVAILABLE)
+        if is_out_of_memory(error):
+            told = f"the GPU's memory does not suffice for this event ({reason(error)}); run fewer instances on it"
+            return triton.TritonError(f"{self.model}: {told}")
+        return super().failure(error)
 
 
 class FrnnStage(Stage):
-    """Embedding `[N, D]` (float32) to candidate edges `[2, E]` (int64); parameters radius, max_neighbours."""
+    """Embedding `[N, D]` (float32) to candidate edges `[2, E]` (int64); parameters radius, max_neighbours, edge_order.
+
+    Edges by radius need the hits, `[N, F]` (float32), as a second input.
+    """
 
     outputs = ("OUTPUT0",)
 
@@ -97,33 +170,45 @@ class FrnnStage(Stage):
         self.radius = float(parameters.get("radius", DEFAULT_SETTINGS.radius))
         self.max_neighbours = int(parameters.get("max_neighbours", DEFAULT_SETTINGS.max_neighbours))
         self.columns = int(config["input"][0]["dims"][1])
+        self.order = edge_order_of(parameters)
+        self.features = read_features(Path(args["model_repository"]).parent)
 
     def compute(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """Return the candidate edges."""
         embedding: Float32 = inputs["INPUT0"]
         check_table("INPUT0", embedding, columns=self.columns)
-        return (fixed_radius_edges(embedding, radius=self.radius, max_neighbours=self.max_neighbours),)
+        edges = fixed_radius_edges(embedding, radius=self.radius, max_neighbours=self.max_neighbours)
+        if self.order == "both":
+            edges = in_order(edges, self.order, None)
+        elif self.order == "radius":
+            hits = inputs.get("INPUT1")
+            if hits is None or len(hits) != len(embedding):
+                raise BadTensor("INPUT1 must be the hits of INPUT0: the edges are ordered by radius")
+            check_hits("INPUT1", hits, self.features)
+            edges = in_order(edges, self.order, radii_of(hits, self.features))
+        return (np.ascontiguousarray(edges),)
 
 
 class ApplyFilterStage(Stage):
-    """Logits `[E, 1]` (float32) and edges `[2, E]` (int64) to the edges that pass; parameter cut."""
+    """Scores `[E, 1]` (float32) and edges `[2, E]` (int64) to the edges that pass; parameters cut, scores."""
 
     outputs = ("EDGE_LIST_AFTER_FILTER",)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Take the cut, a probability."""
+        """Take the cut, a probability, and what the scores are."""
         self.cut = float(parameters.get("cut", DEFAULT_SETTINGS.filter_cut))
+        self.scores = scores_of(parameters)
 
     def compute(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """Return the edges whose score passes the cut."""
         scores, edges = inputs["FILTER_SCORES"], inputs["EDGE_LIST"]
         check_edges("EDGE_LIST", edges)
         check_scores("FILTER_SCORES", scores, n_edges=edges.shape[1])
-        return (apply_filter(edges, scores, cut=self.cut),)
+        return (apply_filter(edges, scores, cut=self.cut, scores=self.scores),)
 
 
 class WccStage(Stage):
-    """Edges `[2, E]` (int64), logits `[E]` (float32) and, if given, hits `[N, 3]` to labels; parameter cut.
+    """Edges `[2, E]` (int64), scores `[E]` (float32) and, if given, hits `[N, 3]` to labels; parameters cut, scores.
 
     With the hits there are exactly N labels. Without them, as in the public service's own form, there are as
     many as the largest hit number among the edges, plus one.
@@ -132,21 +217,24 @@ class WccStage(Stage):
     outputs = ("OUTPUT0",)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Take the cut, a probability."""
+        """Take the cut, a probability, and what the scores are."""
         self.cut = float(parameters.get("cut", DEFAULT_SETTINGS.gnn_cut))
+        self.scores = scores_of(parameters)
+        self.features = read_features(Path(args["model_repository"]).parent)
 
     def compute(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """Return the labels `[N]` (int64)."""
         edges, scores, hits = inputs["INPUT0"], inputs["INPUT1"], inputs.get("INPUT2")
         if hits is not None:
-            check_hits("INPUT2", hits)  # where Triton itself runs the networks, nobody looked at them before
+            # Where Triton itself runs the networks, nobody looked at them before.
+            check_hits("INPUT2", hits, self.features)
         n_hits = None if hits is None else len(hits)
         check_edges("INPUT0", edges, n_hits=n_hits)
         check_scores("INPUT1", scores, n_edges=edges.shape[1])
-        return (label_components(edges, scores, cut=self.cut, n_hits=n_hits),)
+        return (label_components(edges, scores, cut=self.cut, n_hits=n_hits, scores=self.scores),)
 
 
-class TorchScriptStage(Stage):
+class TorchScriptStage(TorchStage):
     """A TorchScript network, as Triton's PyTorch backend would run it, where that backend is not at hand.
 
     Inputs are the hits `[N, 3]` (float32) and, for an edge network, the edges `[2, E]` (int64). Tensor names
@@ -161,32 +249,43 @@ class TorchScriptStage(Stage):
         self.device = device_of(args)
         weights = Path(args["model_repository"]) / args["model_version"] / parameters.get("weights", "model.pt")
         require_weight(self.model, weights)
+        self.features = read_features(Path(args["model_repository"]).parent)
         inference = importlib.import_module("exatrkx_hpc.tracking.inference")
         try:
-            self.network = inference.load_network(weights, device=self.device)
+            use_device(self.device)
+            self.network = inference.load_network(weights, device=self.device, columns=len(self.features))
         except ValueError as error:
             raise ValueError(f"{self.model}: {error}") from error
         self.inputs = tuple(entry["name"] for entry in config["input"])
         self.outputs = tuple(entry["name"] for entry in config["output"])
         self.dims = [int(size) for size in config["output"][0]["dims"]]
         try:
-            check_signature(self._run, inputs=self.inputs, output=self.outputs[0], columns=self.dims[1:])
+            check_signature(
+                self._on_arrays,
+                inputs=self.inputs,
+                output=self.outputs[0],
+                columns=self.dims[1:],
+                features=self.features,
+            )
         except BadTensor as error:
             raise ValueError(f"{self.model}: {weights}: {error}") from error
 
-    def compute(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
-        """Return the network's answer: `[N, 8]` of the embedding, one logit an edge of the others."""
+    def compute(self, inputs: Mapping[str, AnyArray]) -> tuple[AnyArray, ...]:
+        """Return the network's answer, a tensor: `[N, 8]` of the embedding, one logit an edge of the others."""
         hits, *rest = (inputs[name] for name in self.inputs)
-        check_hits(self.inputs[0], hits)
+        check_hits(self.inputs[0], on_host(hits), self.features)
         for name, edges in zip(self.inputs[1:], rest, strict=True):
-            check_edges(name, edges, n_hits=len(hits))
+            check_edges(name, on_host(edges), n_hits=len(hits))
         rows = rest[0].shape[1] if rest else len(hits)
-        return (_shaped(self._run(hits, *rest), self.outputs[0], (rows, *self.dims[1:])),)
+        answer = _shaped(self._run(hits, *rest), self.outputs[0], (rows, *self.dims[1:]))
+        return (_own(answer, hits, *rest),)
 
-    def _run(self, *arrays: Array) -> Array:
+    def _run(self, *tensors: AnyArray) -> AnyArray:
         with self.torch.inference_mode():
-            tensors = [self.torch.from_numpy(array).to(self.device) for array in arrays]
-            answer: Array = self.network(*tensors).cpu().numpy()
+            return self.network(*(tensor.to(self.device) for tensor in tensors)).cpu()
+
+    def _on_arrays(self, *arrays: Array) -> Array:
+        answer: Array = self._run(*map(self.torch.from_numpy, arrays)).numpy()
         return answer
 
 
@@ -196,10 +295,13 @@ def _triton() -> Any:  # noqa: ANN401 - as above
     return importlib.import_module("triton_python_backend_utils")
 
 
-def device_of(args: Mapping[str, str]) -> str:
-    """Return where an instance runs, as torch calls it: its GPU, or `cpu` for KIND_CPU, even where there is a GPU."""
-    gpu = args["model_instance_kind"] == "GPU"
-    return f"cuda:{args['model_instance_device_id']}" if gpu else "cpu"
+def end_server(why: str) -> None:
+    """Write `why` to the log and let the server end in order; what started it, such as the farm, starts it again."""
+    print(why, file=sys.stderr, flush=True)
+    server = os.getppid()
+    if Path(f"/proc/{server}/comm").read_text().strip() != "tritonserver":
+        os._exit(1)  # started by something else, which shall see that this process cannot go on
+    os.kill(server, signal.SIGTERM)
 
 
 def require_weight(model: str, path: Path) -> None:
@@ -208,8 +310,15 @@ def require_weight(model: str, path: Path) -> None:
         raise FileNotFoundError(f"{model}: the weight {path} is missing; train or copy it")
 
 
-def _shaped(answer: Array, name: str, shape: tuple[int, ...]) -> Array:
-    """Return the answer in the shape that config.pbtxt promises: networks differ in `[E]` and `[E, 1]`."""
-    if answer.size != math.prod(shape):
+def _shaped(answer: AnyArray, name: str, shape: tuple[int, ...]) -> AnyArray:
+    """Return the tensor in the shape that config.pbtxt promises: networks differ in `[E]` and `[E, 1]`."""
+    if answer.numel() != math.prod(shape):
         raise BadTensor(f"{name} has shape {list(answer.shape)}, but config.pbtxt promises {list(shape)}")
     return answer.reshape(shape)
+
+
+def _own(answer: AnyArray, *inputs: AnyArray) -> AnyArray:
+    """Return the tensor in memory of its own: a network may answer with what it was given, which is Triton's."""
+    memory = answer.untyped_storage().data_ptr()
+    shared = any(memory == tensor.untyped_storage().data_ptr() for tensor in inputs)
+    return answer.clone() if shared else answer

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from exatrkx_hpc.tracking.arrays import AnyArray, on_host
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES
+from exatrkx_hpc.tracking.devices import device_of, reason, use_device
+from exatrkx_hpc.tracking.features import features_of
 from exatrkx_hpc.tracking.parameters import networks_folder, settings_of
-from exatrkx_hpc.tracking.serving import Array, Stage, device_of, require_weight
+from exatrkx_hpc.tracking.samples import sample_hits
+from exatrkx_hpc.tracking.serving import Array, TorchStage, require_weight
 from exatrkx_hpc.tracking.signatures import check_signature
 from exatrkx_hpc.tracking.tensors import BadTensor, check_hits
 
@@ -18,7 +25,13 @@ if TYPE_CHECKING:
     from exatrkx_hpc.tracking.pipeline import Pipeline
 
 
-class FusedStage(Stage):
+#: Tracks of the sample events: about 220, 1,400 and 3,500 hits.
+_SAMPLE_TRACKS = (25, 165, 420)
+#: So long (s) sample events run on a CPU before the rest of them is left out.
+_ENOUGH = 10.0
+
+
+class FusedStage(TorchStage):
     """Hits `[N, 3]` (float32) to labels `[N]` (int64), as the ensemble gives them.
 
     Parameters are the fields of PipelineSettings, `threads` (of the CPU, for each instance), and `networks`: the
@@ -29,7 +42,7 @@ class FusedStage(Stage):
     outputs = ("LABELS",)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Load the three networks and run them once; raises ValueError for one that is missing or misfits."""
+        """Load the three networks and run whole events; raises ValueError, one line, for what would fail later."""
         torch = importlib.import_module("torch")
         torch.set_num_threads(int(parameters.get("threads", "1")))
         folder = networks_folder(Path(args["model_repository"]), parameters)
@@ -37,16 +50,37 @@ class FusedStage(Stage):
             require_weight(self.model, folder / name / "1" / "model.pt")
         pipeline = importlib.import_module("exatrkx_hpc.tracking.pipeline").Pipeline
         try:
-            self.pipeline = pipeline.load(folder, settings=settings_of(parameters), device=device_of(args))
-            check_networks(self.pipeline)
-        except ValueError as error:
-            raise ValueError(f"{self.model}: {error}") from error
+            use_device(device := device_of(args))
+            self.pipeline = pipeline.load(folder, settings=settings_of(parameters), device=device)
+            rehearse(self.pipeline)
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"{self.model}: {reason(error)}") from error
 
-    def compute(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
-        """Return the labels."""
+    def compute(self, inputs: Mapping[str, AnyArray]) -> tuple[AnyArray, ...]:
+        """Return the labels, of the kind of the hits."""
         hits = inputs["FEATURES"]
-        check_hits("FEATURES", hits)
+        check_hits("FEATURES", on_host(hits), self.pipeline.features)
         return (self.pipeline.find_tracks(hits),)
+
+
+def rehearse(pipeline: Pipeline) -> None:
+    """Run each network, then whole events of three sizes, twice, so that no later event finds anything not ready.
+
+    That compiles the kernels and fills the pools of memory. Raises ValueError, one line, for anything that fails: a
+    network that takes or gives something else, a missing CuPy, an embedding too wide, too little memory.
+    """
+    check_networks(pipeline)
+    rng = np.random.default_rng(0)
+    plain = [sample_hits(rng, tracks=tracks) for tracks in _SAMPLE_TRACKS]
+    events = [features_of(hits, pipeline.features)[0] for hits in plain]
+    began = time.monotonic()
+    for hits in events * 2:
+        try:
+            pipeline.find_tracks(hits)
+        except Exception as error:  # whatever it is, an event would meet it
+            raise ValueError(f"a sample event of {len(hits)} hits fails: {reason(error)}") from error
+        if pipeline.device == "cpu" and time.monotonic() - began > _ENOUGH:
+            return  # Nothing is compiled for a size there: large networks are not to hold up the server's start.
 
 
 def check_networks(pipeline: Pipeline) -> None:
@@ -68,6 +102,8 @@ def check_networks(pipeline: Pipeline) -> None:
         ("gnn", pipeline.gnn, ("INPUT__0", "INPUT__1"), ()),
     ):
         try:
-            check_signature(arrays(network), inputs=inputs, output="OUTPUT__0", columns=columns)
+            check_signature(
+                arrays(network), inputs=inputs, output="OUTPUT__0", columns=columns, features=pipeline.features
+            )
         except BadTensor as error:
             raise BadTensor(f"{name}: {error}") from error

@@ -9,39 +9,40 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from exatrkx_hpc.tracking.constants import N_FEATURES
+from exatrkx_hpc.tracking.devices import reason
+from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, features_of
 from exatrkx_hpc.tracking.tensors import BadTensor
 
 #: Hits in a barrel, and edges between them: as many of each as make no shape look like another.
 _HITS: Final = np.array([[0.01, 0.1, 0.1], [0.02, 0.1, 0.2], [0.04, 0.1, 0.4]], dtype=np.float32)
 _EDGES: Final = np.array([[1, 2], [0, 1]], dtype=np.int64)
-_KINDS: Final = (f"float32 [N, {N_FEATURES}]", "int64 [2, E]")
 
 
 def check_signature(
-    network: Callable[..., NDArray[Any]], *, inputs: Sequence[str], output: str, columns: Sequence[int] = ()
+    network: Callable[..., NDArray[Any]],
+    *,
+    inputs: Sequence[str],
+    output: str,
+    columns: Sequence[int] = (),
+    features: Features = DEFAULT_FEATURES,
 ) -> None:
     """Raise BadTensor unless `network` takes hits, and edges if it has two `inputs`, and answers as promised.
 
     `network` is called with arrays and returns one: float32, a row for each edge (each hit, with one input), of
-    `columns` further axes; an axis of -1 has any size. `inputs` and `output` are the names that the message uses.
-    It is called twice: TorchScript watches its first run and compiles at the second, and no event is to wait for it.
+    `columns` further axes; an axis of -1 has any size. A hit has the columns of `features`. `inputs` and `output` are
+    the names that the message uses. It is called twice: TorchScript watches its first run and compiles at the second,
+    and no event is to wait for it.
     """
-    sample = (_HITS, _EDGES)[: len(inputs)]
-    takes = " and ".join(f"{name} {kind}" for name, kind in zip(inputs, _KINDS, strict=False))
+    sample = (features_of(_HITS, features)[0], _EDGES)[: len(inputs)]
+    kinds = (f"float32 [N, {len(features)}]", "int64 [2, E]")
+    takes = " and ".join(f"{name} {kind}" for name, kind in zip(inputs, kinds, strict=False))
     try:
         answer = [network(*sample) for _ in range(2)][-1]
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        raise BadTensor(f"the network does not take {takes} and give one tensor: {_reason(error)}") from error
+    except Exception as error:  # a TorchScript program's own raise is no RuntimeError
+        raise BadTensor(f"the network does not take {takes} and give one tensor: {reason(error)}") from error
     shape = (sample[-1].shape[1] if len(inputs) > 1 else len(_HITS), *columns)
     fits = answer.ndim == len(shape) and len(answer) == shape[0] if -1 in shape else answer.size == math.prod(shape)
     if answer.dtype != np.float32 or not fits:
         rows = f"{len(_HITS)} hits" + (f" and {_EDGES.shape[1]} edges" if len(inputs) > 1 else "")
         found = f"{answer.dtype} {list(answer.shape)}"
         raise BadTensor(f"the network gives {output} as {found} for {rows}; expected float32 {list(shape)}")
-
-
-def _reason(error: Exception) -> str:
-    """Return what PyTorch said in one line: its last one says what went wrong in a network, else its first."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1] if lines[-1].startswith("RuntimeError:") else lines[0]

@@ -91,8 +91,8 @@ def score_stages(
     pipeline: Pipeline, truth: TruthEvent, *, min_pt: float = MIN_PT_GEV, min_hits: int = MIN_PARTICLE_HITS
 ) -> tuple[StageScore, ...]:
     """Run one event through a pipeline; return the counts of the candidates, after the filter, and after the gnn."""
-    stages = pipeline.stages(truth.hits)
-    accepted = apply_filter(stages.edges, stages.gnn_logits, cut=pipeline.settings.gnn_cut)
+    stages, settings = pipeline.stages(truth.hits), pipeline.settings
+    accepted = apply_filter(stages.edges, stages.gnn_logits, cut=settings.gnn_cut, scores=settings.scores)
     parts = (("candidates", stages.candidates), ("filter", stages.edges), ("gnn", accepted))
     return tuple(score_edges(name, edges, truth, min_pt=min_pt, min_hits=min_hits) for name, edges in parts)
 

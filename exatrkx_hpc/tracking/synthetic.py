@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from io import StringIO
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from exatrkx_hpc.tracking.constants import PHI_SCALE, R_SCALE_MM, Z_SCALE_MM, Float32, Int64
+from exatrkx_hpc.tracking.constants import PHI_SCALE, R_SCALE_MM, Z_SCALE_MM, Float32, Int64, Names
 from exatrkx_hpc.tracking.detector import DEFAULT_GEOMETRY, Float64, Geometry, draw_noise, draw_tracks, propagate
 
 #: About 2,000 hits: what the shipped networks are trained for.
@@ -24,12 +26,12 @@ TRUTH_FOLDER = "truth"
 class TruthEvent:
     """One event with its truth, in no order: row i of every array belongs to hit i.
 
-    `hits` float32 `[N, 3]` (r / 3000 mm, phi / pi, z / 400 mm); `particle` int64 `[N]`, 0 for noise; `pt`
-    float32 `[N]` in GeV and `eta` float32 `[N]` of the hit's particle, 0 for noise.
+    `hits` float32 `[N, 3]` (r / 3000 mm, phi / pi, z / 400 mm); `particle` int64 `[N]`, or uint64 where a number
+    needs it, 0 for noise; `pt` float32 `[N]` in GeV and `eta` float32 `[N]` of the hit's particle, 0 for noise.
     """
 
     hits: Float32
-    particle: Int64
+    particle: Names
     pt: Float32
     eta: Float32
 
@@ -90,8 +92,8 @@ def hits_text(event: TruthEvent) -> str:
 
 def truth_text(event: TruthEvent) -> str:
     """Return the truth as CSV with the header `particle,pt,eta`, one hit a line in the order of the hits."""
-    columns = np.stack([event.particle, event.pt, event.eta], axis=1)
-    return TRUTH_HEADER + "\n" + _table(columns, ["%d", "%.9g", "%.9g"])
+    rows = zip(event.particle.tolist(), event.pt.tolist(), event.eta.tolist(), strict=True)
+    return TRUTH_HEADER + "\n" + "".join(f"{particle},{pt:.9g},{eta:.9g}\n" for particle, pt, eta in rows)
 
 
 def parse_event(hits: str, truth: str) -> TruthEvent:
@@ -99,17 +101,67 @@ def parse_event(hits: str, truth: str) -> TruthEvent:
 
     Raises ValueError when a text is no such table or the two do not have the same number of hits.
     """
-    header, _, rows = truth.partition("\n")
+    return with_truth(_parse(hits).astype(np.float32), truth)
+
+
+def with_truth(hits: Float32, truth: str) -> TruthEvent:
+    """Return the event of hits `[N, 3]` and the text of their truth; numbers of particles are exact for 64 bits.
+
+    Raises ValueError, with the line of the truth, when that is no such table or not of as many hits.
+    """
+    header, *lines = truth.removeprefix("\ufeff").rstrip().split("\n")
     if header.strip() != TRUTH_HEADER:
         raise ValueError(f"the truth starts with {header[:40]!r}, not with the header {TRUTH_HEADER!r}")
-    place, known = _parse(hits), _parse(rows)
-    if len(place) != len(known):
-        raise ValueError(f"{len(place)} hits but {len(known)} rows of truth; the files are not of one event")
+    if len(hits) != len(lines):
+        raise ValueError(f"{len(hits)} hits but {len(lines)} rows of truth; the files are not of one event")
+    rows = [_truth_row(line, place) for place, line in enumerate(lines, start=2)]
     return TruthEvent(
-        hits=place.astype(np.float32),
-        particle=known[:, 0].astype(np.int64),
-        pt=known[:, 1].astype(np.float32),
-        eta=known[:, 2].astype(np.float32),
+        hits=hits,
+        particle=_names([particle for particle, _, _ in rows]),
+        pt=np.array([pt for _, pt, _ in rows], dtype=np.float32),
+        eta=np.array([eta for _, _, eta in rows], dtype=np.float32),
+    )
+
+
+def _truth_row(line: str, place: int) -> tuple[int, float, float]:
+    values = [value.strip() for value in line.split(",")]
+    if len(values) != 3:
+        raise ValueError(f"line {place} of the truth has {len(values)} columns instead of 3")
+    particle, pt, eta = values
+    try:
+        if "_" in line or not line.isascii():  # which float() and int() would take
+            raise ValueError(f"{line[:40]!r} holds more than numbers")
+        return _particle(particle), float(pt), float(eta)
+    except (ValueError, ArithmeticError) as error:
+        raise ValueError(f"line {place} of the truth: {error}") from error
+
+
+def _particle(text: str) -> int:
+    """Return a particle's number, never by way of a float, which would take 2^53 and 2^53 + 1 for one."""
+    if re.fullmatch("[+-]?[0-9]{1,400}", text):
+        return int(text)
+    number = float(text)
+    if abs(number) >= 2**53:
+        raise ValueError(f"the particle {text[:40]!r} is written as a float, which is not exact from 2^53 on")
+    if not number.is_integer() or Decimal(text) != int(number):
+        raise ValueError(f"the particle {text[:40]!r} is no whole number; noise is particle 0")
+    return int(number)
+
+
+def _names(numbers: list[int]) -> Names:
+    try:
+        return np.array(numbers, dtype=np.int64)
+    except OverflowError:
+        pass
+    try:
+        if min(numbers) >= 0:
+            return np.array(numbers, dtype=np.uint64)
+    except OverflowError:
+        pass
+    worst = next(number for number in numbers if not -(2**63) <= number < 2**63)
+    raise ValueError(
+        f"line {numbers.index(worst) + 2} of the truth: the particle {worst} does not fit into 64 bits"
+        + (", beside negative ones" if worst < 2**64 else "")
     )
 
 
@@ -118,7 +170,12 @@ def read_event(path: Path) -> TruthEvent:
 
     Raises OSError when a file cannot be read, ValueError when it cannot be understood.
     """
-    return parse_event(path.read_text(), (path.parent / TRUTH_FOLDER / path.name).read_text())
+    return parse_event(path.read_text(encoding="utf-8-sig"), truth_of(path).read_text(encoding="utf-8-sig"))
+
+
+def truth_of(path: Path) -> Path:
+    """Return where the truth of the event at this path is."""
+    return path.parent / TRUTH_FOLDER / path.name
 
 
 def write_events(

@@ -7,35 +7,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exatrkx_hpc.tracking.constants import N_FEATURES
+from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features
 
 #: Without a list of hits the largest hit number sets the size of the answer, so it must be bounded: the
 #: largest events have under a million hits, and one bad number must not take the server's memory.
 MAX_HITS = 10_000_000
 
 
-#: What a hit may be: r / 3000 mm up to 30 m, phi / pi within a turn (and float32's rounding), z / 400 mm up to
-#: 40 m on both sides. No detector is larger; hits in millimetres or radians, by mistake, are.
-HIT_BOUNDS = (("r / 3000 mm", 0.0, 10.0), ("phi / pi", -1.001, 1.001), ("z / 400 mm", -100.0, 100.0))
-_LOWEST = np.array([low for _, low, _ in HIT_BOUNDS], dtype=np.float32)
-_HIGHEST = np.array([high for _, _, high in HIT_BOUNDS], dtype=np.float32)
-
-
 class BadTensor(ValueError):
     """A tensor that a stage cannot use; the message names it, what it is and what was expected."""
 
 
-def check_hits(name: str, array: NDArray[Any]) -> None:
-    """Raise BadTensor unless `array` is hits, float32 `[N, 3]`, each finite and within HIT_BOUNDS."""
-    _check_table_type(name, array, columns=N_FEATURES)
-    good = (array >= _LOWEST) & (array <= _HIGHEST)  # false for a NaN, too
+def check_hits(name: str, array: NDArray[Any], features: Features = DEFAULT_FEATURES) -> None:
+    """Raise BadTensor unless `array` is hits, float32 `[N, F]`, each finite and within the range of its feature."""
+    _check_table_type(name, array, columns=len(features))
+    good = (array >= features.lowest) & (array <= features.highest)  # false for a NaN, too
     if good.all():
         return
-    check_table(name, array, columns=N_FEATURES)
+    check_table(name, array, columns=len(features))
     row, column = np.argwhere(~good)[0]
-    what, low, high = HIT_BOUNDS[column]
-    found = f"{what} = {array[row, column]:g} in row {row}"
-    raise BadTensor(f"{name} has {found}, which is out of range; expected {low:g} to {high:g}")
+    feature = features.columns[column]
+    found = f"{feature} = {array[row, column]:g} in row {row}"
+    raise BadTensor(f"{name} has {found}, which is out of range; expected {feature.least:g} to {feature.most:g}")
 
 
 def check_table(name: str, array: NDArray[Any], *, columns: int) -> None:

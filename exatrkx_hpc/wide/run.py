@@ -12,9 +12,11 @@ from pathlib import Path
 
 from exatrkx_hpc.config import Farm
 from exatrkx_hpc.errors import ConfigError, EndpointError, LaunchError
-from exatrkx_hpc.launch.interactive import allocation
+from exatrkx_hpc.launch.interactive import Allocation, allocation
+from exatrkx_hpc.launch.slurm_environment import unused_words
 from exatrkx_hpc.launch.step import nodes_of, run_step
 from exatrkx_hpc.page.write import told_on_a_page
+from exatrkx_hpc.readable import names
 from exatrkx_hpc.wide import beat
 from exatrkx_hpc.wide.task import STOP
 from exatrkx_hpc.work.live import ShowProgress
@@ -48,12 +50,14 @@ def run_on_nodes(
             "'salloc --no-kill -N 2', or use --sbatch"
         )
     require_reachable(settings)
-    here = nodes_of(inside.job, most=nodes)
+    here = nodes_of(inside.job, cluster=inside.cluster, most=nodes)
     if nodes is not None and len(here) < nodes:
         raise LaunchError(f"this shell's allocation {inside.job} has {len(here)} nodes, not {nodes}; lower -N")
-    tell(f"{len(here)} nodes, {settings.workers} workers on each: {', '.join(here)}")
+    if line := unused_words(os.environ, "srun"):
+        tell(line)
+    tell(f"{len(here)} nodes, {settings.workers} workers on each: {names(here)}")
     with told_on_a_page(settings, Path(farm.run_root)):
-        do = _OnNodes(job=inside.job, most=nodes, tell=tell)
+        do = _OnNodes(inside=inside, most=nodes, tell=tell)
         return run_sharded(settings, do, progress, shards=PER_NODE * len(here), tell=tell)
 
 
@@ -61,7 +65,7 @@ def run_on_nodes(
 class _OnNodes:
     """Does shards on the nodes that the job has left."""
 
-    job: str
+    inside: Allocation
     most: int | None
     tell: Tell
 
@@ -70,7 +74,7 @@ class _OnNodes:
         with Results(settings.out).usable():
             folder.mkdir(exist_ok=True)
             write_order(folder / "task.json", settings, shards, of=of)
-        nodes = nodes_of(self.job, most=self.most)[: len(shards)]
+        nodes = nodes_of(self.inside.job, cluster=self.inside.cluster, most=self.most)[: len(shards)]
         # A numpy.py in the folder that this was started in is not ours.
         program = ("env", "PYTHONSAFEPATH=1", sys.executable, "-m", "exatrkx_hpc.wide.task")
         command = (*program, str(folder / "task.json"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from exatrkx_hpc.errors import InputError, ModelError, OutputError
-from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.files import write_new
 from exatrkx_hpc.work.client import checked_address
 from exatrkx_hpc.work.retry import CHANNEL_OPTIONS, RequestFailed, explain, one_line
 from exatrkx_hpc.work.tables import Array, read_tensor, tensor_text
@@ -102,25 +103,42 @@ def ask_model(server: str, model: str, files: Sequence[str], *, version: str = "
 def save_outputs(asked: Asked, out: Path) -> Asked:
     """Write each output as CSV and return what was asked with the files' names.
 
-    `out` is a file `NAME.csv` for a model of one output, else a folder, which gets `OUTPUT.csv` for each. Raises
-    OutputError when that cannot be done.
+    `out` is a file `NAME.csv` for a model of one output, else a folder, which gets `MODEL.OUTPUT.csv` for each. No
+    file is replaced. Raises OutputError when that cannot be done, and then leaves none of the files.
     """
     alone = out.suffix == ".csv"
     if alone and len(asked.outputs) != 1:
         raise OutputError(
             f"{asked.model} has {len(asked.outputs)} outputs, not one for {out}; name a folder with --out"
         )
-    written = []
+    paths = [out] if alone else _paths(out, asked)
+    written: list[Path] = []
     try:
         (out.parent if alone else out).mkdir(parents=True, exist_ok=True)
-        for one in asked.outputs:
-            # A tensor's name may hold a slash or more, and comes from a server.
-            path = out if alone else out / f"{re.sub(r'[^A-Za-z0-9_-]+', '_', one.name)}.csv"
-            write_whole(path, tensor_text(asked.values[one.name], datatype=one.datatype))
-            written.append(replace(one, file=str(path)))
+        for one, path in zip(asked.outputs, paths, strict=True):
+            write_new(path, tensor_text(asked.values[one.name], datatype=one.datatype))
+            written.append(path)
     except OSError as error:
+        for path in written:
+            path.unlink(missing_ok=True)
+        if isinstance(error, FileExistsError) and paths[len(written)].exists():
+            raise OutputError(f"{paths[len(written)]} exists; remove it, or choose another --out") from error
         raise OutputError(f"{out} cannot be written: {error.strerror}; choose another --out") from error
-    return replace(asked, outputs=tuple(written))
+    named = zip(asked.outputs, written, strict=True)
+    return replace(asked, outputs=tuple(replace(one, file=str(path)) for one, path in named))
+
+
+def _paths(folder: Path, asked: Asked) -> list[Path]:
+    """Return a file for each output; names that differ only in what a file's name cannot hold get a number."""
+    chosen: dict[str, Path] = {}
+    for one in asked.outputs:
+        # Both names may hold a slash or more, and come from a server; some file systems fold case.
+        name = ".".join(re.sub(r"[^A-Za-z0-9_-]+", "_", part) for part in (asked.model, one.name))
+        free = next(
+            text for n in itertools.count(1) if (text := f"{name}-{n}" if n > 1 else name).lower() not in chosen
+        )
+        chosen[free.lower()] = folder / f"{free}.csv"
+    return list(chosen.values())
 
 
 def asked_table(asked: Asked) -> Table:

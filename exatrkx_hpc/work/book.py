@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from exatrkx_hpc.work.event_figures import StageMeans
 from exatrkx_hpc.work.events import EventFile
 from exatrkx_hpc.work.latency import Stopwatch
 from exatrkx_hpc.work.ledger import Ledger
@@ -27,8 +28,17 @@ class Book:
     ledger is damaged.
     """
 
-    def __init__(self, ledger: Ledger, results: Results, events: Path, *, server: str, version: str) -> None:
-        """Begin a run over the events of the folder `events`."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        results: Results,
+        events: Path,
+        *,
+        server: str,
+        version: str,
+        ignore_first: int = 0,
+    ) -> None:
+        """Begin a run over the events of the folder `events`; the times of its first `ignore_first` are no figures."""
         ledger.begin_run(server=server, version=version)
         counts = ledger.counts()
         self._ledger, self._results, self._folder = ledger, results, events
@@ -37,7 +47,10 @@ class Book:
         self.events = counts.events
         self.done = self.done_before = counts.done
         self.failed = self.failed_before = counts.quarantined
-        self.hits = self.retries = 0
+        self.hits = self.retries = self.tracks = 0
+        self._ignored = 0
+        self._ignore_first = ignore_first
+        self._stages = StageMeans()
         self.members: Counter[str] = Counter()
         self.times = Stopwatch()
 
@@ -66,7 +79,12 @@ class Book:
         self.hits += result.hits
         self.retries += result.retries
         self.members[result.member] += 1
+        self.tracks += result.tracks
+        if self._ignored < self._ignore_first:
+            self._ignored += 1
+            return
         self.times.add(result.seconds)
+        self._stages.add(result.stages)
 
     def fail(self, failed: Failed, *, attempts: int) -> None:
         """Note an event that has no labels, and put it into quarantine if it would fail again."""
@@ -115,10 +133,14 @@ class Book:
             more_failed=self.failed - len(failed),
             failed_before=self.failed_before,
             hits=self.hits,
+            tracks=self.tracks,
+            ignored_first=self._ignored,
+            stages_ms=self._stages.means_ms(),
             seconds=seconds,
             latency_ms=self.times.latency(),
             retries=self.retries,
             workers=workers,
             members={member: number for member, number in sorted(self.members.items()) if member},
             stopped=stopped,
+            units=self._ledger.facts.get("units", ""),
         )

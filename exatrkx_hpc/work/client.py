@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from exatrkx_hpc.errors import ConfigError, EndpointError, ExatrkxError, InputError, ModelError
+from exatrkx_hpc.errors import ConfigError, EndpointError, ExatrkxError, ModelError
 from exatrkx_hpc.work.channel import Channel, Reply
-from exatrkx_hpc.work.events import COLUMNS
+from exatrkx_hpc.work.formats.given_hits import checked_hits
 from exatrkx_hpc.work.retry import (
     Patience,
     RequestFailed,
@@ -34,6 +35,7 @@ class Answer:
     """The labels of one event, int64 `[N]`, the seconds they took with all repeats, and how many repeats.
 
     `member` is the server that answered last and `version` the version of its model, where the answer says so.
+    `models` are the seconds that each model took, repeats included, where the client asked it itself.
     """
 
     labels: NDArray[np.int64]
@@ -41,6 +43,7 @@ class Answer:
     retries: int
     member: str = ""
     version: str = ""
+    models: Mapping[str, float] = field(default_factory=dict)
 
 
 class Client:
@@ -92,13 +95,23 @@ class Client:
         features = checked_hits(hits)
         tensors: dict[str, NDArray[Any]] = {HITS: features}
         begin, repeats = time.monotonic(), 0
+        ends = [begin]
         for request in self._route:
             reply, more = await self._send(request, tensors)
             tensors[request.result] = self._output(request, reply)
             repeats += more
+            ends.append(time.monotonic())
         labels = self._labels(tensors[LABELS], len(features))
         seconds = time.monotonic() - begin
-        return Answer(labels=labels, seconds=seconds, retries=repeats, member=reply.member, version=reply.version)
+        models = {one.model: end - start for one, (start, end) in zip(self._route, pairwise(ends), strict=True)}
+        return Answer(
+            labels=labels,
+            seconds=seconds,
+            retries=repeats,
+            member=reply.member,
+            version=reply.version,
+            models=models,
+        )
 
     async def _send(self, request: Request, tensors: Mapping[str, NDArray[Any]]) -> tuple[Reply, int]:
         """Return the reply to one request, repeated as patience has it, and the number of repeats."""
@@ -190,23 +203,6 @@ def check_endpoint(server: str, model: str = MODEL, deadline: float = 10.0) -> N
             await client.check(deadline)
 
     asyncio.run(check())
-
-
-def checked_hits(hits: ArrayLike) -> NDArray[np.float32]:
-    """Return `hits` as contiguous float32 `[N, 3]`; raise InputError when they are no such finite numbers."""
-    try:
-        with np.errstate(over="ignore"):
-            array = np.ascontiguousarray(hits, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"hits cannot be turned into float32 [N,3]: {one_line(str(error))}") from error
-    # ascontiguousarray makes a scalar one-dimensional, which the shape check refuses like any other.
-    if array.ndim != 2 or array.shape[1] != COLUMNS:
-        raise InputError(f"hits have the shape {list(array.shape)}, not [N,3] (r/3000, phi/pi, z/400)")
-    finite = np.isfinite(array).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        raise InputError(f"hit {row} is not finite in single precision: {array[row].tolist()}")
-    return array
 
 
 def checked_address(server: str) -> str:

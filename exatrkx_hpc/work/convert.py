@@ -7,8 +7,6 @@ some modes of perf_analyzer refuse any other member than `data` (its DataLoader:
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import os
 import tempfile
@@ -16,74 +14,96 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Literal
 
-import numpy as np
-
 from exatrkx_hpc.errors import ConfigError, InputError, OutputError
-from exatrkx_hpc.work.events import COLUMNS, Reader, find_events
+from exatrkx_hpc.work.events import FORMATS, PARQUET, EventFile, Reader, find_events
+from exatrkx_hpc.work.formats.perf_json import json_event, json_hits
 from exatrkx_hpc.work.formats.values import Float32
-from exatrkx_hpc.work.formats.writing import DIGITS, event_writer
+from exatrkx_hpc.work.formats.writing import event_writer
 from exatrkx_hpc.work.json_stream import array_elements
 
 #: Called as (stage, done, total) after each event; 0 for a total that is not known.
 Progress = Callable[[str, int, int], None]
+#: What becomes of the hits of each event before they are written.
+Change = Callable[[Float32], Float32]
 Target = Literal["json", "csv", "npy", "npz", "parquet"]
 _KEY = "data"
 
 
+def unchanged(hits: Float32) -> Float32:
+    """Return hits as they are."""
+    return hits
+
+
 def holds_events(source: Path) -> bool:
-    """Return whether `source` is a folder, or a Parquet file, of events, and no JSON."""
-    return source.is_dir() or source.suffix == ".parquet"
+    """Return whether `source` is a folder of events or a file that holds one or more, and no JSON."""
+    return source.is_dir() or source.suffix[1:] in FORMATS
+
+
+def events_of(source: Path) -> tuple[EventFile, ...]:
+    """Return the events of a folder or a Parquet file, or the one of another file."""
+    if source.is_dir() or source.suffix[1:] == PARQUET:
+        return find_events(source)
+    return (EventFile(name=source.stem, path=source),)
 
 
 def direction(source: Path, to: Target | None) -> Target:
-    """Return what `source` is to become: what `to` says, else JSON for a folder and events for a `*.json`.
+    """Return what `source` is to become: what `to` says, else JSON for events and events for a `*.json`.
 
     Raises ConfigError when that cannot be told, InputError when there is no source.
     """
     if not source.exists():
-        raise InputError(f"there is no {source}; name a folder of events or a JSON file")
+        raise InputError(f"there is no {source}; name a folder of events, an event file or a JSON file")
     found: Target | None = "json" if holds_events(source) else "csv" if source.suffix == ".json" else None
     if to is None and found is None:
-        raise ConfigError(f"{source} is neither a folder nor a *.json; say what it is to become with --to json or csv")
+        kinds = ", ".join(f"*.{form}" for form in FORMATS)
+        raise ConfigError(f"{source} is neither a folder nor {kinds} or *.json; if it is JSON, say so with --to csv")
     if to == "json" and not holds_events(source):
-        raise ConfigError(f"--to json wants a folder of events, which {source} is not")
+        raise ConfigError(f"{source} is no folder of events and no event file; leave out --to json")
     return to or found or "csv"
 
 
 def events_to_json(
-    folder: Path, out: Path, *, tensor: str, as_base64: bool = False, on_progress: Progress | None = None
+    folder: Path,
+    out: Path,
+    *,
+    tensor: str,
+    as_base64: bool = False,
+    change: Change = unchanged,
+    on_progress: Progress | None = None,
 ) -> int:
     """Write the events of `folder`, in natural order, as the tensor `tensor` of perf_analyzer's data; return how many.
 
-    `out` is written aside and renamed, so it is whole or as it was. Raises InputError for a folder or an event that
-    cannot be read, OutputError when `out` cannot be written.
+    `folder` may be a file of events, too. `out` is written aside and renamed, so it is whole or as it was. Raises
+    InputError for a folder or an event that cannot be read, OutputError when `out` cannot be written.
     """
-    events = find_events(folder)
+    events = events_of(folder)
     with _whole_file(out) as file, contextlib.closing(Reader()) as reader:
         file.write(f'{{"{_KEY}":[')
         for number, event in enumerate(events):
             file.write(",\n" if number else "\n")
-            file.write(_element(reader.read(event).hits, tensor, as_base64=as_base64))
+            file.write(json_event(change(reader.read(event).hits), tensor, as_base64=as_base64))
             if on_progress:
                 on_progress("events", number + 1, len(events))
         file.write("\n]}\n")
     return len(events)
 
 
-def events_to_events(source: Path, out: Path, *, form: str, on_progress: Progress | None = None) -> int:
+def events_to_events(
+    source: Path, out: Path, *, form: str, change: Change = unchanged, on_progress: Progress | None = None
+) -> int:
     """Write the events of `source` in another format to the new folder `out`; return how many.
 
     `out` must not hold anything; it appears as a whole at the end. Raises InputError for events that cannot be used,
     OutputError when `out` cannot be written, MissingComponent for Parquet without pyarrow.
     """
-    events = find_events(source)
+    events = events_of(source)
     with (
         _whole_folder(out) as folder,
         event_writer(folder, form) as write,
         contextlib.closing(Reader()) as reader,
     ):
         for number, event in enumerate(events, start=1):
-            write(event.name, reader.read(event).hits)
+            write(event.name, change(reader.read(event).hits))
             if on_progress:
                 on_progress("events", number, len(events))
     return len(events)
@@ -96,6 +116,7 @@ def json_to_events(
     tensor: str,
     form: str = "csv",
     names: Sequence[str] | None = None,
+    change: Change = unchanged,
     on_progress: Progress | None = None,
 ) -> int:
     """Write each event of perf_analyzer's data to the new folder `out`, in the format `form`; return how many.
@@ -110,7 +131,7 @@ def json_to_events(
             if names is not None and count > len(names):
                 break
             name = names[count - 1] if names is not None else f"evt_{count - 1:06d}"
-            write(name, hits)
+            write(name, change(hits))
             if on_progress:
                 on_progress("events", count, len(names or ()))
         if names is not None and count != len(names):
@@ -119,15 +140,6 @@ def json_to_events(
         if not count:
             raise InputError(f"{path} holds no event")
     return count
-
-
-def _element(hits: Float32, tensor: str, *, as_base64: bool) -> str:
-    shape = f'"shape":[{len(hits)},{COLUMNS}]'
-    if as_base64:
-        text = base64.b64encode(hits.astype("<f4").tobytes()).decode()
-        return f'{{"{tensor}":{{"b64":"{text}",{shape}}}}}'
-    content = ",".join([DIGITS] * hits.size) % tuple(hits.ravel().tolist())
-    return f'{{"{tensor}":{{"content":[{content}],{shape}}}}}'
 
 
 def _events(path: Path, tensor: str) -> Iterator[Float32]:
@@ -139,52 +151,8 @@ def _events(path: Path, tensor: str) -> Iterator[Float32]:
             if not isinstance(step, dict) or tensor not in step:
                 found = ", ".join(map(str, step)) if isinstance(step, dict) and step else "none"
                 raise InputError(f"{where} has no tensor {tensor} (it has: {found}); --tensor names another")
-            yield _hits(step[tensor], f"{where}: {tensor}")
+            yield json_hits(step[tensor], f"{where}: {tensor}")
             number += 1
-
-
-def _hits(tensor: object, where: str) -> Float32:
-    """Return the hits `[N, 3]` of one tensor; raise InputError when it is none."""
-    held = tensor if isinstance(tensor, dict) else {"content": tensor}
-    content = held.get("content")
-    if isinstance(content, dict):  # an older way to write it
-        held = {**held, **content}
-    values = _decoded(held["b64"], where) if "b64" in held else _numbers(content, where)
-    hits = values.size // COLUMNS
-    shape = held.get("shape", [hits, COLUMNS])
-    if shape != [hits, COLUMNS]:
-        raise InputError(f"{where} has the shape {shape} and {values.size} numbers; [N, {COLUMNS}] is wanted")
-    if values.size % COLUMNS:
-        raise InputError(f"{where} has {values.size} numbers, which is no multiple of {COLUMNS}")
-    if not np.isfinite(values).all():
-        raise InputError(f"{where} has a NaN or an infinity; a hit is three finite numbers")
-    return values.reshape(-1, COLUMNS)
-
-
-def _decoded(text: object, where: str) -> Float32:
-    if not isinstance(text, str):
-        raise InputError(f"{where}: b64 is no string")
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InputError(f"{where}: b64 is no base64: {error}") from error
-    if len(data) % 4:
-        raise InputError(f"{where}: b64 has {len(data)} bytes, which are no float32 numbers")
-    return np.frombuffer(data, dtype="<f4").astype(np.float32)
-
-
-def _numbers(content: object, where: str) -> Float32:
-    if not isinstance(content, list):
-        raise InputError(f"{where} has neither content, a list of numbers, nor b64")
-    flat = [value for part in content for value in (part if isinstance(part, list) else [part])]
-    bad = [value for value in flat if type(value) not in (int, float)]  # nor True, which is an int to Python
-    if bad:
-        raise InputError(f"{where}: {str(bad[0])[:40]!r} in content is no number")
-    try:
-        with np.errstate(over="ignore"):  # 1e39 becomes an infinity, and is refused
-            return np.array(flat, dtype=np.float32)
-    except OverflowError as error:  # a whole number of hundreds of digits
-        raise InputError(f"{where}: content has a number that is not finite in single precision") from error
 
 
 @contextlib.contextmanager

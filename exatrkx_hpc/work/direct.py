@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exatrkx_hpc.models.pipeline import load_tracker
-from exatrkx_hpc.work.client import Answer, checked_hits
+from exatrkx_hpc.work.client import Answer
+from exatrkx_hpc.work.formats.given_hits import checked_hits
 
 Tracker = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 

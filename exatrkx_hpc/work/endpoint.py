@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from exatrkx_hpc.errors import EndpointError
 from exatrkx_hpc.work.client import Client
+from exatrkx_hpc.work.formats.given_hits import checked_hits
+from exatrkx_hpc.work.formats.units import Watch
 from exatrkx_hpc.work.live import ShowProgress
 from exatrkx_hpc.work.mapping import Flow, Way
 from exatrkx_hpc.work.mapping_found import Found, NamedEvents
@@ -46,6 +48,7 @@ class Endpoint:
         Raises ConfigError for a bad address or mode. Nothing is sent yet; `check` asks whether the model is ready.
         """
         self.mode: Mode = mode
+        self._watch = Watch()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="exatrkx-endpoint", daemon=True)
         self._thread.start()
@@ -84,9 +87,11 @@ class Endpoint:
     def find_tracks(self, hits: ArrayLike) -> NDArray[np.int64]:
         """Return the track label of each hit, int64 `[N]`, for hits `[N, 3]` (r/3000, phi/pi, z/400).
 
-        Raises InputError, EndpointError or ModelError as `Client.find_tracks` does.
+        Raises InputError, EndpointError or ModelError as `Client.find_tracks` does. Warns once of other units.
         """
-        return self._call(self._client.find_tracks(hits))
+        checked = checked_hits(hits)
+        self._watch.look(checked)
+        return self._call(self._client.find_tracks(checked))
 
     @overload
     def map(  # type: ignore[overload-overlap]  # a pair with a text might be hits, to the types alone
@@ -141,10 +146,11 @@ class Endpoint:
                 server=self.server,
                 mode=self.mode,
                 model=self.model,
+                watch=self._watch,
                 accept_changes=accept_changes,
                 retry_failed=retry_failed,
             )
-        return Flow(self._submit, self._client, way, scribe).results(
+        return Flow(self._submit, self._client, way, scribe, self._watch).results(
             events.items() if isinstance(events, Mapping) else events
         )
 

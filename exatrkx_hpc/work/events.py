@@ -20,11 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exatrkx_hpc.errors import InputError
+from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer
 from exatrkx_hpc.work.formats.csv_files import parse_csv
 from exatrkx_hpc.work.formats.numpy_files import parse_npy, parse_npz
 from exatrkx_hpc.work.formats.parquet_files import EVENT, index, require_pyarrow
 from exatrkx_hpc.work.formats.parquet_reader import ParquetReader
-from exatrkx_hpc.work.formats.values import COLUMNS, EventFile, EventInput, Float32, Rows, Stamp, UnreadableEvent
+from exatrkx_hpc.work.formats.values import (
+    COLUMNS,
+    EventFile,
+    EventInput,
+    Float32,
+    Rows,
+    Stamp,
+    UnreadableEvent,
+    blamed_on,
+)
+from exatrkx_hpc.work.formats.whole_numbers import Whole, whole_numbers
 
 __all__ = ["COLUMNS", "EVENT", "EventFile", "EventInput", "Rows", "Stamp", "UnreadableEvent"]
 
@@ -34,6 +45,7 @@ PARQUET: Final = "parquet"
 _PARSERS: Final[Mapping[str, Callable[[Path, bytes], Float32]]] = MappingProxyType(
     {CSV: parse_csv, "npy": parse_npy, "npz": parse_npz}
 )
+_PACKED: Final = (".gz", ".bz2", ".xz", ".zst", ".zip")
 FORMATS: Final = (*_PARSERS, PARQUET)
 """The formats of events, each named as the files end."""
 
@@ -62,6 +74,9 @@ def find_events(source: Path, form: str | None = None, *, column: str = EVENT) -
 def no_events(source: Path) -> InputError:
     """Return what to say of a folder without any event."""
     kinds = ", ".join(f"*.{form}" for form in FORMATS)
+    packed = next((path.name for path in sorted(source.glob("[!.]*.csv.*")) if path.suffix in _PACKED), None)
+    if packed:
+        return InputError(f"no events ({kinds}) in {source}, but {packed}: unpack such files, as with gunzip")
     return InputError(f"no events ({kinds}) in {source}; 'exatrkx-hpc events generate' makes some")
 
 
@@ -187,16 +202,23 @@ def read_event(path: Path) -> EventInput:
     Raises UnreadableEvent, an InputError, when the file cannot be read or changes meanwhile, and InputError for
     anything but hits `[N, 3]` of finite numbers.
     """
+    form = path.suffix[1:] if path.suffix[1:] in _PARSERS else CSV
     try:
-        with path.open("rb") as file:
+        with blamed_on(path, f"*.{form}", but=(OSError,)), path.open("rb") as file:
             before = os.fstat(file.fileno())
-            data = file.read()
+            data = file.read()  # a file that is too large for the memory is told as that
             after = os.fstat(file.fileno())
     except OSError as error:
         raise UnreadableEvent(f"cannot read {path}: {error.strerror}") from error
     if (before.st_mtime_ns, len(data)) != (after.st_mtime_ns, after.st_size):
         raise UnreadableEvent(f"{path} changed while it was read; run it again when nobody writes to it")
-    hits = _PARSERS.get(path.suffix[1:], parse_csv)(path, data)
+    try:
+        with blamed_on(path, f"*.{form}"):
+            hits = _PARSERS[form](path, data)
+    except InputError as error:
+        if is_lfs_pointer(path):
+            raise InputError(f"{path} is a Git LFS pointer, not the file itself; {LFS_REMEDY}") from error
+        raise
     digest = hashlib.sha256(data).hexdigest()
     return EventInput(hits=hits, size=len(data), mtime_ns=after.st_mtime_ns, sha256=digest)
 
@@ -207,13 +229,26 @@ def labels_text(labels: NDArray[np.int64]) -> str:
 
 
 def read_labels(path: Path) -> NDArray[np.int64]:
-    """Return the labels of a label file, int64 `[N]`; an empty file has N = 0.
+    """Return the labels of a label file as this project writes them, int64 `[N]`; an empty file has N = 0.
 
-    Raises InputError when it cannot be read or holds anything but one integer a line.
+    Raises InputError when it cannot be read or holds anything but one integer of 64 bits a line.
     """
+    labels = read_foreign_labels(path)
+    if labels.dtype != np.int64:
+        raise InputError(f"{path} is no label file: {labels.max()} is no signed integer of 64 bits; write it again")
+    return labels.astype(np.int64, copy=False)
+
+
+def read_foreign_labels(path: Path) -> Whole:
+    """Return labels of any program, `[N]`, all exact: int64, or uint64 where one needs it; else as `read_labels`."""
     try:
-        return np.array([int(line) for line in path.read_text(encoding="ascii").splitlines()], dtype=np.int64)
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no label file: it is not text ({error.reason}); write it again") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
+    lines = text.rstrip().split("\n") if text.strip() else []
+    try:
+        return whole_numbers(lines, first=1)
     except ValueError as error:
-        raise InputError(f"{path} is no label file: one integer a line is wanted ({error})") from error
+        raise InputError(f"{path}:{error}; a label file has one integer of 64 bits a line") from error

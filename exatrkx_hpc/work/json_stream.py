@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from exatrkx_hpc.errors import InputError
+from exatrkx_hpc.work.formats.values import blamed_on
 
 #: More text than any event has: a file whose brackets do not match must not fill the memory.
 LONGEST: Final = 1 << 29
@@ -25,7 +26,7 @@ def array_elements(path: Path, key: str, *, longest: int = LONGEST) -> Iterator[
     of at most `longest` characters. Raises InputError for a file that cannot be read or is no such JSON.
     """
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with blamed_on(path, "JSON", but=(UnicodeDecodeError, OSError)), path.open(encoding="utf-8-sig") as file:
             text = _Text(file, path, longest)
             for sign in ("{", f'"{key}"', ":", "["):
                 if not text.take(sign):
@@ -46,14 +47,25 @@ def _elements(text: _Text, path: Path) -> Iterator[object]:
     while True:
         piece = text.value(f"event {number}")
         try:
-            yield json.loads(piece)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: event {number} is no JSON: {error}; write the file again") from error
+            element = json.loads(piece, object_pairs_hook=_members)
+        except (ValueError, RecursionError, MemoryError) as error:
+            said = str(error)[:200] or type(error).__name__
+            raise InputError(f"{path}: event {number} is no JSON: {said}; write the file again") from error
+        yield element
         number += 1
         if text.take("]"):
             return
         if not text.take(","):
             raise InputError(f"{path}: neither a comma nor ] after event {number - 1}; it is cut off or no JSON")
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return an object of JSON; a member that is there twice would silently take the place of the first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise ValueError(f"{twice[:40]!r} is there twice")
+    return found
 
 
 class _Text:

@@ -7,6 +7,7 @@ kill at any moment costs at most inferences that are made a second time, never a
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,6 +38,7 @@ UPDATE events SET state = :state, attempts = attempts + :attempts, run = :run, e
     reason = CAST(:reason AS TEXT), seconds = NULL, hits = NULL, labels_size = NULL, labels_sha256 = NULL, part = NULL
 WHERE key = :key
 """
+_EXTRA: Final = "INSERT OR REPLACE INTO extras VALUES (:key, :tracks, :stages)"
 _PART: Final = "INSERT OR REPLACE INTO parts VALUES (:key, CAST(:name AS TEXT), :events, :size, :sha256, :ended)"
 
 
@@ -133,6 +135,10 @@ class Ledger:
             self._cursor = event_key(found[-1].name)
         return found
 
+    def first(self, folder: Path, limit: int) -> list[EventFile]:
+        """Return the first events of `folder` in natural order, in any state."""
+        return self._places(folder, "1 ORDER BY key LIMIT ?", limit)
+
     def place(self, folder: Path, name: str) -> EventFile | None:
         """Return where an event of `folder` is; None for one that the ledger does not know, or that is no file."""
         if self.facts.get("format", CSV) not in FORMATS:
@@ -147,14 +153,16 @@ class Ledger:
 
     def done(self, result: Result, *, attempts: int = 1) -> None:
         """Note that the labels of an event are on disk; `attempts` workers had it since the last note."""
-        fields = self._done(result, attempts)
-        self._note(_DONE, fields)
+        self._pending.append((_EXTRA, _extra(result)))
+        self._note(_DONE, self._done(result, attempts))
 
     def done_part(self, part: Part, results: Iterable[tuple[Result, int]]) -> None:
         """Note that a part with these results (and how many workers had each) is on disk: all of it, or nothing."""
         key, sha256 = event_key(part.event), bytes.fromhex(part.sha256)
         fields = {"key": key, "name": as_text(part.event), "events": part.events, "size": part.size, "sha256": sha256}
-        notes = [(_DONE, self._done(result, attempts) | {"part": key}) for result, attempts in results]
+        notes = []
+        for result, attempts in results:
+            notes += [(_DONE, self._done(result, attempts) | {"part": key}), (_EXTRA, _extra(result))]
         # Together, before the next commit may come.
         self._pending += [(_PART, {**fields, "ended": time.time()}), *notes]
         self._commit_many()
@@ -163,7 +171,8 @@ class Ledger:
         fields = {**vars(result), "key": event_key(result.name), "attempts": attempts, "run": self.run}
         for name in ("sha256", "labels_sha256"):
             fields[name] = bytes.fromhex(str(fields[name])) or None
-        del fields["name"]
+        for name in ("name", "tracks", "stages"):
+            del fields[name]
         return {**fields, "ended": time.time(), "part": None}
 
     def fail(self, failed: Failed, *, attempts: int = 1) -> None:
@@ -206,6 +215,11 @@ class Ledger:
             return tuple(
                 Failed(event=name, kind=kind, reason=why) for name, kind, why in self.db.execute(query, (limit,))
             )
+
+
+def _extra(result: Result) -> dict[str, object]:
+    stages = json.dumps(list(result.stages)) if result.stages else None
+    return {"key": event_key(result.name), "tracks": result.tracks, "stages": stages}
 
 
 def _grouped(

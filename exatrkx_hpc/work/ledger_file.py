@@ -14,6 +14,11 @@ from exatrkx_hpc.errors import OutputError
 SCHEMA: Final = 2
 """The version of the tables; a ledger of another one is refused."""
 
+#: Made when a ledger is opened, so that one of an earlier program has it, too: what else is known of a done event.
+_EXTRAS: Final = """
+CREATE TABLE IF NOT EXISTS extras (key BLOB PRIMARY KEY, tracks INTEGER NOT NULL, stages TEXT) WITHOUT ROWID
+"""
+
 _APPLICATION: Final = 0x65787472  # "extr", so that another program's SQLite file is told apart
 
 _TABLES: Final = """
@@ -79,6 +84,8 @@ def connect(path: Path, *, locks: bool = True) -> sqlite3.Connection:
             (fault,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if fault != "ok":
                 raise _damaged(path, fault)
+            with db:
+                db.execute(_EXTRAS)
         except BaseException:
             db.close()
             raise

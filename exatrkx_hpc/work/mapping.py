@@ -21,6 +21,7 @@ from exatrkx_hpc.errors import ConfigError, EndpointError, InputError, ModelErro
 from exatrkx_hpc.signals import deferred_signals
 from exatrkx_hpc.work.blame import BROKEN_MODEL
 from exatrkx_hpc.work.client import Client
+from exatrkx_hpc.work.formats.units import Watch
 from exatrkx_hpc.work.live import ShowProgress, Tally, progress_bar
 from exatrkx_hpc.work.mapping_found import Event, Found, is_named, read_hits
 from exatrkx_hpc.work.mapping_ledger import Scribe
@@ -66,9 +67,9 @@ class Way:
 class Flow:
     """Events on their way through one endpoint; iterate its `results` once."""
 
-    def __init__(self, submit: Submit, client: Client, way: Way, scribe: Scribe | None = None) -> None:
+    def __init__(self, submit: Submit, client: Client, way: Way, scribe: Scribe | None, watch: Watch) -> None:
         """Prepare: nothing is asked, opened or started yet. `scribe` keeps the ledger, if there is one."""
-        self._submit, self._client, self._way, self._scribe = submit, client, way, scribe
+        self._submit, self._client, self._way, self._scribe, self._watch = submit, client, way, scribe, watch
         self._ordered = way.ordered
         self._free = asyncio.Semaphore(way.in_flight)
         self._beginning, self._begun = asyncio.Lock(), False
@@ -121,7 +122,8 @@ class Flow:
             raise InputError("a ledger needs names; give the map pairs (name, hits), or a mapping of names to hits")
         self._ordered = self._ordered or not has_name  # nothing but its place tells whose labels they are
         name, hits = cast("tuple[str, ArrayLike]", event if has_name else ("", event))
-        future = self._submit(self._one(read_hits(name, hits, digest=self._scribe is not None)))
+        read = read_hits(name, hits, digest=self._scribe is not None, watch=self._watch)
+        future = self._submit(self._one(read))
         self._given += 1
         self._out[future] = None
         if not self._ordered:

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exatrkx_hpc.errors import ExatrkxError, InputError
-from exatrkx_hpc.work.client import Answer, checked_hits
+from exatrkx_hpc.work.client import Answer
+from exatrkx_hpc.work.formats.given_hits import checked_hits
+from exatrkx_hpc.work.formats.units import Watch
 
 NamedEvents: TypeAlias = "Mapping[str, ArrayLike] | Iterable[tuple[str, ArrayLike]]"
 """Events with names: a mapping of names to hits `[N, 3]`, or pairs of the two."""
@@ -58,10 +60,14 @@ def is_named(event: object) -> bool:
     return isinstance(event, tuple) and len(event) == 2 and isinstance(event[0], str)
 
 
-def read_hits(name: str, hits: ArrayLike, *, digest: bool) -> Event:
-    """Return the event with a copy of its hits, so that a reader may use its array again; `digest` is for a ledger."""
+def read_hits(name: str, hits: ArrayLike, *, digest: bool, watch: Watch) -> Event:
+    """Return the event with a copy of its hits, so that a reader may use its array again; `digest` is for a ledger.
+
+    `watch` looks at their units.
+    """
     try:
         own = np.array(checked_hits(hits))
     except InputError as error:
         return Event(name=name, error=error)
+    watch.look(own)
     return Event(name=name, hits=own, sha256=hashlib.sha256(own.tobytes()).digest() if digest else b"")

@@ -17,7 +17,9 @@ from exatrkx_hpc.errors import EndpointError, ExatrkxError, InputError, ModelErr
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.work.book import Book
 from exatrkx_hpc.work.client import Answer
+from exatrkx_hpc.work.event_figures import by_stage, count_tracks
 from exatrkx_hpc.work.events import CSV, event_key, labels_text, read_labels
+from exatrkx_hpc.work.formats.units import Watch
 from exatrkx_hpc.work.ledger import Ledger
 from exatrkx_hpc.work.ledger_file import as_text, create
 from exatrkx_hpc.work.live import Tally
@@ -66,10 +68,18 @@ class Scribe:
     """Keeps the folder of results of one map; one thread at a time may call it, between `open` and `close`."""
 
     def __init__(
-        self, out: Path, *, server: str, mode: str, model: str, accept_changes: bool = False, retry_failed: bool = False
+        self,
+        out: Path,
+        *,
+        server: str,
+        mode: str,
+        model: str,
+        watch: Watch,
+        accept_changes: bool = False,
+        retry_failed: bool = False,
     ) -> None:
-        """Name what the map is of; nothing is opened yet."""
-        self._results = Results(out)
+        """Name what the map is of, and who looks at the units of its hits; nothing is opened yet."""
+        self._results, self._watch = Results(out), watch
         self._server = server
         self._facts = {"folder": "", "format": FORMAT, "labels": CSV, "mode": mode, "model": model}
         self._accept, self._retry = accept_changes, retry_failed
@@ -214,6 +224,8 @@ class Scribe:
             labels_sha256=hashlib.sha256(data).hexdigest(),
             member=answer.member,
             version=answer.version,
+            tracks=count_tracks(answer.labels),
+            stages=by_stage(answer.models),
         )
 
     def _labels_of(self, name: str) -> Path:
@@ -225,6 +237,8 @@ class Scribe:
             book = self._book
             if book is None:
                 return
+            if self._watch.said:
+                self._ledger.set_facts(units=self._watch.said)
             book.close(stopped)
             now = book.done - book.done_before
             if now or book.failed > book.failed_before or not self._results.report.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from exatrkx_hpc.work.book import LISTED
+from exatrkx_hpc.work.event_figures import StageMeans
 from exatrkx_hpc.work.events import event_key
 from exatrkx_hpc.work.latency import Stopwatch
 from exatrkx_hpc.work.ledger import Ledger
@@ -40,10 +42,11 @@ class Merger:
         self._members: Counter[str] = Counter()
         self._failed: list[Failed] = []
         self._events = self._done = self._now = self._failures = self._failed_before = 0
-        self._hits = self._retries = 0
+        self._hits = self._retries = self._tracks = 0
+        self._stages = StageMeans()
         self._began: list[float] = []
         self._ended: list[float] = []
-        self._version = ""
+        self._version = self._units = ""
 
     @property
     def idle(self) -> bool:
@@ -57,6 +60,7 @@ class Merger:
         self._done += counts.done
         self._failures += counts.failed + counts.quarantined
         self._version = self._version or ledger.facts.get("version", "")
+        self._units = self._units or ledger.facts.get("units", "")
         self._failed += ledger.failures(LISTED)
         with ledger.told():
             self._add_events(ledger, before)
@@ -73,14 +77,19 @@ class Merger:
 
     def _add_events(self, ledger: Ledger, before: int) -> None:
         done = ledger.db.execute(
-            "SELECT member, seconds, hits, retries FROM events WHERE state = 'done' AND run > ?", (before,)
+            "SELECT member, seconds, hits, retries, coalesce(tracks, 0), stages FROM events "
+            "LEFT JOIN extras ON extras.key = events.key WHERE state = 'done' AND run > ?",
+            (before,),
         )
         while rows := done.fetchmany(_FETCHED):
-            members, seconds, hits, retries = zip(*rows, strict=True)
+            members, seconds, hits, retries, tracks, stages = zip(*rows, strict=True)
             self._now += len(rows)
             self._members.update(members)
             self._hits += sum(hits)
             self._retries += sum(retries)
+            self._tracks += sum(tracks)
+            for known in filter(None, stages):
+                self._stages.add(json.loads(known))
             self._watch.add_all(np.array(seconds, dtype=np.float64))
 
     def report(self, whole: Whole) -> Report:
@@ -98,6 +107,8 @@ class Merger:
             more_failed=self._failures - len(failed),
             failed_before=self._failed_before,
             hits=self._hits,
+            tracks=self._tracks,
+            stages_ms=self._stages.means_ms(),
             seconds=max(self._ended, default=0.0) - min(self._began, default=0.0),
             latency_ms=self._watch.latency(),
             retries=self._retries,
@@ -105,6 +116,7 @@ class Merger:
             members=_named(self._members),
             nodes=_named(whole.nodes),
             stopped=whole.stopped,
+            units=self._units,
         )
 
 

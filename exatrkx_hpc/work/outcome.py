@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +18,8 @@ class Result:
 
     `seconds` is from the first attempt of its request to the labels, `retries` how often the request was
     repeated. `member` is the server that answered, and `version` the model's version, as far as the answer says.
+    `tracks` are its tracks (count_tracks in event_figures.py), `stages` the seconds of each stage (STAGES there),
+    () unless the stages were asked one by one.
     `size` and `mtime_ns` are the event file's when it was read, `sha256` the digest (hexadecimal) of what was
     read; `labels_size` and `labels_sha256` are the label file's, None and nothing while its labels wait for a part.
     """
@@ -32,6 +35,8 @@ class Result:
     labels_sha256: str
     member: str = ""
     version: str = ""
+    tracks: int = 0
+    stages: Sequence[float] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

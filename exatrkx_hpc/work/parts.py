@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from exatrkx_hpc.errors import InputError, OutputError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.work.formats.parquet_files import opened, told
+from exatrkx_hpc.work.formats.whole_numbers import Whole
 
 if TYPE_CHECKING:
-    from pyarrow import Table
+    from pyarrow import DataType, Table
 
 Labels = NDArray[np.int64]
 
@@ -78,29 +79,53 @@ def part_bytes(labels: Sequence[tuple[str, Labels]]) -> bytes:
     return file.getvalue()
 
 
-def read_part(path: Path) -> Mapping[str, Labels]:
-    """Return the labels of each event of a part, int64 `[N]`; raises InputError when it cannot be read."""
+def read_part(path: Path) -> Mapping[str, Whole]:
+    """Return the labels of each event of a part, `[N]`, int64 as this project writes them, or uint64.
+
+    Raises InputError when it cannot be read, or is not as a part is.
+    """
     table = _read(path, ["event", "labels"])
     if not table.num_rows:
         return {}
-    lists = table.column("labels").chunk(0)
-    ends, values = lists.offsets.to_numpy(), lists.values.to_numpy()
-    names = table.column("event").to_pylist()
-    return {name: values[ends[row] : ends[row + 1]] for row, name in enumerate(names)}
+    with told(path):
+        lists, names = table.column("labels").chunk(0), table.column("event").to_pylist()
+        lists.validate(full=True)
+        values = lists.values
+        if lists.null_count or values.null_count or None in names:
+            raise InputError(f"{path} has an event without a name or labels; write it again")
+        ends, numbers = lists.offsets.to_numpy(), values.to_numpy()
+    wide = np.uint64 if numbers.dtype == np.uint64 else np.int64
+    labels = numbers.astype(wide, copy=False)
+    return {name: labels[ends[row] : ends[row + 1]] for row, name in enumerate(names)}
 
 
 def events_of(path: Path) -> list[str]:
     """Return the names of the events in a part; raises InputError when it cannot be read."""
-    names: list[str] = _read(path, ["event"]).column("event").to_pylist()
-    return names
+    with told(path):
+        names: list[str | None] = _read(path, ["event"]).column("event").to_pylist()
+    if None in names:
+        raise InputError(f"{path} has an event without a name; write it again")
+    return [name for name in names if name is not None]
 
 
 def _read(path: Path, columns: list[str]) -> Table:
     with opened(path) as file, told(path):
-        if file.schema_arrow.names != ["event", "labels"]:
-            held = ", ".join(file.schema_arrow.names)
+        schema = file.schema_arrow
+        if schema.names != ["event", "labels"]:
+            held = ", ".join(schema.names)
             raise InputError(f"{path} is no part of labels (it has: {held[:80]}); move it elsewhere")
+        _require_whole(path, schema.field("event").type, schema.field("labels").type)
         return file.read(columns=columns, use_threads=False).combine_chunks()
+
+
+def _require_whole(path: Path, names: DataType, labels: DataType) -> None:
+    """Raise InputError unless names are text, and labels lists of whole numbers: others are not exact, or no labels."""
+    from pyarrow import types
+
+    text = types.is_string(names) or types.is_large_string(names)
+    lists = types.is_list(labels) or types.is_large_list(labels)
+    if not text or not lists or not types.is_integer(labels.value_type):
+        raise InputError(f"{path}: events are {names} and labels {labels}; string and list of int64 are wanted")
 
 
 class PartWriter:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exatrkx_hpc.errors import IncompleteRun, InputError
+from exatrkx_hpc.work.event_figures import MIN_TRACK_HITS
 from exatrkx_hpc.work.latency import Latency
 from exatrkx_hpc.work.outcome import Failed
 
@@ -31,11 +32,13 @@ class Report:
     because the run was `stopped` (the reason, one line, or None).
 
     The other figures are of this run alone: `seconds` is the wall time from the start of the workers to the last
-    answer, `workers` how many events each of them did, `members` how many each server answered, where the balancer
-    says so, `retries` how often a request was repeated after gRPC's own repeats. A run over several nodes has `nodes`,
-    how many events each of them did, and no `workers`. `mode` is how labels were made, with the models `model`, whose
-    version is `version` as far as the server says; in mode `direct` there is no server, and `server` is the model
-    repository.
+    answer, `tracks` the labels that 3 hits or more of an event have, `stages_ms` the mean time of each stage where the
+    stages were asked one by one, `ignored_first` how many events at the run's beginning are in neither `latency_ms`
+    nor `stages_ms`. `workers` is how many events each of them did, `members` how many each server answered, where the
+    balancer says so, `retries` how often a request was repeated after gRPC's own repeats. A run over several nodes has
+    `nodes`, how many events each of them did, and no `workers`. `mode` is how labels were made, with the models
+    `model`, whose version is `version` as far as the server says; in mode `direct` there is no server, and `server` is
+    the model repository. `units` says what the hits look like when that is not r/3000 mm, phi/pi, z/400 mm.
     """
 
     server: str
@@ -54,8 +57,12 @@ class Report:
     done_before: int = 0
     more_failed: int = 0
     failed_before: int = 0
+    tracks: int = 0
+    ignored_first: int = 0
+    stages_ms: Mapping[str, float] = field(default_factory=dict)
     members: Mapping[str, int] = field(default_factory=dict)
     nodes: Mapping[str, int] = field(default_factory=dict)
+    units: str = ""
 
     @property
     def done_now(self) -> int:
@@ -121,11 +128,15 @@ def render_table(report: Report) -> Table:
         ("events", f"{report.done} of {report.events}" + _split(report.done_before, report.done_now)),
         ("failed", str(report.failures) + _split(report.failed_before, report.failures - report.failed_before)),
         *([("stopped", f"{report.stopped} ({report.not_tried} not tried)")] if report.stopped else []),
+        *([("units", report.units)] if report.units else []),
         ("wall time", f"{report.seconds:.2f} s"),
         ("events/s", f"{report.events_per_second:.1f}"),
         ("hits", str(report.hits)),
+        ("tracks", f"{report.tracks} of {MIN_TRACK_HITS} hits or more"),
         ("latency p50 / p95 / p99", f"{latency.p50:.1f} / {latency.p95:.1f} / {latency.p99:.1f} ms"),
         ("latency mean", f"{latency.mean:.1f} ms"),
+        *([("stages mean", _stages(report.stages_ms))] if report.stages_ms else []),
+        *([("no times of", f"the first {report.ignored_first} events")] if report.ignored_first else []),
         ("retries", str(report.retries)),
         *([("events per worker", " ".join(str(count) for count in report.workers))] if report.workers else []),
         *([("events per node", _shares(report.nodes))] if report.nodes else []),
@@ -137,6 +148,10 @@ def render_table(report: Report) -> Table:
     for name, value in rows:
         table.add_row(Text(name), Text(value))  # Text: a reason with [brackets] is no markup
     return table
+
+
+def _stages(means: Mapping[str, float]) -> str:
+    return ", ".join(f"{stage} {mean:.1f}" for stage, mean in means.items()) + " ms"
 
 
 def _shares(members: Mapping[str, int]) -> str:

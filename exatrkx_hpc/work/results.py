@@ -35,6 +35,7 @@ class Results:
         self.out = out = out if shard.is_whole else shard_folder(out, shard.number)
         self.report = out / "report.json"
         self.page = out / "report.html"
+        self.times = out / "times.csv"
         self.ledger = out / "ledger.sqlite"
         self.quarantine = out / "quarantine"
 
@@ -111,5 +112,6 @@ class Results:
         with self.usable():
             self.report.unlink(missing_ok=True)
             self.page.unlink(missing_ok=True)
+            self.times.unlink(missing_ok=True)
             for note in self.quarantine.glob("*.json"):
                 note.unlink(missing_ok=True)

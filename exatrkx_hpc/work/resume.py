@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from exatrkx_hpc.errors import OutputError
-from exatrkx_hpc.work.events import CSV, EVENT
+from exatrkx_hpc.errors import InputError, OutputError
+from exatrkx_hpc.work.events import CSV, EVENT, Reader
+from exatrkx_hpc.work.formats.units import EVENTS, Sample
 from exatrkx_hpc.work.ledger import Ledger
 from exatrkx_hpc.work.ledger_file import create
 from exatrkx_hpc.work.reconcile import match_events
@@ -109,6 +111,22 @@ def require_version(ledger: Ledger, version: str, *, server: str, remedy: str = 
         )
     if version:
         ledger.set_facts(version=version)
+
+
+def note_units(ledger: Ledger, events: Path, tell: Tell) -> None:
+    """Look at the first events, and note and tell what their units look like if they are not the service's."""
+    sample = Sample()
+    with contextlib.closing(Reader()) as reader:
+        for event in ledger.first(events, EVENTS):
+            with contextlib.suppress(InputError):  # which the event will be told of in its turn
+                sample.add(reader.read(event).hits)
+            if sample.full:
+                break
+    doubt = sample.doubt()
+    if doubt or ledger.facts.get("units"):
+        ledger.set_facts(units=str(doubt or ""))
+    if doubt:
+        tell(f"warning: {doubt}")
 
 
 def require_same(ledger: Ledger, facts: Mapping[str, str], *, remedy: str = REMEDY) -> None:

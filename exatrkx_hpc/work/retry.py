@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ _UNLOADING: Final = "no available versions"
 # INTERNAL and UNKNOWN mean a model's own fault, except when the transport or a Python stub died under it.
 _TORN: Final = ("RST_STREAM", "GOAWAY", "Stream removed", "Connection reset", "Broken pipe", "is not healthy")
 
+# What Triton's Python backend makes of a stage's refusal (tracking/serving.py): its words, and where in the code.
+_REFUSED: Final = re.compile(
+    r"Failed to process the request\(s\) for model (instance )?'[^']*', message: Refused: (.*?)( At: \S*\(\d+\): .*)?$"
+)
+
 _ALWAYS_AGAIN: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "ABORTED", "RESOURCE_EXHAUSTED"})
 
 
@@ -68,7 +74,7 @@ class RequestFailed(Exception):
     def __init__(self, status: str, message: str) -> None:
         super().__init__(status, message)
         self.status = status
-        self.message = one_line(message)
+        self.message = one_line(_REFUSED.sub(r"\2", " ".join(message.split())))
 
 
 @dataclass(frozen=True, kw_only=True)

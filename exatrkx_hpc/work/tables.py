@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from tritonclient.utils import triton_to_np_dtype
 
 from exatrkx_hpc.errors import InputError, ModelError
+from exatrkx_hpc.work.formats.whole_numbers import whole_number
 
 Array = NDArray[Any]
 
 #: Digits that bring back the same number; Triton's BF16 is float32 in numpy.
 _FORMATS = {"FP16": "%.5g", "BF16": "%.9g", "FP32": "%.9g", "FP64": "%.17g"}
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
-_LARGEST_WHOLE = 2**53
 
 
 def numpy_type(datatype: str) -> np.dtype[Any]:
@@ -76,7 +76,7 @@ def tensor_text(tensor: Array, *, datatype: str) -> str:
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Return the lines that hold something, each with its number."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except UnicodeDecodeError as error:
@@ -130,6 +130,8 @@ def _bool(text: str) -> bool:
 
 
 def _float(text: str, dtype: np.dtype[Any]) -> float:
+    if "_" in text or not text.isascii():  # which float() takes
+        raise ValueError(text)
     value = float(text)
     if math.isfinite(value) and not np.isfinite(dtype.type(value)):
         raise OverflowError(text)
@@ -137,13 +139,7 @@ def _float(text: str, dtype: np.dtype[Any]) -> float:
 
 
 def _whole(text: str, dtype: np.dtype[Any]) -> int:
-    try:
-        value = int(text)
-    except ValueError:  # numpy.savetxt writes whole numbers as 3.000e+00 unless told otherwise
-        number = float(text)
-        if not number.is_integer() or abs(number) >= _LARGEST_WHOLE:
-            raise
-        value = int(number)
+    value = whole_number(text)  # numpy.savetxt writes whole numbers as 3.000e+00 unless told otherwise
     limits = np.iinfo(dtype)
     if not limits.min <= value <= limits.max:
         raise OverflowError(text)

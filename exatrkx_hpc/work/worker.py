@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike
 from exatrkx_hpc.errors import EndpointError, ExatrkxError, InputError, ModelError, OutputError
 from exatrkx_hpc.files import write_whole
 from exatrkx_hpc.work.client import Answer, Client
+from exatrkx_hpc.work.event_figures import by_stage, count_tracks
 from exatrkx_hpc.work.events import EventFile, EventInput, Reader, Rows, UnreadableEvent, labels_text
 from exatrkx_hpc.work.outcome import Result
 from exatrkx_hpc.work.parts import EVENTS, Part, PartWriter
@@ -157,6 +158,8 @@ def _result(
         labels_sha256=labels_sha256,
         member=answer.member,
         version=answer.version,
+        tracks=count_tracks(answer.labels),
+        stages=by_stage(answer.models),
     )
 
 

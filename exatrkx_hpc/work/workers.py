@@ -24,7 +24,7 @@ from exatrkx_hpc.work.parts import EVENTS
 from exatrkx_hpc.work.reconcile_results import sweep
 from exatrkx_hpc.work.report import Report
 from exatrkx_hpc.work.results import Results
-from exatrkx_hpc.work.resume import Tell, begin, facts_of, go_on, require_version
+from exatrkx_hpc.work.resume import Tell, begin, facts_of, go_on, note_units, require_version
 from exatrkx_hpc.work.route import MODEL, models_of
 from exatrkx_hpc.work.shards import WHOLE, Shard, read_sharding
 from exatrkx_hpc.work.worker import Task
@@ -53,6 +53,10 @@ class Settings:
 
     `label_format` is `csv`, a label file for each event, or `parquet`: files of `part_events` events or so.
 
+    `times` writes OUT/times.csv, the time of each stage for each event, in mode `stages` (by the page's writer, see
+    page/write.py). `ignore_first` leaves the first events of this run, in the order of their answers, out of the
+    report's latency; they get labels as the others do.
+
     `request_timeout` is one attempt's deadline, `patience` how long a request is repeated after its first
     failure, `deadline` how long to wait for the endpoint at the start; all in seconds.
 
@@ -77,6 +81,8 @@ class Settings:
     accept_changes: bool = False
     event_column: str = EVENT
     label_format: LabelFormat = "csv"
+    times: bool = False
+    ignore_first: int = 0
     part_events: int = EVENTS
     shard: Shard = WHOLE
 
@@ -89,6 +95,10 @@ class Settings:
         for flag, value in (("-n", self.workers), ("-j", self.in_flight), ("part_events", self.part_events)):
             if value < 1:
                 raise ConfigError(f"{flag} must be at least 1, not {value}")
+        if self.times and self.mode != "stages":
+            raise ConfigError(f"--times wants --mode stages; mode {self.mode} does not see the stages")
+        if self.ignore_first < 0:
+            raise ConfigError(f"-i must be at least 0, not {self.ignore_first}")
         if self.request_timeout <= 0 or self.patience < 0 or self.deadline <= 0:
             raise ConfigError("the request timeout and the deadline must be above 0 s, the patience at least 0 s")
         # realpath, because Path.resolve fails on a link to itself; making the folder says what is wrong with it.
@@ -138,12 +148,16 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tel
         require_pyarrow()
     if settings.shard.is_whole and (shards := read_sharding(settings.out)) is not None:
         raise OutputError(f"{settings.out} is in {shards} shards; 'exatrkx-hpc run-clients' goes on with them all")
+    if settings.ignore_first and not settings.shard.is_whole:
+        raise ConfigError(f"-i is for a run without shards, and {settings.out} has some; leave it out")
     results = Results(settings.out, settings.shard)
     with results.owned() as locks, contextlib.ExitStack() as stack:
         ledger, version = _ledger(settings, results, locks, form, tell)
         stack.enter_context(ledger)
         _warn(settings, tell)
         require_version(ledger, version, server=source_of(settings))
+        if ledger.counts().left:
+            note_units(ledger, settings.events, tell)
         return _run_clients(settings, results, ledger, progress or (lambda tally: None))
 
 
@@ -171,7 +185,8 @@ def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: 
 
 def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress: ShowProgress) -> Report:
     version = ledger.facts.get("version", "")
-    book = Book(ledger, results, settings.events, server=source_of(settings), version=version)
+    first = {"ignore_first": settings.ignore_first}
+    book = Book(ledger, results, settings.events, server=source_of(settings), version=version, **first)
     run = Coordinator(_task(settings), book, workers=settings.workers, show=progress)
     idle = book.complete
     if idle:

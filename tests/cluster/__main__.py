@@ -7,10 +7,15 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 
-from cluster import Cluster, ClusterConfig, ClusterError, cluster, missing
+from cluster import Cluster, ClusterConfig, ClusterError, Host, cluster, missing
 from cluster.config import HEAD
+from cluster.stale import ASKED, running
+
+#: What a pretend node takes to boot, in seconds, on a machine that is busy.
+_BOOT_DEADLINE = 120.0
 
 
 def main() -> int:
@@ -19,6 +24,8 @@ def main() -> int:
     if reason := missing():
         print(f"make cluster: {reason}", file=sys.stderr)
         return 1
+    if arguments.join or arguments.boot:
+        return _beside(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     try:
@@ -39,6 +46,8 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make cluster", description="A Slurm cluster on this machine.")
     parser.add_argument("-c", dest="command", metavar="COMMAND", help="run one command of bash instead of a shell")
+    parser.add_argument("--join", action="store_true", help="a shell, or one command, in the cluster that is up")
+    parser.add_argument("--boot", metavar="NODE", help="boot a node that has crashed in the cluster that is up")
     parser.add_argument("--user", default="physicist", choices=["physicist", "colleague", "root"])
     parser.add_argument("--host", default=HEAD, choices=[HEAD, *ClusterConfig().node_names])
     return parser.parse_args()
@@ -56,7 +65,8 @@ def _welcome(c: Cluster, seconds: float) -> str:
             f"A Slurm cluster: {config.nodes} nodes, {config.gpus_per_node} pretend GPUs each, up in {seconds:.1f} s.",
             f"Partitions: {' '.join(p.name for p in config.partitions)}; QOS: {' '.join(q.name for q in config.qos)}; "
             f"your account: {config.user('physicist').account}; a folder that all nodes share: $SCRATCH.",
-            f"To crash a node, kill -9 its first process from another terminal, as root ({crash}).",
+            f"To crash a node, kill -9 its first process from another terminal, as root ({crash});",
+            "make cluster ARGS='--boot NODE' there brings it back.",
             "'exit' ends the cluster, and nothing of it remains.",
         ]
     )
@@ -64,10 +74,50 @@ def _welcome(c: Cluster, seconds: float) -> str:
 
 def _shell(c: Cluster, arguments: argparse.Namespace) -> int:
     host = c.head if arguments.host == c.head.name else c.node(arguments.host)
+    asked = c.base / ASKED
+    asked.mkdir(mode=0o700)
+    words, environment = _command(host, arguments)
+    shell = os.spawnvpe(os.P_NOWAIT, words[0], words, environment)
+    while True:
+        ended, status = os.waitpid(shell, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        for request in asked.iterdir():
+            c.node(request.name).power_off()  # it crashed behind our back
+            c.node(request.name).boot()
+            request.unlink()
+        time.sleep(0.1)
+
+
+def _command(host: Host, arguments: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     shell = ["bash", "-c", arguments.command] if arguments.command is not None else ["bash", "--norc", "-i"]
     terminal = {"PS1": r"\u@\h:\w\$ ", "TERM": os.environ.get("TERM", "dumb")}
-    words, environment = host.command(shell, user=arguments.user, env=terminal)
+    return host.command(shell, user=arguments.user, env=terminal)
+
+
+def _beside(arguments: argparse.Namespace) -> int:
+    """Do what a second terminal asks of the cluster that is up, the newest if there are several."""
+    up = running()
+    if not up:
+        print("make cluster: no cluster is up; 'make cluster' brings one up", file=sys.stderr)
+        return 1
+    if arguments.boot is not None:
+        return _boot(up[-1] / ASKED, arguments.boot)
+    host = Host(arguments.host, config=ClusterConfig(), base=up[-1], covers=[])
+    host.join()
+    words, environment = _command(host, arguments)
     return os.spawnvpe(os.P_WAIT, words[0], words, environment)
+
+
+def _boot(asked: Path, node: str) -> int:
+    if node not in ClusterConfig().node_names:
+        print(f"make cluster: no node is called {node!r}", file=sys.stderr)
+        return 1
+    (asked / node).touch()
+    until = time.monotonic() + _BOOT_DEADLINE
+    while (asked / node).exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    return int((asked / node).exists())
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ def slurm_conf(config: ClusterConfig, base: Path, *, cgroup: bool) -> str:
         "AccountingStorageEnforce": "associations,limits,qos",
         "AccountingStorageTRES": "gres/gpu",
     }
+    if config.licenses:
+        pairs["Licenses"] = config.licenses
     lines = [f"{key}={value}" for key, value in pairs.items()]
     return "\n".join([*lines, *_nodes(config), *_partitions(config)]) + "\n"
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class User:
-    """An unprivileged user of the cluster, who is no user of the machine; `qos` are those that the user may ask for."""
+    """An unprivileged user of the cluster, who is no user of the machine; `qos` are those that the user may ask for.
+
+    `account` is the account that is charged, or several with a comma, of which the first is the default.
+    """
 
     name: str
     uid: int
@@ -44,6 +47,8 @@ class ClusterConfig:
     #: What a job gets on each node that asks for no memory.
     memory_per_job: int = 16_000
     features: tuple[str, ...] = ("gpu", "a100")
+    #: As slurm.conf has them, such as scratch:100.
+    licenses: str = ""
     partitions: tuple[Partition, ...] = (
         Partition(name="gpu", max_time="12:00:00"),
         Partition(name="short", max_time="00:10:00"),
@@ -69,7 +74,7 @@ class ClusterConfig:
     @property
     def accounts(self) -> tuple[str, ...]:
         """The accounts of the users, each once."""
-        return tuple(dict.fromkeys(user.account for user in self.users))
+        return tuple(dict.fromkeys(account for user in self.users for account in user.account.split(",")))
 
     def user(self, name: str) -> User:
         """Return the user of that name, root included; raises KeyError when there is none."""

@@ -70,6 +70,11 @@ class Host:
             pause=0.01,
         )
         self._first = only_child(anchor.pid)
+        (self._base / "hosts" / self.name / "first").write_text(f"{self._first}\n")
+
+    def join(self) -> None:
+        """Take up the machine that another process has powered on, to run programs in it."""
+        self._first = int((self._base / "hosts" / self.name / "first").read_text())
 
     def power_off(self) -> None:
         """Kill every process of it at once, as a power cut does; safe to repeat."""

@@ -12,6 +12,8 @@ from cluster import cgroups
 from cluster.config import HEAD
 
 _PREFIX = "exatrkx-cluster-"
+#: In the folder of a cluster with a shell: the nodes that another terminal asks to boot, each an empty file.
+ASKED = "boot"
 
 
 def new_base() -> Path:
@@ -20,6 +22,13 @@ def new_base() -> Path:
     The path has no link in it, because it must be the same inside and outside.
     """
     return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")).resolve()
+
+
+def running() -> list[Path]:
+    """Return the folders of the clusters that are up, the newest last."""
+    bases = Path(tempfile.gettempdir()).resolve().glob(f"{_PREFIX}*")
+    up = [base for base in bases if (base / ASKED).is_dir() and Path("/proc", base.name.split("-")[2]).exists()]
+    return sorted(up, key=lambda base: (base / ASKED).stat().st_ctime)
 
 
 def sweep() -> None:

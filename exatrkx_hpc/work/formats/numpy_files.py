@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ import numpy as np
 from numpy.lib import format as npy
 
 from exatrkx_hpc.errors import InputError
-from exatrkx_hpc.work.formats.values import COLUMNS, Float32
+from exatrkx_hpc.work.formats.values import COLUMNS, Float32, blamed_on
 
 _HITS = "hits"
 _WANTED = "an event is one array [N, 3] of float32 or float64, a hit r/3000,phi/pi,z/400"
-_TORN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+#: Bytes of an event in an archive, unpacked: a few hundred of zeros may claim to be any number.
+_LARGEST = 1 << 30
 _HEADERS: Mapping[tuple[int, int], Callable[[io.BytesIO], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
     (1, 0): npy.read_array_header_1_0,
     (2, 0): npy.read_array_header_2_0,
@@ -32,9 +32,10 @@ def parse_npy(path: Path, data: bytes) -> Float32:
     file = io.BytesIO(data)
     read_magic: Callable[[io.BytesIO], tuple[int, int]] = npy.read_magic
     try:
-        # The header alone first: what it promises need not be there, and may be Python objects.
+        # The header alone first: what it promises need not be there, and may be Python objects. It is read as Python
+        # is, so a torn one may raise whatever a torn program does.
         shape, by_columns, dtype = _HEADERS[read_magic(file)](file)
-    except (ValueError, KeyError) as error:
+    except Exception as error:
         raise InputError(f"{path} is no whole file of numpy; {_WANTED}") from error
     if dtype.hasobject:
         raise InputError(f"{path} holds Python objects, which are never loaded; {_WANTED}")
@@ -49,13 +50,14 @@ def parse_npy(path: Path, data: bytes) -> Float32:
 
 def parse_npz(path: Path, data: bytes) -> Float32:
     """Return the hits in the bytes of the `.npz` file at `path`: its array `hits`, or the only one; as `parse_npy`."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = archive.namelist()
-            name = f"{_HITS}.npy" if f"{_HITS}.npy" in names else names[0] if len(names) == 1 else None
-            member = archive.read(name) if name else b""
-    except _TORN as error:
-        raise InputError(f"{path} is torn, or no .npz file ({error}); write it again") from error
+    with blamed_on(path, "an .npz file"), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        names = archive.namelist()
+        name = f"{_HITS}.npy" if f"{_HITS}.npy" in names else names[0] if len(names) == 1 else None
+        member = b""
+        if name is not None:
+            if archive.getinfo(name).file_size > _LARGEST:  # no more than this is ever unpacked
+                raise InputError(f"{path} unpacks to more than {_LARGEST >> 20} MB, which is no event; {_WANTED}")
+            member = archive.read(name)
     if name is None:
         held = ", ".join(one.removesuffix(".npy") for one in names) or "none"
         raise InputError(f"{path} has no array {_HITS} among several (it has: {held[:80]}); {_WANTED}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from exatrkx_hpc.errors import InputError, MissingComponent
-from exatrkx_hpc.work.formats.values import Stamp, UnreadableEvent
+from exatrkx_hpc.work.formats.values import Stamp, UnreadableEvent, blamed_on
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -128,14 +128,12 @@ def opened(path: Path) -> Iterator[ParquetFile]:
 
 @contextlib.contextmanager
 def told(path: Path) -> Iterator[None]:
-    """Turn what pyarrow says inside the block into one line: UnreadableEvent for the file, InputError for its bytes."""
-    import pyarrow
-
-    try:
-        yield
-    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        # For a torn page pyarrow raises OSError, too, but without a number of the system's.
-        if isinstance(error, OSError) and error.errno is not None:
+    """Turn what is raised inside the block into one line: UnreadableEvent for the file, InputError for its bytes."""
+    with blamed_on(path, "Parquet"):
+        try:
+            yield
+        except OSError as error:
+            # For a torn page pyarrow raises OSError, too, but without a number of the system's.
+            if error.errno is None:
+                raise
             raise UnreadableEvent(f"cannot read {path}: {error.strerror}") from error
-        said = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} cannot be read as Parquet ({said}); write it again") from error

@@ -50,7 +50,8 @@ class ParquetReader:
             if self._open is None or (self._open.path, self._open.mtime_ns) != (event.path, rows.mtime_ns):
                 self._close()
                 parquet = self._closing.enter_context(opened(event.path))
-                self._open = _OpenFile(event.path, rows.mtime_ns, parquet)
+                with told(event.path):
+                    self._open = _OpenFile(event.path, rows.mtime_ns, parquet)
             values = self._open.rows(rows.first, rows.number)
             _require_unchanged(event.path, rows)  # now what was read is known to be of that time
         hits = checked_hits(values, f"{event.path}: event {event.name}")
@@ -88,10 +89,10 @@ class _OpenFile:
                 del self._groups[next(iter(self._groups))]
             with told(self.path):
                 table = self._parquet.read_row_group(number, columns=list(HITS), use_threads=False)
-            held = np.empty((table.num_rows, COLUMNS), dtype=np.float32)
-            with np.errstate(over="ignore"):  # becomes an infinity, which its event is refused for
-                for column, name in enumerate(HITS):
-                    held[:, column] = table.column(name).to_numpy()
+                held = np.empty((table.num_rows, COLUMNS), dtype=np.float32)
+                with np.errstate(over="ignore"):  # becomes an infinity, which its event is refused for
+                    for column, name in enumerate(HITS):
+                        held[:, column] = table.column(name).to_numpy()
         self._groups[number] = held  # the one that was used last is at the end
         return held
 

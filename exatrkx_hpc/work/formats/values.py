@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from exatrkx_hpc.errors import InputError
+from exatrkx_hpc.errors import ExatrkxError, InputError
 
 Float32 = NDArray[np.float32]
 
@@ -65,3 +67,22 @@ class EventInput:
 
 class UnreadableEvent(InputError):
     """The file of an event cannot be read now: it is gone, changed, or its file system is in trouble."""
+
+
+@contextlib.contextmanager
+def blamed_on(path: Path, form: str, *, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn whatever a parser raises inside the block into an InputError of one line: bytes can surprise any parser.
+
+    `form` is what the file at `path` should be, such as "a .npy file". Errors of ours pass as they are, and
+    those of the classes `but`.
+    """
+    passing: tuple[type[Exception], ...] = (ExatrkxError, *but)
+    try:
+        yield
+    except passing:
+        raise
+    except MemoryError as error:
+        raise InputError(f"{path} needs more memory than there is; split it, or start fewer workers") from error
+    except Exception as error:
+        said = " ".join(str(error).split())[:200] or "no reason given"
+        raise InputError(f"{path} cannot be read as {form} ({type(error).__name__}: {said}); write it again") from error

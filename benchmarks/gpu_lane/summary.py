@@ -1,0 +1,68 @@
+"""Judges the lines of all steps: each acceptance criterion is true, false or not run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Line = dict[str, Any]
+Verdict = bool | str
+NOT_RUN = "not run"
+
+#: How many times slower than later events the last of the first 40 may be.
+_COLD = 2.0
+_MEMORY_MB = 12 * 1024
+_CROWDED, _MOST_NEIGHBOURS = 100_000, 500
+_FUSED = 0.85
+#: Scores within rounding of a cut may move a few hits to other tracks; a fault in the streams moves most.
+_FEW = 12
+
+
+def judge(lines: Sequence[Line], *, on_gpu: bool) -> dict[str, Verdict]:
+    """Return each criterion with true, false or `not run`; what is judged by speed or memory needs a GPU."""
+
+    def of(step: str, key: str, good: Callable[[Any], bool], *, gpu: bool = False) -> Verdict:
+        values = [line[key] for line in lines if line["step"] == step and key in line]
+        if (gpu and not on_gpu) or not values:
+            return NOT_RUN
+        return all(good(value) for value in values)
+
+    def true(step: str, key: str) -> Verdict:
+        return of(step, key, lambda value: value is True)
+
+    return {
+        "every_step_ran": not any("failed" in line for line in lines),
+        "kernels_equal": true("kernels", "equal"),
+        "crowded_event": _crowded(lines),
+        "no_edge_differs_beyond_rounding": of("agreement", "beyond", lambda edges: edges == 0),
+        "other_streams": _both(
+            true("streams", "cupy_edges_equal"),
+            of("streams", "torch_hits_in_other_tracks", lambda hits: hits <= _FEW),
+            of("streams", "cupy_hits_in_other_tracks", lambda hits: hits <= _FEW),
+        ),
+        "last_cold_events_below_twice_steady": _cold(lines) if on_gpu else NOT_RUN,
+        "fused_0.85_of_direct": of("fused", "ratio", lambda ratio: ratio >= _FUSED, gpu=True),
+        "memory_below_12_gb": of("memory", "device_used_mb", lambda used: used <= _MEMORY_MB, gpu=True),
+        "invalid_input": true("invalid", "ok"),
+        "gpu_tests_pass": true("tests", "ok"),
+        "sanitizer_clean": true("sanitizer", "clean"),
+        "triton_answers": true("triton", "ok"),
+    }
+
+
+def _both(*verdicts: Verdict) -> Verdict:
+    if False in verdicts:
+        return False
+    return NOT_RUN if NOT_RUN in verdicts else True
+
+
+def _crowded(lines: Sequence[Line]) -> Verdict:
+    sizes = [line["most_neighbours"] for line in lines if line["step"] == "kernels" and line.get("hits") == _CROWDED]
+    return sizes[0] > _MOST_NEIGHBOURS if sizes else NOT_RUN
+
+
+def _cold(lines: Sequence[Line]) -> Verdict:
+    for line in lines:
+        if line["step"] == "cold" and "last_median_ms" in line:
+            return bool(line["last_median_ms"] < _COLD * line["steady_median_ms"])
+    return NOT_RUN

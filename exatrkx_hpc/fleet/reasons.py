@@ -1,0 +1,55 @@
+"""Why a server failed, out of its log: the lines that say so, among hundreds that do not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+#: A line of Triton's log: its level, then time, process and place in the source.
+_TRITON = re.compile(r"([EFIW])\d{4} [\d:.]+ +\d+ [\w./-]+:\d+\] ?(.*)")
+#: Triton says it on every machine without a GPU.
+_HARMLESS = ("CudaDriverHelper has not been initialized", "Unable to allocate pinned system memory")
+#: What Triton says around the reason: the same one comes once from the backend and once from the model's loading.
+_AROUND = re.compile(r"^(ERROR: Failed to create instance: |failed to load '[^']*' version \d+: (Internal: )?)")
+#: What follows from another failure.
+_CONSEQUENCE = re.compile(r"ensemble '.*' depends on|creating server: Internal - failed to load all models")
+#: Lines of programs that are not Triton: the shell, Slurm, the engines, nginx, Python, the kernel.
+_TELLING = re.compile(
+    r"^\s*(error|fatal|failed|panic)\b[:!]?|^[\w./ -]{1,60}: (error|fatal)\b|\[(emerg|alert|crit)\]|"
+    r"^(\w+\.)*\w*(Error|Exception|Interrupt): |: command not found$|: No such file or directory$|: Permission denied$|"
+    r"out of memory|oom-kill|No space left on device|Disk quota exceeded|Address already in use|"
+    r"Segmentation fault|Bus error|core dumped|CANCELLED AT|DUE TO|error while loading shared libraries",
+    re.IGNORECASE,
+)
+_LONGEST = 400
+
+
+def reasons(text: str) -> tuple[str, ...]:
+    """Return the lines of a log that say why something failed, each once, in their order, without time and place."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        said = _said(line)
+        if said and not any(word in said for word in _HARMLESS):
+            found[_AROUND.sub("", said)] = said
+    causes = {core: said for core, said in found.items() if not _CONSEQUENCE.search(said)}
+    return tuple(said[:_LONGEST] for said in (causes or found).values())
+
+
+def reasons_of(texts: Mapping[str, str], *, most: int = 10) -> Iterator[str]:
+    """Yield `NAME: line` for each reason in the logs `texts`, by name; one that several logs give comes once."""
+    who: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        for line in reasons(text):
+            who.setdefault(line, []).append(name)
+    for line, names in list(who.items())[:most]:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"{names[0]}{more}: {line}"
+    if len(who) > most:
+        yield f"and {len(who) - most} more"
+
+
+def _said(line: str) -> str:
+    """Return what a line says of a failure, '' for nothing."""
+    if match := _TRITON.match(line):
+        return match[2].strip('" ') if match[1] in "EF" else ""
+    return line.strip() if not line.startswith(("|", "+")) and _TELLING.search(line) else ""

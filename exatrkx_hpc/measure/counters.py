@@ -1,0 +1,143 @@
+"""What one Triton has counted since it began, model by model, read from the text of its metrics.
+
+A text that holds something else than counts is refused: a NaN, an infinity or a negative number would pass for a
+time, and a counter that is missing for a time of 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Final
+
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from exatrkx_hpc.errors import EndpointError
+
+_PREFIX: Final = "nv_inference_"
+#: Whole numbers beyond it are not exact in the double that Triton counts in; as microseconds it is 285 years.
+_LARGEST: Final = 2.0**53
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counters:
+    """What one model of one server has counted since the server began; durations in microseconds.
+
+    A request may carry several inferences (a batch), and an execution may serve several requests.
+    """
+
+    request_success: float = 0.0
+    request_failure: float = 0.0
+    count: float = 0.0
+    exec_count: float = 0.0
+    request_duration_us: float = 0.0
+    queue_duration_us: float = 0.0
+    compute_input_duration_us: float = 0.0
+    compute_infer_duration_us: float = 0.0
+    compute_output_duration_us: float = 0.0
+
+    def __add__(self, other: Counters) -> Counters:
+        return Counters(**{name: getattr(self, name) + getattr(other, name) for name in COUNTED})
+
+    def __sub__(self, other: Counters) -> Counters:
+        return Counters(**{name: getattr(self, name) - getattr(other, name) for name in COUNTED})
+
+    def fell_since(self, earlier: Counters) -> bool:
+        """Whether one of the counters is below what it was `earlier`."""
+        return any(getattr(self, name) < getattr(earlier, name) for name in COUNTED)
+
+
+COUNTED: Final = tuple(field.name for field in fields(Counters))
+_TIMES: Final = frozenset(name for name in COUNTED if name.endswith("_us"))
+
+Model = tuple[str, str]
+"""A model's name and version."""
+
+PerVersion = Mapping[Model, Counters]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """All model counters of one server at one moment; `instance` is the name that the server has, where it is known."""
+
+    url: str
+    counters: PerVersion
+    instance: str = ""
+
+    def since(self, earlier: Snapshot | None) -> Snapshot:
+        """Return what was counted after `earlier`, a snapshot of the same address.
+
+        All of it counts without one, and when the server began anew in between: its instance has another name, or any
+        counter of any model fell. A server begins anew as a whole, so then a model counts in full, too, that has
+        meanwhile done more than before. A model that only one of the two snapshots has says nothing about the server.
+        """
+        if earlier is None or self._began_after(earlier):
+            return self
+        counted = {key: now - earlier.counters.get(key, Counters()) for key, now in self.counters.items()}
+        return Snapshot(url=self.url, instance=self.instance, counters=counted)
+
+    def _began_after(self, earlier: Snapshot) -> bool:
+        if self.instance and earlier.instance and self.instance != earlier.instance:
+            return True
+        both = self.counters.keys() & earlier.counters.keys()
+        return any(self.counters[key].fell_since(earlier.counters[key]) for key in both)
+
+
+def parse(text: str, *, url: str, instance: str = "") -> Snapshot:
+    """Read Triton's metrics from their Prometheus text; `url` says where it is from, `instance` which server said it.
+
+    Raises EndpointError when the text is none or holds no Triton metric, and when a counter of a model is missing,
+    there twice, or no count: NaN, infinite, negative, too large or not whole.
+    """
+    counters: dict[Model, dict[str, float]] = {}
+    seen: set[tuple[str, frozenset[tuple[str, str]]]] = set()
+    triton = False
+    for sample in _samples(text, url):
+        triton = triton or sample.name.startswith("nv_")
+        # Newer parsers call every counter _total, whatever the server calls it.
+        name = sample.name.removeprefix(_PREFIX).removesuffix("_total")
+        if name not in COUNTED or not sample.name.startswith(_PREFIX) or "model" not in sample.labels:
+            continue
+        model = sample.labels["model"], sample.labels.get("version", "")
+        where = f"{url}: {_PREFIX}{name} of {_called(model)}"
+        series = name, frozenset(sample.labels.items())
+        if series in seen:
+            raise EndpointError(f"{where} is there twice; see what answers at this address")
+        seen.add(series)
+        # Failures come once for each reason, all counters once for each GPU: values of one model are summed.
+        values = counters.setdefault(model, {})
+        values[name] = values.get(name, 0.0) + _count(sample.value, whole=name not in _TIMES, where=where)
+    if not triton:
+        raise EndpointError(f"{url} answers, but not with Triton's metrics; --server wants the metrics port")
+    _require_all(counters, url)
+    counted = {model: Counters(**values) for model, values in counters.items()}
+    return Snapshot(url=url, instance=instance, counters=counted)
+
+
+def _samples(text: str, url: str) -> list[Sample]:
+    try:
+        return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    except Exception as error:  # the parser says what it cannot read with whatever error it runs into
+        raise EndpointError(f"{url} does not answer in Prometheus' format; is it a metrics port?") from error
+
+
+def _count(value: float, *, whole: bool, where: str) -> float:
+    if not math.isfinite(value) or not 0 <= value <= _LARGEST or (whole and value != int(value)):
+        raise EndpointError(f"{where} is {value:.17g}, which is no count; see what answers at this address")
+    return value
+
+
+def _require_all(counters: Mapping[Model, Mapping[str, float]], url: str) -> None:
+    for model, values in counters.items():
+        if missing := [name for name in COUNTED if name not in values]:
+            raise EndpointError(
+                f"{url}: {_PREFIX}{missing[0]} of {_called(model)} is missing; start Triton with its default "
+                "--metrics-config"
+            )
+
+
+def _called(model: Model) -> str:
+    name, version = model
+    return f"model {name!r}" + (f" version {version!r}" if version else "")

@@ -1,0 +1,110 @@
+"""What the code of a Python model does, told from its text: which of our stages it is, what it reads, what it imports.
+
+Nothing is imported or run.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from exatrkx_hpc.models.repository import Model
+
+_SERVING = "exatrkx_hpc.tracking.serving"
+#: Which parameters of config.pbtxt each of our stages reads, by the class that its model.py names.
+READS = {
+    "FrnnStage": ("radius", "max_neighbours", "edge_order"),
+    "ApplyFilterStage": ("cut", "scores"),
+    "WccStage": ("cut", "scores"),
+    "FusedStage": ("radius", "max_neighbours", "filter_cut", "gnn_cut", "scores", "edge_order"),
+}
+#: Packages that need a GPU and its driver, at the latest at their first use.
+_GPU_PACKAGES = frozenset({"cudf", "cugraph", "cuml", "cupy", "cupyx", "pycuda", "pylibcugraph", "pylibraft", "rmm"})
+_GPU_MODULES = ("numba.cuda",)
+
+
+def stage_of(model: Model) -> str:
+    """Return the class of ours, such as `FrnnStage`, that a model's served code takes from this package, or ''."""
+    for path in _served_code(model):
+        for node in ast.walk(_parsed(path)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_SERVING):
+                return next((alias.name for alias in node.names if alias.name.endswith("Stage")), "")
+    return ""
+
+
+def reads(model: Model, parameter: str) -> bool:
+    """Say whether the code of `model` reads this parameter of its config.pbtxt.
+
+    Ours is known by its class; a site's own is taken to read a parameter whose name stands in it as a string.
+    """
+    if stage := stage_of(model):
+        return parameter in READS.get(stage, ())
+    trees = [_parsed(path) for path in _all_code(model)]
+    return any(isinstance(node, ast.Constant) and node.value == parameter for tree in trees for node in ast.walk(tree))
+
+
+def gpu_code(model: Model) -> str:
+    """Return where the code of `model` wants a GPU, such as `1/model.py line 3 imports cupy`, or '' if nowhere.
+
+    What stands in an `if`, or in a `try` that catches the failure, has another way to go and does not count.
+    """
+    for path in _all_code(model):
+        for line, what in _wants_gpu(_parsed(path)):
+            return f"{path.relative_to(model.folder)} line {line} {what}"
+    return ""
+
+
+def _wants_gpu(node: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield the lines below `node` that want a GPU in any case, and what they do."""
+    if isinstance(node, ast.If | ast.IfExp):
+        return
+    if isinstance(node, ast.Try) and any(_catches_failure(handler) for handler in node.handlers):
+        return
+    for name in _imports(node):
+        if name.partition(".")[0] in _GPU_PACKAGES or name.startswith(_GPU_MODULES):
+            yield getattr(node, "lineno", 0), f"imports {name}"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "cuda":
+        yield node.lineno, "calls .cuda()"
+    for child in ast.iter_child_nodes(node):
+        yield from _wants_gpu(child)
+
+
+def _imports(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        function = node.func
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        if name in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+            yield node.args[0].value
+
+
+def _catches_failure(handler: ast.ExceptHandler) -> bool:
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    names = {getattr(kind, "id", "Exception") for kind in kinds}
+    return bool(names & {"Exception", "BaseException", "ImportError", "ModuleNotFoundError", "RuntimeError"})
+
+
+def _served_code(model: Model) -> Iterator[Path]:
+    """Yield the file that the Python backend loads, of each version that is served."""
+    if model.backend == "python":
+        name = model.config.default_model_filename or "model.py"
+        yield from (model.folder / str(version) / name for version in model.served())
+
+
+def _all_code(model: Model) -> Iterator[Path]:
+    """Yield that file and the modules beside it."""
+    for path in _served_code(model):
+        yield path
+        yield from (other for other in sorted(path.parent.rglob("*.py")) if other != path)
+
+
+def _parsed(path: Path) -> ast.AST:
+    """Return the file's tree; an empty one where it is missing or not Python that this version knows."""
+    try:
+        return ast.parse(path.read_bytes())
+    except (OSError, ValueError, SyntaxError):
+        return ast.Module(body=[], type_ignores=[])

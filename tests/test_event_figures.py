@@ -1,0 +1,170 @@
+"""What a run keeps of each event beside its labels: tracks, and the times of the stages, whatever happens to it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exatrkx_hpc.errors import OutputError
+from exatrkx_hpc.page.page import render_page
+from exatrkx_hpc.page.read import history
+from exatrkx_hpc.tracking import scoring
+from exatrkx_hpc.work.book import Book
+from exatrkx_hpc.work.event_figures import (
+    MIN_TRACK_HITS,
+    STAGE_OF,
+    STAGES,
+    StageMeans,
+    by_stage,
+    count_tracks,
+    tracks_of,
+    write_times,
+)
+from exatrkx_hpc.work.events import event_key
+from exatrkx_hpc.work.ledger import Ledger
+from exatrkx_hpc.work.ledger_file import create
+from exatrkx_hpc.work.merged import Merger, Whole
+from exatrkx_hpc.work.outcome import Failed, Result
+from exatrkx_hpc.work.parts import Part
+from exatrkx_hpc.work.results import Results
+from exatrkx_hpc.work.route import route
+
+HEADER = "event,embedding,building,filtering,gnn,labeling,total"
+
+
+@pytest.mark.parametrize(
+    ("labels", "tracks"),
+    [
+        ([], 0),
+        ([0], 0),
+        ([0, 0], 0),
+        ([0, 0, 0], 1),
+        ([5, 2, 5, 2, 5, 2, 9], 2),
+        ([-1, -1, -1, -1], 0),
+        ([2**62, 2**62, 2**62, -(2**62), 7], 1),
+    ],
+)
+def test_a_track_is_a_label_of_three_hits(labels: list[int], tracks: int):
+    assert count_tracks(np.array(labels, dtype=np.int64)) == tracks
+
+
+def test_a_track_is_one_of_the_score():
+    assert MIN_TRACK_HITS == scoring.MIN_TRACK_HITS
+
+
+def test_every_model_of_the_stages_has_its_stage():
+    models = [request.model for request in route("stages")]
+    assert by_stage({model: float(2**place) for place, model in enumerate(models)}) == (1.0, 2.0, 4.0 + 8.0, 16.0, 32.0)
+    assert by_stage({"exatrkx": 1.0}) == by_stage({}) == by_stage(dict.fromkeys([*STAGE_OF, "more"], 1.0)) == ()
+
+
+def test_the_mean_is_over_the_events_whose_stages_are_known():
+    means = StageMeans()
+    assert means.means_ms() == {}
+    for stages in ((0.001, 0.002, 0.003, 0.004, 0.005), (), (0.003, 0.002, 0.001, 0.0, 0.005)):
+        means.add(stages)
+    assert means.means_ms() == pytest.approx(dict(zip(STAGES, (2.0, 2.0, 2.0, 2.0, 5.0), strict=True)))
+
+
+def result(name: str, stages: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5), **changes) -> Result:
+    fields = {"hits": 3, "seconds": 1.75, "retries": 0, "size": 18, "mtime_ns": 7, "sha256": "ab" * 32, "tracks": 2}
+    written = {"labels_size": 6, "labels_sha256": "cd" * 32}
+    return Result(name=name, stages=stages, **(fields | written | changes))
+
+
+def ledger_of(path: Path, *names: str) -> Path:
+    create(path, {"mode": "stages"})
+    with Ledger(path) as ledger, ledger.db:
+        rows = [(event_key(name), name) for name in names]
+        ledger.db.executemany("INSERT INTO events (key, name, size, mtime_ns) VALUES (?, ?, 18, 7)", rows)
+    return path
+
+
+def told(path: Path, *ledgers: Path) -> list[str]:
+    opened = [Ledger(one) for one in ledgers]
+    write_times(path, opened)
+    for one in opened:
+        one.close()
+    return path.read_text().splitlines()
+
+
+def test_each_done_event_has_a_row_whatever_became_of_it_before(tmp_path: Path):
+    path = ledger_of(tmp_path / "a.sqlite", "evt_2", "evt_9", "evt_10", "evt_11", "evt_12")
+    with Ledger(path) as ledger:
+        ledger.done(result("evt_10"))
+        ledger.done(result("evt_2"))
+        ledger.done(result("evt_11", stages=()))
+        ledger.done(result("evt_12"))
+        ledger.commit()
+        ledger.done(result("evt_2", stages=(0.6, 0.2, 0.3, 0.4, 0.5), seconds=2.0))  # its labels were lost
+        ledger.fail(Failed(event="evt_12", kind="model", reason="changed, and refused"))
+        ledger.commit()
+        ledger.done(result("evt_9"))  # a kill comes before the commit
+    with Ledger(path) as ledger:
+        assert tracks_of(ledger) == 3 * 2  # not those of evt_9 and evt_12
+        assert "9 <small>6 tracks</small>" in render_page(history([ledger]))
+    assert told(tmp_path / "times.csv", path) == [
+        HEADER,
+        "evt_2,0.600000,0.200000,0.300000,0.400000,0.500000,2.000000",
+        "evt_10,0.100000,0.200000,0.300000,0.400000,0.500000,1.750000",
+        "evt_11,,,,,,1.750000",
+    ]
+
+
+def test_parts_and_shards_have_their_times_too(tmp_path: Path):
+    one, two = ledger_of(tmp_path / "1.sqlite", "evt_10", "evt_3"), ledger_of(tmp_path / "2.sqlite", "evt_9")
+    with Ledger(one) as ledger:
+        part = Part(event="evt_3", events=2, size=9, sha256="cd" * 32)
+        ledger.done_part(part, [(result(name, labels_size=None, labels_sha256=""), 1) for name in ("evt_3", "evt_10")])
+        ledger.commit()
+    with Ledger(two) as ledger:
+        ledger.begin_run(server="", version="")
+        ledger.done(result("evt_9"))
+        ledger.commit()
+    assert [line.split(",")[0] for line in told(tmp_path / "t.csv", one, two)] == ["event", "evt_3", "evt_9", "evt_10"]
+    merger = Merger()
+    with Ledger(two) as ledger:
+        merger.add(ledger, before=0)
+    report = merger.report(Whole(server="", model="", mode="stages", nodes={}, stopped=None))
+    assert report.tracks == 2 and report.stages_ms["gnn"] == pytest.approx(400.0)
+
+
+def test_the_ledger_of_an_earlier_program_is_gone_on_with(tmp_path: Path):
+    path = ledger_of(tmp_path / "a.sqlite", "evt_1", "evt_2")
+    with Ledger(path) as ledger:
+        ledger.done(result("evt_1"))
+        ledger.commit()
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE extras")
+    db.close()
+    with Ledger(path) as ledger:
+        ledger.done(result("evt_2"))
+        ledger.commit()
+    lines = told(tmp_path / "times.csv", path)
+    assert lines[1] == "evt_1,,,,,,1.750000" and lines[2].startswith("evt_2,0.1")
+
+
+def test_times_that_cannot_be_written_leave_those_before(tmp_path: Path):
+    path = ledger_of(tmp_path / "a.sqlite", "evt_1")
+    (tmp_path / "times.csv").mkdir()
+    with Ledger(path) as ledger, pytest.raises(OutputError, match=r"cannot write .*times\.csv: Is a directory"):
+        write_times(tmp_path / "times.csv", [ledger])
+    assert not list(tmp_path.glob(".times*"))
+
+
+def test_the_first_events_of_a_run_are_in_its_labels_and_not_in_its_latency(tmp_path: Path):
+    results = Results(tmp_path)
+    ledger_of(results.ledger, "a", "b", "c", "d")
+    with Ledger(results.ledger) as ledger:
+        book = Book(ledger, results, tmp_path, server="", version="", ignore_first=2)
+        for name, seconds in (("c", 100.0), ("a", 50.0), ("b", 1.0), ("d", 3.0)):
+            book.add(result(name, stages=(seconds, 0, 0, 0, 0), seconds=seconds), attempts=1)
+        book.commit()
+        report = book.report(model="", mode="stages", seconds=1.0, workers=(), stopped=None)
+    assert report.done == 4 and report.tracks == 8 and report.hits == 12 and report.ignored_first == 2
+    assert report.latency_ms.mean == pytest.approx(2000.0) and report.stages_ms["embedding"] == pytest.approx(2000.0)
+    assert json.loads(report.to_json())["ignored_first"] == 2

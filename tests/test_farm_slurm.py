@@ -1,0 +1,119 @@
+"""The farms of a run root on two clusters, in which the same number is two jobs. The commands are fakes.
+
+The one cluster (alpha) has the farm, this machine's own has somebody's training under the same number.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fakes.slurm import Cluster
+
+from exatrkx_hpc import farm
+from exatrkx_hpc.errors import LaunchError
+from exatrkx_hpc.launch.farm_slurm import read_record
+from exatrkx_hpc.launch.plan import make_plan
+from exatrkx_hpc.launch.run_dirs import job_ids
+from exatrkx_hpc.launch.scheduler import JobMayRunError, JobState
+from exatrkx_hpc.launch.schedulers import farm_slurm
+from exatrkx_hpc.resolution import resolve
+
+#: Each notes its words; `queue` is what the cluster says of job 4242 (state and name).
+SQUEUE = """\
+case " $* " in *" --json "*) exit 1 ;; *" --version "*) echo slurm 22.05.8; exit ;; esac
+state=RUNNING name=training
+case $1 in --clusters=alpha) name=exatrkx; [ -e {folder}/ended ] && state=COMPLETED ;; esac
+echo "4242|$state|nid001|29:36|None|1795329367|1795329367|$name"
+"""
+SCANCEL = 'echo "$@" >>{folder}/scancel.calls; [ "$1" = --clusters=alpha ] && touch {folder}/ended; exit 0'
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    made = Cluster(tmp_path)
+    made.put_on_path(monkeypatch)
+    made.says("sbatch", "Welcome\n4242;alpha\n")
+    made.instead("squeue", SQUEUE.format(folder=tmp_path))
+    made.instead("scancel", SCANCEL.format(folder=tmp_path))
+    theirs = f"{tmp_path}/theirs.log"
+    made.knows(4242, log=theirs, name="training")
+    facts = (tmp_path / "scontrol-job.out").read_text()
+    ours = facts.replace("training", "exatrkx").replace(theirs, f"{tmp_path}/runs/job-4242.log")
+    (tmp_path / "ours").write_text(ours)
+    (tmp_path / "theirs").write_text(facts)
+    made.instead("scontrol", f'[ "$1" = --clusters=alpha ] && exec cat {tmp_path}/ours\nexec cat {tmp_path}/theirs')
+    return made
+
+
+def submitted(tmp_path: Path) -> str:
+    """Submit a farm and forget the scheduler, as another command would."""
+    (tmp_path / "runs").mkdir(exist_ok=True)
+    made = resolve(flags={"run_root": str(tmp_path / "runs")}, ambient=False).farm
+    return farm_slurm(made).submit(tmp_path / "runs" / "farm.sbatch", make_plan(made))
+
+
+def scancels(tmp_path: Path) -> list[str]:
+    file = tmp_path / "scancel.calls"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_a_job_is_watched_and_stopped_on_the_cluster_that_took_it(cluster: Cluster, tmp_path: Path):
+    assert submitted(tmp_path) == "4242"
+    made = resolve(flags={"run_root": str(tmp_path / "runs")}, ambient=False).farm
+    job = farm.find_job(made)
+    assert (job.id, job.cluster) == ("4242", "alpha")
+    info = farm_slurm(made).info("4242")
+    assert (info.state, info.name, info.cluster) == (JobState.RUNNING, "exatrkx", "alpha")
+    assert [view.as_dict()["cluster"] for view in map(farm.look, farm.jobs(made))] == ["alpha"]
+    farm.stop(job)
+    assert scancels(tmp_path) == ["--clusters=alpha --batch --signal=USR2 4242"]
+    assert farm.find_job(made, "4242;alpha").id == "4242"
+    with pytest.raises(LaunchError, match="is not of cluster beta"):
+        farm.find_job(made, "4242;beta")
+
+
+def test_a_run_directory_that_names_no_cluster_does_not_touch_another_job(cluster: Cluster, tmp_path: Path):
+    """As one of an earlier version is, that cut the cluster's name off."""
+    made = resolve(flags={"run_root": str(tmp_path / "runs")}, ambient=False).farm
+    run_dir = tmp_path / "runs" / "4242"
+    run_dir.mkdir(parents=True)
+    (run_dir / "plan.json").write_text("{}")
+    with pytest.raises(LaunchError, match="job 4242 is not cancelled, because it is another job of yours, 'training'"):
+        farm.stop(farm.find_job(made))
+    assert scancels(tmp_path) == []
+
+
+def test_a_recycled_number_is_unknown(cluster: Cluster, tmp_path: Path):
+    submitted(tmp_path)
+    record = tmp_path / "runs" / "4242" / "slurm-job.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "cluster": ""}))
+    made = resolve(flags={"run_root": str(tmp_path / "runs")}, ambient=False).farm
+    info = farm_slurm(made).info("4242")
+    assert info.state is JobState.UNKNOWN
+    assert info.reason.startswith("the number is that of another job by now: it is another job of yours, 'training'")
+    with pytest.raises(LaunchError, match="is not cancelled"):
+        farm_slurm(made).cancel("4242")
+    assert scancels(tmp_path) == []
+
+
+def test_a_renamed_job_is_still_ours(cluster: Cluster, tmp_path: Path):
+    submitted(tmp_path)
+    record = tmp_path / "runs" / "4242" / "slurm-job.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "name": "before"}))
+    made = resolve(flags={"run_root": str(tmp_path / "runs")}, ambient=False).farm
+    assert farm_slurm(made).info("4242").state is JobState.RUNNING
+
+
+def test_a_job_that_may_run_leaves_its_script_and_no_folder(cluster: Cluster, tmp_path: Path):
+    cluster.says("sbatch", "Welcome\n")
+    with pytest.raises(JobMayRunError):
+        submitted(tmp_path)
+    assert job_ids(tmp_path / "runs") == ()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"cluster": 7}'])
+def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, text: str):
+    (tmp_path / "slurm-job.json").write_text(text)
+    assert read_record(tmp_path).cluster is None

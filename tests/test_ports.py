@@ -1,0 +1,39 @@
+"""Ports of this machine: which are free, and which are a user's own."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from exatrkx_hpc.ports import chosen_port, free_port, port_trouble, user_port
+
+WHAT = ("http", "grpc", "prometheus")
+
+
+def test_users_of_one_machine_have_ports_of_their_own():
+    taken = [user_port(what, uid) for uid in range(70_000, 74_000) for what in WHAT]
+    assert len(set(taken)) == len(taken)
+    assert (min(taken), max(taken)) == (20_000, 31_999), "below those that the kernel gives to connections"
+    assert user_port("grpc", 70_001) == user_port("grpc", 70_001)
+
+
+@pytest.mark.parametrize("what", WHAT)
+def test_a_port_of_ones_own_makes_room_when_it_is_taken(what):
+    said: list[str] = []
+    own = user_port(what, os.getuid())
+    assert chosen_port("127.0.87.1", "user", what, said.append) == own
+    assert said == []
+    with socket.socket() as other:
+        other.bind(("127.0.87.1", own))
+        other.listen()
+        found = chosen_port("127.0.87.1", "user", what, said.append)
+    assert found != own and port_trouble("127.0.87.1", found) is None
+    assert said == [f"{what} port: {own}, your own, cannot be used (Address already in use); it is {found} this time"]
+
+
+def test_a_port_that_was_named_is_kept_and_0_is_any():
+    assert chosen_port("127.0.87.1", 9191, "grpc") == 9191
+    assert port_trouble("127.0.87.1", chosen_port("127.0.87.1", 0, "grpc")) is None
+    assert port_trouble("127.0.87.1", free_port("127.0.87.1")) is None

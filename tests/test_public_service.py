@@ -1,0 +1,116 @@
+"""The programs of the public service, as stand-ins written from their contract, against this project's servers."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command import exatrkx_hpc
+from triton_helper import RunningTriton, running_triton
+
+from exatrkx_hpc.process import Child, Completed, run, spawn
+from exatrkx_hpc.work.convert import json_to_events
+from exatrkx_hpc.work.events import find_events, read_hits, read_labels
+
+PROGRAMS = Path(__file__).parent / "fakes" / "public_service"
+EVENTS = 4
+
+
+def original(program: str, *words: object, cwd: Path) -> Completed:
+    return run([sys.executable, str(PROGRAMS / program), *map(str, words)], cwd=cwd, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a repository of seven models and some events."""
+    folder = tmp_path_factory.mktemp("public")
+    for words in (
+        ("models", "build", "--device", "cpu", "--no-fused", "--out", "models"),
+        ("events", "generate", "--out", "events", "--events", EVENTS, "--tracks", 20),
+    ):
+        done = exatrkx_hpc(*words, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(place: Path, triton: None) -> Iterator[RunningTriton]:
+    with running_triton(place / "models", place) as up:
+        yield up
+
+
+@contextlib.contextmanager
+def script(server: RunningTriton, folder: Path, *, seconds: int) -> Iterator[Child]:
+    """The metrics script while it polls."""
+    words = ["--ip", server.grpc.replace(":8001", ":8002"), "--timeout", str(seconds), "--freq", "0.01"]
+    argv = [sys.executable, str(PROGRAMS / "metrics.py"), *words]
+    log = folder / "script.log"
+    child = spawn(argv, log=log, cwd=folder)
+    try:
+        until = time.monotonic() + 30
+        while "<pulling data>" not in log.read_text() and time.monotonic() < until:
+            time.sleep(0.05)
+        yield child
+    finally:
+        child.stop(grace=1.0)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_original_client_finds_the_tracks_of_run_clients(
+    server: RunningTriton, place: Path, tmp_path: Path, threads: int
+) -> None:
+    (tmp_path / "events").mkdir()
+    for event in find_events(place / "events"):  # the original reads every file of its folder
+        (tmp_path / "events" / event.path.name).write_bytes(event.path.read_bytes())
+    done = original("client.py", "-u", server.grpc, "-d", "events", "-t", threads, cwd=tmp_path)
+    ours = exatrkx_hpc("run-clients", "-s", server.grpc, "-d", "events", "-o", "out", cwd=tmp_path)
+    assert ours.returncode == 0, ours.stderr
+    labels = [set(read_labels(path).tolist()) for path in (tmp_path / "out/labels").glob("*.csv")]
+    assert len(labels) == EVENTS
+    assert done.stdout == f"Total {sum(map(len, labels))} tracks in {EVENTS} events.\n", done.stderr
+
+
+@pytest.mark.triton
+def test_the_original_metrics_script_reads_seven_models(server: RunningTriton, place: Path, tmp_path: Path) -> None:
+    with script(server, tmp_path, seconds=15) as child:
+        time.sleep(1.0)
+        for event in find_events(place / "events"):
+            assert original("client.py", "-u", server.grpc, "-d", event.path, cwd=tmp_path).returncode == 0
+        assert child.wait(60) == 0, (tmp_path / "script.log").read_text()
+    assert f"- exatrkx - {EVENTS}" in (tmp_path / "script.log").read_text()
+    for name in ("metrics_request_time.csv", "metrics_execution_time.csv"):
+        with (tmp_path / name).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == ["embed", "frnn", "filter", "gnn", "wcc", "exatrkx", "num_evts"]
+        assert 1 <= sum(int(row["num_evts"]) for row in rows) <= EVENTS
+
+
+@pytest.mark.triton
+def test_an_eighth_model_ends_the_original_metrics_script(place: Path, tmp_path: Path) -> None:
+    done = exatrkx_hpc("models", "build", "--device", "cpu", "--out", "models", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with running_triton(tmp_path / "models", tmp_path) as eight, script(eight, tmp_path, seconds=15) as child:
+        assert child.wait(60) == 1
+    assert "KeyError: 'exatrkx_fused'" in (tmp_path / "script.log").read_text()
+
+
+def test_the_original_json_and_ours_hold_the_same_events(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "lrt").mkdir()
+    for event in find_events(place / "events"):
+        (tmp_path / "lrt" / event.path.name).write_bytes(event.path.read_bytes())
+    assert original("convert.py", "--input", "lrt", cwd=tmp_path).returncode == 0
+    assert exatrkx_hpc("events", "convert", "lrt", "ours.json", cwd=tmp_path).returncode == 0
+    for name in ("lrt.json", "ours.json"):
+        shapes = [entry["FEATURES"]["shape"] for entry in json.loads((tmp_path / name).read_text())["data"]]
+        assert shapes == [list(read_hits(event.path).shape) for event in find_events(place / "events")]
+        back = tmp_path / name.removesuffix(".json") / "back"
+        assert json_to_events(tmp_path / name, back, tensor="FEATURES") == EVENTS
+        for event, again in zip(find_events(place / "events"), find_events(back), strict=True):
+            assert read_hits(event.path).tobytes() == read_hits(again.path).tobytes()
