@@ -28,17 +28,17 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from exatrkx_hpc.process import Child, run, spawn
+from exatrkx_hpc.base.process import Child, run, spawn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from fakes.running import fake_triton
 
-WORKER = "exatrkx_hpc.work.worker"
+WORKER = "exatrkx_hpc.work.run.worker"
 RUN = """
 import sys
 from pathlib import Path
-from exatrkx_hpc.errors import ExatrkxError
-from exatrkx_hpc.work.workers import Settings, run_clients
+from exatrkx_hpc.base.errors import ExatrkxError
+from exatrkx_hpc.work.run.run import Settings, run_clients
 
 server, events, out = sys.argv[1:]
 try:

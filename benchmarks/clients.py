@@ -30,17 +30,17 @@ from pathlib import Path
 import numpy as np
 
 from exatrkx_hpc import farm
+from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.measure import perf_analyzer
 from exatrkx_hpc.measure.perf_analyzer import Load, PerfAnalyzer
 from exatrkx_hpc.measure.perf_analyzer_install import install
-from exatrkx_hpc.resolution import resolve
-from exatrkx_hpc.tracking import synthetic
-from exatrkx_hpc.work.client import check_endpoint
-from exatrkx_hpc.work.convert import events_to_json
-from exatrkx_hpc.work.events import Reader, find_events, read_hits
-from exatrkx_hpc.work.formats.writing import event_writer
-from exatrkx_hpc.work.results import Results
-from exatrkx_hpc.work.workers import Settings, run_clients
+from exatrkx_hpc.tracking.simulation import synthetic
+from exatrkx_hpc.work.events.convert import events_to_json
+from exatrkx_hpc.work.events.source import Reader, find_events, read_hits
+from exatrkx_hpc.work.events.writing import event_writer
+from exatrkx_hpc.work.inference.client import check_endpoint
+from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.run.run import Settings, run_clients
 
 LOADS = ("reference", "small", "large")
 GOALS = {"reference": 1.0, "small": 1.0, "large": 0.9}

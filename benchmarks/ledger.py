@@ -28,17 +28,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
-from exatrkx_hpc.process import run
-from exatrkx_hpc.work.book import Book
-from exatrkx_hpc.work.coordinator import Coordinator
-from exatrkx_hpc.work.events import EventFile, find_events
-from exatrkx_hpc.work.ledger import Counts, Ledger
-from exatrkx_hpc.work.outcome import Failed, Result
-from exatrkx_hpc.work.report import Report
-from exatrkx_hpc.work.results import Results
-from exatrkx_hpc.work.resume import begin, facts_of
-from exatrkx_hpc.work.worker import Task
-from exatrkx_hpc.work.workers import Settings, run_clients
+from exatrkx_hpc.base.process import run
+from exatrkx_hpc.work.events.source import EventFile, find_events
+from exatrkx_hpc.work.ledger.ledger import Counts, Ledger
+from exatrkx_hpc.work.ledger.open import begin, facts_of
+from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.outcome import Failed, Result
+from exatrkx_hpc.work.run.accounts import Book
+from exatrkx_hpc.work.run.coordinator import Coordinator
+from exatrkx_hpc.work.run.report import Report
+from exatrkx_hpc.work.run.run import Settings, run_clients
+from exatrkx_hpc.work.run.worker import Task
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from fakes.running import fake_triton

@@ -29,16 +29,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exatrkx_hpc import farm
-from exatrkx_hpc.assets import asset
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.process import session_members, spawn_piped
+from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.pipeline import load_tracker
-from exatrkx_hpc.process import session_members, spawn_piped
-from exatrkx_hpc.resolution import resolve
-from exatrkx_hpc.tracking import synthetic
-from exatrkx_hpc.work.client import Client
-from exatrkx_hpc.work.events import find_events, read_hits
-from exatrkx_hpc.work.route import FUSED_MODEL
-from exatrkx_hpc.work.slot import worker_environment
+from exatrkx_hpc.tracking.simulation import synthetic
+from exatrkx_hpc.work.events.source import find_events, read_hits
+from exatrkx_hpc.work.inference.client import Client
+from exatrkx_hpc.work.inference.modes import FUSED_MODEL
+from exatrkx_hpc.work.run.worker_process import worker_environment
 
 MODES = ("ensemble", "stages", "fused", "direct")
 _TICKS = os.sysconf("SC_CLK_TCK")

@@ -35,16 +35,16 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.process import run
-from exatrkx_hpc.tracking import synthetic
-from exatrkx_hpc.tracking.agreement import compare_edges, same_partition
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.process import run
 from exatrkx_hpc.tracking.components import label_components
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, NETWORK_NAMES, Float32, Int64
 from exatrkx_hpc.tracking.filtering import accepted, apply_filter
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 from exatrkx_hpc.tracking.pipeline import Pipeline, Stages
-from exatrkx_hpc.work.events import find_events, read_hits
+from exatrkx_hpc.tracking.scoring.agreement import compare_edges, same_partition
+from exatrkx_hpc.tracking.simulation import synthetic
+from exatrkx_hpc.work.events.source import find_events, read_hits
 
 STAGES = ("embed", "frnn", "filter", "applyfilter", "gnn", "components")
 _SEED = 31_415

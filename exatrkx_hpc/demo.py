@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exatrkx_hpc import farm
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import OutputError
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import OutputError
+from exatrkx_hpc.config.resolve import resolve
+from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.measure.metrics import fetch, fleet_times, stage_shares
 from exatrkx_hpc.models.build import build
-from exatrkx_hpc.resolution import resolve
-from exatrkx_hpc.tracking import scoring, synthetic
-from exatrkx_hpc.work.events import find_events, read_labels
-from exatrkx_hpc.work.report import Report
-from exatrkx_hpc.work.workers import Settings, ShowProgress
+from exatrkx_hpc.tracking.scoring import score as scoring
+from exatrkx_hpc.tracking.simulation import synthetic
+from exatrkx_hpc.work.events.source import find_events, read_labels
+from exatrkx_hpc.work.run.report import Report
+from exatrkx_hpc.work.run.run import Settings, ShowProgress
 
 #: Another seed than that of the training events, so that the demo's events are unseen.
 _SEED = 20_000

@@ -18,30 +18,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exatrkx_hpc import prepare
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import LaunchError
-from exatrkx_hpc.files import write_whole
-from exatrkx_hpc.fleet.endpoint_file import LATEST, EndpointRecord, running_endpoint
-from exatrkx_hpc.fleet.look import Look, look_until_ready
-from exatrkx_hpc.fleet.look import look as look_at
+from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.signals import deferred_signals
+from exatrkx_hpc.config.resolve import resolve
+from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.fleet.endpoint import LATEST, EndpointRecord, running_endpoint
 from exatrkx_hpc.fleet.monitor import Monitor
+from exatrkx_hpc.fleet.status import Look, look_until_ready
+from exatrkx_hpc.fleet.status import look as look_at
 from exatrkx_hpc.fleet.watch import Watch
-from exatrkx_hpc.launch.batch import render_job
-from exatrkx_hpc.launch.farm_slurm import read_record
 from exatrkx_hpc.launch.plan import FarmPlan
+from exatrkx_hpc.launch.render import render_job
 from exatrkx_hpc.launch.run_dirs import job_ids, old_jobs, remove, remove_old_scripts, remove_script
 from exatrkx_hpc.launch.scheduler import JobMayRunError, Scheduler
 from exatrkx_hpc.launch.schedulers import farm_slurm, scheduler_of
+from exatrkx_hpc.launch.slurm.farm_jobs import read_record
 from exatrkx_hpc.launch.words import Word
 from exatrkx_hpc.page.write import told_on_a_page
-from exatrkx_hpc.resolution import resolve
-from exatrkx_hpc.signals import deferred_signals
-from exatrkx_hpc.work import workers
-from exatrkx_hpc.work.endpoint import Endpoint
-from exatrkx_hpc.work.report import Report
-from exatrkx_hpc.work.route import route
-from exatrkx_hpc.work.sharded import here, run_sharded
-from exatrkx_hpc.work.shards import read_sharding
+from exatrkx_hpc.work.inference.modes import route
+from exatrkx_hpc.work.map.endpoint import Endpoint
+from exatrkx_hpc.work.nodes.run import here, run_sharded
+from exatrkx_hpc.work.results.shards import read_sharding
+from exatrkx_hpc.work.run import run as workers
+from exatrkx_hpc.work.run.report import Report
 
 Tell = Callable[[str], None]
 
@@ -158,7 +158,7 @@ def run_clients(
 ) -> Report:
     """Push every event of a folder through the endpoint, and tell it on a page, OUT/report.html.
 
-    See `exatrkx_hpc.work.workers.run_clients`. `farm` is the one whose endpoint may be asked: then its servers'
+    See `exatrkx_hpc.work.run.run.run_clients`. `farm` is the one whose endpoint may be asked: then its servers'
     counters are on the page. Shards of a run over several nodes are done here, one after the other.
     """
     with told_on_a_page(settings, Path(farm.run_root) if farm is not None else None):

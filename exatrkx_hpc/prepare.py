@@ -7,14 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import LaunchError, ModelError
-from exatrkx_hpc.files import write_whole
-from exatrkx_hpc.launch.batch import render_job
-from exatrkx_hpc.launch.containers import ENGINES
-from exatrkx_hpc.launch.images import engine_run, pull_image, refuse_missing_image
-from exatrkx_hpc.launch.interactive import allocation
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import LaunchError, ModelError
+from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.process import find_program
+from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.config.values import EARLY_SIGNAL, limit_seconds, signal_lead
+from exatrkx_hpc.launch.embedded.triton import embedded_triton
+from exatrkx_hpc.launch.engines.commands import ENGINES
+from exatrkx_hpc.launch.engines.images import engine_run, pull_image, refuse_missing_image
 from exatrkx_hpc.launch.payload import write_payload
 from exatrkx_hpc.launch.plan import (
     FarmPlan,
@@ -25,16 +26,15 @@ from exatrkx_hpc.launch.plan import (
     make_plan,
     python_folder,
 )
+from exatrkx_hpc.launch.render import render_job
 from exatrkx_hpc.launch.run_dirs import SCRIPTS, of_this_machine
-from exatrkx_hpc.launch.slurm import REMEDY
-from exatrkx_hpc.launch.slurm_environment import unused_words
-from exatrkx_hpc.launch.triton import embedded_triton
+from exatrkx_hpc.launch.slurm.environment import unused_words
+from exatrkx_hpc.launch.slurm.interactive import allocation
+from exatrkx_hpc.launch.slurm.scheduler import REMEDY
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.image_env import QUESTION, make_environment, needed, read_answer
 from exatrkx_hpc.models.repository import ENVIRONMENT, read_models
-from exatrkx_hpc.process import find_program
-from exatrkx_hpc.values import EARLY_SIGNAL, limit_seconds, signal_lead
 
 Tell = Callable[[str], None]
 

@@ -10,15 +10,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exatrkx_hpc.errors import InputError
+from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.models.pipeline import load_pipeline
-from exatrkx_hpc.tracking.matching import match_event
-from exatrkx_hpc.tracking.profiles import Profile, profile_event, total_profiles, wilson_interval
-from exatrkx_hpc.tracking.scoring import MIN_PARTICLE_HITS, MIN_PT_GEV, MIN_TRACK_HITS, Score, score_matches, total
-from exatrkx_hpc.tracking.stage_scoring import StageScore, score_stages, total_stages
-from exatrkx_hpc.tracking.synthetic import TRUTH_FOLDER, TruthEvent, truth_of, with_truth
-from exatrkx_hpc.work.events import CSV, find_events, format_of, read_hits
-from exatrkx_hpc.work.found_labels import FoundLabels
+from exatrkx_hpc.tracking.scoring.matching import match_event
+from exatrkx_hpc.tracking.scoring.profiles import Profile, profile_event, total_profiles, wilson_interval
+from exatrkx_hpc.tracking.scoring.score import (
+    MIN_PARTICLE_HITS,
+    MIN_PT_GEV,
+    MIN_TRACK_HITS,
+    Score,
+    score_matches,
+    total,
+)
+from exatrkx_hpc.tracking.scoring.stages import StageScore, score_stages, total_stages
+from exatrkx_hpc.tracking.simulation.synthetic import TRUTH_FOLDER, TruthEvent, truth_of, with_truth
+from exatrkx_hpc.work.events.source import CSV, find_events, format_of, read_hits
+from exatrkx_hpc.work.results.found_labels import FoundLabels
 
 if TYPE_CHECKING:
     from exatrkx_hpc.tracking.pipeline import Pipeline

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from exatrkx_hpc.process import find_program, run
+from exatrkx_hpc.base.process import find_program, run
 
 REMEDY = "install the package 'chromium'"
 _FLAGS = (

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from exatrkx_hpc.process import Completed, run
+from exatrkx_hpc.base.process import Completed, run
 
 PROGRAM = str(Path(sys.executable).parent / "exatrkx-hpc")
 

@@ -14,11 +14,11 @@ from runs import make_events
 from segments import SHARED_MEMORY, abandoned
 from xdist.scheduler import LoadScopeScheduling
 
-from exatrkx_hpc.errors import MissingComponent
-from exatrkx_hpc.fleet.nginx import find_nginx
-from exatrkx_hpc.launch.triton import embedded_triton
-from exatrkx_hpc.process import find_program
-from exatrkx_hpc.work.workers import Settings
+from exatrkx_hpc.base.errors import MissingComponent
+from exatrkx_hpc.base.process import find_program
+from exatrkx_hpc.fleet.balancer.nginx import find_nginx
+from exatrkx_hpc.launch.embedded.triton import embedded_triton
+from exatrkx_hpc.work.run.run import Settings
 
 #: A skip whose reason begins so is allowed even where all parts are required, as in CI: the reference data are not
 #: public, and neither a GPU nor CUDA's compiler can be installed by a test suite.

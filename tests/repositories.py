@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
-from exatrkx_hpc.assets import asset
+from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.models.repository import CONFIG, read_config, write_config
 
 #: What clients of the public service rely on: tensor names, types and shapes of each model.

@@ -11,9 +11,9 @@ import numpy as np
 import psutil
 import pytest
 
-from exatrkx_hpc.process import run, spawn
-from exatrkx_hpc.work.events import read_hits, read_labels
-from exatrkx_hpc.work.workers import Settings
+from exatrkx_hpc.base.process import run, spawn
+from exatrkx_hpc.work.events.source import read_hits, read_labels
+from exatrkx_hpc.work.run.run import Settings
 
 
 def make_events(folder: Path, sizes) -> Path:
@@ -34,7 +34,7 @@ def assert_whole(events: Path, labels: Path) -> int:
 
 def workers_of(pid: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return [child for child in psutil.Process(pid).children() if "exatrkx_hpc.work.worker" in child.cmdline()]
+        return [child for child in psutil.Process(pid).children() if "exatrkx_hpc.work.run.worker" in child.cmdline()]
     return []
 
 
@@ -53,9 +53,9 @@ def tiny_disk(folder: Path, size: str):
 DRIVER = """
 import resource, sys
 from pathlib import Path
-from exatrkx_hpc.errors import ExatrkxError
-from exatrkx_hpc.work.worker import Task
-from exatrkx_hpc.work.workers import Settings, run_clients
+from exatrkx_hpc.base.errors import ExatrkxError
+from exatrkx_hpc.work.run.worker import Task
+from exatrkx_hpc.work.run.run import Settings, run_clients
 
 server, events, out, largest, labels, number = sys.argv[1:]
 labels = {"label_format": labels, "part_events": int(number)}

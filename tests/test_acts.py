@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from command import complaint, exatrkx_hpc
 
-from exatrkx_hpc.process import run
-from exatrkx_hpc.tracking.acts import event_source, is_installed, simulate_event
-from exatrkx_hpc.tracking.graphs import true_edges
-from exatrkx_hpc.tracking.synthetic import TruthEvent, generate_event, read_event
+from exatrkx_hpc.base.process import run
+from exatrkx_hpc.tracking.scoring.graphs import true_edges
+from exatrkx_hpc.tracking.simulation.acts import event_source, is_installed, simulate_event
+from exatrkx_hpc.tracking.simulation.synthetic import TruthEvent, generate_event, read_event
 
 needs_acts = pytest.mark.skipif(not is_installed(), reason="pyacts is not installed")
 #: The radii of the GenericDetector's barrel layers in mm; a layer's modules are staggered by some millimetres.

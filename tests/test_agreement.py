@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from exatrkx_hpc.tracking.agreement import compare_edges, same_partition
+from exatrkx_hpc.tracking.scoring.agreement import compare_edges, same_partition
 
 LINE = np.array([[0.0], [1.0], [2.0], [3.0 + 1e-6]], dtype=np.float32)
 

@@ -9,9 +9,9 @@ import pytest
 from waiting import until
 
 from exatrkx_hpc import farm
-from exatrkx_hpc.fleet.registry import read_records
-from exatrkx_hpc.process import run
-from exatrkx_hpc.resolution import resolve
+from exatrkx_hpc.base.process import run
+from exatrkx_hpc.config.resolve import resolve
+from exatrkx_hpc.fleet.members.record import read_records
 
 FAKES = Path(__file__).parent / "fakes"
 APPTAINER = str(FAKES / "apptainer")

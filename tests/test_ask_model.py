@@ -12,10 +12,10 @@ from command import complaint, exatrkx_hpc
 from repositories import small_repository
 from triton_helper import RunningTriton, running_triton
 
-from exatrkx_hpc.errors import EndpointError, InputError, ModelError, OutputError
-from exatrkx_hpc.ports import free_port
-from exatrkx_hpc.process import Completed
-from exatrkx_hpc.work.ask_model import Asked, Sent, ask_model, save_outputs
+from exatrkx_hpc.base.errors import EndpointError, InputError, ModelError, OutputError
+from exatrkx_hpc.base.ports import free_port
+from exatrkx_hpc.base.process import Completed
+from exatrkx_hpc.work.inference.probe import Asked, Sent, ask_model, save_outputs
 
 #: A model of no pipeline of ours: many types, an input that may be left out, and tensors back as they came.
 ECHO = """

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from exatrkx_hpc.launch.slurm import give_back
-from exatrkx_hpc.wide import beat
+from exatrkx_hpc.launch.slurm.scheduler import give_back
+from exatrkx_hpc.work.nodes import heartbeat as beat
 
 
 class Time:

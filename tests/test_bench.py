@@ -14,17 +14,17 @@ from repositories import tiny_repository
 from waiting import until
 
 from exatrkx_hpc import farm
+from exatrkx_hpc.base.errors import ConfigError, MissingComponent
+from exatrkx_hpc.base.process import find_program, run
 from exatrkx_hpc.bench import direct
 from exatrkx_hpc.bench.in_job import bench_command
 from exatrkx_hpc.bench.places import sized
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import ConfigError, MissingComponent
+from exatrkx_hpc.config.resolve import resolve
+from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.launch.scheduler import JobState
 from exatrkx_hpc.measure.bench_table import read_table
 from exatrkx_hpc.measure.perf_analyzer import PerfAnalyzer
-from exatrkx_hpc.process import find_program, run
-from exatrkx_hpc.resolution import resolve
-from exatrkx_hpc.tracking.synthetic import write_events
+from exatrkx_hpc.tracking.simulation.synthetic import write_events
 
 FILE = """\
 site = "local"
@@ -212,7 +212,7 @@ def test_deploy_refuses_a_scan_that_could_not_work(tmp_path: Path, words: list[s
 
 def test_the_pipeline_without_a_server_is_measured_in_several_processes(tmp_path: Path):
     pytest.importorskip("torch")
-    from exatrkx_hpc.assets import asset
+    from exatrkx_hpc.base.assets import asset
 
     write_events(tmp_path / "events", events=2, seed=1, tracks=3)
     with direct.running(asset("model_repos/exatrkx"), tmp_path / "events", 2) as work:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from bench_rows import repeated, row, scan
 
-from exatrkx_hpc.errors import ConfigError, InputError, OutputError
+from exatrkx_hpc.base.errors import ConfigError, InputError, OutputError
 from exatrkx_hpc.measure.bench_table import COLUMNS, Point, Store, measured, read_table, write_table
 
 FACTS = {"model": "exatrkx", "window": 5.0}

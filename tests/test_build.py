@@ -13,15 +13,15 @@ from repositories import small_repository
 from triton_helper import running_triton
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import ConfigError, ModelError, OutputError
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import ConfigError, ModelError, OutputError
 from exatrkx_hpc.models.build import MARK, build
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.pipeline import load_tracker
 from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, Model, read_config, read_models
-from exatrkx_hpc.tracking.agreement import same_partition
-from exatrkx_hpc.tracking.synthetic import generate_event, hits_text
-from exatrkx_hpc.work.ask_model import ask_model
+from exatrkx_hpc.tracking.scoring.agreement import same_partition
+from exatrkx_hpc.tracking.simulation.synthetic import generate_event, hits_text
+from exatrkx_hpc.work.inference.probe import ask_model
 
 SHIPPED = asset("model_repos/exatrkx")
 NETWORKS = {"embed", "filter", "gnn"}

@@ -13,14 +13,14 @@ from repositories import BREAKS, Break, edit, small_repository
 from triton_helper import RunningTriton, running_triton
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import InputError, ModelError
-from exatrkx_hpc.files import is_lfs_pointer
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import InputError, ModelError
+from exatrkx_hpc.base.files import is_lfs_pointer
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.pipeline import pipeline_digest
 from exatrkx_hpc.models.repository import CONFIG, read_config, write_config
-from exatrkx_hpc.work.events import read_event
+from exatrkx_hpc.work.events.source import read_event
 
 REFUSED = [broken for broken in BREAKS if broken.triton is not None]
 

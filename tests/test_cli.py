@@ -17,10 +17,10 @@ from repositories import tiny_repository
 from triton_helper import own_address
 from waiting import until
 
-from exatrkx_hpc.assets import asset
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.ports import free_port
+from exatrkx_hpc.base.process import run, session_members, spawn
 from exatrkx_hpc.models.build import build
-from exatrkx_hpc.ports import free_port
-from exatrkx_hpc.process import run, session_members, spawn
 
 COMMANDS = [
     [],

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from fakes.running import fake_triton, free_port
 
-from exatrkx_hpc.errors import ConfigError, EndpointError, InputError, ModelError
-from exatrkx_hpc.work.client import Client, check_endpoint, checked_address
-from exatrkx_hpc.work.endpoint import Endpoint
-from exatrkx_hpc.work.formats.given_hits import checked_hits
-from exatrkx_hpc.work.retry import (
+from exatrkx_hpc.base.errors import ConfigError, EndpointError, InputError, ModelError
+from exatrkx_hpc.work.events.given_hits import checked_hits
+from exatrkx_hpc.work.inference.client import Client, check_endpoint, checked_address
+from exatrkx_hpc.work.inference.retry import (
     CHANNEL_OPTIONS,
     Patience,
     RequestFailed,
@@ -22,6 +21,7 @@ from exatrkx_hpc.work.retry import (
     persist,
     worth_repeating,
 )
+from exatrkx_hpc.work.map.endpoint import Endpoint
 
 
 def expected(hits):

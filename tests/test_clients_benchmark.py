@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from images.perf_analyzer import perf_analyzer
 
-from exatrkx_hpc.errors import MissingComponent
-from exatrkx_hpc.process import run
+from exatrkx_hpc.base.errors import MissingComponent
+from exatrkx_hpc.base.process import run
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "clients.py"
 

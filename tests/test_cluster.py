@@ -21,7 +21,7 @@ from cluster.traces import Traces, links
 from test_docs import consoles
 from waiting import until
 
-from exatrkx_hpc.process import Completed, run, spawn
+from exatrkx_hpc.base.process import Completed, run, spawn
 
 pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exatrkx_hpc.assets import asset
+from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.models.code import READS, reads, stage_of
 from exatrkx_hpc.models.repository import read_model
 from exatrkx_hpc.tracking import serving, serving_fused

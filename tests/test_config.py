@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.values import expand, limit_seconds
+from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.config.values import expand, limit_seconds
 
 IMAGE = "docker.io/nvcr/tritonserver:24.10"
 

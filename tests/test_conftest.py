@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exatrkx_hpc.process import run
+from exatrkx_hpc.base.process import run
 
 OF_A_FILE = "import pytest\npytest.importorskip('no_such_package')\ndef test_it(): pass\n"
 OF_A_TEST = "import pytest\ndef test_it(): pytest.importorskip('no_such_package')\n"

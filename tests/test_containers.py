@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from exatrkx_hpc import farm
-from exatrkx_hpc.errors import LaunchError
-from exatrkx_hpc.launch.container_spec import ContainerSpec
-from exatrkx_hpc.launch.containers import ENGINES
+from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.config.resolve import resolve
+from exatrkx_hpc.config.values import Engine
+from exatrkx_hpc.launch.engines.commands import ENGINES
+from exatrkx_hpc.launch.engines.spec import ContainerSpec
 from exatrkx_hpc.launch.plan import engine_faults
 from exatrkx_hpc.launch.words import Var, Word, directive, sh
-from exatrkx_hpc.resolution import resolve
-from exatrkx_hpc.values import Engine
 
 IMAGE = "docker.io/nvcr/tritonserver:24.10"
 SPEC = ContainerSpec(

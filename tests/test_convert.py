@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from command import complaint, exatrkx_hpc
 
-from exatrkx_hpc.errors import ConfigError, InputError, OutputError
-from exatrkx_hpc.work.convert import direction, events_to_events, events_to_json, json_to_events
-from exatrkx_hpc.work.events import Reader, find_events, format_of, read_hits
-from exatrkx_hpc.work.json_stream import array_elements
+from exatrkx_hpc.base.errors import ConfigError, InputError, OutputError
+from exatrkx_hpc.work.events.convert import direction, events_to_events, events_to_json, json_to_events
+from exatrkx_hpc.work.events.json_stream import array_elements
+from exatrkx_hpc.work.events.source import Reader, find_events, format_of, read_hits
 
 
 def hits(seed: int, n: int) -> np.ndarray:

@@ -14,8 +14,8 @@ from command import PROGRAM, exatrkx_hpc
 from segments import SHARED_MEMORY, abandoned
 from waiting import until
 
+from exatrkx_hpc.base.process import spawn
 from exatrkx_hpc.demo import DemoSettings, _farm
-from exatrkx_hpc.process import spawn
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton", "nginx", "prometheus")]
 

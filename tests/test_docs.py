@@ -19,9 +19,9 @@ import pytest
 import typer.main
 from segments import abandoned
 
+from exatrkx_hpc.base.process import run, spawn
 from exatrkx_hpc.cli import app
-from exatrkx_hpc.process import run, spawn
-from exatrkx_hpc.resolution import known_keys
+from exatrkx_hpc.config.resolve import known_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from exatrkx_hpc.config import Farm
+from exatrkx_hpc.base.ports import free_port, user_port
+from exatrkx_hpc.config.resolve import resolve
+from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.doctor import Finding, examine
-from exatrkx_hpc.fleet.nginx import Balancer, BalancerPlan
+from exatrkx_hpc.fleet.balancer.nginx import Balancer, BalancerPlan
 from exatrkx_hpc.launch.plan import make_plan
-from exatrkx_hpc.ports import free_port, user_port
-from exatrkx_hpc.resolution import resolve
 
 FAKES = Path(__file__).parent / "fakes"
 IMAGE = "docker.io/nvcr/tritonserver:24.10"

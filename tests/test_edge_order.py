@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from triton_helper import running_triton
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import ConfigError
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import ConfigError
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.install import install
 from exatrkx_hpc.models.pipeline import load_tracker, pipeline_settings
-from exatrkx_hpc.tracking.agreement import same_partition
 from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Feature, Features, radii_of
 from exatrkx_hpc.tracking.frnn import in_order
-from exatrkx_hpc.tracking.synthetic import generate_event, hits_text
-from exatrkx_hpc.work.ask_model import ask_model
+from exatrkx_hpc.tracking.scoring.agreement import same_partition
+from exatrkx_hpc.tracking.simulation.synthetic import generate_event, hits_text
+from exatrkx_hpc.work.inference.probe import ask_model
 
 torch = pytest.importorskip("torch")
 

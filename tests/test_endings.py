@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from exatrkx_hpc.fleet.endings import Asked, explained, of_former_run, read_asked, read_notice
-from exatrkx_hpc.fleet.look import look
-from exatrkx_hpc.fleet.registry import ServerRecord
+from exatrkx_hpc.fleet.members.record import ServerRecord
+from exatrkx_hpc.fleet.status import look
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 
 

@@ -9,12 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exatrkx_hpc.errors import OutputError
+from exatrkx_hpc.base.errors import OutputError
 from exatrkx_hpc.page.page import render_page
 from exatrkx_hpc.page.read import history
-from exatrkx_hpc.tracking import scoring
-from exatrkx_hpc.work.book import Book
-from exatrkx_hpc.work.event_figures import (
+from exatrkx_hpc.tracking.scoring import score as scoring
+from exatrkx_hpc.work.events.source import event_key
+from exatrkx_hpc.work.inference.modes import route
+from exatrkx_hpc.work.ledger.file import create
+from exatrkx_hpc.work.ledger.ledger import Ledger
+from exatrkx_hpc.work.nodes.merge import Merger, Whole
+from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.outcome import Failed, Result
+from exatrkx_hpc.work.results.parts import Part
+from exatrkx_hpc.work.run.accounts import Book
+from exatrkx_hpc.work.run.event_figures import (
     MIN_TRACK_HITS,
     STAGE_OF,
     STAGES,
@@ -24,14 +32,6 @@ from exatrkx_hpc.work.event_figures import (
     tracks_of,
     write_times,
 )
-from exatrkx_hpc.work.events import event_key
-from exatrkx_hpc.work.ledger import Ledger
-from exatrkx_hpc.work.ledger_file import create
-from exatrkx_hpc.work.merged import Merger, Whole
-from exatrkx_hpc.work.outcome import Failed, Result
-from exatrkx_hpc.work.parts import Part
-from exatrkx_hpc.work.results import Results
-from exatrkx_hpc.work.route import route
 
 HEADER = "event,embedding,building,filtering,gnn,labeling,total"
 

@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from exatrkx_hpc.errors import InputError
-from exatrkx_hpc.work.events import find_events, labels_text, read_foreign_labels, read_hits, read_labels
+from exatrkx_hpc.base.errors import InputError
+from exatrkx_hpc.work.events.source import find_events, labels_text, read_foreign_labels, read_hits, read_labels
 
 
 def test_events_are_the_csv_files_of_the_folder_in_natural_order(tmp_path):

@@ -18,21 +18,21 @@ import requests
 from waiting import until
 
 from exatrkx_hpc import farm
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import EndpointError, LaunchError, ModelError
-from exatrkx_hpc.fleet.endpoint_file import read_endpoint
-from exatrkx_hpc.fleet.registry import ServerRecord, read_records
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import EndpointError, LaunchError, ModelError
+from exatrkx_hpc.base.process import session_members
+from exatrkx_hpc.config.resolve import resolve
+from exatrkx_hpc.fleet.endpoint import read_endpoint
+from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
 from exatrkx_hpc.fleet.watch import Watch
 from exatrkx_hpc.measure.metrics import fetch, model_times
 from exatrkx_hpc.models.build import build
-from exatrkx_hpc.process import session_members
-from exatrkx_hpc.resolution import resolve
 from exatrkx_hpc.tracking.components import label_components
 from exatrkx_hpc.tracking.pipeline import Pipeline
-from exatrkx_hpc.tracking.synthetic import write_events
-from exatrkx_hpc.work.endpoint import Endpoint
-from exatrkx_hpc.work.events import find_events, read_hits, read_labels
-from exatrkx_hpc.work.workers import Settings
+from exatrkx_hpc.tracking.simulation.synthetic import write_events
+from exatrkx_hpc.work.events.source import find_events, read_hits, read_labels
+from exatrkx_hpc.work.map.endpoint import Endpoint
+from exatrkx_hpc.work.run.run import Settings
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton", "nginx", "prometheus")]
 

@@ -12,13 +12,13 @@ import pytest
 from fakes.slurm import Cluster
 
 from exatrkx_hpc import farm
-from exatrkx_hpc.errors import LaunchError
-from exatrkx_hpc.launch.farm_slurm import read_record
+from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.launch.plan import make_plan
 from exatrkx_hpc.launch.run_dirs import job_ids
 from exatrkx_hpc.launch.scheduler import JobMayRunError, JobState
 from exatrkx_hpc.launch.schedulers import farm_slurm
-from exatrkx_hpc.resolution import resolve
+from exatrkx_hpc.launch.slurm.farm_jobs import read_record
 
 #: Each notes its words; `queue` is what the cluster says of job 4242 (state and name).
 SQUEUE = """\

@@ -12,17 +12,17 @@ from command import complaint, exatrkx_hpc
 from repositories import edit
 from triton_helper import running_triton
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import ModelError
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import ModelError
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.install import install
 from exatrkx_hpc.models.pipeline import load_tracker
-from exatrkx_hpc.tracking.agreement import same_partition
 from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, FEATURES_FILE, features_of, parse_features, read_features
-from exatrkx_hpc.tracking.synthetic import generate_event
+from exatrkx_hpc.tracking.scoring.agreement import same_partition
+from exatrkx_hpc.tracking.simulation.synthetic import generate_event
 from exatrkx_hpc.tracking.tensors import BadTensor, check_hits
-from exatrkx_hpc.work.ask_model import ask_model
+from exatrkx_hpc.work.inference.probe import ask_model
 
 torch = pytest.importorskip("torch")
 

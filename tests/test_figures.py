@@ -9,7 +9,7 @@ import pytest
 from bench_rows import repeated, row, scan
 from command import complaint, exatrkx_hpc
 
-from exatrkx_hpc.errors import ConfigError, InputError
+from exatrkx_hpc.base.errors import ConfigError, InputError
 from exatrkx_hpc.measure.bench_table import Row, write_table
 from exatrkx_hpc.measure.comparison import MOST, save_comparison
 from exatrkx_hpc.measure.figure_file import Series, draw, new_figure

@@ -14,9 +14,9 @@ import pytest
 from command import exatrkx_hpc
 from runs import tiny_disk
 
-from exatrkx_hpc.errors import OutputError
-from exatrkx_hpc.files import full_disk, write_new, write_whole
-from exatrkx_hpc.process import run
+from exatrkx_hpc.base.errors import OutputError
+from exatrkx_hpc.base.files import full_disk, write_new, write_whole
+from exatrkx_hpc.base.process import run
 
 WRITERS = [write_whole, write_new]
 
@@ -115,7 +115,7 @@ def test_a_text_that_is_no_utf8_leaves_nothing(tmp_path):
 
 def test_many_writers_at_once_leave_one_whole_file(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from exatrkx_hpc.files import write_whole\n"
+        "import sys; from pathlib import Path; from exatrkx_hpc.base.files import write_whole\n"
         "for n in range(200): write_whole(Path(sys.argv[1]), sys.argv[2] * 5000)"
     )
     script = f'for letter in a b c; do "{sys.executable}" -c "$1" "$2" $letter & done; wait'

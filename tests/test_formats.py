@@ -13,9 +13,9 @@ from test_parquet_files import write
 from test_resume import ledger_rows
 from test_resume import results as label_files
 
-from exatrkx_hpc.errors import InputError, OutputError
-from exatrkx_hpc.work.events import FORMATS, Reader, find_events, format_of
-from exatrkx_hpc.work.workers import Settings, run_clients
+from exatrkx_hpc.base.errors import InputError, OutputError
+from exatrkx_hpc.work.events.source import FORMATS, Reader, find_events, format_of
+from exatrkx_hpc.work.run.run import Settings, run_clients
 
 pytest.importorskip("pyarrow")
 EVENTS = {f"evt_{number}": np.full((number + 1, 3), number / 8, dtype=np.float32) for number in range(12)}

@@ -15,8 +15,8 @@ pytest.importorskip("torch")
 
 import torch
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import ModelError
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import ModelError
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.pipeline import is_fused, load_tracker

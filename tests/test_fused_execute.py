@@ -15,7 +15,7 @@ from gpu_lane.base import Lane, event
 from gpu_lane.fused import Refused, ask, fused_stage
 from gpu_lane.results import hits_in_other_tracks
 
-from exatrkx_hpc.assets import asset
+from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.tracking.pipeline import Pipeline
 from exatrkx_hpc.tracking.serving_fused import FusedStage
 

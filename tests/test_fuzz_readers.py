@@ -17,15 +17,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from exatrkx_hpc.errors import InputError
+from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.scores import score_results
-from exatrkx_hpc.tracking.synthetic import write_events
-from exatrkx_hpc.work.convert import events_to_json, json_to_events
-from exatrkx_hpc.work.events import Reader, find_events, labels_text, read_event, read_foreign_labels
-from exatrkx_hpc.work.formats.writing import event_writer
-from exatrkx_hpc.work.parts import events_of, part_bytes, part_file, read_part
-from exatrkx_hpc.work.tables import read_tensor
-from exatrkx_hpc.work.workers import run_clients
+from exatrkx_hpc.tracking.simulation.synthetic import write_events
+from exatrkx_hpc.work.events.convert import events_to_json, json_to_events
+from exatrkx_hpc.work.events.source import Reader, find_events, labels_text, read_event, read_foreign_labels
+from exatrkx_hpc.work.events.writing import event_writer
+from exatrkx_hpc.work.results.parts import events_of, part_bytes, part_file, read_part
+from exatrkx_hpc.work.results.tables import read_tensor
+from exatrkx_hpc.work.run.run import run_clients
 
 HITS = np.random.default_rng(0).uniform(0.01, 0.3, size=(40, 3)).astype(np.float32)
 #: Bytes that parsers care about more than about others.

@@ -7,8 +7,8 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from exatrkx_hpc.errors import InputError
-from exatrkx_hpc.work.formats.given_hits import checked_hits
+from exatrkx_hpc.base.errors import InputError
+from exatrkx_hpc.work.events.given_hits import checked_hits
 
 HITS = np.float32([[0.125, 0.5, -0.25], [0.25, -0.5, 1.0]])
 

@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 from gpu_lane import children, programs, results, speed, summary
 from twins import twin
 
-from exatrkx_hpc.process import run
+from exatrkx_hpc.base.process import run
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from exatrkx_hpc.tracking.graphs import are_strangers, label_edges, track_order, true_edges
-from exatrkx_hpc.tracking.synthetic import TruthEvent
+from exatrkx_hpc.tracking.scoring.graphs import are_strangers, label_edges, track_order, true_edges
+from exatrkx_hpc.tracking.simulation.synthetic import TruthEvent
 
 # Particle 1 has hits 4, 0, 2, 5 from the beam outwards, particle 2 has 3 and 1; hit 6 is noise.
 RADIUS = [0.2, 0.5, 0.3, 0.1, 0.1, 0.4, 0.3]

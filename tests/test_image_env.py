@@ -16,13 +16,13 @@ from command import complaint, exatrkx_hpc
 from repositories import tiny_repository
 from triton_helper import running_triton
 
-from exatrkx_hpc.assets import asset
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.process import Completed, session_members
+from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.launch.plan import make_plan
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.image_env import ImagePython, make_environment, needed, read_answer
 from exatrkx_hpc.models.repository import ENVIRONMENT, read_models
-from exatrkx_hpc.process import Completed, session_members
-from exatrkx_hpc.resolution import resolve
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 

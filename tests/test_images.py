@@ -11,7 +11,7 @@ import pytest
 from command import complaint, exatrkx_hpc
 from repositories import tiny_repository
 
-from exatrkx_hpc.process import Completed
+from exatrkx_hpc.base.process import Completed
 
 FAKES = Path(__file__).parent / "fakes"
 NAME = "nvcr.io/nvidia/tritonserver:24.10-py3"

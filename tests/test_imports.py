@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from exatrkx_hpc.assets import package_parent
+from exatrkx_hpc.base.assets import package_parent
+from exatrkx_hpc.base.process import run
 from exatrkx_hpc.launch.payload import write_payload
-from exatrkx_hpc.process import run
 
 PACKAGE = package_parent() / "exatrkx_hpc"
 NAMES = {
@@ -35,7 +35,7 @@ FLOORS = (
 )
 #: Rooms of one floor, or parts of one, that may be asked all the same.
 DOORS = {
-    "fleet": ("exatrkx_hpc.launch.scheduler", "exatrkx_hpc.launch.slurm"),
+    "fleet": ("exatrkx_hpc.launch.scheduler", "exatrkx_hpc.launch.slurm.scheduler"),
     "work": ("exatrkx_hpc.models.pipeline",),
 }
 #: `tracking` stands beside the stairs: these may import it, and it imports nothing of the rest.
@@ -103,12 +103,12 @@ def test_imports_run_downward(module: str):
 
 def test_an_arrow_that_runs_up_would_be_found():
     assert not allowed("exatrkx_hpc.launch.plan", "exatrkx_hpc.farm")
-    assert not allowed("exatrkx_hpc.launch.plan", "exatrkx_hpc.fleet.nginx")
-    assert not allowed("exatrkx_hpc.fleet.nginx", "exatrkx_hpc.launch.plan")
-    assert not allowed("exatrkx_hpc.errors", "exatrkx_hpc.config")
-    assert not allowed("exatrkx_hpc.tracking.frnn", "exatrkx_hpc.errors")
-    assert not allowed("exatrkx_hpc.work.client", "exatrkx_hpc.tracking.frnn")
-    assert allowed("exatrkx_hpc.fleet.membership", "exatrkx_hpc.launch.scheduler")
+    assert not allowed("exatrkx_hpc.launch.plan", "exatrkx_hpc.fleet.balancer.nginx")
+    assert not allowed("exatrkx_hpc.fleet.balancer.nginx", "exatrkx_hpc.launch.plan")
+    assert not allowed("exatrkx_hpc.base.errors", "exatrkx_hpc.config.schema")
+    assert not allowed("exatrkx_hpc.tracking.frnn", "exatrkx_hpc.base.errors")
+    assert not allowed("exatrkx_hpc.work.inference.client", "exatrkx_hpc.tracking.frnn")
+    assert allowed("exatrkx_hpc.fleet.members.reconcile", "exatrkx_hpc.launch.scheduler")
 
 
 def test_no_imports_run_in_a_circle():
@@ -123,7 +123,7 @@ def test_tracking_needs_numpy_scipy_and_torch_alone(module: str):
     assert "triton_python_backend_utils" not in set(imported(at_import)), "it exists inside Triton only"
 
 
-@pytest.mark.parametrize("module", [name for name in NAMES if name != "exatrkx_hpc.process"])
+@pytest.mark.parametrize("module", [name for name in NAMES if name != "exatrkx_hpc.base.process"])
 def test_process_is_the_only_door_to_other_programs(module: str):
     assert not {"subprocess", "multiprocessing", "pty", "pexpect"} & {name.split(".")[0] for name in ARROWS[module]}
     words = {node.attr for node in ast.walk(TREES[module]) if isinstance(node, ast.Attribute)}

@@ -11,8 +11,8 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.process import run
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.process import run
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES
 from exatrkx_hpc.tracking.inference import (
     BLOCK,

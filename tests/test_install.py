@@ -15,16 +15,16 @@ from command import complaint, exatrkx_hpc
 from repositories import edit
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import ConfigError, ExatrkxError, ModelError, OutputError
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import ConfigError, ExatrkxError, ModelError, OutputError
 from exatrkx_hpc.models.build import MARK, build
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.install import RECORD, Installed, install
 from exatrkx_hpc.models.pipeline import load_tracker, pipeline_settings
 from exatrkx_hpc.models.repository import CONFIG, read_config
 from exatrkx_hpc.models.signature import check_network
-from exatrkx_hpc.tracking.agreement import same_partition
-from exatrkx_hpc.tracking.synthetic import generate_event
+from exatrkx_hpc.tracking.scoring.agreement import same_partition
+from exatrkx_hpc.tracking.simulation.synthetic import generate_event
 
 torch = pytest.importorskip("torch")
 

@@ -18,11 +18,11 @@ from command import complaint, exatrkx_hpc
 from repositories import tiny_repository
 from waiting import until
 
-from exatrkx_hpc.launch.interactive import Allocation, allocation, salloc_argv
+from exatrkx_hpc.base.process import Completed
+from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.launch.plan import make_plan
-from exatrkx_hpc.process import Completed
-from exatrkx_hpc.resolution import resolve
-from exatrkx_hpc.tracking.synthetic import write_events
+from exatrkx_hpc.launch.slurm.interactive import Allocation, allocation, salloc_argv
+from exatrkx_hpc.tracking.simulation.synthetic import write_events
 
 FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
 FARM = """\

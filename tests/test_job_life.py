@@ -12,8 +12,8 @@ import pytest
 from cluster import Cluster, ClusterConfig, Entered, cgroups, cluster, missing
 from waiting import until
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.process import Completed
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.process import Completed
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("nginx")]
 

@@ -13,13 +13,13 @@ import pytest
 from devices import CUDA, edges_on_cuda, labels_on_cuda
 from twins import SOURCE, Twin, twin
 
-from exatrkx_hpc.errors import MissingComponent
-from exatrkx_hpc.process import find_program, run
+from exatrkx_hpc.base.errors import MissingComponent
+from exatrkx_hpc.base.process import find_program, run
 from exatrkx_hpc.tracking import gpu, kernels
-from exatrkx_hpc.tracking.agreement import compare_edges, same_partition
 from exatrkx_hpc.tracking.components import label_components
 from exatrkx_hpc.tracking.filtering import apply_filter
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
+from exatrkx_hpc.tracking.scoring.agreement import compare_edges, same_partition
 
 FAKES = Path(__file__).parent / "fakes"
 

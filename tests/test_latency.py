@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from exatrkx_hpc.work.latency import Latency, Stopwatch
+from exatrkx_hpc.work.run.latency import Latency, Stopwatch
 
 
 def test_percentiles_are_within_one_percent_of_numpys_and_the_mean_is_exact():

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from exatrkx_hpc.errors import OutputError
-from exatrkx_hpc.process import run
-from exatrkx_hpc.work.events import event_key
-from exatrkx_hpc.work.ledger import Counts, Ledger
-from exatrkx_hpc.work.ledger_file import SCHEMA, create
-from exatrkx_hpc.work.outcome import Failed, Result
-from exatrkx_hpc.work.parts import Part
+from exatrkx_hpc.base.errors import OutputError
+from exatrkx_hpc.base.process import run
+from exatrkx_hpc.work.events.source import event_key
+from exatrkx_hpc.work.ledger.file import SCHEMA, create
+from exatrkx_hpc.work.ledger.ledger import Counts, Ledger
+from exatrkx_hpc.work.results.outcome import Failed, Result
+from exatrkx_hpc.work.results.parts import Part
 
 FACTS = {"folder": "/events", "mode": "ensemble"}
 
@@ -129,7 +129,7 @@ def test_names_need_not_be_utf8(path, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from exatrkx_hpc.work.ledger import Ledger
+from exatrkx_hpc.work.ledger.ledger import Ledger
 from test_ledger import result
 
 ledger = Ledger(Path(sys.argv[1]))

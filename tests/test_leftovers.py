@@ -13,15 +13,15 @@ import pytest
 from waiting import until
 
 from exatrkx_hpc import farm
+from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.process import Child, kill_session, spawn
+from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.doctor.finding import Finding
 from exatrkx_hpc.doctor.leftovers import leftover_findings
-from exatrkx_hpc.errors import LaunchError
 from exatrkx_hpc.fleet.leftovers import FarmProcess, farm_processes
-from exatrkx_hpc.fleet.registry import read_records
-from exatrkx_hpc.launch.left_behind import containers, remove_containers, remove_shared_memory
+from exatrkx_hpc.fleet.members.record import read_records
+from exatrkx_hpc.launch.embedded.cleanup import containers, remove_containers, remove_shared_memory
 from exatrkx_hpc.launch.scheduler import JobState
-from exatrkx_hpc.process import Child, kill_session, spawn
-from exatrkx_hpc.resolution import resolve
 
 FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
 NODE = "127.0.86.1"

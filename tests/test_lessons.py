@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from exatrkx_hpc.tracking.constants import DEFAULT_TRAINING
-from exatrkx_hpc.tracking.lessons import Lessons, cut_wedges, turned
-from exatrkx_hpc.tracking.synthetic import generate_event
+from exatrkx_hpc.tracking.simulation.synthetic import generate_event
+from exatrkx_hpc.tracking.training.lessons import Lessons, cut_wedges, turned
 
 SMALL = replace(DEFAULT_TRAINING, small_events=8, tracks=(5, 8), dense_events=3, dense_tracks=(40, 60), dense_parts=4)
 

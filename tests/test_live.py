@@ -8,7 +8,7 @@ import types
 import pytest
 from rich.console import Console
 
-from exatrkx_hpc.work.live import LiveTable, Pace, Tally, progress_bar, time_left
+from exatrkx_hpc.work.run.progress import LiveTable, Pace, Tally, progress_bar, time_left
 
 
 class Clock:

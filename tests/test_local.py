@@ -16,13 +16,13 @@ from command import PROGRAM
 from waiting import until
 
 from exatrkx_hpc import farm
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import LaunchError
-from exatrkx_hpc.fleet.registry import ServerRecord, read_records
-from exatrkx_hpc.launch.local import EmbeddedScheduler
+from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.process import run, session_members
+from exatrkx_hpc.config.resolve import resolve
+from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
+from exatrkx_hpc.launch.embedded.scheduler import EmbeddedScheduler
 from exatrkx_hpc.launch.scheduler import JobState
-from exatrkx_hpc.process import run, session_members
-from exatrkx_hpc.resolution import resolve
 
 FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
 HOSTILE = ["a b", "a'; echo foo", 'say "hi"', "$HOME", "`id`", "back\\slash", "ünïcode", "semi;colon&more"]

@@ -22,17 +22,17 @@ from test_client import expected
 from typer.testing import CliRunner
 from waiting import until
 
+from exatrkx_hpc.base.errors import ConfigError, EndpointError, InputError, ModelError, OutputError
+from exatrkx_hpc.base.process import spawn
 from exatrkx_hpc.cli import app
-from exatrkx_hpc.errors import ConfigError, EndpointError, InputError, ModelError, OutputError
-from exatrkx_hpc.process import spawn
-from exatrkx_hpc.work.blame import BROKEN_MODEL
-from exatrkx_hpc.work.endpoint import Endpoint
-from exatrkx_hpc.work.mapping_found import Event, Found
-from exatrkx_hpc.work.report import read_report
-from exatrkx_hpc.work.results import Results
-from exatrkx_hpc.work.shards import begin_sharding
-from exatrkx_hpc.work.worker import LOOKAHEAD
-from exatrkx_hpc.work.workers import Settings, run_clients
+from exatrkx_hpc.work.map.endpoint import Endpoint
+from exatrkx_hpc.work.map.found import Event, Found
+from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.shards import begin_sharding
+from exatrkx_hpc.work.run.faults import BROKEN_MODEL
+from exatrkx_hpc.work.run.report import read_report
+from exatrkx_hpc.work.run.run import Settings, run_clients
+from exatrkx_hpc.work.run.worker import LOOKAHEAD
 
 
 @pytest.fixture
@@ -437,7 +437,7 @@ def test_a_map_works_where_a_loop_already_runs(endpoint, tmp_path):
 PROGRAM = """
 import sys
 import numpy as np
-from exatrkx_hpc.work.endpoint import Endpoint
+from exatrkx_hpc.work.map.endpoint import Endpoint
 
 server, out, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 events = ((f"evt_{i}", np.full((i, 3), i / 1000, dtype=np.float32)) for i in range(number))

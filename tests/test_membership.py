@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from exatrkx_hpc.fleet.membership import Member, changes, ready_members, reconcile
-from exatrkx_hpc.fleet.registry import ServerRecord, read_records
+from exatrkx_hpc.fleet.members.reconcile import Member, changes, ready_members, reconcile
+from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
 from exatrkx_hpc.launch.scheduler import JobState
 
 

@@ -14,7 +14,7 @@ import pytest
 from fakes.running import free_port
 from rich.console import Console
 
-from exatrkx_hpc.errors import EndpointError, OutputError
+from exatrkx_hpc.base.errors import EndpointError, OutputError
 from exatrkx_hpc.measure.counters import COUNTED, Counters, Snapshot, parse
 from exatrkx_hpc.measure.metrics import (
     ModelTimes,

@@ -18,8 +18,8 @@ from command import PROGRAM, complaint, exatrkx_hpc
 from fakes.running import fake_triton
 from waiting import until
 
-from exatrkx_hpc.fleet.endpoint_file import EndpointRecord, write_endpoint
-from exatrkx_hpc.process import Completed, run, spawn
+from exatrkx_hpc.base.process import Completed, run, spawn
+from exatrkx_hpc.fleet.endpoint import EndpointRecord, write_endpoint
 
 METRICS = Path(__file__).with_name("fakes").joinpath("triton_metrics.txt").read_text()
 

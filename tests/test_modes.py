@@ -20,20 +20,20 @@ from waiting import until
 
 pytest.importorskip("torch")
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import ConfigError, InputError, ModelError
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import ConfigError, InputError, ModelError
+from exatrkx_hpc.base.process import kill_session, spawn
+from exatrkx_hpc.config.values import Mode
 from exatrkx_hpc.measure.metrics import fetch, model_times
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.pipeline import load_tracker
 from exatrkx_hpc.models.repository import CONFIG, read_config
-from exatrkx_hpc.process import kill_session, spawn
-from exatrkx_hpc.values import Mode
-from exatrkx_hpc.work.endpoint import Endpoint
-from exatrkx_hpc.work.event_figures import count_tracks
-from exatrkx_hpc.work.events import read_hits, read_labels
-from exatrkx_hpc.work.report import read_report
-from exatrkx_hpc.work.route import models_of, route
-from exatrkx_hpc.work.workers import Settings, run_clients
+from exatrkx_hpc.work.events.source import read_hits, read_labels
+from exatrkx_hpc.work.inference.modes import models_of, route
+from exatrkx_hpc.work.map.endpoint import Endpoint
+from exatrkx_hpc.work.run.event_figures import count_tracks
+from exatrkx_hpc.work.run.report import read_report
+from exatrkx_hpc.work.run.run import Settings, run_clients
 
 SHIPPED = asset("model_repos/exatrkx")
 MODES: tuple[Mode, ...] = get_args(Mode)

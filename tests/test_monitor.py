@@ -13,17 +13,17 @@ from test_local import local_farm
 from waiting import until
 
 from exatrkx_hpc import farm
-from exatrkx_hpc.config import BalancerSection, MonitorSection
-from exatrkx_hpc.errors import LaunchError
-from exatrkx_hpc.fleet.endpoint_file import read_endpoint
-from exatrkx_hpc.fleet.health import is_ready
+from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.ports import user_port
+from exatrkx_hpc.base.process import session_members
+from exatrkx_hpc.config.schema import BalancerSection, MonitorSection
+from exatrkx_hpc.fleet.balancer.nginx import find_nginx
+from exatrkx_hpc.fleet.endpoint import read_endpoint
+from exatrkx_hpc.fleet.members.probe import is_ready
+from exatrkx_hpc.fleet.members.record import read_records
 from exatrkx_hpc.fleet.monitor import WITHOUT_PROMETHEUS, Monitor
-from exatrkx_hpc.fleet.nginx import find_nginx
-from exatrkx_hpc.fleet.registry import read_records
-from exatrkx_hpc.launch.local import EmbeddedScheduler
+from exatrkx_hpc.launch.embedded.scheduler import EmbeddedScheduler
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
-from exatrkx_hpc.ports import user_port
-from exatrkx_hpc.process import session_members
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from exatrkx_hpc.tracking.networks import EdgeLayer, Embed, Filter, Gnn, HitFeatures, Line, _in_blocks, outward  # noqa: E402
-from exatrkx_hpc.tracking.synthetic import generate_event  # noqa: E402
+from exatrkx_hpc.tracking.simulation.synthetic import generate_event  # noqa: E402
+from exatrkx_hpc.tracking.training.networks import EdgeLayer, Embed, Filter, Gnn, HitFeatures, Line, _in_blocks, outward  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=["module", "script"])

@@ -16,10 +16,10 @@ from test_local import HOSTILE
 from test_membership import record
 from waiting import until
 
-from exatrkx_hpc.errors import EndpointError
-from exatrkx_hpc.fleet.membership import Member
-from exatrkx_hpc.fleet.nginx import Balancer, BalancerPlan, parse_version, render_main, render_upstream
-from exatrkx_hpc.ports import free_port
+from exatrkx_hpc.base.errors import EndpointError
+from exatrkx_hpc.base.ports import free_port
+from exatrkx_hpc.fleet.balancer.nginx import Balancer, BalancerPlan, parse_version, render_main, render_upstream
+from exatrkx_hpc.fleet.members.reconcile import Member
 
 PLAN = BalancerPlan(host="127.0.0.1", grpc_port=9191, http_port=9190)
 

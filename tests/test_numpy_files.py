@@ -5,8 +5,8 @@ import io
 import numpy as np
 import pytest
 
-from exatrkx_hpc.errors import InputError
-from exatrkx_hpc.work.events import find_events, read_event
+from exatrkx_hpc.base.errors import InputError
+from exatrkx_hpc.work.events.source import find_events, read_event
 
 HITS = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
 

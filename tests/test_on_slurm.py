@@ -13,10 +13,10 @@ import pytest
 from cluster import Cluster, Entered, cluster, missing
 from waiting import until
 
-from exatrkx_hpc.assets import asset
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.process import Completed
 from exatrkx_hpc.models.build import build
-from exatrkx_hpc.process import Completed
-from exatrkx_hpc.tracking.synthetic import write_events
+from exatrkx_hpc.tracking.simulation.synthetic import write_events
 
 pytestmark = [pytest.mark.slurm, pytest.mark.triton, pytest.mark.usefixtures("triton", "nginx", "prometheus")]
 

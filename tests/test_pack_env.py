@@ -14,11 +14,11 @@ from repositories import edit
 from triton_helper import running_triton
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from exatrkx_hpc.errors import ModelError
+from exatrkx_hpc.base.errors import ModelError
+from exatrkx_hpc.base.process import run
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.pack_env import MANIFEST, pack_environment
-from exatrkx_hpc.process import run
 
 MODEL = """\
 import sys

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 
 from gpu_lane import triton as packed_triton
 
-from exatrkx_hpc.process import run
+from exatrkx_hpc.base.process import run
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "benchmarks" / "pack_triton.sh")

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from browser import DARK, REMEDY, browse, net
 
-from exatrkx_hpc.errors import MissingComponent
+from exatrkx_hpc.base.errors import MissingComponent
+from exatrkx_hpc.base.process import find_program
 from exatrkx_hpc.page.history import History, Run, Spread, Throughput
 from exatrkx_hpc.page.page import render_page
-from exatrkx_hpc.process import find_program
-from exatrkx_hpc.work.latency import Latency
-from exatrkx_hpc.work.outcome import Failed
+from exatrkx_hpc.work.results.outcome import Failed
+from exatrkx_hpc.work.run.latency import Latency
 
 HOSTILE = "evt_</title><script>alert(1)</script><img src=http://leak.invalid/x>\"'\udcff\x1b[31m\u202e"
 FIGURES = ("throughput", "latency", "members", "stages", "failures")

@@ -7,10 +7,10 @@ import pytest
 
 from exatrkx_hpc.page.history import Throughput
 from exatrkx_hpc.page.read import history, note, noted
-from exatrkx_hpc.work.events import event_key
-from exatrkx_hpc.work.ledger import Ledger
-from exatrkx_hpc.work.ledger_file import create
-from exatrkx_hpc.work.outcome import Failed, Result
+from exatrkx_hpc.work.events.source import event_key
+from exatrkx_hpc.work.ledger.file import create
+from exatrkx_hpc.work.ledger.ledger import Ledger
+from exatrkx_hpc.work.results.outcome import Failed, Result
 
 FACTS = {"folder": "/events", "mode": "ensemble", "model": "exatrkx"}
 BEGAN = 1_700_000_000.0

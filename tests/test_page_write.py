@@ -7,21 +7,21 @@ import threading
 import pytest
 from command import complaint, exatrkx_hpc
 
-from exatrkx_hpc.errors import IncompleteRun, InputError, OutputError
-from exatrkx_hpc.fleet.endpoint_file import EndpointRecord, write_endpoint
+from exatrkx_hpc.base.errors import IncompleteRun, InputError, OutputError
+from exatrkx_hpc.fleet.endpoint import EndpointRecord, write_endpoint
 from exatrkx_hpc.measure.counters import COUNTED, Counters, Snapshot
 from exatrkx_hpc.page.counted import counted, snapshots
 from exatrkx_hpc.page.read import noted
 from exatrkx_hpc.page.write import told_on_a_page, write_page
-from exatrkx_hpc.work.events import event_key
-from exatrkx_hpc.work.latency import Latency
-from exatrkx_hpc.work.ledger import Ledger
-from exatrkx_hpc.work.ledger_file import create
-from exatrkx_hpc.work.outcome import Result
-from exatrkx_hpc.work.report import Report
-from exatrkx_hpc.work.results import Results
-from exatrkx_hpc.work.resume import facts_of
-from exatrkx_hpc.work.workers import Settings, StoppedRun
+from exatrkx_hpc.work.events.source import event_key
+from exatrkx_hpc.work.ledger.file import create
+from exatrkx_hpc.work.ledger.ledger import Ledger
+from exatrkx_hpc.work.ledger.open import facts_of
+from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.outcome import Result
+from exatrkx_hpc.work.run.latency import Latency
+from exatrkx_hpc.work.run.report import Report
+from exatrkx_hpc.work.run.run import Settings, StoppedRun
 
 
 def counters(requests: int, infer_us: int) -> Counters:

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exatrkx_hpc.errors import InputError, MissingComponent
-from exatrkx_hpc.process import run
-from exatrkx_hpc.work.events import Reader, UnreadableEvent, find_events, format_of
-from exatrkx_hpc.work.formats import parquet_files
-from exatrkx_hpc.work.formats.parquet_files import index
+from exatrkx_hpc.base.errors import InputError, MissingComponent
+from exatrkx_hpc.base.process import run
+from exatrkx_hpc.work.events import parquet_files
+from exatrkx_hpc.work.events.parquet_files import index
+from exatrkx_hpc.work.events.source import Reader, UnreadableEvent, find_events, format_of
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

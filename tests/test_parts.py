@@ -20,10 +20,10 @@ from runs import driver, tiny_disk, workers_of
 from test_resume import kill_something, ledger_rows
 from waiting import until
 
-from exatrkx_hpc.errors import InputError, OutputError
-from exatrkx_hpc.work import parts
-from exatrkx_hpc.work.parts import Part, PartWriter, event_of, events_of, part_bytes, part_file, read_part
-from exatrkx_hpc.work.workers import Settings, StoppedRun, run_clients
+from exatrkx_hpc.base.errors import InputError, OutputError
+from exatrkx_hpc.work.results import parts
+from exatrkx_hpc.work.results.parts import Part, PartWriter, event_of, events_of, part_bytes, part_file, read_part
+from exatrkx_hpc.work.run.run import Settings, StoppedRun, run_clients
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

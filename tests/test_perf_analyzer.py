@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exatrkx_hpc.errors import EndpointError, MissingComponent
+from exatrkx_hpc.base.errors import EndpointError, MissingComponent
 from exatrkx_hpc.measure.metrics import ModelTimes
 from exatrkx_hpc.measure.perf_analyzer import (
     Load,

@@ -19,7 +19,7 @@ from repositories import tiny_repository
 from test_docs import blocks, commands
 from waiting import until
 
-from exatrkx_hpc.ports import user_port
+from exatrkx_hpc.base.ports import user_port
 
 pytestmark = [pytest.mark.slurm, pytest.mark.triton, pytest.mark.usefixtures("triton", "nginx")]
 

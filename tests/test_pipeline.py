@@ -12,12 +12,12 @@ pytest.importorskip("torch")
 import torch
 from devices import CUDA, need_gpu
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.tracking.agreement import same_partition
+from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, NETWORK_NAMES
 from exatrkx_hpc.tracking.pipeline import Pipeline
-from exatrkx_hpc.tracking.scoring import score_event, total
-from exatrkx_hpc.tracking.synthetic import generate_event
+from exatrkx_hpc.tracking.scoring.agreement import same_partition
+from exatrkx_hpc.tracking.scoring.score import score_event, total
+from exatrkx_hpc.tracking.simulation.synthetic import generate_event
 from exatrkx_hpc.tracking.tensors import BadTensor
 
 # Not the seed of the training, and not one that any figure in the documentation was chosen by.

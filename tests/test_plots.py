@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exatrkx_hpc.errors import OutputError
+from exatrkx_hpc.base.errors import OutputError
 from exatrkx_hpc.measure.plots import Panel, save_panels
 
 pytest.importorskip("matplotlib")

@@ -18,19 +18,19 @@ from images.site import IMAGE, Site
 from waiting import until
 
 from exatrkx_hpc import farm
-from exatrkx_hpc.assets import asset
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.process import kill_session, run, session_members
+from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.doctor.engine import engine_findings
 from exatrkx_hpc.doctor.leftovers import leftover_findings
-from exatrkx_hpc.fleet.registry import ServerRecord, read_records
-from exatrkx_hpc.launch.container_spec import ContainerSpec
-from exatrkx_hpc.launch.containers import ENGINES
+from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
+from exatrkx_hpc.launch.engines.commands import ENGINES
+from exatrkx_hpc.launch.engines.spec import ContainerSpec
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.image_env import QUESTION, read_answer
-from exatrkx_hpc.process import kill_session, run, session_members
-from exatrkx_hpc.resolution import resolve
 from exatrkx_hpc.tracking.pipeline import Pipeline
-from exatrkx_hpc.tracking.synthetic import generate_event
-from exatrkx_hpc.work.endpoint import Endpoint
+from exatrkx_hpc.tracking.simulation.synthetic import generate_event
+from exatrkx_hpc.work.map.endpoint import Endpoint
 
 pytestmark = [pytest.mark.podman, pytest.mark.usefixtures("nginx")]
 

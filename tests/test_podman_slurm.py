@@ -14,10 +14,10 @@ from images import site as sites
 from images.site import IMAGE
 from waiting import until
 
-from exatrkx_hpc.assets import asset
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.process import Completed
 from exatrkx_hpc.models.build import build
-from exatrkx_hpc.process import Completed
-from exatrkx_hpc.tracking.synthetic import write_events
+from exatrkx_hpc.tracking.simulation.synthetic import write_events
 
 pytestmark = [pytest.mark.slurm, pytest.mark.podman]
 

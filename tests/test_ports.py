@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from exatrkx_hpc.ports import chosen_port, free_port, port_trouble, user_port
+from exatrkx_hpc.base.ports import chosen_port, free_port, port_trouble, user_port
 
 WHAT = ("http", "grpc", "prometheus")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exatrkx_hpc.config import Farm
+from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.models.repository import read_models
 from exatrkx_hpc.prepare import build_models, gpus_of_server, require_models
 

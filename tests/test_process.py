@@ -13,9 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from exatrkx_hpc.errors import MissingComponent
-from exatrkx_hpc.process import Child, Completed, find_program, kill_session, run, session_members, spawn, spawn_piped
-from exatrkx_hpc.signals import deferred_signals
+from exatrkx_hpc.base.errors import MissingComponent
+from exatrkx_hpc.base.process import (
+    Child,
+    Completed,
+    find_program,
+    kill_session,
+    run,
+    session_members,
+    spawn,
+    spawn_piped,
+)
+from exatrkx_hpc.base.signals import deferred_signals
 
 #: A shell whose children, and their children, ignore SIGTERM; it says their ids and waits for them.
 STUBBORN = """
@@ -29,7 +38,7 @@ wait
 #: No thread can start, because its stack would not fit; asyncio waits for a child in a thread before Python 3.12.
 NO_THREAD_LEFT = """
 import asyncio, threading
-from exatrkx_hpc.process import spawn_piped
+from exatrkx_hpc.base.process import spawn_piped
 threading.stack_size(1 << 46)
 try:
     asyncio.run(spawn_piped(["cat"]))

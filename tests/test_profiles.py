@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from exatrkx_hpc.tracking.kinematics import track_parameters
-from exatrkx_hpc.tracking.matching import match_event, particle_values
-from exatrkx_hpc.tracking.profiles import Profile, profile_event, total_profiles, wilson_interval
-from exatrkx_hpc.tracking.scoring import score_event
-from exatrkx_hpc.tracking.synthetic import TruthEvent, generate_event
+from exatrkx_hpc.tracking.scoring.matching import match_event, particle_values
+from exatrkx_hpc.tracking.scoring.profiles import Profile, profile_event, total_profiles, wilson_interval
+from exatrkx_hpc.tracking.scoring.score import score_event
+from exatrkx_hpc.tracking.simulation.kinematics import track_parameters
+from exatrkx_hpc.tracking.simulation.synthetic import TruthEvent, generate_event
 
 
 @pytest.fixture(scope="module")

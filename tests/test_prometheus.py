@@ -10,11 +10,11 @@ from test_local import HOSTILE
 from test_nginx import member
 from waiting import until
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import EndpointError
-from exatrkx_hpc.fleet.prometheus import MetricsStore, render_config, render_targets
-from exatrkx_hpc.ports import free_port
-from exatrkx_hpc.process import run
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import EndpointError
+from exatrkx_hpc.base.ports import free_port
+from exatrkx_hpc.base.process import run
+from exatrkx_hpc.fleet.sidecars.prometheus import MetricsStore, render_config, render_targets
 
 
 def test_the_configuration_is_as_agreed(golden):

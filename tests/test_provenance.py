@@ -9,13 +9,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-from exatrkx_hpc.assets import asset, package_parent
-from exatrkx_hpc.tracking.acts import is_installed, simulate_event
+from exatrkx_hpc.base.assets import asset, package_parent
 from exatrkx_hpc.tracking.pipeline import Pipeline
-from exatrkx_hpc.tracking.provenance import SHIPPED, SHIPPED_SHA256, Provenance, compare
-from exatrkx_hpc.tracking.scoring import score_event, total
-from exatrkx_hpc.tracking.synthetic import generate_event
-from exatrkx_hpc.tracking.training import hash_state, load
+from exatrkx_hpc.tracking.scoring.score import score_event, total
+from exatrkx_hpc.tracking.simulation.acts import is_installed, simulate_event
+from exatrkx_hpc.tracking.simulation.synthetic import generate_event
+from exatrkx_hpc.tracking.training.provenance import SHIPPED, SHIPPED_SHA256, Provenance, compare
+from exatrkx_hpc.tracking.training.train import hash_state, load
 
 
 def test_the_shipped_weights_have_the_hash_that_the_code_and_the_model_card_name():

@@ -14,9 +14,9 @@ import pytest
 from command import exatrkx_hpc
 from triton_helper import RunningTriton, running_triton
 
-from exatrkx_hpc.process import Child, Completed, run, spawn
-from exatrkx_hpc.work.convert import json_to_events
-from exatrkx_hpc.work.events import find_events, read_hits, read_labels
+from exatrkx_hpc.base.process import Child, Completed, run, spawn
+from exatrkx_hpc.work.events.convert import json_to_events
+from exatrkx_hpc.work.events.source import find_events, read_hits, read_labels
 
 PROGRAMS = Path(__file__).parent / "fakes" / "public_service"
 EVENTS = 4

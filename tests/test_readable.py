@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from exatrkx_hpc.launch.slurm_answers import expand_hosts
-from exatrkx_hpc.readable import duration, names, number, percent
+from exatrkx_hpc.base.readable import duration, names, number, percent
+from exatrkx_hpc.launch.slurm.parse import expand_hosts
 
 
 @pytest.mark.parametrize(

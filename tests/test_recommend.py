@@ -7,7 +7,7 @@ import math
 import pytest
 from bench_rows import repeated, row, scan
 
-from exatrkx_hpc.errors import InputError
+from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.measure.recommend import recommend, summaries
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from test_ledger import result
 
-from exatrkx_hpc.errors import InputError
-from exatrkx_hpc.work.events import read_event
-from exatrkx_hpc.work.ledger import Counts, Ledger
-from exatrkx_hpc.work.ledger_file import create
-from exatrkx_hpc.work.outcome import Failed
-from exatrkx_hpc.work.reconcile import Changes, match_events
-from exatrkx_hpc.work.reconcile_results import match_labels, match_quarantine, sweep
+from exatrkx_hpc.base.errors import InputError
+from exatrkx_hpc.work.events.source import read_event
+from exatrkx_hpc.work.ledger.file import create
+from exatrkx_hpc.work.ledger.ledger import Counts, Ledger
+from exatrkx_hpc.work.ledger.match_events import Changes, match_events
+from exatrkx_hpc.work.ledger.match_results import match_labels, match_quarantine, sweep
+from exatrkx_hpc.work.results.outcome import Failed
 
 
 @pytest.fixture

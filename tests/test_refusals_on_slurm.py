@@ -14,7 +14,7 @@ from command import complaint
 from repositories import tiny_repository
 from waiting import until
 
-from exatrkx_hpc.process import Completed
+from exatrkx_hpc.base.process import Completed
 
 pytestmark = pytest.mark.slurm
 

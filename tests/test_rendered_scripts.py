@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import MissingComponent
-from exatrkx_hpc.launch.batch import render_job, render_server
-from exatrkx_hpc.launch.containers import ENGINES
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import MissingComponent
+from exatrkx_hpc.base.process import find_program, run
+from exatrkx_hpc.config.resolve import resolve
+from exatrkx_hpc.config.values import Engine
+from exatrkx_hpc.launch.engines.commands import ENGINES
 from exatrkx_hpc.launch.plan import FarmPlan, Setting, make_plan
+from exatrkx_hpc.launch.render import render_job, render_server
 from exatrkx_hpc.launch.words import Var, Word, comment
-from exatrkx_hpc.process import find_program, run
-from exatrkx_hpc.resolution import resolve
-from exatrkx_hpc.values import Engine
 
 IMAGE = "docker.io/nvcr/tritonserver:24.10"
 HOSTILE = [

@@ -6,10 +6,10 @@ import json
 import pytest
 from rich.console import Console
 
-from exatrkx_hpc.errors import IncompleteRun, InputError
-from exatrkx_hpc.work.latency import Latency
-from exatrkx_hpc.work.outcome import Failed
-from exatrkx_hpc.work.report import Report, read_report, render_table
+from exatrkx_hpc.base.errors import IncompleteRun, InputError
+from exatrkx_hpc.work.results.outcome import Failed
+from exatrkx_hpc.work.run.latency import Latency
+from exatrkx_hpc.work.run.report import Report, read_report, render_table
 
 
 def make(**changes) -> Report:

@@ -8,8 +8,8 @@ import pytest
 from repositories import CONTRACT
 from tritonclient.grpc.model_config_pb2 import DataType, ModelInstanceGroup
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import ModelError
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import ModelError
 from exatrkx_hpc.models.repository import CONFIG, Model, read_config, read_models, write_config
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS
 from exatrkx_hpc.tracking.parameters import settings_of

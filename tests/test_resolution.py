@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from exatrkx_hpc.base.errors import ConfigError
 from exatrkx_hpc.cli import app
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import ConfigError
+from exatrkx_hpc.config.resolve import commented_file, known_keys, nearest, resolve, site_names, value_of
+from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.launch.plan import engine_faults
-from exatrkx_hpc.resolution import commented_file, known_keys, nearest, resolve, site_names, value_of
 
 SITES = ("generic", "local", "perlmutter")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from exatrkx_hpc.work.results import Results
+from exatrkx_hpc.work.results.layout import Results
 
 
 def test_a_copy_of_the_lock_in_a_child_that_starts_keeps_nobody_out(tmp_path):

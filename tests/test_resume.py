@@ -18,9 +18,9 @@ from fakes.running import fake_triton, free_port
 from runs import assert_whole, driver, make_events, tiny_disk, workers_of
 from waiting import until
 
-from exatrkx_hpc.errors import EndpointError, IncompleteRun, InputError, OutputError
-from exatrkx_hpc.work.report import read_report
-from exatrkx_hpc.work.workers import Settings, StoppedRun, run_clients
+from exatrkx_hpc.base.errors import EndpointError, IncompleteRun, InputError, OutputError
+from exatrkx_hpc.work.run.report import read_report
+from exatrkx_hpc.work.run.run import Settings, StoppedRun, run_clients
 
 
 def ledger_rows(run_settings: Settings, columns: str = "name, state") -> list[tuple]:

@@ -11,8 +11,9 @@ import pytest
 from waiting import until
 
 from exatrkx_hpc import farm
-from exatrkx_hpc.errors import ConfigError, LaunchError
-from exatrkx_hpc.fleet.registry import read_records
+from exatrkx_hpc.base.errors import ConfigError, LaunchError
+from exatrkx_hpc.config.resolve import resolve
+from exatrkx_hpc.fleet.members.record import read_records
 from exatrkx_hpc.launch.run_dirs import (
     job_ids,
     last_change,
@@ -25,7 +26,6 @@ from exatrkx_hpc.launch.run_dirs import (
     remove_old_scripts,
 )
 from exatrkx_hpc.launch.scheduler import JobState
-from exatrkx_hpc.resolution import resolve
 
 FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
 OLD = time.time() - 30 * 86400

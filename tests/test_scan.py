@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bench_rows import repeated, row
 
-from exatrkx_hpc.errors import ConfigError, EndpointError
+from exatrkx_hpc.base.errors import ConfigError, EndpointError
 from exatrkx_hpc.measure.bench_table import Point, Row, Store
 from exatrkx_hpc.measure.scan import (
     Effort,

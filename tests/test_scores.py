@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from command import complaint, exatrkx_hpc
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import InputError, ModelError
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import InputError, ModelError
 from exatrkx_hpc.scores import Selection, score_results
-from exatrkx_hpc.tracking.scoring import score_event, total
-from exatrkx_hpc.tracking.synthetic import read_event, write_events
-from exatrkx_hpc.work.events import find_events, labels_text, read_labels
-from exatrkx_hpc.work.parts import part_bytes, part_file
+from exatrkx_hpc.tracking.scoring.score import score_event, total
+from exatrkx_hpc.tracking.simulation.synthetic import read_event, write_events
+from exatrkx_hpc.work.events.source import find_events, labels_text, read_labels
+from exatrkx_hpc.work.results.parts import part_bytes, part_file
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from exatrkx_hpc.tracking.graphs import true_edges
-from exatrkx_hpc.tracking.scoring import Score, score_event, total
-from exatrkx_hpc.tracking.stage_scoring import score_edges
-from exatrkx_hpc.tracking.synthetic import TruthEvent
+from exatrkx_hpc.tracking.scoring.graphs import true_edges
+from exatrkx_hpc.tracking.scoring.score import Score, score_event, total
+from exatrkx_hpc.tracking.scoring.stages import score_edges
+from exatrkx_hpc.tracking.simulation.synthetic import TruthEvent
 
 
 def truth(particle: list[int], pt: dict[int, float] | None = None) -> TruthEvent:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exatrkx_hpc.process import run
+from exatrkx_hpc.base.process import run
 
 pytest.importorskip("torch")
 

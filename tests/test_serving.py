@@ -14,7 +14,7 @@ from triton_helper import RunningTriton, running_triton
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from exatrkx_hpc.assets import asset
+from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.measure.metrics import fetch, model_times
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.repository import CONFIG, read_config

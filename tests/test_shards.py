@@ -20,19 +20,19 @@ from typer.testing import CliRunner
 from waiting import until
 
 from exatrkx_hpc import farm
+from exatrkx_hpc.base.errors import ConfigError, EndpointError, ExatrkxError, InputError, LaunchError, OutputError
+from exatrkx_hpc.base.process import spawn
 from exatrkx_hpc.cli import app
-from exatrkx_hpc.errors import ConfigError, EndpointError, ExatrkxError, InputError, LaunchError, OutputError
 from exatrkx_hpc.page.write import write_page
-from exatrkx_hpc.process import spawn
-from exatrkx_hpc.wide.task import STOP
-from exatrkx_hpc.work.events import event_key, find_events
-from exatrkx_hpc.work.parts import read_part
-from exatrkx_hpc.work.report import read_report, render_table
-from exatrkx_hpc.work.shard_state import ShardState, StateFile, read_state, together
-from exatrkx_hpc.work.shard_task import read_order, run_shards, write_order
-from exatrkx_hpc.work.sharded import here, run_sharded
-from exatrkx_hpc.work.shards import WHOLE, Shard, begin_sharding, forget_sharding, read_sharding
-from exatrkx_hpc.work.workers import Settings, StoppedRun, run_clients
+from exatrkx_hpc.work.events.source import event_key, find_events
+from exatrkx_hpc.work.nodes.run import here, run_sharded
+from exatrkx_hpc.work.nodes.shard_task import read_order, run_shards, write_order
+from exatrkx_hpc.work.nodes.state import ShardState, StateFile, read_state, together
+from exatrkx_hpc.work.nodes.task import STOP
+from exatrkx_hpc.work.results.parts import read_part
+from exatrkx_hpc.work.results.shards import WHOLE, Shard, begin_sharding, forget_sharding, read_sharding
+from exatrkx_hpc.work.run.report import read_report, render_table
+from exatrkx_hpc.work.run.run import Settings, StoppedRun, run_clients
 
 HERE = here(lambda line: None)
 
@@ -313,7 +313,7 @@ def test_an_order_says_everything(tmp_path):
 def task(settings: Settings, shards: list[int], *, of: int, rank: int = 0, tasks: int = 1):
     settings.out.mkdir(exist_ok=True)
     write_order(settings.out / "task.json", settings, shards, of=of)
-    words = [sys.executable, "-m", "exatrkx_hpc.wide.task", str(settings.out / "task.json")]
+    words = [sys.executable, "-m", "exatrkx_hpc.work.nodes.task", str(settings.out / "task.json")]
     env = {"SLURM_PROCID": str(rank), "SLURM_NTASKS": str(tasks), "SLURMD_NODENAME": f"n{rank}"}
     return spawn(["env", *(f"{name}={value}" for name, value in env.items()), *words], log=settings.out / "log")
 

@@ -17,14 +17,14 @@ from repositories import tiny_repository
 from waiting import until
 
 from exatrkx_hpc import farm
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.fleet.registry import read_records
-from exatrkx_hpc.launch.batch import render_server
+from exatrkx_hpc.base.process import kill_session, run, spawn
+from exatrkx_hpc.config.resolve import resolve
+from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.fleet.members.record import read_records
+from exatrkx_hpc.launch.embedded.triton import embedded_triton
 from exatrkx_hpc.launch.plan import make_plan
-from exatrkx_hpc.launch.triton import embedded_triton
-from exatrkx_hpc.process import kill_session, run, spawn
-from exatrkx_hpc.resolution import resolve
-from exatrkx_hpc.work.endpoint import Endpoint
+from exatrkx_hpc.launch.render import render_server
+from exatrkx_hpc.work.map.endpoint import Endpoint
 
 FAKES = Path(__file__).parent / "fakes"
 SHIFTER = FAKES / "shifter"

@@ -13,8 +13,8 @@ from cluster import Cluster, ClusterConfig, cluster, missing
 from command import complaint
 from waiting import until
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.process import Completed
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.process import Completed
 
 pytestmark = pytest.mark.slurm
 

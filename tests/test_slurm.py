@@ -13,12 +13,12 @@ import pytest
 from fakes.slurm import Cluster
 from waiting import until
 
-from exatrkx_hpc.errors import LaunchError, MissingComponent
+from exatrkx_hpc.base.errors import LaunchError, MissingComponent
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
-from exatrkx_hpc.launch.slurm import Slurm, ask, cancel_argv, drain_argv, halt_argv
-from exatrkx_hpc.launch.slurm_job import Owner
-from exatrkx_hpc.launch.slurm_jobs import SlurmJobs, sacct_argv, settle, squeue_json_argv, squeue_lines_argv
-from exatrkx_hpc.launch.slurm_refusals import next_step, own_words
+from exatrkx_hpc.launch.slurm.job import Owner
+from exatrkx_hpc.launch.slurm.refusals import next_step, own_words
+from exatrkx_hpc.launch.slurm.scheduler import Slurm, ask, cancel_argv, drain_argv, halt_argv
+from exatrkx_hpc.launch.slurm.snapshot import SlurmJobs, sacct_argv, settle, squeue_json_argv, squeue_lines_argv
 
 UID = os.getuid()
 DOWN = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from fakes.slurm import Cluster
 
-from exatrkx_hpc.launch.slurm import Slurm, ask
-from exatrkx_hpc.launch.slurm_environment import chosen_cluster, slurm_environment, unused_words
-from exatrkx_hpc.launch.slurm_submit import submit
+from exatrkx_hpc.launch.slurm.environment import chosen_cluster, slurm_environment, unused_words
+from exatrkx_hpc.launch.slurm.scheduler import Slurm, ask
+from exatrkx_hpc.launch.slurm.submit import submit
 
 #: Each overrules an option or changes what is printed, by the manuals of sbatch, srun, salloc, squeue and the others.
 OVERRULES = [

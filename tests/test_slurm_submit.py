@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from fakes.slurm import Cluster
 
-from exatrkx_hpc.errors import LaunchError, MissingComponent
+from exatrkx_hpc.base.errors import LaunchError, MissingComponent
 from exatrkx_hpc.launch.scheduler import JobMayRunError
-from exatrkx_hpc.launch.slurm_job import JobId, named_jobs, parse_facts, same_log
-from exatrkx_hpc.launch.slurm_submit import sbatch_argv, submit, would_start
+from exatrkx_hpc.launch.slurm.job import JobId, named_jobs, parse_facts, same_log
+from exatrkx_hpc.launch.slurm.submit import sbatch_argv, submit, would_start
 
 LOG = "/x/job-%j.log"
 BANNER = "-----------\n  Welcome to the Test3 Supercomputer\n--> Checking available allocation (m1234)...OK\n"

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from exatrkx_hpc.tracking.stage_scoring import StageScore, score_edges, total_stages
-from exatrkx_hpc.tracking.synthetic import TruthEvent
+from exatrkx_hpc.tracking.scoring.stages import StageScore, score_edges, total_stages
+from exatrkx_hpc.tracking.simulation.synthetic import TruthEvent
 
 
 def event(particle: list[int], pt: list[float]) -> TruthEvent:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from exatrkx_hpc.tracking.detector import DEFAULT_GEOMETRY
-from exatrkx_hpc.tracking.synthetic import (
+from exatrkx_hpc.tracking.simulation.detector import DEFAULT_GEOMETRY
+from exatrkx_hpc.tracking.simulation.synthetic import (
     TruthEvent,
     generate_event,
     hits_text,

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exatrkx_hpc.errors import InputError, ModelError
-from exatrkx_hpc.work.tables import numpy_type, read_tensor, tensor_text
+from exatrkx_hpc.base.errors import InputError, ModelError
+from exatrkx_hpc.work.results.tables import numpy_type, read_tensor, tensor_text
 
 
 def read(tmp_path: Path, text: str, datatype: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -20,10 +20,10 @@ pytest.importorskip("torch")
 
 import torch
 
-from exatrkx_hpc.assets import asset
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.process import run
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.repository import CONFIG, read_config
-from exatrkx_hpc.process import run
 from exatrkx_hpc.tracking.pipeline import Pipeline
 
 pytestmark = [

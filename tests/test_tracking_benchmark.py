@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from exatrkx_hpc.process import run
+from exatrkx_hpc.base.process import run
 
 BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "tracking.py"
 RIVALS = ("frnn/cdist", "frnn/cKDTree", "components/networkx", "direct/plain")

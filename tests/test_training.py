@@ -10,14 +10,14 @@ from command import exatrkx_hpc
 
 torch = pytest.importorskip("torch")
 
-from exatrkx_hpc.tracking.acts import is_installed, simulate_event  # noqa: E402
 from exatrkx_hpc.tracking.constants import QUICK_TRAINING, NetworkSettings, PipelineSettings, TrainingSettings  # noqa: E402
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges  # noqa: E402
-from exatrkx_hpc.tracking.graphs import label_edges, true_edges  # noqa: E402
-from exatrkx_hpc.tracking.networks import Embed  # noqa: E402
 from exatrkx_hpc.tracking.pipeline import Pipeline  # noqa: E402
-from exatrkx_hpc.tracking.synthetic import generate_event  # noqa: E402
-from exatrkx_hpc.tracking.training import hash_state, load, save, train  # noqa: E402
+from exatrkx_hpc.tracking.scoring.graphs import label_edges, true_edges  # noqa: E402
+from exatrkx_hpc.tracking.simulation.acts import is_installed, simulate_event  # noqa: E402
+from exatrkx_hpc.tracking.simulation.synthetic import generate_event  # noqa: E402
+from exatrkx_hpc.tracking.training.networks import Embed  # noqa: E402
+from exatrkx_hpc.tracking.training.train import hash_state, load, save, train  # noqa: E402
 
 SMALL = NetworkSettings(embed_width=32, embed_layers=2, filter_width=16, gnn_width=8, gnn_iterations=2)
 SHORT = TrainingSettings(

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import ModelError
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import ModelError
 from exatrkx_hpc.models.trial import Remark, Sample, simulated_samples, try_networks
 from exatrkx_hpc.tracking.constants import PipelineSettings
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from exatrkx_hpc.assets import package_parent
-from exatrkx_hpc.launch.triton import embedded_triton
-from exatrkx_hpc.process import run
+from exatrkx_hpc.base.assets import package_parent
+from exatrkx_hpc.base.process import run
+from exatrkx_hpc.launch.embedded.triton import embedded_triton
 
 
 @pytest.mark.triton
@@ -49,7 +49,7 @@ def test_the_stub_finds_all_its_libraries(tmp_path: Path) -> None:
 def test_without_the_wheel_one_line_says_what_to_install(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\n"
-        "from exatrkx_hpc.launch.triton import embedded_triton\n"
+        "from exatrkx_hpc.launch.embedded.triton import embedded_triton\n"
         "try: embedded_triton(Path('x'))\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )

@@ -10,12 +10,12 @@ import pytest
 from command import exatrkx_hpc
 
 from exatrkx_hpc.farm import run_clients
-from exatrkx_hpc.tracking import acts
-from exatrkx_hpc.tracking.synthetic import generate_event
-from exatrkx_hpc.work.endpoint import Endpoint
-from exatrkx_hpc.work.events import find_events, read_hits
-from exatrkx_hpc.work.formats.units import Sample, converted, doubt
-from exatrkx_hpc.work.shards import begin_sharding
+from exatrkx_hpc.tracking.simulation import acts
+from exatrkx_hpc.tracking.simulation.synthetic import generate_event
+from exatrkx_hpc.work.events.source import find_events, read_hits
+from exatrkx_hpc.work.events.units import Sample, converted, doubt
+from exatrkx_hpc.work.map.endpoint import Endpoint
+from exatrkx_hpc.work.results.shards import begin_sharding
 
 MM = {"metres": 1000.0, "centimetres": 10.0, "millimetres": 1.0}
 PI = {"radians": np.pi, "degrees": 180.0}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from exatrkx_hpc import __version__
-from exatrkx_hpc.process import Completed, run
+from exatrkx_hpc.base.process import Completed, run
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Installing waits for a package registry.

@@ -19,8 +19,8 @@ from command import complaint
 from runs import make_events
 from waiting import until
 
-from exatrkx_hpc.process import Completed
-from exatrkx_hpc.work.shard_state import read_state
+from exatrkx_hpc.base.process import Completed
+from exatrkx_hpc.work.nodes.state import read_state
 
 pytestmark = [pytest.mark.slurm, pytest.mark.chaos]
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from runs import make_events
 
-from exatrkx_hpc.work.client import Answer
-from exatrkx_hpc.work.events import EventFile, EventInput, Reader, find_events
-from exatrkx_hpc.work.worker import QUICK_READ, Task, Worker
+from exatrkx_hpc.work.events.source import EventFile, EventInput, Reader, find_events
+from exatrkx_hpc.work.inference.client import Answer
+from exatrkx_hpc.work.run.worker import QUICK_READ, Task, Worker
 
 
 class Tracker:

@@ -21,8 +21,8 @@ from fakes.running import fake_triton, free_port
 from runs import assert_whole, driver, make_events, tiny_disk, workers_of
 from triton_helper import running_triton
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import (
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import (
     ConfigError,
     EndpointError,
     IncompleteRun,
@@ -31,19 +31,19 @@ from exatrkx_hpc.errors import (
     ModelError,
     OutputError,
 )
+from exatrkx_hpc.base.process import kill_session, run
 from exatrkx_hpc.measure.metrics import fetch, model_times, stage_shares
 from exatrkx_hpc.models.build import build
-from exatrkx_hpc.process import kill_session, run
-from exatrkx_hpc.work.book import Book
-from exatrkx_hpc.work.coordinator import Coordinator
-from exatrkx_hpc.work.endpoint import Endpoint
-from exatrkx_hpc.work.events import EventFile, find_events, read_hits, read_labels
-from exatrkx_hpc.work.report import read_report
-from exatrkx_hpc.work.results import Results
-from exatrkx_hpc.work.resume import begin, facts_of
-from exatrkx_hpc.work.slot import Slot
-from exatrkx_hpc.work.worker import Task
-from exatrkx_hpc.work.workers import Settings, StoppedRun, run_clients
+from exatrkx_hpc.work.events.source import EventFile, find_events, read_hits, read_labels
+from exatrkx_hpc.work.ledger.open import begin, facts_of
+from exatrkx_hpc.work.map.endpoint import Endpoint
+from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.run.accounts import Book
+from exatrkx_hpc.work.run.coordinator import Coordinator
+from exatrkx_hpc.work.run.report import read_report
+from exatrkx_hpc.work.run.run import Settings, StoppedRun, run_clients
+from exatrkx_hpc.work.run.worker import Task
+from exatrkx_hpc.work.run.worker_process import Slot
 
 
 @pytest.fixture
@@ -363,8 +363,8 @@ NO_FILE_LEFT = """
 import os, resource, signal, sys
 from pathlib import Path
 import psutil
-from exatrkx_hpc.errors import ExatrkxError
-from exatrkx_hpc.work.workers import Settings, run_clients
+from exatrkx_hpc.base.errors import ExatrkxError
+from exatrkx_hpc.work.run.run import Settings, run_clients
 
 killed = []
 

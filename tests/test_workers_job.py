@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from test_rendered_scripts import HOSTILE, read_as_sbatch, shellcheck
 
+from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.process import run
 from exatrkx_hpc.cli.wide_command import options_of
-from exatrkx_hpc.errors import LaunchError
-from exatrkx_hpc.launch.workers_job import OWN_JOB, WorkersPlan, make_workers_plan, render_workers, submit_workers
-from exatrkx_hpc.process import run
-from exatrkx_hpc.resolution import resolve
-from exatrkx_hpc.work.workers import Settings
+from exatrkx_hpc.config.resolve import resolve
+from exatrkx_hpc.launch.slurm.workers_job import OWN_JOB, WorkersPlan, make_workers_plan, render_workers, submit_workers
+from exatrkx_hpc.work.run.run import Settings
 
 #: Stands for the Python of the job: notes its words and its variables.
 PYTHON = """\

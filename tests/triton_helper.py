@@ -13,8 +13,8 @@ from pathlib import Path
 
 import requests
 
-from exatrkx_hpc.launch.triton import embedded_triton
-from exatrkx_hpc.process import Child, kill_session, spawn
+from exatrkx_hpc.base.process import Child, kill_session, spawn
+from exatrkx_hpc.launch.embedded.triton import embedded_triton
 
 SHARED_MEMORY = Path("/dev/shm")
 

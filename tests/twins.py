@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exatrkx_hpc.errors import MissingComponent
-from exatrkx_hpc.process import find_program, run
+from exatrkx_hpc.base.errors import MissingComponent
+from exatrkx_hpc.base.process import find_program, run
 from exatrkx_hpc.tracking import kernels
 
 SOURCE = Path(kernels.__file__).with_suffix(".cu")

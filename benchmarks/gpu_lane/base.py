@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from exatrkx_hpc.tracking import synthetic
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, Float32
 from exatrkx_hpc.tracking.devices import use_device
 from exatrkx_hpc.tracking.pipeline import Pipeline, Stages
+from exatrkx_hpc.tracking.simulation import synthetic
 
 #: The neighbour search of every step.
 WITHIN: dict[str, Any] = {"radius": DEFAULT_SETTINGS.radius, "max_neighbours": DEFAULT_SETTINGS.max_neighbours}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from exatrkx_hpc.process import Child, spawn
+from exatrkx_hpc.base.process import Child, spawn
 
 Line = dict[str, Any]
 _BEGINS: Final = '{"step"'

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, N_FEATURES, Float32, NetworkSettings
 from exatrkx_hpc.tracking.filtering import logit
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
-from exatrkx_hpc.tracking.networks import Filter, Gnn
 from exatrkx_hpc.tracking.pipeline import Pipeline
+from exatrkx_hpc.tracking.training.networks import Filter, Gnn
 from gpu_lane.base import SMALL, WITHIN, event
 
 #: Embed 3 -> 512 x 5 -> 8; the graph network 64 wide, with 8 iterations. The filter's size is not published.

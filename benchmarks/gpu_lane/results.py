@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from exatrkx_hpc.tracking.agreement import same_partition
 from exatrkx_hpc.tracking.components import label_components
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, Float32, Int64
 from exatrkx_hpc.tracking.filtering import apply_filter
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 from exatrkx_hpc.tracking.pipeline import Stages
+from exatrkx_hpc.tracking.scoring.agreement import same_partition
 from gpu_lane.base import CROWDED, SMALL, WITHIN, Lane, event, milliseconds, say, stages_of_the_cpu
 
 #: Two devices place a hit by float32 sums in another order; lengths may differ by so much, relative to the radius.

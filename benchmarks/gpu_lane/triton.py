@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exatrkx_hpc.process import Child, spawn
+from exatrkx_hpc.base.process import Child, spawn
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64
 from gpu_lane.base import SMALL, Lane, event, say
 from gpu_lane.results import hits_in_other_tracks

@@ -19,13 +19,13 @@ from typing import Final
 
 import numpy as np
 
-from exatrkx_hpc.errors import EndpointError
+from exatrkx_hpc.base.errors import EndpointError
+from exatrkx_hpc.base.process import spawn_piped
 from exatrkx_hpc.measure.perf_analyzer import ClientFigures
 from exatrkx_hpc.models.pipeline import load_tracker
-from exatrkx_hpc.process import spawn_piped
-from exatrkx_hpc.work.convert import events_of
-from exatrkx_hpc.work.events import Reader
-from exatrkx_hpc.work.slot import worker_environment
+from exatrkx_hpc.work.events.convert import events_of
+from exatrkx_hpc.work.events.source import Reader
+from exatrkx_hpc.work.run.worker_process import worker_environment
 
 _START_DEADLINE: Final = 300.0
 _MARGIN: Final = 120.0

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from exatrkx_hpc.base.errors import InputError, MissingComponent
+from exatrkx_hpc.base.process import own_command
 from exatrkx_hpc.bench.places import analyzer_folder
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import InputError, MissingComponent
+from exatrkx_hpc.config.resolve import ENVIRONMENT_PREFIX, as_environment
+from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.launch.plan import settings_of
 from exatrkx_hpc.launch.words import Var, Word
 from exatrkx_hpc.measure import perf_analyzer
-from exatrkx_hpc.process import own_command
-from exatrkx_hpc.resolution import ENVIRONMENT_PREFIX, as_environment
 
 #: The endpoint is the scan's own: it must not fail because another job of the node has one, too.
 _OWN_ENDPOINT: Final = {

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from exatrkx_hpc import farm as story
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import ConfigError, EndpointError
-from exatrkx_hpc.fleet.endpoint_file import EndpointRecord
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import ConfigError, EndpointError
+from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.fleet.endpoint import EndpointRecord
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.pipeline import is_fused
 from exatrkx_hpc.models.repository import read_models

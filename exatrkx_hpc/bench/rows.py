@@ -9,7 +9,7 @@ from pathlib import Path
 
 from exatrkx_hpc import __version__
 from exatrkx_hpc.bench.places import Target
-from exatrkx_hpc.fleet.endpoint_file import EndpointRecord
+from exatrkx_hpc.fleet.endpoint import EndpointRecord
 from exatrkx_hpc.measure import perf_analyzer
 from exatrkx_hpc.measure.bench_table import Point, Row, Store
 from exatrkx_hpc.measure.counters import Snapshot

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Final
 
 from exatrkx_hpc import __version__
+from exatrkx_hpc.base.errors import IncompleteRun, InputError
 from exatrkx_hpc.bench import direct
 from exatrkx_hpc.bench.places import Target, of_job, placed, sized, source_models
 from exatrkx_hpc.bench.rows import measure_direct, measure_service
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import IncompleteRun, InputError
+from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.measure import perf_analyzer
 from exatrkx_hpc.measure.bench_table import Point, Row, Store, read_table
 from exatrkx_hpc.measure.perf_analyzer import Load, PerfAnalyzer
 from exatrkx_hpc.measure.scan import Effort, Grid, Measure, Progress, Tell, pending, run_points
-from exatrkx_hpc.work.client import check_endpoint
-from exatrkx_hpc.work.convert import events_to_json, holds_events
+from exatrkx_hpc.work.events.convert import events_to_json, holds_events
+from exatrkx_hpc.work.inference.client import check_endpoint
 
 #: The input of the shipped ensemble and of the fused model.
 TENSOR: Final = "FEATURES"

@@ -11,6 +11,9 @@ from typing import Annotated
 import typer
 
 from exatrkx_hpc import __version__
+from exatrkx_hpc.base.errors import ExatrkxError, OutputError
+from exatrkx_hpc.base.files import full_disk
+from exatrkx_hpc.base.signals import unwind_on_stop, unwound
 from exatrkx_hpc.cli.bench_commands import bench, plot
 from exatrkx_hpc.cli.config_commands import config_app, init
 from exatrkx_hpc.cli.demo_command import demo
@@ -21,9 +24,6 @@ from exatrkx_hpc.cli.report_command import report
 from exatrkx_hpc.cli.score_commands import score
 from exatrkx_hpc.cli.site_commands import clean, doctor, logs, setup, status
 from exatrkx_hpc.cli.work_commands import metrics, run_clients
-from exatrkx_hpc.errors import ExatrkxError, OutputError
-from exatrkx_hpc.files import full_disk
-from exatrkx_hpc.signals import unwind_on_stop, unwound
 
 app = typer.Typer(
     name="exatrkx-hpc",

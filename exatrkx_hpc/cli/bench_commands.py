@@ -13,11 +13,11 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
+from exatrkx_hpc.base.errors import ConfigError, IncompleteRun, MissingComponent
 from exatrkx_hpc.bench.places import analyzer_folder, source_models
 from exatrkx_hpc.bench.run import Bench, run_bench
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import ConfigError, IncompleteRun, MissingComponent
+from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.measure import perf_analyzer
 from exatrkx_hpc.measure.bench_table import Row, measured, nulls, read_table
 from exatrkx_hpc.measure.comparison import save_comparison

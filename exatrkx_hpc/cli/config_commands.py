@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
+from exatrkx_hpc.base.errors import ConfigError
+from exatrkx_hpc.base.files import write_new
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, SiteName, console, resolved
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import ConfigError
-from exatrkx_hpc.files import write_new
-from exatrkx_hpc.resolution import DEFAULT_FILE, commented_file, value_of
+from exatrkx_hpc.config.resolve import DEFAULT_FILE, commented_file, value_of
+from exatrkx_hpc.config.schema import Farm
 
 config_app = typer.Typer(help="Show what the configuration is and where each value comes from.", no_args_is_help=True)
 

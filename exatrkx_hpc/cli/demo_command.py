@@ -14,8 +14,8 @@ from rich.table import Table
 
 from exatrkx_hpc.cli.options import Json, Quiet, console, say
 from exatrkx_hpc.demo import DemoResult, DemoSettings, run_demo
-from exatrkx_hpc.work.live import progress_bar
-from exatrkx_hpc.work.report import render_table
+from exatrkx_hpc.work.run.progress import progress_bar
+from exatrkx_hpc.work.run.report import render_table
 
 
 def demo(

@@ -7,16 +7,23 @@ from typing import Annotated, Literal, cast
 
 import typer
 
+from exatrkx_hpc.base.errors import ConfigError, MissingComponent, OutputError
 from exatrkx_hpc.cli.options import Quiet, say
 from exatrkx_hpc.cli.progress import stages
-from exatrkx_hpc.errors import ConfigError, MissingComponent, OutputError
-from exatrkx_hpc.tracking import acts, synthetic
-from exatrkx_hpc.tracking.acts import SourceName
-from exatrkx_hpc.work.convert import Target, direction, events_to_events, events_to_json, holds_events, json_to_events
-from exatrkx_hpc.work.events import FORMATS, find_events, format_of
-from exatrkx_hpc.work.formats.units import Angle, Length, Sample, converted
-from exatrkx_hpc.work.formats.values import Float32
-from exatrkx_hpc.work.formats.writing import event_writer
+from exatrkx_hpc.tracking.simulation import acts, synthetic
+from exatrkx_hpc.tracking.simulation.acts import SourceName
+from exatrkx_hpc.work.events.convert import (
+    Target,
+    direction,
+    events_to_events,
+    events_to_json,
+    holds_events,
+    json_to_events,
+)
+from exatrkx_hpc.work.events.source import FORMATS, find_events, format_of
+from exatrkx_hpc.work.events.units import Angle, Length, Sample, converted
+from exatrkx_hpc.work.events.values import Float32
+from exatrkx_hpc.work.events.writing import event_writer
 
 Format = Literal["csv", "npy", "npz", "parquet"]
 

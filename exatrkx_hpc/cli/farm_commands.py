@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 import typer
 
 from exatrkx_hpc import farm as story
+from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.bench.in_job import bench_command
 from exatrkx_hpc.cli.interactive import refuse_mixture, run_here, what_would_run, within_allocation
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, resolved, say
-from exatrkx_hpc.errors import LaunchError
-from exatrkx_hpc.fleet.endpoint_file import LATEST
+from exatrkx_hpc.fleet.endpoint import LATEST
 from exatrkx_hpc.launch.scheduler import JobState
-from exatrkx_hpc.signals import deferred_signals
 
 JobId = Annotated[str, typer.Argument(help="The job's id, as deploy printed it; default: the job used last.")]
 

@@ -13,13 +13,13 @@ import typer
 
 from exatrkx_hpc import farm as story
 from exatrkx_hpc import prepare
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import ConfigError, LaunchError
+from exatrkx_hpc.base.errors import ConfigError, LaunchError
+from exatrkx_hpc.base.signals import deferred_signals
+from exatrkx_hpc.config.resolve import Resolved
+from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.watch import Watch
-from exatrkx_hpc.launch.interactive import allocation, job_argv, salloc_argv
 from exatrkx_hpc.launch.scheduler import JobState
-from exatrkx_hpc.resolution import Resolved
-from exatrkx_hpc.signals import deferred_signals
+from exatrkx_hpc.launch.slurm.interactive import allocation, job_argv, salloc_argv
 
 
 def refuse_mixture(given: Mapping[str, bool]) -> None:

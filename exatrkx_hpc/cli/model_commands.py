@@ -13,11 +13,11 @@ from typing import Annotated, Literal
 import typer
 
 from exatrkx_hpc import farm as story
-from exatrkx_hpc.assets import asset
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import InputError, MissingComponent, ModelError, OutputError
 from exatrkx_hpc.cli.event_commands import EventSource, event_source
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.cli.progress import stages
-from exatrkx_hpc.errors import InputError, MissingComponent, ModelError, OutputError
 from exatrkx_hpc.launch.plan import container_places
 from exatrkx_hpc.models.build import build as build_repository
 from exatrkx_hpc.models.check import check as check_repository
@@ -25,9 +25,9 @@ from exatrkx_hpc.models.install import install as install_networks
 from exatrkx_hpc.models.pack_env import NEEDED, pack_environment
 from exatrkx_hpc.models.trial import Sample
 from exatrkx_hpc.tracking.constants import DEFAULT_SEED, DEFAULT_TRAINING, NETWORK_NAMES, QUICK_TRAINING
-from exatrkx_hpc.tracking.synthetic import generate_event
-from exatrkx_hpc.work.ask_model import ask_model, asked_table, save_outputs
-from exatrkx_hpc.work.events import Reader, find_events
+from exatrkx_hpc.tracking.simulation.synthetic import generate_event
+from exatrkx_hpc.work.events.source import Reader, find_events
+from exatrkx_hpc.work.inference.probe import ask_model, asked_table, save_outputs
 
 models_app = typer.Typer(help="Build, check, fill, try and train model repositories.", no_args_is_help=True)
 
@@ -233,7 +233,8 @@ def train(
 ) -> None:
     """Train the three networks on simulated events and write their weights; minutes on one core."""
     try:
-        from exatrkx_hpc.tracking import provenance, training
+        from exatrkx_hpc.tracking.training import provenance
+        from exatrkx_hpc.tracking.training import train as training
     except ImportError as error:
         raise MissingComponent(
             f"models train needs PyTorch and SciPy ({error}); pip install 'exatrkx-hpc[train]'"

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from exatrkx_hpc.resolution import Resolved, resolve
-from exatrkx_hpc.values import Engine
+from exatrkx_hpc.config.resolve import Resolved, resolve
+from exatrkx_hpc.config.values import Engine
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="The farm's file; default: farm.toml here, if there is one.")

@@ -15,8 +15,8 @@ from exatrkx_hpc.cli.options import Json, Quiet, console, say
 from exatrkx_hpc.cli.progress import stages as progress
 from exatrkx_hpc.measure.plots import Format, Panel, save_panels
 from exatrkx_hpc.scores import ResultsScore, Selection, score_results
-from exatrkx_hpc.tracking.profiles import Profile
-from exatrkx_hpc.tracking.scoring import MIN_PARTICLE_HITS, MIN_PT_GEV, MIN_TRACK_HITS
+from exatrkx_hpc.tracking.scoring.profiles import Profile
+from exatrkx_hpc.tracking.scoring.score import MIN_PARTICLE_HITS, MIN_PT_GEV, MIN_TRACK_HITS
 
 _RATES = {
     "efficiency": "efficiency",

@@ -11,11 +11,11 @@ import typer
 from rich.table import Table
 
 from exatrkx_hpc import farm as story
+from exatrkx_hpc.base.errors import InputError, MissingComponent
 from exatrkx_hpc.bench.places import analyzer_folder
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.doctor import Finding, examine
-from exatrkx_hpc.errors import InputError, MissingComponent
-from exatrkx_hpc.fleet.endpoint_file import LATEST
+from exatrkx_hpc.fleet.endpoint import LATEST
 from exatrkx_hpc.fleet.reasons import reasons_of
 from exatrkx_hpc.launch.run_dirs import log_files, parse_age
 from exatrkx_hpc.measure.perf_analyzer_install import install

@@ -8,16 +8,16 @@ from collections.abc import Mapping
 
 import typer
 
+from exatrkx_hpc.base.errors import ConfigError
 from exatrkx_hpc.cli.options import say
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import ConfigError
-from exatrkx_hpc.launch.slurm_environment import unused_words
-from exatrkx_hpc.launch.workers_job import make_workers_plan, render_workers, submit_workers
+from exatrkx_hpc.config.resolve import Resolved
+from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.launch.slurm.environment import unused_words
+from exatrkx_hpc.launch.slurm.workers_job import make_workers_plan, render_workers, submit_workers
 from exatrkx_hpc.prepare import short_time
-from exatrkx_hpc.resolution import Resolved
-from exatrkx_hpc.wide.run import require_reachable
-from exatrkx_hpc.work.sharded import require_shardable
-from exatrkx_hpc.work.workers import Settings
+from exatrkx_hpc.work.nodes.run import require_shardable
+from exatrkx_hpc.work.nodes.step import require_reachable
+from exatrkx_hpc.work.run.run import Settings
 
 
 def refuse_mixtures(*, srun: bool, sbatch: bool, of_a_job: Mapping[str, object], dry_run: bool) -> None:

@@ -13,19 +13,19 @@ from typing import Annotated
 import typer
 
 from exatrkx_hpc import farm as story
+from exatrkx_hpc.base.errors import ConfigError, EndpointError
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.cli.wide_command import refuse_mixtures, submit
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.errors import ConfigError, EndpointError
+from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.config.values import LabelFormat, Mode
 from exatrkx_hpc.measure import metrics as measure
 from exatrkx_hpc.measure.counters import Snapshot
 from exatrkx_hpc.measure.record import append_csv
-from exatrkx_hpc.values import LabelFormat, Mode
-from exatrkx_hpc.wide.run import run_on_nodes
-from exatrkx_hpc.work.events import EVENT
-from exatrkx_hpc.work.live import progress_bar
-from exatrkx_hpc.work.report import Report, render_table
-from exatrkx_hpc.work.workers import Settings, StoppedRun
+from exatrkx_hpc.work.events.source import EVENT
+from exatrkx_hpc.work.nodes.step import run_on_nodes
+from exatrkx_hpc.work.run.progress import progress_bar
+from exatrkx_hpc.work.run.report import Report, render_table
+from exatrkx_hpc.work.run.run import Settings, StoppedRun
 
 
 def run_clients(

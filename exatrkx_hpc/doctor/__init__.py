@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from exatrkx_hpc.config import Farm
+from exatrkx_hpc.base.process import find_program
+from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.doctor.engine import engine_findings
 from exatrkx_hpc.doctor.finding import Finding, asked
 from exatrkx_hpc.doctor.leftovers import leftover_findings
 from exatrkx_hpc.doctor.places import place_findings
 from exatrkx_hpc.doctor.ports import port_findings
 from exatrkx_hpc.doctor.slurm import slurm_findings
+from exatrkx_hpc.fleet.balancer.nginx import find_nginx
 from exatrkx_hpc.fleet.monitor import WITHOUT_PROMETHEUS
-from exatrkx_hpc.fleet.nginx import find_nginx
+from exatrkx_hpc.launch.embedded.triton import embedded_triton
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.schedulers import scheduler_of
-from exatrkx_hpc.launch.triton import embedded_triton
-from exatrkx_hpc.process import find_program
 
 __all__ = ["Finding", "examine"]
 

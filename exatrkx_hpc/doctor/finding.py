@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from exatrkx_hpc.errors import ExatrkxError
+from exatrkx_hpc.base.errors import ExatrkxError
 
 
 @dataclass(frozen=True, kw_only=True)

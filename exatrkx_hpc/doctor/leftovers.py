@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from exatrkx_hpc.config import Farm
+from exatrkx_hpc.base.errors import LaunchError, MissingComponent
+from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.doctor.finding import Finding, refused
-from exatrkx_hpc.errors import LaunchError, MissingComponent
 from exatrkx_hpc.fleet.leftovers import farm_processes
-from exatrkx_hpc.launch.left_behind import containers, removal_argv
+from exatrkx_hpc.launch.embedded.cleanup import containers, removal_argv
 from exatrkx_hpc.launch.scheduler import JobState
 
 

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from exatrkx_hpc.config import Farm
+from exatrkx_hpc.base.ports import port_trouble, user_port
+from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.doctor.finding import Finding
-from exatrkx_hpc.fleet.endpoint_file import read_endpoint
+from exatrkx_hpc.fleet.endpoint import read_endpoint
 from exatrkx_hpc.fleet.leftovers import farm_processes
 from exatrkx_hpc.launch.plan import PORTS_PER_SERVER
 from exatrkx_hpc.launch.run_dirs import job_ids
-from exatrkx_hpc.ports import port_trouble, user_port
 
 _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 

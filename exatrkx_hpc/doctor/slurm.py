@@ -7,16 +7,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from exatrkx_hpc.config import Farm
+from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.process import find_program
+from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.config.values import EARLY_SIGNAL, limit_seconds, signal_lead
 from exatrkx_hpc.doctor.finding import Finding, asked
-from exatrkx_hpc.errors import LaunchError
-from exatrkx_hpc.launch.batch import render_job
 from exatrkx_hpc.launch.plan import FarmPlan
-from exatrkx_hpc.launch.slurm import ask
-from exatrkx_hpc.launch.slurm_refusals import next_step, own_words
-from exatrkx_hpc.launch.slurm_submit import would_start
-from exatrkx_hpc.process import find_program
-from exatrkx_hpc.values import EARLY_SIGNAL, limit_seconds, signal_lead
+from exatrkx_hpc.launch.render import render_job
+from exatrkx_hpc.launch.slurm.refusals import next_step, own_words
+from exatrkx_hpc.launch.slurm.scheduler import ask
+from exatrkx_hpc.launch.slurm.submit import would_start
 
 _PROGRAMS = ("sbatch", "squeue", "scancel", "sacct", "scontrol")
 #: What a job gets beyond drain and exit timeout: the servers look for their word once a second, then write records.

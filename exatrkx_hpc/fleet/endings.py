@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from exatrkx_hpc.fleet.registry import ServerRecord
+from exatrkx_hpc.base.readable import names
+from exatrkx_hpc.fleet.members.record import ServerRecord
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState
-from exatrkx_hpc.readable import names
 
 STOP_FILE = "stop"
 #: Slurm sends --signal up to a minute early.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from exatrkx_hpc.process import kill_session, session_members
+from exatrkx_hpc.base.process import kill_session, session_members
 
 _PROC = Path("/proc")
 #: In the command of a Triton server, and of the processes that run its Python models.

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from exatrkx_hpc.config import BalancerSection, MonitorSection
-from exatrkx_hpc.errors import EndpointError, LaunchError, MissingComponent
-from exatrkx_hpc.fleet.endpoint_file import EndpointRecord, remove_endpoint, write_endpoint
-from exatrkx_hpc.fleet.look import observe
-from exatrkx_hpc.fleet.membership import Member, changes
-from exatrkx_hpc.fleet.nginx import Balancer, BalancerPlan
-from exatrkx_hpc.fleet.prometheus import MetricsStore
+from exatrkx_hpc.base.errors import EndpointError, LaunchError, MissingComponent
+from exatrkx_hpc.base.ports import chosen_port
+from exatrkx_hpc.config.schema import BalancerSection, MonitorSection
+from exatrkx_hpc.fleet.balancer.nginx import Balancer, BalancerPlan
+from exatrkx_hpc.fleet.endpoint import EndpointRecord, remove_endpoint, write_endpoint
+from exatrkx_hpc.fleet.members.reconcile import Member, changes
+from exatrkx_hpc.fleet.sidecars.prometheus import MetricsStore
+from exatrkx_hpc.fleet.status import observe
 from exatrkx_hpc.fleet.view import View, news
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
-from exatrkx_hpc.ports import chosen_port
 
 #: What a farm is like on a machine that has no Prometheus, as login nodes have none.
 WITHOUT_PROMETHEUS = "the endpoint goes without it, and 'exatrkx-hpc metrics' asks the servers themselves"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from exatrkx_hpc.fleet.membership import Member, ready_members
+from exatrkx_hpc.fleet.members.reconcile import Member, ready_members
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from exatrkx_hpc.errors import EndpointError, ExatrkxError, LaunchError
+from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, LaunchError
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.view import View
 from exatrkx_hpc.launch.scheduler import JobState

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exatrkx_hpc.assets import package_parent
-from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.base.assets import package_parent
+from exatrkx_hpc.base.files import write_whole
 
 _PARTS = ("exatrkx_hpc/__init__.py", "exatrkx_hpc/tracking")
 #: Code of Python, and that of the GPU, which is compiled where it runs.

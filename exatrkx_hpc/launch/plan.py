@@ -9,11 +9,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from exatrkx_hpc import __version__
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.launch.container_spec import ContainerSpec
-from exatrkx_hpc.launch.containers import ENGINES
+from exatrkx_hpc.config.resolve import DEFAULT, known_keys, value_of
+from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.launch.engines.commands import ENGINES
+from exatrkx_hpc.launch.engines.spec import ContainerSpec
 from exatrkx_hpc.launch.words import Var, Word
-from exatrkx_hpc.resolution import DEFAULT, known_keys, value_of
 
 #: HTTP, gRPC and metrics ports stand side by side; the next server of the node starts this much higher.
 PORTS_PER_SERVER = 10

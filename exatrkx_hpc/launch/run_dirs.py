@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from exatrkx_hpc.errors import ConfigError, LaunchError
+from exatrkx_hpc.base.errors import ConfigError, LaunchError
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _ID = re.compile(r"[1-9][0-9]*", re.ASCII)

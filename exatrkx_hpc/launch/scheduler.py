@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
-from exatrkx_hpc.errors import LaunchError
+from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.launch.plan import FarmPlan
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exatrkx_hpc.config import Farm
-from exatrkx_hpc.launch.farm_slurm import FarmSlurm
-from exatrkx_hpc.launch.local import EmbeddedScheduler
+from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.launch.embedded.scheduler import EmbeddedScheduler
 from exatrkx_hpc.launch.scheduler import Scheduler
-from exatrkx_hpc.launch.slurm import Slurm
+from exatrkx_hpc.launch.slurm.farm_jobs import FarmSlurm
+from exatrkx_hpc.launch.slurm.scheduler import Slurm
 
 
 def scheduler_of(farm: Farm) -> Scheduler:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from exatrkx_hpc.errors import ConfigError, InputError, OutputError
-from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.base.errors import ConfigError, InputError, OutputError
+from exatrkx_hpc.base.files import write_whole
 
 Kind = Literal["service", "direct"]
 TABLE: Final = "bench.csv"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from exatrkx_hpc.errors import ConfigError, InputError
+from exatrkx_hpc.base.errors import ConfigError, InputError
 from exatrkx_hpc.measure.bench_table import Row
 from exatrkx_hpc.measure.figure_file import (
     COLOURS,

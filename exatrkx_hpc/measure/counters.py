@@ -14,7 +14,7 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from exatrkx_hpc.errors import EndpointError
+from exatrkx_hpc.base.errors import EndpointError
 
 _PREFIX: Final = "nv_inference_"
 #: Whole numbers beyond it are not exact in the double that Triton counts in; as microseconds it is 285 years.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from exatrkx_hpc.errors import EndpointError
+from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.measure.counters import Counters, Snapshot, parse
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from exatrkx_hpc.errors import EndpointError, MissingComponent
+from exatrkx_hpc.base.errors import EndpointError, MissingComponent
+from exatrkx_hpc.base.process import Completed, find_program, run
 from exatrkx_hpc.measure.metrics import ModelTimes
-from exatrkx_hpc.process import Completed, find_program, run
 
 PROGRAM: Final = "perf_analyzer"
 #: Where `install` puts it, below the folder that it is given.

@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from exatrkx_hpc.errors import ExatrkxError, MissingComponent
-from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.base.errors import ExatrkxError, MissingComponent
+from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.process import Completed, run
 from exatrkx_hpc.measure.perf_analyzer import LAUNCHER, PerfAnalyzer, version_of
-from exatrkx_hpc.process import Completed, run
 
 WHEEL: Final = "perf_analyzer==2.60.0"
 _GLIBC: Final = "2.38"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from exatrkx_hpc.errors import MissingComponent, OutputError
+from exatrkx_hpc.base.errors import MissingComponent, OutputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

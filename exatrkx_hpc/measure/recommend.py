@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from exatrkx_hpc.errors import InputError
+from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.measure.bench_table import Point, Row, nulls
 
 #: A placement within this share of the best is as good.

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
-from exatrkx_hpc.errors import OutputError
+from exatrkx_hpc.base.errors import OutputError
 from exatrkx_hpc.measure.metrics import ModelTimes
 
 CSV_COLUMNS: Final = ("time", *(field.name for field in fields(ModelTimes)))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from exatrkx_hpc.errors import ConfigError, EndpointError
+from exatrkx_hpc.base.errors import ConfigError, EndpointError
 from exatrkx_hpc.measure.bench_table import Point, Row, Store
 
 Tell = Callable[[str], None]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from exatrkx_hpc.errors import EndpointError
+from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.measure.metrics import fetch_text
 
 _CPU, _GPU = "nv_cpu_utilization", "nv_gpu_utilization"

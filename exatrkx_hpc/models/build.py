@@ -12,8 +12,8 @@ from typing import Literal
 
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
-from exatrkx_hpc.errors import ConfigError, ModelError
-from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.base.errors import ConfigError, ModelError
+from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.code import gpu_code
 from exatrkx_hpc.models.pipeline import is_fused

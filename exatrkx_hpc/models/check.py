@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
-from exatrkx_hpc.errors import ModelError
-from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer, odd_characters
+from exatrkx_hpc.base.errors import ModelError
+from exatrkx_hpc.base.files import LFS_REMEDY, is_lfs_pointer, odd_characters
 from exatrkx_hpc.models.ensemble import ensemble_faults
 from exatrkx_hpc.models.pack_env import packed_packages
 from exatrkx_hpc.models.pipeline import feature_faults, fused_faults, is_fused, score_faults

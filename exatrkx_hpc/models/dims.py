@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
-from exatrkx_hpc.errors import ModelError
-from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.base.errors import ModelError
+from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.models.pipeline import HITS, is_fused
 from exatrkx_hpc.models.repository import CONFIG, read_config, read_models, write_config
 from exatrkx_hpc.tracking.features import FEATURES_FILE, Features

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exatrkx_hpc.errors import ModelError
-from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.base.errors import ModelError
+from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.process import run
 from exatrkx_hpc.models.pack_env import ACTIVATE, MANIFEST, NEEDED
-from exatrkx_hpc.process import run
 
 #: What an image's python3 is asked; the last line of its answer counts, because an image may print a banner.
 QUESTION = (

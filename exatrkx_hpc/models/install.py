@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exatrkx_hpc.assets import asset
-from exatrkx_hpc.errors import ConfigError, ModelError
-from exatrkx_hpc.files import write_whole
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import ConfigError, ModelError
+from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.models.build import MARK
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.code import stage_of

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from exatrkx_hpc.errors import ModelError
-from exatrkx_hpc.files import odd_characters, write_whole
+from exatrkx_hpc.base.errors import ModelError
+from exatrkx_hpc.base.files import odd_characters, write_whole
+from exatrkx_hpc.base.process import run
 from exatrkx_hpc.models.packages import Package, find_packages, plain_name
-from exatrkx_hpc.process import run
 
 #: What the models of `tracking` import; networks on a CPU need torch as well.
 NEEDED = ("numpy", "scipy")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import Distribution, distributions
 from pathlib import Path, PurePosixPath
 
-from exatrkx_hpc.errors import ModelError
+from exatrkx_hpc.base.errors import ModelError
 
 
 @dataclass(frozen=True, kw_only=True)

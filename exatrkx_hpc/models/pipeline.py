@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from exatrkx_hpc.errors import MissingComponent, ModelError
-from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer
+from exatrkx_hpc.base.errors import MissingComponent, ModelError
+from exatrkx_hpc.base.files import LFS_REMEDY, is_lfs_pointer
 from exatrkx_hpc.models.ensemble import Fault
 from exatrkx_hpc.models.repository import WEIGHTS, Model, Places, on_host, read_model
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64, PipelineSettings, Scores

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from exatrkx_hpc.errors import OutputError
+from exatrkx_hpc.base.errors import OutputError
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ from types import MappingProxyType
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from exatrkx_hpc.errors import ModelError
-from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer, write_whole
+from exatrkx_hpc.base.errors import ModelError
+from exatrkx_hpc.base.files import LFS_REMEDY, is_lfs_pointer, write_whole
 
 CONFIG = "config.pbtxt"
 #: The parameter of the Python backend that names a model's environment, a folder or a packed archive.

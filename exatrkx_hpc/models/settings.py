@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
-from exatrkx_hpc.errors import ConfigError, ModelError
+from exatrkx_hpc.base.errors import ConfigError, ModelError
 from exatrkx_hpc.models.code import reads
 from exatrkx_hpc.models.pipeline import CONSTANTS, SCORED, is_fused
 from exatrkx_hpc.models.repository import CONFIG, Model, read_models, write_config

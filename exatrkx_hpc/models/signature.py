@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from exatrkx_hpc.errors import ModelError
+from exatrkx_hpc.base.errors import ModelError
 from exatrkx_hpc.models.torchscript import load_torchscript, reason
 from exatrkx_hpc.tracking.constants import Float32, Int64
 from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, features_of
-from exatrkx_hpc.tracking.synthetic import generate_event
+from exatrkx_hpc.tracking.simulation.synthetic import generate_event
 
 _OUTPUT = "OUTPUT__0"
 #: The smallest events: how many hits and how many edges.

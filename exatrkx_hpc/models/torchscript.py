@@ -11,8 +11,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from exatrkx_hpc.errors import MissingComponent, ModelError
-from exatrkx_hpc.files import LFS_REMEDY, is_lfs_pointer
+from exatrkx_hpc.base.errors import MissingComponent, ModelError
+from exatrkx_hpc.base.files import LFS_REMEDY, is_lfs_pointer
 
 #: The attribute of a TorchScript archive that a checkpoint of torch.save lacks.
 _PROGRAM = "constants.pkl"

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exatrkx_hpc.errors import MissingComponent
+from exatrkx_hpc.base.errors import MissingComponent
 from exatrkx_hpc.models.trial_network import Network, Remark, behaviour
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64, PipelineSettings
 from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, features_of, radii_of
 from exatrkx_hpc.tracking.filtering import accepted
-from exatrkx_hpc.tracking.graphs import are_strangers, true_edges
-from exatrkx_hpc.tracking.synthetic import TruthEvent, generate_event
+from exatrkx_hpc.tracking.scoring.graphs import are_strangers, true_edges
+from exatrkx_hpc.tracking.simulation.synthetic import TruthEvent, generate_event
 
 if TYPE_CHECKING:
     pass

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exatrkx_hpc.errors import ModelError
+from exatrkx_hpc.base.errors import ModelError
 from exatrkx_hpc.models.torchscript import load_torchscript, reason
 from exatrkx_hpc.tracking.constants import Float32, Int64
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from exatrkx_hpc.base.readable import number, percent
 from exatrkx_hpc.page.svg import Scale, drawing, element, linear, logarithmic, path, text
-from exatrkx_hpc.readable import number, percent
 
 WIDTH: Final = 720.0
 _HEIGHT: Final = 306.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from exatrkx_hpc.errors import EndpointError
+from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.measure.counters import Snapshot
 from exatrkx_hpc.measure.metrics import compute_spent, fetch_fleet, metrics_url, model_times
 

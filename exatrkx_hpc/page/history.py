@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from exatrkx_hpc.work.latency import Latency
-from exatrkx_hpc.work.outcome import Failed
+from exatrkx_hpc.work.results.outcome import Failed
+from exatrkx_hpc.work.run.latency import Latency
 
 
 @dataclass(frozen=True, kw_only=True)

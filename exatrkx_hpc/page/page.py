@@ -9,10 +9,10 @@ from typing import Final
 
 from markupsafe import Markup
 
+from exatrkx_hpc.base.readable import duration, number, percent
+from exatrkx_hpc.base.templates import render
 from exatrkx_hpc.page import charts
 from exatrkx_hpc.page.history import History, Run
-from exatrkx_hpc.readable import duration, number, percent
-from exatrkx_hpc.templates import render
 
 TEMPLATE: Final = "exatrkx_hpc/page/page.html.j2"
 

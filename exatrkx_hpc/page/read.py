@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from exatrkx_hpc.page.history import History, Run, Spread
 from exatrkx_hpc.page.launches import joined, noted_launches
 from exatrkx_hpc.page.timeline import Timeline, bins
-from exatrkx_hpc.work.event_figures import tracks_of
-from exatrkx_hpc.work.latency import Stopwatch
-from exatrkx_hpc.work.ledger import Ledger
+from exatrkx_hpc.work.ledger.ledger import Ledger
+from exatrkx_hpc.work.run.event_figures import tracks_of
+from exatrkx_hpc.work.run.latency import Stopwatch
 
 FAILURES: Final = 20
 """So many failures are told by name and reason."""

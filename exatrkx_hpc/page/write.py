@@ -10,19 +10,19 @@ from importlib import metadata
 from pathlib import Path
 
 from exatrkx_hpc import __version__
-from exatrkx_hpc.errors import EndpointError, ExatrkxError, InputError, OutputError
-from exatrkx_hpc.files import write_whole
-from exatrkx_hpc.fleet.endpoint_file import EndpointRecord, running_endpoint
+from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, OutputError
+from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.fleet.endpoint import EndpointRecord, running_endpoint
 from exatrkx_hpc.measure.counters import Snapshot
 from exatrkx_hpc.page.counted import DEADLINE, counted, snapshots
 from exatrkx_hpc.page.page import render_page
 from exatrkx_hpc.page.read import history, note
-from exatrkx_hpc.work.event_figures import write_times
-from exatrkx_hpc.work.ledger import Ledger
-from exatrkx_hpc.work.results import Results
-from exatrkx_hpc.work.route import models_of
-from exatrkx_hpc.work.shards import Shard, read_sharding
-from exatrkx_hpc.work.workers import Settings, StoppedRun
+from exatrkx_hpc.work.inference.modes import models_of
+from exatrkx_hpc.work.ledger.ledger import Ledger
+from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.shards import Shard, read_sharding
+from exatrkx_hpc.work.run.event_figures import write_times
+from exatrkx_hpc.work.run.run import Settings, StoppedRun
 
 _PACKAGES = ("tritonclient", "grpcio", "numpy")
 

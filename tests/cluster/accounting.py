@@ -10,7 +10,7 @@ from cluster.entering import Entered
 from cluster.errors import ClusterError
 from cluster.host import Head
 from cluster.patience import wait_for
-from exatrkx_hpc.process import Child, spawn
+from exatrkx_hpc.base.process import Child, spawn
 
 
 def begin_database(base: Path) -> Child:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.errors import ClusterError
-from exatrkx_hpc.process import Child
+from exatrkx_hpc.base.process import Child
 
 
 def enter_argv(first: int, argv: Sequence[str], *, uid: int, cwd: str) -> list[str]:

@@ -15,7 +15,7 @@ from cluster.entering import Entered, enter_argv, only_child
 from cluster.errors import ClusterError
 from cluster.patience import wait_for
 from cluster.sight import Cover
-from exatrkx_hpc.process import Child, Completed, run, spawn
+from exatrkx_hpc.base.process import Child, Completed, run, spawn
 
 _ANCHOR = Path(__file__).with_name("anchor.sh")
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
@@ -102,7 +102,7 @@ class Host:
         cwd: Path | None = None,
         stdin: str = "",
     ) -> Completed:
-        """Run `argv` inside to its end as `user`, in `cwd` (the user's home); as exatrkx_hpc.process.run.
+        """Run `argv` inside to its end as `user`, in `cwd` (the user's home); as exatrkx_hpc.base.process.run.
 
         Its environment is a fresh login's, with `env` laid over it.
         """

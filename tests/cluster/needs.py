@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from exatrkx_hpc.process import run
+from exatrkx_hpc.base.process import run
 
 _PROGRAMS = {
     "slurmctld": "slurmctld",

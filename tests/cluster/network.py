@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cluster.config import HEAD_ADDRESS, node_address
 from cluster.errors import ClusterError
-from exatrkx_hpc.process import run
+from exatrkx_hpc.base.process import run
 
 
 def make_bridge(head: int) -> None:

@@ -16,7 +16,7 @@ from cluster.host import Head, Node
 from cluster.patience import wait_for
 from cluster.sight import covers, python_folders
 from cluster.stale import new_base, sweep
-from exatrkx_hpc.process import Completed
+from exatrkx_hpc.base.process import Completed
 
 
 def cluster(config: ClusterConfig | None = None, *, keep: Sequence[Path] = ()) -> Cluster:

@@ -7,8 +7,8 @@ import shlex
 import shutil
 from pathlib import Path
 
-from exatrkx_hpc.errors import MissingComponent
-from exatrkx_hpc.launch.triton import EmbeddedTriton, embedded_triton
+from exatrkx_hpc.base.errors import MissingComponent
+from exatrkx_hpc.launch.embedded.triton import EmbeddedTriton, embedded_triton
 
 
 def install(base: Path) -> None:

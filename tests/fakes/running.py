@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from exatrkx_hpc.process import Child, spawn
+from exatrkx_hpc.base.process import Child, spawn
 
 PROGRAM = Path(__file__).with_name("fake_triton.py")
 

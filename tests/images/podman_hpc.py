@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from exatrkx_hpc.process import run
+from exatrkx_hpc.base.process import run
 from images.triton_image import cache_folder, place
 
 PODMAN_HPC = "podman-hpc==1.2.2"

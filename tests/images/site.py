@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 from waiting import until
 
-from exatrkx_hpc.process import Child, Completed, run, spawn
+from exatrkx_hpc.base.process import Child, Completed, run, spawn
 from images import podman_hpc
 from images.triton_image import PATH, model_environment, place, root_archive
 

@@ -15,8 +15,8 @@ import sys
 import uuid
 from pathlib import Path
 
+from exatrkx_hpc.base.process import run
 from exatrkx_hpc.models import pack_env, packages
-from exatrkx_hpc.process import run
 
 #: What the container's environment must say, because an image made by hand has no ENV of its own.
 PATH = "/opt/tritonserver/bin:/usr/local/bin:/usr/bin:/bin"

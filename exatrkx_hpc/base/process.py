@@ -1,0 +1,214 @@
+"""The one door to other programs: run one to its end, or start one and stop it with all that it started.
+
+Nothing else imports subprocess. A command is a list of words, never a string for a shell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.subprocess
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from exatrkx_hpc.base.errors import MissingComponent
+
+#: The exit status of a program that `run` has killed because it took too long.
+TIMED_OUT = 124
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completed:
+    """A program that ran to its end: its command, exit status and what it printed."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def complaint(self) -> str:
+        """What it said about its failure, on one line."""
+        text = self.stderr.strip() or self.stdout.strip() or "it printed nothing"
+        return "; ".join(line.strip() for line in text.splitlines()[-3:])
+
+
+def find_program(name: str, *, remedy: str) -> str:
+    """Return the full path of the program `name`, looked for on PATH and beside this Python.
+
+    Raises MissingComponent, whose message ends with `remedy`: what to do to get it.
+    """
+    beside_python = Path(sys.executable).parent
+    found = shutil.which(name) or shutil.which(name, path=str(beside_python))
+    if found is None:
+        raise MissingComponent(f"{name} is not on PATH; {remedy}")
+    return found
+
+
+def own_command() -> tuple[str, ...]:
+    """Return the words that start this program again with this very Python, also on a node that has it in its place."""
+    return (sys.executable, "-m", "exatrkx_hpc")
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float = 60.0,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str = "",
+) -> Completed:
+    """Run `argv` to its end, at most `timeout` seconds, and return what it said; a failure is no exception.
+
+    A program that outlasts its time is killed and reported as exit status 124. Raises MissingComponent when
+    the program does not exist or cannot be started. What it says that is no UTF-8 is replaced by '�'.
+    """
+    try:
+        done = subprocess.run(
+            list(argv),
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout,
+            env=env,
+            cwd=cwd,
+            check=False,
+        )
+    except OSError as error:
+        raise _cannot_start(argv[0], error) from error
+    except subprocess.TimeoutExpired:
+        note = f"{argv[0]} did not finish within {timeout:g} s"
+        return Completed(argv=tuple(argv), returncode=TIMED_OUT, stdout="", stderr=note)
+    return Completed(argv=tuple(argv), returncode=done.returncode, stdout=done.stdout, stderr=done.stderr)
+
+
+class Child:
+    """A program that runs in a session of its own, so that it can be stopped with all that it started."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        """Take over a started process, which must be the leader of its session."""
+        self._popen = popen
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is its session's id too."""
+        return self._popen.pid
+
+    def returncode(self) -> int | None:
+        """Return its exit status, or None while it runs."""
+        return self._popen.poll()
+
+    def wait(self, timeout: float) -> int | None:
+        """Wait up to `timeout` seconds for its end; return its exit status, or None if it still runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._popen.wait(timeout)
+        return None
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the program alone; nothing happens if it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            self._popen.send_signal(number)
+
+    def stop(self, *, grace: float, first: signal.Signals = signal.SIGTERM) -> None:
+        """Ask with `first`, wait up to `grace` seconds, then kill every process that is left of its session."""
+        if self.returncode() is None:
+            self.send(first)
+            self.wait(grace)
+        kill_session(self.pid)
+        self._popen.wait()
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    keep_open: Sequence[int] = (),
+) -> Child:
+    """Start `argv` in a session of its own, with its output appended to `log`.
+
+    It and what it starts hold the file descriptors `keep_open`, too.
+
+    Raises MissingComponent when the program does not exist or cannot be started.
+    """
+    with log.open("ab") as output:
+        try:
+            popen = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=env,
+                cwd=cwd,
+                start_new_session=True,
+                pass_fds=tuple(keep_open),
+            )
+        except OSError as error:
+            raise _cannot_start(argv[0], error) from error
+    return Child(popen)
+
+
+def _cannot_start(program: str, error: OSError) -> MissingComponent:
+    if isinstance(error, FileNotFoundError) and error.filename in (None, program):
+        return MissingComponent(f"{program} is not on PATH; install it, or load its module")
+    return MissingComponent(f"{program} cannot be started: {error}")
+
+
+async def spawn_piped(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
+    """Start `argv` in a session of its own with stdin and stdout as pipes; its stderr is this process's.
+
+    Raises OSError when it cannot be started: no such program, or no file, process or thread is left for it.
+    """
+    try:
+        return await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=env,
+            start_new_session=True,
+        )
+    except RuntimeError as error:  # asyncio waits for a child in a thread of its own, which counts as a process
+        raise OSError(errno.EAGAIN, str(error)) from error
+
+
+def session_members(session: int) -> list[int]:
+    """Return the ids of the living processes of a session."""
+    members = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                pid = int(entry.name)
+                if os.getsid(pid) == session and not _is_zombie(pid):
+                    members.append(pid)
+    return members
+
+
+def kill_session(session: int, *, deadline: float = 5.0) -> None:
+    """Kill every process of a session that this user may kill, until none is left or `deadline` is over."""
+    until = time.monotonic() + deadline
+    while time.monotonic() < until:
+        living = session_members(session)
+        if not living:
+            return
+        for pid in living:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"

@@ -1,0 +1,1 @@
+"""What a farm is, and where each of its values comes from."""

@@ -1,0 +1,1 @@
+"""The balancer before the ready members."""

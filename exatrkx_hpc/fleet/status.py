@@ -1,0 +1,109 @@
+"""One look at a job: its state, its servers as they answer now, and its endpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from exatrkx_hpc.base.errors import EndpointError
+from exatrkx_hpc.base.readable import duration
+from exatrkx_hpc.fleet.endings import explained, of_former_run, of_lost_node
+from exatrkx_hpc.fleet.endpoint import read_endpoint
+from exatrkx_hpc.fleet.members.probe import probe
+from exatrkx_hpc.fleet.members.reconcile import Member, ready_members, reconcile
+from exatrkx_hpc.fleet.members.record import read_records
+from exatrkx_hpc.launch.scheduler import JobInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What a job is at one moment; `endpoint` is empty when no monitor keeps one."""
+
+    info: JobInfo
+    servers: tuple[Member, ...]
+    endpoint: str
+
+    @property
+    def ready(self) -> int:
+        """How many servers answer that they are ready."""
+        return len(ready_members(self.servers))
+
+    def as_dict(self) -> dict[str, object]:
+        """Return it as what JSON can say."""
+        return {
+            "job": self.info.id,
+            "cluster": self.info.cluster,
+            "state": self.info.state.value,
+            "reason": self.info.reason,
+            "nodes": list(self.info.nodes),
+            "time_left_s": None if self.info.time_left is None else round(self.info.time_left),
+            "ready": self.ready,
+            "endpoint": self.endpoint,
+            "servers": [
+                {**member.record.model_dump(), "state": member.state, "note": member.note} for member in self.servers
+            ],
+        }
+
+
+def look(info: JobInfo, run_dir: Path, *, timeout: float) -> Look:
+    """Look once at the job of `run_dir`; each server has `timeout` seconds to answer."""
+    now, servers = observe(info, run_dir, timeout=timeout)
+    endpoint = read_endpoint(run_dir)
+    servers = tuple(_with_age(member, time.time()) for member in servers)
+    return Look(info=now, servers=servers, endpoint=endpoint.grpc if endpoint else "")
+
+
+def look_until_ready(look_now: Callable[[], Look], *, wanted: int, timeout: float, tell: Callable[[str], None]) -> Look:
+    """Return the first look in which `wanted` servers are ready, each change told in one line before.
+
+    Raises EndpointError when the job ends before, or `timeout` seconds have passed.
+    """
+    until, said = time.monotonic() + timeout, ""
+    while (now := look_now()).ready < wanted:
+        job, state = now.info.id, now.info.state
+        line = f"job {job}: {state.value}, {now.ready} of {wanted} servers ready {now.info.reason}".rstrip()
+        if line != said:
+            tell(line)
+            said = line
+        if state.over:
+            why = now.info.reason or f"'exatrkx-hpc logs {job}' shows its logs"
+            raise EndpointError(f"job {job} is {state.value} before its servers were ready; {why}")
+        if time.monotonic() > until:
+            raise EndpointError(f"{now.ready} of {wanted} servers ready after {timeout:g} s; the job goes on")
+        time.sleep(1.0)
+    return now
+
+
+def observe(
+    info: JobInfo, run_dir: Path, *, timeout: float, previous: Iterable[Member] = (), tolerance: int = 1
+) -> tuple[JobInfo, tuple[Member, ...]]:
+    """Return the job with its reason explained, and its members; see `membership.reconcile`.
+
+    Each server has `timeout` seconds to answer. A requeued job that waits has no servers but those of its former run.
+    """
+    records = read_records(run_dir)
+    serving = [record for record in records if record.state == "starting"] if not info.state.over else []
+    ready = probe(serving, timeout)
+    members = reconcile(job=info.state, records=records, ready=ready, previous=previous, tolerance=tolerance)
+    return explained(info, run_dir, records), tuple(_told(member, info) for member in members)
+
+
+def _told(member: Member, info: JobInfo) -> Member:
+    """Keep a server's own last word when its job ends, and let it not outlive a requeue."""
+    if info.state.over and member.record.state == "gone":
+        return replace(member, note=f"{member.record.note}; {member.note}")
+    if member.state != "ready" and of_former_run(member.record, info):
+        return replace(member, state="gone", note="of the former run; its job waits to run again")
+    if member.state != "ready" and member.record.state != "gone" and of_lost_node(member.record, info):
+        return replace(member, state="gone", note="its node has left the job")
+    return member
+
+
+def _with_age(member: Member, now: float) -> Member:
+    """Say how long a server has not answered: one look cannot tell whether it is slow to load or has died."""
+    if member.state != "starting":
+        return member
+    age = duration(max(0, round(now - member.record.updated)))
+    return replace(member, note=f"{member.note} {age} ago, no answer yet")

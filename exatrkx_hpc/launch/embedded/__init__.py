@@ -1,0 +1,1 @@
+"""The embedded scheduler: the same scripts on this machine."""

@@ -1,0 +1,104 @@
+"""What servers that were killed leave on a machine, and how it is told from what others use."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.process import find_program, run
+from exatrkx_hpc.config.values import Engine
+from exatrkx_hpc.launch.engines.commands import ENGINES
+from exatrkx_hpc.launch.words import Var, Word
+
+_SHARED_MEMORY = Path("/dev/shm")
+_CONTAINER = re.compile(r"exatrkx-([0-9]+)-.+-[0-9]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """A container of a farm's server: its name, the job that started it, whether it runs."""
+
+    name: str
+    job: str
+    running: bool
+
+
+def containers(engine: Engine, run_root: Path) -> tuple[Container, ...]:
+    """Return the containers that jobs of this run root started on this machine, running or not.
+
+    Job ids of the embedded scheduler are a run root's own, so that a name says too little: counted are those that
+    see the Python folder of this run root. Raises MissingComponent when the engine is not here, LaunchError when
+    it does not answer.
+    """
+    words = _text(ENGINES[engine].listing())
+    if not words:
+        return ()
+    program = find_program(words[0], remedy="load its module, so that its containers can be seen")
+    done = run([program, *words[1:]])
+    try:
+        rows = json.loads(done.stdout or "[]") if done.returncode == 0 else None
+    except ValueError:
+        rows = None
+    if not isinstance(rows, list):
+        raise LaunchError(
+            f"{words[0]} does not tell its containers (exit {done.returncode}): {done.complaint}; "
+            f"'{' '.join(words[:3])}' shows them"
+        )
+    found = (_container(row, run_root / "python") for row in rows)
+    return tuple(container for container in found if container is not None)
+
+
+def _container(row: object, python: Path) -> Container | None:
+    """Return the container of a row of podman's list, if it is one of a farm's servers that sees `python`."""
+    if not isinstance(row, dict):
+        return None
+    name = next(iter(row.get("Names") or ()), "")
+    match = _CONTAINER.fullmatch(name)
+    if match is None or not any(Path(place).parent == python for place in row.get("Mounts") or ()):
+        return None
+    return Container(name=name, job=match[1], running=row.get("State") == "running")
+
+
+def removal_argv(engine: Engine, names: Iterable[str]) -> list[str]:
+    """Return the command that removes the containers of these names at once, whether they run or not."""
+    return _text(ENGINES[engine].removal(), container=tuple(names))
+
+
+def remove_containers(engine: Engine, run_root: Path, job: str) -> None:
+    """Remove the containers of `job` from this machine; raises as `containers`, and when one does not go."""
+    names = [container.name for container in containers(engine, run_root) if container.job == job]
+    if not names:
+        return
+    argv = removal_argv(engine, names)
+    done = run([find_program(argv[0], remedy="load its module"), *argv[1:]])
+    if done.returncode:
+        raise LaunchError(f"containers of job {job} are left ({done.complaint}); remove them with '{' '.join(argv)}'")
+
+
+def remove_shared_memory(job: str, nodes: Iterable[str]) -> None:
+    """Remove the segments of the servers of `job` on these nodes that no process uses any more."""
+    for node in nodes:
+        for segment in _SHARED_MEMORY.glob(f"exatrkx_{job}_{node}-*"):
+            if not _mapped(segment):
+                with contextlib.suppress(OSError):
+                    segment.unlink()
+
+
+def _mapped(segment: Path) -> bool:
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(segment) in (entry / "maps").read_text():
+                return True
+    return False
+
+
+def _text(words: Iterable[Word], container: tuple[str, ...] = ()) -> list[str]:
+    """Return the words of a command, with the names of the containers where the script has its own."""
+    return [
+        text for word in words for text in (container if word == Var("container") else (word,)) if isinstance(text, str)
+    ]

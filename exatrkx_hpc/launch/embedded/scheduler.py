@@ -1,0 +1,240 @@
+"""The embedded scheduler: the rendered scripts run on this machine, as Slurm would run them on its nodes.
+
+Each pretend node is a loopback address (127.0.0.2, 127.0.0.3, …), so that every server has its own address and
+the usual ports. A job is one session of processes; its id, state and end are on disk, so that another command
+can watch it and end it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.errors import LaunchError, MissingComponent
+from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.ports import port_trouble
+from exatrkx_hpc.base.process import Child, kill_session, spawn
+from exatrkx_hpc.config.values import Engine
+from exatrkx_hpc.launch.embedded.cleanup import remove_containers, remove_shared_memory
+from exatrkx_hpc.launch.plan import FarmPlan
+from exatrkx_hpc.launch.run_dirs import job_ids
+from exatrkx_hpc.launch.scheduler import JobInfo, JobState
+
+_JOB_FILE = "embedded-job.json"
+_STATUS_FILE = "exit-status"
+_CANCELLED_FILE = "cancelled"
+#: Beyond drain and exit timeout: what the scripts need to write their records and to end.
+_END_MARGIN = 10.0
+
+
+class _Job(BaseModel):
+    """What another command needs to find a job again; `started` tells it from a later process of its id."""
+
+    model_config = ConfigDict(frozen=True)
+
+    session: int
+    started: int
+    boot: str
+    longest_end: float
+    name: str = ""
+    nodes: tuple[str, ...] = ()
+    submit: float | None = None
+    script: str = ""
+    engine: Engine = "none"
+
+
+class EmbeddedScheduler:
+    """Runs jobs on this machine; the servers need the `local` extra or a tritonserver of the machine's own."""
+
+    def __init__(self, *, run_root: Path, first_address: str) -> None:
+        """Keep jobs below `run_root`; the first pretend node is `first_address`, the others follow it."""
+        self._run_root = run_root
+        self._first = IPv4Address(first_address)
+        self._children: dict[str, Child] = {}
+
+    def submit(self, script: Path, plan: FarmPlan) -> str:
+        """Start `script` and return its job id; raises LaunchError when there are no free addresses."""
+        run_dir = self._new_run_dir()
+        try:
+            with contextlib.ExitStack() as locks:
+                nodes = self._claim_nodes(plan, locks)
+                child = self._start(script, plan, run_dir, nodes)
+        except BaseException:
+            shutil.rmtree(run_dir, ignore_errors=True)
+            raise
+        try:
+            record = _Job(
+                session=child.pid,
+                started=_start_time(child.pid) or 0,
+                boot=_boot_id(),
+                longest_end=plan.drain + plan.exit_timeout + _END_MARGIN,
+                name=plan.name,
+                nodes=tuple(nodes),
+                submit=time.time(),
+                script=str(script),
+                engine=plan.engine,
+            )
+            write_whole(run_dir / _JOB_FILE, record.model_dump_json(), mode=0o600)
+        except BaseException:
+            child.stop(grace=0)
+            raise
+        self._children[run_dir.name] = child
+        return run_dir.name
+
+    def _start(self, script: Path, plan: FarmPlan, run_dir: Path, nodes: Mapping[str, int]) -> Child:
+        """Start the script as slurmd would; `nodes` are addresses with the locks that the job holds from now on."""
+        job = run_dir.name
+        shims = run_dir / "bin"
+        shims.mkdir(mode=0o700)
+        (shims / "srun").symlink_to(asset("jobs/embedded-srun.sh"))
+        variables = {
+            "PATH": f"{shims}{os.pathsep}{os.environ['PATH']}",
+            "SLURM_JOB_ID": job,
+            "SLURM_JOB_NAME": plan.name,
+            "SLURM_JOB_NODELIST": ",".join(nodes),
+            "SLURM_JOB_NUM_NODES": str(len(nodes)),
+        }
+        argv = ["bash", str(asset("jobs/embedded-job.sh")), str(script), str(run_dir / _STATUS_FILE)]
+        log = self._run_root / f"job-{job}.log"
+        log.touch(mode=0o600)  # what a prologue says is nobody else's
+        return spawn(argv, log=log, env={**os.environ, **variables}, keep_open=tuple(nodes.values()))
+
+    def info(self, job: str) -> JobInfo:
+        """Return what is known of the job; it starts at once and has no time limit."""
+        record = self._read(job)
+        return JobInfo(
+            id=job,
+            state=self.state(job),
+            nodes=record.nodes,
+            name=record.name,
+            submit=record.submit,
+            start=record.submit,
+        )
+
+    def state(self, job: str) -> JobState:
+        """Return the job's state; raises LaunchError for a job that this scheduler never had."""
+        run_dir = self._run_root / job
+        record = self._read(job)
+        if self._alive(job, record):
+            return JobState.RUNNING
+        if (run_dir / _CANCELLED_FILE).exists():
+            return JobState.CANCELLED
+        with contextlib.suppress(OSError, ValueError):
+            return JobState.FAILED if int((run_dir / _STATUS_FILE).read_text()) else JobState.COMPLETED
+        return JobState.NODE_FAIL
+
+    def cancel(self, job: str, *, drain: bool = True) -> None:
+        """End the job and wait for its end; whatever is left of it then is killed.
+
+        Raises LaunchError for an unknown job, and when a container of it does not go.
+        """
+        record = self._read(job)
+        if self._alive(job, record):
+            write_whole(self._run_root / job / _CANCELLED_FILE, "", mode=0o600)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(record.session, signal.SIGTERM if drain else signal.SIGUSR1)
+            until = time.monotonic() + record.longest_end
+            while self._alive(job, record) and time.monotonic() < until:
+                time.sleep(0.05)
+            kill_session(record.session)
+        elif record.boot == _boot_id() and not Path(f"/proc/{record.session}").exists():
+            # The job's first process was killed; a session keeps its number while one of its processes lives.
+            kill_session(record.session)
+        if job in self._children:
+            self._children.pop(job).wait(timeout=5)
+        self._sweep(job, record)
+
+    def _alive(self, job: str, record: _Job) -> bool:
+        if job in self._children:
+            self._children[job].returncode()  # reaps it, so that an ended job is no zombie
+        return _start_time(record.session) == record.started
+
+    def _sweep(self, job: str, record: _Job) -> None:
+        """Remove what a killed script could not: the shared memory and the containers of its servers."""
+        remove_shared_memory(job, record.nodes)
+        # Who cancels may be in a shell without the engine's module; doctor tells of what is left then.
+        with contextlib.suppress(MissingComponent):
+            remove_containers(record.engine, self._run_root, job)
+
+    def _read(self, job: str) -> _Job:
+        try:
+            return _Job.model_validate_json((self._run_root / job / _JOB_FILE).read_text())
+        except (OSError, ValidationError) as error:
+            raise LaunchError(f"no job {job!r} in {self._run_root}; 'ls {self._run_root}' shows the jobs") from error
+
+    def _new_run_dir(self) -> Path:
+        number = int(max(job_ids(self._run_root), default="0", key=int)) + 1
+        while True:
+            try:
+                (self._run_root / str(number)).mkdir(mode=0o700)
+                return self._run_root / str(number)
+            except FileExistsError:
+                number += 1
+
+    def _claim_nodes(self, plan: FarmPlan, locks: contextlib.ExitStack) -> dict[str, int]:
+        """Return the first addresses on which every port of a node is free, each with the lock that claims it.
+
+        A server binds its ports only seconds later. Until then the lock keeps other farms away, and it is free
+        again when the last process of the job has ended.
+        """
+        ports = [
+            plan.base_port + place * plan.ports_per_server + offset
+            for place in range(plan.servers_per_node)
+            for offset in range(3)
+        ]
+        nodes: dict[str, int] = {}
+        for address in _loopback_from(self._first):
+            if all(port_trouble(address, port) is None for port in ports):
+                lock = _try_lock(f"{address}:{plan.base_port}")
+                if lock is not None:
+                    locks.callback(os.close, lock)
+                    nodes[address] = lock
+            if len(nodes) == plan.nodes:
+                return nodes
+        raise LaunchError(
+            f"{plan.nodes} addresses with free ports {ports[0]} to {ports[-1]} are not to be had from "
+            f"{self._first} on; stop what uses them, or set server.base_port"
+        )
+
+
+def _loopback_from(first: IPv4Address) -> Iterator[str]:
+    for step in range(64):
+        yield str(first + step)
+
+
+def _try_lock(name: str) -> int | None:
+    """Return an open file that holds the lock `name` of this user, or None when somebody else holds it."""
+    folder = Path(tempfile.gettempdir(), f"exatrkx-hpc-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    file = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        return None
+    return file
+
+
+def _boot_id() -> str:
+    """Return the name of this run of the machine; process ids of another one mean nothing."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _start_time(pid: int) -> int | None:
+    """Return when a living process started, in clock ticks since boot (field 22 of /proc/PID/stat)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])

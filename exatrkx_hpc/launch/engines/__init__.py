@@ -1,0 +1,1 @@
+"""Container engines: what a server needs of one, and how each of them starts it."""

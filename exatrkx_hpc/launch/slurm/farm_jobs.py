@@ -1,0 +1,242 @@
+"""Slurm, and beside it what the run directories tell: farms that a terminal runs, and nodes that see no run root."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.launch.plan import FarmPlan
+from exatrkx_hpc.launch.scheduler import JobInfo, JobState
+from exatrkx_hpc.launch.slurm.environment import chosen_cluster
+from exatrkx_hpc.launch.slurm.interactive import Allocation, Foreground, allocation, begin
+from exatrkx_hpc.launch.slurm.job import JobId, Owner
+from exatrkx_hpc.launch.slurm.scheduler import Slurm
+from exatrkx_hpc.launch.slurm.submit import submit
+from exatrkx_hpc.launch.words import sh
+
+#: In the run directory of a job that was submitted from here: what Slurm knows it by.
+RECORD = "slurm-job.json"
+#: In the run directory of a farm that a terminal runs: whose the allocation is.
+MARK = "interactive"
+_OURS, _THEIRS = "allocated by salloc\n", "allocation of a shell\n"
+_STATUS = "exit-status"
+_STOP = "stop"
+#: What salloc takes to give its nodes back.
+_RELEASE = 30.0
+
+
+class SlurmRecord(BaseModel):
+    """What a job of a run directory was submitted as: its name, its script and, if it was asked for, its cluster.
+
+    Without a `cluster` (None) nobody noted one, as for a script that was submitted by hand.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    cluster: str | None = None
+    name: str = ""
+    script: str = ""
+
+
+def read_record(run_dir: Path) -> SlurmRecord:
+    """Return what is noted of the job of a run directory; of one that was submitted by hand nothing is."""
+    try:
+        return SlurmRecord.model_validate_json((run_dir / RECORD).read_text())
+    except (OSError, ValidationError):
+        return SlurmRecord()
+
+
+class FarmSlurm:
+    """The scheduler of a site, for the farms below one run root; each job is asked of its own cluster."""
+
+    def __init__(
+        self,
+        cluster: Callable[[str | None], Slurm],
+        *,
+        run_root: Path,
+        grace: float,
+        interactive: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Ask and tell the cluster that `cluster` returns for a name; for None it is the one that the shell chooses.
+
+        With `interactive` a script runs from this terminal instead of as a batch job. A farm of a terminal that
+        drains has `grace` seconds before it is ended by force.
+        """
+        self._make = cluster
+        self._clusters: dict[str | None, Slurm] = {}
+        self._others: dict[tuple[str, str], str] = {}
+        self._run_root = run_root
+        self._grace = grace
+        self._here = interactive
+        self._clock = clock
+        self._sleep = sleep
+        self._running: dict[str, Foreground] = {}
+
+    def _slurm(self, cluster: str | None) -> Slurm:
+        if cluster not in self._clusters:
+            self._clusters[cluster] = self._make(cluster)
+        return self._clusters[cluster]
+
+    def _of(self, job: str) -> Slurm:
+        return self._slurm(read_record(self._run_root / job).cluster)
+
+    def submit(self, script: Path, plan: FarmPlan) -> str:
+        """Submit or start `script` and return the job's id; raises LaunchError when it is refused."""
+        if self._here:
+            return self._start(script, plan)
+        job = submit(script, name=plan.name, log=dict(plan.directives)["output"], options=plan.extra_directives)
+        try:
+            self._note(job, script, plan.name)
+        except BaseException as error:
+            self._slurm(job.cluster).cancel(job.number, owner=self._owner(job.number), drain=False)
+            if isinstance(error, OSError):
+                where = self._run_root / job.number
+                raise LaunchError(f"{where} cannot be written ({error.strerror}); job cancelled") from error
+            raise
+        return job.number
+
+    def _start(self, script: Path, plan: FarmPlan) -> str:
+        inside = allocation(os.environ)
+        if inside is not None:
+            self._make_way(inside, plan.nodes)
+        started = begin(script, plan, inside=inside is not None)
+        try:
+            job = inside.job if inside is not None else started.name()
+            cluster = inside.cluster if inside is not None else chosen_cluster(os.environ, plan.extra_directives)
+            # An allocation of a shell has a name of its own.
+            self._note(JobId(number=job, cluster=cluster), script, plan.name if inside is None else "")
+            write_whole(self._run_root / job / MARK, _OURS if inside is None else _THEIRS)
+        except BaseException:
+            started.kill()
+            raise
+        self._running[job] = started
+        return job
+
+    def _note(self, job: JobId, script: Path, name: str) -> None:
+        """Note in the run directory what Slurm knows the job by; its number alone may be another job's, or be again."""
+        run_dir = self._run_root / job.number
+        run_dir.mkdir(mode=0o700, exist_ok=True)
+        record = SlurmRecord(cluster=job.cluster, name=name, script=str(script))
+        write_whole(run_dir / RECORD, record.model_dump_json() + "\n", mode=0o600)
+
+    def _owner(self, job: str) -> Owner:
+        root = str(self._run_root)
+        return Owner(
+            log=root.replace("%", "%%") + "/job-%j.log",
+            line=f"run_dir={sh(root)}/$SLURM_JOB_ID",
+            name=read_record(self._run_root / job).name if (self._run_root / job / MARK).exists() else "",
+        )
+
+    def _make_way(self, inside: Allocation, nodes: int) -> None:
+        """Refuse an allocation that will not do or that has a farm; take away what an earlier farm of it left."""
+        job, run_dir = inside.job, self._run_root / inside.job
+        if 0 < inside.nodes < nodes:
+            has = f"{inside.nodes} node{'s' if inside.nodes > 1 else ''}"
+            raise LaunchError(f"this shell's allocation {job} has {has}, the farm wants {nodes}; ask for fewer with -N")
+        if (state := self._slurm(inside.cluster).state(job)) is not JobState.RUNNING:
+            raise LaunchError(f"this shell's allocation {job} is {state.value}; leave the shell and get another")
+        if run_dir.is_dir() and not self.state(job).over:
+            raise LaunchError(f"job {job} has a farm already; 'exatrkx-hpc stop {job}' ends it")
+        for old in (run_dir / _STATUS, *(run_dir / "records").glob("*.json")):
+            old.unlink(missing_ok=True)
+
+    def info(self, job: str) -> JobInfo:
+        """Return what is known of the job; what Slurm does not tell now is UNKNOWN with the reason."""
+        run_dir, record = self._run_root / job, read_record(self._run_root / job)
+        found = replace(self._slurm(record.cluster).info(job), cluster=record.cluster or "")
+        if why := self._another(found, record):
+            return JobInfo(id=job, state=JobState.UNKNOWN, reason=why, cluster=found.cluster)
+        if found.state is JobState.RUNNING and (run_dir / MARK).exists():
+            return self._of_terminal(found, run_dir)
+        seen = (run_dir / "server.sh").exists() or (self._run_root / f"job-{job}.log").exists()
+        if found.state is JobState.FAILED and found.nodes and run_dir.is_dir() and not seen:
+            why = f"{found.nodes[0]} left no trace in {self._run_root}; run_root must be a folder that all nodes share"
+            return replace(found, reason=why)
+        return found
+
+    def _another(self, found: JobInfo, record: SlurmRecord) -> str:
+        """Return why the job that Slurm has under this number is not the one that was submitted; nothing if it is."""
+        if not record.name or not found.name or found.name == record.name or found.id in self._running:
+            return ""
+        key = (found.id, found.name)
+        if key not in self._others:
+            try:
+                self._others[key] = self._of(found.id).whose(found.id, self._owner(found.id))
+            except LaunchError:
+                return f"Slurm's job {found.id} is called {found.name!r}, and this one was {record.name!r}"
+        return self._others[key] and f"the number is that of another job by now: {self._others[key]}"
+
+    def _of_terminal(self, found: JobInfo, run_dir: Path) -> JobInfo:
+        """Return what the farm in an allocation is; the allocation may go on when the farm has ended."""
+        status = _exit_status(run_dir)
+        started = self._running.get(found.id)
+        if status is None and (started is None or started.runs()):
+            return found
+        state = JobState.COMPLETED if status == 0 else JobState.FAILED
+        return replace(found, state=state, time_left=None, reason="its farm has ended, its allocation goes on")
+
+    def state(self, job: str) -> JobState:
+        """Return the job's state."""
+        return self.info(job).state
+
+    def cancel(self, job: str, *, drain: bool = True) -> None:
+        """End the job and wait for its end; of a farm in the allocation of a shell, the allocation stays.
+
+        Raises LaunchError when Slurm refuses, or the servers do not end.
+        """
+        run_dir, started = self._run_root / job, self._running.get(job)
+        if not (started or (run_dir / MARK).exists()):
+            self._of(job).cancel(job, owner=self._owner(job), drain=drain)
+            return
+        now = self.info(job)
+        if now.state is JobState.PENDING:
+            self._of(job).cancel(job, owner=self._owner(job), drain=drain)
+        elif not self._told_and_ended(job, "drain" if drain else "halt"):
+            self._force(job)
+        if started is not None:
+            started.settle(_RELEASE)
+
+    def _told_and_ended(self, job: str, word: str) -> bool:
+        """Tell the servers by the file that they look at, again if the script that just begins takes it away."""
+        stop = self._run_root / job / _STOP
+        until = self._clock() + self._grace
+        while not self.info(job).state.over:
+            if self._clock() >= until:
+                return False
+            with contextlib.suppress(OSError):
+                if not stop.exists() or stop.read_text().split()[:1] != [word]:
+                    write_whole(stop, f"{word}\nrequest\n")
+            self._sleep(0.2)
+        return True
+
+    def _force(self, job: str) -> None:
+        if (started := self._running.get(job)) is not None:
+            started.kill()
+        if self._ours(job):
+            self._of(job).cancel(job, owner=self._owner(job), drain=False)
+        elif started is None:
+            raise LaunchError(
+                f"the servers of job {job} have not ended after {self._grace:g} s; "
+                f"'scancel {job}' ends them with the allocation that they are in"
+            )
+
+    def _ours(self, job: str) -> bool:
+        with contextlib.suppress(OSError):
+            return (self._run_root / job / MARK).read_text() == _OURS
+        return job in self._running and allocation(os.environ) is None
+
+
+def _exit_status(run_dir: Path) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        return int((run_dir / _STATUS).read_text())
+    return None

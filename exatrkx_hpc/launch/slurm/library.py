@@ -1,0 +1,60 @@
+"""pyslurm as a faster way to Slurm's queue, where it is installed and was made for the Slurm that is here."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from importlib import metadata
+
+from exatrkx_hpc.launch.scheduler import JobInfo
+from exatrkx_hpc.launch.slurm.parse import Queue, expand_hosts, parse_state, plain_reason, time_left
+
+_RELEASE = re.compile(r"^slurm\S* (\d+\.\d+)", re.MULTILINE | re.ASCII)
+
+
+def library_release() -> str:
+    """Return the release of Slurm that the installed pyslurm was made for, such as `25.11`, or nothing."""
+    try:
+        return release(f"slurm {metadata.version('pyslurm')}")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def release(version: str) -> str:
+    """Return the release in what `squeue --version` prints (`slurm-wlm 22.05.8`), or nothing.
+
+    pyslurm is imported only where this is its own release: its C library ends the whole process otherwise.
+    """
+    match = _RELEASE.search(version)
+    return match[1] if match else ""
+
+
+def library_queue(*, uid: int, now: float) -> Queue | None:
+    """Return the user's jobs as pyslurm tells them, or None when it cannot: then the commands are asked."""
+    try:
+        jobs = importlib.import_module("pyslurm").Jobs.load().values()
+        found = (_info(job, now) for job in jobs if job.user_id == uid)
+        return Queue(jobs={info.id: info for info in found})
+    except Exception:  # whatever a library of another making does, the commands remain
+        return None
+
+
+def _info(job: object, now: float) -> JobInfo:
+    def of(name: str) -> object:
+        return getattr(job, name)
+
+    def number(name: str) -> float | None:
+        value = of(name)
+        return float(value) if isinstance(value, int | float) and value else None
+
+    state = parse_state(str(of("state")))
+    return JobInfo(
+        id=str(of("id")),
+        state=state,
+        nodes=expand_hosts(str(of("allocated_nodes") or "")),
+        time_left=time_left(state, end=number("end_time"), limit=number("time_limit"), now=now),
+        reason=plain_reason(str(of("state_reason") or "")),
+        name=str(of("name") or ""),
+        submit=number("submit_time"),
+        start=number("start_time"),
+    )

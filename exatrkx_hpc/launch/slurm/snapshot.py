@@ -1,0 +1,241 @@
+"""The user's jobs as Slurm tells them: one question for all of them, seldom, and never in the caller's way."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+from exatrkx_hpc.base.process import Completed
+from exatrkx_hpc.launch.scheduler import JobInfo, JobState
+from exatrkx_hpc.launch.slurm.library import library_queue, library_release, release
+from exatrkx_hpc.launch.slurm.parse import (
+    ACCOUNT_FIELDS,
+    FOREIGN,
+    QUEUE_FIELDS,
+    Queue,
+    Unreadable,
+    parse_accounting,
+    parse_queue_json,
+    parse_queue_lines,
+)
+from exatrkx_hpc.launch.slurm.refusals import own_words
+
+#: How long the accounting may take, in seconds, to tell of a job that failed; seen were 5.
+_LAG = 20.0
+#: Runs one of Slurm's commands; raises MissingComponent when there is none.
+Ask = Callable[[list[str]], Completed]
+
+
+def squeue_json_argv() -> list[str]:
+    """Return the command that lists all jobs of this user, ended ones of the last minutes included."""
+    return ["squeue", "--me", "--states=all", "--json"]
+
+
+def squeue_lines_argv() -> list[str]:
+    """Return the command that lists the same, one job a line: asking for one alone fails once it has ended."""
+    return ["squeue", "--me", "--states=all", "--noheader", f"--format={QUEUE_FIELDS}"]
+
+
+def sacct_argv(jobs: Collection[str]) -> list[str]:
+    """Return the command that tells what became of jobs that have left the queue, and of their steps."""
+    return ["sacct", "--noheader", "--parsable2", f"--jobs={','.join(jobs)}", f"--format={ACCOUNT_FIELDS}"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What Slurm said at one moment of the clock; with `trouble` it said nothing of any job."""
+
+    taken: float
+    jobs: Mapping[str, JobInfo] = field(default_factory=dict)
+    trouble: str = ""
+
+
+class Slurmctld:
+    """Asks Slurm for the queue in the best way that this version has, and for what has left it."""
+
+    def __init__(self, ask: Ask, *, uid: int, now: Callable[[], float], lines_only: bool = False) -> None:
+        """Ask through `ask` for the jobs of the user `uid`; `now` tells seconds since 1970.
+
+        With `lines_only` neither JSON nor pyslurm is tried.
+        """
+        self._ask = ask
+        self._uid = uid
+        self._now = now
+        self._json = not lines_only
+        self._library: bool | None = False if lines_only else None
+
+    def queue(self) -> Queue:
+        """Return the user's jobs in the queue; raises Unreadable with Slurm's own words when it does not answer."""
+        if self._library_fits() and (queue := library_queue(uid=self._uid, now=self._now())) is not None:
+            return queue
+        self._library = False
+        if self._json and (queue := self._queue_by_json()) is not None:
+            # 22.05 takes no notice of --me here, and the queue of a whole site is too much to ask for each time.
+            self._json = not queue.whole
+            return queue
+        done = self._ask(squeue_lines_argv())
+        if done.returncode:
+            raise Unreadable(own_words(done.stderr or done.stdout))
+        self._json = False
+        return parse_queue_lines(done.stdout)
+
+    def accounts(self, jobs: Collection[str]) -> dict[str, JobInfo]:
+        """Return what the accounting says of `jobs`; where it does not answer, they are UNKNOWN with its words."""
+        done = self._ask(sacct_argv(jobs))
+        if done.returncode == 0:
+            return parse_accounting(done.stdout, uid=self._uid, now=self._now())
+        why = f"it has left the queue, and sacct says: {own_words(done.stderr or done.stdout)}"
+        return {job: unknown(job, why) for job in jobs}
+
+    def _queue_by_json(self) -> Queue | None:
+        done = self._ask(squeue_json_argv())
+        try:
+            return parse_queue_json(done.stdout, uid=self._uid, now=self._now()) if done.returncode == 0 else None
+        except Unreadable:
+            return None
+
+    def _library_fits(self) -> bool:
+        if self._library is None:
+            mine = library_release()
+            self._library = bool(mine) and mine == release(self._ask(["squeue", "--version"]).stdout)
+        return self._library
+
+
+def unknown(job: str, reason: str, *, answered: bool = True) -> JobInfo:
+    """Return that nobody can say what `job` does, and why; not `answered` when Slurm said nothing at all."""
+    return JobInfo(id=job, state=JobState.UNKNOWN, reason=reason, answered=answered)
+
+
+def settle(job: str, queued: JobInfo | None, accounted: JobInfo | None) -> JobInfo:
+    """Return what queue and accounting say together; the queue counts first.
+
+    Of a requeued job the accounting tells how its last run ended; of one that has just ended it may still say
+    RUNNING. So it counts only for a job that has left the queue, and only when it says how that job ended.
+    """
+    if queued is not None:
+        starved = queued.state is JobState.FAILED and accounted and accounted.state is JobState.OUT_OF_MEMORY
+        return replace(queued, state=accounted.state, reason=accounted.reason) if accounted and starved else queued
+    if accounted is None:
+        return unknown(job, "neither squeue nor sacct knows it")
+    if accounted.state.over or accounted.state is JobState.UNKNOWN:
+        return accounted
+    if accounted.state is JobState.COMPLETING:
+        return replace(accounted, state=JobState.FAILED)
+    return unknown(job, f"it has left the queue, and the accounting still calls it {accounted.state.value}")
+
+
+class SlurmJobs:
+    """Answers `info` for any number of jobs from one snapshot, which a thread renews."""
+
+    def __init__(
+        self,
+        ask: Ask,
+        *,
+        lines_only: bool = False,
+        max_age: float = 5.0,
+        patience: float = 1.0,
+        trust: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Ask through `ask`, at most once in `max_age` seconds of `clock`.
+
+        An answer that is slow is waited for `patience` seconds; after that the last one holds, up to an age of
+        `trust` seconds. `now` tells seconds since 1970; with `lines_only` neither JSON nor pyslurm is tried.
+        """
+        self._slurm = Slurmctld(ask, uid=os.getuid(), now=now, lines_only=lines_only)
+        self._max_age = max_age
+        self._patience = patience
+        self._trust = max(trust, max_age)
+        self._clock = clock
+        self._wanted: set[str] = set()
+        self._ended: dict[str, JobInfo] = {}
+        self._failed: dict[str, float] = {}
+        self._snapshot: Snapshot | None = None
+        self._error: Exception | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def info(self, job: str) -> JobInfo:
+        """Return what is known of `job`; UNKNOWN with the reason where Slurm does not say.
+
+        Raises MissingComponent when Slurm's commands are not here.
+        """
+        with self._lock:
+            snapshot = self._look(job)
+        age = self._clock() - snapshot.taken
+        if age > self._trust:
+            return unknown(job, f"Slurm has not answered for {age:.0f} s", answered=False)
+        if snapshot.trouble:
+            return unknown(job, snapshot.trouble, answered=False)
+        return snapshot.jobs.get(job) or unknown(job, "Slurm has not been asked for it yet")
+
+    def forget(self) -> None:
+        """Ask anew at the next `info`, because a job has just been changed."""
+        with self._lock:
+            self._wait(None)
+            self._snapshot = None
+
+    def _look(self, job: str) -> Snapshot:
+        if job not in self._wanted:
+            self._wait(None)  # a question that began before the job was wanted does not tell of it
+            self._wanted.add(job)
+            known = self._snapshot.jobs.get(job) if self._snapshot is not None else None
+            if known is None or known.state is JobState.FAILED:  # the accounting has not been asked for it
+                self._snapshot = None
+        if self._snapshot is None or self._clock() - self._snapshot.taken > self._max_age:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._renew, name="slurm", daemon=True)
+                self._thread.start()
+            self._wait(None if self._snapshot is None else self._patience)
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        assert self._snapshot is not None
+        return self._snapshot
+
+    def _wait(self, seconds: float | None) -> None:
+        if self._thread is not None:
+            self._thread.join(seconds)
+            if not self._thread.is_alive():
+                self._thread = None
+
+    def _renew(self) -> None:
+        try:
+            self._snapshot = self._question()
+        except Exception as error:  # carried to the caller, who asked
+            self._error = error
+
+    def _question(self) -> Snapshot:
+        try:
+            jobs = self._slurm.queue().jobs
+        except Unreadable as trouble:
+            return Snapshot(taken=self._clock(), trouble=str(trouble))
+        wanted = sorted(self._wanted)
+        doubtful = [
+            job
+            for job in wanted
+            if (job not in jobs and job not in self._ended) or (job in jobs and jobs[job].state is JobState.FAILED)
+        ]
+        accounts = {**self._ended, **(self._slurm.accounts(doubtful) if doubtful else {})}
+        self._ended = {job: info for job, info in accounts.items() if info.state.over and job not in jobs}
+        settled = {job: settle(job, jobs.get(job), accounts.get(job)) for job in wanted}
+        settled |= {job: self._patiently(settled[job], accounts.get(job)) for job in wanted if job in jobs}
+        return Snapshot(taken=self._clock(), jobs={**jobs, **settled})
+
+    def _patiently(self, info: JobInfo, accounted: JobInfo | None) -> JobInfo:
+        """Hold FAILED back while the accounting, which lags by seconds, does not say yet whether memory ran out."""
+        # In its first seconds the accounting calls a job that of uid 0.
+        told = (
+            accounted is not None
+            and not accounted.reason.startswith(FOREIGN)
+            and (accounted.state.over or accounted.state is JobState.UNKNOWN)
+        )
+        if info.state is not JobState.FAILED or told:
+            return info
+        if self._clock() - self._failed.setdefault(info.id, self._clock()) > _LAG:
+            return info
+        return replace(info, state=JobState.COMPLETING, reason="it failed; the accounting has yet to say why")

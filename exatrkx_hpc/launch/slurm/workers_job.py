@@ -1,0 +1,143 @@
+"""The workers' own job: `run-clients --srun` in a script that a person can read, and submit by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from exatrkx_hpc import __version__
+from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.process import find_program, own_command
+from exatrkx_hpc.base.templates import render
+from exatrkx_hpc.config.resolve import as_environment, known_keys
+from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.launch.plan import Setting, settings_of
+from exatrkx_hpc.launch.run_dirs import local_file_system
+from exatrkx_hpc.launch.slurm.job import JobId
+from exatrkx_hpc.launch.slurm.scheduler import REMEDY
+from exatrkx_hpc.launch.slurm.submit import submit
+from exatrkx_hpc.launch.words import comment, directive, sh
+
+#: The variable that tells the nodes that the job, whose id it has, is for the workers alone.
+OWN_JOB = "EXATRKX_WORKERS_JOB"
+#: The script's name, in the folder of the results.
+SCRIPT = "workers.sbatch"
+#: What shapes the job, and means nothing inside it.
+_OF_THE_JOB = {
+    f"clients.{name}" for name in ("nodes", "time", "account", "qos", "partition", "constraint", "extra_directives")
+}
+#: Values that the reader of the script may ask about.
+_TOLD = ("name", "site", "run_root", "clients.", "job.account", "job.qos", "job.partition", "server.model_repository")
+
+
+class WorkersPlan(BaseModel):
+    """What the job will do; the script is this and nothing else."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    version: str
+    nodes: int
+    events: str
+    out: str
+    settings: tuple[Setting, ...]
+    directives: tuple[tuple[str, str], ...]
+    extra_directives: tuple[str, ...]
+    variables: tuple[tuple[str, str], ...]
+    program: tuple[str, ...]
+    options: tuple[tuple[str, ...], ...]
+
+
+def make_workers_plan(
+    farm: Farm,
+    options: Sequence[tuple[str, ...]],
+    *,
+    events: Path,
+    out: Path,
+    requeue: bool,
+    sources: Mapping[str, str] | None = None,
+) -> WorkersPlan:
+    """Return the plan of a job that runs `exatrkx-hpc run-clients` with these options, in the folders of these names.
+
+    With `requeue` Slurm begins it again after the failure of its first node. `sources` says of each key where its
+    value comes from, for the reader of the script. Raises LaunchError for an `out` that Slurm cannot write a log to.
+    """
+    if "\\" in str(out):
+        raise LaunchError(f"-o {out} has a backslash, which Slurm drops from the path of the job's log; rename it")
+    ours = tuple(key for key in known_keys() if key.startswith("clients.") and key not in _OF_THE_JOB)
+    return WorkersPlan(
+        name=farm.name,
+        version=__version__,
+        nodes=farm.clients.nodes,
+        events=str(events.absolute()),
+        out=str(out.absolute()),
+        settings=tuple(one for one in settings_of(farm, sources) if one.key.startswith(_TOLD)),
+        directives=_directives(farm, out.absolute(), requeue=requeue),
+        extra_directives=farm.clients.extra_directives,
+        variables=tuple(as_environment(farm, ("run_root", "server.model_repository", *ours)).items()),
+        program=own_command(),
+        options=tuple(options),
+    )
+
+
+def _directives(farm: Farm, out: Path, *, requeue: bool) -> tuple[tuple[str, str], ...]:
+    """Return the #SBATCH options as pairs of name and value; an option without a value has an empty one."""
+    clients = farm.clients
+    pairs = (
+        ("job-name", f"{farm.name}-clients"),
+        ("account", clients.account),
+        ("qos", clients.qos),
+        ("partition", clients.partition),
+        ("constraint", clients.constraint),
+        ("nodes", str(clients.nodes)),
+        ("ntasks-per-node", "1"),
+        # Each worker is a process that is busy; without this Slurm gives all of them one CPU.
+        ("cpus-per-task", str(clients.workers)),
+        ("time", clients.time),
+        # The workers end well before the time limit: what they have in flight is done again by the next job.
+        ("signal", "B:TERM@60"),
+        # Slurm reads %% as a plain %.
+        ("output", str(out).replace("%", "%%") + "/workers-%j.log"),
+        ("open-mode", "append"),
+    )
+    given = tuple((name, value) for name, value in pairs if value)
+    # A node that crashes must not take the others along.
+    return (*given, ("requeue" if requeue else "no-requeue", ""), ("no-kill", ""))
+
+
+def render_workers(plan: WorkersPlan) -> str:
+    """Return the text of the script."""
+    return render("jobs/workers.sbatch.j2", filters={"sh": sh, "directive": directive, "comment": comment}, plan=plan)
+
+
+def submit_workers(plan: WorkersPlan) -> tuple[JobId, Path]:
+    """Write the script into the folder of the results and submit it; return the job and the script.
+
+    Raises LaunchError when that folder or the events are of this machine alone, when it cannot be written, or when
+    Slurm refuses the job; MissingComponent without Slurm.
+    """
+    find_program("sbatch", remedy=REMEDY)
+    for flag, folder in (("-d", Path(plan.events)), ("-o", Path(plan.out))):
+        if (kind := local_file_system(folder)) is not None:
+            raise LaunchError(
+                f"{flag} {folder} is on {kind}, which the nodes do not share with this machine; name a folder of a "
+                "shared file system"
+            )
+    script = Path(plan.out, SCRIPT)
+    try:
+        script.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(script, render_workers(plan), mode=0o755)
+    except OSError as error:
+        raise LaunchError(f"cannot write {script}: {error.strerror}; choose another -o") from error
+    directives = dict(plan.directives)
+    job = submit(
+        script,
+        name=directives["job-name"],
+        log=directives["output"],
+        section="clients",
+        options=plan.extra_directives,
+    )
+    return job, script

@@ -1,0 +1,109 @@
+"""Which track belongs to which particle: the counting under every score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exatrkx_hpc.tracking.constants import Int64, Names
+from exatrkx_hpc.tracking.simulation.synthetic import TruthEvent
+
+Bools = NDArray[np.bool_]
+
+NO_TRACK = -1
+"""The label of a hit without a track, as the public C++ backends give it; in an unsigned column it is 2^64 - 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matches:
+    """Tracks and particles of one event, numbered from 0, and from 1; particle 0 is noise.
+
+    `track` `[N]` and `particle` `[N]` are the numbers of each hit. For each of T tracks: `size`, the particle that
+    owns most of its hits (`owner`), how many it owns (`shared`), whether it is a candidate (`candidate`), `matched`
+    to its owner, and a `duplicate` of another track that is matched to the same particle with more hits. For each of
+    P + 1 particles: its hits (`particle_size`), and whether it is `found`.
+    """
+
+    track: Int64
+    particle: Int64
+    size: Int64
+    owner: Int64
+    shared: Int64
+    candidate: Bools
+    matched: Bools
+    duplicate: Bools
+    particle_size: Int64
+    found: Bools
+
+
+def match_event(labels: Names, truth: TruthEvent, *, min_track_hits: int) -> Matches:
+    """Return how the tracks of `labels` `[N]` (any integers) and the particles of the same N hits belong together.
+
+    Hits with the label `NO_TRACK` are of no track, and together no candidate. A track of `min_track_hits` hits or
+    more is a candidate; it is matched to a particle that owns more than half of its hits, and finds it if it also
+    holds more than half of the particle's. Raises ValueError when the numbers of
+    labels and hits differ.
+    """
+    if labels.shape != truth.particle.shape:
+        raise ValueError(f"{labels.size} labels for {truth.particle.size} hits; score them with their own event")
+    names, track = np.unique(labels, return_inverse=True)
+    particle = _numbered(truth.particle)
+    particle_size = np.bincount(particle, minlength=1)
+    size, owner, shared = _majority(track.reshape(-1), particle)
+    candidate = (size >= min_track_hits) & (names.astype(np.int64) != NO_TRACK)
+    matched = candidate & (owner > 0) & (2 * shared > size)
+    finds = matched & (2 * shared > particle_size[owner])
+    found = np.zeros(len(particle_size), dtype=np.bool_)
+    found[owner[finds]] = True
+    return Matches(
+        track=track.reshape(-1),
+        particle=particle,
+        size=size,
+        owner=owner,
+        shared=shared,
+        candidate=candidate,
+        matched=matched,
+        duplicate=_duplicates(owner, shared, matched),
+        particle_size=particle_size,
+        found=found,
+    )
+
+
+def particle_values(matches: Matches, values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return for each particle number the value, `[P + 1]`, that each of its hits has in `values` `[N]`; noise nan."""
+    out = np.full(len(matches.particle_size), np.nan)
+    out[matches.particle] = values
+    out[0] = np.nan
+    return out
+
+
+def _numbered(particle: Names) -> Int64:
+    """Return particles numbered from 1, whatever they are called in the truth, and 0 for noise."""
+    numbers = np.zeros(len(particle), dtype=np.int64)
+    real = particle != 0
+    numbers[real] = np.unique(particle[real], return_inverse=True)[1].reshape(-1) + 1
+    return numbers
+
+
+def _majority(track: Int64, particle: Int64) -> tuple[Int64, Int64, Int64]:
+    """Return for each track its size, the particle that owns most of its hits, and how many it owns."""
+    if not track.size:
+        none = np.empty(0, dtype=np.int64)
+        return none, none, none
+    n_particles = int(particle.max()) + 1
+    pair, shared = np.unique(track * n_particles + particle, return_counts=True)
+    number, owner = np.divmod(pair, n_particles)
+    order = np.lexsort((shared, number))
+    best = order[np.flatnonzero(np.append(np.diff(number[order]) > 0, True))]
+    return np.bincount(track), owner[best], shared[best]
+
+
+def _duplicates(owner: Int64, shared: Int64, matched: Bools) -> Bools:
+    """Return whether a track is matched to a particle that another track matches with more hits."""
+    order = np.flatnonzero(matched)
+    order = order[np.lexsort((-shared[order], owner[order]))]
+    again = np.zeros(len(owner), dtype=np.bool_)
+    again[order[1:]] = owner[order[1:]] == owner[order[:-1]]
+    return again

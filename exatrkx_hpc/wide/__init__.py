@@ -1,1 +1,0 @@
-"""Events pushed through the endpoint from many nodes."""

@@ -1,0 +1,1 @@
+"""Events in files of every format."""

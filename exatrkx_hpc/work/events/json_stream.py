@@ -1,0 +1,116 @@
+"""Read a large JSON file a piece at a time: the elements of its one array, without the whole file in memory."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, TextIO
+
+from exatrkx_hpc.base.errors import InputError
+from exatrkx_hpc.work.events.values import blamed_on
+
+#: More text than any event has: a file whose brackets do not match must not fill the memory.
+LONGEST: Final = 1 << 29
+_CHUNK: Final = 1 << 20
+_SPACE: Final = " \t\r\n"
+#: A whole string, a string that does not end here, or a bracket.
+_MARK: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|"|[\[\]{}]', re.DOTALL)
+
+
+def array_elements(path: Path, key: str, *, longest: int = LONGEST) -> Iterator[object]:
+    """Yield the elements, objects or arrays, of the array that is the member `key` of the object in a JSON file.
+
+    The object begins with this member; what follows the array is not looked at. Memory holds one element at a time,
+    of at most `longest` characters. Raises InputError for a file that cannot be read or is no such JSON.
+    """
+    try:
+        with blamed_on(path, "JSON", but=(UnicodeDecodeError, OSError)), path.open(encoding="utf-8-sig") as file:
+            text = _Text(file, path, longest)
+            for sign in ("{", f'"{key}"', ":", "["):
+                if not text.take(sign):
+                    raise InputError(f'{path} does not begin with {{"{key}": [, as perf_analyzer\'s input data do')
+            yield from _elements(text, path)
+            if not text.take("}") and not text.take(","):
+                raise InputError(f"{path} ends behind the last event without a }}; it is cut off: write it again")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text ({error.reason}); JSON is UTF-8") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _elements(text: _Text, path: Path) -> Iterator[object]:
+    number = 0
+    if text.take("]"):
+        return
+    while True:
+        piece = text.value(f"event {number}")
+        try:
+            element = json.loads(piece, object_pairs_hook=_members)
+        except (ValueError, RecursionError, MemoryError) as error:
+            said = str(error)[:200] or type(error).__name__
+            raise InputError(f"{path}: event {number} is no JSON: {said}; write the file again") from error
+        yield element
+        number += 1
+        if text.take("]"):
+            return
+        if not text.take(","):
+            raise InputError(f"{path}: neither a comma nor ] after event {number - 1}; it is cut off or no JSON")
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return an object of JSON; a member that is there twice would silently take the place of the first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise ValueError(f"{twice[:40]!r} is there twice")
+    return found
+
+
+class _Text:
+    """The text of a file, of which no more is in memory than the piece that is looked at."""
+
+    def __init__(self, file: TextIO, path: Path, longest: int) -> None:
+        self._file, self._path, self._longest = file, path, longest
+        self._text, self._place = "", 0
+
+    def take(self, sign: str) -> bool:
+        """Pass over space, and over `sign` if it comes next; say whether it did."""
+        while True:
+            while self._place < len(self._text) and self._text[self._place] in _SPACE:
+                self._place += 1
+            if len(self._text) - self._place >= len(sign) or not self._more():
+                break
+        found = self._text.startswith(sign, self._place)
+        self._place += len(sign) if found else 0
+        return found
+
+    def value(self, what: str) -> str:
+        """Return the text of the object or array that comes next; `what` it is, in messages."""
+        self.take(" ")
+        if self._text[self._place : self._place + 1] not in ("{", "["):
+            raise InputError(f"{self._path}: {what} is no object; it is cut off or no JSON")
+        depth, offset = 0, 0  # counted from the place, which moves when more is read
+        while True:
+            mark = _MARK.search(self._text, self._place + offset)
+            if mark is None or mark[0] == '"':
+                offset = (mark.start() if mark else len(self._text)) - self._place
+                if not self._more():
+                    raise InputError(f"{self._path} ends within {what}; it is cut off: write it again")
+                continue
+            offset = mark.end() - self._place
+            depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(mark[0], 0)
+            if depth == 0:
+                piece = self._text[self._place : self._place + offset]
+                self._place += offset
+                return piece
+
+    def _more(self) -> bool:
+        """Read on, as much again as is looked at, so that long pieces are not searched too often."""
+        rest = self._text[self._place :]
+        if len(rest) > self._longest:
+            raise InputError(f"{self._path}: more than {self._longest} characters in one event; do its brackets match?")
+        fresh = self._file.read(max(_CHUNK, len(rest)))
+        self._text, self._place = rest + fresh, 0
+        return bool(fresh)

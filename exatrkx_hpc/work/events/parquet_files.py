@@ -1,0 +1,139 @@
+"""Many events in a Parquet file: a column that names the event of each hit, and the columns `r`, `phi`, `z`.
+
+The rows of an event lie together, in the order of its hits. A file is read a row group at a time at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from exatrkx_hpc.base.errors import InputError, MissingComponent
+from exatrkx_hpc.work.events.values import Stamp, UnreadableEvent, blamed_on
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
+EVENT: Final = "event"
+"""The column that names the event, unless another one is asked for."""
+
+HITS: Final = ("r", "phi", "z")
+"""The columns of a hit: r/3000 mm, phi/pi, z/400 mm."""
+
+BATCH: Final = 1 << 16
+"""Rows whose events are in memory at a time when a file is indexed."""
+
+#: A file name has 255 bytes at most, and that of a label file is written aside under a longer one.
+_LONGEST_NAME: Final = 200
+
+
+def require_pyarrow() -> None:
+    """Raise MissingComponent, which says what to install, unless pyarrow can be imported."""
+    try:
+        import pyarrow.compute
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise MissingComponent(f"Parquet needs pyarrow ({error}); pip install 'exatrkx-hpc[parquet]'") from error
+
+
+def index(path: Path, *, column: str = EVENT, file: str = "") -> Iterator[Stamp]:
+    """Yield the events of a Parquet file in their order, `BATCH` rows in memory at a time.
+
+    `file` is what their stamps call it. An event whose rows do not lie together comes more than once. Raises
+    InputError for a file that is torn or has not these columns, and for names that cannot name a label file.
+    """
+    name, first, end = None, 0, 0
+    with opened(path) as parquet:
+        mtime_ns = path.stat().st_mtime_ns
+        _require_columns(path, parquet, column)
+        for value, rows in _runs(path, parquet, column):
+            if value != name:
+                if name is not None:
+                    yield Stamp(name, end - first, mtime_ns, file, first)
+                name, first = value, end
+            end += rows
+    if name is not None:
+        yield Stamp(name, end - first, mtime_ns, file, first)
+
+
+def _runs(path: Path, parquet: ParquetFile, column: str) -> Iterator[tuple[str, int]]:
+    """Yield the name of each run of equal values in the column, and its length; a batch's end cuts a run in two."""
+    from pyarrow import compute, types
+
+    for batch in parquet.iter_batches(batch_size=BATCH, columns=[column], use_threads=False):
+        values = batch.column(0)
+        if types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        if values.null_count:
+            raise InputError(f"{path}: rows without a value in '{column}'; give each hit its event")
+        runs = compute.run_end_encode(values)
+        lengths = np.diff(runs.run_ends.to_numpy(), prepend=0).tolist()
+        for value, length in zip(runs.values.to_pylist(), lengths, strict=True):
+            yield _name(path, value, column), length
+
+
+def _name(path: Path, value: int | str, column: str) -> str:
+    name = str(value)
+    fault = (
+        "is empty"
+        if not name
+        else "begins with a point"
+        if name[0] == "."
+        else "holds a / or a NUL"
+        if "/" in name or "\0" in name
+        else f"is longer than {_LONGEST_NAME} bytes"
+        if len(os.fsencode(name)) > _LONGEST_NAME
+        else None
+    )
+    if fault:
+        raise InputError(f"{path}: the event {name[:40]!r} in '{column}' {fault}; a label file has the event's name")
+    return name
+
+
+def _require_columns(path: Path, parquet: ParquetFile, column: str) -> None:
+    from pyarrow import types
+
+    schema = parquet.schema_arrow
+    for name in (column, *HITS):
+        if len(schema.get_all_field_indices(name)) != 1:
+            held = ", ".join(schema.names)
+            other = "; --event-column names another one" if name == column else "; a hit is r/3000, phi/pi, z/400"
+            raise InputError(f"{path} has no column '{name}' (it has: {held[:200]}){other}")
+        kind = schema.field(name).type
+        if name in HITS:
+            right = types.is_float32(kind) or types.is_float64(kind)
+            wanted = "float or double"
+        else:
+            plain = kind.value_type if types.is_dictionary(kind) else kind
+            right = types.is_integer(plain) or types.is_string(plain) or types.is_large_string(plain)
+            wanted = "a whole number or a string"
+        if not right:
+            raise InputError(f"{path}: the column '{name}' is {kind}, not {wanted}; write it as that")
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[ParquetFile]:
+    """Open a Parquet file inside the block; see `told` for what it raises."""
+    require_pyarrow()
+    from pyarrow.parquet import ParquetFile
+
+    with told(path), path.open("rb") as file, ParquetFile(file, pre_buffer=False) as parquet:
+        yield parquet
+
+
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turn what is raised inside the block into one line: UnreadableEvent for the file, InputError for its bytes."""
+    with blamed_on(path, "Parquet"):
+        try:
+            yield
+        except OSError as error:
+            # For a torn page pyarrow raises OSError, too, but without a number of the system's.
+            if error.errno is None:
+                raise
+            raise UnreadableEvent(f"cannot read {path}: {error.strerror}") from error

@@ -1,0 +1,95 @@
+"""An event in perf_analyzer's JSON: `{"content": [...], "shape": [N, 3]}`, or one of the other ways to write it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Final
+
+import numpy as np
+
+from exatrkx_hpc.base.errors import InputError
+from exatrkx_hpc.work.events.values import COLUMNS, Float32
+from exatrkx_hpc.work.events.writing import DIGITS
+
+_ROWS: Final = f"[N, {COLUMNS}] is wanted, a row for each hit"
+
+
+def json_event(hits: Float32, tensor: str, *, as_base64: bool) -> str:
+    """Return an event as JSON, with its hits as the tensor `tensor`; no bit is lost."""
+    shape = f'"shape":[{len(hits)},{COLUMNS}]'
+    if as_base64:
+        text = base64.b64encode(hits.astype("<f4").tobytes()).decode()
+        return f'{{"{tensor}":{{"b64":"{text}",{shape}}}}}'
+    content = ",".join([DIGITS] * hits.size) % tuple(hits.ravel().tolist())
+    return f'{{"{tensor}":{{"content":[{content}],{shape}}}}}'
+
+
+def json_hits(tensor: object, where: str) -> Float32:
+    """Return the hits `[N, 3]` of one tensor; raise InputError when it is none."""
+    held = tensor if isinstance(tensor, dict) else {"content": tensor}
+    content = held.get("content")
+    if isinstance(content, dict):  # an older way to write it
+        held = {**held, **content}
+        content = content.get("content")
+    if "b64" in held and content is not None:
+        raise InputError(f"{where} has both content and b64; leave one out")
+    values = _decoded(held["b64"], where) if "b64" in held else _numbers(content, where)
+    hits = values.size // COLUMNS
+    shape = held.get("shape", [hits, COLUMNS])
+    if shape != [hits, COLUMNS]:
+        shown = str(shape)[:60]
+        raise InputError(f"{where} has the shape {shown} and {values.size} numbers; [N, {COLUMNS}] is wanted")
+    if values.size % COLUMNS:
+        raise InputError(f"{where} has {values.size} numbers, which is no multiple of {COLUMNS}")
+    hits_found = values.reshape(-1, COLUMNS)
+    finite = np.isfinite(hits_found).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            f"{where} has a NaN or an infinity in hit {np.argmin(finite)}; a hit is three finite numbers of single "
+            "precision"
+        )
+    return hits_found
+
+
+def _decoded(text: object, where: str) -> Float32:
+    if not isinstance(text, str):
+        raise InputError(f"{where}: b64 is no string")
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(f"{where}: b64 is no base64: {error}") from error
+    if len(data) % 4:
+        raise InputError(f"{where}: b64 has {len(data)} bytes, which are no float32 numbers")
+    return np.frombuffer(data, dtype="<f4").astype(np.float32)
+
+
+def _numbers(content: object, where: str) -> Float32:
+    """Return the numbers of a flat list, or of a list of hits; they are one after the other."""
+    if not isinstance(content, list):
+        raise InputError(f"{where} has neither content, a list of numbers, nor b64")
+    nested = any(isinstance(part, list) for part in content)
+    if nested:
+        _require_rows(content, where)
+    flat = [value for row in content for value in row] if nested else content
+    for place, value in enumerate(flat):
+        if type(value) not in (int, float):  # nor True, which is an int to Python
+            raise InputError(f"{where}: {str(value)[:40]!r} in content, in hit {place // COLUMNS}, is no number")
+    try:
+        with np.errstate(over="ignore"):  # 1e39 becomes an infinity, and is refused
+            return np.array(flat, dtype=np.float32)
+    except OverflowError as error:  # a whole number of hundreds of digits
+        raise InputError(f"{where}: content has a number that is not finite in single precision") from error
+
+
+def _require_rows(content: list[object], where: str) -> None:
+    """Raise InputError unless each element is one hit, a list of three: nothing is cut anew, which mixes r, phi, z."""
+    for number, row in enumerate(content):
+        if not isinstance(row, list):
+            raise InputError(f"{where}: row {number} is {str(row)[:40]!r}, among rows that are lists; {_ROWS}")
+        if any(isinstance(value, list) for value in row):
+            raise InputError(f"{where}: row {number} holds lists; {_ROWS}")
+        if len(row) != COLUMNS:
+            turned = len(content) == COLUMNS and len({len(one) for one in content if isinstance(one, list)}) == 1
+            how = f" (is this [{COLUMNS}, N], with all r first? Turn it)" if turned else ""
+            raise InputError(f"{where}: row {number} has {len(row)} values, not {COLUMNS}{how}; {_ROWS}")

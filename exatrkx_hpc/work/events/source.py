@@ -1,0 +1,254 @@
+"""Events and labels as files: the door to every format of events, and the label files in return.
+
+A source of events is a folder of `*.csv`, `*.npy` or `*.npz`, one event a file, or a folder of `*.parquet`, or one
+such file, with many events each. Of one folder all events have the same format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exatrkx_hpc.base.errors import InputError
+from exatrkx_hpc.base.files import LFS_REMEDY, is_lfs_pointer
+from exatrkx_hpc.base.whole_numbers import Whole, whole_numbers
+from exatrkx_hpc.work.events.csv_files import parse_csv
+from exatrkx_hpc.work.events.numpy_files import parse_npy, parse_npz
+from exatrkx_hpc.work.events.parquet_files import EVENT, index, require_pyarrow
+from exatrkx_hpc.work.events.parquet_reader import ParquetReader
+from exatrkx_hpc.work.events.values import (
+    COLUMNS,
+    EventFile,
+    EventInput,
+    Float32,
+    Rows,
+    Stamp,
+    UnreadableEvent,
+    blamed_on,
+)
+
+__all__ = ["COLUMNS", "EVENT", "EventFile", "EventInput", "Rows", "Stamp", "UnreadableEvent"]
+
+CSV: Final = "csv"
+PARQUET: Final = "parquet"
+
+_PARSERS: Final[Mapping[str, Callable[[Path, bytes], Float32]]] = MappingProxyType(
+    {CSV: parse_csv, "npy": parse_npy, "npz": parse_npz}
+)
+_PACKED: Final = (".gz", ".bz2", ".xz", ".zst", ".zip")
+FORMATS: Final = (*_PARSERS, PARQUET)
+"""The formats of events, each named as the files end."""
+
+
+def find_events(source: Path, form: str | None = None, *, column: str = EVENT) -> tuple[EventFile, ...]:
+    """Return the events of `source`, `evt_2` before `evt_10`; those of the format `form` where one is named.
+
+    Raises InputError as `format_of` and `scan_events`, also when there is none, or one is in two places.
+    """
+    form = form or format_of(source)
+    keyed = sorted(
+        (
+            (event_key(stamp.name), place_event(source, form, stamp))
+            for stamp in scan_events(source, form, column=column)
+        ),
+        key=lambda one: one[0],
+    )
+    if not keyed:
+        raise no_events(source)
+    for (key, event), (following, _) in itertools.pairwise(keyed):
+        if key == following:
+            raise scattered_events(source, [event.name])
+    return tuple(event for _, event in keyed)
+
+
+def no_events(source: Path) -> InputError:
+    """Return what to say of a folder without any event."""
+    kinds = ", ".join(f"*.{form}" for form in FORMATS)
+    packed = next((path.name for path in sorted(source.glob("[!.]*.csv.*")) if path.suffix in _PACKED), None)
+    if packed:
+        return InputError(f"no events ({kinds}) in {source}, but {packed}: unpack such files, as with gunzip")
+    return InputError(f"no events ({kinds}) in {source}; 'exatrkx-hpc events generate' makes some")
+
+
+def scattered_events(source: Path, names: list[str]) -> InputError:
+    """Return what to say of events that are in more than one place of their Parquet files."""
+    return InputError(
+        f"{source} holds events in more than one place ({', '.join(names)}, …); sort the rows by event, in one file"
+    )
+
+
+def format_of(source: Path) -> str:
+    """Return the format of the events of `source`, one of `FORMATS`.
+
+    Raises InputError when the source does not exist, cannot be read, holds no event, or events in several formats;
+    MissingComponent when they are in Parquet and pyarrow is not installed.
+    """
+    found: dict[str, str] = {}
+    if _is_parquet_file(source):
+        found[PARQUET] = source.name
+    else:
+        for entry in _files(source):
+            found.setdefault(entry.name.rpartition(".")[2], entry.name)
+    if not found:
+        raise no_events(source)
+    if len(found) > 1:
+        held = " and ".join(found[form] for form in sorted(found))
+        raise InputError(f"{source} holds events in several formats ({held}); keep one, move the others elsewhere")
+    (form,) = found
+    if form == PARQUET:
+        require_pyarrow()
+    return form
+
+
+def scan_events(source: Path, form: str, *, column: str = EVENT) -> Iterator[Stamp]:
+    """Yield the events of `source`, in no order, without reading their hits and without holding them all.
+
+    Events are the files of the format `form` that lie directly in the folder; what lies deeper (`truth/`) is no
+    event, and neither is a hidden file. Of a Parquet file the column `column` names them. Raises InputError when the
+    source does not exist or cannot be read.
+    """
+    if form == PARQUET and _is_parquet_file(source):
+        yield from index(source, column=column)
+        return
+    for entry in _files(source):
+        if not entry.name.endswith(f".{form}"):
+            continue
+        if form == PARQUET:
+            yield from index(Path(entry.path), column=column, file=entry.name)
+            continue
+        with contextlib.suppress(FileNotFoundError):  # it went in this very moment
+            stat = entry.stat()
+            yield Stamp(entry.name.removesuffix(f".{form}"), stat.st_size, stat.st_mtime_ns)
+
+
+def place_event(source: Path, form: str, stamp: Stamp) -> EventFile:
+    """Return where the event is that has this stamp."""
+    if stamp.file is None or stamp.first is None:
+        return EventFile(name=stamp.name, path=source / f"{stamp.name}.{form}")
+    rows = Rows(first=stamp.first, number=stamp.size, mtime_ns=stamp.mtime_ns)
+    return EventFile(name=stamp.name, path=source / stamp.file, rows=rows)
+
+
+def _is_parquet_file(source: Path) -> bool:
+    return source.suffix == f".{PARQUET}" and source.is_file()
+
+
+def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield the files of a folder that may be events, of any format."""
+    ends = tuple(f".{form}" for form in FORMATS)
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(ends) and entry.name[0] != "." and entry.is_file():
+                    yield entry
+    except NotADirectoryError as error:
+        raise InputError(f"{folder} is a file; -d wants the folder that holds the events, or a *.parquet") from error
+    except FileNotFoundError as error:
+        raise InputError(f"there is no folder {folder}; -d names the folder that holds the events") from error
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror}; check its permissions") from error
+
+
+def event_key(name: str) -> bytes:
+    """Return the key of an event's name: keys order digits as numbers, evt_2 before evt_10, and no two are equal."""
+    key = bytearray()
+    for place, part in enumerate(re.split(r"([0-9]+)", name)):
+        if place % 2 == 0:
+            key += os.fsencode(part) + b"\0"
+        else:  # a longer number is larger; among equal ones the one with more zeros before it goes first
+            digits = part.lstrip("0")
+            key += len(digits).to_bytes(2, "big") + digits.encode() + (65535 - len(part)).to_bytes(2, "big")
+    return bytes(key)
+
+
+class Reader:
+    """Reads events of any format, for any thread; a Parquet file stays open until the next one, or `close`."""
+
+    def __init__(self) -> None:
+        """Open nothing yet."""
+        self._parquet = ParquetReader()
+
+    def read(self, event: EventFile) -> EventInput:
+        """Return the content of an event.
+
+        Raises UnreadableEvent, an InputError, when its file cannot be read or changes meanwhile, and InputError, with
+        the file and the place in it, for anything but hits `[N, 3]` of finite numbers.
+        """
+        return read_event(event.path) if event.rows is None else self._parquet.read(event, event.rows)
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        self._parquet.close()
+
+
+def read_hits(path: Path) -> Float32:
+    """Return the hits of a file that is one event, float32 `[N, 3]`, contiguous and finite; see `read_event`."""
+    return read_event(path).hits
+
+
+def read_event(path: Path) -> EventInput:
+    """Return the content of a file that is one event, of the format that its name tells; an empty CSV has N = 0.
+
+    Raises UnreadableEvent, an InputError, when the file cannot be read or changes meanwhile, and InputError for
+    anything but hits `[N, 3]` of finite numbers.
+    """
+    form = path.suffix[1:] if path.suffix[1:] in _PARSERS else CSV
+    try:
+        with blamed_on(path, f"*.{form}", but=(OSError,)), path.open("rb") as file:
+            before = os.fstat(file.fileno())
+            data = file.read()  # a file that is too large for the memory is told as that
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        raise UnreadableEvent(f"cannot read {path}: {error.strerror}") from error
+    if (before.st_mtime_ns, len(data)) != (after.st_mtime_ns, after.st_size):
+        raise UnreadableEvent(f"{path} changed while it was read; run it again when nobody writes to it")
+    try:
+        with blamed_on(path, f"*.{form}"):
+            hits = _PARSERS[form](path, data)
+    except InputError as error:
+        if is_lfs_pointer(path):
+            raise InputError(f"{path} is a Git LFS pointer, not the file itself; {LFS_REMEDY}") from error
+        raise
+    digest = hashlib.sha256(data).hexdigest()
+    return EventInput(hits=hits, size=len(data), mtime_ns=after.st_mtime_ns, sha256=digest)
+
+
+def labels_text(labels: NDArray[np.int64]) -> str:
+    """Return labels `[N]` as the text of a label file: one integer a line, in the order of the hits."""
+    return "%d\n" * labels.size % tuple(labels.tolist())
+
+
+def read_labels(path: Path) -> NDArray[np.int64]:
+    """Return the labels of a label file as this project writes them, int64 `[N]`; an empty file has N = 0.
+
+    Raises InputError when it cannot be read or holds anything but one integer of 64 bits a line.
+    """
+    labels = read_foreign_labels(path)
+    if labels.dtype != np.int64:
+        raise InputError(f"{path} is no label file: {labels.max()} is no signed integer of 64 bits; write it again")
+    return labels.astype(np.int64, copy=False)
+
+
+def read_foreign_labels(path: Path) -> Whole:
+    """Return labels of any program, `[N]`, all exact: int64, or uint64 where one needs it; else as `read_labels`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no label file: it is not text ({error.reason}); write it again") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    lines = text.rstrip().split("\n") if text.strip() else []
+    try:
+        return whole_numbers(lines, first=1)
+    except ValueError as error:
+        raise InputError(f"{path}:{error}; a label file has one integer of 64 bits a line") from error

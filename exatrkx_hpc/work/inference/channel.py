@@ -1,0 +1,85 @@
+"""One gRPC channel to a Triton or to the balancer before it: its calls, each of which may fail as RequestFailed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
+from tritonclient.utils import np_to_triton_dtype
+
+from exatrkx_hpc.work.inference.retry import CHANNEL_OPTIONS, RequestFailed
+
+MEMBER: Final = "exatrkx-member"
+"""The header in which the balancer says which server answered, `host:port`; see nginx/nginx.conf.j2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What came back for one request: the output, None where there was none, and who sent it, as far as it says."""
+
+    output: NDArray[Any] | None
+    member: str
+    version: str
+
+
+class Channel:
+    """A channel; use it within one event loop, and close it. Timeouts are seconds."""
+
+    def __init__(self, server: str) -> None:
+        """Prepare; nothing is sent yet."""
+        self._channel = grpc.aio.insecure_channel(server, options=list(CHANNEL_OPTIONS))
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    async def close(self) -> None:
+        """Close the channel; calls in flight end with an error."""
+        await self._channel.close()
+
+    async def infer(self, model: str, inputs: Mapping[str, NDArray[Any]], output: str, *, timeout: float) -> Reply:
+        """Return the output of a model for its inputs, by their names.
+
+        Raises ValueError when the bytes that came back do not make up the shape.
+        """
+        message = service_pb2.ModelInferRequest(model_name=model)
+        message.outputs.add(name=output)
+        for name, array in inputs.items():
+            message.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
+            message.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+        with _failures():
+            call = self._stub.ModelInfer(message, timeout=timeout)
+            response = await call
+            headers = dict(await call.initial_metadata())
+        # After a repeat inside the balancer it names all that it asked; the one that answered is the last.
+        member = str(headers.get(MEMBER, "")).rpartition(", ")[2]
+        return Reply(output=InferResult(response).as_numpy(output), member=member, version=response.model_version)
+
+    async def ready(self, model: str, *, timeout: float) -> bool:
+        """Say whether the model is ready."""
+        with _failures():
+            return bool((await self._stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=timeout)).ready)
+
+    async def version(self, model: str, *, timeout: float) -> str:
+        """Return the version that a request gets which names none: the highest."""
+        with _failures():
+            said = await self._stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=model), timeout=timeout)
+        return max(said.versions, key=lambda version: (len(version), version), default="")
+
+    async def index(self, *, timeout: float) -> list[tuple[str, str, str]]:
+        """Return the name, the state and the reason for it of every model in the server's repository."""
+        with _failures():
+            said = await self._stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=timeout)
+        return [(entry.name, entry.state, entry.reason) for entry in said.models]
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise RequestFailed(error.code().name, error.details() or "no reason given") from None

@@ -1,0 +1,148 @@
+"""The file of a ledger: made whole, opened by one process, checked, and its faults told in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from exatrkx_hpc.base.errors import OutputError
+
+SCHEMA: Final = 2
+"""The version of the tables; a ledger of another one is refused."""
+
+#: Made when a ledger is opened, so that one of an earlier program has it, too: what else is known of a done event.
+_EXTRAS: Final = """
+CREATE TABLE IF NOT EXISTS extras (key BLOB PRIMARY KEY, tracks INTEGER NOT NULL, stages TEXT) WITHOUT ROWID
+"""
+
+_APPLICATION: Final = 0x65787472  # "extr", so that another program's SQLite file is told apart
+
+_TABLES: Final = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE runs (
+    run INTEGER PRIMARY KEY, began REAL NOT NULL, ended REAL, server TEXT NOT NULL, version TEXT NOT NULL,
+    stopped TEXT
+);
+CREATE TABLE events (
+    key BLOB PRIMARY KEY, name TEXT NOT NULL,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 BLOB, file TEXT, first INTEGER,
+    state TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'done', 'failed', 'quarantined')),
+    attempts INTEGER NOT NULL DEFAULT 0, retries INTEGER NOT NULL DEFAULT 0,
+    run INTEGER, ended REAL, seconds REAL, hits INTEGER, member TEXT, version TEXT,
+    labels_size INTEGER, labels_sha256 BLOB, part BLOB, kind TEXT, reason TEXT
+) WITHOUT ROWID;
+CREATE TABLE parts (
+    key BLOB PRIMARY KEY, name TEXT NOT NULL, events INTEGER NOT NULL, size INTEGER NOT NULL, sha256 BLOB NOT NULL,
+    ended REAL NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+def create(path: Path, facts: Mapping[str, str], *, locks: bool = True) -> None:
+    """Make an empty ledger at `path`, in place of what is there; raises OutputError when it cannot be written."""
+    aside = path.with_name(f".{path.name}.new")
+    try:
+        remove(aside)
+        # Made aside, so that a ledger that is there is never half made.
+        with contextlib.closing(_open(aside, mode="rwc", locks=locks)) as db:
+            db.executescript(f"BEGIN; {_TABLES} PRAGMA application_id={_APPLICATION}; PRAGMA user_version={SCHEMA};")
+            rows = [(name, as_text(value)) for name, value in facts.items()]
+            db.executemany("INSERT INTO facts VALUES (?, CAST(? AS TEXT))", rows)
+            db.commit()
+        remove(path)
+        aside.replace(path)
+    except sqlite3.Error as error:
+        with contextlib.suppress(OSError):
+            remove(aside)
+        raise explain(path, error) from error
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; make room there, or choose another -o") from error
+
+
+def remove(path: Path) -> None:
+    """Remove a ledger and what belongs to it, if it is there; raises OSError."""
+    for suffix in ("-wal", "-shm", "-journal", ""):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def connect(path: Path, *, locks: bool = True) -> sqlite3.Connection:
+    """Open the ledger at `path`, for this process alone; `locks` is whether its file system has any.
+
+    Raises OutputError for a file that is damaged, of another version, no ledger, or open elsewhere.
+    """
+    try:
+        db = _open(path, mode="rw", locks=locks)
+        try:
+            # Exclusive, and before WAL: then SQLite needs no shared memory, which network file systems lack.
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            _require_ours(path, db)  # before anything is written
+            _own(db)
+            (fault,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if fault != "ok":
+                raise _damaged(path, fault)
+            with db:
+                db.execute(_EXTRAS)
+        except BaseException:
+            db.close()
+            raise
+    except sqlite3.Error as error:
+        raise explain(path, error) from error
+    return db
+
+
+def _open(path: Path, *, mode: str, locks: bool) -> sqlite3.Connection:
+    # Where the file system has no locks OUT/.lock is none either, and SQLite must not ask for any.
+    uri = f"{path.absolute().as_uri()}?mode={mode}" + ("" if locks else "&vfs=unix-none")
+    # A notebook's run lives in another thread; one thread at a time has the ledger.
+    db = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=0.0)
+    # A file name need not be UTF-8; Python says such bytes as lone surrogates.
+    db.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    return db
+
+
+def _own(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode = WAL").fetchone()
+    # A power cut may cost the last commits, and their events are then done again; the file stays sound.
+    db.execute("PRAGMA synchronous = NORMAL")
+    db.execute("BEGIN EXCLUSIVE")
+    db.commit()
+
+
+def _require_ours(path: Path, db: sqlite3.Connection) -> None:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (schema,) = db.execute("PRAGMA user_version").fetchone()
+    if application != _APPLICATION:
+        raise OutputError(f"{path} is no ledger of run-clients; choose another -o, or begin anew with --fresh")
+    if schema != SCHEMA:
+        raise OutputError(
+            f"{path} is a ledger of version {schema}, and this program writes version {SCHEMA}; go on with the "
+            "program that began it, choose another -o, or begin anew with --fresh"
+        )
+
+
+def as_text(value: str) -> bytes:
+    """Return a text for `CAST(? AS TEXT)`: what a file name holds need not be UTF-8."""
+    return os.fsencode(value)
+
+
+def explain(path: Path, error: sqlite3.Error) -> OutputError:
+    """Return what to say when SQLite fails with the ledger at `path`: one line."""
+    said = str(error)
+    if "full" in said:
+        return OutputError(f"cannot write {path}: No space left on device; make room there, and run it again")
+    if said == "database is locked":
+        return OutputError(f"{path} is open in another program; close that, or choose another -o")
+    if isinstance(error, sqlite3.OperationalError):
+        return OutputError(f"cannot use {path}: {said}; look at its permissions and its disk, or choose another -o")
+    return _damaged(path, said)
+
+
+def _damaged(path: Path, why: object) -> OutputError:
+    return OutputError(
+        f"{path} is damaged ({' '.join(str(why).split())}); put a copy of it in its place, choose another -o, or do "
+        "all events again with --fresh"
+    )

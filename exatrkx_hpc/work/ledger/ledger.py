@@ -1,0 +1,231 @@
+"""The durable record of a run: which events are done, which failed and why. One SQLite file, OUT/ledger.sqlite.
+
+One process has it at a time, the coordinator. A result is on disk before the ledger says that it is done, so a
+kill at any moment costs at most inferences that are made a second time, never a result and never two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from exatrkx_hpc.work.events.source import CSV, FORMATS, EventFile, Stamp, event_key, place_event
+from exatrkx_hpc.work.ledger.file import as_text, connect, explain
+from exatrkx_hpc.work.results.outcome import Failed, Result
+from exatrkx_hpc.work.results.parts import Part
+
+PAGE: Final = 500
+"""Events that are read from the ledger at a time."""
+
+_COMMIT_EVENTS: Final = 500
+
+_DONE: Final = """
+UPDATE events SET state = 'done', attempts = attempts + :attempts, retries = retries + :retries, run = :run,
+    ended = :ended, seconds = :seconds, hits = :hits, member = :member, version = :version, size = :size,
+    mtime_ns = :mtime_ns, sha256 = :sha256, labels_size = :labels_size, labels_sha256 = :labels_sha256, part = :part,
+    kind = NULL, reason = NULL
+WHERE key = :key
+"""
+_FAILED: Final = """
+UPDATE events SET state = :state, attempts = attempts + :attempts, run = :run, ended = :ended, kind = :kind,
+    reason = CAST(:reason AS TEXT), seconds = NULL, hits = NULL, labels_size = NULL, labels_sha256 = NULL, part = NULL
+WHERE key = :key
+"""
+_EXTRA: Final = "INSERT OR REPLACE INTO extras VALUES (:key, :tracks, :stages)"
+_PART: Final = "INSERT OR REPLACE INTO parts VALUES (:key, CAST(:name AS TEXT), :events, :size, :sha256, :ended)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """The events of a ledger by state; `failed` are tried again by the next run, `quarantined` are not."""
+
+    waiting: int = 0
+    done: int = 0
+    failed: int = 0
+    quarantined: int = 0
+
+    @property
+    def events(self) -> int:
+        """All of them."""
+        return self.waiting + self.done + self.failed + self.quarantined
+
+    @property
+    def left(self) -> int:
+        """Those that the next run tries."""
+        return self.waiting + self.failed
+
+
+class Ledger:
+    """An open ledger. Changes of events are collected, and written by `commit`, 500 of them at the latest."""
+
+    def __init__(self, path: Path, *, locks: bool = True) -> None:
+        """Open the ledger that is there; `locks` is whether its file system has any.
+
+        Raises OutputError for a file that is damaged, of another version, no ledger, or open elsewhere.
+        """
+        self.path = path
+        self.run = 0
+        self._pending: list[tuple[str, dict[str, object]]] = []
+        self._cursor = b""
+        self.db = connect(path, locks=locks)
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; what was noted and not committed is lost."""
+        with self.told():
+            self.db.close()
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Turn what SQLite says inside the block into an OutputError of one line."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise explain(self.path, error) from error
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What the ledger is of: names and values, as they were given to `create` or `set_facts`."""
+        with self.told():
+            return MappingProxyType(dict(self.db.execute("SELECT name, value FROM facts")))
+
+    def set_facts(self, **facts: str) -> None:
+        """Change some facts."""
+        with self.told(), self.db:
+            rows = [(name, as_text(value)) for name, value in facts.items()]
+            self.db.executemany("INSERT OR REPLACE INTO facts VALUES (?, CAST(? AS TEXT))", rows)
+
+    def begin_run(self, *, server: str, version: str) -> None:
+        """Note that a run begins: what failed for another's fault waits again, and pages start anew."""
+        with self.told(), self.db:
+            self.db.execute("UPDATE events SET state = 'waiting' WHERE state = 'failed'")
+            row = (time.time(), server, version)
+            self.run = int(
+                self.db.execute("INSERT INTO runs (began, server, version) VALUES (?, ?, ?)", row).lastrowid or 0
+            )
+        self._cursor = b""
+
+    def end_run(self, stopped: str | None) -> None:
+        """Write everything down, and note that the run ended well, or why it was stopped."""
+        self.commit()
+        with self.told(), self.db:
+            self.db.execute("UPDATE runs SET ended = ?, stopped = ? WHERE run = ?", (time.time(), stopped, self.run))
+
+    def release(self) -> None:
+        """Let the events in quarantine wait again."""
+        with self.told(), self.db:
+            self.db.execute("UPDATE events SET state = 'waiting' WHERE state = 'quarantined'")
+
+    def waiting(self, folder: Path, limit: int = PAGE) -> list[EventFile]:
+        """Return the next events of `folder` that wait, in natural order, none of them a second time in a run."""
+        found = self._places(folder, "key > ? AND state = 'waiting' ORDER BY key LIMIT ?", self._cursor, limit)
+        if found:
+            self._cursor = event_key(found[-1].name)
+        return found
+
+    def first(self, folder: Path, limit: int) -> list[EventFile]:
+        """Return the first events of `folder` in natural order, in any state."""
+        return self._places(folder, "1 ORDER BY key LIMIT ?", limit)
+
+    def place(self, folder: Path, name: str) -> EventFile | None:
+        """Return where an event of `folder` is; None for one that the ledger does not know, or that is no file."""
+        if self.facts.get("format", CSV) not in FORMATS:
+            return None
+        return next(iter(self._places(folder, "key = ?", event_key(name))), None)
+
+    def _places(self, folder: Path, condition: str, *values: object) -> list[EventFile]:
+        form = self.facts.get("format", CSV)
+        query = f"SELECT name, size, mtime_ns, file, first FROM events WHERE {condition}"
+        with self.told():
+            return [place_event(folder, form, Stamp(*row)) for row in self.db.execute(query, values)]
+
+    def done(self, result: Result, *, attempts: int = 1) -> None:
+        """Note that the labels of an event are on disk; `attempts` workers had it since the last note."""
+        self._pending.append((_EXTRA, _extra(result)))
+        self._note(_DONE, self._done(result, attempts))
+
+    def done_part(self, part: Part, results: Iterable[tuple[Result, int]]) -> None:
+        """Note that a part with these results (and how many workers had each) is on disk: all of it, or nothing."""
+        key, sha256 = event_key(part.event), bytes.fromhex(part.sha256)
+        fields = {"key": key, "name": as_text(part.event), "events": part.events, "size": part.size, "sha256": sha256}
+        notes = []
+        for result, attempts in results:
+            notes += [(_DONE, self._done(result, attempts) | {"part": key}), (_EXTRA, _extra(result))]
+        # Together, before the next commit may come.
+        self._pending += [(_PART, {**fields, "ended": time.time()}), *notes]
+        self._commit_many()
+
+    def _done(self, result: Result, attempts: int) -> dict[str, object]:
+        fields = {**vars(result), "key": event_key(result.name), "attempts": attempts, "run": self.run}
+        for name in ("sha256", "labels_sha256"):
+            fields[name] = bytes.fromhex(str(fields[name])) or None
+        for name in ("name", "tracks", "stages"):
+            del fields[name]
+        return {**fields, "ended": time.time(), "part": None}
+
+    def fail(self, failed: Failed, *, attempts: int = 1) -> None:
+        """Note that an event has no labels; one that failed for itself is not tried again by the next run."""
+        fields = {
+            "key": event_key(failed.event),
+            "kind": failed.kind,
+            "reason": as_text(failed.reason),
+            "run": self.run,
+        }
+        state = "quarantined" if failed.for_itself else "failed"
+        self._note(_FAILED, {**fields, "state": state, "attempts": attempts, "ended": time.time()})
+
+    def _note(self, statement: str, fields: dict[str, object]) -> None:
+        self._pending.append((statement, fields))
+        self._commit_many()
+
+    def _commit_many(self) -> None:
+        if len(self._pending) >= _COMMIT_EVENTS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Write down what was noted; raises OutputError when the disk is full or the ledger is damaged."""
+        if not self._pending:
+            return
+        with self.told(), self.db:
+            for statement, group in _grouped(self._pending):
+                self.db.executemany(statement, group)
+        self._pending.clear()
+
+    def counts(self) -> Counts:
+        """Return how many events are in each state."""
+        with self.told():
+            return Counts(**dict(self.db.execute("SELECT state, count(*) FROM events GROUP BY state")))
+
+    def failures(self, limit: int) -> tuple[Failed, ...]:
+        """Return the first events that failed, in natural order."""
+        query = "SELECT name, kind, reason FROM events WHERE state IN ('failed', 'quarantined') ORDER BY key LIMIT ?"
+        with self.told():
+            return tuple(
+                Failed(event=name, kind=kind, reason=why) for name, kind, why in self.db.execute(query, (limit,))
+            )
+
+
+def _extra(result: Result) -> dict[str, object]:
+    stages = json.dumps(list(result.stages)) if result.stages else None
+    return {"key": event_key(result.name), "tracks": result.tracks, "stages": stages}
+
+
+def _grouped(
+    pending: Iterable[tuple[str, dict[str, object]]],
+) -> Iterator[tuple[str, list[dict[str, object]]]]:
+    groups: dict[str, list[dict[str, object]]] = {}
+    for statement, fields in pending:  # an event is noted once in a run, so the order of the two kinds is free
+        groups.setdefault(statement, []).append(fields)
+    yield from groups.items()

@@ -1,0 +1,217 @@
+"""What a ledger says of its events, held against the folder: what is new, what changed, what is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from exatrkx_hpc.base.errors import InputError
+from exatrkx_hpc.work.events.source import (
+    CSV,
+    EVENT,
+    PARQUET,
+    EventFile,
+    Reader,
+    Stamp,
+    event_key,
+    no_events,
+    place_event,
+    scan_events,
+    scattered_events,
+)
+from exatrkx_hpc.work.ledger.file import as_text
+from exatrkx_hpc.work.ledger.ledger import Ledger
+from exatrkx_hpc.work.results.shards import WHOLE, Shard
+
+T = TypeVar("T")
+
+_BATCH: Final = 1000
+_NAMED: Final = 3
+_STAMP: Final = ", ".join(Stamp._fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """How the folder of events differs from the ledger: events that are new, that changed, that are gone."""
+
+    new: int = 0
+    changed: int = 0
+    gone: int = 0
+
+    def __str__(self) -> str:
+        said = [f"{number} {what}" for what, number in vars(self).items() if number]
+        return ", ".join(said)
+
+
+def match_events(
+    ledger: Ledger, folder: Path, *, accept: bool = False, column: str = EVENT, shard: Shard = WHOLE
+) -> Changes:
+    """Take the events of `folder`, of the format that the ledger is of, into the ledger; return what was different.
+
+    New ones are added, and one that changed after it had failed waits again. When one changed after it was done,
+    or left the folder, it raises InputError with the first names, and the ledger stays as it was; with `accept` the
+    changed ones wait again and those that are gone are forgotten. Also raises InputError for a folder without events.
+    Of Parquet files `column` names the events. Of a `shard` only its own events count, and there may be none.
+    """
+    with ledger.told():
+        try:
+            changes = _match_events(ledger, folder, accept=accept, column=column, shard=shard)
+            ledger.db.commit()
+        except BaseException:
+            ledger.db.rollback()
+            raise
+        finally:
+            ledger.db.execute("DROP TABLE IF EXISTS temp.listed")
+    return changes
+
+
+def _match_events(ledger: Ledger, folder: Path, *, accept: bool, column: str, shard: Shard) -> Changes:
+    before = ledger.counts().events
+    form = ledger.facts.get("format", CSV)
+    listed = _list(ledger, folder, form, column, shard)
+    if not listed and shard.is_whole:
+        raise no_events(folder)
+    with contextlib.closing(_changed(ledger, folder, form)) as changed:
+        first = [name for _, name in itertools.islice(changed, _NAMED)]
+        # To refuse, the first ones are enough: each of them costs a file that is read.
+        number = len(first) + (sum(1 for _ in changed) if accept else 0)
+    (known,) = ledger.db.execute("SELECT count(*) FROM listed JOIN events USING (key)").fetchone()
+    gone = _gone(ledger, folder, form) if known < before else iter(())
+    if not accept:
+        _refuse(ledger, folder, first, [name for _, name in itertools.islice(gone, _NAMED)], before - known)
+    forgotten = 0
+    for batch in batches(gone):
+        forgotten += len(batch)
+        ledger.db.executemany("DELETE FROM events WHERE key = ?", [(key,) for key, _ in batch])
+    ledger.db.execute(
+        # In the order of the keys: pages that fill one after the other are written once.
+        f"INSERT INTO events (key, {_STAMP}) SELECT key, {_STAMP} FROM listed "
+        "WHERE NOT EXISTS (SELECT 1 FROM events WHERE events.key = listed.key) ORDER BY key"
+    )
+    return Changes(new=listed - known, changed=number, gone=forgotten)
+
+
+def _list(ledger: Ledger, folder: Path, form: str, column: str, shard: Shard) -> int:
+    """Put the events of the folder, which may be millions, into a table that SQLite keeps on disk."""
+    ledger.db.execute(
+        "CREATE TEMP TABLE listed (key BLOB, name TEXT, size INTEGER, mtime_ns INTEGER, file TEXT, first INTEGER)"
+    )
+    number = 0
+    rows = map(_row, scan_events(folder, form, column=column))
+    for batch in batches(row for row in rows if shard.owns(row[0])):
+        ledger.db.executemany("INSERT INTO listed VALUES (?, CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), ?)", batch)
+        number += len(batch)
+    if form == PARQUET:  # a folder has a name once, a Parquet file may have an event anywhere
+        ledger.db.execute("CREATE INDEX temp.listed_keys ON listed (key)")
+        query = f"SELECT name FROM listed GROUP BY key HAVING count(*) > 1 LIMIT {_NAMED}"
+        names = [name for (name,) in ledger.db.execute(query)]
+        if names:
+            raise scattered_events(folder, names)
+    return number
+
+
+def _row(stamp: Stamp) -> tuple[bytes, bytes, int, int, bytes | None, int | None]:
+    file = as_text(stamp.file) if stamp.file is not None else None
+    return event_key(stamp.name), as_text(stamp.name), stamp.size, stamp.mtime_ns, file, stamp.first
+
+
+def _changed(ledger: Ledger, folder: Path, form: str) -> Generator[tuple[bytes, str], None, None]:
+    """Yield the done events whose content is another now, and let them wait again."""
+    stamp = ", ".join(f"listed.{name.strip()}" for name in _STAMP.split(","))
+    differing = ledger.db.execute(
+        f"SELECT key, state, sha256, events.size, {stamp} FROM listed JOIN events USING (key) "
+        "WHERE listed.size != events.size OR listed.mtime_ns != events.mtime_ns "
+        "OR listed.file IS NOT events.file OR listed.first IS NOT events.first"
+    )
+    with contextlib.closing(Reader()) as reader:
+        for key, state, sha256, former_size, *found in differing:
+            now = Stamp(*found)
+            event = place_event(folder, form, now)
+            another = state == "done" and (now.size != former_size or _digest(event, reader) != sha256)
+            again = "waiting" if another or state == "quarantined" else state
+            file = as_text(now.file) if now.file is not None else None
+            ledger.db.execute(
+                "UPDATE events SET size = ?, mtime_ns = ?, file = CAST(? AS TEXT), first = ?, state = ? WHERE key = ?",
+                (now.size, now.mtime_ns, file, now.first, again, key),
+            )
+            if another:
+                yield key, now.name
+
+
+def _digest(event: EventFile, reader: Reader) -> bytes:
+    """Return the SHA-256 of an event as a worker would note it; nothing when it cannot be read."""
+    if event.rows is None:
+        return digest(event.path)
+    try:
+        return bytes.fromhex(reader.read(event).sha256)
+    except InputError:
+        return b""
+
+
+def _gone(ledger: Ledger, folder: Path, form: str) -> Iterator[tuple[bytes, str]]:
+    if form == PARQUET:
+        yield from rows(ledger, "NOT EXISTS (SELECT 1 FROM listed WHERE listed.key = events.key)")
+        return
+    for key, name in rows(ledger, "state != ''"):
+        if not (folder / f"{name}.{form}").is_file():
+            yield key, name
+
+
+def rows(ledger: Ledger, condition: str) -> Iterator[tuple[bytes, str]]:
+    """Yield keys and names page by page, so that rows may be changed meanwhile."""
+    cursor = b""
+    while True:
+        query = f"SELECT key, name FROM events WHERE key > ? AND {condition} ORDER BY key LIMIT {_BATCH}"
+        rows = ledger.db.execute(query, (cursor,)).fetchall()
+        if not rows:
+            return
+        yield from rows
+        cursor = rows[-1][0]
+
+
+def _refuse(ledger: Ledger, folder: Path, changed: list[str], gone: list[str], number_gone: int) -> None:
+    """Raise InputError when events changed or are gone."""
+    said = []
+    if changed:
+        said.append(f"events changed since they were done ({_named(changed, len(changed))})")
+    if gone:
+        said.append(f"{number_gone} are no longer in {folder} ({_named(gone, number_gone)})")
+    if not said:
+        return
+    former = ledger.facts.get("folder", "")
+    if former != os.path.realpath(folder):
+        raise InputError(
+            f"{ledger.path} is of the events in {former}, and those in {folder} are others: {'; '.join(said)}; "
+            "choose another -o, or begin anew with --fresh"
+        )
+    raise InputError(
+        f"{'; '.join(said)}; put them back, or do changed ones again and forget those that are gone with "
+        "--accept-changes, or begin anew with --fresh"
+    )
+
+
+def _named(names: list[str], number: int) -> str:
+    more = len(names) >= _NAMED and number >= len(names)
+    return ", ".join(names) + (", …" if more else "")
+
+
+def digest(path: Path) -> bytes:
+    """Return the SHA-256 of a file; nothing when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.sha256(file.read()).digest()
+    except OSError:
+        return b""
+
+
+def batches(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield the items in lists, so that memory holds a few thousand at a time."""
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, _BATCH)):
+        yield batch

@@ -1,0 +1,91 @@
+"""What a ledger says of its part files, held against the files: a part is right as a whole, or all of it is done again.
+
+Every event has one result: a part that the ledger does not know, or of which any event is no longer done, is removed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from exatrkx_hpc.work.events.source import event_key
+from exatrkx_hpc.work.ledger.ledger import Ledger
+from exatrkx_hpc.work.ledger.match_events import batches, digest
+from exatrkx_hpc.work.results.parts import event_of, part_file
+from exatrkx_hpc.work.results.shards import WHOLE, Shard
+
+#: Parts that are not there, and parts of which an event is no longer done.
+_BROKEN: Final = """
+CREATE TEMP TABLE broken AS
+SELECT key, name FROM parts
+LEFT JOIN (SELECT part, count(*) AS done FROM events WHERE state = 'done' AND part IS NOT NULL GROUP BY part)
+    ON part = key
+WHERE done IS NOT events OR key NOT IN (SELECT key FROM found)
+"""
+_COUNT: Final = "SELECT count(*) FROM events WHERE state = 'done' AND part IN (SELECT key FROM broken)"
+_WAIT_AGAIN: Final = """
+UPDATE events SET state = CASE state WHEN 'done' THEN 'waiting' ELSE state END, part = NULL
+WHERE part IN (SELECT key FROM broken)
+"""
+
+
+def match_parts(ledger: Ledger, labels: Path, *, settled: float, shard: Shard = WHOLE) -> int:
+    """Hold the part files against the ledger, inside a transaction; return how many done events must be done again.
+
+    A part that was written after `settled` (seconds since 1970) is read, too, because a power cut may tear it. Of a
+    `shard` only its own parts are looked at. Raises OSError.
+    """
+    db = ledger.db
+    try:
+        db.execute("CREATE TEMP TABLE found (key BLOB PRIMARY KEY) WITHOUT ROWID")
+        for batch in batches(_part_files(labels, shard)):
+            for key, path in batch:
+                row = db.execute("SELECT size, sha256, ended > ? FROM parts WHERE key = ?", (settled, key)).fetchone()
+                if row is not None and is_whole(path, *row):
+                    db.execute("INSERT INTO found VALUES (?)", (key,))
+                else:
+                    path.unlink(missing_ok=True)
+        db.execute(_BROKEN)
+        again = _forget(ledger, labels)
+    finally:
+        db.execute("DROP TABLE IF EXISTS temp.found")
+        db.execute("DROP TABLE IF EXISTS temp.broken")
+    return again
+
+
+def _forget(ledger: Ledger, labels: Path) -> int:
+    """Forget the broken parts, remove their files, and return how many of their events were done."""
+    names = [name for (name,) in ledger.db.execute("SELECT name FROM broken")]
+    if not names:
+        return 0
+    for name in names:
+        (labels / part_file(name)).unlink(missing_ok=True)
+    (again,) = ledger.db.execute(_COUNT).fetchone()
+    ledger.db.execute(_WAIT_AGAIN)
+    ledger.db.execute("DELETE FROM parts WHERE key IN (SELECT key FROM broken)")
+    return int(again)
+
+
+def is_whole(path: Path, size: int, sha256: bytes, recent: bool) -> bool:
+    """Return whether a file has this size and, if it is recent, this content."""
+    return path.lstat().st_size == size and (not recent or digest(path) == sha256)
+
+
+def sweep_parts(ledger: Ledger, labels: Path, *, shard: Shard = WHOLE) -> None:
+    """Remove the parts that the ledger does not know: a worker may outlive its coordinator for a moment."""
+    for key, path in _part_files(labels, shard):
+        with ledger.told():
+            known = ledger.db.execute("SELECT 1 FROM parts WHERE key = ?", (key,)).fetchone()
+        if known is None:
+            path.unlink(missing_ok=True)
+
+
+def _part_files(labels: Path, shard: Shard) -> Iterator[tuple[bytes, Path]]:
+    """Yield the parts of a shard, with the key of the event that each is named after."""
+    with os.scandir(labels) as entries:
+        for entry in entries:
+            event = event_of(entry.name)
+            if event is not None and shard.owns(key := event_key(event)):
+                yield key, Path(entry.path)

@@ -1,0 +1,109 @@
+"""What a ledger says of its results, held against the files: nothing is believed because it was written down."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from exatrkx_hpc.base.errors import OutputError
+from exatrkx_hpc.work.events.source import CSV, PARQUET, event_key
+from exatrkx_hpc.work.ledger.ledger import Ledger
+from exatrkx_hpc.work.ledger.match_events import batches, rows
+from exatrkx_hpc.work.ledger.match_parts import is_whole, match_parts, sweep_parts
+from exatrkx_hpc.work.results.shards import WHOLE, Shard
+
+#: A kernel writes data to disk after half a minute or so: what is older than this has survived a power cut.
+_SETTLED: Final = 120.0
+
+#: What `write_whole` names the files aside of `evt_7.csv` and of the part of `evt_7`.
+_ASIDE: Final = re.compile(r"\.(?:part-(?P<first>.*)\.labels\.parquet|(?P<event>.*)\.csv)\.[^.]*", re.DOTALL)
+
+_LABELS_OF: Final = "SELECT state, labels_size, labels_sha256, ended > ? FROM events WHERE key = ?"
+_WAIT_AGAIN: Final = "UPDATE events SET state = 'waiting' WHERE key = ?"
+
+
+def match_labels(ledger: Ledger, labels: Path, *, shard: Shard = WHOLE) -> int:
+    """Hold the label files against the ledger; return how many done events must be done again.
+
+    Those are the ones whose label file is missing, or is not of the size that the ledger has. What was written last,
+    in two minutes, is read, too, because a power cut may tear such a file. A label file of an event that is not done
+    is removed, and so are the parts that killed workers left; what belongs to no event stays. Raises OSError.
+    Of a `shard` only its own files are looked at: others may be written at this moment.
+    """
+    present = 0
+    in_parts = ledger.facts.get("labels", CSV) == PARQUET
+    with ledger.told(), ledger.db:
+        settled = _settled(ledger)
+        again = match_parts(ledger, labels, settled=settled, shard=shard)
+        for batch in batches(_label_files(labels, shard)):
+            torn = []
+            for key, entry in batch:
+                row = ledger.db.execute(_LABELS_OF, (settled, key)).fetchone()
+                if row is None:  # of another dataset
+                    continue
+                state, *written = row
+                done = state == "done" and not in_parts
+                if done and is_whole(Path(entry.path), *written):
+                    present += 1
+                    continue
+                Path(entry.path).unlink(missing_ok=True)
+                torn += [(key,)] if done else []
+            ledger.db.executemany(_WAIT_AGAIN, torn)
+            again += len(torn)
+        if not in_parts and present < ledger.counts().done:
+            again += _missing(ledger, labels)
+    return again
+
+
+def _settled(ledger: Ledger) -> float:
+    """Return until when what was written is on the disk for sure, in seconds since 1970."""
+    (last,) = ledger.db.execute("SELECT coalesce(max(ended), 0) FROM events WHERE state = 'done'").fetchone()
+    return float(last) - _SETTLED
+
+
+def _label_files(labels: Path, shard: Shard) -> Iterator[tuple[bytes, os.DirEntry[str]]]:
+    """Yield the key and the file of each event of the shard; parts are removed on the way."""
+    with os.scandir(labels) as entries:
+        for entry in entries:
+            aside = _ASIDE.fullmatch(entry.name)
+            if aside is None and not entry.name.endswith(".csv"):
+                continue
+            key = event_key((aside["first"] or aside["event"]) if aside else entry.name.removesuffix(".csv"))
+            if not shard.owns(key):
+                continue
+            if aside:
+                Path(entry.path).unlink(missing_ok=True)
+            else:
+                yield key, entry
+
+
+def _missing(ledger: Ledger, labels: Path) -> int:
+    missing = 0
+    for batch in batches(rows(ledger, "state = 'done'")):
+        lost = [(key,) for key, name in batch if not (labels / f"{name}.csv").is_file()]
+        ledger.db.executemany(_WAIT_AGAIN, lost)
+        missing += len(lost)
+    return missing
+
+
+def sweep(labels: Path, *, ledger: Ledger | None = None, shard: Shard = WHOLE) -> None:
+    """Remove what killed workers left among the label files of the shard, and parts that the ledger does not know."""
+    with contextlib.suppress(OSError, OutputError):
+        for _ in _label_files(labels, shard):
+            pass
+        if ledger is not None:
+            sweep_parts(ledger, labels, shard=shard)
+
+
+def match_quarantine(ledger: Ledger, quarantine: Path) -> None:
+    """Remove the notes of events that are no longer in quarantine. Raises OSError."""
+    for note in quarantine.glob("*.json"):
+        key = event_key(note.name.removesuffix(".json"))
+        with ledger.told():
+            row = ledger.db.execute("SELECT state FROM events WHERE key = ?", (key,)).fetchone()
+        if row is None or row[0] != "quarantined":
+            note.unlink(missing_ok=True)

@@ -1,0 +1,155 @@
+"""Go on where a run ended, or begin: the ledger that fits the input, or a clear refusal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from exatrkx_hpc.base.errors import InputError, OutputError
+from exatrkx_hpc.work.events.source import CSV, EVENT, Reader
+from exatrkx_hpc.work.events.units import EVENTS, Sample
+from exatrkx_hpc.work.ledger.file import create
+from exatrkx_hpc.work.ledger.ledger import Ledger
+from exatrkx_hpc.work.ledger.match_events import match_events
+from exatrkx_hpc.work.ledger.match_results import match_labels, match_quarantine
+from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.shards import WHOLE, Shard
+
+Tell = Callable[[str], None]
+"""What is called with one line for what a person should know."""
+
+REMEDY: Final = "choose another -o, or begin anew with --fresh"
+"""What to do about a ledger that does not fit."""
+
+
+def facts_of(
+    events: Path,
+    *,
+    mode: str,
+    model: str,
+    form: str = CSV,
+    column: str = EVENT,
+    labels: str = CSV,
+    shard: Shard = WHOLE,
+) -> dict[str, str]:
+    """Return what a ledger must agree with: the folder of events, their format, and what makes the labels.
+
+    `form` is the events' format, `column` the one that names them in Parquet files, `labels` the labels' format;
+    `shard` is which part of the events it is.
+    """
+    folder = os.path.realpath(events)
+    part = {} if shard.is_whole else {"shard": str(shard)}
+    return {"folder": folder, "format": form, "column": column, "labels": labels, "mode": mode, "model": model, **part}
+
+
+def go_on(
+    results: Results,
+    events: Path,
+    facts: Mapping[str, str],
+    *,
+    locks: bool = True,
+    accept_changes: bool = False,
+    retry_failed: bool = False,
+    tell: Tell = lambda line: None,
+) -> Ledger | None:
+    """Open the ledger of an earlier run and hold it against what is there; None when there is none.
+
+    Raises OutputError for a ledger that cannot be used, or is of other models; InputError when events changed or
+    are gone and that is not accepted.
+    """
+    if not os.path.lexists(results.ledger):
+        return None
+    ledger = Ledger(results.ledger, locks=locks)
+    try:
+        require_same(ledger, facts)
+        column = facts.get("column", EVENT)
+        changes = match_events(ledger, events, accept=accept_changes, column=column, shard=results.shard)
+        ledger.set_facts(**facts)
+        if retry_failed:
+            ledger.release()
+        with results.usable():
+            match_quarantine(ledger, results.quarantine)
+            again = match_labels(ledger, results.labels, shard=results.shard)
+    except BaseException:
+        ledger.close()
+        raise
+    _tell(ledger, tell, changes=str(changes), again=again)
+    return ledger
+
+
+def begin(results: Results, events: Path, facts: Mapping[str, str], *, locks: bool = True) -> Ledger:
+    """Make a new ledger, in place of one that is there; label files that are there of these events are removed.
+
+    Raises OutputError when something cannot be written or removed, InputError for a folder without events.
+    """
+    results.clear()
+    create(results.ledger, facts, locks=locks)
+    ledger = Ledger(results.ledger, locks=locks)
+    try:
+        match_events(ledger, events, column=facts.get("column", EVENT), shard=results.shard)
+        with results.usable():
+            match_labels(ledger, results.labels, shard=results.shard)
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
+
+
+def require_version(ledger: Ledger, version: str, *, server: str, remedy: str = REMEDY) -> None:
+    """Note which version of the model `server` serves; raises OutputError when done events are of another one.
+
+    An empty version is not known, and not compared. `remedy` is what the error tells to do.
+    """
+    former = ledger.facts.get("version", "")
+    if version and former not in ("", version) and ledger.counts().done:
+        raise OutputError(
+            f"the labels in {ledger.path.parent} are of version {former} of the model, and {server} serves version "
+            f"{version}; {remedy}"
+        )
+    if version:
+        ledger.set_facts(version=version)
+
+
+def note_units(ledger: Ledger, events: Path, tell: Tell) -> None:
+    """Look at the first events, and note and tell what their units look like if they are not the service's."""
+    sample = Sample()
+    with contextlib.closing(Reader()) as reader:
+        for event in ledger.first(events, EVENTS):
+            with contextlib.suppress(InputError):  # which the event will be told of in its turn
+                sample.add(reader.read(event).hits)
+            if sample.full:
+                break
+    doubt = sample.doubt()
+    if doubt or ledger.facts.get("units"):
+        ledger.set_facts(units=str(doubt or ""))
+    if doubt:
+        tell(f"warning: {doubt}")
+
+
+def require_same(ledger: Ledger, facts: Mapping[str, str], *, remedy: str = REMEDY) -> None:
+    """Return when a ledger is of such labels; whether the events are the same is seen from the events.
+
+    Raises OutputError, with the remedy, when it is of others.
+    """
+    former = ledger.facts
+    for name in ("format", "labels", "mode", "model", "shard"):
+        if former.get(name, "") != facts.get(name, ""):
+            raise OutputError(
+                f"{ledger.path} is of {name} {former.get(name, '(none)')}, and this run is of {name} "
+                f"{facts.get(name, '(none)')}; {remedy}"
+            )
+
+
+def _tell(ledger: Ledger, tell: Tell, *, changes: str, again: int) -> None:
+    counts = ledger.counts()
+    said = [f"{counts.done} of {counts.events} events were done before, {counts.left} are left"]
+    if counts.quarantined:
+        said.append(f"{counts.quarantined} in quarantine are passed over (--retry-failed tries them again)")
+    if changes:
+        said.append(f"events: {changes}")
+    if again:
+        said.append(f"{again} results were missing or torn")
+    tell("; ".join(said))

@@ -1,0 +1,1 @@
+"""The endpoint for Python and notebooks."""

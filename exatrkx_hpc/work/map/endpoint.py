@@ -1,0 +1,197 @@
+"""The endpoint as a notebook sees it: plain calls, with the event loop out of sight in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import operator
+import threading
+import weakref
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from exatrkx_hpc.base.errors import EndpointError
+from exatrkx_hpc.work.events.given_hits import checked_hits
+from exatrkx_hpc.work.events.units import Watch
+from exatrkx_hpc.work.inference.client import Client
+from exatrkx_hpc.work.inference.modes import MODEL
+from exatrkx_hpc.work.map.found import Found, NamedEvents
+from exatrkx_hpc.work.map.map import Flow, Way
+from exatrkx_hpc.work.map.map_ledger import Scribe
+from exatrkx_hpc.work.run.progress import ShowProgress
+
+if TYPE_CHECKING:
+    from exatrkx_hpc.config.values import Mode
+
+T = TypeVar("T")
+
+
+class Endpoint:
+    """One `host:port` that finds tracks; works in a script, a thread and a notebook. Close it after use."""
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        model: str = MODEL,
+        mode: Mode = "ensemble",
+        request_timeout: float = 60.0,
+        patience: float = 120.0,
+    ) -> None:
+        """Prepare to talk to `server` (`host:port`); see `Client` for the mode and the two times, in seconds.
+
+        Raises ConfigError for a bad address or mode. Nothing is sent yet; `check` asks whether the model is ready.
+        """
+        self.mode: Mode = mode
+        self._watch = Watch()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="exatrkx-endpoint", daemon=True)
+        self._thread.start()
+        self._finish = weakref.finalize(self, _stop, self._loop, self._thread)
+        try:
+            self._client = self._call(
+                _client(server, model=model, mode=mode, request_timeout=request_timeout, patience=patience)
+            )
+        except BaseException:
+            self._finish()
+            raise
+
+    @property
+    def server(self) -> str:
+        """The address, `host:port`."""
+        return self._client.server
+
+    @property
+    def model(self) -> str:
+        """The name of the model that is asked; several, with commas, in mode stages."""
+        return self._client.model
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.server!r}, mode={self.mode!r}, model={self.model!r})"
+
+    def __enter__(self) -> Endpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def check(self, deadline: float = 10.0) -> None:
+        """Return when the model is ready; raises EndpointError or ModelError, after `deadline` s at most."""
+        self._call(self._client.check(deadline))
+
+    def find_tracks(self, hits: ArrayLike) -> NDArray[np.int64]:
+        """Return the track label of each hit, int64 `[N]`, for hits `[N, 3]` (r/3000, phi/pi, z/400).
+
+        Raises InputError, EndpointError or ModelError as `Client.find_tracks` does. Warns once of other units.
+        """
+        checked = checked_hits(hits)
+        self._watch.look(checked)
+        return self._call(self._client.find_tracks(checked))
+
+    @overload
+    def map(  # type: ignore[overload-overlap]  # a pair with a text might be hits, to the types alone
+        self,
+        events: NamedEvents,
+        in_flight: int = ...,
+        *,
+        ordered: bool = ...,
+        ledger: str | Path | None = ...,
+        accept_changes: bool = ...,
+        retry_failed: bool = ...,
+        progress: bool | ShowProgress = ...,
+    ) -> Iterator[Found]: ...
+
+    @overload
+    def map(
+        self, events: Iterable[ArrayLike], in_flight: int = ..., *, progress: bool | ShowProgress = ...
+    ) -> Iterator[NDArray[np.int64]]: ...
+
+    def map(
+        self,
+        events: NamedEvents | Iterable[ArrayLike],
+        in_flight: int = 4,
+        *,
+        ordered: bool = False,
+        ledger: str | Path | None = None,
+        accept_changes: bool = False,
+        retry_failed: bool = False,
+        progress: bool | ShowProgress = False,
+    ) -> Iterator[Any]:
+        """Yield the labels of many events, with `in_flight` requests at a time; see docs/python.md.
+
+        Of hits alone it yields their labels in the order of `events`, and the first failure ends it with the errors of
+        `find_tracks`. Of named events, pairs `(name, hits)` or a mapping, it yields a `Found` for each as they finish,
+        or in their order with `ordered`; what an event fails for itself is in its `Found` and stops nobody.
+
+        `ledger` is a folder for results, as `run-clients` makes one: named events are done once, and what an earlier
+        map did comes from there. `retry_failed` also does what is in quarantine; `accept_changes` does events again
+        whose hits are others now. `progress` shows how far it is, or is called with a Tally after each event.
+
+        `events` is read at most `in_flight` ahead of what was yielded, named ones 2 more. Closing the iterator
+        drops what is in flight. Raises ConfigError when `in_flight` is below 1; while it is iterated EndpointError
+        when nothing answers any more, OutputError when the ledger cannot be used, or is of other labels, InputError
+        for an event that changed since it was done, or that has no name and needs one.
+        """
+        expected = operator.length_hint(events, 0)
+        way = Way(in_flight=in_flight, ordered=ordered, progress=progress, events=expected)
+        scribe = None
+        if ledger is not None:
+            scribe = Scribe(
+                Path(ledger),
+                server=self.server,
+                mode=self.mode,
+                model=self.model,
+                watch=self._watch,
+                accept_changes=accept_changes,
+                retry_failed=retry_failed,
+            )
+        return Flow(self._submit, self._client, way, scribe, self._watch).results(
+            events.items() if isinstance(events, Mapping) else events
+        )
+
+    def close(self) -> None:
+        """Close the channel and end the thread; a second call does nothing."""
+        if self._finish.alive:
+            self._call(self._client.close())
+            self._finish()
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        future = self._submit(work)
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C while it runs: do not leave the request behind
+            future.cancel()
+            raise
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        if self._loop.is_closed():
+            work.close()
+            raise EndpointError("this endpoint is closed; make a new one")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+
+async def _client(server: str, *, model: str, mode: Mode, request_timeout: float, patience: float) -> Client:
+    """Make the client inside its event loop, which gRPC binds it to."""
+    return Client(server, model=model, mode=mode, request_timeout=request_timeout, patience=patience)
+
+
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    """Cancel what is left in the loop, then end its thread; also at exit, or when the object is dropped."""
+
+    async def cancel_all() -> None:
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    with contextlib.suppress(concurrent.futures.TimeoutError):
+        asyncio.run_coroutine_threadsafe(cancel_all(), loop).result(timeout=5.0)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(timeout=5.0)
+    if not thread.is_alive():
+        loop.close()

@@ -1,0 +1,249 @@
+"""Many events from an iterator through one endpoint: what `Endpoint.map` does.
+
+The caller's thread reads events and takes results, the endpoint's event loop asks, and with a ledger a third thread
+writes. So reading, waiting, writing and what the caller does with a result overlap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import queue
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
+
+from exatrkx_hpc.base.errors import ConfigError, EndpointError, InputError, ModelError, OutputError
+from exatrkx_hpc.base.signals import deferred_signals
+from exatrkx_hpc.work.events.units import Watch
+from exatrkx_hpc.work.inference.client import Client
+from exatrkx_hpc.work.inference.retry import UnknownModel, one_line
+from exatrkx_hpc.work.map.found import Event, Found, is_named, read_hits
+from exatrkx_hpc.work.map.map_ledger import Scribe
+from exatrkx_hpc.work.run.faults import BROKEN_MODEL
+from exatrkx_hpc.work.run.progress import ShowProgress, Tally, progress_bar
+from exatrkx_hpc.work.run.worker import LOOKAHEAD
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+T = TypeVar("T")
+
+#: How the names of our own threads begin.
+_OURS: Final = "exatrkx-"
+#: A garbage collection that finds a dropped iterator must find nothing else of its map: it finalizes in any order what
+#: goes with it, the lock of the ledger's folder before the ledger, and lets the ledger's thread end first.
+_OPEN: Final[set[Flow]] = set()
+
+
+class Submit(Protocol):
+    """Gives a coroutine to the endpoint's event loop; raises EndpointError when the endpoint is closed."""
+
+    def __call__(self, work: Coroutine[Any, Any, T], /) -> concurrent.futures.Future[T]:
+        """Return what the coroutine will return."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How a map goes: requests at a time, in the order of the events or as they finish, what shows its progress.
+
+    `events` is how many there will be, as far as that is known, else 0.
+    """
+
+    in_flight: int
+    ordered: bool
+    progress: bool | ShowProgress = False
+    events: int = 0
+
+    def __post_init__(self) -> None:
+        if self.in_flight < 1:
+            raise ConfigError(f"in_flight must be at least 1, not {self.in_flight}")
+
+
+class Flow:
+    """Events on their way through one endpoint; iterate its `results` once."""
+
+    def __init__(self, submit: Submit, client: Client, way: Way, scribe: Scribe | None, watch: Watch) -> None:
+        """Prepare: nothing is asked, opened or started yet. `scribe` keeps the ledger, if there is one."""
+        self._submit, self._client, self._way, self._scribe, self._watch = submit, client, way, scribe, watch
+        self._ordered = way.ordered
+        self._free = asyncio.Semaphore(way.in_flight)
+        self._beginning, self._begun = asyncio.Lock(), False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{_OURS}ledger")
+        # What was given and not taken yet, in the order of the events; and what of it has finished, in that order.
+        self._out: dict[concurrent.futures.Future[Found], None] = {}
+        self._finished: queue.SimpleQueue[concurrent.futures.Future[Found]] = queue.SimpleQueue()
+        self._given = self._retries = 0
+        self._ends: Counter[bool] = Counter()
+        self._members: Counter[str] = Counter()
+        self._in_a_row: Counter[type[Exception]] = Counter()
+
+    def results(self, events: Iterable[object]) -> Iterator[Any]:
+        """Yield the Found of each named event, or the labels of each that has no name, in the order of `events`."""
+        _OPEN.add(self)
+        try:
+            with self._progress() as show:
+                yield from self._results(events, show)
+        except BaseException as error:
+            said = {KeyboardInterrupt: "stopped by SIGINT", GeneratorExit: "the iterator was closed"}
+            with contextlib.suppress(OutputError):  # the disk may be what is broken, and is told already
+                self._close(said.get(type(error)) or one_line(repr(error)))
+            raise
+        self._close(None)
+
+    def _results(self, events: Iterable[object], show: ShowProgress) -> Iterator[Any]:
+        if self._scribe is not None:
+            self._thread.submit(self._scribe.open).result()
+        show(self._tally())
+        named: bool | None = None
+        for event in events:
+            named = self._give(event, named)
+            # Beyond the requests in flight named events wait for one to end, are looked up, or are written.
+            if len(self._out) >= self._way.in_flight + LOOKAHEAD * named or self._ready():
+                yield self._take(show) if named else self._take(show).labels
+        while self._out:
+            yield self._take(show) if named else self._take(show).labels
+
+    def _progress(self) -> contextlib.AbstractContextManager[ShowProgress]:
+        progress = self._way.progress
+        return contextlib.nullcontext(progress) if callable(progress) else progress_bar(quiet=not progress)
+
+    def _give(self, event: object, named: bool | None) -> bool:
+        """Send an event on its way; return whether it has a name, as all of them have or none."""
+        has_name = is_named(event)
+        if has_name is not (has_name if named is None else named):
+            raise InputError(f"event {self._given} of the map is unlike those before: all are (name, hits), or none is")
+        if not has_name and self._scribe is not None:
+            raise InputError("a ledger needs names; give the map pairs (name, hits), or a mapping of names to hits")
+        self._ordered = self._ordered or not has_name  # nothing but its place tells whose labels they are
+        name, hits = cast("tuple[str, ArrayLike]", event if has_name else ("", event))
+        read = read_hits(name, hits, digest=self._scribe is not None, watch=self._watch)
+        future = self._submit(self._one(read))
+        self._given += 1
+        self._out[future] = None
+        if not self._ordered:
+            future.add_done_callback(self._finished.put)
+        return has_name
+
+    def _ready(self) -> bool:
+        return next(iter(self._out)).done() if self._ordered else not self._finished.empty()
+
+    def _take(self, show: ShowProgress) -> Found:
+        """Return the next result, after a wait if need be; raises what no event is to blame for."""
+        future = next(iter(self._out)) if self._ordered else self._finished.get()
+        try:
+            found = future.result()
+        except concurrent.futures.CancelledError:
+            raise EndpointError("this endpoint was closed while it had events; make a new one") from None
+        del self._out[future]
+        self._count(found)
+        show(self._tally())
+        return found
+
+    def _count(self, found: Found) -> None:
+        """Count a result; raises EndpointError or ModelError when so many fail in a row that no event is at fault."""
+        error, answer = found.error, found.answer
+        self._ends[error is None] += 1
+        if found.before:
+            return
+        if answer is not None:
+            self._retries += answer.retries
+            self._members[answer.member] += 1
+            self._in_a_row.clear()
+        elif isinstance(error, (EndpointError, UnknownModel)):
+            # Each of them had all the patience that a request has.
+            self._in_a_row[EndpointError] += 1
+            if self._in_a_row[EndpointError] >= max(2, self._way.in_flight):
+                raise error
+        elif isinstance(error, ModelError):
+            self._in_a_row[ModelError] += 1
+            if self._in_a_row[ModelError] >= BROKEN_MODEL:
+                raise ModelError(f"{BROKEN_MODEL} events in a row failed in the model, the last one: {error}")
+
+    def _tally(self) -> Tally:
+        in_flight = min(len(self._out), self._way.in_flight)
+        if self._scribe is not None:
+            return self._scribe.tally(in_flight=in_flight, events=self._way.events)
+        return Tally(
+            events=max(self._way.events, self._given),
+            done=self._ends[True],
+            failed=self._ends[False],
+            retries=self._retries,
+            in_flight=in_flight,
+            members=self._members,
+        )
+
+    # In the event loop
+
+    async def _one(self, event: Event) -> Found:
+        """Return what becomes of an event; what it fails for itself is no exception."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            return await (self._ask(event) if self._scribe is None else self._once(event, self._scribe))
+        finally:
+            self._tasks.discard(task)
+
+    async def _ask(self, event: Event) -> Found:
+        if event.hits is None:
+            return Found(name=event.name, error=event.error)
+        try:
+            async with self._free:
+                return Found(name=event.name, answer=await self._client.ask(event.hits))
+        except (InputError, ModelError, EndpointError) as error:
+            return Found(name=event.name, error=error)
+
+    async def _once(self, event: Event, scribe: Scribe) -> Found:
+        """Return what an earlier call found, or ask; it is on disk and in the ledger before it is returned."""
+        known = await self._write(lambda: scribe.known(event))
+        if known is not None:
+            return known
+        if not self._begun:  # not before: with nothing to ask no endpoint is needed
+            await self._begin(scribe)
+        found = await self._ask(event)
+        await self._write(lambda: scribe.note(event, found))
+        return found
+
+    async def _begin(self, scribe: Scribe) -> None:
+        async with self._beginning:
+            if not self._begun:
+                version = await self._client.version()
+                await self._write(lambda: scribe.begin(version))
+                self._begun = True
+
+    async def _write(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    # The end
+
+    def _close(self, stopped: str | None) -> None:
+        """Drop what is in flight and close the ledger."""
+        if sys.is_finalizing():  # the threads have ended, and what was yielded is committed
+            return
+        with deferred_signals():
+            try:
+                ending = self._submit(self._end(stopped))
+            except EndpointError:  # it was closed before, and every request with it
+                ending = self._thread.submit(self._sign_off, stopped)
+            ending.add_done_callback(lambda _: _OPEN.discard(self))
+            # A garbage collection may drop the iterator in any thread; those that do the work must not wait for it.
+            if not threading.current_thread().name.startswith(_OURS):
+                ending.result()
+
+    async def _end(self, stopped: str | None) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._scribe is not None:
+            await self._write(lambda: self._sign_off(stopped))
+
+    def _sign_off(self, stopped: str | None) -> None:
+        self._thread.shutdown(wait=False)
+        if self._scribe is not None:
+            self._scribe.close(stopped)

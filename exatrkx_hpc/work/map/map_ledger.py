@@ -1,0 +1,252 @@
+"""The results of a map on disk: the folder that `run-clients` has, with a ledger that grows as events come.
+
+A map's events have no files, so the ledger knows each by its name and the digest of its hits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, ModelError, OutputError
+from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.work.events.source import CSV, event_key, labels_text, read_labels
+from exatrkx_hpc.work.events.units import Watch
+from exatrkx_hpc.work.inference.client import Answer
+from exatrkx_hpc.work.inference.retry import one_line
+from exatrkx_hpc.work.ledger.file import as_text, create
+from exatrkx_hpc.work.ledger.ledger import Ledger
+from exatrkx_hpc.work.ledger.match_events import digest
+from exatrkx_hpc.work.ledger.match_results import match_labels, match_quarantine
+from exatrkx_hpc.work.ledger.open import require_same, require_version
+from exatrkx_hpc.work.map.found import Event, Found
+from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.outcome import Failed, Result
+from exatrkx_hpc.work.results.shards import read_sharding
+from exatrkx_hpc.work.run.accounts import Book
+from exatrkx_hpc.work.run.event_figures import by_stage, count_tracks
+from exatrkx_hpc.work.run.progress import Tally
+from exatrkx_hpc.work.run.worker import KINDS
+
+FORMAT: Final = "python"
+"""What a ledger says of the format of its events when they came from a map."""
+
+_REMEDY: Final = "give the map another ledger="
+
+_ERRORS: Final[dict[str, type[ExatrkxError]]] = {"input": InputError, "model": ModelError, "endpoint": EndpointError}
+
+#: A file name is 255 bytes at most, and a label file is first written under a longer one.
+_LONGEST_NAME: Final = 230
+
+_FIND: Final = """
+SELECT state, sha256, labels_sha256, seconds, retries, member, version, kind, reason FROM events WHERE key = ?
+"""
+_NEW: Final = "INSERT INTO events (key, name, size, mtime_ns, sha256) VALUES (?, CAST(? AS TEXT), ?, 0, ?)"
+_AGAIN: Final = "UPDATE events SET state = 'waiting', size = ?, sha256 = ? WHERE key = ?"
+
+
+class _Row(NamedTuple):
+    """What the ledger has of one event."""
+
+    state: str
+    sha256: bytes
+    labels_sha256: bytes | None
+    seconds: float
+    retries: int
+    member: str
+    version: str
+    kind: str
+    reason: str
+
+
+class Scribe:
+    """Keeps the folder of results of one map; one thread at a time may call it, between `open` and `close`."""
+
+    def __init__(
+        self,
+        out: Path,
+        *,
+        server: str,
+        mode: str,
+        model: str,
+        watch: Watch,
+        accept_changes: bool = False,
+        retry_failed: bool = False,
+    ) -> None:
+        """Name what the map is of, and who looks at the units of its hits; nothing is opened yet."""
+        self._results, self._watch = Results(out), watch
+        self._server = server
+        self._facts = {"folder": "", "format": FORMAT, "labels": CSV, "mode": mode, "model": model}
+        self._accept, self._retry = accept_changes, retry_failed
+        self._stack = contextlib.ExitStack()
+        self._ledger: Ledger
+        self._book: Book | None = None
+        self._begin = self._last_answer = time.monotonic()
+
+    def open(self) -> None:
+        """Take the folder, make it if need be, and hold its ledger against its files.
+
+        Raises OutputError when it cannot be used, another run has it, or its ledger does not fit.
+        """
+        if read_sharding(self._results.out) is not None:
+            raise OutputError(f"{self._results.out} is of run-clients, in shards; {_REMEDY}")
+        locks = self._stack.enter_context(self._results.owned())
+        if not os.path.lexists(self._results.ledger):
+            self._results.clear()
+            create(self._results.ledger, self._facts, locks=locks)
+        ledger = self._ledger = self._stack.enter_context(Ledger(self._results.ledger, locks=locks))
+        # A ledger of run-clients is held against the folder of its events, and is of another format.
+        require_same(ledger, self._facts, remedy=_REMEDY)
+        if self._retry:
+            ledger.release()
+        with self._results.usable():
+            match_quarantine(ledger, self._results.quarantine)
+            match_labels(ledger, self._results.labels)
+        with ledger.told():
+            ledger.db.execute("CREATE TEMP TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID")
+        version = ledger.facts.get("version", "")
+        self._book = Book(ledger, self._results, Path(), server=self._server, version=version)
+        self._begin = self._last_answer = time.monotonic()
+
+    @property
+    def _accounts(self) -> Book:
+        assert self._book is not None, "the scribe is open"
+        return self._book
+
+    def tally(self, *, in_flight: int, events: int) -> Tally:
+        """Return how far the map is; of the ledger's events, or of `events` if those are more."""
+        book = self._accounts
+        return dataclasses.replace(book.tally(in_flight=in_flight), events=max(book.events, events))
+
+    def known(self, event: Event) -> Found | None:
+        """Return what an earlier map found of an event, or None: then it is in the ledger, and waits.
+
+        Raises InputError for a name that no file can have, that comes a second time, or whose hits are others than
+        those that were done.
+        """
+        key = self._new_key(event.name)
+        with self._ledger.told():
+            fields = self._ledger.db.execute(_FIND, (key,)).fetchone()
+        row = _Row(*fields) if fields is not None else None
+        found = self._found(event, row) if row is not None else None
+        if found is None:
+            self._expect(event, key, row)
+        return found
+
+    def _found(self, event: Event, row: _Row) -> Found | None:
+        if row.state == "done" and row.sha256 != event.sha256 and not self._accept:
+            raise InputError(
+                f"{event.name} changed: its hits are not those whose labels are in {self._results.out}; give it "
+                "another name, or the map another ledger=, or do it again with accept_changes=True"
+            )
+        if row.state not in ("done", "quarantined") or row.sha256 != event.sha256:
+            return None
+        if row.state == "quarantined":
+            return Found(name=event.name, error=_ERRORS[row.kind](row.reason), before=True)
+        path = self._labels_of(event.name)
+        if digest(path) != row.labels_sha256:  # somebody was at it since the map began
+            return None
+        answer = Answer(
+            labels=read_labels(path),
+            seconds=row.seconds,
+            retries=row.retries,
+            member=row.member,
+            version=row.version,
+        )
+        return Found(name=event.name, answer=answer, before=True)
+
+    def _new_key(self, name: str) -> bytes:
+        if not name or name[0] == "." or "/" in name or "\0" in name or len(os.fsencode(name)) > _LONGEST_NAME:
+            raise InputError(f"{name!r} cannot name an event in a ledger: a file is named after it, such as evt_7.csv")
+        key = event_key(name)
+        with self._ledger.told():
+            if self._ledger.db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount == 0:
+                raise InputError(f"two events are named {name}; with a ledger each needs a name of its own")
+        return key
+
+    def _expect(self, event: Event, key: bytes, row: _Row | None) -> None:
+        """Let an event wait in the ledger, and take it out of the accounts if it was there."""
+        book = self._accounts
+        with self._ledger.told():  # it is committed with its result
+            if row is None:
+                self._ledger.db.execute(_NEW, (key, as_text(event.name), event.size, event.sha256))
+                book.events += 1
+            else:
+                self._ledger.db.execute(_AGAIN, (event.size, event.sha256, key))
+        if row is not None and row.state == "done":
+            book.done, book.done_before = book.done - 1, book.done_before - 1
+        if row is not None and row.state == "quarantined":
+            book.failed, book.failed_before = book.failed - 1, book.failed_before - 1
+        with self._results.usable():
+            self._labels_of(event.name).unlink(missing_ok=True)
+
+    def begin(self, version: str) -> None:
+        """Note which version of the model answers from now on; raises OutputError when done events are of another."""
+        require_version(self._ledger, version, server=self._server, remedy=_REMEDY)
+        self._accounts.version = version or self._accounts.version
+        self._begin = time.monotonic()
+
+    def note(self, event: Event, found: Found) -> None:
+        """Write down what became of an event: first its label file, or why it has none, then the ledger.
+
+        Raises OutputError when that cannot be written.
+        """
+        book = self._accounts
+        if found.answer is not None:
+            book.add(self._written(event, found.answer), attempts=1)
+        elif found.error is not None:
+            reason = one_line(str(found.error))
+            book.fail(Failed(event=event.name, kind=KINDS[type(found.error)], reason=reason), attempts=1)
+        book.commit()
+        self._last_answer = time.monotonic()
+
+    def _written(self, event: Event, answer: Answer) -> Result:
+        path = self._labels_of(event.name)
+        data = labels_text(answer.labels).encode()
+        try:
+            write_whole(path, data)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}; make room there, and map again") from error
+        return Result(
+            name=event.name,
+            hits=len(answer.labels),
+            seconds=answer.seconds,
+            retries=answer.retries,
+            size=event.size,
+            mtime_ns=0,
+            sha256=event.sha256.hex(),
+            labels_size=len(data),
+            labels_sha256=hashlib.sha256(data).hexdigest(),
+            member=answer.member,
+            version=answer.version,
+            tracks=count_tracks(answer.labels),
+            stages=by_stage(answer.models),
+        )
+
+    def _labels_of(self, name: str) -> Path:
+        return self._results.labels / f"{name}.csv"
+
+    def close(self, stopped: str | None) -> None:
+        """Write the end of the map and its report, and let go of the folder; raises OutputError when it cannot."""
+        with self._stack:  # which closes, also after a fault
+            book = self._book
+            if book is None:
+                return
+            if self._watch.said:
+                self._ledger.set_facts(units=self._watch.said)
+            book.close(stopped)
+            now = book.done - book.done_before
+            if now or book.failed > book.failed_before or not self._results.report.exists():
+                report = book.report(
+                    model=self._facts["model"],
+                    mode=self._facts["mode"],
+                    seconds=self._last_answer - self._begin,
+                    workers=(now,),
+                    stopped=stopped,
+                )
+                self._results.write_report(report.to_json())

@@ -1,0 +1,241 @@
+"""A run in shards: who does them is given, what is left of lost ones is given out again, and the figures become one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import socket
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Final, Protocol
+
+from exatrkx_hpc.base.errors import ConfigError, ExatrkxError, IncompleteRun, LaunchError, OutputError
+from exatrkx_hpc.work.events.source import event_key, format_of, scan_events
+from exatrkx_hpc.work.inference.blocking import blocking
+from exatrkx_hpc.work.inference.modes import models_of
+from exatrkx_hpc.work.ledger.ledger import Ledger
+from exatrkx_hpc.work.ledger.open import Tell, require_version
+from exatrkx_hpc.work.nodes.merge import Merger, Whole, count_left, last_runs
+from exatrkx_hpc.work.nodes.shard_task import run_shards
+from exatrkx_hpc.work.nodes.state import ShardState, forget_state, read_state, together
+from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.shards import Shard, begin_sharding, forget_sharding, read_sharding
+from exatrkx_hpc.work.run.progress import ShowProgress
+from exatrkx_hpc.work.run.report import Report
+from exatrkx_hpc.work.run.run import Settings, StoppedRun, check_endpoint, source_of
+
+LOG: Final = "srun.log"
+"""What the programs of all nodes said, in OUT/shards."""
+
+ROUNDS: Final = 5
+"""How often what was lost is given out again, as long as each time some more is done."""
+
+
+class Do(Protocol):
+    """Whoever does shards: on this machine, or on many."""
+
+    def __call__(self, settings: Settings, shards: Sequence[int], *, of: int, look: Callable[[], None]) -> str:
+        """Do the shards, call `look` now and then, and return why it was stopped early, or nothing.
+
+        When it returns nobody works on them any more; how each ended is in its state. Raises LaunchError when they
+        could not be begun, or a program that had some failed.
+        """
+        ...
+
+
+def here(tell: Tell) -> Do:
+    """Return what does shards on this machine alone, one after the other."""
+
+    def do(settings: Settings, shards: Sequence[int], *, of: int, look: Callable[[], None]) -> str:
+        with Results(settings.out).usable():
+            run_shards(settings, shards, of=of, node=socket.gethostname(), look=look, tell=tell)
+        return ""
+
+    return do
+
+
+def run_sharded(
+    settings: Settings,
+    do: Do,
+    progress: ShowProgress | None = None,
+    *,
+    shards: int | None = None,
+    tell: Tell = lambda line: None,
+) -> Report:
+    """Give every event its labels as `run_clients` does, shard by shard, and return the report of all.
+
+    OUT gets `shards` shards if it is begun now, and keeps those that it has. Every shard has an end when it returns.
+    Raises what `run_clients` raises, for the first shard that says so; OutputError for an OUT that was begun without
+    shards; LaunchError when nobody could begin; StoppedRun when it was stopped, or when shards were lost so often
+    that it makes no sense to go on.
+    """
+    require_shardable(settings)
+    results = Results(settings.out)
+    with results.owned() as locks:
+        of = _sharding(settings, results, shards)
+        run = _Run(settings, results, of=of, locks=locks, show=progress or (lambda tally: None), tell=tell)
+        return run.run(do)
+
+
+def require_shardable(settings: Settings) -> None:
+    """Raise InputError when there are no events, OutputError for an OUT that was begun without shards."""
+    format_of(settings.events)
+    ledger = Results(settings.out).ledger
+    if ledger.exists():
+        raise OutputError(
+            f"{ledger} is of a run without shards; go on without --srun and --sbatch, or choose another -o"
+        )
+
+
+def _sharding(settings: Settings, results: Results, shards: int | None) -> int:
+    """Return how many shards OUT has, or gets; one that begins anew has forgotten all when it returns."""
+    known = read_sharding(settings.out)
+    if settings.fresh or known is None:
+        if (number := shards or known) is None:
+            raise ConfigError(f"{settings.out} has no shards; say how many there shall be")
+        blocking(lambda: check_endpoint(settings))  # first: a mistyped address costs no results
+        with results.usable():
+            results.clear()
+            forget_sharding(settings.out)
+            begin_sharding(settings.out, max(number, 2))
+        return max(number, 2)
+    return known
+
+
+class _Run:
+    """One run over all shards of OUT, which is locked for it."""
+
+    def __init__(
+        self, settings: Settings, results: Results, *, of: int, locks: bool, show: ShowProgress, tell: Tell
+    ) -> None:
+        # Paths as they are from everywhere; and what is begun anew is so once.
+        self._settings = dataclasses.replace(
+            settings, events=settings.events.absolute(), out=settings.out.absolute(), fresh=False
+        )
+        self._results, self._of, self._locks = results, of, locks
+        self._show, self._tell = show, tell
+        self._before: dict[int, int] = {}
+        self._done: Counter[int] = Counter()
+        self._nodes: Counter[str] = Counter()
+
+    def run(self, do: Do) -> Report:
+        with self._ledgers() as ledgers:
+            self._before = last_runs(ledgers)
+            self._done.update({shard: ledger.counts().done for shard, ledger in ledgers.items()})
+            if ledgers and (len(ledgers) < self._of or count_left(ledgers.values())):
+                self._require_version(ledgers.values())
+        stopped, error = self._rounds(do)
+        return self._end(stopped, error)
+
+    @contextlib.contextmanager
+    def _ledgers(self) -> Iterator[dict[int, Ledger]]:
+        """Open the ledgers that are there, by their shards; raises OutputError when one is damaged, or in use."""
+        with contextlib.ExitStack() as stack:
+            paths = {shard: Results(self._settings.out, Shard(shard, self._of)).ledger for shard in range(self._of)}
+            yield {
+                shard: stack.enter_context(Ledger(path, locks=self._locks))
+                for shard, path in paths.items()
+                if path.exists()
+            }
+
+    def _require_version(self, ledgers: Iterable[Ledger]) -> None:
+        """Refuse another version of the model; a shard that has not begun would take it for granted."""
+        version = blocking(lambda: check_endpoint(self._settings))
+        for ledger in ledgers:
+            require_version(ledger, version, server=source_of(self._settings))
+
+    def _rounds(self, do: Do) -> tuple[str, ExatrkxError | None]:
+        """Let the shards be done; return why that was stopped, and the error that ended a shard."""
+        left: list[int] = list(range(self._of))
+        for turn in range(ROUNDS):
+            stopped = self._round(do, left, first=not turn)
+            states, more = self._states(), self._count()
+            error = next((state.error for state in states.values() if state.error is not None), None)
+            ended = [shard for shard in left if shard in states and states[shard].code is not None]
+            left = [shard for shard in left if shard not in ended]
+            if stopped or error or not left:
+                return stopped, error
+            if not more and not ended:
+                break
+            self._tell(f"{_named(left)} lost with the node or the program that had it; others do what is left")
+        return f"{_named(left)} lost again and again; {self._settings.out / 'shards' / LOG} may tell why", None
+
+    def _round(self, do: Do, shards: Sequence[int], *, first: bool) -> str:
+        """Let the shards be done once; return why that was stopped."""
+        with self._results.usable():
+            for shard in shards:
+                forget_state(self._settings.out, shard)
+        stopped = ""
+        try:
+            stopped = do(self._settings, shards, of=self._of, look=self._look)
+        except LaunchError as refused:
+            if not self._states().keys() & set(shards):  # none was begun
+                if first:
+                    raise
+                stopped = str(refused)
+        self._look()
+        return stopped
+
+    def _states(self) -> dict[int, ShardState]:
+        found = {shard: read_state(self._settings.out, shard) for shard in range(self._of)}
+        return {shard: state for shard, state in found.items() if state is not None}
+
+    def _look(self) -> None:
+        if (tally := together(self._states(), self._of)) is not None:
+            self._show(tally)
+
+    def _count(self) -> int:
+        """Put down to each node what was done in its shards, and return how many events that is in all."""
+        states, more = self._states(), 0
+        with self._ledgers() as ledgers:
+            for shard in states.keys() & ledgers.keys():
+                done = ledgers[shard].counts().done
+                self._nodes[states[shard].node] += max(done - self._done[shard], 0)
+                more += done - self._done[shard]
+                self._done[shard] = done
+        return more
+
+    def _end(self, stopped: str, error: ExatrkxError | None) -> Report:
+        """Write the report of all shards and return it, or raise what ended the run."""
+        if isinstance(error, IncompleteRun):
+            stopped, error = stopped or str(error), None
+        report, idle = self._report(stopped or (str(error) if error else None))
+        if error is not None:
+            with contextlib.suppress(ExatrkxError):  # the disk may be what is broken
+                self._results.write_report(report.to_json())
+            raise error
+        if not idle or not self._results.report.exists():  # a run that had nothing to do has no figures
+            self._results.write_report(report.to_json())
+        if report.stopped is not None:
+            raise StoppedRun.of(report, self._results.report)
+        return report
+
+    def _report(self, stopped: str | None) -> tuple[Report, bool]:
+        merger, settings = Merger(), self._settings
+        with self._ledgers() as ledgers:
+            for shard, ledger in ledgers.items():
+                merger.add(ledger, before=self._before.get(shard, 0))
+            unknown = self._count_events(set(range(self._of)) - ledgers.keys())
+        whole = Whole(
+            server=source_of(settings),
+            model=models_of(settings.mode, settings.model),
+            mode=settings.mode,
+            unknown=unknown,
+            nodes=self._nodes,
+            stopped=stopped,
+        )
+        return merger.report(whole), merger.idle
+
+    def _count_events(self, shards: Collection[int]) -> int:
+        """Count the events of shards that have no ledger yet."""
+        if not shards:
+            return 0
+        source, column = self._settings.events, self._settings.event_column
+        ours = [Shard(shard, self._of) for shard in shards]
+        keys = (event_key(stamp.name) for stamp in scan_events(source, format_of(source), column=column))
+        return sum(1 for key in keys if any(shard.owns(key) for shard in ours))
+
+
+def _named(shards: Sequence[int]) -> str:
+    numbers = ", ".join(map(str, shards))
+    return f"shard {numbers} was" if len(shards) == 1 else f"shards {numbers} were"

@@ -1,0 +1,119 @@
+"""How far a shard is, in OUT/shards/K/state.json: written by the node that does it, read by who waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from exatrkx_hpc.base.errors import ExatrkxError
+from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.work.results.shards import shard_folder
+from exatrkx_hpc.work.run.progress import Tally
+
+_EVERY: Final = 1.0
+"""Seconds between two words of a shard: a file system of a thousand nodes bears that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardState:
+    """The last word of a shard: the node that has it, its counts, and how its run ended.
+
+    `code` is None while it runs, and for ever when it was killed; 0 when every event was tried; else the exit code of
+    the error `why`.
+    """
+
+    node: str
+    events: int = 0
+    done: int = 0
+    failed: int = 0
+    retries: int = 0
+    in_flight: int = 0
+    members: Mapping[str, int] = field(default_factory=dict)
+    code: int | None = None
+    why: str = ""
+
+    @property
+    def error(self) -> ExatrkxError | None:
+        """The error that ended the run, of the class that it had; None when it goes on, or ended well."""
+        if not self.code:
+            return None
+        classes = {kind.exit_code: kind for kind in reversed(ExatrkxError.__subclasses__())}
+        return classes.get(self.code, ExatrkxError)(self.why)
+
+
+class StateFile:
+    """Where the one that does a shard says how far it is."""
+
+    def __init__(self, out: Path, number: int, *, node: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """Say that `node` has begun with the shard; raises OSError."""
+        self._path = _file(out, number)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._clock = clock
+        self._state = ShardState(node=node)
+        self._write()
+
+    def show(self, tally: Tally) -> bool:
+        """Take a tally, and write it down now and then; return whether it was written."""
+        self._state = dataclasses.replace(self._state, **{**vars(tally), "members": dict(tally.members)})
+        if self._clock() - self._written < _EVERY:
+            return False
+        with contextlib.suppress(OSError):  # what the run itself cannot write ends it
+            self._write()
+        return True
+
+    def end(self, code: int, why: str = "") -> None:
+        """Say how it ended; raises OSError."""
+        self._state = dataclasses.replace(self._state, in_flight=0, code=code, why=why)
+        self._write()
+
+    def _write(self) -> None:
+        self._written = self._clock()
+        write_whole(self._path, json.dumps(dataclasses.asdict(self._state)) + "\n")
+
+
+def read_state(out: Path, number: int) -> ShardState | None:
+    """Return the last word of a shard, or None when nobody has begun with it."""
+    try:
+        return ShardState(**json.loads(_file(out, number).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def forget_state(out: Path, number: int) -> None:
+    """Take the last word of an earlier run away; raises OSError."""
+    _file(out, number).unlink(missing_ok=True)
+
+
+def together(states: Mapping[int, ShardState], of: int) -> Tally | None:
+    """Return the tally of all `of` shards; None as long as no shard has counted its events.
+
+    Shards are alike in size, so one that has not counted its events is taken for an average one.
+    """
+    known = [state for state in states.values() if state.events]
+    if not known:
+        return None
+    events = sum(state.events for state in known)
+    if len(known) < of:
+        events = round(events / len(known) * of)
+    members: Counter[str] = Counter()
+    for state in known:
+        members.update(state.members)
+    return Tally(
+        events=events,
+        done=sum(state.done for state in known),
+        failed=sum(state.failed for state in known),
+        retries=sum(state.retries for state in known),
+        in_flight=sum(state.in_flight for state in known if state.code is None),
+        members=members,
+    )
+
+
+def _file(out: Path, number: int) -> Path:
+    return shard_folder(out, number) / "state.json"

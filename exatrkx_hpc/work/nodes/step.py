@@ -1,0 +1,105 @@
+"""The workers spread over the nodes of an allocation: one step of srun, and another one for what was lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from exatrkx_hpc.base.errors import ConfigError, EndpointError, LaunchError
+from exatrkx_hpc.base.readable import names
+from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.launch.slurm.environment import unused_words
+from exatrkx_hpc.launch.slurm.interactive import Allocation, allocation
+from exatrkx_hpc.launch.slurm.step import nodes_of, run_step
+from exatrkx_hpc.page.write import told_on_a_page
+from exatrkx_hpc.work.ledger.open import Tell
+from exatrkx_hpc.work.nodes import heartbeat as beat
+from exatrkx_hpc.work.nodes.run import LOG, run_sharded
+from exatrkx_hpc.work.nodes.shard_task import write_order
+from exatrkx_hpc.work.nodes.task import STOP
+from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.shards import PER_NODE
+from exatrkx_hpc.work.run.progress import ShowProgress
+from exatrkx_hpc.work.run.report import Report
+from exatrkx_hpc.work.run.run import Settings
+
+
+def run_on_nodes(
+    settings: Settings,
+    progress: ShowProgress | None = None,
+    *,
+    farm: Farm,
+    nodes: int | None = None,
+    tell: Tell = lambda line: None,
+) -> Report:
+    """Do what `farm.run_clients` does, with `settings.workers` workers on each node of this shell's allocation.
+
+    `nodes` is how many of them to use, all by default. An OUT that is begun now gets two shards for each. Raises
+    ConfigError outside an allocation, EndpointError for an endpoint that other nodes cannot reach, and what
+    `exatrkx_hpc.work.nodes.run.run_sharded` raises.
+    """
+    inside = allocation(os.environ)
+    if inside is None:
+        raise ConfigError(
+            "--srun spreads the workers over the nodes of an allocation, and this shell is in none; get one with "
+            "'salloc --no-kill -N 2', or use --sbatch"
+        )
+    require_reachable(settings)
+    here = nodes_of(inside.job, cluster=inside.cluster, most=nodes)
+    if nodes is not None and len(here) < nodes:
+        raise LaunchError(f"this shell's allocation {inside.job} has {len(here)} nodes, not {nodes}; lower -N")
+    if line := unused_words(os.environ, "srun"):
+        tell(line)
+    tell(f"{len(here)} nodes, {settings.workers} workers on each: {names(here)}")
+    with told_on_a_page(settings, Path(farm.run_root)):
+        do = _OnNodes(inside=inside, most=nodes, tell=tell)
+        return run_sharded(settings, do, progress, shards=PER_NODE * len(here), tell=tell)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OnNodes:
+    """Does shards on the nodes that the job has left."""
+
+    inside: Allocation
+    most: int | None
+    tell: Tell
+
+    def __call__(self, settings: Settings, shards: Sequence[int], *, of: int, look: Callable[[], None]) -> str:
+        folder = settings.out / "shards"
+        with Results(settings.out).usable():
+            folder.mkdir(exist_ok=True)
+            write_order(folder / "task.json", settings, shards, of=of)
+        nodes = nodes_of(self.inside.job, cluster=self.inside.cluster, most=self.most)[: len(shards)]
+        # A numpy.py in the folder that this was started in is not ours.
+        program = ("env", "PYTHONSAFEPATH=1", sys.executable, "-m", "exatrkx_hpc.work.nodes.task")
+        command = (*program, str(folder / "task.json"))
+
+        def looked() -> None:
+            with contextlib.suppress(OSError):  # what the run itself cannot write ends it
+                beat.touch(folder / beat.NAME)
+            look()
+
+        heard = run_step(nodes, command, log=folder / LOG, stop=STOP, look=looked, tell=self.tell)
+        return f"stopped by {heard}" if heard else ""
+
+
+def require_reachable(settings: Settings) -> None:
+    """Raise EndpointError for an endpoint that only this machine reaches; mode direct has none."""
+    host = settings.server.rpartition(":")[0].strip("[]")
+    if settings.mode != "direct" and _is_loopback(host):
+        raise EndpointError(
+            f"other nodes cannot reach the endpoint {settings.server}; let the monitor listen on all addresses "
+            '(balancer.host = "0.0.0.0"), or name another endpoint with --server'
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,46 @@
+"""What srun starts once on each node: the node's share of the shards, then a look whether somebody still waits.
+
+    python -m exatrkx_hpc.work.nodes.task OUT/shards/task.json
+
+SIGUSR1, which srun hands on, and SIGTERM end it early; what is written stays whole.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+from exatrkx_hpc.base.signals import unwind_on_stop
+from exatrkx_hpc.launch.slurm.scheduler import give_back
+from exatrkx_hpc.launch.slurm.workers_job import OWN_JOB
+from exatrkx_hpc.work.nodes import heartbeat as beat
+from exatrkx_hpc.work.nodes.shard_task import read_order, run_shards
+
+STOP: Final = signal.SIGUSR1
+"""srun answers SIGTERM by killing its tasks; this one it hands on to them."""
+
+
+def main() -> None:
+    """Do this task's part of the order that the argument names."""
+    unwind_on_stop()
+    signal.signal(STOP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    path = Path(sys.argv[1])
+    settings, shards, of = read_order(path)
+    rank, tasks = int(os.environ.get("SLURM_PROCID", "0")), int(os.environ.get("SLURM_NTASKS", "1"))
+    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+    def tell(line: str) -> None:
+        print(f"{node}: {line}", file=sys.stderr, flush=True)
+
+    run_shards(settings, shards[rank::tasks], of=of, node=node, tell=tell)
+    # When the first node of a job dies, the others keep it, and nobody is there who would end it.
+    if (job := os.environ.get(OWN_JOB)) and not beat.is_heard(path.with_name(beat.NAME)):
+        tell(f"nobody waits for job {job} any more, its first node may be lost: {give_back(job)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a run leaves: label files, parts, their layout."""

@@ -1,0 +1,117 @@
+"""The folder of one run's results: label files, the ledger, the report, the quarantine; one run has it at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from exatrkx_hpc.base.errors import OutputError
+from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.work.results.outcome import Failed
+from exatrkx_hpc.work.results.parts import part_file
+from exatrkx_hpc.work.results.shards import WHOLE, Shard, shard_folder
+
+#: A file system that knows no locks (Lustre without the mount option flock) is used without one.
+_NO_LOCKS: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
+
+
+class Results:
+    """OUT and what is in it."""
+
+    def __init__(self, out: Path, shard: Shard = WHOLE) -> None:
+        """Name the places; nothing is made yet.
+
+        Of a run in shards each has its own, below OUT/shards; the label files of all are together in OUT/labels.
+        """
+        self.labels = out / "labels"
+        self.shard = shard
+        self.out = out = out if shard.is_whole else shard_folder(out, shard.number)
+        self.report = out / "report.json"
+        self.page = out / "report.html"
+        self.times = out / "times.csv"
+        self.ledger = out / "ledger.sqlite"
+        self.quarantine = out / "quarantine"
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[bool]:
+        """Make the folders and hold OUT/.lock inside the block; give whether the file system has locks at all.
+
+        Raises OutputError when another run holds it, or the folders cannot be made. A lock goes with the process
+        that dies.
+        """
+        with self.usable():
+            self.labels.mkdir(parents=True, exist_ok=True)
+            self.out.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.out / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            yield self._locked(lock)
+        finally:
+            # A child that another thread is starting right now has a copy of `lock`: closing ours alone kept it locked.
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_UN)
+            os.close(lock)
+
+    def _locked(self, lock: int) -> bool:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"another run writes to {self.out}; wait for its end, or choose another -o") from error
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return False
+            raise self._unusable(error) from error
+        return True
+
+    @contextlib.contextmanager
+    def usable(self) -> Iterator[None]:
+        """Turn an OSError inside the block into an OutputError that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> OutputError:
+        return OutputError(f"cannot use {self.out} for results: {error.strerror} ({error.filename}); choose another -o")
+
+    def write_report(self, text: str) -> None:
+        """Write OUT/report.json; raises OutputError when it cannot be written."""
+        try:
+            write_whole(self.report, text)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.report}: {error.strerror}; make room there") from error
+
+    def put_into_quarantine(self, failed: Failed, **more: str) -> None:
+        """Write OUT/quarantine/EVENT.json: why an event has no labels, and what else is known of it.
+
+        Raises OutputError when it cannot be written.
+        """
+        path = self.quarantine / f"{failed.event}.json"
+        known = {**vars(failed), **more, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        try:
+            self.quarantine.mkdir(exist_ok=True)
+            write_whole(path, json.dumps(known, indent=2) + "\n")
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}; make room there") from error
+
+    def forget_labels(self, events: Iterable[str]) -> None:
+        """Remove what a dead worker wrote of these events and did not live to tell: only a done event has labels."""
+        for name in events:
+            for file in (f"{name}.csv", part_file(name)):
+                with contextlib.suppress(OSError):
+                    (self.labels / file).unlink()
+
+    def clear(self) -> None:
+        """Remove the report and the quarantine of what was before; label files are the ledger's business."""
+        with self.usable():
+            self.report.unlink(missing_ok=True)
+            self.page.unlink(missing_ok=True)
+            self.times.unlink(missing_ok=True)
+            for note in self.quarantine.glob("*.json"):
+                note.unlink(missing_ok=True)

@@ -1,0 +1,150 @@
+"""Tensors of any type and rank as CSV: a line for each step of the first axis, the other axes laid out in it.
+
+A tensor `[N, 3]` is N lines of three values, `[2, E]` is two lines of E values, `[N]` is one value a line, and
+`[N, 2, 2]` is N lines of four values, the last axis running fastest. There is no header.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.utils import triton_to_np_dtype
+
+from exatrkx_hpc.base.errors import InputError, ModelError
+from exatrkx_hpc.base.whole_numbers import whole_number
+
+Array = NDArray[Any]
+
+#: Digits that bring back the same number; Triton's BF16 is float32 in numpy.
+_FORMATS = {"FP16": "%.5g", "BF16": "%.9g", "FP32": "%.9g", "FP64": "%.17g"}
+_BOOLS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def numpy_type(datatype: str) -> np.dtype[Any]:
+    """Return numpy's type for Triton's, such as float32 for FP32; raises ModelError for one that there is not."""
+    found = triton_to_np_dtype(datatype)
+    if found is None:
+        raise ModelError(f"{datatype} is a type that this client does not know; use another client for this model")
+    return np.dtype(found)
+
+
+def read_tensor(path: Path, *, datatype: str, shape: Sequence[int]) -> Array:
+    """Return the tensor in a CSV file, of Triton's `datatype` and a shape that fits `shape`, where -1 is any size.
+
+    An axis of any size that cannot be told, because the file is empty, has 0. Raises InputError, with file and
+    line, when a value is none of this type or the table does not fit.
+    """
+    rows = _rows(path)
+    size = _shape(path, rows, tuple(shape))
+    convert, dtype = _converter(datatype), numpy_type(datatype)
+    values = np.empty(math.prod(size), dtype=dtype)
+    place = 0
+    for number, row in rows:
+        for text in row:
+            try:
+                with np.errstate(over="ignore"):  # what does not fit is refused by the converter
+                    values[place] = convert(text)
+            except (ValueError, OverflowError) as error:
+                raise InputError(f"{path}:{number}: {text.strip()[:40]!r} is no {datatype}; correct it") from error
+            place += 1
+    return values.reshape(size)
+
+
+def tensor_text(tensor: Array, *, datatype: str) -> str:
+    """Return a tensor as CSV that `read_tensor` turns into the same one."""
+    lines = len(tensor) if tensor.ndim else 1
+    table = tensor.reshape(lines, -1) if tensor.size else np.empty((0, 1), dtype=tensor.dtype)
+    out = io.StringIO()
+    if datatype in _FORMATS:
+        np.savetxt(out, table.astype(np.float64), fmt=_FORMATS[datatype], delimiter=",")
+    elif datatype == "BYTES":
+        rows = ([_words(value) for value in row] for row in table)
+        csv.writer(out, lineterminator="\n").writerows(rows)
+    else:
+        whole = table.astype(np.uint8) if datatype == "BOOL" else table
+        out.writelines(",".join(map(str, row)) + "\n" for row in whole.tolist())
+    return out.getvalue()
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Return the lines that hold something, each with its number."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text ({error.reason}); a tensor is read from CSV") from error
+    except csv.Error as error:
+        raise InputError(f"{path} is no CSV: {error}; correct it") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _shape(path: Path, rows: list[tuple[int, list[str]]], declared: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the table as a tensor of the declared shape; raise InputError when it is none."""
+    wanted = "[" + ", ".join(map(str, declared)) + "]"
+    if not rows:
+        if not {-1, 0} & set(declared):
+            raise InputError(f"{path} is empty; the model wants {wanted}")
+        return tuple(0 if size == -1 else size for size in declared)
+    columns = len(rows[0][1])
+    for number, row in rows:
+        if len(row) != columns:
+            raise InputError(f"{path}:{number}: {len(row)} columns, but {columns} in the first line; correct it")
+    first, *rest = declared
+    if first not in (-1, len(rows)):
+        raise InputError(f"{path}: {len(rows)} lines; the model wants {first}, for {wanted}")
+    if rest.count(-1) > 1:
+        raise InputError(f"{path}: {wanted} has several open axes, which a table cannot tell; use another client")
+    known = math.prod(size for size in rest if size != -1)
+    fits = columns == known if -1 not in rest else known > 0 and columns % known == 0
+    if not fits:
+        how = f"a multiple of {known}" if -1 in rest else str(known)
+        raise InputError(f"{path}: {columns} columns; the model wants {how}, for {wanted}")
+    return (len(rows), *(columns // known if size == -1 else size for size in rest))
+
+
+def _converter(datatype: str) -> Callable[[str], object]:
+    if datatype == "BYTES":
+        return lambda text: text.encode()
+    if datatype == "BOOL":
+        return _bool
+    dtype = numpy_type(datatype)
+    if dtype.kind == "f":
+        return lambda text: _float(text, dtype)
+    return lambda text: _whole(text, dtype)
+
+
+def _bool(text: str) -> bool:
+    try:
+        return _BOOLS[text.strip().lower()]
+    except KeyError as error:
+        raise ValueError(text) from error
+
+
+def _float(text: str, dtype: np.dtype[Any]) -> float:
+    if "_" in text or not text.isascii():  # which float() takes
+        raise ValueError(text)
+    value = float(text)
+    if math.isfinite(value) and not np.isfinite(dtype.type(value)):
+        raise OverflowError(text)
+    return value
+
+
+def _whole(text: str, dtype: np.dtype[Any]) -> int:
+    value = whole_number(text)  # numpy.savetxt writes whole numbers as 3.000e+00 unless told otherwise
+    limits = np.iinfo(dtype)
+    if not limits.min <= value <= limits.max:
+        raise OverflowError(text)
+    return value
+
+
+def _words(value: object) -> str:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)

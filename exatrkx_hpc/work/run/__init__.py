@@ -1,0 +1,1 @@
+"""One run of clients: workers, their coordinator, its figures."""

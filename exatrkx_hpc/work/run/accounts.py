@@ -1,0 +1,146 @@
+"""The accounts of one run: which events come next, what became of them, and the figures; the ledger behind them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from exatrkx_hpc.work.events.source import EventFile
+from exatrkx_hpc.work.ledger.ledger import Ledger
+from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.outcome import Failed, Result
+from exatrkx_hpc.work.results.parts import Part
+from exatrkx_hpc.work.run.event_figures import StageMeans
+from exatrkx_hpc.work.run.latency import Stopwatch
+from exatrkx_hpc.work.run.progress import Tally
+from exatrkx_hpc.work.run.report import Report
+
+LISTED: Final = 1000
+"""Failed events that a report lists; the ledger has them all."""
+
+
+class Book:
+    """Opened at the start of a run, when it says what earlier ones did, and closed at its end.
+
+    Its memory does not grow with the number of events. Every method raises OutputError when the disk is full or the
+    ledger is damaged.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        results: Results,
+        events: Path,
+        *,
+        server: str,
+        version: str,
+        ignore_first: int = 0,
+    ) -> None:
+        """Begin a run over the events of the folder `events`; the times of its first `ignore_first` are no figures."""
+        ledger.begin_run(server=server, version=version)
+        counts = ledger.counts()
+        self._ledger, self._results, self._folder = ledger, results, events
+        self._server = server
+        self.version = version
+        self.events = counts.events
+        self.done = self.done_before = counts.done
+        self.failed = self.failed_before = counts.quarantined
+        self.hits = self.retries = self.tracks = 0
+        self._ignored = 0
+        self._ignore_first = ignore_first
+        self._stages = StageMeans()
+        self.members: Counter[str] = Counter()
+        self.times = Stopwatch()
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.done + self.failed == self.events
+
+    def page(self) -> list[EventFile]:
+        """Return the next events, some hundred of them; none when all have been given out."""
+        return self._ledger.waiting(self._folder)
+
+    def add(self, result: Result, *, attempts: int) -> None:
+        """Note an event whose label file is on disk; `attempts` workers had it."""
+        self._count(result)
+        self._ledger.done(result, attempts=attempts)
+
+    def add_part(self, part: Part, results: Sequence[tuple[Result, int]]) -> None:
+        """Note the events of a part that is on disk, and how many workers had each."""
+        for result, _ in results:
+            self._count(result)
+        self._ledger.done_part(part, results)
+
+    def _count(self, result: Result) -> None:
+        self.done += 1
+        self.hits += result.hits
+        self.retries += result.retries
+        self.members[result.member] += 1
+        self.tracks += result.tracks
+        if self._ignored < self._ignore_first:
+            self._ignored += 1
+            return
+        self.times.add(result.seconds)
+        self._stages.add(result.stages)
+
+    def fail(self, failed: Failed, *, attempts: int) -> None:
+        """Note an event that has no labels, and put it into quarantine if it would fail again."""
+        self.failed += 1
+        if failed.for_itself:
+            place = self._ledger.place(self._folder, failed.event)
+            file = {"file": str(place.path)} if place is not None else {}
+            self._results.put_into_quarantine(failed, **file, server=self._server, version=self.version)
+        self._ledger.fail(failed, attempts=attempts)
+
+    def forget_labels(self, events: Iterable[str]) -> None:
+        """Remove what a dead worker wrote of these events and did not live to tell."""
+        self._results.forget_labels(events)
+
+    def tally(self, *, in_flight: int) -> Tally:
+        """Return how far the run is, with so many requests in flight; its `members` go on counting."""
+        return Tally(
+            events=self.events,
+            done=self.done,
+            failed=self.failed,
+            retries=self.retries,
+            in_flight=in_flight,
+            members=self.members,
+        )
+
+    def commit(self) -> None:
+        """Write to disk what was noted."""
+        self._ledger.commit()
+
+    def close(self, stopped: str | None) -> None:
+        """Write to disk what was noted, and how the run ended."""
+        self._ledger.end_run(stopped)
+
+    def report(self, *, model: str, mode: str, seconds: float, workers: tuple[int, ...], stopped: str | None) -> Report:
+        """Return the figures so far; what failed is read from the ledger, so `commit` goes before."""
+        failed = self._ledger.failures(LISTED)
+        return Report(
+            server=self._server,
+            model=model,
+            mode=mode,
+            version=self.version,
+            events=self.events,
+            done=self.done,
+            done_before=self.done_before,
+            failed=failed,
+            more_failed=self.failed - len(failed),
+            failed_before=self.failed_before,
+            hits=self.hits,
+            tracks=self.tracks,
+            ignored_first=self._ignored,
+            stages_ms=self._stages.means_ms(),
+            seconds=seconds,
+            latency_ms=self.times.latency(),
+            retries=self.retries,
+            workers=workers,
+            members={member: number for member, number in sorted(self.members.items()) if member},
+            stopped=stopped,
+            units=self._ledger.facts.get("units", ""),
+        )

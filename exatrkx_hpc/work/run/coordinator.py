@@ -1,0 +1,253 @@
+"""Keeps worker processes busy: hands out events as they pull, and loses none when a worker dies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from exatrkx_hpc.base.errors import ExatrkxError, OutputError
+from exatrkx_hpc.work.events.source import EventFile
+from exatrkx_hpc.work.results.outcome import Failed, Result, read_answer
+from exatrkx_hpc.work.results.parts import Part
+from exatrkx_hpc.work.run.accounts import Book
+from exatrkx_hpc.work.run.faults import DEATHS_OF_ONE_EVENT, Blame
+from exatrkx_hpc.work.run.progress import ShowProgress
+from exatrkx_hpc.work.run.report import Report
+from exatrkx_hpc.work.run.worker import LOOKAHEAD, Task
+from exatrkx_hpc.work.run.worker_process import GRACE, Slot, ending
+
+COMMIT: Final = 0.5
+"""Seconds between two commits of the ledger: what a kill may cost is repeated, so there is no haste."""
+
+
+class Coordinator:
+    """One run over the events of a book; `run` it once, then ask for its `report`."""
+
+    def __init__(
+        self,
+        task: Task,
+        book: Book,
+        *,
+        workers: int,
+        show: ShowProgress,
+        longest_silence: float | None = None,
+        grace: float = GRACE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare; nothing is started yet. `show` is called in the event loop as it begins and after each event.
+
+        `longest_silence` is when a worker that has events and says nothing is killed, in seconds; by default
+        well above what two requests in a row may take. `grace` is how long a worker may take to end.
+        """
+        self._task = task
+        self._book = book
+        self._waiting: deque[EventFile] = deque()
+        # What a dead worker had. One of these may have killed it, so each goes out alone, after the others.
+        self._suspects: deque[EventFile] = deque()
+        self._slots = [Slot(grace=grace) for _ in range(workers)]
+        self._show = show
+        self._grace = grace
+        self._longest_silence = longest_silence or 60.0 + 2 * (task.patience + 2 * task.request_timeout)
+        self._clock = clock
+        self._over = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._blame = Blame(server=task.server, patience=task.patience, workers=workers, clock=clock)
+        self._begin = self._last_answer = 0.0
+        self.stopped: str | None = None
+        self.error: ExatrkxError | None = None
+
+    def report(self) -> Report:
+        """Return the figures so far; raises OutputError when the ledger cannot be read."""
+        task, seconds = self._task, self._last_answer - self._begin
+        workers = tuple(slot.done for slot in self._slots)
+        return self._book.report(
+            model=task.model, mode=task.mode, seconds=seconds, workers=workers, stopped=self.stopped
+        )
+
+    def stop(self, reason: str) -> None:
+        """End the run early: requests in flight are dropped, the first reason counts. Call it in the loop."""
+        if not self._over.is_set():
+            self.stopped = reason
+            self._over.set()
+
+    def interrupt(self, reason: str) -> None:
+        """Do what `stop` does, from another thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.stop, reason)
+        else:  # not begun yet; then it ends as it begins
+            self.stop(reason)
+
+    async def run(self) -> None:
+        """Run until every event has an answer or `stop` is called; then no worker is left, and all is noted."""
+        self._loop = asyncio.get_running_loop()
+        self._begin = self._last_answer = self._clock()
+        self._blame.begin()
+        keepers: list[asyncio.Task[None]] = []
+        clerk = asyncio.create_task(self._commit_often())
+        try:
+            for slot in self._slots:
+                # One after the other: after a failure no start is half done.
+                await self._start(slot)
+            self._feed()
+            self._show_tally()
+            keepers = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
+            over = asyncio.create_task(self._over.wait())
+            await asyncio.wait({over, *keepers}, return_when=asyncio.FIRST_COMPLETED)
+            over.cancel()
+        finally:
+            self._over.set()
+            clerk.cancel()
+            await self._dismiss(keepers)
+            self._note(lambda: self._book.close(self.stopped))
+
+    async def _commit_often(self) -> None:
+        while True:
+            await asyncio.sleep(COMMIT)
+            self._note(self._book.commit)
+
+    def _note(self, write: Callable[[], None]) -> None:
+        """Write to the book; what cannot be written ends the run."""
+        try:
+            write()
+        except OutputError as error:
+            self.error = self.error or error
+            self.stop(str(error))
+
+    async def _start(self, slot: Slot) -> None:
+        """Start a worker, unless the run is over; one that cannot be started ends the run."""
+        if self._over.is_set():
+            return
+        try:
+            await slot.start(self._task)
+        except ExatrkxError as error:
+            self._break_off(error)
+        if self._over.is_set():  # in the meantime
+            slot.close()
+
+    def _break_off(self, error: ExatrkxError) -> None:
+        if not self._over.is_set():
+            self.error = error
+        self.stop(str(error))
+
+    async def _dismiss(self, keepers: list[asyncio.Task[None]]) -> None:
+        """Close the workers, count what they still say, kill what does not end; raise a keeper's fault.
+
+        It takes four times the grace at most, whatever the workers do.
+        """
+        for slot in self._slots:
+            slot.close()
+        if keepers:
+            await asyncio.wait(keepers, timeout=self._grace)
+        for slot in self._slots:
+            slot.kill()
+        await asyncio.gather(*(slot.ended() for slot in self._slots))
+        if keepers:
+            _, deaf = await asyncio.wait(keepers, timeout=self._grace)
+            for keeper in deaf:  # its worker was killed, but something keeps the pipe open
+                keeper.cancel()
+        outcomes = await asyncio.gather(*keepers, return_exceptions=True)
+        for slot in self._slots:
+            self._book.forget_labels((*slot.outstanding, *slot.told))
+            slot.discard()
+        for fault in (one for one in outcomes if isinstance(one, Exception)):
+            raise fault
+
+    async def _keep(self, slot: Slot) -> None:
+        """Listen to one worker, and replace it when it dies, until the run is over."""
+        while True:
+            while line := await slot.answer(self._longest_silence):
+                self._take(slot, read_answer(line))
+            status = await slot.ended()
+            if self._over.is_set():
+                return
+            slot.close()
+            self._bury(slot, status)
+            if self._over.is_set():
+                return
+            await self._start(slot)
+            self._feed()
+
+    def _take(self, slot: Slot, answer: Result | Failed | Part) -> None:
+        self._last_answer = self._clock()
+        if isinstance(answer, Failed):
+            if answer.kind == "output":
+                slot.outstanding.pop(answer.event, None)  # it is not there if it waited for its part
+                self._break_off(OutputError(answer.reason))
+            else:
+                self._fail(slot.outstanding.pop(answer.event), answer.kind, answer.reason)
+        elif isinstance(answer, Part):
+            results = [(result, self._good(slot, result)) for result in slot.take_part(answer)]
+            self._note(lambda: self._book.add_part(answer, results))
+        else:
+            self._blame.answered()
+            if answer.labels_size is None:
+                slot.tell(answer)
+            else:
+                del slot.outstanding[answer.name]
+                attempts = self._good(slot, answer)
+                self._note(lambda: self._book.add(answer, attempts=attempts))
+        self._settle()
+
+    def _good(self, slot: Slot, result: Result) -> int:
+        """Count an event whose labels are on disk; return how many workers had it."""
+        slot.done += 1
+        return self._blame.written(result.name)
+
+    def _fail(self, event: EventFile, kind: str, reason: str) -> None:
+        failed = Failed(event=event.name, kind=kind, reason=reason)
+        attempts = self._blame.given_up(event.name, kind)
+        self._note(lambda: self._book.fail(failed, attempts=attempts))
+        self._stop_for(self._blame.of_failure(kind, reason))
+
+    def _stop_for(self, reason: str | None) -> None:
+        if reason is not None:
+            self.stop(reason)
+
+    def _bury(self, slot: Slot, status: int) -> None:
+        """Take the events of a dead worker back; give up those that were there too often."""
+        how = ending(status)
+        self._book.forget_labels((*slot.outstanding, *slot.told))
+        for event in slot.outstanding.values():
+            if self._blame.killed_again(event.name):
+                self._fail(event, "worker", f"its worker ended {DEATHS_OF_ONE_EVENT} times, the last time by {how}")
+            else:
+                self._suspects.append(event)
+        slot.outstanding.clear()
+        self._waiting.extend(slot.take_back())  # it is not they that killed it: they had their turn
+        self._stop_for(self._blame.of_death(how))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Show the tally, and end the run or hand out more."""
+        self._show_tally()
+        if self._book.complete:
+            self._over.set()
+        self._feed()
+
+    def _show_tally(self) -> None:
+        # What a worker has beyond its requests in flight it reads ahead.
+        in_flight = sum(min(len(slot.outstanding), self._task.in_flight) for slot in self._slots)
+        self._show(self._book.tally(in_flight=in_flight))
+
+    def _more(self) -> bool:
+        """Say whether an event waits, after a look into the book if need be."""
+        if not self._waiting:
+            self._note(lambda: self._waiting.extend(self._book.page()))
+        return bool(self._waiting)
+
+    def _feed(self) -> None:
+        """Give each event to the worker that has the fewest, as long as one has room."""
+        living = [slot for slot in self._slots if slot.alive]
+        while living and not self._over.is_set():
+            more = self._more()
+            if not more and not self._suspects:
+                for slot in living:
+                    slot.ask_for_part()
+                return
+            slot = min(living, key=lambda one: len(one.outstanding))
+            if len(slot.outstanding) >= (self._task.in_flight + LOOKAHEAD if more else 1):
+                return
+            slot.give(self._waiting.popleft() if more else self._suspects.popleft())

@@ -1,0 +1,250 @@
+"""All events through the endpoint: worker processes that pull, labels as files, one report.
+
+`run_clients` is the whole story; `coordinator.py` keeps the workers busy and replaces those that die.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exatrkx_hpc.base.errors import ConfigError, ExatrkxError, IncompleteRun, OutputError
+from exatrkx_hpc.work.events.parquet_files import require_pyarrow
+from exatrkx_hpc.work.events.source import EVENT, PARQUET, format_of
+from exatrkx_hpc.work.inference.blocking import blocking, stopped_by_signals
+from exatrkx_hpc.work.inference.client import Client, checked_address
+from exatrkx_hpc.work.inference.modes import MODEL, models_of
+from exatrkx_hpc.work.ledger.ledger import Ledger
+from exatrkx_hpc.work.ledger.match_results import sweep
+from exatrkx_hpc.work.ledger.open import Tell, begin, facts_of, go_on, note_units, require_version
+from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.parts import EVENTS
+from exatrkx_hpc.work.results.shards import WHOLE, Shard, read_sharding
+from exatrkx_hpc.work.run.accounts import Book
+from exatrkx_hpc.work.run.coordinator import Coordinator
+from exatrkx_hpc.work.run.progress import ShowProgress
+from exatrkx_hpc.work.run.report import Report
+from exatrkx_hpc.work.run.worker import Task
+
+if TYPE_CHECKING:
+    from exatrkx_hpc.config.values import LabelFormat, Mode
+
+__all__ = ["Settings", "ShowProgress", "StoppedRun", "run_clients"]
+
+
+#: Workers for each core, above which they hinder each other.
+_FAR_ABOVE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run wants; raises ConfigError at once for a value that cannot work.
+
+    `server` is `host:port`, `events` the folder of events (`*.csv`, `*.npy`, `*.npz`, or `*.parquet` whose column
+    `event_column` names the event of each hit; or one such file), `out` where `labels/`, `ledger.sqlite` and
+    `report.json` go (made if missing). `workers` processes keep `in_flight` requests each.
+
+    A run goes on where the ledger in `out` ends. `fresh` begins anew, once the endpoint is ready; `retry_failed`
+    also does what an earlier run put into quarantine; `accept_changes` does events again that changed since they
+    were done, and forgets those that are gone: without it both are refused.
+
+    `label_format` is `csv`, a label file for each event, or `parquet`: files of `part_events` events or so.
+
+    `times` writes OUT/times.csv, the time of each stage for each event, in mode `stages` (by the page's writer, see
+    page/write.py). `ignore_first` leaves the first events of this run, in the order of their answers, out of the
+    report's latency; they get labels as the others do.
+
+    `request_timeout` is one attempt's deadline, `patience` how long a request is repeated after its first
+    failure, `deadline` how long to wait for the endpoint at the start; all in seconds.
+
+    `mode` is how an event becomes labels: `ensemble` (one request to `model`), `stages` (one to each stage),
+    `fused` (one to the fused model), or `direct`: the workers run the pipeline of the model repository
+    `repository` themselves, one event at a time each, and no server is asked.
+    """
+
+    server: str = ""
+    events: Path
+    out: Path
+    workers: int = 1
+    in_flight: int = 4
+    request_timeout: float = 60.0
+    patience: float = 120.0
+    deadline: float = 10.0
+    model: str = MODEL
+    mode: Mode = "ensemble"
+    repository: Path | None = None
+    fresh: bool = False
+    retry_failed: bool = False
+    accept_changes: bool = False
+    event_column: str = EVENT
+    label_format: LabelFormat = "csv"
+    times: bool = False
+    ignore_first: int = 0
+    part_events: int = EVENTS
+    shard: Shard = WHOLE
+
+    def __post_init__(self) -> None:
+        models_of(self.mode)  # refuses a mode that does not exist
+        if self.mode != "direct":
+            checked_address(self.server)
+        elif self.repository is None:
+            raise ConfigError("mode direct needs a model repository; name one with --model-repository")
+        for flag, value in (("-n", self.workers), ("-j", self.in_flight), ("part_events", self.part_events)):
+            if value < 1:
+                raise ConfigError(f"{flag} must be at least 1, not {value}")
+        if self.times and self.mode != "stages":
+            raise ConfigError(f"--times wants --mode stages; mode {self.mode} does not see the stages")
+        if self.ignore_first < 0:
+            raise ConfigError(f"-i must be at least 0, not {self.ignore_first}")
+        if self.request_timeout <= 0 or self.patience < 0 or self.deadline <= 0:
+            raise ConfigError("the request timeout and the deadline must be above 0 s, the patience at least 0 s")
+        # realpath, because Path.resolve fails on a link to itself; making the folder says what is wrong with it.
+        if os.path.realpath(self.labels) in {os.path.realpath(self.events), os.path.realpath(self.events / "truth")}:
+            raise ConfigError(f"labels in {self.labels} would overwrite the events; choose another -o")
+
+    @property
+    def labels(self) -> Path:
+        """The folder of the label files, `OUT/labels`."""
+        return self.out / "labels"
+
+    @property
+    def report(self) -> Path:
+        """The file of the report, `OUT/report.json`."""
+        return self.out / "report.json"
+
+
+class StoppedRun(IncompleteRun):
+    """The run was stopped before every event was tried; `report` holds what was done until then."""
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+    @classmethod
+    def of(cls, report: Report, path: Path) -> StoppedRun:
+        """Return what to say of a report, in the file `path`, of a run that was stopped."""
+        counts = f"{report.done} of {report.events} events have labels, {report.failures} failed"
+        return cls(f"{report.stopped}; {counts}, {report.not_tried} not tried ({path})", report)
+
+
+def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tell: Tell = lambda line: None) -> Report:
+    """Give every event of the folder its labels, those that an earlier run did excepted, and return the report.
+
+    Every event was tried when it returns: look at `report.failed`, or call `report.check()`. The report is
+    also in OUT/report.json, and what became of each event in OUT/ledger.sqlite. `tell` gets a line about what was
+    done before. SIGTERM and SIGINT (Ctrl-C) stop the run; what is written stays whole.
+
+    Raises InputError for a folder without events, or with events that changed since they were done; EndpointError
+    or ModelError when the endpoint is not ready at the start (then the results of an earlier run are still there),
+    ConfigError when so many workers cannot be started, OutputError when a result cannot be written, another run
+    writes to OUT, or its ledger does not fit, StoppedRun (an IncompleteRun, with the report so far) after a signal
+    or when the endpoint stays dead. Works in a notebook, where a loop already runs.
+    """
+    form = format_of(settings.events)
+    if settings.label_format == PARQUET:
+        require_pyarrow()
+    if settings.shard.is_whole and (shards := read_sharding(settings.out)) is not None:
+        raise OutputError(f"{settings.out} is in {shards} shards; 'exatrkx-hpc run-clients' goes on with them all")
+    if settings.ignore_first and not settings.shard.is_whole:
+        raise ConfigError(f"-i is for a run without shards, and {settings.out} has some; leave it out")
+    results = Results(settings.out, settings.shard)
+    with results.owned() as locks, contextlib.ExitStack() as stack:
+        ledger, version = _ledger(settings, results, locks, form, tell)
+        stack.enter_context(ledger)
+        _warn(settings, tell)
+        require_version(ledger, version, server=source_of(settings))
+        if ledger.counts().left:
+            note_units(ledger, settings.events, tell)
+        return _run_clients(settings, results, ledger, progress or (lambda tally: None))
+
+
+def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: Tell) -> tuple[Ledger, str]:
+    """Return the ledger to go on with, or a new one, and the version of the model, if it was asked for."""
+    model, column = models_of(settings.mode, settings.model), settings.event_column
+    what = {"form": form, "column": column, "labels": settings.label_format}
+    facts = facts_of(settings.events, mode=settings.mode, model=model, shard=settings.shard, **what)
+    ledger = None
+    if not settings.fresh:
+        options = {"accept_changes": settings.accept_changes, "retry_failed": settings.retry_failed}
+        ledger = go_on(results, settings.events, facts, locks=locks, tell=tell, **options)
+    if ledger is not None and not ledger.counts().left:
+        return ledger, ""
+    try:
+        version = blocking(lambda: check_endpoint(settings))
+    except BaseException:
+        if ledger is not None:
+            ledger.close()
+        raise
+    if ledger is None:  # not before: a mistyped address costs no results
+        ledger = begin(results, settings.events, facts, locks=locks)
+    return ledger, version
+
+
+def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress: ShowProgress) -> Report:
+    version = ledger.facts.get("version", "")
+    first = {"ignore_first": settings.ignore_first}
+    book = Book(ledger, results, settings.events, server=source_of(settings), version=version, **first)
+    run = Coordinator(_task(settings), book, workers=settings.workers, show=progress)
+    idle = book.complete
+    if idle:
+        book.close(None)
+    else:
+        try:
+            blocking(lambda: _run(run), interrupt=run.interrupt)
+        finally:
+            sweep(results.labels, ledger=ledger, shard=settings.shard)
+    if run.error is not None:
+        with contextlib.suppress(ExatrkxError):  # the disk may be what is broken
+            results.write_report(run.report().to_json())
+        raise run.error
+    report = run.report()
+    if not idle or not results.report.exists():  # a run that had nothing to do has no figures
+        results.write_report(report.to_json())
+    if report.stopped is not None:
+        raise StoppedRun.of(report, results.report)
+    return report
+
+
+def _warn(settings: Settings, tell: Tell) -> None:
+    cores = len(os.sched_getaffinity(0))
+    if settings.workers > _FAR_ABOVE * cores:
+        tell(f"-n {settings.workers} is far above the cores of this machine ({cores}); fewer workers do more")
+
+
+def source_of(settings: Settings) -> str:
+    """Return where the labels come from: the endpoint, or in mode direct the model repository."""
+    return str(settings.repository) if settings.mode == "direct" else settings.server
+
+
+def _task(settings: Settings) -> Task:
+    return Task(
+        server=source_of(settings),
+        model=models_of(settings.mode, settings.model),
+        labels=str(settings.labels.resolve()),
+        in_flight=settings.in_flight,
+        request_timeout=settings.request_timeout,
+        patience=settings.patience,
+        mode=settings.mode,
+        label_format=settings.label_format,
+        part_events=settings.part_events,
+        repository=str(settings.repository.absolute()) if settings.repository is not None else "",
+    )
+
+
+async def _run(run: Coordinator) -> None:
+    with stopped_by_signals(run.stop):
+        await run.run()
+
+
+async def check_endpoint(settings: Settings) -> str:
+    """Return the version of the model; raises what `run_clients` says of an endpoint that is not ready."""
+    if settings.mode == "direct":
+        from exatrkx_hpc.models.pipeline import pipeline_digest
+
+        return pipeline_digest(settings.repository or Path())[:12]
+    async with Client(settings.server, model=settings.model, mode=settings.mode) as client:
+        await client.check(settings.deadline)
+        return await client.version()
