@@ -211,7 +211,7 @@ def _compare(events: Path, calm: Path, out: Path) -> dict[str, object]:
     wanted = {name: (calm / "labels" / name).read_bytes() for name in names}
     found = {file.name: file.read_bytes() for file in (out / "labels").iterdir()}
     with contextlib.closing(sqlite3.connect(out / "ledger.sqlite")) as db:
-        rows = db.execute("SELECT name, state, sha256, labels_sha256, attempts FROM events").fetchall()
+        rows = db.execute("SELECT name, state, sha256, result_sha256, attempts FROM events").fetchall()
     agreed = sum(
         state == "done"
         and hashlib.sha256((events / f"{name}.csv").read_bytes()).digest() == content

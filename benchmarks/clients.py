@@ -36,7 +36,8 @@ from exatrkx_hpc.measure.perf_analyzer import Load, PerfAnalyzer
 from exatrkx_hpc.measure.perf_analyzer_install import install
 from exatrkx_hpc.tracking.simulation import synthetic
 from exatrkx_hpc.work.events.convert import events_to_json
-from exatrkx_hpc.work.events.source import Reader, find_events, read_hits
+from exatrkx_hpc.work.events.hits import read_hits
+from exatrkx_hpc.work.events.source import Reader, find_events
 from exatrkx_hpc.work.events.writing import event_writer
 from exatrkx_hpc.work.inference.client import check_endpoint
 from exatrkx_hpc.work.results.layout import Results
@@ -265,7 +266,7 @@ def _copies(events: Path, folder: Path, many: int) -> Path:
     sources = find_events(events)
     if sources[0].path.suffix == ".parquet":
         reader = Reader()
-        hits = [reader.read(event).hits for event in sources]
+        hits = [reader.read(event).tensors["hits"] for event in sources]
         reader.close()
         with event_writer(copies, "parquet") as write:
             for number in range(many):
@@ -288,7 +289,7 @@ def _ours(arguments: argparse.Namespace, endpoint: str, events: Path, in_flight:
         out=out,
         workers=processes,
         in_flight=max(1, in_flight // processes),
-        label_format=arguments.labels,
+        result_format=arguments.labels,
     )
     report = run_clients(settings)
     report.check()

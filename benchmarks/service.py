@@ -35,10 +35,11 @@ from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.pipeline import load_tracker
 from exatrkx_hpc.tracking.simulation import synthetic
-from exatrkx_hpc.work.events.source import find_events, read_hits
+from exatrkx_hpc.work.events.hits import read_hits
+from exatrkx_hpc.work.events.source import find_events
 from exatrkx_hpc.work.inference.client import Client
-from exatrkx_hpc.work.inference.modes import FUSED_MODEL
 from exatrkx_hpc.work.run.worker_process import worker_environment
+from exatrkx_hpc.work.workloads.exatrkx import FUSED_MODEL
 
 MODES = ("ensemble", "stages", "fused", "direct")
 _TICKS = os.sysconf("SC_CLK_TCK")

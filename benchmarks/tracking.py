@@ -44,7 +44,8 @@ from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 from exatrkx_hpc.tracking.pipeline import Pipeline, Stages
 from exatrkx_hpc.tracking.scoring.agreement import compare_edges, same_partition
 from exatrkx_hpc.tracking.simulation import synthetic
-from exatrkx_hpc.work.events.source import find_events, read_hits
+from exatrkx_hpc.work.events.hits import read_hits
+from exatrkx_hpc.work.events.source import find_events
 
 STAGES = ("embed", "frnn", "filter", "applyfilter", "gnn", "components")
 _SEED = 31_415

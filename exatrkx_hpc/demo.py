@@ -17,9 +17,11 @@ from exatrkx_hpc.measure.metrics import fetch, fleet_times, stage_shares
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.tracking.scoring import score as scoring
 from exatrkx_hpc.tracking.simulation import synthetic
-from exatrkx_hpc.work.events.source import find_events, read_labels
+from exatrkx_hpc.work.events.source import find_events
+from exatrkx_hpc.work.results.read import read_result
 from exatrkx_hpc.work.run.report import Report
 from exatrkx_hpc.work.run.run import Settings, ShowProgress
+from exatrkx_hpc.work.workloads.exatrkx import LABELS, WORKLOAD
 
 #: Another seed than that of the training events, so that the demo's events are unseen.
 _SEED = 20_000
@@ -90,7 +92,7 @@ def run_demo(
 def score_folder(labels: Path, events: Path) -> scoring.Score:
     """Return the score of a folder of label files against the truth beside the events."""
     return scoring.total(
-        scoring.score_event(read_labels(labels / event.path.name), synthetic.read_event(event.path))
+        scoring.score_event(read_result(WORKLOAD, labels / event.path.name)[LABELS], synthetic.read_event(event.path))
         for event in find_events(events)
         if (labels / event.path.name).exists()
     )

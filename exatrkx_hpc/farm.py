@@ -36,12 +36,13 @@ from exatrkx_hpc.launch.schedulers import farm_slurm, scheduler_of
 from exatrkx_hpc.launch.slurm.farm_jobs import read_record
 from exatrkx_hpc.launch.words import Word
 from exatrkx_hpc.page.write import told_on_a_page
-from exatrkx_hpc.work.inference.modes import route
 from exatrkx_hpc.work.map.endpoint import Endpoint
 from exatrkx_hpc.work.nodes.run import here, run_sharded
+from exatrkx_hpc.work.nodes.step import run_on_nodes
 from exatrkx_hpc.work.results.shards import read_sharding
 from exatrkx_hpc.work.run import run as workers
 from exatrkx_hpc.work.run.report import Report
+from exatrkx_hpc.work.workloads.table import workload_of
 
 Tell = Callable[[str], None]
 
@@ -167,6 +168,22 @@ def run_clients(
         return workers.run_clients(settings, progress, tell=tell)
 
 
+def run_clients_on_nodes(
+    settings: workers.Settings,
+    progress: workers.ShowProgress | None = None,
+    *,
+    farm: Farm,
+    nodes: int | None = None,
+    tell: Tell = lambda line: None,
+) -> Report:
+    """Do what `run_clients` does, with `settings.workers` workers on each node of this shell's allocation.
+
+    See `exatrkx_hpc.work.nodes.step.run_on_nodes`.
+    """
+    with told_on_a_page(settings, Path(farm.run_root)):
+        return run_on_nodes(settings, progress, nodes=nodes, tell=tell)
+
+
 def stop(job: Job, *, drain: bool = True) -> None:
     """End `job`: its servers leave the balancer, finish what they have and end."""
     with deferred_signals():
@@ -269,11 +286,14 @@ def up(
     """
     farm = resolve(Path(file) if file is not None else None, flags=flags).farm
     clients = farm.clients
-    route(clients.mode)  # refuses mode direct before anything is started
+    chosen = workload_of(clients.model, default=clients.workload, folder=clients.workloads)
+    chosen.requests(clients.mode)  # refuses mode direct before anything is started
     with (
         running(farm, tell=tell, wait=wait) as (_, monitor),
         Endpoint(
             monitor.endpoint,
+            workload=chosen,
+            model=clients.model,
             mode=clients.mode,
             request_timeout=clients.request_timeout,
             patience=clients.patience,

@@ -24,14 +24,14 @@ from exatrkx_hpc.tracking.scoring.score import (
 )
 from exatrkx_hpc.tracking.scoring.stages import StageScore, score_stages, total_stages
 from exatrkx_hpc.tracking.simulation.synthetic import TRUTH_FOLDER, TruthEvent, truth_of, with_truth
-from exatrkx_hpc.work.events.source import CSV, find_events, format_of, read_hits
-from exatrkx_hpc.work.results.found_labels import FoundLabels
+from exatrkx_hpc.work.events.hits import read_hits
+from exatrkx_hpc.work.events.source import CSV, find_events, format_of
+from exatrkx_hpc.work.results.read import FoundResults
+from exatrkx_hpc.work.workloads.exatrkx import LABELS, WORKLOAD
 
 if TYPE_CHECKING:
     from exatrkx_hpc.tracking.pipeline import Pipeline
 
-#: The folder of label files within the results of a run.
-LABELS = "labels"
 #: Called as (stage, done, total) after each event.
 Progress = Callable[[str, int, int], None]
 _RATES = {
@@ -131,10 +131,11 @@ def score_results(
     )
 
 
-def _labels(results: Path) -> FoundLabels:
-    folder = results / LABELS if (results / LABELS).is_dir() else results
+def _labels(results: Path) -> FoundResults:
+    inner = results / WORKLOAD.folder
+    folder = inner if inner.is_dir() else results
     _require_folder(folder, "the folder that 'exatrkx-hpc run-clients' wrote")
-    found = FoundLabels(folder)
+    found = FoundResults(folder, WORKLOAD)
     if not found.names:
         raise InputError(f"{folder} holds no labels; name the folder that 'exatrkx-hpc run-clients' wrote")
     return found
@@ -158,11 +159,11 @@ def _require_folder(folder: Path, what: str) -> None:
 
 
 def _score_one(
-    labels: FoundLabels, name: str, event: Path, chosen: Selection, pipeline: Pipeline | None
+    labels: FoundResults, name: str, event: Path, chosen: Selection, pipeline: Pipeline | None
 ) -> tuple[Score, tuple[Profile, ...], tuple[StageScore, ...]]:
     truth = _read_truth(event)
     try:
-        matches = match_event(labels.read(name), truth, min_track_hits=chosen.min_track_hits)
+        matches = match_event(labels.read(name)[LABELS], truth, min_track_hits=chosen.min_track_hits)
     except ValueError as error:
         raise InputError(f"{labels.names[name]} does not belong to {event}: {error}") from error
     pt, hits = chosen.min_pt, chosen.min_hits

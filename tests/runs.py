@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,12 @@ import psutil
 import pytest
 
 from exatrkx_hpc.base.process import run, spawn
-from exatrkx_hpc.work.events.source import read_hits, read_labels
+from exatrkx_hpc.work.events.hits import read_hits
+from exatrkx_hpc.work.results import parts
+from exatrkx_hpc.work.results.read import read_result
 from exatrkx_hpc.work.run.run import Settings
+from exatrkx_hpc.work.workloads.exatrkx import HITS, LABELS, WORKLOAD
+from exatrkx_hpc.work.workloads.given import as_tensors
 
 
 def make_events(folder: Path, sizes) -> Path:
@@ -30,6 +35,38 @@ def assert_whole(events: Path, labels: Path) -> int:
         hits = len(read_hits(events / file.name))
         np.testing.assert_array_equal(read_labels(file), np.where(np.arange(hits) == 0, hits, np.arange(hits) % 7))
     return len(files)
+
+
+def read_labels(path: Path) -> np.ndarray:
+    return read_result(WORKLOAD, path)[LABELS]
+
+
+def labels_text(labels: np.ndarray) -> str:
+    return WORKLOAD.encode({LABELS: labels}).decode()
+
+
+def checked_hits(given: object) -> np.ndarray:
+    return as_tensors(WORKLOAD, given)[HITS]
+
+
+def events_of(path: Path) -> list[str]:
+    return parts.events_of(WORKLOAD, path)
+
+
+def part_file(event: str) -> str:
+    return parts.part_file(WORKLOAD, event)
+
+
+def event_of(file: str) -> str | None:
+    return parts.event_of(WORKLOAD, file)
+
+
+def part_bytes(labels: Sequence[tuple[str, np.ndarray]]) -> bytes:
+    return parts.part_bytes(WORKLOAD, [(name, {LABELS: values}) for name, values in labels])
+
+
+def read_part(path: Path) -> dict[str, np.ndarray]:
+    return {name: outputs[LABELS] for name, outputs in parts.read_part(WORKLOAD, path).items()}
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
@@ -58,7 +95,7 @@ from exatrkx_hpc.work.run.worker import Task
 from exatrkx_hpc.work.run.run import Settings, run_clients
 
 server, events, out, largest, labels, number = sys.argv[1:]
-labels = {"label_format": labels, "part_events": int(number)}
+labels = {"result_format": labels, "part_events": int(number)}
 if int(largest):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest), int(largest)))
 try:
@@ -73,7 +110,7 @@ except ExatrkxError as error:
 def driver(run_settings: Settings, log: Path, largest: int = 0):
     """Run the settings in a process of its own, as the command line does."""
     paths = [str(run_settings.events), str(run_settings.out)]
-    labels = [run_settings.label_format, str(run_settings.part_events)]
+    labels = [run_settings.result_format, str(run_settings.part_events)]
     child = spawn([sys.executable, "-c", DRIVER, run_settings.server, *paths, str(largest), *labels], log=log)
     try:
         yield child

@@ -118,7 +118,7 @@ def test_a_bad_event_fails_alone_with_its_file_and_line(tmp_path, events, line, 
     with fake_triton() as fake:
         done = exatrkx_hpc("run-clients", "-s", fake.server, "-n", 1, "-q", cwd=tmp_path)
     message = complaint(done, 9)
-    assert "1 of 2 events have labels" in message
+    assert "1 of 2 events have results" in message
     assert "evt_1.csv" in message
     assert "evt_1.csv:2:" in message
     assert said in message

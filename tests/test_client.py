@@ -10,7 +10,6 @@ import pytest
 from fakes.running import fake_triton, free_port
 
 from exatrkx_hpc.base.errors import ConfigError, EndpointError, InputError, ModelError
-from exatrkx_hpc.work.events.given_hits import checked_hits
 from exatrkx_hpc.work.inference.client import Client, check_endpoint, checked_address
 from exatrkx_hpc.work.inference.retry import (
     CHANNEL_OPTIONS,
@@ -22,6 +21,8 @@ from exatrkx_hpc.work.inference.retry import (
     worth_repeating,
 )
 from exatrkx_hpc.work.map.endpoint import Endpoint
+from exatrkx_hpc.work.workloads.exatrkx import WORKLOAD
+from exatrkx_hpc.work.workloads.given import as_tensors
 
 
 def expected(hits):
@@ -34,7 +35,7 @@ def expected(hits):
 def ask(server, hits=4, **options):
     async def call():
         async with Client(server, **options) as client:
-            return await client.ask(np.zeros((hits, 3)))
+            return await client.ask({"hits": np.zeros((hits, 3), dtype=np.float32)})
 
     return asyncio.run(call())
 
@@ -163,8 +164,8 @@ def test_a_long_reason_of_many_lines_becomes_one_short_line():
 @pytest.mark.parametrize("hits", [0, 1, 2, 1000])
 def test_every_hit_gets_its_label(server, hits):
     answer = ask(server, hits)
-    assert answer.labels.dtype == np.int64 and answer.labels.flags.writeable
-    np.testing.assert_array_equal(answer.labels, expected(hits))
+    assert answer.outputs["labels"].dtype == np.int64 and answer.outputs["labels"].flags.writeable
+    np.testing.assert_array_equal(answer.outputs["labels"], expected(hits))
     assert answer.retries == 0
 
 
@@ -177,17 +178,17 @@ def test_every_hit_gets_its_label(server, hits):
         (1.0, r"shape \[\]"),
         ([["a", "b", "c"]], "hits are <U1, text"),
         ([[1, 2, 3], [1, 2]], "cannot be turned into float32"),
-        ([[0, 0, 0], [1, np.nan, 3]], "hit 1 is not finite"),
-        ([[1e39, 0, 0]], "hit 0 is not finite"),
+        ([[0, 0, 0], [1, np.nan, 3]], "row 1 of hits is not finite"),
+        ([[1e39, 0, 0]], "row 0 of hits is not finite"),
     ],
 )
 def test_arrays_that_are_no_hits_are_refused_before_they_are_sent(hits, fault):
     with pytest.raises(InputError, match=fault):
-        checked_hits(hits)
+        as_tensors(WORKLOAD, hits)
 
 
 def test_any_numbers_of_the_right_shape_are_hits():
-    hits = checked_hits(np.asfortranarray(np.arange(12, dtype=np.int16).reshape(4, 3)))
+    hits = as_tensors(WORKLOAD, np.asfortranarray(np.arange(12, dtype=np.int16).reshape(4, 3)))["hits"]
     assert hits.dtype == np.float32 and hits.flags.c_contiguous and hits[3, 2] == 11
 
 
@@ -211,7 +212,7 @@ def test_a_server_in_trouble_is_asked_again(switches, repeats):
     with fake_triton(*switches) as fake:
         answer = ask(fake.server, patience=30)
     assert answer.retries == repeats
-    np.testing.assert_array_equal(answer.labels, expected(4))
+    np.testing.assert_array_equal(answer.outputs["labels"], expected(4))
 
 
 def test_a_server_that_hangs_is_asked_again_after_the_deadline():
@@ -232,7 +233,7 @@ def test_a_server_that_hangs_for_good_is_given_up():
     [
         (["--fail", "99", "--fail-status", "INVALID_ARGUMENT"], ModelError, r"exatrkx at .* \(INVALID_ARGUMENT\)"),
         (["--fail", "99", "--fail-status", "INTERNAL"], ModelError, r"\(INTERNAL\): the model broke"),
-        (["--drop-label"], ModelError, r"sent LABELS int64 \[3\] for 4 hits"),
+        (["--drop-label"], ModelError, r"sent labels int64 \[3\], not int64 \[4\], for 4 hits"),
     ],
 )
 def test_what_cannot_get_better_fails_at_once(switches, error, words):
@@ -247,7 +248,7 @@ def test_a_server_that_dies_and_comes_back_is_waited_for():
 
     async def call():
         async with Client(f"127.0.0.1:{port}", patience=60) as client:
-            waiting = asyncio.create_task(client.ask(np.zeros((4, 3))))
+            waiting = asyncio.create_task(client.ask({"hits": np.zeros((4, 3), dtype=np.float32)}))
             await asyncio.sleep(2.5)  # longer than gRPC's own repeats of a refused connection
             assert not waiting.done()
             with fake_triton("--port", str(port)):

@@ -14,7 +14,6 @@ from exatrkx_hpc.page.page import render_page
 from exatrkx_hpc.page.read import history
 from exatrkx_hpc.tracking.scoring import score as scoring
 from exatrkx_hpc.work.events.source import event_key
-from exatrkx_hpc.work.inference.modes import route
 from exatrkx_hpc.work.ledger.file import create
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.nodes.merge import Merger, Whole
@@ -22,17 +21,10 @@ from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.outcome import Failed, Result
 from exatrkx_hpc.work.results.parts import Part
 from exatrkx_hpc.work.run.accounts import Book
-from exatrkx_hpc.work.run.event_figures import (
-    MIN_TRACK_HITS,
-    STAGE_OF,
-    STAGES,
-    StageMeans,
-    by_stage,
-    count_tracks,
-    tracks_of,
-    write_times,
-)
+from exatrkx_hpc.work.run.event_figures import StageMeans, counts_of, write_times
+from exatrkx_hpc.work.workloads.exatrkx import MIN_TRACK_HITS, WORKLOAD, count_tracks
 
+STAGES = ("embedding", "building", "filtering", "gnn", "labeling")
 HEADER = "event,embedding,building,filtering,gnn,labeling,total"
 
 
@@ -57,27 +49,38 @@ def test_a_track_is_one_of_the_score():
 
 
 def test_every_model_of_the_stages_has_its_stage():
-    models = [request.model for request in route("stages")]
-    assert by_stage({model: float(2**place) for place, model in enumerate(models)}) == (1.0, 2.0, 4.0 + 8.0, 16.0, 32.0)
-    assert by_stage({"exatrkx": 1.0}) == by_stage({}) == by_stage(dict.fromkeys([*STAGE_OF, "more"], 1.0)) == ()
+    stages = [(request.model, request.stage) for request in WORKLOAD.requests("stages")]
+    assert dict(stages) == {
+        "embed": "embedding", "frnn": "building", "filter": "filtering", "applyfilter": "filtering", "gnn": "gnn",
+        "wcc": "labeling",
+    }  # fmt: skip
+    assert WORKLOAD.stages("stages") == tuple(STAGES) and WORKLOAD.stages("ensemble") == ()
 
 
 def test_the_mean_is_over_the_events_whose_stages_are_known():
     means = StageMeans()
     assert means.means_ms() == {}
     for stages in ((0.001, 0.002, 0.003, 0.004, 0.005), (), (0.003, 0.002, 0.001, 0.0, 0.005)):
-        means.add(stages)
+        means.add(dict(zip(STAGES, stages, strict=False)))
     assert means.means_ms() == pytest.approx(dict(zip(STAGES, (2.0, 2.0, 2.0, 2.0, 5.0), strict=True)))
 
 
 def result(name: str, stages: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5), **changes) -> Result:
-    fields = {"hits": 3, "seconds": 1.75, "retries": 0, "size": 18, "mtime_ns": 7, "sha256": "ab" * 32, "tracks": 2}
-    written = {"labels_size": 6, "labels_sha256": "cd" * 32}
-    return Result(name=name, stages=stages, **(fields | written | changes))
+    fields = {
+        "items": 3,
+        "seconds": 1.75,
+        "retries": 0,
+        "size": 18,
+        "mtime_ns": 7,
+        "sha256": "ab" * 32,
+        "counts": {"tracks": 2},
+    }
+    written = {"result_size": 6, "result_sha256": "cd" * 32}
+    return Result(name=name, stages=dict(zip(STAGES, stages, strict=False)), **(fields | written | changes))
 
 
 def ledger_of(path: Path, *names: str) -> Path:
-    create(path, {"mode": "stages"})
+    create(path, {"mode": "stages", "stages": ",".join(STAGES)})
     with Ledger(path) as ledger, ledger.db:
         rows = [(event_key(name), name) for name in names]
         ledger.db.executemany("INSERT INTO events (key, name, size, mtime_ns) VALUES (?, ?, 18, 7)", rows)
@@ -105,7 +108,7 @@ def test_each_done_event_has_a_row_whatever_became_of_it_before(tmp_path: Path):
         ledger.commit()
         ledger.done(result("evt_9"))  # a kill comes before the commit
     with Ledger(path) as ledger:
-        assert tracks_of(ledger) == 3 * 2  # not those of evt_9 and evt_12
+        assert counts_of(ledger) == {"tracks": 3 * 2}  # not those of evt_9 and evt_12
         assert "9 <small>6 tracks</small>" in render_page(history([ledger]))
     assert told(tmp_path / "times.csv", path) == [
         HEADER,
@@ -119,7 +122,7 @@ def test_parts_and_shards_have_their_times_too(tmp_path: Path):
     one, two = ledger_of(tmp_path / "1.sqlite", "evt_10", "evt_3"), ledger_of(tmp_path / "2.sqlite", "evt_9")
     with Ledger(one) as ledger:
         part = Part(event="evt_3", events=2, size=9, sha256="cd" * 32)
-        ledger.done_part(part, [(result(name, labels_size=None, labels_sha256=""), 1) for name in ("evt_3", "evt_10")])
+        ledger.done_part(part, [(result(name, result_size=None, result_sha256=""), 1) for name in ("evt_3", "evt_10")])
         ledger.commit()
     with Ledger(two) as ledger:
         ledger.begin_run(server="", version="")
@@ -129,8 +132,8 @@ def test_parts_and_shards_have_their_times_too(tmp_path: Path):
     merger = Merger()
     with Ledger(two) as ledger:
         merger.add(ledger, before=0)
-    report = merger.report(Whole(server="", model="", mode="stages", nodes={}, stopped=None))
-    assert report.tracks == 2 and report.stages_ms["gnn"] == pytest.approx(400.0)
+    report = merger.report(Whole(server="", model="", mode="stages", item="hits", nodes={}, stopped=None))
+    assert report.counts == {"tracks": 2} and report.stages_ms["gnn"] == pytest.approx(400.0)
 
 
 def test_the_ledger_of_an_earlier_program_is_gone_on_with(tmp_path: Path):
@@ -165,6 +168,6 @@ def test_the_first_events_of_a_run_are_in_its_labels_and_not_in_its_latency(tmp_
             book.add(result(name, stages=(seconds, 0, 0, 0, 0), seconds=seconds), attempts=1)
         book.commit()
         report = book.report(model="", mode="stages", seconds=1.0, workers=(), stopped=None)
-    assert report.done == 4 and report.tracks == 8 and report.hits == 12 and report.ignored_first == 2
+    assert report.done == 4 and report.counts == {"tracks": 8} and report.items == 12 and report.ignored_first == 2
     assert report.latency_ms.mean == pytest.approx(2000.0) and report.stages_ms["embedding"] == pytest.approx(2000.0)
     assert json.loads(report.to_json())["ignored_first"] == 2

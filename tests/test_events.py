@@ -5,9 +5,11 @@ import os
 
 import numpy as np
 import pytest
+from runs import labels_text, read_labels
 
 from exatrkx_hpc.base.errors import InputError
-from exatrkx_hpc.work.events.source import find_events, labels_text, read_foreign_labels, read_hits, read_labels
+from exatrkx_hpc.work.events.hits import read_hits
+from exatrkx_hpc.work.events.source import find_events
 
 
 def test_events_are_the_csv_files_of_the_folder_in_natural_order(tmp_path):
@@ -217,7 +219,7 @@ BIG = 2**53 + 1
 )
 def test_labels_of_any_program_are_exact(tmp_path, text, labels):
     (tmp_path / "l.csv").write_text(text, encoding="utf-8")
-    read = read_foreign_labels(tmp_path / "l.csv")
+    read = read_labels(tmp_path / "l.csv")
     assert read.dtype == labels.dtype and read.tolist() == labels.tolist()
 
 
@@ -246,19 +248,10 @@ def test_a_label_that_is_not_exact_is_refused_with_its_line(tmp_path, line, faul
     path = tmp_path / "l.csv"
     path.write_text(f"-1\n{line}\n3\n", encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        read_foreign_labels(path)
+        read_labels(path)
     at = 1 if "negative" in fault else 2
     assert str(caught.value).startswith(f"{path}:{at}: ") and fault in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_our_own_labels_are_signed(tmp_path):
-    (tmp_path / "l.csv").write_text(f"{2**63}\n")
-    with pytest.raises(InputError, match="9223372036854775808 is no signed integer of 64 bits"):
-        read_labels(tmp_path / "l.csv")
-    (tmp_path / "l.csv").write_bytes(b"\xff")
-    with pytest.raises(InputError, match="it is not text"):
-        read_labels(tmp_path / "l.csv")
 
 
 def test_the_reference_events_read_as_numpy_reads_them(reference_data):

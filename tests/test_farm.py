@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import requests
+from runs import read_labels
 from waiting import until
 
 from exatrkx_hpc import farm
@@ -30,7 +31,8 @@ from exatrkx_hpc.models.build import build
 from exatrkx_hpc.tracking.components import label_components
 from exatrkx_hpc.tracking.pipeline import Pipeline
 from exatrkx_hpc.tracking.simulation.synthetic import write_events
-from exatrkx_hpc.work.events.source import find_events, read_hits, read_labels
+from exatrkx_hpc.work.events.hits import read_hits
+from exatrkx_hpc.work.events.source import find_events
 from exatrkx_hpc.work.map.endpoint import Endpoint
 from exatrkx_hpc.work.run.run import Settings
 

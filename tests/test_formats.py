@@ -55,9 +55,9 @@ def test_each_format_gives_the_same_labels(run, tmp_path):
     for form in FORMATS:
         events = write_events(tmp_path / form, form)
         assert format_of(events) == form
-        read[form] = {event.name: Reader().read(event).hits.tolist() for event in find_events(events)}
+        read[form] = {event.name: Reader().read(event).tensors["hits"].tolist() for event in find_events(events)}
         settings, report = run(events, out=f"out-{form}", workers=2 if form == "parquet" else 1)
-        assert (report.done, report.failed, report.hits) == (12, (), sum(map(len, EVENTS.values())))
+        assert (report.done, report.failed, report.items) == (12, (), sum(map(len, EVENTS.values())))
         found[form] = label_files(settings)
         again, second = run(events, out=f"out-{form}")
         assert second.done_now == 0 and label_files(again) == found[form]
@@ -83,7 +83,8 @@ def test_a_bad_event_fails_alone_and_is_put_into_quarantine(run, tmp_path, form)
     assert report.done == 11 and [(one.event, one.kind) for one in report.failed] == [("evt_3", "input")]
     note = json.loads((settings.out / "quarantine" / "evt_3.json").read_text())
     file = {"npy": "evt_3.npy", "parquet": "second.parquet"}[form]
-    assert note["file"] == str(tmp_path / "events" / file) and "hit 0 has nan" in note["reason"]
+    assert note["file"] == str(tmp_path / "events" / file)
+    assert {"npy": "hit 0 has nan", "parquet": "row 0 of hits is not finite"}[form] in note["reason"]
 
 
 def test_a_parquet_file_that_is_written_again_with_the_same_events(run, tmp_path):

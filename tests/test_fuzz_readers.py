@@ -16,14 +16,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from runs import labels_text, part_bytes, part_file, read_labels, read_part
 
 from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.scores import score_results
 from exatrkx_hpc.tracking.simulation.synthetic import write_events
 from exatrkx_hpc.work.events.convert import events_to_json, json_to_events
-from exatrkx_hpc.work.events.source import Reader, find_events, labels_text, read_event, read_foreign_labels
+from exatrkx_hpc.work.events.source import Reader, find_events, read_event
 from exatrkx_hpc.work.events.writing import event_writer
-from exatrkx_hpc.work.results.parts import events_of, part_bytes, part_file, read_part
+from exatrkx_hpc.work.results.parts import events_of
 from exatrkx_hpc.work.results.tables import read_tensor
 from exatrkx_hpc.work.run.run import run_clients
 
@@ -83,7 +84,7 @@ def _part(tmp_path: Path) -> Target:
 def _labels(tmp_path: Path) -> Target:
     file = tmp_path / "evt_0.csv"
     file.write_text(labels_text(np.arange(-1, 80)))
-    return Target(file, lambda: read_foreign_labels(file), 3000)
+    return Target(file, lambda: read_labels(file), 3000)
 
 
 def _json(tmp_path: Path) -> Target:
@@ -104,7 +105,7 @@ def _json(tmp_path: Path) -> Target:
 def _truth(tmp_path: Path) -> Target:
     write_events(tmp_path, events=1, tracks=4)
     (tmp_path / "labels").mkdir()
-    hits = len(read_event(tmp_path / "evt_000000.csv").hits)
+    hits = len(read_event(tmp_path / "evt_000000.csv").tensors["hits"])
     (tmp_path / "labels" / "evt_000000.csv").write_text(labels_text(np.arange(hits) // 5))
     return Target(tmp_path / "truth" / "evt_000000.csv", lambda: score_results(tmp_path / "labels", tmp_path), 300)
 

@@ -6,9 +6,9 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
+from runs import checked_hits
 
 from exatrkx_hpc.base.errors import InputError
-from exatrkx_hpc.work.events.given_hits import checked_hits
 
 HITS = np.float32([[0.125, 0.5, -0.25], [0.25, -0.5, 1.0]])
 
@@ -66,9 +66,9 @@ MASK[1, 2] = True
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (np.ma.array(HITS, mask=MASK), "hits have 1 masked values, the first in hit 1; leave those hits out"),
-        (np.ma.array(HITS, mask=True), "hits have 6 masked values, the first in hit 0"),
-        ([np.ma.array(HITS[0]), np.ma.array(HITS[1], mask=MASK[1])], "hits have 1 masked values, the first in hit 1"),
+        (np.ma.array(HITS, mask=MASK), "hits have 1 masked values, the first in row 1; leave those rows out"),
+        (np.ma.array(HITS, mask=True), "hits have 6 masked values, the first in row 0"),
+        ([np.ma.array(HITS[0]), np.ma.array(HITS[1], mask=MASK[1])], "hits have 1 masked values, the first in row 1"),
         ([[1.0, 2.0, np.ma.masked]], "cannot be turned into"),
         (np.ma.masked, "masked"),
         (HITS.astype("M8[s]"), r"hits are datetime64\[s\], dates"),
@@ -89,7 +89,7 @@ MASK[1, 2] = True
         (Broken(), "hits cannot be turned into float32 .*: the file of this array is gone"),
         (None, "hits are one NoneType"),
         ("0.1,0.2,0.3", "hits are one str"),
-        ({"r": [1], "phi": [2], "z": [3]}, "hits are one dict"),
+        ({"r": [1], "phi": [2], "z": [3]}, "workload exatrkx has no input 'phi'"),
         ((row for row in HITS), "hits are one generator"),
         ([[1, 2, 3], [1, 2]], "cannot be turned into"),
         ([[1, 2, 10**400]], "hits are object"),
@@ -98,7 +98,7 @@ MASK[1, 2] = True
         (HITS.ravel(), r"hits have the shape \[6\]"),
         (7.0, r"hits have the shape \[\]"),
         ([], r"hits have the shape \[0\]"),
-        (HITS.astype(np.float64) * 1e39, "hit 0 is not finite in single precision"),
+        (HITS.astype(np.float64) * 1e39, "row 0 of hits is not finite in single precision"),
     ],
 )
 def test_what_would_lose_something_is_one_line(given, says):

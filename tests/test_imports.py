@@ -7,7 +7,7 @@ import graphlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,23 +22,24 @@ NAMES = {
     for path in sorted(PACKAGE.rglob("*.py"))
     if "_assets" not in path.parts
 }
-#: The floors of the house. A room imports from its own room and from floors below, no other room of its floor.
-FLOORS = (
-    {"", "errors"},
-    {"assets", "config", "files", "ports", "process", "readable", "resolution", "signals", "templates", "values"},
-    {"fleet", "launch", "measure", "models", "work"},
+#: The layers, lowest first. A module imports from its own folder and from lower layers, no other folder of its layer.
+LAYERS = (
+    {"", "base"},
+    {"config"},
+    {"launch", "measure", "models"},
+    {"fleet", "work"},
     {"doctor", "page", "prepare", "scores"},
-    {"farm", "wide"},
+    {"farm"},
     {"bench", "demo"},
     {"cli"},
     {"__main__"},
 )
-#: Rooms of one floor, or parts of one, that may be asked all the same.
-DOORS = {
-    "fleet": ("exatrkx_hpc.launch.scheduler", "exatrkx_hpc.launch.slurm.scheduler"),
-    "work": ("exatrkx_hpc.models.pipeline",),
+#: The same within a folder; what lies in the folder itself may use all of them.
+INNER_LAYERS = {
+    "work": ({"workloads"}, {"events"}, {"results"}, {"inference", "ledger"}, {"run"}, {"map", "nodes"}),
+    "tracking": ({""}, {"simulation"}, {"scoring"}, {"training"}),
 }
-#: `tracking` stands beside the stairs: these may import it, and it imports nothing of the rest.
+#: `tracking` stands beside the layers: these may import it, and it imports nothing of the rest.
 KNOW_TRACKING = {"farm", "demo", "cli", "models", "scores"}
 #: What `tracking` may need: it also runs inside Triton, on Python 3.10.
 #: `acts` is optional: its one module imports it where it simulates.
@@ -50,9 +51,14 @@ STARTS_PROGRAMS = {
 }
 
 
-def room(module: str) -> str:
-    """Return the room of a module: `launch` for `exatrkx_hpc.launch.plan`, nothing for the package itself."""
-    return [*module.split("."), ""][1]
+def folders(module: str) -> tuple[str, str]:
+    """Return the folder of a module and the one within: `launch` and `slurm` for `exatrkx_hpc.launch.slurm.parse`.
+
+    A module that lies in the package itself is its own folder.
+    """
+    parts = module.split(".")[1:]
+    deeper = len(parts) > 2 or (len(parts) == 2 and NAMES[module].name == "__init__.py")
+    return (parts[0] if parts else "", parts[1] if deeper else "")
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -75,25 +81,27 @@ def ours(module: str) -> set[str]:
     return {target for target in ARROWS[module] if target.partition(".")[0] == "exatrkx_hpc"}
 
 
-def floor(name: str) -> int:
-    return next(number for number, rooms in enumerate(FLOORS) if name in rooms)
+def layer(name: str, layers: Sequence[set[str]]) -> int:
+    return next(number for number, names in enumerate(layers) if name in names)
 
 
 def allowed(source: str, target: str) -> bool:
-    here, there = room(source), room(target)
-    if here == there or target == "exatrkx_hpc":
+    (here, inner), (there, other) = folders(source), folders(target)
+    if target == "exatrkx_hpc":
         return True
+    if here == there:
+        layers = INNER_LAYERS.get(here)
+        return layers is None or inner == other or layer(other, layers) < layer(inner, layers)
     if there == "tracking":
         return here in KNOW_TRACKING
-    if here == "tracking":
-        return False
-    same_floor = floor(here) == floor(there)
-    return floor(there) < floor(here) or (same_floor and floor(here) <= 1) or target in DOORS.get(here, ())
+    return here != "tracking" and layer(there, LAYERS) < layer(here, LAYERS)
 
 
-def test_every_room_has_its_floor():
-    rooms = {room(name) for name in NAMES}
-    assert rooms == set().union(*FLOORS, {"tracking"}), "a new room needs a place in the house"
+def test_every_folder_has_its_layer():
+    assert {folders(name)[0] for name in NAMES} == set().union(*LAYERS, {"tracking"}), "a new folder needs a layer"
+    for name, layers in INNER_LAYERS.items():
+        inner = {within for folder, within in map(folders, NAMES) if folder == name}
+        assert inner - {""} == set().union(*layers) - {""}, f"a new folder in {name} needs a layer"
 
 
 @pytest.mark.parametrize("module", NAMES)
@@ -103,19 +111,23 @@ def test_imports_run_downward(module: str):
 
 def test_an_arrow_that_runs_up_would_be_found():
     assert not allowed("exatrkx_hpc.launch.plan", "exatrkx_hpc.farm")
-    assert not allowed("exatrkx_hpc.launch.plan", "exatrkx_hpc.fleet.balancer.nginx")
-    assert not allowed("exatrkx_hpc.fleet.balancer.nginx", "exatrkx_hpc.launch.plan")
+    assert not allowed("exatrkx_hpc.launch.plan", "exatrkx_hpc.fleet.monitor")
+    assert not allowed("exatrkx_hpc.fleet.monitor", "exatrkx_hpc.work.run.run")
     assert not allowed("exatrkx_hpc.base.errors", "exatrkx_hpc.config.schema")
     assert not allowed("exatrkx_hpc.tracking.frnn", "exatrkx_hpc.base.errors")
+    assert not allowed("exatrkx_hpc.tracking.frnn", "exatrkx_hpc.tracking.simulation.synthetic")
     assert not allowed("exatrkx_hpc.work.inference.client", "exatrkx_hpc.tracking.frnn")
-    assert allowed("exatrkx_hpc.fleet.members.reconcile", "exatrkx_hpc.launch.scheduler")
+    assert not allowed("exatrkx_hpc.work.results.layout", "exatrkx_hpc.work.ledger.ledger")
+    assert not allowed("exatrkx_hpc.work.inference.client", "exatrkx_hpc.work.ledger.ledger")
+    assert allowed("exatrkx_hpc.fleet.monitor", "exatrkx_hpc.launch.scheduler")
+    assert allowed("exatrkx_hpc.work.run.run", "exatrkx_hpc.work.ledger.ledger")
 
 
 def test_no_imports_run_in_a_circle():
     graphlib.TopologicalSorter({name: ours(name) - {name} for name in NAMES}).prepare()
 
 
-@pytest.mark.parametrize("module", [name for name in NAMES if room(name) == "tracking"])
+@pytest.mark.parametrize("module", [name for name in NAMES if folders(name)[0] == "tracking"])
 def test_tracking_needs_numpy_scipy_and_torch_alone(module: str):
     others = {target.partition(".")[0] for target in ARROWS[module]} - sys.stdlib_module_names - {"exatrkx_hpc"}
     assert others <= FOR_TRACKING
@@ -188,12 +200,14 @@ def test_importing_everything_starts_nothing():
 def test_what_travels_to_the_nodes_imports_nothing_else(tmp_path: Path):
     write_payload(tmp_path)
     write_payload(tmp_path)
-    parts = [name for name in NAMES if room(name) == "tracking"]
+    parts = [name for name in NAMES if folders(name) == ("tracking", "")]
     seen = import_alone(*parts, PYTHONPATH=str(tmp_path))
     assert not {"pydantic", "typer", "rich", "tritonclient", "grpc", "jinja2", "requests"} & set(seen["modules"])
     code = "import exatrkx_hpc.tracking as t; print(t.__file__)"
     done = run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=Path("/"))
     assert done.stdout.strip() == str(tmp_path / "exatrkx_hpc" / "tracking" / "__init__.py")
+    inside = [path for path in (tmp_path / "exatrkx_hpc" / "tracking").iterdir() if path.name != "__pycache__"]
+    assert not any(path.is_dir() for path in inside), "simulation, training and scoring stay at home"
     assert sorted(path.name for path in (tmp_path / "exatrkx_hpc").iterdir() if path.name != "__pycache__") == [
         "__init__.py",
         "tracking",

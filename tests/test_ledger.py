@@ -19,8 +19,8 @@ FACTS = {"folder": "/events", "mode": "ensemble"}
 
 
 def result(name: str, **changes) -> Result:
-    fields = {"hits": 3, "seconds": 0.25, "retries": 1, "size": 18, "mtime_ns": 7, "sha256": "ab" * 32}
-    written = {"labels_size": 6, "labels_sha256": "cd" * 32}
+    fields = {"items": 3, "seconds": 0.25, "retries": 1, "size": 18, "mtime_ns": 7, "sha256": "ab" * 32}
+    written = {"result_size": 6, "result_sha256": "cd" * 32}
     return Result(name=name, **(fields | written | changes))
 
 
@@ -60,10 +60,10 @@ def test_a_part_is_noted_with_all_its_events_or_not_at_all(path):
     with Ledger(path) as ledger:
         fill(ledger, names[12:])
         ledger.begin_run(server="h:1", version="1")
-        ledger.done_part(part, [(result(name, labels_size=None, labels_sha256=""), 1) for name in names])
+        ledger.done_part(part, [(result(name, result_size=None, result_sha256=""), 1) for name in names])
         with contextlib.closing(sqlite3.connect(path.with_name("copy"))) as copy:
             ledger.db.backup(copy)  # what is committed
-            held = copy.execute("SELECT count(*), count(DISTINCT part), count(labels_size) FROM events").fetchall()
+            held = copy.execute("SELECT count(*), count(DISTINCT part), count(result_size) FROM events").fetchall()
         assert held == [(600, 1, 0)] and ledger.counts() == Counts(done=600)
         assert ledger.db.execute("SELECT name, events, size FROM parts").fetchall() == [("evt_0", 600, 9)]
         ledger.done_part(Part(event="evt_5", events=1, size=9, sha256="ef" * 32), [(result("evt_5"), 1)])
@@ -93,7 +93,7 @@ def test_what_became_of_events_is_there_after_the_next_opening(path, tmp_path):
         assert ledger.counts() == Counts(waiting=9, done=1, failed=1, quarantined=1) and ledger.counts().events == 12
         assert [failed.event for failed in ledger.failures(9)] == ["evt_1", "evt_2"]
         assert ledger.failures(1)[0].reason == "evt_1.csv:2: nan"
-        columns = "attempts, retries, run, seconds, hits, member, version, hex(sha256), labels_size"
+        columns = "attempts, retries, run, seconds, items, member, version, hex(sha256), result_size"
         (row,) = ledger.db.execute(f"SELECT {columns} FROM events WHERE state = 'done'")
         assert row == (2, 1, 1, 0.25, 3, "n1:8001", "1", "AB" * 32, 6)
         assert list(ledger.db.execute("SELECT server, version, stopped, ended > began FROM runs")) == [

@@ -192,7 +192,7 @@ def test_what_is_done_is_told_from_the_ledger(endpoint, nobody, tmp_path):
     assert sorted(path.name for path in (out / "labels").iterdir()) == sorted(f"{name}.csv" for name in events(10))
     report = read_report(out / "report.json")
     assert (report.done, report.events, report.server, report.stopped) == (10, 10, endpoint.server, None)
-    assert report.hits == sum(range(10)) and report.version == "1"
+    assert report.items == sum(range(10)) and report.version == "1"
 
 
 def test_a_ledger_grows(endpoint, tmp_path):

@@ -20,6 +20,8 @@ from waiting import until
 
 pytest.importorskip("torch")
 
+from runs import read_labels
+
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import ConfigError, InputError, ModelError
 from exatrkx_hpc.base.process import kill_session, spawn
@@ -28,12 +30,12 @@ from exatrkx_hpc.measure.metrics import fetch, model_times
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.pipeline import load_tracker
 from exatrkx_hpc.models.repository import CONFIG, read_config
-from exatrkx_hpc.work.events.source import read_hits, read_labels
-from exatrkx_hpc.work.inference.modes import models_of, route
+from exatrkx_hpc.work.events.hits import read_hits
 from exatrkx_hpc.work.map.endpoint import Endpoint
 from exatrkx_hpc.work.run.event_figures import count_tracks
 from exatrkx_hpc.work.run.report import read_report
 from exatrkx_hpc.work.run.run import Settings, run_clients
+from exatrkx_hpc.work.workloads.exatrkx import WORKLOAD
 
 SHIPPED = asset("model_repos/exatrkx")
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -66,29 +68,30 @@ def changed(folder: Path, model: str = "", **parameters: str) -> Path:
 def test_the_route_of_the_stages_is_that_of_the_ensemble() -> None:
     """Each request's tensors, followed by name, are those that the ensemble's steps pass on."""
     steps = read_config(SHIPPED / "exatrkx" / CONFIG).ensemble_scheduling.step
-    ours, theirs = route("stages"), list(steps)
+    ours, theirs = WORKLOAD.requests("stages"), list(steps)
     assert [request.model for request in ours] == [step.model_name for step in theirs] == list(STAGES)
     names = {"hits": "FEATURES"}  # ours -> the ensemble's
     for request, step in zip(ours, theirs, strict=True):
         assert {key: names[source] for key, source in request.inputs.items()} == dict(step.input_map)
-        names[request.result] = step.output_map[request.output]
+        for output, result in request.outputs.items():
+            names[result] = step.output_map[output]
     assert names["labels"] == "LABELS"
 
 
 def test_every_route_asks_for_tensors_that_its_models_have() -> None:
-    for request in (one for mode in ("ensemble", "stages", "fused") for one in route(mode)):
+    for request in (one for mode in ("ensemble", "stages", "fused") for one in WORKLOAD.requests(mode)):
         tensors = {tensor.split()[0] for tensor in CONTRACT[request.model]}
-        assert {*request.inputs, request.output} <= tensors
+        assert {*request.inputs, *request.outputs} <= tensors
 
 
 def test_what_a_mode_cannot_do_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"mode direct has no endpoint; .*load_pipeline"):
         Endpoint("127.0.0.1:1", mode="direct")
-    with pytest.raises(ConfigError, match="mode is 'quick'; use ensemble, stages, fused or direct"):
-        route("quick")
+    with pytest.raises(ConfigError, match="mode is 'quick'; workload exatrkx has ensemble, stages, fused or direct"):
+        WORKLOAD.requests("quick")
     with pytest.raises(ConfigError, match="mode direct needs a model repository"):
         Settings(events=tmp_path, out=tmp_path / "out", mode="direct")
-    assert models_of("stages") == ", ".join(STAGES)
+    assert WORKLOAD.models("stages") == ", ".join(STAGES)
 
 
 def test_direct_needs_no_server_and_reports_the_same_way(tmp_path: Path) -> None:
@@ -106,7 +109,7 @@ def test_direct_needs_no_server_and_reports_the_same_way(tmp_path: Path) -> None
     assert read_report(settings.report) == report
     find = load_tracker(SHIPPED)
     for size in (0, 1, 2, 300):
-        labels = read_labels(settings.labels / f"evt_{size}.csv")
+        labels = read_labels(settings.folder / f"evt_{size}.csv")
         assert labels.tolist() == find(read_hits(events / f"evt_{size}.csv")).tolist()
 
 
@@ -140,7 +143,7 @@ def test_a_broken_weight_fails_each_direct_event_with_its_reason(tmp_path: Path)
     (tmp_path / "events").mkdir()
     (tmp_path / "events/evt_0.csv").write_text("0.1,0.2,0.3\n")
     done = exatrkx_hpc("run-clients", "--mode", "direct", "--model-repository", "copy", "-n", 1, "-q", cwd=tmp_path)
-    assert "0 of 1 events have labels" in complaint(done, 9)
+    assert "0 of 1 events have results" in complaint(done, 9)
     assert "embed/1/model.pt" in done.stderr
 
 
@@ -222,7 +225,7 @@ def test_a_run_in_another_mode_asks_the_models_of_that_mode(server: str, tmp_pat
     report = run_clients(Settings(server=server, events=tmp_path / "events", out=tmp_path / "out", mode=mode))
     report.check()
     asked = {one.model: one.successes for one in model_times(fetch(metrics), before) if one.successes}
-    assert asked == dict.fromkeys(models_of(mode).split(", "), 3)
+    assert asked == dict.fromkeys(WORKLOAD.models(mode).split(", "), 3)
     assert len(read_labels(tmp_path / "out/labels/evt_40.csv")) == 40
 
 
@@ -313,7 +316,9 @@ def test_the_clients_message_names_model_tensor_and_what_was_expected(ways: dict
     expected = "phi / pi = 3.1 in row 2, which is out of range; expected -1.001 to 1.001"
     assert f"{OUT_OF_RANGE[mode]} {expected}" in str(error.value)
     hits[2, 1] = np.nan
-    with pytest.raises((InputError, ModelError), match=r"hit 2 is not finite|has a NaN or an infinity in row 2"):
+    with pytest.raises(
+        (InputError, ModelError), match=r"row 2 of hits is not finite|has a NaN or an infinity in row 2"
+    ):
         ways[mode](hits)
     assert ways[mode](some_hits(4)).shape == (4,)
 

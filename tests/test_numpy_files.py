@@ -38,13 +38,17 @@ def test_hits_of_either_precision_and_order_are_read_bit_by_bit(tmp_path, name, 
     (tmp_path / name).write_bytes(data)
     (event,) = find_events(tmp_path)
     read = read_event(event.path)
-    assert event.name == "a" and read.size == len(data) and read.hits.dtype == np.float32
-    assert read.hits.flags.c_contiguous and read.hits.flags.aligned and np.array_equal(read.hits, HITS)
+    assert event.name == "a" and read.size == len(data) and read.tensors["hits"].dtype == np.float32
+    assert (
+        read.tensors["hits"].flags.c_contiguous
+        and read.tensors["hits"].flags.aligned
+        and np.array_equal(read.tensors["hits"], HITS)
+    )
 
 
 def test_an_event_of_no_hits(tmp_path):
     (tmp_path / "a.npy").write_bytes(npy(HITS[:0]))
-    assert read_event(tmp_path / "a.npy").hits.shape == (0, 3)
+    assert read_event(tmp_path / "a.npy").tensors["hits"].shape == (0, 3)
 
 
 BAD = HITS.astype(np.float64)

@@ -24,7 +24,8 @@ TOLD = History(
     done=1990,
     failed=3,
     quarantined=4,
-    hits=5_000_000,
+    item="hits",
+    items=5_000_000,
     retries=57,
     runs=(
         Run(began=1.7e9, ended=1.7e9 + 5, server="127.0.0.1:9191", killed=True),
@@ -44,7 +45,7 @@ TOLD = History(
     versions={"Triton": "2.51.0"},
 )
 NOTHING = History(
-    model="", mode="", events=0, done=0, failed=0, quarantined=0, hits=0, retries=0, runs=(),
+    model="", mode="", events=0, done=0, failed=0, quarantined=0, item="hits", items=0, retries=0, runs=(),
     throughput=Throughput(), latency=Spread(),
 )  # fmt: skip
 
@@ -77,7 +78,7 @@ def test_the_page_holds_every_figure_and_table():
     named = {found.get("id") for _, found in page.elements}
     assert all(set(found["aria-labelledby"].split()) <= named for found in drawings)
     for words in (
-        *("1,990 of 2,000 events have labels; 4 in quarantine; 3 failed", "3 not done yet", "stopped by SIGTERM"),
+        *("1,990 of 2,000 events have results; 4 in quarantine; 3 failed", "3 not done yet", "stopped by SIGTERM"),
         *("mean 184 events/s", "p50 82 ms", "p95 150 ms", "p99 300 ms", "running time [s]", "latency [ms]"),
         *("93.8 %, 120 s", "57.1 %, 4 events", "was killed", "resumed once", "2.51.0", "5,000,000"),
     ):
@@ -101,7 +102,7 @@ def test_what_is_not_known_is_left_out():
     page = Page(render_page(bare))
     assert page.ids("figure") == ["throughput", "latency"] and page.ids("section") == []
     page = Page(render_page(NOTHING))
-    assert page.ids("figure") == [] and "Every event has labels." in page.words
+    assert page.ids("figure") == [] and "Every event has a result." in page.words
 
 
 def test_names_cannot_become_markup_and_every_letter_can_be_written():

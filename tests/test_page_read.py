@@ -37,8 +37,8 @@ def make(tmp_path):
 
 
 def done(ledger: Ledger, name: str, at: float, **changes) -> None:
-    fields = {"hits": 3, "seconds": 0.25, "retries": 0, "size": 18, "mtime_ns": 7, "sha256": "ab" * 32}
-    ledger.done(Result(name=name, labels_size=6, labels_sha256="cd" * 32, **(fields | changes)))
+    fields = {"items": 3, "seconds": 0.25, "retries": 0, "size": 18, "mtime_ns": 7, "sha256": "ab" * 32}
+    ledger.done(Result(name=name, result_size=6, result_sha256="cd" * 32, **(fields | changes)))
     ledger.commit()
     when(ledger, name, at)
 
@@ -68,7 +68,7 @@ def test_a_run_is_told_from_its_ledger(make):
     ledger.commit()
     note(ledger, settings={"workers": "8"}, versions={"Triton": "2.51"}, compute={"gnn": 30.0, "embed": 10})
     told = history([ledger])
-    assert (told.model, told.mode, told.events, told.done, told.hits, told.retries) == (
+    assert (told.model, told.mode, told.events, told.done, told.items, told.retries) == (
         "exatrkx",
         "ensemble",
         10,

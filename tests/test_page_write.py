@@ -22,6 +22,7 @@ from exatrkx_hpc.work.results.outcome import Result
 from exatrkx_hpc.work.run.latency import Latency
 from exatrkx_hpc.work.run.report import Report
 from exatrkx_hpc.work.run.run import Settings, StoppedRun
+from exatrkx_hpc.work.workloads.exatrkx import WORKLOAD
 
 
 def counters(requests: int, infer_us: int) -> Counters:
@@ -71,7 +72,7 @@ def ledger_of(settings):
         (settings.out / "labels").mkdir(parents=True, exist_ok=True)
         path = Results(settings.out).ledger
         if not path.exists():
-            create(path, facts_of(settings.events, mode="ensemble", model="exatrkx"))
+            create(path, facts_of(settings.events, workload=WORKLOAD, mode="ensemble", model="exatrkx"))
         with Ledger(path) as ledger:
             row = (event_key("e"), "e")
             with ledger.db:
@@ -92,7 +93,16 @@ def test_a_run_that_ends_and_one_that_is_stopped_have_a_page(settings, ledger_of
     assert "127.0.0.1:9191" in words(settings) and "request timeout" in words(settings)
     Results(settings.out).page.unlink()
     report = Report(
-        server="", model="", events=1, done=0, failed=(), hits=0, seconds=0, latency_ms=Latency(), retries=0, workers=()
+        server="",
+        model="",
+        events=1,
+        done=0,
+        failed=(),
+        items=0,
+        seconds=0,
+        latency_ms=Latency(),
+        retries=0,
+        workers=(),
     )
     with pytest.raises(StoppedRun), told_on_a_page(settings):
         raise StoppedRun("stopped", report)
@@ -103,7 +113,16 @@ def test_a_run_that_fails_keeps_its_error_and_has_no_page(settings, ledger_of):
     with pytest.raises(IncompleteRun, match=r"^boom$"), told_on_a_page(settings):
         raise IncompleteRun("boom")
     report = Report(
-        server="", model="", events=1, done=0, failed=(), hits=0, seconds=0, latency_ms=Latency(), retries=0, workers=()
+        server="",
+        model="",
+        events=1,
+        done=0,
+        failed=(),
+        items=0,
+        seconds=0,
+        latency_ms=Latency(),
+        retries=0,
+        workers=(),
     )
     with pytest.raises(StoppedRun, match=r"^stopped$"), told_on_a_page(settings):
         raise StoppedRun("stopped", report)  # and there is no ledger
@@ -203,8 +222,8 @@ def test_a_ledger_with_results_has_all_its_figures(settings, ledger_of):
     ledger_of()
     with Ledger(Results(settings.out).ledger) as ledger:
         ledger.begin_run(server=settings.server, version="1")
-        fields = {"hits": 3, "seconds": 0.25, "retries": 1, "size": 1, "mtime_ns": 1, "member": "n1:8001"}
-        ledger.done(Result(name="e", sha256="ab", labels_size=1, labels_sha256="cd", **fields))
+        fields = {"items": 3, "seconds": 0.25, "retries": 1, "size": 1, "mtime_ns": 1, "member": "n1:8001"}
+        ledger.done(Result(name="e", sha256="ab", result_size=1, result_sha256="cd", **fields))
         ledger.end_run(None)
     write_page(settings.out)
     assert 'id="latency"' in words(settings) and "n1:8001" in words(settings)

@@ -11,6 +11,7 @@ from exatrkx_hpc.base.process import run
 from exatrkx_hpc.work.events import parquet_files
 from exatrkx_hpc.work.events.parquet_files import index
 from exatrkx_hpc.work.events.source import Reader, UnreadableEvent, find_events, format_of
+from exatrkx_hpc.work.workloads.exatrkx import WORKLOAD
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -37,7 +38,7 @@ def test_each_event_is_found_with_its_rows_and_read_bit_by_bit(tmp_path, monkeyp
     number = pa.types.is_integer(type_)
     given = {str(name): hits(size) for name, size in [(10, 3), (2, 9), (7, 1), (1, 25)]}
     write(tmp_path / "e.parquet", [(int(n) if number else n, h) for n, h in given.items()], type_=type_, group=group)
-    stamps = list(index(tmp_path / "e.parquet"))
+    stamps = list(index(tmp_path / "e.parquet", WORKLOAD))
     assert [(stamp.name, stamp.first, stamp.size) for stamp in stamps] == [
         ("10", 0, 3),
         ("2", 3, 9),
@@ -50,8 +51,10 @@ def test_each_event_is_found_with_its_rows_and_read_bit_by_bit(tmp_path, monkeyp
         reader = Reader()
         for event in [*events, *events[::-1]]:
             read = reader.read(event)
-            assert np.array_equal(read.hits, given[event.name]) and read.hits.dtype == np.float32
-            assert read.size == len(read.hits) and read.mtime_ns == (tmp_path / "e.parquet").stat().st_mtime_ns
+            assert np.array_equal(read.tensors["hits"], given[event.name]) and read.tensors["hits"].dtype == np.float32
+            assert (
+                read.size == len(read.tensors["hits"]) and read.mtime_ns == (tmp_path / "e.parquet").stat().st_mtime_ns
+            )
         reader.close()
 
 
@@ -62,7 +65,7 @@ def test_dictionaries_doubles_and_a_column_of_another_name(tmp_path):
     pq.write_table(pa.table(columns), tmp_path / "e.parquet")
     events = find_events(tmp_path, column="run")
     assert [event.name for event in events] == ["a", "b"]
-    assert np.array_equal(Reader().read(events[1]).hits, values[2:].astype(np.float32))
+    assert np.array_equal(Reader().read(events[1]).tensors["hits"], values[2:].astype(np.float32))
     with pytest.raises(InputError, match=r"has no column 'event' \(it has: run, r, phi, z\); --event-column names"):
         find_events(tmp_path)
 
@@ -84,7 +87,7 @@ def test_a_reader_holds_few_row_groups(tmp_path):
     for event in find_events(tmp_path):
         reader.read(event)
     held = reader._parquet._open._groups
-    assert list(held) == [48, 49] and all(len(values) == 10 for values in held.values())
+    assert list(held) == [48, 49] and all(len(values["hits"]) == 10 for values in held.values())
 
 
 def test_the_index_of_many_events_holds_one_batch(tmp_path, monkeypatch):
@@ -94,7 +97,7 @@ def test_the_index_of_many_events_holds_one_batch(tmp_path, monkeypatch):
     pq.write_table(pa.table(columns), tmp_path / "e.parquet", row_group_size=20_000)
     before = pa.total_allocated_bytes()
     largest = number = 0
-    for number, stamp in enumerate(index(tmp_path / "e.parquet"), start=1):
+    for number, stamp in enumerate(index(tmp_path / "e.parquet", WORKLOAD), start=1):
         largest = max(largest, pa.total_allocated_bytes() - before) if number % 100 == 0 else largest
         assert stamp.size == 2
     assert number == 50_000 and largest < 400_000, largest  # the column alone is 800 kB
@@ -131,7 +134,10 @@ def test_names_that_no_label_file_can_have(tmp_path, name, fault):
 @pytest.mark.parametrize(
     ("columns", "fault"),
     [
-        ({"event": [1], "r": [1.0], "phi": [1.0]}, r"has no column 'z' \(it has: event, r, phi\); a hit is r/3000"),
+        (
+            {"event": [1], "r": [1.0], "phi": [1.0]},
+            r"has no column 'z' \(it has: event, r, phi\); workload exatrkx has the",
+        ),
         ({"event": [1.5], "r": [1.0], "phi": [1.0], "z": [1.0]}, "'event' is double, not a whole number or a string"),
         ({"event": [1], "r": [1], "phi": [1.0], "z": [1.0]}, "'r' is int64, not float or double"),
         ({"event": [1], "r": [[1.0]], "phi": [1.0], "z": [1.0]}, "'r' is list.*, not float or double"),
@@ -169,10 +175,10 @@ def test_hits_that_are_not_finite_are_the_fault_of_their_event_alone(tmp_path):
     table = {"event": [1, 1, 2, 3], "r": [1.0, 1e39, 1.0, 1.0], "phi": [0.0] * 4, "z": [0.0, 0.0, 0.0, None]}
     pq.write_table(pa.table(table), tmp_path / "e.parquet")
     events, reader = find_events(tmp_path), Reader()
-    with pytest.raises(InputError, match=r"e\.parquet: event 1: hit 1 has inf, which is not finite"):
+    with pytest.raises(InputError, match=r"e\.parquet: event 1: row 1 of hits is not finite"):
         reader.read(events[0])
-    assert reader.read(events[1]).hits.tolist() == [[1.0, 0.0, 0.0]]
-    with pytest.raises(InputError, match="event 3: hit 0 has nan"):
+    assert reader.read(events[1]).tensors["hits"].tolist() == [[1.0, 0.0, 0.0]]
+    with pytest.raises(InputError, match="event 3: row 0 of hits is not finite"):
         reader.read(events[2])
 
 
@@ -193,7 +199,8 @@ def test_without_pyarrow_one_line_says_what_to_install(tmp_path):
     program = (
         "import sys; sys.modules['pyarrow'] = None\n"
         "from pathlib import Path\n"
-        "from exatrkx_hpc.work import events, worker\n"
+        "from exatrkx_hpc.work.events import source as events\n"
+        "from exatrkx_hpc.work.run import worker\n"
         "assert not [name for name in sys.modules if name.startswith('pyarrow.')]\n"
         "try: events.format_of(Path(sys.argv[1]))\n"
         f"except events.InputError.__mro__[1] as error: assert type(error).__name__ == '{MissingComponent.__name__}'"

@@ -16,14 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes.running import fake_triton
-from runs import driver, tiny_disk, workers_of
+from runs import driver, event_of, events_of, part_bytes, part_file, read_part, tiny_disk, workers_of
 from test_resume import kill_something, ledger_rows
 from waiting import until
 
 from exatrkx_hpc.base.errors import InputError, OutputError
 from exatrkx_hpc.work.results import parts
-from exatrkx_hpc.work.results.parts import Part, PartWriter, event_of, events_of, part_bytes, part_file, read_part
+from exatrkx_hpc.work.results.parts import Part, PartWriter
 from exatrkx_hpc.work.run.run import Settings, StoppedRun, run_clients
+from exatrkx_hpc.work.workloads.exatrkx import WORKLOAD
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -32,18 +33,18 @@ pq = pytest.importorskip("pyarrow.parquet")
 @pytest.fixture
 def settings(settings):
     """Settings of a run with parts of five events."""
-    return functools.partial(settings, label_format="parquet", part_events=5)
+    return functools.partial(settings, result_format="parquet", part_events=5)
 
 
 def parts_of(run_settings: Settings) -> dict[str, dict]:
     """Return the parts by their files; nothing else may lie beside them."""
-    return {file.name: read_part(file) for file in sorted(run_settings.labels.iterdir())}
+    return {file.name: read_part(file) for file in sorted(run_settings.folder.iterdir())}
 
 
 def part_with(run_settings: Settings, event: str) -> tuple[Path, list[str]]:
     """Return the part that has this event, and the names of all its events."""
     found = next((file, part) for file, part in parts_of(run_settings).items() if event in part)
-    return run_settings.labels / found[0], list(found[1])
+    return run_settings.folder / found[0], list(found[1])
 
 
 def assert_one_result_each(run_settings: Settings, sizes) -> int:
@@ -77,10 +78,10 @@ def written(folder: Path, batches, meddle=lambda writer: None, **options) -> lis
     """Let a writer collect these batches of names, asking after each whether to write; return what it says."""
 
     async def write() -> None:
-        writer = PartWriter(folder, say=said.append, **options)
+        writer = PartWriter(folder, WORKLOAD, say=said.append, **options)
         for names in batches:
             for name in names:
-                writer.add(name, np.zeros(2, dtype=np.int64))
+                writer.add(name, {"labels": np.zeros(2, dtype=np.int64)})
             meddle(writer)
             await writer.write_if_due()
 
@@ -95,7 +96,7 @@ def test_a_part_is_written_after_so_many_events_hits_or_seconds(tmp_path, monkey
     said = written(tmp_path, ["ab", "cdefgh", "", "ij"], events=3)
     assert [(part.event, part.events) for part in said] == [("a", 3), ("d", 3), ("g", 3)]
     assert said[0].size == (tmp_path / part_file("a")).stat().st_size
-    for limit, value in (("HITS", 4), ("SECONDS", 0.0)):
+    for limit, value in (("BYTES", 32), ("SECONDS", 0.0)):
         (tmp_path / limit).mkdir()
         with monkeypatch.context() as patch:
             patch.setattr(parts, limit, value)
@@ -111,23 +112,23 @@ def test_every_event_is_in_one_part_and_a_second_run_has_nothing_to_do(settings)
     run_settings = settings(sizes=sizes, workers=2, in_flight=3)
     tallies = []
     report = run_clients(run_settings, tallies.append)
-    assert (report.done, report.failed, report.hits) == (61, (), sum(sizes)) and sum(report.workers) == 61
+    assert (report.done, report.failed, report.items) == (61, (), sum(sizes)) and sum(report.workers) == 61
     assert 61 / 11 <= assert_one_result_each(run_settings, sizes) <= 61 / 5 + 2
     assert max(tally.in_flight for tally in tallies) <= 6 and tallies[-1].done == 61
-    kept = {file: file.stat().st_ino for file in run_settings.labels.iterdir()}
+    kept = {file: file.stat().st_ino for file in run_settings.folder.iterdir()}
     assert run_clients(settings()).done_now == 0
-    assert {file: file.stat().st_ino for file in run_settings.labels.iterdir()} == kept
-    with pytest.raises(OutputError, match="is of labels parquet, and this run is of labels csv; choose another -o"):
-        run_clients(settings(label_format="csv"))
+    assert {file: file.stat().st_ino for file in run_settings.folder.iterdir()} == kept
+    with pytest.raises(OutputError, match="is of results parquet, and this run is of results csv; choose another -o"):
+        run_clients(settings(result_format="csv"))
 
 
 def test_fresh_goes_from_one_format_to_the_other(settings):
     sizes = [2] * 12
     run_clients(settings(sizes=sizes))
-    (settings().labels / "part-0001.parquet").write_bytes(b"of somebody else")
-    assert run_clients(settings(label_format="csv", fresh=True)).done == 12
-    assert sorted(file.suffix for file in settings().labels.iterdir()) == [".csv"] * 12 + [".parquet"]
-    (settings().labels / "part-0001.parquet").unlink()
+    (settings().folder / "part-0001.parquet").write_bytes(b"of somebody else")
+    assert run_clients(settings(result_format="csv", fresh=True)).done == 12
+    assert sorted(file.suffix for file in settings().folder.iterdir()) == [".csv"] * 12 + [".parquet"]
+    (settings().folder / "part-0001.parquet").unlink()
     assert run_clients(settings(fresh=True)).done == 12
     assert assert_one_result_each(settings(), sizes) > 1
 
@@ -179,7 +180,7 @@ def test_a_part_that_is_missing_or_torn_is_done_again(settings, harm):
 def test_what_a_killed_worker_left_is_removed(settings):
     sizes = [3] * 12
     run_clients(settings(sizes=sizes))
-    labels = settings().labels
+    labels = settings().folder
     part, (_, second, *_) = part_with(settings(), "evt_0")
     for name in (part_file(second), part_file("another"), f".{part_file('evt_4')}.x7", ".evt_3.csv.x7", "evt_3.csv"):
         (labels / name).write_bytes(part.read_bytes())
@@ -221,7 +222,7 @@ def test_kills_at_random_moments_cost_no_result_and_double_none(settings, tmp_pa
         run_settings = settings(sizes=sizes, server=fake.server)
         for kill in range(5):
             with driver(run_settings, tmp_path / f"log{kill}") as child:
-                goal = len(list(run_settings.labels.glob("[!.]*"))) + randomly.randint(1, 5)
+                goal = len(list(run_settings.folder.glob("[!.]*"))) + randomly.randint(1, 5)
                 until(lambda: _number_of(run_settings) >= goal or child.returncode() is not None, what="parts")  # noqa: B023
                 time.sleep(randomly.uniform(0, 0.5))  # the ledger is committed twice a second
                 if not kill_something(child, randomly):
@@ -242,7 +243,7 @@ def _is_free(lock: Path) -> bool:
 
 
 def _number_of(run_settings: Settings) -> int:
-    return len(list(run_settings.labels.glob("[!.]*")))
+    return len(list(run_settings.folder.glob("[!.]*")))
 
 
 def test_a_full_disk_costs_only_time(settings, tmp_path):

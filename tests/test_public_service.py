@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from command import exatrkx_hpc
+from runs import read_labels
 from triton_helper import RunningTriton, running_triton
 
 from exatrkx_hpc.base.process import Child, Completed, run, spawn
 from exatrkx_hpc.work.events.convert import json_to_events
-from exatrkx_hpc.work.events.source import find_events, read_hits, read_labels
+from exatrkx_hpc.work.events.hits import read_hits
+from exatrkx_hpc.work.events.source import find_events
 
 PROGRAMS = Path(__file__).parent / "fakes" / "public_service"
 EVENTS = 4

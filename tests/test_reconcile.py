@@ -12,7 +12,8 @@ from exatrkx_hpc.work.events.source import read_event
 from exatrkx_hpc.work.ledger.file import create
 from exatrkx_hpc.work.ledger.ledger import Counts, Ledger
 from exatrkx_hpc.work.ledger.match_events import Changes, match_events
-from exatrkx_hpc.work.ledger.match_results import match_labels, match_quarantine, sweep
+from exatrkx_hpc.work.ledger.match_results import match_quarantine, match_results, sweep
+from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.outcome import Failed
 
 
@@ -52,7 +53,7 @@ def do(ledger: Ledger, events: Path, labels: Path, *names: str) -> None:
         (labels / f"{name}.csv").write_text(text)
         stamp = {"size": read.size, "mtime_ns": read.mtime_ns, "sha256": read.sha256}
         done = result(name, **stamp)
-        written = {"labels_size": len(text), "labels_sha256": hashlib.sha256(text.encode()).hexdigest()}
+        written = {"result_size": len(text), "result_sha256": hashlib.sha256(text.encode()).hexdigest()}
         ledger.done(type(done)(**{**vars(done), **written}))
     ledger.end_run(None)
 
@@ -64,7 +65,7 @@ def states(ledger: Ledger) -> str:
 
 def test_a_folder_as_it_was_changes_nothing(ledger, events, labels):
     do(ledger, events, labels, "evt_0", "evt_1")
-    assert match_events(ledger, events) == Changes() and match_labels(ledger, labels) == 0
+    assert match_events(ledger, events) == Changes() and match_results(ledger, Results(labels.parent)) == 0
     assert states(ledger) == "ddwwww"
 
 
@@ -89,7 +90,7 @@ def test_a_done_event_that_changed_is_named_and_stays_as_it_is(ledger, events, l
     assert "\n" not in str(caught.value) and states(ledger) == "dddwww"
     assert match_events(ledger, events, accept=True) == Changes(new=1, changed=1)
     assert states(ledger) == "dwdwwww"
-    assert match_labels(ledger, labels) == 0 and not (labels / "evt_1.csv").exists()
+    assert match_results(ledger, Results(labels.parent)) == 0 and not (labels / "evt_1.csv").exists()
 
 
 def test_a_file_that_was_only_touched_is_the_same_event(ledger, events, labels):
@@ -106,7 +107,7 @@ def test_an_event_that_is_gone_is_named(ledger, events, labels):
         match_events(ledger, events)
     assert states(ledger) == "ddwwww"
     assert match_events(ledger, events, accept=True) == Changes(gone=4)
-    assert states(ledger) == "ww" and match_labels(ledger, labels) == 0
+    assert states(ledger) == "ww" and match_results(ledger, Results(labels.parent)) == 0
     assert (labels / "evt_0.csv").exists()  # of no event of this folder: it stays
 
 
@@ -159,7 +160,7 @@ def test_label_files_that_are_missing_or_torn_are_made_again(ledger, events, lab
     do(ledger, events, labels, *(f"evt_{number}" for number in range(5)))
     (labels / "evt_1.csv").unlink()
     os.truncate(labels / "evt_2.csv", 3)
-    assert match_labels(ledger, labels) == 2 and states(ledger) == "dwwddw"
+    assert match_results(ledger, Results(labels.parent)) == 2 and states(ledger) == "dwwddw"
     assert not (labels / "evt_2.csv").exists()
 
 
@@ -169,17 +170,17 @@ def test_the_labels_that_were_written_last_are_read(ledger, events, labels):
         (labels / f"{name}.csv").write_bytes(bytes((labels / f"{name}.csv").stat().st_size))
     with ledger.db:
         ledger.db.execute("UPDATE events SET ended = ended - 600 WHERE name = 'evt_0'")
-    assert match_labels(ledger, labels) == 1 and states(ledger) == "dwdwww"
+    assert match_results(ledger, Results(labels.parent)) == 1 and states(ledger) == "dwdwww"
 
 
 def test_label_files_of_no_done_event_and_parts_are_removed(ledger, events, labels):
     do(ledger, events, labels, "evt_0")
     for name in ("evt_1.csv", ".evt_0.csv.k2j3h4", "another_7.csv", "notes.txt"):
         (labels / name).write_text("9\n")
-    assert match_labels(ledger, labels) == 0
+    assert match_results(ledger, Results(labels.parent)) == 0
     assert sorted(file.name for file in labels.iterdir()) == ["another_7.csv", "evt_0.csv", "notes.txt"]
     (labels / ".evt_1.csv.aaaa").write_text("")
-    sweep(labels)
+    sweep(Results(labels.parent))
     assert len(list(labels.iterdir())) == 3 and states(ledger) == "dwwwww"
 
 

@@ -29,7 +29,7 @@ def ledger_rows(run_settings: Settings, columns: str = "name, state") -> list[tu
 
 
 def results(run_settings: Settings) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in run_settings.labels.iterdir()}
+    return {file.name: file.read_bytes() for file in run_settings.folder.iterdir()}
 
 
 # What a second run does
@@ -45,16 +45,16 @@ def test_a_second_run_does_what_is_left_and_says_what_was_before(settings):
         run_clients(settings(server=fake.server, in_flight=1), stop)
     before = stopped.value.report
     assert 4 <= before.done < 40 and before.done_before == 0 and before.not_tried == 40 - before.done
-    kept = {name: (run_settings.labels / name).stat().st_ino for name in results(run_settings)}
+    kept = {name: (run_settings.folder / name).stat().st_ino for name in results(run_settings)}
     said, tallies = [], []
     report = run_clients(run_settings, tallies.append, tell=said.append)
     report.check()
     assert (report.done, report.done_before, report.done_now) == (40, before.done, 40 - before.done)
-    assert sum(report.workers) == report.done_now and report.hits == 3 * report.done_now
+    assert sum(report.workers) == report.done_now and report.items == 3 * report.done_now
     assert said == [f"{before.done} of 40 events were done before, {report.done_now} are left"]
     assert tallies[0].done == before.done and tallies[-1].done == 40
-    assert all((run_settings.labels / name).stat().st_ino == inode for name, inode in kept.items())
-    assert assert_whole(run_settings.events, run_settings.labels) == 40
+    assert all((run_settings.folder / name).stat().st_ino == inode for name, inode in kept.items())
+    assert assert_whole(run_settings.events, run_settings.folder) == 40
     assert {state for _, state in ledger_rows(run_settings)} == {"done"}
     assert read_report(run_settings.report) == report
 
@@ -63,7 +63,7 @@ def test_a_run_with_nothing_left_needs_no_endpoint_and_keeps_the_report(settings
     first = run_clients(settings(sizes=[3] * 5))
     report = run_clients(settings(server=f"127.0.0.1:{free_port()}"))
     report.check()
-    assert (report.done, report.done_before, report.done_now, report.hits) == (5, 5, 0, 0)
+    assert (report.done, report.done_before, report.done_now, report.items) == (5, 5, 0, 0)
     assert read_report(settings().report) == first
 
 
@@ -92,11 +92,11 @@ def test_new_events_are_done_and_the_others_are_not_done_again(settings):
 def test_the_ledger_says_of_each_event_what_was_read_and_what_was_written(settings):
     run_settings = settings(sizes=[3, 4])
     run_clients(run_settings)
-    columns = "name, attempts, retries, hits, version, size, lower(hex(sha256)), labels_size, run, ended > 1e9"
+    columns = "name, attempts, retries, items, version, size, lower(hex(sha256)), result_size, run, ended > 1e9"
     first, second = ledger_rows(run_settings, columns)
     digest = hashlib.sha256((run_settings.events / "evt_1.csv").read_bytes()).hexdigest()
     size = (run_settings.events / "evt_1.csv").stat().st_size
-    labels = (run_settings.labels / "evt_1.csv").stat().st_size
+    labels = (run_settings.folder / "evt_1.csv").stat().st_size
     assert first[:4] == ("evt_0", 1, 0, 3)
     assert second == ("evt_1", 1, 0, 4, "1", size, digest, labels, 1, 1)
 
@@ -173,7 +173,7 @@ def test_an_event_that_changed_is_refused_by_name_or_done_again(settings):
         run_clients(run_settings)
     report = run_clients(settings(accept_changes=True))
     assert (report.done_before, report.done_now) == (2, 1)
-    assert assert_whole(run_settings.events, run_settings.labels) == 3
+    assert assert_whole(run_settings.events, run_settings.folder) == 3
 
 
 # Events that fail
@@ -190,7 +190,7 @@ def test_an_event_that_fails_for_itself_goes_to_quarantine_and_stops_nobody(sett
 
     again = run_clients(run_settings)
     assert (again.done_now, again.failures, again.failed_before, again.not_tried) == (0, 1, 1, 0)
-    with pytest.raises(IncompleteRun, match=r"3 of 4 events have labels; first failure: evt_2: .*nan is not finite"):
+    with pytest.raises(IncompleteRun, match=r"3 of 4 events have results; first failure: evt_2: .*nan is not finite"):
         again.check()
     assert run_clients(settings(retry_failed=True)).failed_before == 0
     assert ledger_rows(run_settings, "state, attempts")[2] == ("quarantined", 2)
@@ -215,7 +215,7 @@ def test_an_event_that_vanishes_or_changes_during_the_run(settings):
         run_clients(run_settings)
     (run_settings.events / "evt_58.csv").write_text("1,2,3\n")
     run_clients(run_settings).check()
-    assert assert_whole(run_settings.events, run_settings.labels) == 60
+    assert assert_whole(run_settings.events, run_settings.folder) == 60
 
 
 def test_what_the_endpoint_is_to_blame_for_is_tried_again(settings):
@@ -269,8 +269,8 @@ def test_kills_at_random_moments_cost_no_result_and_double_none(settings, tmp_pa
         run_settings = settings(server=fake.server, in_flight=2, workers=2)
         for kill in range(6):
             with driver(run_settings, tmp_path / f"log{kill}") as child:
-                done = _number_of(run_settings.labels)
-                until(lambda: _number_of(run_settings.labels) > done or child.returncode() is not None, what="labels")  # noqa: B023
+                done = _number_of(run_settings.folder)
+                until(lambda: _number_of(run_settings.folder) > done or child.returncode() is not None, what="labels")  # noqa: B023
                 time.sleep(randomly.uniform(0, 0.2))
                 if not kill_something(child, randomly):
                     time.sleep(randomly.uniform(0, 0.2))
@@ -278,12 +278,12 @@ def test_kills_at_random_moments_cost_no_result_and_double_none(settings, tmp_pa
                 child.wait(20)
                 workers = workers_of(child.pid)
                 until(lambda: not any(one.is_running() for one in workers), what="no worker")  # noqa: B023
-        torn = max(run_settings.labels.glob("[!.]*.csv"), key=lambda file: file.stat().st_mtime_ns)
+        torn = max(run_settings.folder.glob("[!.]*.csv"), key=lambda file: file.stat().st_mtime_ns)
         os.truncate(torn, torn.stat().st_size // 2)  # a torn last write
         report = run_clients(settings(workers=2))
     assert (report.done, report.failed) == (300, ()) and 0 < report.done_before < 300
     assert results(run_settings) == undisturbed
-    assert all(row == ("done", 1) for row in ledger_rows(run_settings, "state, labels_size IS NOT NULL"))
+    assert all(row == ("done", 1) for row in ledger_rows(run_settings, "state, result_size IS NOT NULL"))
 
 
 def _number_of(labels: Path) -> int:
@@ -299,7 +299,7 @@ def test_a_full_disk_costs_only_time(settings, tmp_path):
             run_clients(run_settings)
         ballast.unlink()
         report = run_clients(run_settings)
-        assert report.done == assert_whole(run_settings.events, run_settings.labels) == 60
+        assert report.done == assert_whole(run_settings.events, run_settings.folder) == 60
         assert {state for _, state in ledger_rows(run_settings)} == {"done"}
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import complaint, exatrkx_hpc
+from runs import labels_text, part_bytes, part_file, read_labels
 
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import InputError, ModelError
 from exatrkx_hpc.scores import Selection, score_results
 from exatrkx_hpc.tracking.scoring.score import score_event, total
 from exatrkx_hpc.tracking.simulation.synthetic import read_event, write_events
-from exatrkx_hpc.work.events.source import find_events, labels_text, read_labels
-from exatrkx_hpc.work.results.parts import part_bytes, part_file
+from exatrkx_hpc.work.events.source import find_events
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from command import exatrkx_hpc
 from fakes.running import fake_triton, free_port
-from runs import assert_whole
+from runs import assert_whole, read_part
 from typer.testing import CliRunner
 from waiting import until
 
@@ -29,10 +29,10 @@ from exatrkx_hpc.work.nodes.run import here, run_sharded
 from exatrkx_hpc.work.nodes.shard_task import read_order, run_shards, write_order
 from exatrkx_hpc.work.nodes.state import ShardState, StateFile, read_state, together
 from exatrkx_hpc.work.nodes.task import STOP
-from exatrkx_hpc.work.results.parts import read_part
 from exatrkx_hpc.work.results.shards import WHOLE, Shard, begin_sharding, forget_sharding, read_sharding
 from exatrkx_hpc.work.run.report import read_report, render_table
 from exatrkx_hpc.work.run.run import Settings, StoppedRun, run_clients
+from exatrkx_hpc.work.workloads import exatrkx
 
 HERE = here(lambda line: None)
 
@@ -95,11 +95,11 @@ def test_every_event_is_done_once_in_its_shard_and_the_report_is_one(settings):
     report = run_sharded(run, HERE, tallies.append, shards=3)
     report.check()
     assert (report.events, report.done, report.failed, report.not_tried) == (31, 31, (), 0)
-    assert (report.hits, report.workers, report.version) == (sum(sizes), (), "1")
+    assert (report.items, report.workers, report.version) == (sum(sizes), (), "1")
     assert list(report.nodes.values()) == [31] and "events per node" in str(list(render_table(report).columns[0].cells))
     assert 0 < report.latency_ms.p50 <= report.latency_ms.p99 and report.seconds > 0
     assert read_report(run.report) == report
-    assert assert_whole(run.events, run.labels) == 31
+    assert assert_whole(run.events, run.folder) == 31
     assert {shard: sorted(states) for shard, states in ledgers(run.out).items()} == {
         shard: sorted(of_shard(run, Shard(shard, 3))) for shard in range(3)
     }
@@ -111,7 +111,7 @@ def test_a_plain_run_goes_on_with_all_shards(settings, tmp_path):
     run = settings(sizes=[3] * 8)
     run_sharded(run, HERE, shards=2)
     (run.events / "evt_8.csv").write_text("")
-    (run.labels / "evt_0.csv").unlink()
+    (run.folder / "evt_0.csv").unlink()
     done = exatrkx_hpc("run-clients", "-s", run.server, "-o", "out", "-n", 1, "--json", cwd=tmp_path)
     told = json.loads(done.stdout)
     assert (told["done"], told["done_before"], told["events"]) == (9, 7, 9), done.stderr
@@ -126,13 +126,13 @@ def test_a_plain_run_goes_on_with_all_shards(settings, tmp_path):
 
 def test_labels_in_parquet_are_parts_of_one_shard_each(settings):
     pytest.importorskip("pyarrow")
-    run = settings(sizes=[3] * 20, label_format="parquet", part_events=4)
+    run = settings(sizes=[3] * 20, result_format="parquet", part_events=4)
     run_sharded(run, HERE, shards=2).check()
-    parts = [read_part(path) for path in run.labels.iterdir()]
+    parts = [read_part(path) for path in run.folder.iterdir()]
     assert sorted(name for part in parts for name in part) == sorted(event.name for event in find_events(run.events))
     assert all(len({Shard(0, 2).owns(event_key(name)) for name in part}) == 1 for part in parts)
     np.testing.assert_array_equal(next(iter(parts[0].values())), [3, 1, 2])
-    next(run.labels.iterdir()).unlink()
+    next(run.folder.iterdir()).unlink()
     again = run_sharded(run, HERE)
     assert again.done == 20 and 0 < again.done_now <= 4
 
@@ -140,16 +140,16 @@ def test_labels_in_parquet_are_parts_of_one_shard_each(settings):
 def test_what_another_shard_writes_at_the_moment_stays(settings):
     run = settings(sizes=[3] * 12)
     ours, theirs = of_shard(run, Shard(0, 2))[0], of_shard(run, Shard(1, 2))[0]
-    run.labels.mkdir(parents=True)
+    run.folder.mkdir(parents=True)
     for name in (ours, theirs):
-        (run.labels / f"{name}.csv").write_text("9\n9\n")
-        (run.labels / f".{name}.csv.abc123").write_text("9")
+        (run.folder / f"{name}.csv").write_text("9\n9\n")
+        (run.folder / f".{name}.csv.abc123").write_text("9")
     run_clients(dataclasses.replace(run, shard=Shard(0, 2)))
-    left = {path.name for path in run.labels.iterdir()} - {f"{name}.csv" for name in of_shard(run, Shard(0, 2))}
+    left = {path.name for path in run.folder.iterdir()} - {f"{name}.csv" for name in of_shard(run, Shard(0, 2))}
     assert left == {f"{theirs}.csv", f".{theirs}.csv.abc123"}
-    assert (run.labels / f"{theirs}.csv").read_text() == "9\n9\n"
+    assert (run.folder / f"{theirs}.csv").read_text() == "9\n9\n"
     run_clients(dataclasses.replace(run, shard=Shard(1, 2)))
-    assert assert_whole(run.events, run.labels) == 12
+    assert assert_whole(run.events, run.folder) == 12
 
 
 def test_a_shard_may_have_no_events(settings):
@@ -206,7 +206,7 @@ def test_a_mistyped_address_makes_no_shards_and_costs_none(settings):
     run_sharded(run, HERE, shards=2)
     with pytest.raises(EndpointError):
         run_sharded(settings(fresh=True, **dead), HERE, shards=3)
-    assert read_sharding(run.out) == 2 and assert_whole(run.events, run.labels) == 4
+    assert read_sharding(run.out) == 2 and assert_whole(run.events, run.folder) == 4
     fresh = run_sharded(settings(fresh=True), HERE, shards=3)
     assert (fresh.done_before, fresh.done, read_sharding(run.out)) == (0, 4, 3)
 
@@ -218,7 +218,7 @@ def test_an_event_that_changed_is_told_as_a_plain_run_tells_it(settings):
     with pytest.raises(InputError, match=r"events changed since they were done \(evt_3\); put them back"):
         run_sharded(run, HERE)
     report = run_sharded(settings(accept_changes=True), HERE)
-    assert (report.done, report.done_now, report.hits) == (6, 1, 1)
+    assert (report.done, report.done_now, report.items) == (6, 1, 1)
 
 
 def test_a_shard_that_waits_does_not_take_another_version_of_the_model(settings):
@@ -299,10 +299,13 @@ def test_nobody_who_can_begin_is_an_error_and_later_a_reason(settings):
 
 
 def test_an_order_says_everything(tmp_path):
+    text = Path(exatrkx.__file__).read_text().replace('name="exatrkx"', 'name="mine"')
+    (tmp_path / "mine.py").write_text(text)
     order = Settings(
         server="a:1", events=tmp_path / "e", out=tmp_path / "o", workers=3, in_flight=5, request_timeout=1.5,
-        patience=2.5, deadline=3.5, model="m", mode="stages", repository=tmp_path / "r", fresh=True, retry_failed=True,
-        accept_changes=True, event_column="c", label_format="parquet", part_events=7, times=True, ignore_first=2,
+        patience=2.5, deadline=3.5, model="m", workload="mine",
+        workloads=str(tmp_path), mode="stages", repository=tmp_path / "r", fresh=True, retry_failed=True,
+        accept_changes=True, event_column="c", result_format="parquet", part_events=7, times=True, ignore_first=2,
     )  # fmt: skip
     bare = {field.name for field in dataclasses.fields(order) if getattr(order, field.name) == field.default}
     assert bare == {"shard"}, "a value that this test does not set"
@@ -332,25 +335,25 @@ def test_a_task_that_is_asked_to_end_says_so(settings):
     with fake_triton("--delay", "0.1") as slow:
         run = settings(sizes=[3] * 200, server=slow.server, in_flight=1)
         child = task(run, [0, 1], of=2)
-        until(lambda: run.labels.is_dir() and list(run.labels.iterdir()), what="the first labels")
+        until(lambda: run.folder.is_dir() and list(run.folder.iterdir()), what="the first labels")
         child.send(STOP)
         assert child.wait(30) == 0, (run.out / "log").read_text()
     state = read_state(run.out, 0)
     assert (state.code, state.why) == (9, "stopped by SIGTERM") and 0 < state.done < 200
     assert read_state(run.out, 1) is None, "it begins with no other"
-    assert assert_whole(run.events, run.labels) == state.done
+    assert assert_whole(run.events, run.folder) == state.done
 
 
 def test_a_task_that_is_killed_leaves_a_shard_without_an_end(settings):
     with fake_triton("--delay", "0.1") as slow:
         run = settings(sizes=[3] * 60, server=slow.server)
         child = task(run, [0], of=2)
-        until(lambda: run.labels.is_dir() and list(run.labels.iterdir()), what="the first labels")
+        until(lambda: run.folder.is_dir() and list(run.folder.iterdir()), what="the first labels")
         child.stop(grace=0, first=signal.SIGKILL)
     assert read_state(run.out, 0).code is None
     begin_sharding(run.out, 2)
     report = run_sharded(settings(), HERE)
-    assert report.done == 60 and assert_whole(run.events, run.labels) == 60
+    assert report.done == 60 and assert_whole(run.events, run.folder) == 60
 
 
 def test_an_error_comes_back_in_its_own_class():

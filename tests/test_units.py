@@ -12,10 +12,11 @@ from command import exatrkx_hpc
 from exatrkx_hpc.farm import run_clients
 from exatrkx_hpc.tracking.simulation import acts
 from exatrkx_hpc.tracking.simulation.synthetic import generate_event
-from exatrkx_hpc.work.events.source import find_events, read_hits
-from exatrkx_hpc.work.events.units import Sample, converted, doubt
+from exatrkx_hpc.work.events.hits import read_hits
+from exatrkx_hpc.work.events.source import find_events
 from exatrkx_hpc.work.map.endpoint import Endpoint
 from exatrkx_hpc.work.results.shards import begin_sharding
+from exatrkx_hpc.work.workloads.units import Sample, converted, doubt
 
 MM = {"metres": 1000.0, "centimetres": 10.0, "millimetres": 1.0}
 PI = {"radians": np.pi, "degrees": 180.0}

@@ -15,13 +15,15 @@ from runs import make_events
 from exatrkx_hpc.work.events.source import EventFile, EventInput, Reader, find_events
 from exatrkx_hpc.work.inference.client import Answer
 from exatrkx_hpc.work.run.worker import QUICK_READ, Task, Worker
+from exatrkx_hpc.work.workloads.base import Tensors
 
 
-class Tracker:
+class Instant:
     """Answers at once."""
 
-    async def ask(self, hits: np.ndarray) -> Answer:
-        return Answer(labels=np.zeros(len(hits), dtype=np.int64), seconds=0.0, retries=0)
+    async def ask(self, inputs: Tensors) -> Answer:
+        labels = np.zeros(len(inputs["hits"]), dtype=np.int64)
+        return Answer(outputs={"labels": labels}, seconds=0.0, retries=0)
 
 
 class OnAFileSystem(Reader):
@@ -52,11 +54,11 @@ def test_slow_reads_go_to_a_thread_and_quick_ones_come_back(tmp_path, answers):
     lines, writing = answers
     reader = OnAFileSystem()
     task = Task(
-        server="a:1", model="exatrkx", labels=str(tmp_path / "labels"), in_flight=1, request_timeout=1.0, patience=1.0
+        server="a:1", models="exatrkx", folder=str(tmp_path / "labels"), in_flight=1, request_timeout=1.0, patience=1.0
     )
 
     async def run() -> None:
-        worker = Worker(task, Tracker(), writing, reader=reader)
+        worker = Worker(task, Instant(), writing, reader=reader)
         reader.pause = 3 * QUICK_READ
         for event in events[:3]:
             await worker.do(event)

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from fakes.running import fake_triton, free_port
-from runs import assert_whole, driver, make_events, tiny_disk, workers_of
+from runs import assert_whole, driver, make_events, read_labels, tiny_disk, workers_of
 from triton_helper import running_triton
 
 from exatrkx_hpc.base.assets import asset
@@ -34,7 +34,8 @@ from exatrkx_hpc.base.errors import (
 from exatrkx_hpc.base.process import kill_session, run
 from exatrkx_hpc.measure.metrics import fetch, model_times, stage_shares
 from exatrkx_hpc.models.build import build
-from exatrkx_hpc.work.events.source import EventFile, find_events, read_hits, read_labels
+from exatrkx_hpc.work.events.hits import read_hits
+from exatrkx_hpc.work.events.source import EventFile, find_events
 from exatrkx_hpc.work.ledger.open import begin, facts_of
 from exatrkx_hpc.work.map.endpoint import Endpoint
 from exatrkx_hpc.work.results.layout import Results
@@ -44,6 +45,7 @@ from exatrkx_hpc.work.run.report import read_report
 from exatrkx_hpc.work.run.run import Settings, StoppedRun, run_clients
 from exatrkx_hpc.work.run.worker import Task
 from exatrkx_hpc.work.run.worker_process import Slot
+from exatrkx_hpc.work.workloads.exatrkx import WORKLOAD
 
 
 @pytest.fixture
@@ -59,10 +61,10 @@ def test_every_event_gets_whole_labels_and_the_report_counts_them(settings):
     report = run_clients(run_settings, tallies.append)
     report.check()
     assert (report.events, report.done, report.failed, report.not_tried) == (41, 41, (), 0)
-    assert report.hits == sum(sizes) and sum(report.workers) == 41 and len(report.workers) == 2
+    assert report.items == sum(sizes) and sum(report.workers) == 41 and len(report.workers) == 2
     assert 0 < report.latency_ms.p50 <= report.latency_ms.p95 <= report.latency_ms.p99
     assert report.events_per_second == pytest.approx(41 / report.seconds)
-    assert assert_whole(run_settings.events, run_settings.labels) == 41
+    assert assert_whole(run_settings.events, run_settings.folder) == 41
     assert read_report(run_settings.report) == report
     assert [tally.done for tally in tallies] == list(range(42))
     assert 1 <= max(tally.in_flight for tally in tallies) <= run_settings.workers * run_settings.in_flight
@@ -79,28 +81,28 @@ def test_folders_with_hostile_names(settings, tmp_path):
 
 def test_results_of_an_earlier_run_are_overwritten_and_its_leftovers_removed(settings):
     run_settings = settings(sizes=[3], workers=1)
-    run_settings.labels.mkdir(parents=True)
-    (run_settings.labels / "evt_0.csv").write_text("9\n9\n")
-    (run_settings.labels / ".evt_7.csv.k2j3h4").write_text("9")
+    run_settings.folder.mkdir(parents=True)
+    (run_settings.folder / "evt_0.csv").write_text("9\n9\n")
+    (run_settings.folder / ".evt_7.csv.k2j3h4").write_text("9")
     run_clients(run_settings)
-    assert assert_whole(run_settings.events, run_settings.labels) == 1
+    assert assert_whole(run_settings.events, run_settings.folder) == 1
 
 
 def earlier_labels(run_settings: Settings) -> None:
     """Leave what an earlier run may have left: labels of every event, and a report."""
-    run_settings.labels.mkdir(parents=True)
+    run_settings.folder.mkdir(parents=True)
     for event in find_events(run_settings.events):
-        (run_settings.labels / f"{event.name}.csv").write_text("9\n9\n")
+        (run_settings.folder / f"{event.name}.csv").write_text("9\n9\n")
     run_settings.report.write_text("{}")
 
 
 def test_the_labels_of_another_set_stay(settings):
     run_settings = settings(sizes=[3], workers=1)
     earlier_labels(run_settings)
-    (run_settings.labels / "another_7.csv").write_text("9\n")
+    (run_settings.folder / "another_7.csv").write_text("9\n")
     run_clients(run_settings)
-    assert sorted(file.name for file in run_settings.labels.iterdir()) == ["another_7.csv", "evt_0.csv"]
-    assert (run_settings.labels / "another_7.csv").read_text() == "9\n"
+    assert sorted(file.name for file in run_settings.folder.iterdir()) == ["another_7.csv", "evt_0.csv"]
+    assert (run_settings.folder / "another_7.csv").read_text() == "9\n"
 
 
 def test_an_endpoint_that_is_not_ready_costs_no_earlier_result(settings):
@@ -108,13 +110,13 @@ def test_an_endpoint_that_is_not_ready_costs_no_earlier_result(settings):
     earlier_labels(run_settings)
     with pytest.raises(EndpointError):
         run_clients(run_settings)
-    assert (run_settings.labels / "evt_0.csv").read_text() == "9\n9\n"
+    assert (run_settings.folder / "evt_0.csv").read_text() == "9\n9\n"
     assert run_settings.report.read_text() == "{}"
 
 
 def test_labels_that_cannot_be_removed_end_the_run_with_one_line(settings):
     run_settings = settings(sizes=[3])
-    (run_settings.labels / "evt_0.csv").mkdir(parents=True)
+    (run_settings.folder / "evt_0.csv").mkdir(parents=True)
     with pytest.raises(OutputError, match=r"cannot use .*out for results: .*evt_0\.csv\); choose another -o"):
         run_clients(run_settings)
 
@@ -123,15 +125,15 @@ def test_two_runs_do_not_share_a_folder(settings, tmp_path):
     with fake_triton("--delay", "0.05") as fake:
         run_settings = settings(sizes=[50] * 400, server=fake.server)
         with driver(run_settings, tmp_path / "log") as child:
-            wait_for(lambda: run_settings.labels.is_dir() and len(list(run_settings.labels.iterdir())) > 5)
-            part = run_settings.labels / ".evt_1.csv.of_the_first"
+            wait_for(lambda: run_settings.folder.is_dir() and len(list(run_settings.folder.iterdir())) > 5)
+            part = run_settings.folder / ".evt_1.csv.of_the_first"
             part.write_text("")
             with pytest.raises(OutputError, match=r"another run writes to .*/out; wait for its end, or choose"):
                 run_clients(run_settings)
             assert part.exists() and child.returncode() is None
             child.send(signal.SIGTERM)
             assert child.wait(20) == IncompleteRun.exit_code
-        done = len(list(run_settings.labels.iterdir()))
+        done = len(list(run_settings.folder.iterdir()))
         assert 5 < read_report(run_settings.report).done == done
     for extra in list(run_settings.events.iterdir())[1:]:
         extra.unlink()
@@ -149,9 +151,9 @@ def test_a_bad_event_fails_alone_and_is_named(settings):
         ("evt_2", "input"),
         ("evt_4", "input"),
     ]
-    assert assert_whole(run_settings.events, run_settings.labels) == 4
+    assert assert_whole(run_settings.events, run_settings.folder) == 4
     assert any("evt_2.csv:2: nan is not finite" in failed.reason for failed in report.failed)
-    with pytest.raises(IncompleteRun, match=r"4 of 6 events have labels; first failure: evt_"):
+    with pytest.raises(IncompleteRun, match=r"4 of 6 events have results; first failure: evt_"):
         report.check()
 
 
@@ -159,7 +161,7 @@ def test_a_model_that_answers_nonsense_fails_each_event(settings):
     with fake_triton("--drop-label") as fake:
         report = run_clients(settings(sizes=[3] * 4, server=fake.server))
     assert report.done == 0 and {failed.kind for failed in report.failed} == {"model"}
-    assert list((settings().labels).iterdir()) == []
+    assert list((settings().folder).iterdir()) == []
 
 
 def test_repeats_are_counted(settings):
@@ -200,7 +202,7 @@ def test_the_events_of_a_killed_worker_are_not_lost(settings):
         report = run_clients(run_settings, kill_one)
     assert len(set(victims)) == 3
     assert (report.done, report.failed) == (60, ())
-    assert assert_whole(run_settings.events, run_settings.labels) == 60
+    assert assert_whole(run_settings.events, run_settings.folder) == 60
 
 
 @pytest.mark.parametrize("number", [2, 12])
@@ -266,14 +268,14 @@ def test_an_event_that_is_given_up_has_no_labels(settings, fake_worker):
     fake_worker(TELLS_NOTHING)
     report = run_clients(run_settings)
     assert [failed.kind for failed in report.failed] == ["worker"]
-    assert list(run_settings.labels.iterdir()) == []
+    assert list(run_settings.folder.iterdir()) == []
 
 
 ANSWERS_AT_ONCE = f"""#!{sys.executable}
 import json, sys
 sys.stdin.readline()
 for line in sys.stdin:
-    read, written = {{"size": 0, "mtime_ns": 0, "sha256": "00"}}, {{"labels_size": 0, "labels_sha256": "00"}}
+    read, written = {{"size": 0, "mtime_ns": 0, "sha256": "00"}}, {{"result_size": 0, "result_sha256": "00"}}
     figures = {{"hits": 0, "seconds": 0.001, "retries": 0}}
     print(json.dumps({{"name": json.loads(line)["name"], **figures, **read, **written}}), flush=True)
 """
@@ -315,7 +317,7 @@ def within(seconds, work):
 def test_a_worker_that_hangs_with_an_open_pipe_is_given_up(tmp_path, fake_worker):
     async def ask():
         slot = Slot(grace=0.3)
-        await slot.start(Task(server="h:1", model="m", labels="", in_flight=1, request_timeout=1, patience=1))
+        await slot.start(Task(server="h:1", models="m", folder="", in_flight=1, request_timeout=1, patience=1))
         slot.give(EventFile(name="e", path=tmp_path / "e.csv"))
         try:
             return await slot.answer(longest=0.3), await slot.ended()
@@ -329,7 +331,7 @@ def test_a_worker_that_hangs_with_an_open_pipe_is_given_up(tmp_path, fake_worker
 def test_a_worker_that_says_no_more_but_does_not_end_is_killed(fake_worker):
     async def ask():
         slot = Slot(grace=0.3)
-        await slot.start(Task(server="h:1", model="m", labels="", in_flight=1, request_timeout=1, patience=1))
+        await slot.start(Task(server="h:1", models="m", folder="", in_flight=1, request_timeout=1, patience=1))
         try:
             return await slot.answer(longest=60), await slot.ended(), slot.alive
         finally:
@@ -391,7 +393,7 @@ def test_a_worker_that_cannot_be_replaced_ends_the_run_with_one_line(settings):
         done = run([sys.executable, "-c", NO_FILE_LEFT, *words], timeout=60)
     assert done.returncode == ConfigError.exit_code, done.stderr
     assert done.stderr == "cannot start a worker (Too many open files); lower -n\n"
-    assert 5 <= assert_whole(run_settings.events, run_settings.labels) < 400
+    assert 5 <= assert_whole(run_settings.events, run_settings.folder) < 400
 
 
 # Endpoints that fail
@@ -406,7 +408,7 @@ def test_an_endpoint_that_stays_dead_stops_the_run_instead_of_failing_event_by_e
         ) as caught:
             run_clients(run_settings)
     report = caught.value.report
-    assert report.done == assert_whole(run_settings.events, run_settings.labels) <= 10
+    assert report.done == assert_whole(run_settings.events, run_settings.folder) <= 10
     assert 0 < len(report.failed) < 60 and {failed.kind for failed in report.failed} == {"endpoint"}
     assert report.not_tried == 200 - report.done - len(report.failed)
     assert read_report(run_settings.report) == report
@@ -478,7 +480,7 @@ def test_a_full_disk_stops_the_run_with_one_line(settings, tmp_path):
         ) as caught:
             run_clients(run_settings)
         assert "\n" not in str(caught.value)
-        assert 0 < assert_whole(run_settings.events, run_settings.labels) < 60
+        assert 0 < assert_whole(run_settings.events, run_settings.folder) < 60
 
 
 def test_a_quota_at_the_output_ends_with_the_exit_code_of_outputs(settings, tmp_path):
@@ -486,8 +488,8 @@ def test_a_quota_at_the_output_ends_with_the_exit_code_of_outputs(settings, tmp_
     with driver(run_settings, tmp_path / "log", largest=150_000) as child:
         assert child.wait(60) == OutputError.exit_code
     assert "evt_1.csv: File too large" in (tmp_path / "log").read_text()
-    assert not (run_settings.labels / "evt_1.csv").exists()
-    assert_whole(run_settings.events, run_settings.labels)
+    assert not (run_settings.folder / "evt_1.csv").exists()
+    assert_whole(run_settings.events, run_settings.folder)
 
 
 # Signals
@@ -505,7 +507,7 @@ def test_a_signal_in_the_middle_leaves_whole_results_and_no_process(settings, tm
     with fake_triton("--delay", "0.05") as fake:
         run_settings = settings(sizes=[50] * 2000, server=fake.server)
         with driver(run_settings, tmp_path / "log") as child:
-            wait_for(lambda: run_settings.labels.is_dir() and len(list(run_settings.labels.iterdir())) > 20)
+            wait_for(lambda: run_settings.folder.is_dir() and len(list(run_settings.folder.iterdir())) > 20)
             workers = workers_of(child.pid)
             assert len(workers) == 2
             child.send(number)
@@ -513,7 +515,7 @@ def test_a_signal_in_the_middle_leaves_whole_results_and_no_process(settings, tm
             assert not any(worker.is_running() for worker in workers)
     report = read_report(run_settings.report)
     assert report.stopped == f"stopped by {number.name}" and report.failed == ()
-    assert 20 < report.done == assert_whole(run_settings.events, run_settings.labels) < 2000
+    assert 20 < report.done == assert_whole(run_settings.events, run_settings.folder) < 2000
     log = (tmp_path / "log").read_text()
     assert log.startswith(f"stopped by {number.name}; {report.done} of 2000") and log.count("\n") == 1
 
@@ -522,12 +524,12 @@ def test_workers_end_with_a_coordinator_that_is_killed(settings, tmp_path):
     with fake_triton("--delay", "0.05") as fake:
         run_settings = settings(sizes=[50] * 2000, server=fake.server)
         with driver(run_settings, tmp_path / "log") as child:
-            wait_for(lambda: run_settings.labels.is_dir() and len(list(run_settings.labels.iterdir())) > 20)
+            wait_for(lambda: run_settings.folder.is_dir() and len(list(run_settings.folder.iterdir())) > 20)
             workers = workers_of(child.pid)
             child.send(signal.SIGKILL)
             wait_for(lambda: not any(worker.is_running() for worker in workers))
     assert len(workers) == 2 and not run_settings.report.exists()
-    for file in run_settings.labels.glob("[!.]*"):
+    for file in run_settings.folder.glob("[!.]*"):
         assert len(read_labels(file)) == 50
 
 
@@ -570,18 +572,18 @@ def test_interrupting_a_notebook_cell_stops_the_run(settings):
                 loop.run_until_complete(cell(run_settings))
     finally:
         loop.close()
-    assert 10 <= read_report(run_settings.report).done == assert_whole(run_settings.events, run_settings.labels) < 500
+    assert 10 <= read_report(run_settings.report).done == assert_whole(run_settings.events, run_settings.folder) < 500
     assert workers_of(os.getpid()) == []
 
 
 def make_coordinator(server, tmp_path, *, events, **options):
     results = Results(tmp_path)
-    results.labels.mkdir()
+    results.folder.mkdir()
     folder = make_events(tmp_path / "e", [3] * events)
-    ledger = begin(results, folder, facts_of(folder, mode="ensemble", model="exatrkx"))
+    ledger = begin(results, folder, facts_of(folder, workload=WORKLOAD, mode="ensemble", model="exatrkx"))
     book = Book(ledger, results, folder, server=server, version="")
-    labels = str(results.labels)
-    task = Task(server=server, model="exatrkx", labels=labels, in_flight=1, request_timeout=5, patience=5)
+    labels = str(results.folder)
+    task = Task(server=server, models="exatrkx", folder=labels, in_flight=1, request_timeout=5, patience=5)
     return Coordinator(task, book, **options)
 
 
@@ -632,7 +634,7 @@ def test_the_reference_events_get_one_label_a_hit(settings, real_server, referen
     run_settings = settings(server=real_server, events=reference_events)
     report = run_clients(run_settings)
     report.check()
-    assert report.done == assert_one_label_a_hit(reference_events, run_settings.labels) == 16
+    assert report.done == assert_one_label_a_hit(reference_events, run_settings.folder) == 16
     times = model_times(fetch(real_server.replace("8001", "8002")), before)
     assert {one.model for one in times} == {"exatrkx", "embed", "frnn", "filter", "applyfilter", "gnn", "wcc"}
     assert {(one.successes, one.failures) for one in times} == {(16, 0)}
@@ -644,7 +646,7 @@ def test_the_reference_events_get_one_label_a_hit(settings, real_server, referen
 def test_the_smallest_events_get_labels_too(settings, real_server):
     run_settings = settings(sizes=[0, 1, 2], server=real_server)
     run_clients(run_settings).check()
-    assert [len(read_labels(run_settings.labels / f"evt_{size}.csv")) for size in range(3)] == [0, 1, 2]
+    assert [len(read_labels(run_settings.folder / f"evt_{size}.csv")) for size in range(3)] == [0, 1, 2]
 
 
 @pytest.mark.triton
@@ -656,13 +658,13 @@ def test_sigterm_in_the_middle_of_real_work(settings, real_server, reference_eve
             (many / f"{copy}_{event.name}").symlink_to(event)
     run_settings = settings(server=real_server, events=many)
     with driver(run_settings, tmp_path / "log") as child:
-        wait_for(lambda: run_settings.labels.is_dir() and len(list(run_settings.labels.iterdir())) > 5)
+        wait_for(lambda: run_settings.folder.is_dir() and len(list(run_settings.folder.iterdir())) > 5)
         workers = workers_of(child.pid)
         child.send(signal.SIGTERM)
         assert child.wait(20) == IncompleteRun.exit_code
         assert len(workers) == 2 and not any(worker.is_running() for worker in workers)
     report = read_report(run_settings.report)
-    assert 5 < report.done == assert_one_label_a_hit(many, run_settings.labels) < 320
+    assert 5 < report.done == assert_one_label_a_hit(many, run_settings.folder) < 320
     assert report.failed == () and report.stopped == "stopped by SIGTERM"
 
 
@@ -672,7 +674,7 @@ def test_a_full_disk_stops_real_work(settings, real_server, reference_events, tm
         run_settings = settings(server=real_server, events=reference_events, out=disk)
         with pytest.raises(OutputError, match="No space left on device"):
             run_clients(run_settings)
-        assert assert_one_label_a_hit(reference_events, run_settings.labels) < 16
+        assert assert_one_label_a_hit(reference_events, run_settings.folder) < 16
 
 
 @pytest.mark.triton

@@ -112,9 +112,20 @@ def test_what_is_begun_anew_is_not_begun_twice_by_slurm(tmp_path: Path) -> None:
 def test_the_options_and_the_configuration_say_all_settings() -> None:
     """A setting that is in neither would be lost on the way to the job."""
     told = {"server", "events", "out", "fresh", "retry_failed", "accept_changes", "event_column"}
-    configured = {"workers", "in_flight", "request_timeout", "patience", "deadline", "mode", "repository"}
-    constant = {"model", "shard", "part_events"}
-    assert {field.name for field in dataclasses.fields(Settings)} == told | configured | constant | {"label_format"}
+    configured = {
+        "workers",
+        "in_flight",
+        "request_timeout",
+        "patience",
+        "deadline",
+        "mode",
+        "repository",
+        "model",
+        "workload",
+        "workloads",
+    }
+    constant = {"shard", "part_events"}
+    assert {field.name for field in dataclasses.fields(Settings)} == told | configured | constant | {"result_format"}
     given = Settings(
         server="a:1", events=Path("/e"), out=Path("/o"), retry_failed=True, accept_changes=True, event_column="c"
     )

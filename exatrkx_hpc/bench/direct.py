@@ -100,7 +100,7 @@ def main() -> None:
     """Be one of the processes."""
     repository, folder = (Path(word) for word in sys.argv[1:3])
     reader = Reader()
-    events = [reader.read(event).hits for event in events_of(folder)]
+    events = [reader.read(event).tensors["hits"] for event in events_of(folder)]
     find = load_tracker(repository)
     for hits in events:
         find(hits)

@@ -24,6 +24,7 @@ from exatrkx_hpc.cli.report_command import report
 from exatrkx_hpc.cli.score_commands import score
 from exatrkx_hpc.cli.site_commands import clean, doctor, logs, setup, status
 from exatrkx_hpc.cli.work_commands import metrics, run_clients
+from exatrkx_hpc.cli.workload_commands import workload_app
 
 app = typer.Typer(
     name="exatrkx-hpc",
@@ -65,6 +66,7 @@ app.command()(doctor)
 app.command()(clean)
 app.add_typer(models_app, name="models")
 app.add_typer(events_app, name="events")
+app.add_typer(workload_app, name="workload")
 
 
 def _complain(line: str, error: BaseException) -> None:

@@ -21,9 +21,8 @@ from exatrkx_hpc.work.events.convert import (
     json_to_events,
 )
 from exatrkx_hpc.work.events.source import FORMATS, find_events, format_of
-from exatrkx_hpc.work.events.units import Angle, Length, Sample, converted
-from exatrkx_hpc.work.events.values import Float32
-from exatrkx_hpc.work.events.writing import event_writer
+from exatrkx_hpc.work.events.writing import Float32, event_writer
+from exatrkx_hpc.work.workloads.units import Angle, Length, Sample, converted
 
 Format = Literal["csv", "npy", "npz", "parquet"]
 

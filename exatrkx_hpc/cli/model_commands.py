@@ -28,6 +28,7 @@ from exatrkx_hpc.tracking.constants import DEFAULT_SEED, DEFAULT_TRAINING, NETWO
 from exatrkx_hpc.tracking.simulation.synthetic import generate_event
 from exatrkx_hpc.work.events.source import Reader, find_events
 from exatrkx_hpc.work.inference.probe import ask_model, asked_table, save_outputs
+from exatrkx_hpc.work.workloads.exatrkx import HITS
 
 models_app = typer.Typer(help="Build, check, fill, try and train model repositories.", no_args_is_help=True)
 
@@ -168,7 +169,7 @@ def _samples(folder: Path) -> tuple[Sample, ...]:
     found: list[Sample] = []
     try:
         for event in itertools.islice(find_events(folder), _MOST_TRIED):
-            hits = reader.read(event).hits
+            hits = reader.read(event).tensors[HITS]
             if len(hits) >= _LEAST_HITS and len(found) < _SAMPLES:
                 found.append(Sample(hits=hits))
     finally:

@@ -22,10 +22,10 @@ from exatrkx_hpc.measure import metrics as measure
 from exatrkx_hpc.measure.counters import Snapshot
 from exatrkx_hpc.measure.record import append_csv
 from exatrkx_hpc.work.events.source import EVENT
-from exatrkx_hpc.work.nodes.step import run_on_nodes
 from exatrkx_hpc.work.run.progress import progress_bar
 from exatrkx_hpc.work.run.report import Report, render_table
 from exatrkx_hpc.work.run.run import Settings, StoppedRun
+from exatrkx_hpc.work.workloads.table import workload_of
 
 
 def run_clients(
@@ -40,6 +40,9 @@ def run_clients(
     ] = EVENT,
     labels: Annotated[
         LabelFormat | None, typer.Option("--labels", help="Labels as csv, one file an event, or as parquet.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The model to ask; its workload says what events and results are.")
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", "-n", help="Worker processes, on each node.")] = None,
     in_flight: Annotated[int | None, typer.Option("--in-flight", "-j", help="Requests in flight of each.")] = None,
@@ -111,6 +114,7 @@ def run_clients(
         "clients__workers": workers,
         "clients__in_flight": in_flight,
         "clients__wait": wait,
+        "clients__model": model,
         "clients__mode": mode,
         "clients__labels": labels,
         "server__model_repository": model_repository.replace("$", "$$") if model_repository else None,
@@ -129,7 +133,7 @@ def run_clients(
     if sbatch:
         submit(found, settings, dry_run=dry_run, as_json=as_json)
     elif srun:
-        _run(settings, partial(run_on_nodes, farm=farm, nodes=nodes), quiet=quiet, as_json=as_json)
+        _run(settings, partial(story.run_clients_on_nodes, farm=farm, nodes=nodes), quiet=quiet, as_json=as_json)
     else:
         _run(settings, partial(story.run_clients, farm=farm), quiet=quiet, as_json=as_json)
 
@@ -147,8 +151,11 @@ def _settings(farm: Farm, server: str | None, events: Path, out: Path) -> Settin
         request_timeout=clients.request_timeout,
         patience=clients.patience,
         deadline=clients.wait,
+        workload=workload_of(clients.model, default=clients.workload, folder=clients.workloads).name,
+        workloads=clients.workloads,
+        model=clients.model,
         mode=clients.mode,
-        label_format=clients.labels,
+        result_format=clients.labels,
         repository=Path(farm.server.model_repository),
     )
 
@@ -165,7 +172,8 @@ def _run(settings: Settings, do: Callable[..., Report], *, quiet: bool, as_json:
         typer.echo(report.to_json(), nl=False)
     elif not quiet:
         console().print(render_table(report))
-        say(f"labels in {settings.labels}, report in {settings.report} and {settings.report.with_suffix('.html')}")
+        page = settings.report.with_suffix(".html")
+        say(f"{settings.kind.folder} in {settings.folder}, report in {settings.report} and {page}")
     report.check()
 
 

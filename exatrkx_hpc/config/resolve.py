@@ -27,7 +27,13 @@ DEFAULT_FILE = "farm.toml"
 #: The source of a value that nobody set.
 DEFAULT = "default"
 #: Keys whose values are filled in, so that a plain $ is written $$.
-_FOLDERS = ("run_root", "server.model_repository", "server.python_environment", "server.mounts")
+_FOLDERS = (
+    "run_root",
+    "server.model_repository",
+    "server.python_environment",
+    "server.mounts",
+    "clients.workloads",
+)
 _SITES = Path(__file__).resolve().parent / "sites"
 
 

@@ -150,6 +150,9 @@ class MonitorSection(_Section):
 class ClientsSection(_Section):
     """How events are pushed through the endpoint."""
 
+    workload: Name = Field("exatrkx", description="the kind of events: exatrkx, or another that 'workload list' shows")
+    workloads: Folder = Field("", description="folder of workloads of your own, one NAME.py each; empty: none")
+    model: Line = Field("", description="the model that is asked; empty: the workload's own")
     mode: Mode = Field("ensemble", description="ensemble, stages, fused, or direct: without any server")
     workers: int = Field(8, ge=1, le=4096, description="worker processes, on each node")
     in_flight: int = Field(4, ge=1, le=4096, description="requests that each worker keeps in flight")

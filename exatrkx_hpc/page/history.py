@@ -61,7 +61,8 @@ class History:
     """All that the page shows. A mapping that is empty is of something that is not known.
 
     `members` are events by the server that answered, `compute` the milliseconds of compute that Triton counted for
-    each stage, `kinds` failures by kind. `units` says what the hits look like if not r/3000 mm, phi/pi, z/400 mm.
+    each stage, `kinds` failures by kind. `items` of the kind `item` (hits) were in the events. `units` says what the
+    events look like where their units are not those of the service.
     """
 
     model: str
@@ -70,12 +71,13 @@ class History:
     done: int
     failed: int
     quarantined: int
-    hits: int
+    item: str
+    items: int
     retries: int
     runs: tuple[Run, ...]
     throughput: Throughput
     latency: Spread
-    tracks: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
     members: Mapping[str, int] = field(default_factory=dict)
     compute: Mapping[str, float] = field(default_factory=dict)
     kinds: Mapping[str, int] = field(default_factory=dict)

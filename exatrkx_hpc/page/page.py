@@ -84,8 +84,8 @@ def _subheading(told: History) -> str:
 
 def _verdict(told: History) -> str:
     if told.done == told.events:
-        return "Every event has labels."
-    parts = [f"{told.done:,} of {told.events:,} events have labels"]
+        return "Every event has a result."
+    parts = [f"{told.done:,} of {told.events:,} events have results"]
     if told.quarantined:
         parts.append(f"{told.quarantined:,} in quarantine")
     if told.failed:
@@ -112,7 +112,11 @@ def _tiles(told: History) -> list[Tile]:
         Tile(name="latency, median", value=number(figures.p50 * factor), unit=unit),
         Tile(name="latency, p99", value=number(figures.p99 * factor), unit=unit),
         Tile(name="retries", value=f"{told.retries:,}"),
-        Tile(name="hits", value=f"{told.hits:,}", unit=f"{told.tracks:,} tracks" if told.tracks else ""),
+        Tile(
+            name=told.item,
+            value=f"{told.items:,}",
+            unit=", ".join(f"{count:,} {name}" for name, count in told.counts.items() if count),
+        ),
     ]
 
 
@@ -129,7 +133,7 @@ def _figures(told: History) -> Iterable[Figure | None]:
         unit="s", total="the compute time of all stages",
     )  # fmt: skip
     yield _shares(
-        "failures", "Failures by kind", "What kept events from having labels.", told.kinds,
+        "failures", "Failures by kind", "What kept events from having a result.", told.kinds,
         unit="events", total="the events that failed",
     )  # fmt: skip
 
@@ -175,7 +179,7 @@ def _latency(told: History) -> Figure | None:
         marks=marks,
     )
     width = f"{100 * step:.0f}\N{NO-BREAK SPACE}%"
-    caption = f"From an event's first request to its labels, repeats included; each bar is {width} wide."
+    caption = f"From an event's first request to its result, repeats included; each bar is {width} wide."
     return Figure(name="latency", title="Latency of the events", caption=caption, svg=Markup(svg))
 
 

@@ -18,7 +18,7 @@ from exatrkx_hpc.page.history import History, Run, Spread
 from exatrkx_hpc.page.launches import joined, noted_launches
 from exatrkx_hpc.page.timeline import Timeline, bins
 from exatrkx_hpc.work.ledger.ledger import Ledger
-from exatrkx_hpc.work.run.event_figures import tracks_of
+from exatrkx_hpc.work.run.event_figures import counts_of
 from exatrkx_hpc.work.run.latency import Stopwatch
 
 FAILURES: Final = 20
@@ -64,14 +64,15 @@ def history(ledgers: Sequence[Ledger]) -> History:
             timeline.add(_floats(ended))
     model = {"model": facts["version"]} if facts.get("version") else {}
     return History(
+        item=facts.get("item", ""),
         model=facts.get("model", ""),
         mode=facts.get("mode", ""),
         events=sum(states.values()),
         done=states["done"],
         failed=states["failed"],
         quarantined=states["quarantined"],
-        hits=sum(one.hits for one in sums),
-        tracks=sum(tracks_of(ledger) for ledger in ledgers),
+        items=sum(one.items for one in sums),
+        counts=_together(counts_of(ledger) for ledger in ledgers),
         retries=sum(one.retries for one in sums),
         runs=runs,
         throughput=timeline.throughput(),
@@ -101,13 +102,13 @@ class _Sums:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.watch = Stopwatch()
-        self.hits = self.retries = 0
+        self.items = self.retries = 0
         self._last: dict[int, float] = {}
         groups: Counter[tuple[str, str, str]] = Counter()
-        columns = "state, member, kind, run, ended, seconds, hits, retries"
-        for state, member, kind, run, ended, seconds, hits, retries in _columns(ledger, columns):
+        columns = "state, member, kind, run, ended, seconds, items, retries"
+        for state, member, kind, run, ended, seconds, items, retries in _columns(ledger, columns):
             groups.update(zip(state, member, kind, strict=True))
-            self.hits += sum(filter(None, hits))
+            self.items += sum(filter(None, items))
             self.retries += sum(retries)
             self.watch.add_all(_floats(seconds)[np.array(state) == "done"])
             self._note_last(_floats(run), _floats(ended))

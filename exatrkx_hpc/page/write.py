@@ -17,7 +17,6 @@ from exatrkx_hpc.measure.counters import Snapshot
 from exatrkx_hpc.page.counted import DEADLINE, counted, snapshots
 from exatrkx_hpc.page.page import render_page
 from exatrkx_hpc.page.read import history, note
-from exatrkx_hpc.work.inference.modes import models_of
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.shards import Shard, read_sharding
@@ -94,7 +93,7 @@ def _write(
     before: Mapping[str, Snapshot | None],
     launch: Mapping[str, Mapping[str, str | float]],
 ) -> None:
-    found = counted(before, _snapshots(settings, run_root), ensemble=settings.model)
+    found = counted(before, _snapshots(settings, run_root), ensemble=settings.model or settings.kind.model)
     write_page(
         settings.out,
         times=settings.times,
@@ -111,7 +110,7 @@ def settings_told(settings: Settings) -> dict[str, str]:
     source = {"endpoint": settings.server} if settings.server else {"model repository": str(settings.repository)}
     return {
         **source,
-        "model": models_of(settings.mode, settings.model),
+        "model": settings.models,
         "mode": settings.mode,
         "events": str(settings.events.absolute()),
         "results": str(settings.out.absolute()),

@@ -18,8 +18,8 @@ from exatrkx_hpc.base.errors import ConfigError, InputError, OutputError
 from exatrkx_hpc.work.events.json_stream import array_elements
 from exatrkx_hpc.work.events.perf_json import json_event, json_hits
 from exatrkx_hpc.work.events.source import FORMATS, PARQUET, EventFile, Reader, find_events
-from exatrkx_hpc.work.events.values import Float32
-from exatrkx_hpc.work.events.writing import event_writer
+from exatrkx_hpc.work.events.writing import Float32, event_writer
+from exatrkx_hpc.work.workloads.exatrkx import HITS
 
 #: Called as (stage, done, total) after each event; 0 for a total that is not known.
 Progress = Callable[[str, int, int], None]
@@ -81,7 +81,7 @@ def events_to_json(
         file.write(f'{{"{_KEY}":[')
         for number, event in enumerate(events):
             file.write(",\n" if number else "\n")
-            file.write(json_event(change(reader.read(event).hits), tensor, as_base64=as_base64))
+            file.write(json_event(change(reader.read(event).tensors[HITS]), tensor, as_base64=as_base64))
             if on_progress:
                 on_progress("events", number + 1, len(events))
         file.write("\n]}\n")
@@ -103,7 +103,7 @@ def events_to_events(
         contextlib.closing(Reader()) as reader,
     ):
         for number, event in enumerate(events, start=1):
-            write(event.name, change(reader.read(event).hits))
+            write(event.name, change(reader.read(event).tensors[HITS]))
             if on_progress:
                 on_progress("events", number, len(events))
     return len(events)

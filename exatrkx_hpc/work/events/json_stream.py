@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from exatrkx_hpc.base.errors import InputError
-from exatrkx_hpc.work.events.values import blamed_on
+from exatrkx_hpc.base.parsing import blamed_on
 
 #: More text than any event has: a file whose brackets do not match must not fill the memory.
 LONGEST: Final = 1 << 29

@@ -1,6 +1,6 @@
-"""Many events in a Parquet file: a column that names the event of each hit, and the columns `r`, `phi`, `z`.
+"""Many events in a Parquet file: a column that names the event of each row, and the columns of the workload's inputs.
 
-The rows of an event lie together, in the order of its hits. A file is read a row group at a time at most.
+The rows of an event lie together, in their order. A file is read a row group at a time at most.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from exatrkx_hpc.base.errors import InputError, MissingComponent
-from exatrkx_hpc.work.events.values import Stamp, UnreadableEvent, blamed_on
+from exatrkx_hpc.base.parsing import blamed_on
+from exatrkx_hpc.work.events.values import Stamp, UnreadableEvent
+from exatrkx_hpc.work.workloads.base import Workload
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 EVENT: Final = "event"
 """The column that names the event, unless another one is asked for."""
-
-HITS: Final = ("r", "phi", "z")
-"""The columns of a hit: r/3000 mm, phi/pi, z/400 mm."""
 
 BATCH: Final = 1 << 16
 """Rows whose events are in memory at a time when a file is indexed."""
@@ -41,7 +40,7 @@ def require_pyarrow() -> None:
         raise MissingComponent(f"Parquet needs pyarrow ({error}); pip install 'exatrkx-hpc[parquet]'") from error
 
 
-def index(path: Path, *, column: str = EVENT, file: str = "") -> Iterator[Stamp]:
+def index(path: Path, workload: Workload, *, column: str = EVENT, file: str = "") -> Iterator[Stamp]:
     """Yield the events of a Parquet file in their order, `BATCH` rows in memory at a time.
 
     `file` is what their stamps call it. An event whose rows do not lie together comes more than once. Raises
@@ -50,7 +49,7 @@ def index(path: Path, *, column: str = EVENT, file: str = "") -> Iterator[Stamp]
     name, first, end = None, 0, 0
     with opened(path) as parquet:
         mtime_ns = path.stat().st_mtime_ns
-        _require_columns(path, parquet, column)
+        _require_columns(path, parquet, column, workload)
         for value, rows in _runs(path, parquet, column):
             if value != name:
                 if name is not None:
@@ -70,7 +69,7 @@ def _runs(path: Path, parquet: ParquetFile, column: str) -> Iterator[tuple[str, 
         if types.is_dictionary(values.type):
             values = values.cast(values.type.value_type)
         if values.null_count:
-            raise InputError(f"{path}: rows without a value in '{column}'; give each hit its event")
+            raise InputError(f"{path}: rows without a value in '{column}'; give each row its event")
         runs = compute.run_end_encode(values)
         lengths = np.diff(runs.run_ends.to_numpy(), prepend=0).tolist()
         for value, length in zip(runs.values.to_pylist(), lengths, strict=True):
@@ -95,19 +94,26 @@ def _name(path: Path, value: int | str, column: str) -> str:
     return name
 
 
-def _require_columns(path: Path, parquet: ParquetFile, column: str) -> None:
+def _require_columns(path: Path, parquet: ParquetFile, column: str, workload: Workload) -> None:
     from pyarrow import types
 
     schema = parquet.schema_arrow
-    for name in (column, *HITS):
+    kinds = {name: np.dtype(spec.dtype).kind for spec in workload.inputs for name in spec.columns}
+    for name in (column, *kinds):
         if len(schema.get_all_field_indices(name)) != 1:
             held = ", ".join(schema.names)
-            other = "; --event-column names another one" if name == column else "; a hit is r/3000, phi/pi, z/400"
+            other = (
+                "; --event-column names another one"
+                if name == column
+                else f"; workload {workload.name} has the columns {', '.join(kinds)}"
+            )
             raise InputError(f"{path} has no column '{name}' (it has: {held[:200]}){other}")
         kind = schema.field(name).type
-        if name in HITS:
+        if kinds.get(name) == "f":
             right = types.is_float32(kind) or types.is_float64(kind)
             wanted = "float or double"
+        elif name in kinds:
+            right, wanted = types.is_integer(kind), "a whole number"
         else:
             plain = kind.value_type if types.is_dictionary(kind) else kind
             right = types.is_integer(plain) or types.is_string(plain) or types.is_large_string(plain)

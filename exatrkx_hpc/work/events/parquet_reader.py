@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from exatrkx_hpc.work.events.numpy_files import checked_hits
-from exatrkx_hpc.work.events.parquet_files import HITS, opened, told
-from exatrkx_hpc.work.events.values import COLUMNS, EventFile, EventInput, Float32, Rows, UnreadableEvent
+from exatrkx_hpc.base.errors import InputError
+from exatrkx_hpc.work.events.parquet_files import opened, told
+from exatrkx_hpc.work.events.values import EventFile, EventInput, Rows, UnreadableEvent
+from exatrkx_hpc.work.workloads.base import Array, Tensor, Tensors, Workload
+from exatrkx_hpc.work.workloads.given import as_tensors
 
 if TYPE_CHECKING:
+    from pyarrow import Table
     from pyarrow.parquet import ParquetFile
 
 #: Row groups that are held: an event may begin in one and end in the next.
@@ -24,8 +27,9 @@ _HELD: Final = 2
 class ParquetReader:
     """Reads events for any thread, one at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, workload: Workload) -> None:
         """Open nothing yet."""
+        self._workload = workload
         self._lock = threading.Lock()
         self._closing = contextlib.ExitStack()
         self._open: _OpenFile | None = None
@@ -43,7 +47,7 @@ class ParquetReader:
         """Return the content of the event in these rows of its file.
 
         Raises UnreadableEvent when the file cannot be read, or is not as it was when the rows were found;
-        InputError for a torn file and for hits that are not finite.
+        InputError for a torn file and for anything but an event of the workload.
         """
         with self._lock:
             _require_unchanged(event.path, rows)
@@ -51,50 +55,79 @@ class ParquetReader:
                 self._close()
                 parquet = self._closing.enter_context(opened(event.path))
                 with told(event.path):
-                    self._open = _OpenFile(event.path, rows.mtime_ns, parquet)
+                    self._open = _OpenFile(event.path, rows.mtime_ns, parquet, self._workload)
             values = self._open.rows(rows.first, rows.number)
             _require_unchanged(event.path, rows)  # now what was read is known to be of that time
-        hits = checked_hits(values, f"{event.path}: event {event.name}")
-        digest = hashlib.sha256(hits.astype("<f4", copy=False).tobytes()).hexdigest()
-        return EventInput(hits=hits, size=len(hits), mtime_ns=rows.mtime_ns, sha256=digest)
+        try:
+            tensors = as_tensors(self._workload, values)
+        except InputError as error:
+            raise InputError(f"{event.path}: event {event.name}: {error}") from error
+        return EventInput(tensors=tensors, size=rows.number, mtime_ns=rows.mtime_ns, sha256=_digest(tensors))
+
+
+def _digest(tensors: Tensors) -> str:
+    whole = hashlib.sha256()
+    for array in tensors.values():
+        whole.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return whole.hexdigest()
 
 
 class _OpenFile:
     """An open file, where its row groups begin, and the last ones that were read."""
 
-    def __init__(self, path: Path, mtime_ns: int, parquet: ParquetFile) -> None:
+    def __init__(self, path: Path, mtime_ns: int, parquet: ParquetFile, workload: Workload) -> None:
         self.path, self.mtime_ns = path, mtime_ns
-        self._parquet = parquet
+        self._parquet, self._inputs = parquet, workload.inputs
         counts = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         self._ends = np.cumsum(counts, dtype=np.int64)
-        self._groups: dict[int, Float32] = {}
+        self._groups: dict[int, Tensors] = {}
 
-    def rows(self, first: int, number: int) -> Float32:
-        """Return these rows, float32 `[number, 3]`, a copy."""
-        hits, done = np.empty((number, COLUMNS), dtype=np.float32), 0
+    def rows(self, first: int, number: int) -> Tensors:
+        """Return these rows of each input, copies."""
+        parts: dict[str, list[Array]] = {spec.name: [_empty(spec, 0)] for spec in self._inputs}
+        done = 0
         while done < number:
             group = int(np.searchsorted(self._ends, first + done, side="right"))
             if group == len(self._ends):
                 raise _changed(self.path)
-            values = self._group(group)
-            part = values[first + done - (int(self._ends[group]) - len(values)) :][: number - done]
-            hits[done : done + len(part)] = part
-            done += len(part)
-        return hits
+            held = self._group(group)
+            rows = len(next(iter(held.values())))
+            start = first + done - (int(self._ends[group]) - rows)
+            stop = min(start + number - done, rows)
+            for name, values in held.items():
+                parts[name].append(values[start:stop])
+            done += stop - start
+        return {name: np.concatenate(values) for name, values in parts.items()}
 
-    def _group(self, number: int) -> Float32:
+    def _group(self, number: int) -> Tensors:
         held = self._groups.pop(number, None)
         if held is None:
             while len(self._groups) >= _HELD:
                 del self._groups[next(iter(self._groups))]
+            columns = [name for spec in self._inputs for name in spec.columns]
             with told(self.path):
-                table = self._parquet.read_row_group(number, columns=list(HITS), use_threads=False)
-                held = np.empty((table.num_rows, COLUMNS), dtype=np.float32)
-                with np.errstate(over="ignore"):  # becomes an infinity, which its event is refused for
-                    for column, name in enumerate(HITS):
-                        held[:, column] = table.column(name).to_numpy()
+                table = self._parquet.read_row_group(number, columns=columns, use_threads=False)
+                held = {spec.name: _filled(spec, table, self.path) for spec in self._inputs}
         self._groups[number] = held  # the one that was used last is at the end
         return held
+
+
+def _empty(spec: Tensor, rows: int) -> Array:
+    return np.empty((rows, len(spec.columns)) if len(spec.shape) == 2 else rows, dtype=spec.dtype)
+
+
+def _filled(spec: Tensor, table: Table, path: Path) -> Array:
+    """Return the columns of an input side by side."""
+    filled = _empty(spec, table.num_rows)
+    with np.errstate(over="ignore"):  # becomes an infinity, which its event is refused for
+        for place, name in enumerate(spec.columns):
+            values = table.column(name)
+            if filled.dtype.kind in "iu":
+                if values.null_count:
+                    raise InputError(f"{path}: the column '{name}' has rows without a value; write it again")
+                values = values.cast(str(filled.dtype))  # which pyarrow refuses for a number that does not fit
+            filled[(slice(None), place) if filled.ndim == 2 else slice(None)] = values.to_numpy()
+    return filled
 
 
 def _require_unchanged(path: Path, rows: Rows) -> None:

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 
 from exatrkx_hpc.base.errors import InputError
-from exatrkx_hpc.work.events.values import COLUMNS, Float32
-from exatrkx_hpc.work.events.writing import DIGITS
+from exatrkx_hpc.work.events.writing import DIGITS, Float32
+from exatrkx_hpc.work.workloads.hits_numpy import COLUMNS
 
 _ROWS: Final = f"[N, {COLUMNS}] is wanted, a row for each hit"
 

@@ -1,4 +1,4 @@
-"""Events and labels as files: the door to every format of events, and the label files in return.
+"""Events as files: the door to every format.
 
 A source of events is a folder of `*.csv`, `*.npy` or `*.npz`, one event a file, or a folder of `*.parquet`, or one
 such file, with many events each. Of one folder all events have the same format.
@@ -11,46 +11,41 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.base.files import LFS_REMEDY, is_lfs_pointer
-from exatrkx_hpc.base.whole_numbers import Whole, whole_numbers
-from exatrkx_hpc.work.events.csv_files import parse_csv
-from exatrkx_hpc.work.events.numpy_files import parse_npy, parse_npz
+from exatrkx_hpc.base.parsing import blamed_on
 from exatrkx_hpc.work.events.parquet_files import EVENT, index, require_pyarrow
 from exatrkx_hpc.work.events.parquet_reader import ParquetReader
-from exatrkx_hpc.work.events.values import (
-    COLUMNS,
-    EventFile,
-    EventInput,
-    Float32,
-    Rows,
-    Stamp,
-    UnreadableEvent,
-    blamed_on,
-)
+from exatrkx_hpc.work.events.table_files import parse_arrays, parse_csv_table
+from exatrkx_hpc.work.events.values import EventFile, EventInput, Rows, Stamp, UnreadableEvent
+from exatrkx_hpc.work.workloads.base import Parser, Tensors, Workload
+from exatrkx_hpc.work.workloads.table import workload as default_workload
 
-__all__ = ["COLUMNS", "EVENT", "EventFile", "EventInput", "Rows", "Stamp", "UnreadableEvent"]
+__all__ = ["EVENT", "EventFile", "EventInput", "Rows", "Stamp", "UnreadableEvent"]
 
 CSV: Final = "csv"
 PARQUET: Final = "parquet"
 
-_PARSERS: Final[Mapping[str, Callable[[Path, bytes], Float32]]] = MappingProxyType(
-    {CSV: parse_csv, "npy": parse_npy, "npz": parse_npz}
-)
 _PACKED: Final = (".gz", ".bz2", ".xz", ".zst", ".zip")
-FORMATS: Final = (*_PARSERS, PARQUET)
-"""The formats of events, each named as the files end."""
+FORMATS: Final = (CSV, "npy", "npz", PARQUET)
+"""The formats of events, each named as the files end; not every workload has all of them."""
 
 
-def find_events(source: Path, form: str | None = None, *, column: str = EVENT) -> tuple[EventFile, ...]:
+def parsers_of(workload: Workload) -> Mapping[str, Parser]:
+    """Return what reads a file that is one event, by how the files end."""
+    if workload.parsers:
+        return workload.parsers
+    return {CSV: partial(parse_csv_table, workload), "npz": partial(parse_arrays, workload)}
+
+
+def find_events(
+    source: Path, form: str | None = None, *, column: str = EVENT, workload: Workload | None = None
+) -> tuple[EventFile, ...]:
     """Return the events of `source`, `evt_2` before `evt_10`; those of the format `form` where one is named.
 
     Raises InputError as `format_of` and `scan_events`, also when there is none, or one is in two places.
@@ -59,7 +54,7 @@ def find_events(source: Path, form: str | None = None, *, column: str = EVENT) -
     keyed = sorted(
         (
             (event_key(stamp.name), place_event(source, form, stamp))
-            for stamp in scan_events(source, form, column=column)
+            for stamp in scan_events(source, form, column=column, workload=workload)
         ),
         key=lambda one: one[0],
     )
@@ -110,21 +105,21 @@ def format_of(source: Path) -> str:
     return form
 
 
-def scan_events(source: Path, form: str, *, column: str = EVENT) -> Iterator[Stamp]:
-    """Yield the events of `source`, in no order, without reading their hits and without holding them all.
+def scan_events(source: Path, form: str, *, column: str = EVENT, workload: Workload | None = None) -> Iterator[Stamp]:
+    """Yield the events of `source`, in no order, without reading them and without holding them all.
 
     Events are the files of the format `form` that lie directly in the folder; what lies deeper (`truth/`) is no
     event, and neither is a hidden file. Of a Parquet file the column `column` names them. Raises InputError when the
     source does not exist or cannot be read.
     """
     if form == PARQUET and _is_parquet_file(source):
-        yield from index(source, column=column)
+        yield from index(source, workload or default_workload(), column=column)
         return
     for entry in _files(source):
         if not entry.name.endswith(f".{form}"):
             continue
         if form == PARQUET:
-            yield from index(Path(entry.path), column=column, file=entry.name)
+            yield from index(Path(entry.path), workload or default_workload(), column=column, file=entry.name)
             continue
         with contextlib.suppress(FileNotFoundError):  # it went in this very moment
             stat = entry.stat()
@@ -174,35 +169,33 @@ def event_key(name: str) -> bytes:
 class Reader:
     """Reads events of any format, for any thread; a Parquet file stays open until the next one, or `close`."""
 
-    def __init__(self) -> None:
-        """Open nothing yet."""
-        self._parquet = ParquetReader()
+    def __init__(self, workload: Workload | None = None) -> None:
+        """Open nothing yet; `workload` says what an event is, by default that of ExaTrkX."""
+        self._workload = workload or default_workload()
+        self._parquet = ParquetReader(self._workload)
 
     def read(self, event: EventFile) -> EventInput:
         """Return the content of an event.
 
         Raises UnreadableEvent, an InputError, when its file cannot be read or changes meanwhile, and InputError, with
-        the file and the place in it, for anything but hits `[N, 3]` of finite numbers.
+        the file and the place in it, for anything but an event of the workload.
         """
-        return read_event(event.path) if event.rows is None else self._parquet.read(event, event.rows)
+        if event.rows is not None:
+            return self._parquet.read(event, event.rows)
+        return read_event(event.path, self._workload)
 
     def close(self) -> None:
         """Let go of what is open."""
         self._parquet.close()
 
 
-def read_hits(path: Path) -> Float32:
-    """Return the hits of a file that is one event, float32 `[N, 3]`, contiguous and finite; see `read_event`."""
-    return read_event(path).hits
-
-
-def read_event(path: Path) -> EventInput:
-    """Return the content of a file that is one event, of the format that its name tells; an empty CSV has N = 0.
+def read_event(path: Path, workload: Workload | None = None) -> EventInput:
+    """Return the content of a file that is one event, of the format that its name tells.
 
     Raises UnreadableEvent, an InputError, when the file cannot be read or changes meanwhile, and InputError for
-    anything but hits `[N, 3]` of finite numbers.
+    anything but an event of the workload, by default that of ExaTrkX.
     """
-    form = path.suffix[1:] if path.suffix[1:] in _PARSERS else CSV
+    form = path.suffix[1:] if path.suffix[1:] in FORMATS else CSV
     try:
         with blamed_on(path, f"*.{form}", but=(OSError,)), path.open("rb") as file:
             before = os.fstat(file.fileno())
@@ -212,43 +205,19 @@ def read_event(path: Path) -> EventInput:
         raise UnreadableEvent(f"cannot read {path}: {error.strerror}") from error
     if (before.st_mtime_ns, len(data)) != (after.st_mtime_ns, after.st_size):
         raise UnreadableEvent(f"{path} changed while it was read; run it again when nobody writes to it")
+    tensors = _parsed(path, data, form, workload or default_workload())
+    digest = hashlib.sha256(data).hexdigest()
+    return EventInput(tensors=tensors, size=len(data), mtime_ns=after.st_mtime_ns, sha256=digest)
+
+
+def _parsed(path: Path, data: bytes, form: str, workload: Workload) -> Tensors:
+    parsers = parsers_of(workload)
+    if form not in parsers:
+        raise InputError(f"{path}: events of workload {workload.name} are {', '.join(parsers)} or parquet, not {form}")
     try:
         with blamed_on(path, f"*.{form}"):
-            hits = _PARSERS[form](path, data)
+            return parsers[form](path, data)
     except InputError as error:
         if is_lfs_pointer(path):
             raise InputError(f"{path} is a Git LFS pointer, not the file itself; {LFS_REMEDY}") from error
         raise
-    digest = hashlib.sha256(data).hexdigest()
-    return EventInput(hits=hits, size=len(data), mtime_ns=after.st_mtime_ns, sha256=digest)
-
-
-def labels_text(labels: NDArray[np.int64]) -> str:
-    """Return labels `[N]` as the text of a label file: one integer a line, in the order of the hits."""
-    return "%d\n" * labels.size % tuple(labels.tolist())
-
-
-def read_labels(path: Path) -> NDArray[np.int64]:
-    """Return the labels of a label file as this project writes them, int64 `[N]`; an empty file has N = 0.
-
-    Raises InputError when it cannot be read or holds anything but one integer of 64 bits a line.
-    """
-    labels = read_foreign_labels(path)
-    if labels.dtype != np.int64:
-        raise InputError(f"{path} is no label file: {labels.max()} is no signed integer of 64 bits; write it again")
-    return labels.astype(np.int64, copy=False)
-
-
-def read_foreign_labels(path: Path) -> Whole:
-    """Return labels of any program, `[N]`, all exact: int64, or uint64 where one needs it; else as `read_labels`."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no label file: it is not text ({error.reason}); write it again") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    lines = text.rstrip().split("\n") if text.strip() else []
-    try:
-        return whole_numbers(lines, first=1)
-    except ValueError as error:
-        raise InputError(f"{path}:{error}; a label file has one integer of 64 bits a line") from error

@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.base.files import write_whole
-from exatrkx_hpc.work.events.parquet_files import EVENT, HITS, require_pyarrow
-from exatrkx_hpc.work.events.values import COLUMNS, Float32
+from exatrkx_hpc.work.events.parquet_files import EVENT, require_pyarrow
+from exatrkx_hpc.work.workloads.hits_numpy import COLUMNS
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetWriter
+
+Float32 = NDArray[np.float32]
+
+HITS: Final = ("r", "phi", "z")
+"""The columns of a hit: r/3000 mm, phi/pi, z/400 mm."""
 
 Write = Callable[[str, Float32], None]
 """What takes the name and the hits of an event."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,9 +22,9 @@ MEMBER: Final = "exatrkx-member"
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What came back for one request: the output, None where there was none, and who sent it, as far as it says."""
+    """What came back for one request: the outputs that were there, by name, and who sent them, as far as it says."""
 
-    output: NDArray[Any] | None
+    outputs: Mapping[str, NDArray[Any]]
     member: str
     version: str
 
@@ -41,13 +41,16 @@ class Channel:
         """Close the channel; calls in flight end with an error."""
         await self._channel.close()
 
-    async def infer(self, model: str, inputs: Mapping[str, NDArray[Any]], output: str, *, timeout: float) -> Reply:
-        """Return the output of a model for its inputs, by their names.
+    async def infer(
+        self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Iterable[str], *, timeout: float
+    ) -> Reply:
+        """Return the outputs of a model for its inputs, by their names.
 
         Raises ValueError when the bytes that came back do not make up the shape.
         """
         message = service_pb2.ModelInferRequest(model_name=model)
-        message.outputs.add(name=output)
+        for name in outputs:
+            message.outputs.add(name=name)
         for name, array in inputs.items():
             message.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
             message.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
@@ -57,7 +60,10 @@ class Channel:
             headers = dict(await call.initial_metadata())
         # After a repeat inside the balancer it names all that it asked; the one that answered is the last.
         member = str(headers.get(MEMBER, "")).rpartition(", ")[2]
-        return Reply(output=InferResult(response).as_numpy(output), member=member, version=response.model_version)
+        result = InferResult(response)
+        found = {entry.name: result.as_numpy(entry.name) for entry in response.outputs}
+        held = {name: array for name, array in found.items() if array is not None}
+        return Reply(outputs=held, member=member, version=response.model_version)
 
     async def ready(self, model: str, *, timeout: float) -> bool:
         """Say whether the model is ready."""

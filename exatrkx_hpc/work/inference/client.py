@@ -1,10 +1,10 @@
-"""One channel to the endpoint: hits in, labels out, with patience for servers that come and go."""
+"""One channel to the endpoint: an event's tensors in, its results out, with patience for servers that come and go."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exatrkx_hpc.base.errors import ConfigError, EndpointError, ExatrkxError, ModelError
-from exatrkx_hpc.work.events.given_hits import checked_hits
 from exatrkx_hpc.work.inference.channel import Channel, Reply
-from exatrkx_hpc.work.inference.modes import HITS, LABELS, MODEL, Request, models_of, route
 from exatrkx_hpc.work.inference.retry import (
     Patience,
     RequestFailed,
@@ -25,6 +23,9 @@ from exatrkx_hpc.work.inference.retry import (
     refused,
     worth_repeating,
 )
+from exatrkx_hpc.work.workloads.base import Request, Tensors, Workload, check_outputs, single
+from exatrkx_hpc.work.workloads.given import Given, as_tensors
+from exatrkx_hpc.work.workloads.table import workload_of
 
 if TYPE_CHECKING:
     from exatrkx_hpc.config.values import Mode
@@ -32,18 +33,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The labels of one event, int64 `[N]`, the seconds they took with all repeats, and how many repeats.
+    """The outputs of one event, the seconds they took with all repeats, and how many repeats.
 
     `member` is the server that answered last and `version` the version of its model, where the answer says so.
-    `models` are the seconds that each model took, repeats included, where the client asked it itself.
+    `stages` are the seconds that each stage took, repeats included, where the client asked them one by one.
     """
 
-    labels: NDArray[np.int64]
+    outputs: Tensors
     seconds: float
     retries: int
     member: str = ""
     version: str = ""
-    models: Mapping[str, float] = field(default_factory=dict)
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 class Client:
@@ -53,21 +54,24 @@ class Client:
         self,
         server: str,
         *,
-        model: str = MODEL,
+        workload: Workload | None = None,
+        model: str = "",
         mode: Mode = "ensemble",
         request_timeout: float = 60.0,
         patience: float = 120.0,
     ) -> None:
         """Prepare a channel to `server` (`host:port`); nothing is sent yet.
 
-        `mode` is `ensemble` (one request to `model`), `stages` (one to each stage) or `fused` (one to the fused
-        model). `request_timeout` is the deadline of one attempt in seconds. `patience` is how long, in seconds
-        after the first failure, a request is repeated; 0 means not at all. Raises ConfigError for a bad address
-        or mode.
+        `workload` says which tensors go out and come back; by default it is the one that `model` belongs to, and
+        without a model that of ExaTrkX. `mode` is `ensemble` (one request to `model`), or another that the workload
+        has, such as `stages` (one to each stage) or `fused` (one to the fused model). `request_timeout` is the
+        deadline of one attempt in seconds. `patience` is how long, in seconds after the first failure, a request is
+        repeated; 0 means not at all. Raises ConfigError for a bad address or mode.
         """
         self.server = checked_address(server)
-        self._route = route(mode, model)
-        self.model = models_of(mode, model)
+        self.workload = workload or workload_of(model)
+        self._requests = self.workload.requests(mode, model)
+        self.model = self.workload.models(mode, model)
         self._timeout = request_timeout
         self._patience = Patience(seconds=patience)
         self._channel = Channel(server)
@@ -82,63 +86,70 @@ class Client:
         """Close the channel; requests in flight end with an error."""
         await self._channel.close()
 
-    async def find_tracks(self, hits: ArrayLike) -> NDArray[np.int64]:
-        """Return the track label of each hit, int64 `[N]`, for hits `[N, 3]`.
+    async def infer(self, event: Given) -> Any:  # noqa: ANN401 - an array, or a mapping of arrays
+        """Return what the service gives for one event: the output where the workload has one, else all by name.
 
-        Raises InputError for hits that are no finite `[N, 3]` numbers, EndpointError when nothing useful
-        answers within the patience, ModelError when the model refuses or answers nonsense.
+        `event` is an array where the workload has one input, else a mapping of arrays by the names of the inputs.
+        Raises InputError for an event that cannot be used, EndpointError when nothing useful answers within the
+        patience, ModelError when the model refuses or answers nonsense.
         """
-        return (await self.ask(hits)).labels
+        return single((await self.ask(as_tensors(self.workload, event))).outputs)
 
-    async def ask(self, hits: ArrayLike) -> Answer:
-        """Do what `find_tracks` does, and also say how long it took; the same errors."""
-        features = checked_hits(hits)
-        tensors: dict[str, NDArray[Any]] = {HITS: features}
+    async def find_tracks(self, hits: ArrayLike) -> NDArray[np.int64]:
+        """Return the track label of each hit, int64 `[N]`, for hits `[N, 3]`; the errors of `infer`."""
+        labels: NDArray[np.int64] = await self.infer(hits)
+        return labels
+
+    async def ask(self, inputs: Tensors) -> Answer:
+        """Return the outputs for inputs that `as_tensors` or a reader made, and how they were got; as `infer`."""
+        tensors = dict(inputs)
         begin, repeats = time.monotonic(), 0
         ends = [begin]
-        for request in self._route:
+        for request in self._requests:
             reply, more = await self._send(request, tensors)
-            tensors[request.result] = self._output(request, reply)
+            tensors |= self._outputs(request, reply)
             repeats += more
             ends.append(time.monotonic())
-        labels = self._labels(tensors[LABELS], len(features))
+        outputs = {spec.name: np.array(tensors[spec.name]) for spec in self.workload.outputs}  # not views of a message
+        check_outputs(self.workload, inputs, outputs, who=f"{request.model} at {self.server}")
         seconds = time.monotonic() - begin
-        models = {one.model: end - start for one, (start, end) in zip(self._route, pairwise(ends), strict=True)}
         return Answer(
-            labels=labels,
+            outputs=outputs,
             seconds=seconds,
             retries=repeats,
             member=reply.member,
             version=reply.version,
-            models=models,
+            stages=self._stages(ends),
         )
 
-    async def _send(self, request: Request, tensors: Mapping[str, NDArray[Any]]) -> tuple[Reply, int]:
+    def _stages(self, ends: Sequence[float]) -> dict[str, float]:
+        """Return the seconds of each stage, from the ends of its requests; `ends` begins with the start of all."""
+        spent: dict[str, float] = {}
+        for request, (start, end) in zip(self._requests, pairwise(ends), strict=True):
+            if request.stage:
+                spent[request.stage] = spent.get(request.stage, 0.0) + end - start
+        return spent
+
+    async def _send(self, request: Request, tensors: Tensors) -> tuple[Reply, int]:
         """Return the reply to one request, repeated as patience has it, and the number of repeats."""
         inputs = {name: tensors[source] for name, source in request.inputs.items()}
 
         async def attempt() -> Reply:
-            return await self._channel.infer(request.model, inputs, request.output, timeout=self._timeout)
+            return await self._channel.infer(request.model, inputs, request.outputs, timeout=self._timeout)
 
         try:
             return await persist(attempt, patience=self._patience)
         except RequestFailed as failure:
             raise explain(failure, server=self.server, model=request.model) from failure
         except ValueError as error:  # the bytes do not make up the shape
-            what = f"{request.output}: {one_line(str(error))}"
+            what = f"{', '.join(request.outputs)}: {one_line(str(error))}"
             raise ModelError(f"{request.model} at {self.server} sent broken {what}") from error
 
-    def _output(self, request: Request, reply: Reply) -> NDArray[Any]:
-        if reply.output is None:
-            raise ModelError(f"{request.model} at {self.server} sent no {request.output}; see the server's log")
-        return reply.output
-
-    def _labels(self, array: NDArray[Any], hits: int) -> NDArray[np.int64]:
-        last = self._route[-1]
-        if array.dtype != np.int64 or array.shape != (hits,):
-            what = f"{last.output} {array.dtype} {list(array.shape)}"
-            raise ModelError(f"{last.model} at {self.server} sent {what} for {hits} hits, not int64 [{hits}]")
-        return np.array(array)  # the client's array is a read-only view of the message
+    def _outputs(self, request: Request, reply: Reply) -> Tensors:
+        for name in request.outputs:
+            if name not in reply.outputs:
+                raise ModelError(f"{request.model} at {self.server} sent no {name}; see the server's log")
+        return {result: reply.outputs[name] for name, result in request.outputs.items()}
 
     async def check(self, deadline: float) -> None:
         """Return when the endpoint serves every model of the mode; wait for it at most `deadline` seconds.
@@ -146,7 +157,7 @@ class Client:
         A refused connection or a server without a model fails at once. Raises EndpointError or ModelError.
         """
         until = time.monotonic() + deadline
-        for request in self._route:
+        for request in self._requests:
             await self._check(request.model, deadline, until)
 
     async def _check(self, model: str, deadline: float, until: float) -> None:
@@ -168,7 +179,7 @@ class Client:
     async def version(self) -> str:
         """Return the version of each model of the mode, with commas, as the server says; empty where it does not."""
         try:
-            return ",".join([await self._channel.version(request.model, timeout=5.0) for request in self._route])
+            return ",".join([await self._channel.version(request.model, timeout=5.0) for request in self._requests])
         except RequestFailed:  # a site may restrict this call
             return ""
 
@@ -191,7 +202,7 @@ class Client:
         return "; ".join([*reasons, f"ready: {', '.join(ready) or 'none'}"])
 
 
-def check_endpoint(server: str, model: str = MODEL, deadline: float = 10.0) -> None:
+def check_endpoint(server: str, model: str = "", deadline: float = 10.0) -> None:
     """Return when `server` (`host:port`) serves `model`; wait for it at most `deadline` seconds.
 
     Raises EndpointError when nothing useful answers, ModelError when the model is not loaded, ConfigError for

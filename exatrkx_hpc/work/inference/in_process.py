@@ -1,30 +1,27 @@
-"""Labels without a server: the pipeline in the worker's own process, asked as a client is."""
+"""Results without a server: the workload's own function in the worker's process, asked as a client is."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from exatrkx_hpc.models.pipeline import load_tracker
-from exatrkx_hpc.work.events.given_hits import checked_hits
+from exatrkx_hpc.base.errors import ConfigError
 from exatrkx_hpc.work.inference.client import Answer
-
-Tracker = Callable[[NDArray[np.float32]], NDArray[np.int64]]
+from exatrkx_hpc.work.workloads.base import DIRECT, Tensors, Workload, check_outputs
 
 
 class Direct:
-    """The pipeline of one model repository, one event at a time; use it within one event loop."""
+    """What a workload does without a server, one event at a time; use it within one event loop."""
 
-    def __init__(self, repository: Path) -> None:
-        """Begin to load the weights; what is wrong with them is said to each `ask`."""
+    def __init__(self, workload: Workload, repository: Path) -> None:
+        """Begin to load the models of a repository; what is wrong with them is said to each `ask`."""
+        if workload.in_process is None:
+            raise ConfigError(f"workload {workload.name} has no mode {DIRECT}; it needs a server")
+        self._workload = workload
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pipeline")
-        self._tracker = self._thread.submit(load_tracker, repository)
+        self._infer = self._thread.submit(workload.in_process, repository)
 
     async def __aenter__(self) -> Direct:
         return self
@@ -32,17 +29,17 @@ class Direct:
     async def __aexit__(self, *_: object) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def ask(self, hits: ArrayLike) -> Answer:
-        """Return the labels of hits `[N, 3]`, as `Client.ask` does, and the seconds that the pipeline took.
+    async def ask(self, inputs: Tensors) -> Answer:
+        """Return the outputs for the inputs of an event, as `Client.ask` does, and the seconds that they took.
 
-        Raises InputError for hits that are no finite `[N, 3]` numbers, ModelError when the pipeline cannot be
-        loaded or refuses them.
+        Raises InputError for inputs that cannot be used, ModelError when the models cannot be loaded or refuse them.
         """
-        features = checked_hits(hits)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._find, features)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, inputs)
 
-    def _find(self, features: NDArray[np.float32]) -> Answer:
-        tracker: Tracker = self._tracker.result()  # loaded in this very thread, before any event
+    def _ask(self, inputs: Tensors) -> Answer:
+        infer = self._infer.result()  # loaded in this very thread, before any event
         begin = time.monotonic()
-        labels = tracker(features)
-        return Answer(labels=labels, seconds=time.monotonic() - begin, retries=0)
+        outputs = infer(inputs)
+        seconds = time.monotonic() - begin
+        check_outputs(self._workload, inputs, outputs, who=self._workload.name)
+        return Answer(outputs=outputs, seconds=seconds, retries=0)

@@ -11,12 +11,12 @@ from typing import Final
 
 from exatrkx_hpc.base.errors import OutputError
 
-SCHEMA: Final = 2
-"""The version of the tables; a ledger of another one is refused."""
+SCHEMA: Final = 3
+"""The version of the tables. Older ledgers are taken over, newer ones refused."""
 
 #: Made when a ledger is opened, so that one of an earlier program has it, too: what else is known of a done event.
 _EXTRAS: Final = """
-CREATE TABLE IF NOT EXISTS extras (key BLOB PRIMARY KEY, tracks INTEGER NOT NULL, stages TEXT) WITHOUT ROWID
+CREATE TABLE IF NOT EXISTS extras (key BLOB PRIMARY KEY, counts TEXT, stages TEXT) WITHOUT ROWID
 """
 
 _APPLICATION: Final = 0x65787472  # "extr", so that another program's SQLite file is told apart
@@ -32,13 +32,22 @@ CREATE TABLE events (
     size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 BLOB, file TEXT, first INTEGER,
     state TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'done', 'failed', 'quarantined')),
     attempts INTEGER NOT NULL DEFAULT 0, retries INTEGER NOT NULL DEFAULT 0,
-    run INTEGER, ended REAL, seconds REAL, hits INTEGER, member TEXT, version TEXT,
-    labels_size INTEGER, labels_sha256 BLOB, part BLOB, kind TEXT, reason TEXT
+    run INTEGER, ended REAL, seconds REAL, items INTEGER, member TEXT, version TEXT,
+    result_size INTEGER, result_sha256 BLOB, part BLOB, kind TEXT, reason TEXT
 ) WITHOUT ROWID;
 CREATE TABLE parts (
     key BLOB PRIMARY KEY, name TEXT NOT NULL, events INTEGER NOT NULL, size INTEGER NOT NULL, sha256 BLOB NOT NULL,
     ended REAL NOT NULL
 ) WITHOUT ROWID;
+"""
+
+#: What turns the tables of version 2, whose events had hits and labels alone, into those of version 3.
+_FROM_2: Final = """
+ALTER TABLE events RENAME COLUMN hits TO items;
+ALTER TABLE events RENAME COLUMN labels_size TO result_size;
+ALTER TABLE events RENAME COLUMN labels_sha256 TO result_sha256;
+UPDATE facts SET name = 'results' WHERE name = 'labels';
+INSERT OR IGNORE INTO facts VALUES ('workload', 'exatrkx'), ('item', 'hits');
 """
 
 
@@ -81,6 +90,7 @@ def connect(path: Path, *, locks: bool = True) -> sqlite3.Connection:
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
             _require_ours(path, db)  # before anything is written
             _own(db)
+            _take_over(db)
             (fault,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if fault != "ok":
                 raise _damaged(path, fault)
@@ -117,11 +127,18 @@ def _require_ours(path: Path, db: sqlite3.Connection) -> None:
     (schema,) = db.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
         raise OutputError(f"{path} is no ledger of run-clients; choose another -o, or begin anew with --fresh")
-    if schema != SCHEMA:
+    if not 2 <= schema <= SCHEMA:
         raise OutputError(
             f"{path} is a ledger of version {schema}, and this program writes version {SCHEMA}; go on with the "
             "program that began it, choose another -o, or begin anew with --fresh"
         )
+
+
+def _take_over(db: sqlite3.Connection) -> None:
+    """Bring an older ledger to this program's tables: all of it, or nothing."""
+    (schema,) = db.execute("PRAGMA user_version").fetchone()
+    if schema < SCHEMA:
+        db.executescript(f"BEGIN; {_FROM_2} PRAGMA user_version={SCHEMA}; COMMIT;")
 
 
 def as_text(value: str) -> bytes:

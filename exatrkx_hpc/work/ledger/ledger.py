@@ -28,17 +28,17 @@ _COMMIT_EVENTS: Final = 500
 
 _DONE: Final = """
 UPDATE events SET state = 'done', attempts = attempts + :attempts, retries = retries + :retries, run = :run,
-    ended = :ended, seconds = :seconds, hits = :hits, member = :member, version = :version, size = :size,
-    mtime_ns = :mtime_ns, sha256 = :sha256, labels_size = :labels_size, labels_sha256 = :labels_sha256, part = :part,
+    ended = :ended, seconds = :seconds, items = :items, member = :member, version = :version, size = :size,
+    mtime_ns = :mtime_ns, sha256 = :sha256, result_size = :result_size, result_sha256 = :result_sha256, part = :part,
     kind = NULL, reason = NULL
 WHERE key = :key
 """
 _FAILED: Final = """
 UPDATE events SET state = :state, attempts = attempts + :attempts, run = :run, ended = :ended, kind = :kind,
-    reason = CAST(:reason AS TEXT), seconds = NULL, hits = NULL, labels_size = NULL, labels_sha256 = NULL, part = NULL
+    reason = CAST(:reason AS TEXT), seconds = NULL, items = NULL, result_size = NULL, result_sha256 = NULL, part = NULL
 WHERE key = :key
 """
-_EXTRA: Final = "INSERT OR REPLACE INTO extras VALUES (:key, :tracks, :stages)"
+_EXTRA: Final = "INSERT OR REPLACE INTO extras VALUES (:key, :counts, :stages)"
 _PART: Final = "INSERT OR REPLACE INTO parts VALUES (:key, CAST(:name AS TEXT), :events, :size, :sha256, :ended)"
 
 
@@ -152,7 +152,7 @@ class Ledger:
             return [place_event(folder, form, Stamp(*row)) for row in self.db.execute(query, values)]
 
     def done(self, result: Result, *, attempts: int = 1) -> None:
-        """Note that the labels of an event are on disk; `attempts` workers had it since the last note."""
+        """Note that the result of an event is on disk; `attempts` workers had it since the last note."""
         self._pending.append((_EXTRA, _extra(result)))
         self._note(_DONE, self._done(result, attempts))
 
@@ -169,14 +169,14 @@ class Ledger:
 
     def _done(self, result: Result, attempts: int) -> dict[str, object]:
         fields = {**vars(result), "key": event_key(result.name), "attempts": attempts, "run": self.run}
-        for name in ("sha256", "labels_sha256"):
+        for name in ("sha256", "result_sha256"):
             fields[name] = bytes.fromhex(str(fields[name])) or None
-        for name in ("name", "tracks", "stages"):
+        for name in ("name", "counts", "stages"):
             del fields[name]
         return {**fields, "ended": time.time(), "part": None}
 
     def fail(self, failed: Failed, *, attempts: int = 1) -> None:
-        """Note that an event has no labels; one that failed for itself is not tried again by the next run."""
+        """Note that an event has no result; one that failed for itself is not tried again by the next run."""
         fields = {
             "key": event_key(failed.event),
             "kind": failed.kind,
@@ -218,8 +218,8 @@ class Ledger:
 
 
 def _extra(result: Result) -> dict[str, object]:
-    stages = json.dumps(list(result.stages)) if result.stages else None
-    return {"key": event_key(result.name), "tracks": result.tracks, "stages": stages}
+    counts, stages = (json.dumps(known) if known else None for known in (result.counts, result.stages))
+    return {"key": event_key(result.name), "counts": counts, "stages": stages}
 
 
 def _grouped(

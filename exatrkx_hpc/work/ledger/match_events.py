@@ -28,6 +28,7 @@ from exatrkx_hpc.work.events.source import (
 from exatrkx_hpc.work.ledger.file import as_text
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.results.shards import WHOLE, Shard
+from exatrkx_hpc.work.workloads.base import Workload
 
 T = TypeVar("T")
 
@@ -50,7 +51,13 @@ class Changes:
 
 
 def match_events(
-    ledger: Ledger, folder: Path, *, accept: bool = False, column: str = EVENT, shard: Shard = WHOLE
+    ledger: Ledger,
+    folder: Path,
+    *,
+    accept: bool = False,
+    column: str = EVENT,
+    shard: Shard = WHOLE,
+    workload: Workload | None = None,
 ) -> Changes:
     """Take the events of `folder`, of the format that the ledger is of, into the ledger; return what was different.
 
@@ -61,7 +68,8 @@ def match_events(
     """
     with ledger.told():
         try:
-            changes = _match_events(ledger, folder, accept=accept, column=column, shard=shard)
+            listing = _Listing(folder=folder, column=column, shard=shard, workload=workload)
+            changes = _match_events(ledger, listing, accept=accept)
             ledger.db.commit()
         except BaseException:
             ledger.db.rollback()
@@ -71,13 +79,23 @@ def match_events(
     return changes
 
 
-def _match_events(ledger: Ledger, folder: Path, *, accept: bool, column: str, shard: Shard) -> Changes:
-    before = ledger.counts().events
+@dataclass(frozen=True, kw_only=True)
+class _Listing:
+    """Which events are there: of a folder, of a shard, of a workload."""
+
+    folder: Path
+    column: str
+    shard: Shard
+    workload: Workload | None
+
+
+def _match_events(ledger: Ledger, listing: _Listing, *, accept: bool) -> Changes:
+    before, folder = ledger.counts().events, listing.folder
     form = ledger.facts.get("format", CSV)
-    listed = _list(ledger, folder, form, column, shard)
-    if not listed and shard.is_whole:
+    listed = _list(ledger, listing, form)
+    if not listed and listing.shard.is_whole:
         raise no_events(folder)
-    with contextlib.closing(_changed(ledger, folder, form)) as changed:
+    with contextlib.closing(_changed(ledger, listing, form)) as changed:
         first = [name for _, name in itertools.islice(changed, _NAMED)]
         # To refuse, the first ones are enough: each of them costs a file that is read.
         number = len(first) + (sum(1 for _ in changed) if accept else 0)
@@ -97,14 +115,14 @@ def _match_events(ledger: Ledger, folder: Path, *, accept: bool, column: str, sh
     return Changes(new=listed - known, changed=number, gone=forgotten)
 
 
-def _list(ledger: Ledger, folder: Path, form: str, column: str, shard: Shard) -> int:
+def _list(ledger: Ledger, listing: _Listing, form: str) -> int:
     """Put the events of the folder, which may be millions, into a table that SQLite keeps on disk."""
     ledger.db.execute(
         "CREATE TEMP TABLE listed (key BLOB, name TEXT, size INTEGER, mtime_ns INTEGER, file TEXT, first INTEGER)"
     )
     number = 0
-    rows = map(_row, scan_events(folder, form, column=column))
-    for batch in batches(row for row in rows if shard.owns(row[0])):
+    rows = map(_row, scan_events(listing.folder, form, column=listing.column, workload=listing.workload))
+    for batch in batches(row for row in rows if listing.shard.owns(row[0])):
         ledger.db.executemany("INSERT INTO listed VALUES (?, CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), ?)", batch)
         number += len(batch)
     if form == PARQUET:  # a folder has a name once, a Parquet file may have an event anywhere
@@ -112,7 +130,7 @@ def _list(ledger: Ledger, folder: Path, form: str, column: str, shard: Shard) ->
         query = f"SELECT name FROM listed GROUP BY key HAVING count(*) > 1 LIMIT {_NAMED}"
         names = [name for (name,) in ledger.db.execute(query)]
         if names:
-            raise scattered_events(folder, names)
+            raise scattered_events(listing.folder, names)
     return number
 
 
@@ -121,7 +139,7 @@ def _row(stamp: Stamp) -> tuple[bytes, bytes, int, int, bytes | None, int | None
     return event_key(stamp.name), as_text(stamp.name), stamp.size, stamp.mtime_ns, file, stamp.first
 
 
-def _changed(ledger: Ledger, folder: Path, form: str) -> Generator[tuple[bytes, str], None, None]:
+def _changed(ledger: Ledger, listing: _Listing, form: str) -> Generator[tuple[bytes, str], None, None]:
     """Yield the done events whose content is another now, and let them wait again."""
     stamp = ", ".join(f"listed.{name.strip()}" for name in _STAMP.split(","))
     differing = ledger.db.execute(
@@ -129,10 +147,10 @@ def _changed(ledger: Ledger, folder: Path, form: str) -> Generator[tuple[bytes, 
         "WHERE listed.size != events.size OR listed.mtime_ns != events.mtime_ns "
         "OR listed.file IS NOT events.file OR listed.first IS NOT events.first"
     )
-    with contextlib.closing(Reader()) as reader:
+    with contextlib.closing(Reader(listing.workload)) as reader:
         for key, state, sha256, former_size, *found in differing:
             now = Stamp(*found)
-            event = place_event(folder, form, now)
+            event = place_event(listing.folder, form, now)
             another = state == "done" and (now.size != former_size or _digest(event, reader) != sha256)
             again = "waiting" if another or state == "quarantined" else state
             file = as_text(now.file) if now.file is not None else None

@@ -13,8 +13,8 @@ from typing import Final
 from exatrkx_hpc.work.events.source import event_key
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_events import batches, digest
+from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.parts import event_of, part_file
-from exatrkx_hpc.work.results.shards import WHOLE, Shard
 
 #: Parts that are not there, and parts of which an event is no longer done.
 _BROKEN: Final = """
@@ -31,16 +31,16 @@ WHERE part IN (SELECT key FROM broken)
 """
 
 
-def match_parts(ledger: Ledger, labels: Path, *, settled: float, shard: Shard = WHOLE) -> int:
+def match_parts(ledger: Ledger, results: Results, *, settled: float) -> int:
     """Hold the part files against the ledger, inside a transaction; return how many done events must be done again.
 
     A part that was written after `settled` (seconds since 1970) is read, too, because a power cut may tear it. Of a
-    `shard` only its own parts are looked at. Raises OSError.
+    shard only its own parts are looked at. Raises OSError.
     """
     db = ledger.db
     try:
         db.execute("CREATE TEMP TABLE found (key BLOB PRIMARY KEY) WITHOUT ROWID")
-        for batch in batches(_part_files(labels, shard)):
+        for batch in batches(_part_files(results)):
             for key, path in batch:
                 row = db.execute("SELECT size, sha256, ended > ? FROM parts WHERE key = ?", (settled, key)).fetchone()
                 if row is not None and is_whole(path, *row):
@@ -48,20 +48,20 @@ def match_parts(ledger: Ledger, labels: Path, *, settled: float, shard: Shard = 
                 else:
                     path.unlink(missing_ok=True)
         db.execute(_BROKEN)
-        again = _forget(ledger, labels)
+        again = _forget(ledger, results)
     finally:
         db.execute("DROP TABLE IF EXISTS temp.found")
         db.execute("DROP TABLE IF EXISTS temp.broken")
     return again
 
 
-def _forget(ledger: Ledger, labels: Path) -> int:
+def _forget(ledger: Ledger, results: Results) -> int:
     """Forget the broken parts, remove their files, and return how many of their events were done."""
     names = [name for (name,) in ledger.db.execute("SELECT name FROM broken")]
     if not names:
         return 0
     for name in names:
-        (labels / part_file(name)).unlink(missing_ok=True)
+        (results.folder / part_file(results.workload, name)).unlink(missing_ok=True)
     (again,) = ledger.db.execute(_COUNT).fetchone()
     ledger.db.execute(_WAIT_AGAIN)
     ledger.db.execute("DELETE FROM parts WHERE key IN (SELECT key FROM broken)")
@@ -73,19 +73,19 @@ def is_whole(path: Path, size: int, sha256: bytes, recent: bool) -> bool:
     return path.lstat().st_size == size and (not recent or digest(path) == sha256)
 
 
-def sweep_parts(ledger: Ledger, labels: Path, *, shard: Shard = WHOLE) -> None:
+def sweep_parts(ledger: Ledger, results: Results) -> None:
     """Remove the parts that the ledger does not know: a worker may outlive its coordinator for a moment."""
-    for key, path in _part_files(labels, shard):
+    for key, path in _part_files(results):
         with ledger.told():
             known = ledger.db.execute("SELECT 1 FROM parts WHERE key = ?", (key,)).fetchone()
         if known is None:
             path.unlink(missing_ok=True)
 
 
-def _part_files(labels: Path, shard: Shard) -> Iterator[tuple[bytes, Path]]:
+def _part_files(results: Results) -> Iterator[tuple[bytes, Path]]:
     """Yield the parts of a shard, with the key of the event that each is named after."""
-    with os.scandir(labels) as entries:
+    with os.scandir(results.folder) as entries:
         for entry in entries:
-            event = event_of(entry.name)
-            if event is not None and shard.owns(key := event_key(event)):
+            event = event_of(results.workload, entry.name)
+            if event is not None and results.shard.owns(key := event_key(event)):
                 yield key, Path(entry.path)

@@ -14,35 +14,33 @@ from exatrkx_hpc.work.events.source import CSV, PARQUET, event_key
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_events import batches, rows
 from exatrkx_hpc.work.ledger.match_parts import is_whole, match_parts, sweep_parts
-from exatrkx_hpc.work.results.shards import WHOLE, Shard
+from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.parts import part_suffix
 
 #: A kernel writes data to disk after half a minute or so: what is older than this has survived a power cut.
 _SETTLED: Final = 120.0
 
-#: What `write_whole` names the files aside of `evt_7.csv` and of the part of `evt_7`.
-_ASIDE: Final = re.compile(r"\.(?:part-(?P<first>.*)\.labels\.parquet|(?P<event>.*)\.csv)\.[^.]*", re.DOTALL)
-
-_LABELS_OF: Final = "SELECT state, labels_size, labels_sha256, ended > ? FROM events WHERE key = ?"
+_RESULT_OF: Final = "SELECT state, result_size, result_sha256, ended > ? FROM events WHERE key = ?"
 _WAIT_AGAIN: Final = "UPDATE events SET state = 'waiting' WHERE key = ?"
 
 
-def match_labels(ledger: Ledger, labels: Path, *, shard: Shard = WHOLE) -> int:
-    """Hold the label files against the ledger; return how many done events must be done again.
+def match_results(ledger: Ledger, results: Results) -> int:
+    """Check the result files against the ledger; return how many done events must be done again.
 
-    Those are the ones whose label file is missing, or is not of the size that the ledger has. What was written last,
-    in two minutes, is read, too, because a power cut may tear such a file. A label file of an event that is not done
+    Those are the ones whose file is missing, or is not of the size that the ledger has. What was written last,
+    in two minutes, is read, too, because a power cut may tear such a file. A file of an event that is not done
     is removed, and so are the parts that killed workers left; what belongs to no event stays. Raises OSError.
-    Of a `shard` only its own files are looked at: others may be written at this moment.
+    Of a shard only its own files are looked at: others may be written at this moment.
     """
     present = 0
-    in_parts = ledger.facts.get("labels", CSV) == PARQUET
+    in_parts = ledger.facts.get("results", CSV) == PARQUET
     with ledger.told(), ledger.db:
         settled = _settled(ledger)
-        again = match_parts(ledger, labels, settled=settled, shard=shard)
-        for batch in batches(_label_files(labels, shard)):
+        again = match_parts(ledger, results, settled=settled)
+        for batch in batches(_result_files(results)):
             torn = []
             for key, entry in batch:
-                row = ledger.db.execute(_LABELS_OF, (settled, key)).fetchone()
+                row = ledger.db.execute(_RESULT_OF, (settled, key)).fetchone()
                 if row is None:  # of another dataset
                     continue
                 state, *written = row
@@ -55,7 +53,7 @@ def match_labels(ledger: Ledger, labels: Path, *, shard: Shard = WHOLE) -> int:
             ledger.db.executemany(_WAIT_AGAIN, torn)
             again += len(torn)
         if not in_parts and present < ledger.counts().done:
-            again += _missing(ledger, labels)
+            again += _missing(ledger, results)
     return again
 
 
@@ -65,15 +63,19 @@ def _settled(ledger: Ledger) -> float:
     return float(last) - _SETTLED
 
 
-def _label_files(labels: Path, shard: Shard) -> Iterator[tuple[bytes, os.DirEntry[str]]]:
-    """Yield the key and the file of each event of the shard; parts are removed on the way."""
-    with os.scandir(labels) as entries:
+def _result_files(results: Results) -> Iterator[tuple[bytes, os.DirEntry[str]]]:
+    """Yield the key and the file of each event of the shard; what was not written to its end is removed on the way."""
+    suffix = results.workload.suffix
+    # What `write_whole` names the files aside of `evt_7.csv` and of the part of `evt_7`.
+    part, own = (re.escape(end) for end in (part_suffix(results.workload), suffix))
+    aside_of = re.compile(rf"\.(?:part-(?P<first>.*){part}|(?P<event>.*){own})\.[^.]*", re.DOTALL)
+    with os.scandir(results.folder) as entries:
         for entry in entries:
-            aside = _ASIDE.fullmatch(entry.name)
-            if aside is None and not entry.name.endswith(".csv"):
+            aside = aside_of.fullmatch(entry.name)
+            if aside is None and not entry.name.endswith(suffix):
                 continue
-            key = event_key((aside["first"] or aside["event"]) if aside else entry.name.removesuffix(".csv"))
-            if not shard.owns(key):
+            key = event_key((aside["first"] or aside["event"]) if aside else entry.name.removesuffix(suffix))
+            if not results.shard.owns(key):
                 continue
             if aside:
                 Path(entry.path).unlink(missing_ok=True)
@@ -81,22 +83,22 @@ def _label_files(labels: Path, shard: Shard) -> Iterator[tuple[bytes, os.DirEntr
                 yield key, entry
 
 
-def _missing(ledger: Ledger, labels: Path) -> int:
+def _missing(ledger: Ledger, results: Results) -> int:
     missing = 0
     for batch in batches(rows(ledger, "state = 'done'")):
-        lost = [(key,) for key, name in batch if not (labels / f"{name}.csv").is_file()]
+        lost = [(key,) for key, name in batch if not results.file_of(name).is_file()]
         ledger.db.executemany(_WAIT_AGAIN, lost)
         missing += len(lost)
     return missing
 
 
-def sweep(labels: Path, *, ledger: Ledger | None = None, shard: Shard = WHOLE) -> None:
-    """Remove what killed workers left among the label files of the shard, and parts that the ledger does not know."""
+def sweep(results: Results, *, ledger: Ledger | None = None) -> None:
+    """Remove what killed workers left among the results of the shard, and parts that the ledger does not know."""
     with contextlib.suppress(OSError, OutputError):
-        for _ in _label_files(labels, shard):
+        for _ in _result_files(results):
             pass
         if ledger is not None:
-            sweep_parts(ledger, labels, shard=shard)
+            sweep_parts(ledger, results)
 
 
 def match_quarantine(ledger: Ledger, quarantine: Path) -> None:

@@ -10,16 +10,19 @@ from typing import Final
 
 from exatrkx_hpc.base.errors import InputError, OutputError
 from exatrkx_hpc.work.events.source import CSV, EVENT, Reader
-from exatrkx_hpc.work.events.units import EVENTS, Sample
 from exatrkx_hpc.work.ledger.file import create
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_events import match_events
-from exatrkx_hpc.work.ledger.match_results import match_labels, match_quarantine
+from exatrkx_hpc.work.ledger.match_results import match_quarantine, match_results
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.shards import WHOLE, Shard
+from exatrkx_hpc.work.workloads.base import Workload
 
 Tell = Callable[[str], None]
 """What is called with one line for what a person should know."""
+
+_LOOKED_AT: Final = 10
+"""Events that are looked at for what may be doubtful."""
 
 REMEDY: Final = "choose another -o, or begin anew with --fresh"
 """What to do about a ledger that does not fit."""
@@ -30,19 +33,30 @@ def facts_of(
     *,
     mode: str,
     model: str,
+    workload: Workload,
     form: str = CSV,
     column: str = EVENT,
-    labels: str = CSV,
+    results: str = CSV,
     shard: Shard = WHOLE,
 ) -> dict[str, str]:
-    """Return what a ledger must agree with: the folder of events, their format, and what makes the labels.
+    """Return what a ledger must agree with: the folder of events, their format, and what makes the results.
 
-    `form` is the events' format, `column` the one that names them in Parquet files, `labels` the labels' format;
+    `form` is the events' format, `column` the one that names them in Parquet files, `results` the results' format;
     `shard` is which part of the events it is.
     """
     folder = os.path.realpath(events)
     part = {} if shard.is_whole else {"shard": str(shard)}
-    return {"folder": folder, "format": form, "column": column, "labels": labels, "mode": mode, "model": model, **part}
+    kinds = {"format": form, "column": column, "results": results}
+    return {
+        "folder": folder,
+        **kinds,
+        "workload": workload.name,
+        "item": workload.item,
+        "mode": mode,
+        "model": model,
+        "stages": ",".join(workload.stages(mode)),
+        **part,
+    }
 
 
 def go_on(
@@ -66,13 +80,15 @@ def go_on(
     try:
         require_same(ledger, facts)
         column = facts.get("column", EVENT)
-        changes = match_events(ledger, events, accept=accept_changes, column=column, shard=results.shard)
+        changes = match_events(
+            ledger, events, accept=accept_changes, column=column, shard=results.shard, workload=results.workload
+        )
         ledger.set_facts(**facts)
         if retry_failed:
             ledger.release()
         with results.usable():
             match_quarantine(ledger, results.quarantine)
-            again = match_labels(ledger, results.labels, shard=results.shard)
+            again = match_results(ledger, results)
     except BaseException:
         ledger.close()
         raise
@@ -81,7 +97,7 @@ def go_on(
 
 
 def begin(results: Results, events: Path, facts: Mapping[str, str], *, locks: bool = True) -> Ledger:
-    """Make a new ledger, in place of one that is there; label files that are there of these events are removed.
+    """Make a new ledger, in place of one that is there; result files that are there of these events are removed.
 
     Raises OutputError when something cannot be written or removed, InputError for a folder without events.
     """
@@ -89,9 +105,9 @@ def begin(results: Results, events: Path, facts: Mapping[str, str], *, locks: bo
     create(results.ledger, facts, locks=locks)
     ledger = Ledger(results.ledger, locks=locks)
     try:
-        match_events(ledger, events, column=facts.get("column", EVENT), shard=results.shard)
+        match_events(ledger, events, column=facts.get("column", EVENT), shard=results.shard, workload=results.workload)
         with results.usable():
-            match_labels(ledger, results.labels, shard=results.shard)
+            match_results(ledger, results)
     except BaseException:
         ledger.close()
         raise
@@ -106,36 +122,38 @@ def require_version(ledger: Ledger, version: str, *, server: str, remedy: str = 
     former = ledger.facts.get("version", "")
     if version and former not in ("", version) and ledger.counts().done:
         raise OutputError(
-            f"the labels in {ledger.path.parent} are of version {former} of the model, and {server} serves version "
+            f"the results in {ledger.path.parent} are of version {former} of the model, and {server} serves version "
             f"{version}; {remedy}"
         )
     if version:
         ledger.set_facts(version=version)
 
 
-def note_units(ledger: Ledger, events: Path, tell: Tell) -> None:
-    """Look at the first events, and note and tell what their units look like if they are not the service's."""
-    sample = Sample()
-    with contextlib.closing(Reader()) as reader:
-        for event in ledger.first(events, EVENTS):
+def note_units(ledger: Ledger, events: Path, workload: Workload, tell: Tell) -> None:
+    """Look at the first events, and note and tell what is doubtful about them, such as other units."""
+    if workload.sampler is None:
+        return
+    sample = workload.sampler()
+    with contextlib.closing(Reader(workload)) as reader:
+        for event in ledger.first(events, _LOOKED_AT):
             with contextlib.suppress(InputError):  # which the event will be told of in its turn
-                sample.add(reader.read(event).hits)
+                sample.add(reader.read(event).tensors)
             if sample.full:
                 break
     doubt = sample.doubt()
     if doubt or ledger.facts.get("units"):
-        ledger.set_facts(units=str(doubt or ""))
+        ledger.set_facts(units=doubt)
     if doubt:
         tell(f"warning: {doubt}")
 
 
 def require_same(ledger: Ledger, facts: Mapping[str, str], *, remedy: str = REMEDY) -> None:
-    """Return when a ledger is of such labels; whether the events are the same is seen from the events.
+    """Return when a ledger is of such results; whether the events are the same is seen from the events.
 
     Raises OutputError, with the remedy, when it is of others.
     """
     former = ledger.facts
-    for name in ("format", "labels", "mode", "model", "shard"):
+    for name in ("format", "results", "workload", "mode", "model", "shard"):
         if former.get(name, "") != facts.get(name, ""):
             raise OutputError(
                 f"{ledger.path} is of {name} {former.get(name, '(none)')}, and this run is of {name} "

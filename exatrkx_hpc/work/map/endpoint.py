@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exatrkx_hpc.base.errors import EndpointError
-from exatrkx_hpc.work.events.given_hits import checked_hits
-from exatrkx_hpc.work.events.units import Watch
 from exatrkx_hpc.work.inference.client import Client
-from exatrkx_hpc.work.inference.modes import MODEL
 from exatrkx_hpc.work.map.found import Found, NamedEvents
 from exatrkx_hpc.work.map.map import Flow, Way
 from exatrkx_hpc.work.map.map_ledger import Scribe
 from exatrkx_hpc.work.run.progress import ShowProgress
+from exatrkx_hpc.work.workloads.base import Workload, single
+from exatrkx_hpc.work.workloads.given import Given, as_tensors
+from exatrkx_hpc.work.workloads.watch import Watch
 
 if TYPE_CHECKING:
     from exatrkx_hpc.config.values import Mode
@@ -32,34 +32,42 @@ T = TypeVar("T")
 
 
 class Endpoint:
-    """One `host:port` that finds tracks; works in a script, a thread and a notebook. Close it after use."""
+    """One `host:port` that answers events; works in a script, a thread and a notebook. Close it after use."""
 
     def __init__(
         self,
         server: str,
         *,
-        model: str = MODEL,
+        workload: Workload | None = None,
+        model: str = "",
         mode: Mode = "ensemble",
         request_timeout: float = 60.0,
         patience: float = 120.0,
     ) -> None:
-        """Prepare to talk to `server` (`host:port`); see `Client` for the mode and the two times, in seconds.
+        """Prepare to talk to `server` (`host:port`); see `Client` for workload, mode and the two times, in seconds.
 
         Raises ConfigError for a bad address or mode. Nothing is sent yet; `check` asks whether the model is ready.
         """
         self.mode: Mode = mode
-        self._watch = Watch()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="exatrkx-endpoint", daemon=True)
         self._thread.start()
         self._finish = weakref.finalize(self, _stop, self._loop, self._thread)
         try:
             self._client = self._call(
-                _client(server, model=model, mode=mode, request_timeout=request_timeout, patience=patience)
+                _client(
+                    server,
+                    workload=workload,
+                    model=model,
+                    mode=mode,
+                    request_timeout=request_timeout,
+                    patience=patience,
+                )
             )
         except BaseException:
             self._finish()
             raise
+        self._watch = Watch(self._client.workload)
 
     @property
     def server(self) -> str:
@@ -84,17 +92,30 @@ class Endpoint:
         """Return when the model is ready; raises EndpointError or ModelError, after `deadline` s at most."""
         self._call(self._client.check(deadline))
 
+    @property
+    def workload(self) -> Workload:
+        """What an event is, and what comes back."""
+        return self._client.workload
+
+    def infer(self, event: Given) -> Any:  # noqa: ANN401 - an array, or a mapping of arrays
+        """Return what the service gives for one event; the arguments and errors of `Client.infer`.
+
+        Warns once when the events look as if they had other units than the service's.
+        """
+        tensors = as_tensors(self.workload, event)
+        self._watch.look(tensors)
+        return single(self._call(self._client.ask(tensors)).outputs)
+
     def find_tracks(self, hits: ArrayLike) -> NDArray[np.int64]:
         """Return the track label of each hit, int64 `[N]`, for hits `[N, 3]` (r/3000, phi/pi, z/400).
 
-        Raises InputError, EndpointError or ModelError as `Client.find_tracks` does. Warns once of other units.
+        Raises InputError, EndpointError or ModelError as `Client.infer` does. Warns once of other units.
         """
-        checked = checked_hits(hits)
-        self._watch.look(checked)
-        return self._call(self._client.find_tracks(checked))
+        labels: NDArray[np.int64] = self.infer(hits)
+        return labels
 
     @overload
-    def map(  # type: ignore[overload-overlap]  # a pair with a text might be hits, to the types alone
+    def map(
         self,
         events: NamedEvents,
         in_flight: int = ...,
@@ -108,12 +129,12 @@ class Endpoint:
 
     @overload
     def map(
-        self, events: Iterable[ArrayLike], in_flight: int = ..., *, progress: bool | ShowProgress = ...
-    ) -> Iterator[NDArray[np.int64]]: ...
+        self, events: Iterable[Given], in_flight: int = ..., *, progress: bool | ShowProgress = ...
+    ) -> Iterator[Any]: ...
 
     def map(
         self,
-        events: NamedEvents | Iterable[ArrayLike],
+        events: NamedEvents | Iterable[Given],
         in_flight: int = 4,
         *,
         ordered: bool = False,
@@ -122,19 +143,19 @@ class Endpoint:
         retry_failed: bool = False,
         progress: bool | ShowProgress = False,
     ) -> Iterator[Any]:
-        """Yield the labels of many events, with `in_flight` requests at a time; see docs/python.md.
+        """Yield the results of many events, with `in_flight` requests at a time; see docs/python.md.
 
-        Of hits alone it yields their labels in the order of `events`, and the first failure ends it with the errors of
-        `find_tracks`. Of named events, pairs `(name, hits)` or a mapping, it yields a `Found` for each as they finish,
+        Of events alone it yields their results in the order of `events`, and the first failure ends it with the errors
+        of `infer`. Of named events, pairs `(name, event)` or a mapping, it yields a `Found` for each as they finish,
         or in their order with `ordered`; what an event fails for itself is in its `Found` and stops nobody.
 
         `ledger` is a folder for results, as `run-clients` makes one: named events are done once, and what an earlier
         map did comes from there. `retry_failed` also does what is in quarantine; `accept_changes` does events again
-        whose hits are others now. `progress` shows how far it is, or is called with a Tally after each event.
+        whose tensors are others now. `progress` shows how far it is, or is called with a Tally after each event.
 
         `events` is read at most `in_flight` ahead of what was yielded, named ones 2 more. Closing the iterator
         drops what is in flight. Raises ConfigError when `in_flight` is below 1; while it is iterated EndpointError
-        when nothing answers any more, OutputError when the ledger cannot be used, or is of other labels, InputError
+        when nothing answers any more, OutputError when the ledger cannot be used, or is of other results, InputError
         for an event that changed since it was done, or that has no name and needs one.
         """
         expected = operator.length_hint(events, 0)
@@ -143,6 +164,7 @@ class Endpoint:
         if ledger is not None:
             scribe = Scribe(
                 Path(ledger),
+                workload=self.workload,
                 server=self.server,
                 mode=self.mode,
                 model=self.model,
@@ -175,9 +197,9 @@ class Endpoint:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
 
-async def _client(server: str, *, model: str, mode: Mode, request_timeout: float, patience: float) -> Client:
+async def _client(server: str, **settings: Any) -> Client:  # noqa: ANN401 - what `Client` takes
     """Make the client inside its event loop, which gRPC binds it to."""
-    return Client(server, model=model, mode=mode, request_timeout=request_timeout, patience=patience)
+    return Client(server, **settings)
 
 
 def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from exatrkx_hpc.base.errors import ExatrkxError, InputError
-from exatrkx_hpc.work.events.given_hits import checked_hits
-from exatrkx_hpc.work.events.units import Watch
 from exatrkx_hpc.work.inference.client import Answer
+from exatrkx_hpc.work.workloads.base import Tensors, Workload, single
+from exatrkx_hpc.work.workloads.given import Given, as_tensors
+from exatrkx_hpc.work.workloads.watch import Watch
 
-NamedEvents: TypeAlias = "Mapping[str, ArrayLike] | Iterable[tuple[str, ArrayLike]]"
-"""Events with names: a mapping of names to hits `[N, 3]`, or pairs of the two."""
+NamedEvents: TypeAlias = "Mapping[str, Given] | Iterable[tuple[str, Given]]"
+"""Events with names: a mapping of names to events, or pairs of the two; see `given.Given`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
     """What became of one named event: its `answer`, or the `error` that it met; one of the two is None.
 
-    `answer` has the labels and how they were got (`seconds`, `retries`, `member`, `version`). `before` is whether an
+    `answer` has the outputs and how they were got (`seconds`, `retries`, `member`, `version`). `before` is whether an
     earlier call had done this event, and the ledger has told it.
     """
 
@@ -33,41 +33,54 @@ class Found:
     before: bool = False
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """The track label of each hit, int64 `[N]`; raises the event's error when it has no labels."""
+    def result(self) -> Any:  # noqa: ANN401 - an array, or a mapping of arrays
+        """The output where the workload has one, else all by name; raises the event's error when it has none."""
         if self.answer is None:
-            raise self.error or ExatrkxError(f"{self.name} has no labels")
-        return self.answer.labels
+            raise self.error or ExatrkxError(f"{self.name} has no result")
+        return single(self.answer.outputs)
+
+    @property
+    def labels(self) -> Any:  # noqa: ANN401 - as above
+        """The same by the word of track finding: the label of each hit, int64 `[N]`."""
+        return self.result
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Event:
-    """One event as a map reads it: its hits, float32 `[N, 3]`, and their digest; or what is wrong with it."""
+    """One event as a map reads it: its tensors and their digest; or what is wrong with it."""
 
     name: str
-    hits: NDArray[np.float32] | None = None
+    tensors: Tensors = field(default_factory=dict)
     error: InputError | None = None
+    items: int = 0
     sha256: bytes = b""
 
     @property
     def size(self) -> int:
-        """The bytes of its hits."""
-        return 0 if self.hits is None else self.hits.nbytes
+        """The bytes of its tensors."""
+        return sum(array.nbytes for array in self.tensors.values())
 
 
 def is_named(event: object) -> bool:
-    """Say whether this is a pair of a name and hits: hits alone never begin with a text."""
+    """Say whether this is a pair of a name and an event: an event alone never begins with a text."""
     return isinstance(event, tuple) and len(event) == 2 and isinstance(event[0], str)
 
 
-def read_hits(name: str, hits: ArrayLike, *, digest: bool, watch: Watch) -> Event:
-    """Return the event with a copy of its hits, so that a reader may use its array again; `digest` is for a ledger.
+def read_event(workload: Workload, name: str, given: Given, *, digest: bool, watch: Watch) -> Event:
+    """Return the event with a copy of its tensors, as its arrays may be used again; `digest` is for a ledger.
 
     `watch` looks at their units.
     """
     try:
-        own = np.array(checked_hits(hits))
+        own = {key: np.array(array) for key, array in as_tensors(workload, given).items()}
     except InputError as error:
         return Event(name=name, error=error)
     watch.look(own)
-    return Event(name=name, hits=own, sha256=hashlib.sha256(own.tobytes()).digest() if digest else b"")
+    return Event(name=name, tensors=own, items=workload.items(own), sha256=_digest(own) if digest else b"")
+
+
+def _digest(tensors: Tensors) -> bytes:
+    whole = hashlib.sha256()
+    for array in tensors.values():
+        whole.update(array.tobytes())
+    return whole.digest()

@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 from exatrkx_hpc.base.errors import ConfigError, EndpointError, InputError, ModelError, OutputError
 from exatrkx_hpc.base.signals import deferred_signals
-from exatrkx_hpc.work.events.units import Watch
 from exatrkx_hpc.work.inference.client import Client
 from exatrkx_hpc.work.inference.retry import UnknownModel, one_line
-from exatrkx_hpc.work.map.found import Event, Found, is_named, read_hits
+from exatrkx_hpc.work.map.found import Event, Found, is_named, read_event
 from exatrkx_hpc.work.map.map_ledger import Scribe
 from exatrkx_hpc.work.run.faults import BROKEN_MODEL
 from exatrkx_hpc.work.run.progress import ShowProgress, Tally, progress_bar
 from exatrkx_hpc.work.run.worker import LOOKAHEAD
+from exatrkx_hpc.work.workloads.watch import Watch
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from exatrkx_hpc.work.workloads.given import Given
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ class Flow:
         self._in_a_row: Counter[type[Exception]] = Counter()
 
     def results(self, events: Iterable[object]) -> Iterator[Any]:
-        """Yield the Found of each named event, or the labels of each that has no name, in the order of `events`."""
+        """Yield the Found of each named event, or the result of each that has no name, in the order of `events`."""
         _OPEN.add(self)
         try:
             with self._progress() as show:
@@ -105,9 +105,9 @@ class Flow:
             named = self._give(event, named)
             # Beyond the requests in flight named events wait for one to end, are looked up, or are written.
             if len(self._out) >= self._way.in_flight + LOOKAHEAD * named or self._ready():
-                yield self._take(show) if named else self._take(show).labels
+                yield self._take(show) if named else self._take(show).result
         while self._out:
-            yield self._take(show) if named else self._take(show).labels
+            yield self._take(show) if named else self._take(show).result
 
     def _progress(self) -> contextlib.AbstractContextManager[ShowProgress]:
         progress = self._way.progress
@@ -117,12 +117,14 @@ class Flow:
         """Send an event on its way; return whether it has a name, as all of them have or none."""
         has_name = is_named(event)
         if has_name is not (has_name if named is None else named):
-            raise InputError(f"event {self._given} of the map is unlike those before: all are (name, hits), or none is")
+            raise InputError(
+                f"event {self._given} of the map is unlike those before: all are (name, event), or none is"
+            )
         if not has_name and self._scribe is not None:
-            raise InputError("a ledger needs names; give the map pairs (name, hits), or a mapping of names to hits")
-        self._ordered = self._ordered or not has_name  # nothing but its place tells whose labels they are
-        name, hits = cast("tuple[str, ArrayLike]", event if has_name else ("", event))
-        read = read_hits(name, hits, digest=self._scribe is not None, watch=self._watch)
+            raise InputError("a ledger needs names; give the map pairs (name, event), or a mapping of names to events")
+        self._ordered = self._ordered or not has_name  # nothing but its place tells whose result it is
+        name, given = cast("tuple[str, Given]", event if has_name else ("", event))
+        read = read_event(self._client.workload, name, given, digest=self._scribe is not None, watch=self._watch)
         future = self._submit(self._one(read))
         self._given += 1
         self._out[future] = None
@@ -191,11 +193,11 @@ class Flow:
             self._tasks.discard(task)
 
     async def _ask(self, event: Event) -> Found:
-        if event.hits is None:
+        if event.error is not None:
             return Found(name=event.name, error=event.error)
         try:
             async with self._free:
-                return Found(name=event.name, answer=await self._client.ask(event.hits))
+                return Found(name=event.name, answer=await self._client.ask(event.tensors))
         except (InputError, ModelError, EndpointError) as error:
             return Found(name=event.name, error=error)
 

@@ -1,37 +1,37 @@
 """The results of a map on disk: the folder that `run-clients` has, with a ledger that grows as events come.
 
-A map's events have no files, so the ledger knows each by its name and the digest of its hits.
+A map's events have no files, so the ledger knows each by its name and the digest of its tensors.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, ModelError, OutputError
-from exatrkx_hpc.base.files import write_whole
-from exatrkx_hpc.work.events.source import CSV, event_key, labels_text, read_labels
-from exatrkx_hpc.work.events.units import Watch
+from exatrkx_hpc.work.events.source import CSV, event_key
 from exatrkx_hpc.work.inference.client import Answer
 from exatrkx_hpc.work.inference.retry import one_line
 from exatrkx_hpc.work.ledger.file import as_text, create
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_events import digest
-from exatrkx_hpc.work.ledger.match_results import match_labels, match_quarantine
+from exatrkx_hpc.work.ledger.match_results import match_quarantine, match_results
 from exatrkx_hpc.work.ledger.open import require_same, require_version
 from exatrkx_hpc.work.map.found import Event, Found
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.outcome import Failed, Result
+from exatrkx_hpc.work.results.read import read_result
 from exatrkx_hpc.work.results.shards import read_sharding
+from exatrkx_hpc.work.results.write import write_result
 from exatrkx_hpc.work.run.accounts import Book
-from exatrkx_hpc.work.run.event_figures import by_stage, count_tracks
 from exatrkx_hpc.work.run.progress import Tally
 from exatrkx_hpc.work.run.worker import KINDS
+from exatrkx_hpc.work.workloads.base import Workload
+from exatrkx_hpc.work.workloads.watch import Watch
 
 FORMAT: Final = "python"
 """What a ledger says of the format of its events when they came from a map."""
@@ -44,7 +44,7 @@ _ERRORS: Final[dict[str, type[ExatrkxError]]] = {"input": InputError, "model": M
 _LONGEST_NAME: Final = 230
 
 _FIND: Final = """
-SELECT state, sha256, labels_sha256, seconds, retries, member, version, kind, reason FROM events WHERE key = ?
+SELECT state, sha256, result_sha256, seconds, retries, member, version, kind, reason FROM events WHERE key = ?
 """
 _NEW: Final = "INSERT INTO events (key, name, size, mtime_ns, sha256) VALUES (?, CAST(? AS TEXT), ?, 0, ?)"
 _AGAIN: Final = "UPDATE events SET state = 'waiting', size = ?, sha256 = ? WHERE key = ?"
@@ -55,7 +55,7 @@ class _Row(NamedTuple):
 
     state: str
     sha256: bytes
-    labels_sha256: bytes | None
+    result_sha256: bytes | None
     seconds: float
     retries: int
     member: str
@@ -71,6 +71,7 @@ class Scribe:
         self,
         out: Path,
         *,
+        workload: Workload,
         server: str,
         mode: str,
         model: str,
@@ -78,10 +79,11 @@ class Scribe:
         accept_changes: bool = False,
         retry_failed: bool = False,
     ) -> None:
-        """Name what the map is of, and who looks at the units of its hits; nothing is opened yet."""
-        self._results, self._watch = Results(out), watch
-        self._server = server
-        self._facts = {"folder": "", "format": FORMAT, "labels": CSV, "mode": mode, "model": model}
+        """Name what the map is of, and who looks at the units of its events; nothing is opened yet."""
+        self._results, self._watch = Results(out, workload=workload), watch
+        self._workload, self._server = workload, server
+        kind = {"workload": workload.name, "item": workload.item, "results": CSV}
+        self._facts = {"folder": "", "format": FORMAT, **kind, "mode": mode, "model": model}
         self._accept, self._retry = accept_changes, retry_failed
         self._stack = contextlib.ExitStack()
         self._ledger: Ledger
@@ -106,7 +108,7 @@ class Scribe:
             ledger.release()
         with self._results.usable():
             match_quarantine(ledger, self._results.quarantine)
-            match_labels(ledger, self._results.labels)
+            match_results(ledger, self._results)
         with ledger.told():
             ledger.db.execute("CREATE TEMP TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID")
         version = ledger.facts.get("version", "")
@@ -126,7 +128,7 @@ class Scribe:
     def known(self, event: Event) -> Found | None:
         """Return what an earlier map found of an event, or None: then it is in the ledger, and waits.
 
-        Raises InputError for a name that no file can have, that comes a second time, or whose hits are others than
+        Raises InputError for a name that no file can have, that comes a second time, or whose tensors are others than
         those that were done.
         """
         key = self._new_key(event.name)
@@ -141,18 +143,18 @@ class Scribe:
     def _found(self, event: Event, row: _Row) -> Found | None:
         if row.state == "done" and row.sha256 != event.sha256 and not self._accept:
             raise InputError(
-                f"{event.name} changed: its hits are not those whose labels are in {self._results.out}; give it "
+                f"{event.name} changed: it is not the event whose result is in {self._results.out}; give it "
                 "another name, or the map another ledger=, or do it again with accept_changes=True"
             )
         if row.state not in ("done", "quarantined") or row.sha256 != event.sha256:
             return None
         if row.state == "quarantined":
             return Found(name=event.name, error=_ERRORS[row.kind](row.reason), before=True)
-        path = self._labels_of(event.name)
-        if digest(path) != row.labels_sha256:  # somebody was at it since the map began
+        path = self._results.file_of(event.name)
+        if digest(path) != row.result_sha256:  # somebody was at it since the map began
             return None
         answer = Answer(
-            labels=read_labels(path),
+            outputs=read_result(self._workload, path),
             seconds=row.seconds,
             retries=row.retries,
             member=row.member,
@@ -183,7 +185,7 @@ class Scribe:
         if row is not None and row.state == "quarantined":
             book.failed, book.failed_before = book.failed - 1, book.failed_before - 1
         with self._results.usable():
-            self._labels_of(event.name).unlink(missing_ok=True)
+            self._results.file_of(event.name).unlink(missing_ok=True)
 
     def begin(self, version: str) -> None:
         """Note which version of the model answers from now on; raises OutputError when done events are of another."""
@@ -192,7 +194,7 @@ class Scribe:
         self._begin = time.monotonic()
 
     def note(self, event: Event, found: Found) -> None:
-        """Write down what became of an event: first its label file, or why it has none, then the ledger.
+        """Write down what became of an event: first its result file, or why it has none, then the ledger.
 
         Raises OutputError when that cannot be written.
         """
@@ -206,30 +208,23 @@ class Scribe:
         self._last_answer = time.monotonic()
 
     def _written(self, event: Event, answer: Answer) -> Result:
-        path = self._labels_of(event.name)
-        data = labels_text(answer.labels).encode()
-        try:
-            write_whole(path, data)
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror}; make room there, and map again") from error
+        path = self._results.file_of(event.name)
+        size, sha256 = write_result(self._workload, path, answer.outputs, remedy="make room there, and map again")
         return Result(
             name=event.name,
-            hits=len(answer.labels),
+            items=event.items,
             seconds=answer.seconds,
             retries=answer.retries,
             size=event.size,
             mtime_ns=0,
             sha256=event.sha256.hex(),
-            labels_size=len(data),
-            labels_sha256=hashlib.sha256(data).hexdigest(),
+            result_size=size,
+            result_sha256=sha256,
             member=answer.member,
             version=answer.version,
-            tracks=count_tracks(answer.labels),
-            stages=by_stage(answer.models),
+            counts=self._workload.counts(answer.outputs),
+            stages=answer.stages,
         )
-
-    def _labels_of(self, name: str) -> Path:
-        return self._results.labels / f"{name}.csv"
 
     def close(self, stopped: str | None) -> None:
         """Write the end of the map and its report, and let go of the folder; raises OutputError when it cannot."""

@@ -28,6 +28,7 @@ class Whole:
     server: str
     model: str
     mode: str
+    item: str
     unknown: int = 0
     nodes: Mapping[str, int]
     stopped: str | None
@@ -42,7 +43,8 @@ class Merger:
         self._members: Counter[str] = Counter()
         self._failed: list[Failed] = []
         self._events = self._done = self._now = self._failures = self._failed_before = 0
-        self._hits = self._retries = self._tracks = 0
+        self._items = self._retries = 0
+        self._counts: Counter[str] = Counter()
         self._stages = StageMeans()
         self._began: list[float] = []
         self._ended: list[float] = []
@@ -77,17 +79,18 @@ class Merger:
 
     def _add_events(self, ledger: Ledger, before: int) -> None:
         done = ledger.db.execute(
-            "SELECT member, seconds, hits, retries, coalesce(tracks, 0), stages FROM events "
+            "SELECT member, seconds, items, retries, counts, stages FROM events "
             "LEFT JOIN extras ON extras.key = events.key WHERE state = 'done' AND run > ?",
             (before,),
         )
         while rows := done.fetchmany(_FETCHED):
-            members, seconds, hits, retries, tracks, stages = zip(*rows, strict=True)
+            members, seconds, items, retries, counts, stages = zip(*rows, strict=True)
             self._now += len(rows)
             self._members.update(members)
-            self._hits += sum(hits)
+            self._items += sum(items)
             self._retries += sum(retries)
-            self._tracks += sum(tracks)
+            for known in filter(None, counts):
+                self._counts.update(json.loads(known))
             for known in filter(None, stages):
                 self._stages.add(json.loads(known))
             self._watch.add_all(np.array(seconds, dtype=np.float64))
@@ -106,8 +109,9 @@ class Merger:
             failed=failed,
             more_failed=self._failures - len(failed),
             failed_before=self._failed_before,
-            hits=self._hits,
-            tracks=self._tracks,
+            item=whole.item,
+            items=self._items,
+            counts=dict(self._counts),
             stages_ms=self._stages.means_ms(),
             seconds=max(self._ended, default=0.0) - min(self._began, default=0.0),
             latency_ms=self._watch.latency(),

@@ -12,7 +12,6 @@ from typing import Final, Protocol
 from exatrkx_hpc.base.errors import ConfigError, ExatrkxError, IncompleteRun, LaunchError, OutputError
 from exatrkx_hpc.work.events.source import event_key, format_of, scan_events
 from exatrkx_hpc.work.inference.blocking import blocking
-from exatrkx_hpc.work.inference.modes import models_of
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.open import Tell, require_version
 from exatrkx_hpc.work.nodes.merge import Merger, Whole, count_left, last_runs
@@ -70,7 +69,7 @@ def run_sharded(
     that it makes no sense to go on.
     """
     require_shardable(settings)
-    results = Results(settings.out)
+    results = Results(settings.out, workload=settings.kind)
     with results.owned() as locks:
         of = _sharding(settings, results, shards)
         run = _Run(settings, results, of=of, locks=locks, show=progress or (lambda tally: None), tell=tell)
@@ -218,8 +217,9 @@ class _Run:
             unknown = self._count_events(set(range(self._of)) - ledgers.keys())
         whole = Whole(
             server=source_of(settings),
-            model=models_of(settings.mode, settings.model),
+            model=settings.models,
             mode=settings.mode,
+            item=settings.kind.item,
             unknown=unknown,
             nodes=self._nodes,
             stopped=stopped,
@@ -232,7 +232,10 @@ class _Run:
             return 0
         source, column = self._settings.events, self._settings.event_column
         ours = [Shard(shard, self._of) for shard in shards]
-        keys = (event_key(stamp.name) for stamp in scan_events(source, format_of(source), column=column))
+        keys = (
+            event_key(stamp.name)
+            for stamp in scan_events(source, format_of(source), column=column, workload=self._settings.kind)
+        )
         return sum(1 for key in keys if any(shard.owns(key) for shard in ours))
 
 

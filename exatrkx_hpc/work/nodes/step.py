@@ -8,15 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 
 from exatrkx_hpc.base.errors import ConfigError, EndpointError, LaunchError
 from exatrkx_hpc.base.readable import names
-from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.launch.slurm.environment import unused_words
 from exatrkx_hpc.launch.slurm.interactive import Allocation, allocation
 from exatrkx_hpc.launch.slurm.step import nodes_of, run_step
-from exatrkx_hpc.page.write import told_on_a_page
 from exatrkx_hpc.work.ledger.open import Tell
 from exatrkx_hpc.work.nodes import heartbeat as beat
 from exatrkx_hpc.work.nodes.run import LOG, run_sharded
@@ -33,11 +30,10 @@ def run_on_nodes(
     settings: Settings,
     progress: ShowProgress | None = None,
     *,
-    farm: Farm,
     nodes: int | None = None,
     tell: Tell = lambda line: None,
 ) -> Report:
-    """Do what `farm.run_clients` does, with `settings.workers` workers on each node of this shell's allocation.
+    """Do what `work.run.run.run_clients` does, with `settings.workers` workers on each node of the shell's allocation.
 
     `nodes` is how many of them to use, all by default. An OUT that is begun now gets two shards for each. Raises
     ConfigError outside an allocation, EndpointError for an endpoint that other nodes cannot reach, and what
@@ -56,9 +52,8 @@ def run_on_nodes(
     if line := unused_words(os.environ, "srun"):
         tell(line)
     tell(f"{len(here)} nodes, {settings.workers} workers on each: {names(here)}")
-    with told_on_a_page(settings, Path(farm.run_root)):
-        do = _OnNodes(inside=inside, most=nodes, tell=tell)
-        return run_sharded(settings, do, progress, shards=PER_NODE * len(here), tell=tell)
+    do = _OnNodes(inside=inside, most=nodes, tell=tell)
+    return run_sharded(settings, do, progress, shards=PER_NODE * len(here), tell=tell)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The folder of one run's results: label files, the ledger, the report, the quarantine; one run has it at a time."""
+"""The folder of one run: result files, the ledger, the report, the quarantine; one run has it at a time."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.work.results.outcome import Failed
 from exatrkx_hpc.work.results.parts import part_file
 from exatrkx_hpc.work.results.shards import WHOLE, Shard, shard_folder
+from exatrkx_hpc.work.workloads.base import Workload
+from exatrkx_hpc.work.workloads.table import workload as default_workload
 
 #: A file system that knows no locks (Lustre without the mount option flock) is used without one.
 _NO_LOCKS: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
@@ -25,12 +27,14 @@ _NO_LOCKS: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
 class Results:
     """OUT and what is in it."""
 
-    def __init__(self, out: Path, shard: Shard = WHOLE) -> None:
+    def __init__(self, out: Path, shard: Shard = WHOLE, *, workload: Workload | None = None) -> None:
         """Name the places; nothing is made yet.
 
-        Of a run in shards each has its own, below OUT/shards; the label files of all are together in OUT/labels.
+        Of a run in shards each has its own, below OUT/shards; the result files of all are together in one folder,
+        which the workload names (`OUT/labels`), by default the workload of ExaTrkX.
         """
-        self.labels = out / "labels"
+        self.workload = workload or default_workload()
+        self.folder = out / self.workload.folder
         self.shard = shard
         self.out = out = out if shard.is_whole else shard_folder(out, shard.number)
         self.report = out / "report.json"
@@ -47,7 +51,7 @@ class Results:
         that dies.
         """
         with self.usable():
-            self.labels.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             self.out.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.out / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -88,7 +92,7 @@ class Results:
             raise OutputError(f"cannot write {self.report}: {error.strerror}; make room there") from error
 
     def put_into_quarantine(self, failed: Failed, **more: str) -> None:
-        """Write OUT/quarantine/EVENT.json: why an event has no labels, and what else is known of it.
+        """Write OUT/quarantine/EVENT.json: why an event has no result, and what else is known of it.
 
         Raises OutputError when it cannot be written.
         """
@@ -100,15 +104,19 @@ class Results:
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}; make room there") from error
 
-    def forget_labels(self, events: Iterable[str]) -> None:
-        """Remove what a dead worker wrote of these events and did not live to tell: only a done event has labels."""
+    def file_of(self, event: str) -> Path:
+        """Return where the result of an event is, where each has a file of its own."""
+        return self.folder / f"{event}{self.workload.suffix}"
+
+    def forget(self, events: Iterable[str]) -> None:
+        """Remove what a dead worker wrote of these events and did not live to tell: only a done event has a result."""
         for name in events:
-            for file in (f"{name}.csv", part_file(name)):
+            for file in (self.file_of(name), self.folder / part_file(self.workload, name)):
                 with contextlib.suppress(OSError):
-                    (self.labels / file).unlink()
+                    file.unlink()
 
     def clear(self) -> None:
-        """Remove the report and the quarantine of what was before; label files are the ledger's business."""
+        """Remove the report and the quarantine of what was before; result files are the ledger's business."""
         with self.usable():
             self.report.unlink(missing_ok=True)
             self.page.unlink(missing_ok=True)

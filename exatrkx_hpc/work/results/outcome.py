@@ -1,10 +1,10 @@
-"""What became of one event: its labels are on disk, or it has none, and why."""
+"""What became of one event: its result is on disk, or it has none, and why."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from exatrkx_hpc.work.results.parts import Part
@@ -14,34 +14,34 @@ _FOR_ITSELF: Final = frozenset({"input", "model", "worker"})
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """An event whose labels are on disk, or in a worker that writes many into one part.
+    """An event whose result is on disk, or in a worker that writes many into one part.
 
-    `seconds` is from the first attempt of its request to the labels, `retries` how often the request was
-    repeated. `member` is the server that answered, and `version` the model's version, as far as the answer says.
-    `tracks` are its tracks (count_tracks in event_figures.py), `stages` the seconds of each stage (STAGES there),
-    () unless the stages were asked one by one.
-    `size` and `mtime_ns` are the event file's when it was read, `sha256` the digest (hexadecimal) of what was
-    read; `labels_size` and `labels_sha256` are the label file's, None and nothing while its labels wait for a part.
+    `items` is what the event counts (hits), `counts` what its result counts (tracks). `seconds` is from the first
+    attempt of its request to the result, `retries` how often the request was repeated. `member` is the server that
+    answered, and `version` the model's version, as far as the answer says. `stages` are the seconds of each stage by
+    its name, none unless the stages were asked one by one. `size` and `mtime_ns` are the event file's when it was read,
+    `sha256` the digest (hexadecimal) of what was read; `result_size` and `result_sha256` are the result file's, None
+    and nothing while the result waits for a part.
     """
 
     name: str
-    hits: int
+    items: int
     seconds: float
     retries: int
     size: int
     mtime_ns: int
     sha256: str
-    labels_size: int | None
-    labels_sha256: str
+    result_size: int | None
+    result_sha256: str
     member: str = ""
     version: str = ""
-    tracks: int = 0
-    stages: Sequence[float] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """An event without labels: its name, the kind of failure and the reason, one line.
+    """An event without a result: its name, the kind of failure and the reason, one line.
 
     The kinds are `input` (its content), `file` (its file could not be read), `model` (the model refused it, or
     answered nonsense), `endpoint` (nothing useful answered in time) and `worker` (its worker died each time).

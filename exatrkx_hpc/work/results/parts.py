@@ -1,7 +1,8 @@
-"""Labels of many events in one Parquet file: OUT/labels/part-EVENT.labels.parquet, named after its first event.
+"""Results of many events in one Parquet file: OUT/labels/part-EVENT.labels.parquet, named after its first event.
 
-A row is an event: `event` (string) and `labels` (list of int64, in the order of the hits). An event is in one part
-alone, so no two parts have a name in common, and what a killed worker left is found by the names of its events.
+A row is an event: `event` (string), and for each output of the workload a list of its values, row by row. An event is
+in one part alone, so no two parts have a name in common, and what a killed worker left is found by the names of its
+events.
 """
 
 from __future__ import annotations
@@ -18,28 +19,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from exatrkx_hpc.base.errors import InputError, OutputError
 from exatrkx_hpc.base.files import write_whole
-from exatrkx_hpc.base.whole_numbers import Whole
 from exatrkx_hpc.work.events.parquet_files import opened, told
+from exatrkx_hpc.work.workloads.base import Array, Tensor, Tensors, Workload
 
 if TYPE_CHECKING:
-    from pyarrow import DataType, Table
-
-Labels = NDArray[np.int64]
+    from pyarrow import DataType, ListArray, Schema, Table
 
 EVENTS: Final = 1000
 """Events after which a part is written."""
 
-HITS: Final = 2_000_000
-"""Hits after which it is written, too: 16 MB of labels."""
+BYTES: Final = 16_000_000
+"""Bytes of results after which it is written, too."""
 
 SECONDS: Final = 10.0
 """Seconds that a result waits for its part at the longest."""
-
-_NAME: Final = re.compile(r"part-(.+)\.labels\.parquet", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,106 +48,150 @@ class Part:
     sha256: str
 
 
-def part_file(event: str) -> str:
+def part_suffix(workload: Workload) -> str:
+    """Return how the names of parts end."""
+    return f".{workload.folder}.parquet"
+
+
+def part_file(workload: Workload, event: str) -> str:
     """Return the name of the part whose first event this is."""
-    return f"part-{event}.labels.parquet"
+    return f"part-{event}{part_suffix(workload)}"
 
 
-def event_of(file: str) -> str | None:
+def event_of(workload: Workload, file: str) -> str | None:
     """Return the first event of the part with this file name; None for another file."""
-    found = _NAME.fullmatch(file)
+    found = re.fullmatch(rf"part-(.+){re.escape(part_suffix(workload))}", file, re.DOTALL)
     return found[1] if found else None
 
 
-def part_bytes(labels: Sequence[tuple[str, Labels]]) -> bytes:
+def part_bytes(workload: Workload, results: Sequence[tuple[str, Tensors]]) -> bytes:
     """Return a part of these events, as bytes."""
     import pyarrow
     from pyarrow import parquet
 
     # A name from a file system need not be UTF-8; a string in Parquet must be.
-    names = [os.fsencode(name).decode("utf-8", "backslashreplace") for name, _ in labels]
-    ends = np.cumsum([0, *(len(values) for _, values in labels)], dtype=np.int32)
-    flat = np.concatenate([values for _, values in labels])
-    lists = pyarrow.ListArray.from_arrays(ends, flat)
-    table = pyarrow.table({"event": pyarrow.array(names, pyarrow.string()), "labels": lists})
+    names = [os.fsencode(name).decode("utf-8", "backslashreplace") for name, _ in results]
+    columns = {spec.name: _lists([outputs[spec.name] for _, outputs in results]) for spec in workload.outputs}
+    table = pyarrow.table({"event": pyarrow.array(names, pyarrow.string()), **columns})
     file = io.BytesIO()
     parquet.write_table(table, file)
     return file.getvalue()
 
 
-def read_part(path: Path) -> Mapping[str, Whole]:
-    """Return the labels of each event of a part, `[N]`, int64 as this project writes them, or uint64.
+def _lists(arrays: Sequence[Array]) -> ListArray:
+    import pyarrow
+
+    ends = np.cumsum([0, *(array.size for array in arrays)], dtype=np.int32)
+    return pyarrow.ListArray.from_arrays(ends, np.concatenate([array.reshape(-1) for array in arrays]))
+
+
+def read_part(workload: Workload, path: Path) -> Mapping[str, Tensors]:
+    """Return the outputs of each event of a part; integers of a foreign part may be unsigned, where one needs it.
 
     Raises InputError when it cannot be read, or is not as a part is.
     """
-    table = _read(path, ["event", "labels"])
+    table = _read(workload, path, _columns(workload))
     if not table.num_rows:
         return {}
     with told(path):
-        lists, names = table.column("labels").chunk(0), table.column("event").to_pylist()
-        lists.validate(full=True)
-        values = lists.values
-        if lists.null_count or values.null_count or None in names:
-            raise InputError(f"{path} has an event without a name or labels; write it again")
-        ends, numbers = lists.offsets.to_numpy(), values.to_numpy()
-    wide = np.uint64 if numbers.dtype == np.uint64 else np.int64
-    labels = numbers.astype(wide, copy=False)
-    return {name: labels[ends[row] : ends[row + 1]] for row, name in enumerate(names)}
+        names = table.column("event").to_pylist()
+        columns = {spec: table.column(spec.name).chunk(0) for spec in workload.outputs}
+        for lists in columns.values():
+            lists.validate(full=True)
+            if lists.null_count or lists.values.null_count or None in names:
+                raise InputError(f"{path} has an event without a name or {workload.folder}; write it again")
+    found: dict[str, dict[str, Array]] = {name: {} for name in names}
+    for spec, lists in columns.items():
+        ends, values = lists.offsets.to_numpy(), _widened(lists.values.to_numpy())
+        for row, name in enumerate(names):
+            found[name][spec.name] = _shaped(spec, values[ends[row] : ends[row + 1]], path)
+    return found
 
 
-def events_of(path: Path) -> list[str]:
+def _widened(values: Array) -> Array:
+    """Return integers as 64 bits; others as they are."""
+    if values.dtype.kind not in "iu":
+        return values
+    return values.astype(np.uint64 if values.dtype == np.uint64 else np.int64, copy=False)
+
+
+def _shaped(spec: Tensor, values: Array, path: Path) -> Array:
+    try:
+        return values.reshape([axis if isinstance(axis, int) else -1 for axis in spec.shape])
+    except ValueError as error:
+        raise InputError(f"{path} has {values.size} values of {spec.name} for an event, not {spec.shown}") from error
+
+
+def events_of(workload: Workload, path: Path) -> list[str]:
     """Return the names of the events in a part; raises InputError when it cannot be read."""
     with told(path):
-        names: list[str | None] = _read(path, ["event"]).column("event").to_pylist()
+        names: list[str | None] = _read(workload, path, ["event"]).column("event").to_pylist()
     if None in names:
         raise InputError(f"{path} has an event without a name; write it again")
     return [name for name in names if name is not None]
 
 
-def _read(path: Path, columns: list[str]) -> Table:
+def _columns(workload: Workload) -> list[str]:
+    return ["event", *(spec.name for spec in workload.outputs)]
+
+
+def _read(workload: Workload, path: Path, columns: list[str]) -> Table:
     with opened(path) as file, told(path):
         schema = file.schema_arrow
-        if schema.names != ["event", "labels"]:
+        if schema.names != _columns(workload):
             held = ", ".join(schema.names)
-            raise InputError(f"{path} is no part of labels (it has: {held[:80]}); move it elsewhere")
-        _require_whole(path, schema.field("event").type, schema.field("labels").type)
+            raise InputError(f"{path} is no part of {workload.folder} (it has: {held[:80]}); move it elsewhere")
+        _require_types(workload, path, schema)
         return file.read(columns=columns, use_threads=False).combine_chunks()
 
 
-def _require_whole(path: Path, names: DataType, labels: DataType) -> None:
-    """Raise InputError unless names are text, and labels lists of whole numbers: others are not exact, or no labels."""
+def _require_types(workload: Workload, path: Path, schema: Schema) -> None:
+    """Raise InputError unless names are text, and the others lists of the kind that the workload has."""
     from pyarrow import types
 
-    text = types.is_string(names) or types.is_large_string(names)
-    lists = types.is_list(labels) or types.is_large_list(labels)
-    if not text or not lists or not types.is_integer(labels.value_type):
-        raise InputError(f"{path}: events are {names} and labels {labels}; string and list of int64 are wanted")
+    names = schema.field("event").type
+    good = types.is_string(names) or types.is_large_string(names)
+    for spec in workload.outputs:
+        found = schema.field(spec.name).type
+        if not good or not _is_list_of(spec, found):
+            raise InputError(
+                f"{path}: events are {names} and {spec.name} {found}; string and list of {spec.dtype} are wanted"
+            )
+
+
+def _is_list_of(spec: Tensor, found: DataType) -> bool:
+    from pyarrow import types
+
+    if not (types.is_list(found) or types.is_large_list(found)):
+        return False
+    wanted = types.is_integer if np.dtype(spec.dtype).kind in "iu" else types.is_floating
+    return bool(wanted(found.value_type))
 
 
 class PartWriter:
-    """Collects the labels of a worker, and writes them as parts."""
+    """Collects the results of a worker, and writes them as parts."""
 
-    def __init__(self, folder: Path, *, events: int, say: Callable[[Part], None]) -> None:
+    def __init__(self, folder: Path, workload: Workload, *, events: int, say: Callable[[Part], None]) -> None:
         """Write to `folder` after so many events; `say` is called with each part that is on disk."""
-        self._folder, self._events, self._say = folder, events, say
-        self._collected: list[tuple[str, Labels]] = []
-        self._hits = 0
+        self._folder, self._workload, self._events, self._say = folder, workload, events, say
+        self._collected: list[tuple[str, Tensors]] = []
+        self._bytes = 0
         self._since = 0.0
         self._lock = asyncio.Lock()
         self._parent = os.getppid()
 
-    def add(self, name: str, labels: Labels) -> None:
-        """Collect the labels of an event; parts take them in this order."""
+    def add(self, name: str, outputs: Tensors) -> None:
+        """Collect the outputs of an event; parts take them in this order."""
         if not self._collected:
             self._since = time.monotonic()
-        self._collected.append((name, labels))
-        self._hits += len(labels)
+        self._collected.append((name, outputs))
+        self._bytes += _size(outputs)
 
     @property
     def due(self) -> bool:
         """Whether it is time to write."""
         late = bool(self._collected) and time.monotonic() - self._since >= SECONDS
-        return late or len(self._collected) >= self._events or self._hits >= HITS
+        return late or len(self._collected) >= self._events or self._bytes >= BYTES
 
     async def write_if_due(self) -> None:
         """Write a part if it is time to: who brings more while one is written waits for it, so memory is bounded."""
@@ -170,14 +210,14 @@ class PartWriter:
         async with self._lock:
             while self._collected and wanted():
                 batch, self._collected = self._collected[: self._events], self._collected[self._events :]
-                self._hits = sum(len(labels) for _, labels in self._collected)
+                self._bytes = sum(_size(outputs) for _, outputs in self._collected)
                 part = await asyncio.to_thread(self._write_part, batch)
                 if part is not None:
                     self._say(part)
 
-    def _write_part(self, batch: Sequence[tuple[str, Labels]]) -> Part | None:
-        data = part_bytes(batch)
-        path = self._folder / part_file(batch[0][0])
+    def _write_part(self, batch: Sequence[tuple[str, Tensors]]) -> Part | None:
+        data = part_bytes(self._workload, batch)
+        path = self._folder / part_file(self._workload, batch[0][0])
         if os.getppid() != self._parent:  # nobody would note it, and the next run may be at these events already
             return None
         try:
@@ -187,3 +227,7 @@ class PartWriter:
                 f"cannot write {path}: {error.strerror}; make room there, or choose another folder with -o"
             ) from error
         return Part(event=batch[0][0], events=len(batch), size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _size(outputs: Tensors) -> int:
+    return sum(array.nbytes for array in outputs.values())

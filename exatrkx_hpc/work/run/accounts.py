@@ -47,7 +47,8 @@ class Book:
         self.events = counts.events
         self.done = self.done_before = counts.done
         self.failed = self.failed_before = counts.quarantined
-        self.hits = self.retries = self.tracks = 0
+        self.items = self.retries = 0
+        self.counts: Counter[str] = Counter()
         self._ignored = 0
         self._ignore_first = ignore_first
         self._stages = StageMeans()
@@ -64,7 +65,7 @@ class Book:
         return self._ledger.waiting(self._folder)
 
     def add(self, result: Result, *, attempts: int) -> None:
-        """Note an event whose label file is on disk; `attempts` workers had it."""
+        """Note an event whose result is on disk; `attempts` workers had it."""
         self._count(result)
         self._ledger.done(result, attempts=attempts)
 
@@ -76,10 +77,10 @@ class Book:
 
     def _count(self, result: Result) -> None:
         self.done += 1
-        self.hits += result.hits
+        self.items += result.items
         self.retries += result.retries
         self.members[result.member] += 1
-        self.tracks += result.tracks
+        self.counts.update(result.counts)
         if self._ignored < self._ignore_first:
             self._ignored += 1
             return
@@ -87,7 +88,7 @@ class Book:
         self._stages.add(result.stages)
 
     def fail(self, failed: Failed, *, attempts: int) -> None:
-        """Note an event that has no labels, and put it into quarantine if it would fail again."""
+        """Note an event that has no result, and put it into quarantine if it would fail again."""
         self.failed += 1
         if failed.for_itself:
             place = self._ledger.place(self._folder, failed.event)
@@ -95,9 +96,9 @@ class Book:
             self._results.put_into_quarantine(failed, **file, server=self._server, version=self.version)
         self._ledger.fail(failed, attempts=attempts)
 
-    def forget_labels(self, events: Iterable[str]) -> None:
+    def forget(self, events: Iterable[str]) -> None:
         """Remove what a dead worker wrote of these events and did not live to tell."""
-        self._results.forget_labels(events)
+        self._results.forget(events)
 
     def tally(self, *, in_flight: int) -> Tally:
         """Return how far the run is, with so many requests in flight; its `members` go on counting."""
@@ -132,8 +133,9 @@ class Book:
             failed=failed,
             more_failed=self.failed - len(failed),
             failed_before=self.failed_before,
-            hits=self.hits,
-            tracks=self.tracks,
+            item=self._results.workload.item,
+            items=self.items,
+            counts=dict(self.counts),
             ignored_first=self._ignored,
             stages_ms=self._stages.means_ms(),
             seconds=seconds,

@@ -64,7 +64,7 @@ class Coordinator:
         task, seconds = self._task, self._last_answer - self._begin
         workers = tuple(slot.done for slot in self._slots)
         return self._book.report(
-            model=task.model, mode=task.mode, seconds=seconds, workers=workers, stopped=self.stopped
+            model=task.models, mode=task.mode, seconds=seconds, workers=workers, stopped=self.stopped
         )
 
     def stop(self, reason: str) -> None:
@@ -150,7 +150,7 @@ class Coordinator:
                 keeper.cancel()
         outcomes = await asyncio.gather(*keepers, return_exceptions=True)
         for slot in self._slots:
-            self._book.forget_labels((*slot.outstanding, *slot.told))
+            self._book.forget((*slot.outstanding, *slot.told))
             slot.discard()
         for fault in (one for one in outcomes if isinstance(one, Exception)):
             raise fault
@@ -183,7 +183,7 @@ class Coordinator:
             self._note(lambda: self._book.add_part(answer, results))
         else:
             self._blame.answered()
-            if answer.labels_size is None:
+            if answer.result_size is None:
                 slot.tell(answer)
             else:
                 del slot.outstanding[answer.name]
@@ -209,7 +209,7 @@ class Coordinator:
     def _bury(self, slot: Slot, status: int) -> None:
         """Take the events of a dead worker back; give up those that were there too often."""
         how = ending(status)
-        self._book.forget_labels((*slot.outstanding, *slot.told))
+        self._book.forget((*slot.outstanding, *slot.told))
         for event in slot.outstanding.values():
             if self._blame.killed_again(event.name):
                 self._fail(event, "worker", f"its worker ended {DEATHS_OF_ONE_EVENT} times, the last time by {how}")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 from exatrkx_hpc.base.errors import IncompleteRun, InputError
 from exatrkx_hpc.work.results.outcome import Failed
-from exatrkx_hpc.work.run.event_figures import MIN_TRACK_HITS
 from exatrkx_hpc.work.run.latency import Latency
 
 if TYPE_CHECKING:
@@ -26,19 +25,20 @@ _COMPUTED: Final = ("done_now", "events_per_second", "failures", "not_tried")
 class Report:
     """The figures of one run.
 
-    `events` are in the folder, `done` of them have a label file, `done_before` of these by earlier runs, which the
+    `events` are in the folder, `done` of them have a result, `done_before` of these by earlier runs, which the
     ledger knows of. What failed has none: `failed` are the first of them, `more_failed` the number of the others,
     `failed_before` how many of all were in quarantine already and were passed over. What is left was not tried,
     because the run was `stopped` (the reason, one line, or None).
 
     The other figures are of this run alone: `seconds` is the wall time from the start of the workers to the last
-    answer, `tracks` the labels that 3 hits or more of an event have, `stages_ms` the mean time of each stage where the
-    stages were asked one by one, `ignored_first` how many events at the run's beginning are in neither `latency_ms`
-    nor `stages_ms`. `workers` is how many events each of them did, `members` how many each server answered, where the
-    balancer says so, `retries` how often a request was repeated after gRPC's own repeats. A run over several nodes has
-    `nodes`, how many events each of them did, and no `workers`. `mode` is how labels were made, with the models
-    `model`, whose version is `version` as far as the server says; in mode `direct` there is no server, and `server` is
-    the model repository. `units` says what the hits look like when that is not r/3000 mm, phi/pi, z/400 mm.
+    answer, `items` how many of the kind `item` (hits) its events had, `counts` what its results count (tracks),
+    `stages_ms` the mean time of each stage where the stages were asked one by one, `ignored_first` how many events at
+    the run's beginning are in neither `latency_ms` nor `stages_ms`. `workers` is how many events each of them did,
+    `members` how many each server answered, where the balancer says so, `retries` how often a request was repeated
+    after gRPC's own repeats. A run over several nodes has `nodes`, how many events each of them did, and no `workers`.
+    `mode` is how results were made, with the models `model`, whose version is `version` as far as the server says; in
+    mode `direct` there is no server, and `server` is the model repository. `units` says what the events look like when
+    their units are not those of the service.
     """
 
     server: str
@@ -46,18 +46,19 @@ class Report:
     events: int
     done: int
     failed: tuple[Failed, ...]
-    hits: int
     seconds: float
     latency_ms: Latency
     retries: int
     workers: tuple[int, ...]
     stopped: str | None = None
+    item: str = "hits"
+    items: int = 0
     mode: str = "ensemble"
     version: str = ""
     done_before: int = 0
     more_failed: int = 0
     failed_before: int = 0
-    tracks: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
     ignored_first: int = 0
     stages_ms: Mapping[str, float] = field(default_factory=dict)
     members: Mapping[str, int] = field(default_factory=dict)
@@ -66,12 +67,12 @@ class Report:
 
     @property
     def done_now(self) -> int:
-        """Events that this run gave labels."""
+        """Events that this run gave a result."""
         return self.done - self.done_before
 
     @property
     def events_per_second(self) -> float:
-        """Events that got labels per second of wall time."""
+        """Events that got a result per second of wall time."""
         return self.done_now / self.seconds if self.seconds > 0 else 0.0
 
     @property
@@ -85,12 +86,12 @@ class Report:
         return self.events - self.done - self.failures
 
     def check(self) -> None:
-        """Return when every event has labels; raise IncompleteRun, with the first reason, when not."""
+        """Return when every event has a result; raise IncompleteRun, with the first reason, when not."""
         if self.done == self.events and self.stopped is None:
             return
         reasons = [self.stopped] if self.stopped else []
         reasons += [f"first failure: {self.failed[0].event}: {self.failed[0].reason}"] if self.failed else []
-        raise IncompleteRun("; ".join([f"{self.done} of {self.events} events have labels", *reasons]))
+        raise IncompleteRun("; ".join([f"{self.done} of {self.events} events have results", *reasons]))
 
     def to_json(self) -> str:
         """Return the report as a JSON object, indented, with a newline at its end."""
@@ -131,8 +132,8 @@ def render_table(report: Report) -> Table:
         *([("units", report.units)] if report.units else []),
         ("wall time", f"{report.seconds:.2f} s"),
         ("events/s", f"{report.events_per_second:.1f}"),
-        ("hits", str(report.hits)),
-        ("tracks", f"{report.tracks} of {MIN_TRACK_HITS} hits or more"),
+        (report.item, str(report.items)),
+        *[(name, str(number)) for name, number in report.counts.items()],
         ("latency p50 / p95 / p99", f"{latency.p50:.1f} / {latency.p95:.1f} / {latency.p99:.1f} ms"),
         ("latency mean", f"{latency.mean:.1f} ms"),
         *([("stages mean", _stages(report.stages_ms))] if report.stages_ms else []),

@@ -1,4 +1,4 @@
-"""All events through the endpoint: worker processes that pull, labels as files, one report.
+"""All events through the endpoint: worker processes that pull, results as files, one report.
 
 `run_clients` is the whole story; `coordinator.py` keeps the workers busy and replaces those that die.
 """
@@ -16,7 +16,6 @@ from exatrkx_hpc.work.events.parquet_files import require_pyarrow
 from exatrkx_hpc.work.events.source import EVENT, PARQUET, format_of
 from exatrkx_hpc.work.inference.blocking import blocking, stopped_by_signals
 from exatrkx_hpc.work.inference.client import Client, checked_address
-from exatrkx_hpc.work.inference.modes import MODEL, models_of
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_results import sweep
 from exatrkx_hpc.work.ledger.open import Tell, begin, facts_of, go_on, note_units, require_version
@@ -28,6 +27,8 @@ from exatrkx_hpc.work.run.coordinator import Coordinator
 from exatrkx_hpc.work.run.progress import ShowProgress
 from exatrkx_hpc.work.run.report import Report
 from exatrkx_hpc.work.run.worker import Task
+from exatrkx_hpc.work.workloads.base import DIRECT, Workload
+from exatrkx_hpc.work.workloads.table import DEFAULT, workload
 
 if TYPE_CHECKING:
     from exatrkx_hpc.config.values import LabelFormat, Mode
@@ -44,14 +45,14 @@ class Settings:
     """What a run wants; raises ConfigError at once for a value that cannot work.
 
     `server` is `host:port`, `events` the folder of events (`*.csv`, `*.npy`, `*.npz`, or `*.parquet` whose column
-    `event_column` names the event of each hit; or one such file), `out` where `labels/`, `ledger.sqlite` and
-    `report.json` go (made if missing). `workers` processes keep `in_flight` requests each.
+    `event_column` names the event of each row; or one such file), `out` where results (`labels/`), `ledger.sqlite`
+    and `report.json` go (made if missing). `workers` processes keep `in_flight` requests each.
 
     A run goes on where the ledger in `out` ends. `fresh` begins anew, once the endpoint is ready; `retry_failed`
     also does what an earlier run put into quarantine; `accept_changes` does events again that changed since they
     were done, and forgets those that are gone: without it both are refused.
 
-    `label_format` is `csv`, a label file for each event, or `parquet`: files of `part_events` events or so.
+    `result_format` is `csv`, a result file for each event, or `parquet`: files of `part_events` events or so.
 
     `times` writes OUT/times.csv, the time of each stage for each event, in mode `stages` (by the page's writer, see
     page/write.py). `ignore_first` leaves the first events of this run, in the order of their answers, out of the
@@ -60,9 +61,10 @@ class Settings:
     `request_timeout` is one attempt's deadline, `patience` how long a request is repeated after its first
     failure, `deadline` how long to wait for the endpoint at the start; all in seconds.
 
-    `mode` is how an event becomes labels: `ensemble` (one request to `model`), `stages` (one to each stage),
-    `fused` (one to the fused model), or `direct`: the workers run the pipeline of the model repository
-    `repository` themselves, one event at a time each, and no server is asked.
+    `workload` names the kind of events, `workloads` the folder of workloads of one's own. `mode` is how an event
+    becomes a result: `ensemble` (one request to `model`, by default the workload's), another one that the workload
+    has (`stages`, `fused`), or `direct`: the workers do it themselves with the model repository `repository`, one
+    event at a time each, and no server is asked.
     """
 
     server: str = ""
@@ -73,22 +75,24 @@ class Settings:
     request_timeout: float = 60.0
     patience: float = 120.0
     deadline: float = 10.0
-    model: str = MODEL
+    workload: str = DEFAULT
+    workloads: str = ""
+    model: str = ""
     mode: Mode = "ensemble"
     repository: Path | None = None
     fresh: bool = False
     retry_failed: bool = False
     accept_changes: bool = False
     event_column: str = EVENT
-    label_format: LabelFormat = "csv"
+    result_format: LabelFormat = "csv"
     times: bool = False
     ignore_first: int = 0
     part_events: int = EVENTS
     shard: Shard = WHOLE
 
     def __post_init__(self) -> None:
-        models_of(self.mode)  # refuses a mode that does not exist
-        if self.mode != "direct":
+        self.kind.models(self.mode)  # refuses a mode that does not exist
+        if self.mode != DIRECT:
             checked_address(self.server)
         elif self.repository is None:
             raise ConfigError("mode direct needs a model repository; name one with --model-repository")
@@ -102,13 +106,28 @@ class Settings:
         if self.request_timeout <= 0 or self.patience < 0 or self.deadline <= 0:
             raise ConfigError("the request timeout and the deadline must be above 0 s, the patience at least 0 s")
         # realpath, because Path.resolve fails on a link to itself; making the folder says what is wrong with it.
-        if os.path.realpath(self.labels) in {os.path.realpath(self.events), os.path.realpath(self.events / "truth")}:
-            raise ConfigError(f"labels in {self.labels} would overwrite the events; choose another -o")
+        if os.path.realpath(self.folder) in {os.path.realpath(self.events), os.path.realpath(self.events / "truth")}:
+            raise ConfigError(f"results in {self.folder} would overwrite the events; choose another -o")
 
     @property
-    def labels(self) -> Path:
-        """The folder of the label files, `OUT/labels`."""
-        return self.out / "labels"
+    def kind(self) -> Workload:
+        """The workload; raises ConfigError when there is none of this name."""
+        return workload(self.workload, self.workloads)
+
+    @property
+    def models(self) -> str:
+        """The names of the models that the mode runs, in order."""
+        return self.kind.models(self.mode, self.model)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the result files, such as `OUT/labels`."""
+        return self.out / self.kind.folder
+
+    @property
+    def results(self) -> Results:
+        """OUT, as the run's shard uses it."""
+        return Results(self.out, self.shard, workload=self.kind)
 
     @property
     def report(self) -> Path:
@@ -126,12 +145,12 @@ class StoppedRun(IncompleteRun):
     @classmethod
     def of(cls, report: Report, path: Path) -> StoppedRun:
         """Return what to say of a report, in the file `path`, of a run that was stopped."""
-        counts = f"{report.done} of {report.events} events have labels, {report.failures} failed"
+        counts = f"{report.done} of {report.events} events have results, {report.failures} failed"
         return cls(f"{report.stopped}; {counts}, {report.not_tried} not tried ({path})", report)
 
 
 def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tell: Tell = lambda line: None) -> Report:
-    """Give every event of the folder its labels, those that an earlier run did excepted, and return the report.
+    """Give every event of the folder its result, those that an earlier run did excepted, and return the report.
 
     Every event was tried when it returns: look at `report.failed`, or call `report.check()`. The report is
     also in OUT/report.json, and what became of each event in OUT/ledger.sqlite. `tell` gets a line about what was
@@ -144,28 +163,28 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tel
     or when the endpoint stays dead. Works in a notebook, where a loop already runs.
     """
     form = format_of(settings.events)
-    if settings.label_format == PARQUET:
+    if settings.result_format == PARQUET:
         require_pyarrow()
     if settings.shard.is_whole and (shards := read_sharding(settings.out)) is not None:
         raise OutputError(f"{settings.out} is in {shards} shards; 'exatrkx-hpc run-clients' goes on with them all")
     if settings.ignore_first and not settings.shard.is_whole:
         raise ConfigError(f"-i is for a run without shards, and {settings.out} has some; leave it out")
-    results = Results(settings.out, settings.shard)
+    results = settings.results
     with results.owned() as locks, contextlib.ExitStack() as stack:
         ledger, version = _ledger(settings, results, locks, form, tell)
         stack.enter_context(ledger)
         _warn(settings, tell)
         require_version(ledger, version, server=source_of(settings))
         if ledger.counts().left:
-            note_units(ledger, settings.events, tell)
+            note_units(ledger, settings.events, settings.kind, tell)
         return _run_clients(settings, results, ledger, progress or (lambda tally: None))
 
 
 def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: Tell) -> tuple[Ledger, str]:
     """Return the ledger to go on with, or a new one, and the version of the model, if it was asked for."""
-    model, column = models_of(settings.mode, settings.model), settings.event_column
-    what = {"form": form, "column": column, "labels": settings.label_format}
-    facts = facts_of(settings.events, mode=settings.mode, model=model, shard=settings.shard, **what)
+    what = {"form": form, "column": settings.event_column, "results": settings.result_format}
+    how = {"mode": settings.mode, "model": settings.models}
+    facts = facts_of(settings.events, workload=settings.kind, shard=settings.shard, **what, **how)
     ledger = None
     if not settings.fresh:
         options = {"accept_changes": settings.accept_changes, "retry_failed": settings.retry_failed}
@@ -195,7 +214,7 @@ def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress:
         try:
             blocking(lambda: _run(run), interrupt=run.interrupt)
         finally:
-            sweep(results.labels, ledger=ledger, shard=settings.shard)
+            sweep(results, ledger=ledger)
     if run.error is not None:
         with contextlib.suppress(ExatrkxError):  # the disk may be what is broken
             results.write_report(run.report().to_json())
@@ -215,20 +234,23 @@ def _warn(settings: Settings, tell: Tell) -> None:
 
 
 def source_of(settings: Settings) -> str:
-    """Return where the labels come from: the endpoint, or in mode direct the model repository."""
-    return str(settings.repository) if settings.mode == "direct" else settings.server
+    """Return where the results come from: the endpoint, or in mode direct the model repository."""
+    return str(settings.repository) if settings.mode == DIRECT else settings.server
 
 
 def _task(settings: Settings) -> Task:
     return Task(
         server=source_of(settings),
-        model=models_of(settings.mode, settings.model),
-        labels=str(settings.labels.resolve()),
+        workload=settings.workload,
+        workloads=settings.workloads,
+        model=settings.model,
+        models=settings.models,
+        folder=str(settings.folder.resolve()),
         in_flight=settings.in_flight,
         request_timeout=settings.request_timeout,
         patience=settings.patience,
         mode=settings.mode,
-        label_format=settings.label_format,
+        result_format=settings.result_format,
         part_events=settings.part_events,
         repository=str(settings.repository.absolute()) if settings.repository is not None else "",
     )
@@ -241,10 +263,10 @@ async def _run(run: Coordinator) -> None:
 
 async def check_endpoint(settings: Settings) -> str:
     """Return the version of the model; raises what `run_clients` says of an endpoint that is not ready."""
-    if settings.mode == "direct":
+    if settings.mode == DIRECT:
         from exatrkx_hpc.models.pipeline import pipeline_digest
 
         return pipeline_digest(settings.repository or Path())[:12]
-    async with Client(settings.server, model=settings.model, mode=settings.mode) as client:
+    async with Client(settings.server, workload=settings.kind, model=settings.model, mode=settings.mode) as client:
         await client.check(settings.deadline)
         return await client.version()

@@ -1,8 +1,8 @@
-"""One worker process: events in by name on stdin, label files out, an answer for each on stdout.
+"""One worker process: events in by name on stdin, result files out, an answer for each on stdout.
 
 Both directions are JSON, one object a line. The first line is the `Task`; each line after it is an event
 `{"name", "path"}`, with `"rows"` where its file holds more; each answer has the fields of a `Result`, or is
-`{"name", "kind", "reason"}`. Where labels go into parts, a part that is on disk is an answer, too, with the fields of
+`{"name", "kind", "reason"}`. Where results go into parts, a part that is on disk is an answer, too, with the fields of
 a `Part`: it holds as many results as it says, the first ones that were in none; `{"write": true}` asks for one.
 The end of stdin is the order to stop: what is in flight is dropped, what is written stays whole.
 """
@@ -10,7 +10,6 @@ The end of stdin is the order to stop: what is in flight is dropped, what is wri
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 import signal
@@ -21,16 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from numpy.typing import ArrayLike
-
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, ModelError, OutputError
-from exatrkx_hpc.base.files import write_whole
-from exatrkx_hpc.work.events.source import EventFile, EventInput, Reader, Rows, UnreadableEvent, labels_text
+from exatrkx_hpc.work.events.source import EventFile, EventInput, Reader, Rows, UnreadableEvent
 from exatrkx_hpc.work.inference.client import Answer, Client
 from exatrkx_hpc.work.inference.retry import UnknownModel, one_line
 from exatrkx_hpc.work.results.outcome import Result
 from exatrkx_hpc.work.results.parts import EVENTS, Part, PartWriter
-from exatrkx_hpc.work.run.event_figures import by_stage, count_tracks
+from exatrkx_hpc.work.results.write import write_result
+from exatrkx_hpc.work.workloads.base import DIRECT, Tensors, Workload
+from exatrkx_hpc.work.workloads.table import workload as find_workload
 
 if TYPE_CHECKING:
     from exatrkx_hpc.config.values import LabelFormat, Mode
@@ -55,57 +53,62 @@ KINDS: Final[dict[type[ExatrkxError], str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a worker is told once: the endpoint, where labels go, and how hard to try.
+    """What a worker is told once: the kind of events, the endpoint, where results go, and how hard to try.
 
-    In mode `direct` the worker runs the pipeline of `repository` itself, and `server` and `model` only name it.
+    In mode `direct` the worker does the work with `repository` itself, and `server` only names it. `model` is the one
+    that was asked for, if any, `models` are those that the mode runs.
     """
 
     server: str
-    model: str
-    labels: str
+    models: str
+    folder: str
     in_flight: int
     request_timeout: float
     patience: float
+    workload: str = "exatrkx"
+    workloads: str = ""
+    model: str = ""
     mode: Mode = "ensemble"
     repository: str = ""
-    label_format: LabelFormat = "csv"
+    result_format: LabelFormat = "csv"
     part_events: int = EVENTS
 
 
-class Tracker(Protocol):
-    """What turns hits into labels: a client of the endpoint, or the pipeline in this process."""
+class Asked(Protocol):
+    """What turns an event into a result: a client of the endpoint, or the workload's own function in this process."""
 
-    async def ask(self, hits: ArrayLike) -> Answer:
-        """Return the labels of hits `[N, 3]`."""
+    async def ask(self, inputs: Tensors) -> Answer:
+        """Return the outputs for the inputs of an event."""
 
 
 class Worker:
-    """Turns events into label files, `in_flight` requests at a time, and says so line by line."""
+    """Turns events into result files, `in_flight` requests at a time, and says so line by line."""
 
-    def __init__(self, task: Task, tracker: Tracker, answers: int, *, reader: Reader | None = None) -> None:
+    def __init__(self, task: Task, asked: Asked, answers: int, *, reader: Reader | None = None) -> None:
         """Write answers to the file descriptor `answers`; `reader` reads the events, a new one by default."""
-        self._labels = Path(task.labels)
-        self._tracker = tracker
-        self._reader = reader or Reader()
+        self._workload = find_workload(task.workload, task.workloads)
+        self._folder = Path(task.folder)
+        self._asked = asked
+        self._reader = reader or Reader(self._workload)
         self._quick = True
         self._answers = answers
         self._free = asyncio.Semaphore(task.in_flight)
         self._parts: PartWriter | None = None
-        if task.label_format == "parquet":
+        if task.result_format == "parquet":
             say: Callable[[Part], None] = lambda part: self._answer(**vars(part))  # noqa: E731
-            self._parts = PartWriter(self._labels, events=task.part_events, say=say)
+            self._parts = PartWriter(self._folder, self._workload, events=task.part_events, say=say)
 
     async def do(self, event: EventFile) -> None:
         """Do one event and answer; an event's own failure is an answer, not an exception."""
         try:
             content = await self._read(event)
             async with self._free:
-                answer = await self._tracker.ask(content.hits)
+                answer = await self._asked.ask(content.tensors)
             if self._parts is None:
                 self._answer(**vars(self._write(event.name, content, answer)))
             else:
-                self._answer(**vars(_result(event.name, content, answer)))
-                self._parts.add(event.name, answer.labels)
+                self._answer(**vars(result_of(self._workload, event.name, content, answer)))
+                self._parts.add(event.name, answer.outputs)
                 await self._parts.write_if_due()
         except (InputError, ModelError, EndpointError, OutputError) as error:
             self._answer(name=event.name, kind=KINDS[type(error)], reason=one_line(str(error)))
@@ -126,16 +129,11 @@ class Worker:
             self._answer(name="", kind=KINDS[type(error)], reason=one_line(str(error)))
 
     def _write(self, name: str, event: EventInput, answer: Answer) -> Result:
-        """Write the label file; no await until the answer is out, so a file and its answer go together."""
-        path = self._labels / f"{name}.csv"
-        data = labels_text(answer.labels).encode()
-        try:
-            write_whole(path, data)
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {path}: {error.strerror}; make room there, or choose another folder with -o"
-            ) from error
-        return _result(name, event, answer, labels_size=len(data), labels_sha256=hashlib.sha256(data).hexdigest())
+        """Write the result file; no await until the answer is out, so a file and its answer go together."""
+        path = self._folder / f"{name}{self._workload.suffix}"
+        remedy = "make room there, or choose another folder with -o"
+        written = write_result(self._workload, path, answer.outputs, remedy=remedy)
+        return result_of(self._workload, name, event, answer, written)
 
     def _answer(self, **fields: object) -> None:
         data = (json.dumps(fields) + "\n").encode()
@@ -143,23 +141,25 @@ class Worker:
             data = data[os.write(self._answers, data) :]
 
 
-def _result(
-    name: str, event: EventInput, answer: Answer, *, labels_size: int | None = None, labels_sha256: str = ""
+def result_of(
+    workload: Workload, name: str, event: EventInput, answer: Answer, written: tuple[int | None, str] = (None, "")
 ) -> Result:
+    """Return what a ledger is to say of an event; `written` are size and digest of the result's file, if it has one."""
+    size, sha256 = written
     return Result(
         name=name,
-        hits=len(event.hits),
+        items=workload.items(event.tensors),
         seconds=answer.seconds,
         retries=answer.retries,
         size=event.size,
         mtime_ns=event.mtime_ns,
         sha256=event.sha256,
-        labels_size=labels_size,
-        labels_sha256=labels_sha256,
+        result_size=size,
+        result_sha256=sha256,
         member=answer.member,
         version=answer.version,
-        tracks=count_tracks(answer.labels),
-        stages=by_stage(answer.models),
+        counts=workload.counts(answer.outputs),
+        stages=answer.stages,
     )
 
 
@@ -179,8 +179,8 @@ async def work(answers: int) -> None:
 
 async def _serve(task: Task, orders: asyncio.StreamReader, answers: int) -> None:
     events: asyncio.Queue[bytes] = asyncio.Queue()
-    async with _tracker(task) as tracker:
-        worker = Worker(task, tracker, answers)
+    async with _asked(task) as asked:
+        worker = Worker(task, asked, answers)
         lanes = [asyncio.create_task(_lane(worker, events)) for _ in range(task.in_flight + LOOKAHEAD)]
         lanes.append(asyncio.create_task(_watch(worker)))
         reader = asyncio.create_task(_take(orders, events))
@@ -194,13 +194,15 @@ async def _serve(task: Task, orders: asyncio.StreamReader, answers: int) -> None
         one.result()
 
 
-def _tracker(task: Task) -> Client | Direct:
-    if task.mode == "direct":
+def _asked(task: Task) -> Client | Direct:
+    workload = find_workload(task.workload, task.workloads)
+    if task.mode == DIRECT:
         from exatrkx_hpc.work.inference.in_process import Direct
 
-        return Direct(Path(task.repository))
+        return Direct(workload, Path(task.repository))
     return Client(
         task.server,
+        workload=workload,
         model=task.model,
         mode=task.mode,
         request_timeout=task.request_timeout,

@@ -6,15 +6,17 @@ the hits: no tracker reaches 3 m in r and 1.2 m in z, but one of 1 m and 3 m doe
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from exatrkx_hpc.work.events.values import Float32
+from exatrkx_hpc.work.workloads.base import Tensors
+
+Float32 = NDArray[np.float32]
 
 Length = Literal["metres", "centimetres", "millimetres"]
 Angle = Literal["radians", "degrees", "pi"]
@@ -91,24 +93,26 @@ class Sample:
         return f"z reaches {along:.4g} ({along_mm:.4g} mm) and r {far:.4g} ({far_mm:.4g} mm), as in no tracker"
 
 
-class Watch:
-    """Warns once, as Python does, when the hits that one caller gives have other units than the service's.
-
-    `said` is what they look like then, else nothing.
-    """
+class HitSample:
+    """A `Sample` of events of ExaTrkX, for `Workload.sampler`."""
 
     def __init__(self) -> None:
         """Have seen nothing yet."""
-        self._sample, self.said = Sample(), ""
+        self._sample = Sample()
 
-    def look(self, hits: Float32) -> None:
-        """Look at the hits `[N, 3]` of an event; after the first events this costs nothing."""
-        if self.said or self._sample.full:
-            return
-        self._sample.add(hits)
-        if found := self._sample.doubt():
-            self.said = f"{found.said}, not r/3000 mm, phi/pi, z/400 mm"
-            warnings.warn(f"{self.said}; see docs/events.md", stacklevel=3)
+    @property
+    def full(self) -> bool:
+        """Whether it has enough."""
+        return self._sample.full
+
+    def add(self, inputs: Tensors) -> None:
+        """Take the hits of an event."""
+        self._sample.add(inputs["hits"])
+
+    def doubt(self) -> str:
+        """Return what the units look like, and what to do; nothing for the service's, or when it cannot be told."""
+        found = self._sample.doubt()
+        return str(found) if found else ""
 
 
 def doubt(hits: Float32) -> Doubt | None:

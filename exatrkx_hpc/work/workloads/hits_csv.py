@@ -1,4 +1,4 @@
-"""An event as a CSV file: one hit a line, three numbers, no header."""
+"""Hits as a CSV file: one hit a line, three numbers, no header."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exatrkx_hpc.base.errors import InputError
-from exatrkx_hpc.work.events.values import COLUMNS, Float32
+from exatrkx_hpc.work.workloads.hits_numpy import COLUMNS
+
+Float32 = NDArray[np.float32]
 
 _WANTED: Final = "a hit is r/3000,phi/pi,z/400, without a header"
 #: What float() takes beyond this, underscores and the digits of other scripts, is no number in a table.

@@ -1,0 +1,72 @@
+"""`workload list` and `workload check`: the kinds of events, and whether one of them holds together."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from exatrkx_hpc.base.errors import ModelError
+from exatrkx_hpc.cli.options import ConfigFile, Json, console, resolved
+from exatrkx_hpc.work.inference.check_workload import check_workload
+from exatrkx_hpc.work.workloads.base import Workload
+from exatrkx_hpc.work.workloads.table import names, workload
+
+workload_app = typer.Typer(help="The kinds of events: what goes into a service, and what comes out.")
+
+Folder = Annotated[
+    str | None, typer.Option("--workloads", help="The folder of workloads of your own; default: clients.workloads.")
+]
+
+
+@workload_app.command("list")
+def list_workloads(workloads: Folder = None, as_json: Json = False, config: ConfigFile = None) -> None:
+    """Print the workloads with their inputs and outputs."""
+    folder = resolved(config, clients__workloads=workloads).farm.clients.workloads
+    found = [workload(name, folder) for name in names(folder)]
+    if as_json:
+        typer.echo(json.dumps([_facts(one) for one in found], indent=2))
+        return
+    table = Table("workload", "model", "inputs", "outputs", "modes")
+    for one in found:
+        inputs, outputs = (
+            "\n".join(f"{spec.name}: {spec.shown}" for spec in specs) for specs in (one.inputs, one.outputs)
+        )
+        table.add_row(one.name, one.model, inputs, outputs, "\n".join(one.mode_names))
+    console().print(table)
+
+
+@workload_app.command(epilog="Example: exatrkx-hpc workload check echo --server 127.0.0.1:9191")
+def check(
+    name: Annotated[str, typer.Argument(help="The workload's name.")],
+    server: Annotated[
+        str, typer.Option("--server", "-s", help="An endpoint, HOST:PORT, which is asked with the sample.")
+    ] = "",
+    workloads: Folder = None,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Check a workload: its names and types, its sample, its results on disk and, with --server, its service."""
+    folder = resolved(config, clients__workloads=workloads).farm.clients.workloads
+    checks = check_workload(workload(name, folder), server=server)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(one) for one in checks], indent=2))
+    else:
+        for one in checks:
+            typer.echo(f"{'FAULT' if one.fault else 'ok':<6}{one.what}{f': {one.fault}' if one.fault else ''}")
+    if faults := [one.fault for one in checks if one.fault]:
+        raise ModelError(f"workload {name} has {len(faults)} fault(s): {faults[0]}")
+
+
+def _facts(one: Workload) -> dict[str, object]:
+    return {
+        "name": one.name,
+        "item": one.item,
+        "model": one.model,
+        "inputs": {spec.name: spec.shown for spec in one.inputs},
+        "outputs": {spec.name: spec.shown for spec in one.outputs},
+        "modes": list(one.mode_names),
+    }

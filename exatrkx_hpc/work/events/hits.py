@@ -1,0 +1,17 @@
+"""The hits of an event file, for tools that know ExaTrkX alone: conversion, score, benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exatrkx_hpc.work.events.source import read_event
+from exatrkx_hpc.work.workloads.exatrkx import HITS, WORKLOAD
+
+
+def read_hits(path: Path) -> NDArray[np.float32]:
+    """Return the hits of a file that is one event, float32 `[N, 3]`, contiguous and finite; see `read_event`."""
+    hits: NDArray[np.float32] = read_event(path, WORKLOAD).tensors[HITS]
+    return hits

@@ -1,0 +1,126 @@
+"""Does a workload hold together? Its names, its sample, its results on disk and, if there is one, its service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tritonclient.utils import np_to_triton_dtype
+
+from exatrkx_hpc.base.errors import ExatrkxError
+from exatrkx_hpc.work.inference.client import Client
+from exatrkx_hpc.work.workloads.base import Array, Tensor, Tensors, Workload, sizes_of
+from exatrkx_hpc.work.workloads.given import as_tensors
+
+#: Sizes of the axes that a result may have, with which it is written and read again.
+_SIZES = (0, 1, 5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that a workload promises: what it is, what is wrong with it, and nothing where it holds."""
+
+    what: str
+    fault: str = ""
+
+
+def check_workload(workload: Workload, *, server: str = "") -> tuple[Check, ...]:
+    """Return what was checked of a workload; with `server` (`host:port`) its sample is asked there, too."""
+    checks = [
+        _checked("the names of tensors and requests belong together", lambda: _names(workload)),
+        _checked("its tensors have types that Triton and numpy know", lambda: _types(workload)),
+        _checked("its sample is an event", lambda: _sample(workload)),
+        _checked("a result is read as it was written", lambda: _results(workload)),
+    ]
+    if server and not any(check.fault for check in checks):
+        checks.append(_checked(f"{server} answers the sample as promised", lambda: _asked(workload, server)))
+    return tuple(checks)
+
+
+def _checked(what: str, faults: Callable[[], Iterator[str]]) -> Check:
+    try:
+        return Check(what=what, fault="; ".join(faults()))
+    except ExatrkxError as error:
+        return Check(what=what, fault=str(error))
+    except Exception as error:  # a workload's own functions may raise anything
+        return Check(what=what, fault=f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def _names(workload: Workload) -> Iterator[str]:
+    inputs, outputs = ([spec.name for spec in specs] for specs in (workload.inputs, workload.outputs))
+    for name in {name for name in (*inputs, *outputs) if (*inputs, *outputs).count(name) > 1}:
+        yield f"{name} is the name of two tensors"
+    if not any(workload.item in spec.shape for spec in workload.inputs):
+        yield f"no input has an axis {workload.item}, which is what an event counts"
+    if not workload.suffix.startswith(".") or "/" in workload.folder:
+        yield f"results would be in {workload.folder}/EVENT{workload.suffix}; a plain folder and a suffix are wanted"
+    for mode, requests in workload.modes.items():
+        known = set(inputs)
+        for request in requests:
+            for tensor, source in request.inputs.items():
+                if source not in known:
+                    yield f"mode {mode}: {request.model} takes {tensor} from {source!r}, which nothing gives"
+            known |= set(request.outputs.values())
+        for name in outputs:
+            if name not in known:
+                yield f"mode {mode} gives no {name}"
+    if not workload.modes:
+        yield "there is no mode"
+
+
+def _types(workload: Workload) -> Iterator[str]:
+    for spec in (*workload.inputs, *workload.outputs):
+        if np_to_triton_dtype(np.dtype(spec.dtype)) is None:
+            yield f"{spec.name} is {spec.dtype}, which Triton does not have"
+        fixed = spec.shape[1] if len(spec.shape) == 2 else 1
+        if spec.columns and fixed != len(spec.columns):
+            yield f"{spec.name} names {len(spec.columns)} columns for the shape {list(spec.shape)}"
+
+
+def _sample(workload: Workload) -> Iterator[str]:
+    if workload.sample is None:
+        yield "there is no sample; give one that makes the inputs of a small event"
+        return
+    inputs = as_tensors(workload, workload.sample(np.random.default_rng(1)))
+    if workload.items(inputs) < 1:
+        yield f"it has no {workload.item}"
+
+
+def _results(workload: Workload) -> Iterator[str]:
+    for size in _SIZES:
+        outputs = {spec.name: _filled(spec, size) for spec in workload.outputs}
+        read = workload.decode(Path(f"EVENT{workload.suffix}"), workload.encode(outputs))
+        for name, array in outputs.items():
+            if name not in read or not _same(read[name], array):
+                yield f"{name} of {size} rows is not what was written"
+        for name, number in workload.counts(outputs).items():
+            if not isinstance(number, int):
+                yield f"it counts {name} as {type(number).__name__}; a whole number is wanted"
+
+
+def _filled(spec: Tensor, size: int) -> Array:
+    shape = [axis if isinstance(axis, int) else size for axis in spec.shape]
+    whole: Array = np.arange(int(np.prod(shape))).reshape(shape).astype(spec.dtype)
+    return whole
+
+
+def _same(one: Array, other: Array) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and bool((one == other).all())
+
+
+def _asked(workload: Workload, server: str) -> Iterator[str]:
+    if workload.sample is None:
+        return
+    inputs = as_tensors(workload, workload.sample(np.random.default_rng(1)))
+    outputs = asyncio.run(_ask(workload, server, inputs))
+    sizes_of(workload.outputs, outputs, sizes_of(workload.inputs, inputs))
+    yield from ()
+
+
+async def _ask(workload: Workload, server: str, inputs: Tensors) -> Tensors:
+    async with Client(server, workload=workload, mode=next(iter(workload.modes))) as client:  # type: ignore[arg-type]
+        await client.check(10.0)
+        return (await client.ask(inputs)).outputs

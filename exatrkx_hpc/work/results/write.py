@@ -1,0 +1,23 @@
+"""A result is written: its file first, then what the ledger is to say of it. For workers and for maps."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from exatrkx_hpc.base.errors import OutputError
+from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.work.workloads.base import Tensors, Workload
+
+
+def write_result(workload: Workload, path: Path, outputs: Tensors, *, remedy: str) -> tuple[int, str]:
+    """Write the outputs of an event to `path`, whole or not at all; return size and digest (hexadecimal) of the file.
+
+    Raises OutputError, with the remedy, when it cannot be written.
+    """
+    data = workload.encode(outputs)
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; {remedy}") from error
+    return len(data), hashlib.sha256(data).hexdigest()

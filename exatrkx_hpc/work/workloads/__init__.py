@@ -1,0 +1,1 @@
+"""Kinds of events: what goes into a service, what comes out, and how it is kept. One module a workload."""

@@ -1,0 +1,28 @@
+"""Results as numpy archives, `.npz`: the format of a workload that has no reason for another."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from exatrkx_hpc.base.errors import InputError
+from exatrkx_hpc.work.workloads.base import Tensors
+
+
+def encode(outputs: Tensors) -> bytes:
+    """Return the outputs as the bytes of an `.npz` file, which are the same for the same outputs."""
+    file = io.BytesIO()
+    np.savez(file, **dict(outputs))
+    return file.getvalue()
+
+
+def decode(path: Path, data: bytes) -> Tensors:
+    """Return the outputs that `encode` wrote to `path`; raises InputError for bytes that are something else."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not a whole numpy archive ({error}); its event must be done again") from error

@@ -1,0 +1,54 @@
+"""A workload to start from: points with ids, two inputs, four outputs of different lengths; see `model_repos/echo`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from exatrkx_hpc.base.errors import ModelError
+from exatrkx_hpc.work.workloads.archive import decode, encode
+from exatrkx_hpc.work.workloads.base import Request, Tensor, Tensors, Workload
+
+
+def _agree(inputs: Tensors, outputs: Tensors) -> None:
+    """Raise ModelError unless there is a link between each point and the next one."""
+    points, links = len(inputs["points"]), len(outputs["links"])
+    if links != max(points - 1, 0):
+        raise ModelError(f"echo sent {links} links for {points} points, not {max(points - 1, 0)}")
+
+
+def _sample(random: np.random.Generator) -> Tensors:
+    return {"points": random.normal(size=(5, 2)).astype(np.float32), "ids": np.arange(5, dtype=np.int64)}
+
+
+WORKLOAD: Final = Workload(
+    name="echo",
+    item="points",
+    inputs=(
+        Tensor(name="points", dtype="float32", shape=("points", 2), columns=("x", "y"), units="any"),
+        Tensor(name="ids", dtype="int64", shape=("points",), columns=("id",)),
+    ),
+    outputs=(
+        Tensor(name="copies", dtype="float32", shape=("points", 2), columns=("x", "y")),
+        Tensor(name="sums", dtype="float32", shape=("points",)),
+        Tensor(name="links", dtype="int64", shape=("links", 2), units="ids of neighbouring points"),
+        Tensor(name="size", dtype="int64", shape=(1,), units="the number of points"),
+    ),
+    model="echo",
+    modes={
+        "ensemble": (
+            Request(
+                model="{model}",
+                inputs={"POINTS": "points", "IDS": "ids"},
+                outputs={"COPIES": "copies", "SUMS": "sums", "LINKS": "links", "SIZE": "size"},
+            ),
+        )
+    },
+    encode=encode,
+    decode=decode,
+    suffix=".npz",
+    agree=_agree,
+    counts=lambda outputs: {"links": len(outputs["links"])},
+    sample=_sample,
+)

@@ -1,0 +1,134 @@
+"""ExaTrkX track finding: the hits of an event become track labels, in one request, one a stage, or without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from exatrkx_hpc.base.errors import InputError
+from exatrkx_hpc.base.whole_numbers import Whole, whole_numbers
+from exatrkx_hpc.work.workloads.base import Infer, Request, Tensor, Tensors, Workload
+from exatrkx_hpc.work.workloads.hits_csv import parse_csv
+from exatrkx_hpc.work.workloads.hits_numpy import parse_npy, parse_npz
+from exatrkx_hpc.work.workloads.units import HitSample
+
+HITS: Final = "hits"
+LABELS: Final = "labels"
+
+#: The ensemble that turns FEATURES (hits) into LABELS, and the model that does the same in one process.
+MODEL: Final = "exatrkx"
+FUSED_MODEL: Final = "exatrkx_fused"
+
+
+#: A label is a track from so many hits on: that of `score`, which a worker does not load (tracking/scoring/score.py).
+MIN_TRACK_HITS: Final = 3
+
+
+def _one_request(model: str) -> tuple[Request, ...]:
+    return (Request(model=model, inputs={"FEATURES": HITS}, outputs={"LABELS": LABELS}),)
+
+
+_STAGES: Final = (
+    Request(model="embed", inputs={"INPUT__0": HITS}, outputs={"OUTPUT__0": "embedding"}, stage="embedding"),
+    Request(model="frnn", inputs={"INPUT0": "embedding"}, outputs={"OUTPUT0": "candidates"}, stage="building"),
+    Request(
+        model="filter",
+        inputs={"INPUT__0": HITS, "INPUT__1": "candidates"},
+        outputs={"OUTPUT__0": "filter_scores"},
+        stage="filtering",
+    ),
+    Request(
+        model="applyfilter",
+        inputs={"FILTER_SCORES": "filter_scores", "EDGE_LIST": "candidates"},
+        outputs={"EDGE_LIST_AFTER_FILTER": "edges"},
+        stage="filtering",
+    ),
+    Request(
+        model="gnn",
+        inputs={"INPUT__0": HITS, "INPUT__1": "edges"},
+        outputs={"OUTPUT__0": "edge_scores"},
+        stage="gnn",
+    ),
+    Request(
+        model="wcc",
+        inputs={"INPUT0": "edges", "INPUT1": "edge_scores", "INPUT2": HITS},
+        outputs={"OUTPUT0": LABELS},
+        stage="labeling",
+    ),
+)
+
+
+def labels_text(outputs: Tensors) -> bytes:
+    """Return labels `[N]` as a label file: one integer a line, in the order of the hits."""
+    labels = outputs[LABELS]
+    return ("%d\n" * labels.size % tuple(labels.tolist())).encode()
+
+
+def read_labels(path: Path, data: bytes) -> Mapping[str, Whole]:
+    """Return the labels of a label file that any program wrote, `[N]`, each exact: int64, or uint64 where one needs it.
+
+    An empty file has N = 0. Raises InputError with the line for anything but one integer of 64 bits a line.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no label file: it is not text ({error.reason}); write it again") from error
+    lines = text.rstrip().split("\n") if text.strip() else []
+    try:
+        return {LABELS: whole_numbers(lines, first=1)}
+    except ValueError as error:
+        raise InputError(f"{path}:{error}; a label file has one integer of 64 bits a line") from error
+
+
+def count_tracks(labels: Whole) -> int:
+    """Return how many labels of `[N]` belong to MIN_TRACK_HITS hits or more; below 0 is no track's label."""
+    _, hits = np.unique(labels[labels >= 0], return_counts=True)
+    return int((hits >= MIN_TRACK_HITS).sum())
+
+
+def _in_process(repository: Path) -> Infer:
+    from exatrkx_hpc.models.pipeline import load_tracker
+
+    find = load_tracker(repository)
+    return lambda inputs: {LABELS: find(inputs[HITS])}
+
+
+def _sample(random: np.random.Generator) -> Mapping[str, np.ndarray]:  # type: ignore[type-arg]
+    hits = random.uniform((0.01, -1.0, -2.5), (0.33, 1.0, 2.5), size=(60, 3)).astype(np.float32)
+    return {HITS: hits}
+
+
+WORKLOAD: Final = Workload(
+    name="exatrkx",
+    item=HITS,
+    inputs=(
+        Tensor(
+            name=HITS,
+            dtype="float32",
+            shape=(HITS, 3),
+            columns=("r", "phi", "z"),
+            units="r / 3000 mm, phi / pi, z / 400 mm",
+        ),
+    ),
+    outputs=(Tensor(name=LABELS, dtype="int64", shape=(HITS,), units="hits of one track have the same"),),
+    model=MODEL,
+    also=(FUSED_MODEL,),
+    modes={"ensemble": _one_request("{model}"), "stages": _STAGES, "fused": _one_request(FUSED_MODEL)},
+    encode=labels_text,
+    decode=read_labels,
+    suffix=".csv",
+    folder=LABELS,
+    in_process=_in_process,
+    in_process_models="embed, filter, gnn",
+    counts=lambda outputs: {"tracks": count_tracks(outputs[LABELS])},
+    parsers={
+        "csv": lambda path, data: {HITS: parse_csv(path, data)},
+        "npy": lambda path, data: {HITS: parse_npy(path, data)},
+        "npz": lambda path, data: {HITS: parse_npz(path, data)},
+    },
+    sampler=HitSample,
+    sample=_sample,
+)

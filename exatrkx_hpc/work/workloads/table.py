@@ -1,0 +1,80 @@
+"""The workloads by name: those that are shipped, and those in a folder of the user's."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Final
+
+from exatrkx_hpc.base.errors import ConfigError
+from exatrkx_hpc.work.workloads.base import Workload
+
+DEFAULT: Final = "exatrkx"
+
+#: Loaded when they are asked for.
+SHIPPED: Final = {"exatrkx": "exatrkx_hpc.work.workloads.exatrkx", "echo": "exatrkx_hpc.work.workloads.echo"}
+
+
+def names(folder: str = "") -> tuple[str, ...]:
+    """Return the names of all workloads, those in `folder` included."""
+    return tuple(sorted({*SHIPPED, *_own(folder)}))
+
+
+@functools.cache
+def workload(name: str = DEFAULT, folder: str = "") -> Workload:
+    """Return a workload by its name: one of the module `NAME.py` in `folder`, or a shipped one.
+
+    Raises ConfigError when there is none of this name, or the module does not hold one.
+    """
+    own = _own(folder)
+    if name in own:
+        return _loaded(own[name])
+    if name in SHIPPED:
+        found: Workload = importlib.import_module(SHIPPED[name]).WORKLOAD
+        return found
+    near = difflib.get_close_matches(name, names(folder), n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    where = f"; clients.workloads = {folder!r} names the folder of your own" if folder else ""
+    raise ConfigError(f"no workload {name!r}; there are {', '.join(names(folder))}{meant}{where}")
+
+
+def workload_of(model: str, *, default: str = DEFAULT, folder: str = "") -> Workload:
+    """Return the workload that has `model` among its models; the one named `default` where none has."""
+    known = workload(default, folder)
+    if not model or model in (known.model, *known.also):
+        return known
+    for name in names(folder):
+        found = workload(name, folder)
+        if model in (found.model, *found.also):
+            return found
+    return known
+
+
+def _own(folder: str) -> dict[str, Path]:
+    """Return the modules in the user's folder by their names; raises ConfigError when it is no folder."""
+    if not folder:
+        return {}
+    path = Path(folder)
+    if not path.is_dir():
+        raise ConfigError(f"clients.workloads: there is no folder {folder}; it holds one NAME.py for each workload")
+    return {file.stem: file for file in sorted(path.glob("*.py")) if not file.name.startswith(("_", "."))}
+
+
+def _loaded(file: Path) -> Workload:
+    spec = importlib.util.spec_from_file_location(f"exatrkx_workload_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{file} is no module of Python")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever somebody's module raises
+        raise ConfigError(f"{file} cannot be loaded: {type(error).__name__}: {error}") from error
+    found = getattr(module, "WORKLOAD", None)
+    if not isinstance(found, Workload):
+        raise ConfigError(f"{file} has no WORKLOAD that is a Workload; take work/workloads/echo.py as a template")
+    if found.name != file.stem:
+        raise ConfigError(f"{file} holds the workload {found.name!r}; name the file {found.name}.py")
+    return found
