@@ -23,8 +23,10 @@ from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.fleet.balancer.balancers import balancer_of
 from exatrkx_hpc.fleet.endpoint import LATEST, EndpointRecord, running_endpoint
 from exatrkx_hpc.fleet.monitor import Monitor
+from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
 from exatrkx_hpc.fleet.status import Look, look_until_ready
 from exatrkx_hpc.fleet.status import look as look_at
 from exatrkx_hpc.fleet.watch import Watch
@@ -140,11 +142,13 @@ def find_job(farm: Farm, job: str = LATEST) -> Job:
 
 def watch(job: Job, *, tell: Tell = lambda line: None) -> Watch:
     """Return a monitor of `job`, ready to start; it keeps the endpoint until it is stopped."""
+    farm, host = job.farm, job.farm.balancer.host
     monitor = Monitor(
         run_dir=job.run_dir,
         job_state=lambda: job.scheduler.info(job.id),
-        balancer=job.farm.balancer,
-        settings=job.farm.monitor,
+        balancer=balancer_of(farm.balancer, job.run_dir / "nginx", tell),
+        metrics_store=metrics_store(farm.monitor, job.run_dir / "prometheus", host=host, tell=tell),
+        settings=farm.monitor,
         tell=tell,
     )
     return Watch(monitor)

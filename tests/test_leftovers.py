@@ -17,7 +17,7 @@ from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.process import Child, kill_session, spawn
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.doctor.finding import Finding
-from exatrkx_hpc.doctor.leftovers import leftover_findings
+from exatrkx_hpc.doctor.leftovers import OF_MONITORS, leftover_findings
 from exatrkx_hpc.fleet.leftovers import FarmProcess, farm_processes
 from exatrkx_hpc.fleet.members.record import read_records
 from exatrkx_hpc.launch.embedded.cleanup import containers, remove_containers, remove_shared_memory
@@ -50,7 +50,7 @@ def job(tmp_path: Path) -> Iterator[farm.Job]:
 
 
 def servers(run_root: Path) -> list[FarmProcess]:
-    return list(farm_processes(run_root))
+    return list(farm_processes(run_root, of_monitors=OF_MONITORS))
 
 
 def server_of(job: farm.Job) -> FarmProcess:

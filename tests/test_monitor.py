@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from balancers import RecordingBalancer, free_listen
 from test_local import local_farm
 from waiting import until
 
@@ -17,11 +18,14 @@ from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.ports import user_port
 from exatrkx_hpc.base.process import session_members
 from exatrkx_hpc.config.schema import BalancerSection, MonitorSection
+from exatrkx_hpc.fleet.balancer.balancers import balancer_of
+from exatrkx_hpc.fleet.balancer.base import Balancer
 from exatrkx_hpc.fleet.balancer.nginx import find_nginx
 from exatrkx_hpc.fleet.endpoint import read_endpoint
 from exatrkx_hpc.fleet.members.probe import is_ready
 from exatrkx_hpc.fleet.members.record import read_records
-from exatrkx_hpc.fleet.monitor import WITHOUT_PROMETHEUS, Monitor
+from exatrkx_hpc.fleet.monitor import Monitor
+from exatrkx_hpc.fleet.sidecars.prometheus import WITHOUT_PROMETHEUS, metrics_store
 from exatrkx_hpc.launch.embedded.scheduler import EmbeddedScheduler
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
 
@@ -40,14 +44,21 @@ class Serving:
     """A monitor that looks when the test says so, and the lines that it said."""
 
     def __init__(
-        self, job: farm.Job, *, prometheus: bool = False, job_info: Callable[[], JobInfo] | None = None
+        self,
+        job: farm.Job,
+        *,
+        prometheus: bool = False,
+        job_info: Callable[[], JobInfo] | None = None,
+        balancer: Balancer | None = None,
     ) -> None:
         self.lines: list[str] = []
+        settings = MonitorSection(prometheus=prometheus, prometheus_port=0, scrape_interval=1)
         self.monitor = Monitor(
             run_dir=job.run_dir,
             job_state=job_info or (lambda: job.scheduler.info(job.id)),
-            balancer=job.farm.balancer,
-            settings=MonitorSection(prometheus=prometheus, prometheus_port=0, scrape_interval=1),
+            balancer=balancer or balancer_of(job.farm.balancer, job.run_dir / "nginx", self.lines.append),
+            metrics_store=metrics_store(settings, job.run_dir / "prometheus", host="127.0.0.1", tell=self.lines.append),
+            settings=settings,
             tell=self.lines.append,
             patience=0,
         )
@@ -72,20 +83,66 @@ def test_the_endpoint_is_in_a_file_while_it_is_kept(job):
     assert read_endpoint(job.run_dir) is None
 
 
-def test_what_cannot_be_applied_now_is_said_once_and_tried_again(job):
+@pytest.fixture
+def recording(tmp_path) -> RecordingBalancer:
+    return RecordingBalancer(tmp_path, free_listen())
+
+
+def test_the_balancer_is_told_of_changes_alone(job, recording):
+    serving = Serving(job, balancer=recording)
+    with serving.monitor.serving():
+        until(lambda: serving.ready(2), what="two ready servers")
+        for _ in range(3):
+            serving.monitor.tick()
+        started, *updates = recording.calls
+        assert started == ("start", ())
+        assert all(verb == "update" for verb, _ in updates)
+        assert len(set(updates)) == len(updates), "told twice of the same members"
+        assert len(updates[-1][1]) == 2
+        farm.stop(job, drain=False)
+        until(lambda: serving.ready(0), what="the end of both")
+        assert recording.calls[-1] == ("update", ())
+    assert recording.calls[-1] == ("stop", ())
+
+
+def test_what_cannot_be_applied_now_is_said_once_and_tried_again(job, recording):
+    serving = Serving(job, balancer=recording)
+    with serving.monitor.serving():
+        recording.trouble = "nginx refuses its new configuration"
+        until(lambda: serving.ready(2), what="two ready servers")
+        for _ in range(3):
+            serving.monitor.tick()
+        assert serving.lines.count("balancer: nginx refuses its new configuration") == 1
+        recording.trouble = ""
+        serving.monitor.tick()
+        assert len(recording.calls[-1][1]) == 2
+        record = read_endpoint(job.run_dir)
+        assert record is not None and record.ready == 2
+
+
+def test_what_cannot_be_written_now_is_tried_again(job):
     serving = Serving(job)
     candidate = job.run_dir / "nginx" / "candidate"
     with serving.monitor.serving():
         aside = candidate.rename(candidate.with_name("aside"))
         candidate.write_text("a file where a folder was, as little use as a full disk")
         until(lambda: serving.ready(2), what="two ready servers")
-        for _ in range(3):
-            serving.monitor.tick()
         assert len([line for line in serving.lines if line.startswith("balancer: ")]) == 1
         candidate.unlink()
         aside.rename(candidate)
         serving.monitor.tick()
         until(serving.answers, what="an answer through the balancer")
+
+
+def test_a_balancer_that_has_ended_starts_again_with_the_ready_members(job, recording):
+    serving = Serving(job, balancer=recording)
+    with serving.monitor.serving():
+        until(lambda: serving.ready(2), what="two ready servers")
+        recording.die()
+        serving.monitor.tick()
+        assert f"balancer: recording has ended; starts again on {recording.listen.grpc}" in serving.lines
+        verb, names = recording.calls[-1]
+        assert (verb, len(names)) == ("start", 2)
 
 
 def test_a_killed_prometheus_starts_again_with_its_targets(job, prometheus):
@@ -136,7 +193,7 @@ def monitor_of(job: farm.Job, balancer: BalancerSection, lines: list[str]) -> Mo
     return Monitor(
         run_dir=job.run_dir,
         job_state=lambda: job.scheduler.info(job.id),
-        balancer=balancer,
+        balancer=balancer_of(balancer, job.run_dir / "nginx", lines.append),
         settings=MonitorSection(prometheus=False),
         tell=lines.append,
     )

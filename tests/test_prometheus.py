@@ -6,8 +6,8 @@ import json
 
 import pytest
 import requests
+from balancers import member
 from test_local import HOSTILE
-from test_nginx import member
 from waiting import until
 
 from exatrkx_hpc.base.assets import asset

@@ -52,3 +52,8 @@ def chosen_port(
     other = free_port(host)
     tell(f"{what} port: {own}, your own, cannot be used ({trouble}); it is {other} this time")
     return other
+
+
+def public_host(host: str) -> str:
+    """Return how others call the host that a program listens on: one on every address has this machine's name."""
+    return socket.getfqdn() if host in ("0.0.0.0", "::", "[::]") else host

@@ -13,8 +13,8 @@ from exatrkx_hpc.doctor.leftovers import leftover_findings
 from exatrkx_hpc.doctor.places import place_findings
 from exatrkx_hpc.doctor.ports import port_findings
 from exatrkx_hpc.doctor.slurm import slurm_findings
-from exatrkx_hpc.fleet.balancer.nginx import find_nginx
-from exatrkx_hpc.fleet.monitor import WITHOUT_PROMETHEUS
+from exatrkx_hpc.fleet.balancer.balancers import kind_of
+from exatrkx_hpc.fleet.sidecars.prometheus import WITHOUT_PROMETHEUS
 from exatrkx_hpc.launch.embedded.triton import embedded_triton
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.schedulers import scheduler_of
@@ -33,7 +33,8 @@ def examine(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding]:
     elif farm.server.engine == "none" and farm.server.triton == "tritonserver":
         yield asked("tritonserver", lambda: str(embedded_triton(Path(farm.run_root, "triton"), lay_out=False).server))
     yield from engine_findings(farm)
-    yield asked("nginx", find_nginx)
+    balancer = kind_of(farm.balancer)
+    yield asked(balancer.program, balancer.find)
     yield from port_findings(farm)
     if farm.monitor.prometheus:
         yield _prometheus()

@@ -9,9 +9,13 @@ from pathlib import Path
 from exatrkx_hpc.base.errors import LaunchError, MissingComponent
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.doctor.finding import Finding, refused
+from exatrkx_hpc.fleet.balancer.balancers import BALANCERS
 from exatrkx_hpc.fleet.leftovers import farm_processes
 from exatrkx_hpc.launch.embedded.cleanup import containers, removal_argv
 from exatrkx_hpc.launch.scheduler import JobState
+
+#: The names of the programs that a monitor starts.
+OF_MONITORS = (*(kind.program for kind in BALANCERS.values()), "prometheus")
 
 
 def leftover_findings(farm: Farm, state: Callable[[str], JobState]) -> Iterator[Finding]:
@@ -32,7 +36,7 @@ def leftover_findings(farm: Farm, state: Callable[[str], JobState]) -> Iterator[
         names = [container.name for container in left]
         remedy = shlex.join(removal_argv(engine, names))
         yield Finding(what="leftover containers", ok=False, found=", ".join(names), remedy=remedy)
-    processes = [process for process in farm_processes(run_root) if over(process.job)]
+    processes = [process for process in farm_processes(run_root, of_monitors=OF_MONITORS) if over(process.job)]
     if processes:
         found = ", ".join(f"{process.program} {process.pid} of job {process.job}" for process in processes)
         remedy = shlex.join(["kill", "-KILL", *(str(process.pid) for process in processes)])

@@ -9,6 +9,7 @@ from pathlib import Path
 from exatrkx_hpc.base.ports import port_trouble, user_port
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.doctor.finding import Finding
+from exatrkx_hpc.doctor.leftovers import OF_MONITORS
 from exatrkx_hpc.fleet.endpoint import read_endpoint
 from exatrkx_hpc.fleet.leftovers import farm_processes
 from exatrkx_hpc.launch.plan import PORTS_PER_SERVER
@@ -48,7 +49,7 @@ def _endpoint_port(key: str, host: str, wanted: int | str, ours: Mapping[int, st
 
 def _of_own_monitors(run_root: Path) -> dict[int, str]:
     """Return the ports of the endpoints that this user's monitors keep on this machine, each with its job."""
-    keeps = {process.job for process in farm_processes(run_root)}
+    keeps = {process.job for process in farm_processes(run_root, of_monitors=OF_MONITORS)}
     records = {job: read_endpoint(run_root / job) for job in job_ids(run_root) if job in keeps}
     return {
         int(address.rpartition(":")[2]): job

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from exatrkx_hpc.base.process import kill_session, session_members
 _PROC = Path("/proc")
 #: In the command of a Triton server, and of the processes that run its Python models.
 _SERVER = re.compile(r"(?:--id=|exatrkx_)([0-9]+)[/_]")
-_OF_MONITORS = ("nginx", "prometheus")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +44,16 @@ def end_leftover(pid_file: Path, *, program: str, mark: str) -> None:
                 os.kill(orphan, signal.SIGKILL)
 
 
-def farm_processes(run_root: Path) -> Iterator[FarmProcess]:
-    """Yield this user's servers, balancers and metrics stores of all jobs of `run_root` on this machine.
+def farm_processes(run_root: Path, *, of_monitors: Collection[str]) -> Iterator[FarmProcess]:
+    """Yield this user's servers, and what monitors started, of all jobs of `run_root` on this machine.
 
-    What runs in a container is left out: it ends with the container.
+    `of_monitors` are the names of the programs that a monitor starts. What runs in a container is left out: it ends
+    with the container.
     """
     for entry in sorted(_PROC.glob("[0-9]*"), key=lambda path: int(path.name)):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             if entry.stat().st_uid == os.getuid() and _outside_containers(entry):
-                job = _job_of(entry, run_root)
+                job = _job_of(entry, run_root, of_monitors)
                 if job is not None:
                     yield FarmProcess(pid=int(entry.name), program=_name(int(entry.name)), job=job)
 
@@ -62,10 +62,10 @@ def _outside_containers(entry: Path) -> bool:
     return (entry / "ns" / "pid").readlink() == (_PROC / "self" / "ns" / "pid").readlink()
 
 
-def _job_of(entry: Path, run_root: Path) -> str | None:
+def _job_of(entry: Path, run_root: Path, of_monitors: Collection[str]) -> str | None:
     """Return the job that the process was started for, or None when it is no farm's of this run root."""
     command = os.fsdecode((entry / "cmdline").read_bytes()).replace("\0", " ")
-    if _name(int(entry.name)) in _OF_MONITORS:
+    if _name(int(entry.name)) in of_monitors:
         found = re.search(rf"{re.escape(str(run_root))}/([0-9]+)/", command)
     elif f"PYTHONPATH={run_root}/python/" in os.fsdecode((entry / "environ").read_bytes()):
         found = _SERVER.search(command)

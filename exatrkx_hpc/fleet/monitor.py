@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from exatrkx_hpc.base.errors import EndpointError, LaunchError, MissingComponent
-from exatrkx_hpc.base.ports import chosen_port
-from exatrkx_hpc.config.schema import BalancerSection, MonitorSection
-from exatrkx_hpc.fleet.balancer.nginx import Balancer, BalancerPlan
+from exatrkx_hpc.base.errors import EndpointError, LaunchError
+from exatrkx_hpc.config.schema import MonitorSection
+from exatrkx_hpc.fleet.balancer.base import Balancer
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, remove_endpoint, write_endpoint
 from exatrkx_hpc.fleet.members.reconcile import Member, changes
-from exatrkx_hpc.fleet.sidecars.prometheus import MetricsStore
+from exatrkx_hpc.fleet.sidecars.base import Sidecar
 from exatrkx_hpc.fleet.status import observe
 from exatrkx_hpc.fleet.view import View, news
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
 
-#: What a farm is like on a machine that has no Prometheus, as login nodes have none.
-WITHOUT_PROMETHEUS = "the endpoint goes without it, and 'exatrkx-hpc metrics' asks the servers themselves"
 #: How long a scheduler that answers may not know the job, in seconds, before there is nothing to wait for.
 _LOST = 10.0
 
@@ -36,14 +32,16 @@ class Monitor:
         *,
         run_dir: Path,
         job_state: Callable[[], JobInfo | JobState],
-        balancer: BalancerSection,
+        balancer: Balancer,
+        metrics_store: Sidecar | None = None,
         settings: MonitorSection,
         tell: Callable[[str], None],
         patience: float = _LOST,
     ) -> None:
-        """Prepare the monitor of the job whose run directory is `run_dir`; nothing runs before watch().
+        """Prepare the monitor of the job whose run directory is `run_dir`; nothing runs before serving().
 
-        A job that a scheduler which answers does not know is waited for `patience` seconds, or while it has servers.
+        The monitor starts and stops the balancer and the metrics store that it is given. A job that a scheduler which
+        answers does not know is waited for `patience` seconds, or while it has servers.
         """
         self._run_dir = run_dir
         self._job_state = job_state
@@ -51,15 +49,8 @@ class Monitor:
         self.tell = tell
         self._patience = patience
         self._view = View(info=JobInfo(id=run_dir.name, state=JobState.UNKNOWN), members=())
-        self._host = balancer.host
-        self._plan = BalancerPlan(
-            host=balancer.host,
-            grpc_port=chosen_port(balancer.host, balancer.grpc_port, "grpc", tell),
-            http_port=chosen_port(balancer.host, balancer.http_port, "http", tell),
-            worker_processes=balancer.worker_processes,
-        )
-        self._balancer = Balancer(run_dir / "nginx", self._plan)
-        self._store = self._make_store()
+        self._balancer = balancer
+        self._store = metrics_store
         self._applied: tuple[str, ...] | None = None
         self._troubles: dict[str, str] = {}
         self._scraped: tuple[str, ...] | None = None
@@ -73,7 +64,7 @@ class Monitor:
     @property
     def endpoint(self) -> str:
         """The gRPC address that clients use, `host:port`."""
-        return self._public(self._plan.grpc_port)
+        return self._balancer.listen.grpc
 
     @property
     def logs(self) -> Path:
@@ -82,7 +73,7 @@ class Monitor:
 
     @contextmanager
     def serving(self) -> Iterator[Monitor]:
-        """Hold the endpoint: nginx runs inside the block, and leaving it stops all that was started."""
+        """Hold the endpoint: the balancer runs inside the block, and leaving it stops all that was started."""
         with _only_monitor_of(self._run_dir):
             try:
                 self._balancer.start(())
@@ -159,7 +150,7 @@ class Monitor:
 
     def _balance(self, view: View) -> None:
         if not self._balancer.alive():
-            self.tell(f"balancer: nginx has ended; starts again on {self.endpoint}")
+            self.tell(f"balancer: {self._balancer.name} has ended; starts again on {self.endpoint}")
             self._balancer.start(view.ready)
         wanted = tuple(member.grpc for member in view.ready)
         if wanted != self._applied:
@@ -178,7 +169,7 @@ class Monitor:
             self._scraped = None
         if self._scraped is None and view.ready:
             self._store.start(targets)
-            self.tell(f"prometheus: http://{self._public(self._store.port)}")
+            self.tell(f"prometheus: http://{self._store.address}")
         elif self._scraped is not None and _names(targets) != self._scraped:
             self._store.update(targets)
         else:
@@ -197,8 +188,8 @@ class Monitor:
             EndpointRecord(
                 job=self._run_dir.name,
                 grpc=self.endpoint,
-                http=self._public(self._plan.http_port),
-                prometheus=self._public(self._store.port) if self._store is not None else "",
+                http=self._balancer.listen.http,
+                prometheus=self._store.address if self._store is not None else "",
                 metrics={member.name: member.metrics for member in view.ready},
                 instances={member.name: member.record.instance for member in view.ready},
                 ready=len(view.ready),
@@ -206,25 +197,6 @@ class Monitor:
                 updated=time.time(),
             ),
         )
-
-    def _public(self, port: int) -> str:
-        """Return the address of a port for others; who listens on every address is asked by this machine's name."""
-        host = socket.getfqdn() if self._host in ("0.0.0.0", "::", "[::]") else self._host
-        return f"{host}:{port}"
-
-    def _make_store(self) -> MetricsStore | None:
-        if not self._settings.prometheus:
-            return None
-        try:
-            return MetricsStore(
-                self._run_dir / "prometheus",
-                host=self._host,
-                port=chosen_port(self._host, self._settings.prometheus_port, "prometheus", self.tell),
-                scrape_interval=self._settings.scrape_interval,
-            )
-        except MissingComponent as error:
-            self.tell(f"prometheus: {str(error).partition('; ')[0]}; {WITHOUT_PROMETHEUS}")
-            return None
 
 
 def _names(members: tuple[Member, ...]) -> tuple[str, ...]:

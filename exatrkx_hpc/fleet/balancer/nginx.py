@@ -1,4 +1,4 @@
-"""The balancer: nginx in front of the ready members. Rendering is pure; a Balancer checks, starts, reloads."""
+"""nginx as the balancer. Rendering is pure; `Nginx` checks, starts and reloads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import socket
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError
@@ -16,22 +15,13 @@ from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.ports import port_trouble
 from exatrkx_hpc.base.process import Child, find_program, run, spawn
 from exatrkx_hpc.base.templates import render
+from exatrkx_hpc.fleet.balancer.base import MEMBER_HEADER, BalancerKind, Listen
 from exatrkx_hpc.fleet.leftovers import end_leftover
 from exatrkx_hpc.fleet.members.reconcile import Member
 
 _REMEDY = "load its module, install nginx, or pip install 'exatrkx-hpc[local]'"
 #: `http2 on;` came with nginx 1.25.1; before it, http2 was a word of the listen directive.
 _HTTP2_DIRECTIVE_SINCE = (1, 25, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BalancerPlan:
-    """Where the endpoint listens."""
-
-    host: str
-    grpc_port: int
-    http_port: int
-    worker_processes: int = 1
 
 
 def find_nginx() -> str:
@@ -47,15 +37,16 @@ def parse_version(output: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match.groups()) if match else ()
 
 
-def render_main(plan: BalancerPlan, *, version: tuple[int, ...]) -> str:
+def render_main(listen: Listen, *, version: tuple[int, ...]) -> str:
     """Return the text of nginx.conf for an nginx of this version."""
     modern = version >= _HTTP2_DIRECTIVE_SINCE
     return render(
         "nginx/nginx.conf.j2",
-        worker_processes=plan.worker_processes,
-        grpc_listen=f"{plan.host}:{plan.grpc_port}{'' if modern else ' http2'}",
-        http_listen=f"{plan.host}:{plan.http_port}",
+        worker_processes=listen.worker_processes,
+        grpc_listen=f"{listen.host}:{listen.grpc_port}{'' if modern else ' http2'}",
+        http_listen=f"{listen.host}:{listen.http_port}",
         http2_directive=modern,
+        member_header=MEMBER_HEADER,
     )
 
 
@@ -71,13 +62,15 @@ def render_upstream(members: Iterable[Member]) -> str:
     return render("nginx/upstream.conf.j2", upstreams=upstreams)
 
 
-class Balancer:
+class Nginx:
     """One running nginx with its files in a folder of its own."""
 
-    def __init__(self, folder: Path, plan: BalancerPlan) -> None:
+    name = "nginx"
+
+    def __init__(self, folder: Path, listen: Listen) -> None:
         """Prepare the balancer; nothing runs before start()."""
         self._folder = folder
-        self._plan = plan
+        self.listen = listen
         self._program = find_nginx()
         self._child: Child | None = None
 
@@ -87,12 +80,12 @@ class Balancer:
         Raises EndpointError when its port is in use or nginx refuses its configuration.
         """
         self._stop_leftover()
-        for port in (self._plan.grpc_port, self._plan.http_port):
+        for port in (self.listen.grpc_port, self.listen.http_port):
             self._require_free(port)
         for name in ("tmp", "candidate"):
             (self._folder / name).mkdir(parents=True, exist_ok=True)
         version = run([self._program, "-v"], timeout=10)
-        main = render_main(self._plan, version=parse_version(version.stderr + version.stdout))
+        main = render_main(self.listen, version=parse_version(version.stderr + version.stdout))
         self._check(main, render_upstream(members))
         self._install(main, render_upstream(members))
         self._child = spawn([self._program, *self._where(), "-c", "nginx.conf"], log=self._folder / "nginx.log")
@@ -137,17 +130,17 @@ class Balancer:
         write_whole(self._folder / "nginx.conf", main)
 
     def _require_free(self, port: int) -> None:
-        if trouble := port_trouble(self._plan.host, port):
+        if trouble := port_trouble(self.listen.host, port):
             raise EndpointError(
-                f"port {port} of {self._plan.host} cannot be used for the endpoint ({trouble}); "
+                f"port {port} of {self.listen.host} cannot be used for the endpoint ({trouble}); "
                 "choose another with balancer.grpc_port and balancer.http_port, or 0 for any free one"
             )
 
     def _wait_until_listening(self, deadline: float = 10.0) -> None:
         until = time.monotonic() + deadline
-        host = "127.0.0.1" if self._plan.host == "0.0.0.0" else self._plan.host
+        host = "127.0.0.1" if self.listen.host == "0.0.0.0" else self.listen.host
         while time.monotonic() < until and self.alive():
-            with contextlib.suppress(OSError), socket.create_connection((host, self._plan.grpc_port), 1):
+            with contextlib.suppress(OSError), socket.create_connection((host, self.listen.grpc_port), 1):
                 return
             time.sleep(0.02)
         raise EndpointError(f"nginx did not start; {self._folder / 'error.log'} says why")
@@ -156,3 +149,6 @@ class Balancer:
         """End what is left of an earlier nginx of this folder: a killed master's workers keep the port."""
         self.stop(grace=0.0)
         end_leftover(self._folder / "nginx.pid", program="nginx", mark=str(self._folder))
+
+
+KIND = BalancerKind(program="nginx", find=find_nginx, make=Nginx)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import requests
 
 from exatrkx_hpc.base.assets import asset
-from exatrkx_hpc.base.errors import EndpointError
+from exatrkx_hpc.base.errors import EndpointError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
-from exatrkx_hpc.base.ports import port_trouble
+from exatrkx_hpc.base.ports import chosen_port, port_trouble, public_host
 from exatrkx_hpc.base.process import Child, find_program, run, spawn
 from exatrkx_hpc.base.templates import render
+from exatrkx_hpc.config.schema import MonitorSection
 from exatrkx_hpc.fleet.leftovers import end_leftover
 from exatrkx_hpc.fleet.members.reconcile import Member
 
@@ -44,6 +45,28 @@ def render_targets(members: Iterable[Member]) -> str:
     return json.dumps(groups, indent=2) + "\n"
 
 
+#: What a farm is like on a machine that has no Prometheus, as login nodes have none.
+WITHOUT_PROMETHEUS = "the endpoint goes without it, and 'exatrkx-hpc metrics' asks the servers themselves"
+
+
+def metrics_store(
+    settings: MonitorSection, folder: Path, *, host: str, tell: Callable[[str], None] = lambda line: None
+) -> MetricsStore | None:
+    """Return the metrics store that these settings ask for, not yet started; None without one, which `tell` is told."""
+    if not settings.prometheus:
+        return None
+    try:
+        return MetricsStore(
+            folder,
+            host=host,
+            port=chosen_port(host, settings.prometheus_port, "prometheus", tell),
+            scrape_interval=settings.scrape_interval,
+        )
+    except MissingComponent as error:
+        tell(f"prometheus: {str(error).partition('; ')[0]}; {WITHOUT_PROMETHEUS}")
+        return None
+
+
 class MetricsStore:
     """One running Prometheus with its files in a folder of its own."""
 
@@ -51,6 +74,7 @@ class MetricsStore:
         """Prepare it; raises MissingComponent when there is no Prometheus."""
         self._folder = folder
         self._host, self._port = host, port
+        self._bound = f"{host}:{port}"
         self._scrape_interval = scrape_interval
         self._program = find_program("prometheus", remedy=_REMEDY)
         self._promtool = find_program("promtool", remedy=_REMEDY)
@@ -63,15 +87,15 @@ class MetricsStore:
 
     @property
     def address(self) -> str:
-        """Where it listens, `host:port`; the host may be 0.0.0.0."""
-        return f"{self._host}:{self._port}"
+        """Where its page is, `host:port`; one that listens on every address is asked by this machine's name."""
+        return f"{public_host(self._host)}:{self._port}"
 
     def start(self, members: Iterable[Member]) -> None:
         """Start Prometheus for these members and wait until it is ready; raises EndpointError if it is not."""
         self.stop()
         end_leftover(self._folder / "prometheus.pid", program="prometheus", mark=str(self._folder))
         if trouble := port_trouble(self._host, self._port):
-            raise EndpointError(f"Prometheus cannot listen on {self.address} ({trouble}); {_OTHER_PORT}")
+            raise EndpointError(f"Prometheus cannot listen on {self._bound} ({trouble}); {_OTHER_PORT}")
         shutil.copytree(asset("prometheus/rules"), self._folder / "rules", dirs_exist_ok=True)
         self.update(members)
         config = self._folder / "prometheus.yml"
@@ -82,7 +106,7 @@ class MetricsStore:
         arguments = [
             f"--config.file={config}",
             f"--storage.tsdb.path={self._folder / 'data'}",
-            f"--web.listen-address={self.address}",
+            f"--web.listen-address={self._bound}",
         ]
         self._child = spawn([self._program, *arguments], log=self._folder / "prometheus.log")
         write_whole(self._folder / "prometheus.pid", f"{self._child.pid}\n")
@@ -109,9 +133,9 @@ class MetricsStore:
             session.trust_env = False
             while time.monotonic() < until and self._child is not None and self._child.returncode() is None:
                 try:
-                    if session.get(f"http://{self.address}/-/ready", timeout=1).ok:
+                    if session.get(f"http://{self._bound}/-/ready", timeout=1).ok:
                         return
                 except requests.RequestException:
                     pass
                 time.sleep(0.05)
-        raise EndpointError(f"Prometheus did not start on {self.address}; {self._folder / 'prometheus.log'} says why")
+        raise EndpointError(f"Prometheus did not start on {self._bound}; {self._folder / 'prometheus.log'} says why")

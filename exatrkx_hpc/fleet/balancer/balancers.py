@@ -1,0 +1,37 @@
+"""Which balancers there are, and the one of a farm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from exatrkx_hpc.base.ports import chosen_port
+from exatrkx_hpc.config.schema import BalancerSection
+from exatrkx_hpc.fleet.balancer import nginx
+from exatrkx_hpc.fleet.balancer.base import Balancer, BalancerKind, Listen
+
+#: Every kind of balancer, by its name.
+BALANCERS: Final[Mapping[str, BalancerKind]] = {"nginx": nginx.KIND}
+_USED: Final = "nginx"
+
+
+def kind_of(section: BalancerSection) -> BalancerKind:
+    """Return the kind of balancer that a farm with this section uses."""
+    return BALANCERS[_USED]
+
+
+def balancer_of(section: BalancerSection, folder: Path, tell: Callable[[str], None] = lambda line: None) -> Balancer:
+    """Return the balancer of a farm, not yet started, with its files in `folder`; a port 0 becomes a free one.
+
+    A port of the user's own that is taken is replaced by a free one, which `tell` is told.
+
+    Raises MissingComponent when its program is not here.
+    """
+    listen = Listen(
+        host=section.host,
+        grpc_port=chosen_port(section.host, section.grpc_port, "grpc", tell),
+        http_port=chosen_port(section.host, section.http_port, "http", tell),
+        worker_processes=section.worker_processes,
+    )
+    return kind_of(section).make(folder, listen)
