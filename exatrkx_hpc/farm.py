@@ -23,16 +23,17 @@ from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
-from exatrkx_hpc.fleet.balancer.balancers import balancer_of
-from exatrkx_hpc.fleet.endpoint import LATEST, EndpointRecord, running_endpoint
+from exatrkx_hpc.fleet.balancer.balancers import balancer_of, kind_of
+from exatrkx_hpc.fleet.endpoint import EndpointRecord, running_endpoint
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
 from exatrkx_hpc.fleet.status import Look, look_until_ready
 from exatrkx_hpc.fleet.status import look as look_at
 from exatrkx_hpc.fleet.watch import Watch
+from exatrkx_hpc.launch.clean import old_jobs, remove, remove_old_scripts, remove_script
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.render import render_job
-from exatrkx_hpc.launch.run_dirs import job_ids, old_jobs, remove, remove_old_scripts, remove_script
+from exatrkx_hpc.launch.run_dir import LATEST, FarmDir, RunDir
 from exatrkx_hpc.launch.scheduler import JobMayRunError, Scheduler
 from exatrkx_hpc.launch.schedulers import farm_slurm, scheduler_of
 from exatrkx_hpc.launch.slurm.farm_jobs import read_record
@@ -58,9 +59,9 @@ class Job:
     scheduler: Scheduler
 
     @property
-    def run_dir(self) -> Path:
+    def run_dir(self) -> RunDir:
         """The run directory: script, records, logs, generated configuration."""
-        return Path(self.farm.run_root, self.id)
+        return FarmDir.of(self.farm).job(self.id)
 
     @property
     def cluster(self) -> str:
@@ -110,8 +111,8 @@ def deploy(
             remove_script(path)
             raise
         try:
-            job.run_dir.mkdir(mode=0o700, exist_ok=True)
-            write_whole(job.run_dir / "plan.json", what.model_dump_json(indent=2) + "\n", mode=0o600)
+            job.run_dir.path.mkdir(mode=0o700, exist_ok=True)
+            write_whole(job.run_dir.plan, what.model_dump_json(indent=2) + "\n", mode=0o600)
         except BaseException as error:
             scheduler.cancel(job.id, drain=False)
             if isinstance(error, OSError):
@@ -125,12 +126,12 @@ def find_job(farm: Farm, job: str = LATEST) -> Job:
 
     Raises LaunchError when its run directory is not there.
     """
-    known = job_ids(Path(farm.run_root))
+    known = FarmDir.of(farm).job_ids()
     job, _, cluster = job.partition(";")
     if job == LATEST and known:
         job = known[-1]
     found = Job(id=job, farm=farm, scheduler=scheduler_of(farm))
-    if not job.isdigit() or not found.run_dir.is_dir():
+    if not job.isdigit() or not found.run_dir.path.is_dir():
         raise LaunchError(
             f"no job {job!r} in {farm.run_root}; 'ls {farm.run_root}' shows the jobs, "
             "and run_root in farm.toml names another place"
@@ -146,8 +147,8 @@ def watch(job: Job, *, tell: Tell = lambda line: None) -> Watch:
     monitor = Monitor(
         run_dir=job.run_dir,
         job_state=lambda: job.scheduler.info(job.id),
-        balancer=balancer_of(farm.balancer, job.run_dir / "nginx", tell),
-        metrics_store=metrics_store(farm.monitor, job.run_dir / "prometheus", host=host, tell=tell),
+        balancer=balancer_of(farm.balancer, job.run_dir.balancer(kind_of(farm.balancer).program), tell),
+        metrics_store=metrics_store(farm.monitor, job.run_dir.prometheus, host=host, tell=tell),
         settings=farm.monitor,
         tell=tell,
     )
@@ -197,7 +198,7 @@ def stop(job: Job, *, drain: bool = True) -> None:
 def jobs(farm: Farm) -> Iterator[Job]:
     """Yield every job that has a run directory, in the order of their ids."""
     scheduler = scheduler_of(farm)
-    for job in job_ids(Path(farm.run_root)):
+    for job in FarmDir.of(farm).job_ids():
         yield Job(id=job, farm=farm, scheduler=scheduler)
 
 
@@ -237,11 +238,11 @@ def clean(farm: Farm, *, older_than: float) -> tuple[str, ...]:
 
     Scripts that are older, and of no job that has a run directory, go too.
     """
-    run_root, scheduler = Path(farm.run_root), scheduler_of(farm)
-    old = old_jobs(run_root, older_than=older_than, is_over=lambda job: scheduler.state(job).over)
+    folder, scheduler = FarmDir.of(farm), scheduler_of(farm)
+    old = old_jobs(folder, older_than=older_than, is_over=lambda job: scheduler.state(job).over)
     for job in old:
-        remove(run_root, job)
-    remove_old_scripts(run_root, older_than=older_than)
+        remove(folder.job(job))
+    remove_old_scripts(folder, older_than=older_than)
     return old
 
 
@@ -308,4 +309,4 @@ def up(
 
 def endpoint_record(farm: Farm, job: str = LATEST) -> EndpointRecord:
     """Return where the endpoint of `job`, or of the job watched last, is; raises EndpointError if nowhere."""
-    return running_endpoint(Path(farm.run_root), job)
+    return running_endpoint(FarmDir.of(farm), job)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import LaunchError, ModelError
-from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.files import of_this_machine, write_whole
 from exatrkx_hpc.base.process import find_program
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.config.values import EARLY_SIGNAL, limit_seconds, signal_lead
@@ -27,7 +27,7 @@ from exatrkx_hpc.launch.plan import (
     python_folder,
 )
 from exatrkx_hpc.launch.render import render_job
-from exatrkx_hpc.launch.run_dirs import SCRIPTS, of_this_machine
+from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.slurm.environment import unused_words
 from exatrkx_hpc.launch.slurm.interactive import allocation
 from exatrkx_hpc.launch.slurm.scheduler import REMEDY
@@ -50,7 +50,7 @@ def plan(farm: Farm, *, lay_out: bool = True, sources: Mapping[str, str] | None 
 
 
 def _embedded_tool(farm: Farm, *, lay_out: bool) -> Tool:
-    triton = embedded_triton(Path(farm.run_root, "triton"), lay_out=lay_out)
+    triton = embedded_triton(FarmDir.of(farm).triton, lay_out=lay_out)
     return Tool(
         triton=str(triton.server),
         arguments=(f"--backend-directory={triton.backend_directory}", f"--cache-directory={triton.cache_directory}"),
@@ -137,10 +137,10 @@ def cautions(farm: Farm, *, interactive: bool) -> Iterator[str]:
 
 def make_run_root(farm: Farm) -> None:
     """Make the folders below the run root; raises LaunchError when that cannot be done."""
-    run_root = Path(farm.run_root)
+    run_root = FarmDir.of(farm)
     try:
-        (run_root / SCRIPTS).mkdir(parents=True, exist_ok=True)
-        (run_root / "python").mkdir(exist_ok=True)
+        run_root.scripts.mkdir(parents=True, exist_ok=True)
+        run_root.python.mkdir(exist_ok=True)
     except OSError as error:
         raise LaunchError(
             f"run_root {run_root} cannot be made ({error.strerror}); name a folder that you may write to"
@@ -171,7 +171,7 @@ def require_models(farm: Farm, tell: Tell) -> None:
 
 def write_script(farm: Farm, what: FarmPlan) -> Path:
     """Write the job's script, and the Python that its models need; return the script's path."""
-    path = Path(farm.run_root, SCRIPTS, f"{farm.name}-{time.strftime('%Y%m%d-%H%M%S')}.sbatch")
+    path = FarmDir.of(farm).scripts / f"{farm.name}-{time.strftime('%Y%m%d-%H%M%S')}.sbatch"
     try:
         write_payload(Path(python_folder(farm)))
         write_whole(path, render_job(what), mode=0o700)

@@ -58,7 +58,7 @@ def test_the_script_starts_a_server_in_apptainer(image, tmp_path):
         assert (record.state, record.starts) == ("starting", 1)
     finally:
         farm.stop(job, drain=False)
-    assert "FATAL" not in next((job.run_dir / "logs").glob("*.log")).read_text()
+    assert "FATAL" not in next(job.run_dir.logs.glob("*.log")).read_text()
 
 
 @pytest.mark.parametrize(

@@ -162,10 +162,10 @@ def test_a_job_that_measures_itself_ends_with_a_folder_of_figures(there: Path):
         state = until(lambda: (now := job.scheduler.state(job.id)).over and now, what="the job's end", deadline=120)
     finally:
         farm.stop(job, drain=False)
-    log = (job.run_dir / "logs" / "beside.log").read_text()
+    log = (job.run_dir.logs / "beside.log").read_text()
     assert state is JobState.COMPLETED, log
-    assert [(row.servers, row.concurrency) for row in read_table(job.run_dir / "bench")] == [(2, 1)] * 2 + [(2, 2)] * 2
-    assert (job.run_dir / "bench" / "figures" / "throughput_concurrency.pdf").is_file()
+    assert [(row.servers, row.concurrency) for row in read_table(job.run_dir.bench)] == [(2, 1)] * 2 + [(2, 2)] * 2
+    assert (job.run_dir.bench / "figures" / "throughput_concurrency.pdf").is_file()
     assert "smallest within 5 %" in log
 
 

@@ -14,10 +14,11 @@ import pytest
 
 from exatrkx_hpc.base.ports import free_port, user_port
 from exatrkx_hpc.config.resolve import resolve
-from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.config.schema import BalancerSection, Farm
 from exatrkx_hpc.doctor import Finding, examine
-from exatrkx_hpc.fleet.balancer.nginx import Balancer, BalancerPlan
+from exatrkx_hpc.fleet.balancer.balancers import balancer_of
 from exatrkx_hpc.launch.plan import make_plan
+from exatrkx_hpc.launch.run_dir import RunDir
 
 FAKES = Path(__file__).parent / "fakes"
 IMAGE = "docker.io/nvcr/tritonserver:24.10"
@@ -213,14 +214,16 @@ def test_the_models_packages_that_are_not_fetched_are_a_warning(bench):
 
 def test_a_port_that_ones_own_monitor_holds_is_no_fault(bench, nginx):
     port, other = free_port("127.0.0.1"), free_port("127.0.0.1")
-    run_dir = bench.folder / "runs" / "7"
-    run_dir.mkdir(parents=True)
-    balancer = Balancer(run_dir / "nginx", BalancerPlan(host="127.0.0.1", grpc_port=port, http_port=other))
+    run_dir = RunDir(bench.folder / "runs" / "7")
+    run_dir.path.mkdir(parents=True)
+    balancer = balancer_of(
+        BalancerSection(host="127.0.0.1", grpc_port=port, http_port=other), run_dir.balancer("nginx")
+    )
     record = {"job": "7", "grpc": f"127.0.0.1:{port}", "http": f"127.0.0.1:{other}", "prometheus": "", "metrics": {}}
     balancer.start(())
     try:
         assert says_what_to_do(bench.one("endpoint grpc_port", **local(balancer__grpc_port=port)))
-        (run_dir / "endpoint.json").write_text(json.dumps(record | {"ready": 0, "monitor_pid": 1, "updated": 0}))
+        run_dir.endpoint.write_text(json.dumps(record | {"ready": 0, "monitor_pid": 1, "updated": 0}))
         finding = bench.one("endpoint grpc_port", **local(balancer__grpc_port=port))
         assert finding.ok and finding.found == f"127.0.0.1:{port}, of the monitor of job 7"
     finally:

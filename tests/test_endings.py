@@ -11,6 +11,7 @@ import pytest
 from exatrkx_hpc.fleet.endings import Asked, explained, of_former_run, read_asked, read_notice
 from exatrkx_hpc.fleet.members.record import ServerRecord
 from exatrkx_hpc.fleet.status import look
+from exatrkx_hpc.launch.run_dir import RunDir
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 
 
@@ -21,7 +22,7 @@ def record(**changes: object) -> ServerRecord:
 
 
 def told(run_dir: Path, state: JobState, *records: ServerRecord, **info: object) -> str:
-    return explained(JobInfo(id="42", state=state, **info), run_dir, records).reason
+    return explained(JobInfo(id="42", state=state, **info), RunDir(run_dir), records).reason
 
 
 @pytest.mark.parametrize(
@@ -66,15 +67,15 @@ def test_a_job_that_completed_says_who_asked_for_it(tmp_path, words, unused, say
 def test_without_a_plan_the_notice_is_a_minute(tmp_path, plan):
     if plan is not None:
         (tmp_path / "plan.json").write_text(plan)
-    assert read_notice(tmp_path) == 60
+    assert read_notice(RunDir(tmp_path)) == 60
 
 
 def test_what_the_job_was_asked(tmp_path):
-    assert read_asked(tmp_path) is None
+    assert read_asked(RunDir(tmp_path)) is None
     (tmp_path / "stop").write_text("")
-    assert read_asked(tmp_path) is None
+    assert read_asked(RunDir(tmp_path)) is None
     (tmp_path / "stop").write_text("halt\nrequest\n")
-    assert read_asked(tmp_path) == Asked(what="halt", by="request")
+    assert read_asked(RunDir(tmp_path)) == Asked(what="halt", by="request")
 
 
 def test_servers_that_gave_up_say_more_than_a_failed_script(tmp_path):
@@ -101,7 +102,7 @@ def test_a_job_that_waits_says_why(tmp_path, reason, says):
 
 def test_a_requeued_job_says_so(tmp_path):
     info = JobInfo(id="42", state=JobState.PENDING, submit=100.0, reason="BeginTime")
-    assert explained(info, tmp_path, [record()]).reason.startswith("requeued, BeginTime: its time to begin")
+    assert explained(info, RunDir(tmp_path), [record()]).reason.startswith("requeued, BeginTime: its time to begin")
     assert of_former_run(record(), info)
     assert not of_former_run(record(updated=101), info)
     assert not of_former_run(record(), JobInfo(id="42", state=JobState.RUNNING, submit=100.0))
@@ -139,5 +140,5 @@ def test_a_server_that_does_not_answer_tells_what_is_known_of_it(tmp_path, monke
     words = record(state=state, note="word", address="127.0.0.1", http_port=1)
     (tmp_path / "records" / "n1-0.json").write_text(words.model_dump_json())
     monkeypatch.setattr(time, "time", lambda: 190.0)
-    (server,) = look(JobInfo(id="42", state=JobState.RUNNING, nodes=nodes), tmp_path, timeout=1.0).servers
+    (server,) = look(JobInfo(id="42", state=JobState.RUNNING, nodes=nodes), RunDir(tmp_path), timeout=1.0).servers
     assert (server.state, server.note) == says

@@ -26,6 +26,7 @@ from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.fleet.endpoint import read_endpoint
 from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
 from exatrkx_hpc.fleet.watch import Watch
+from exatrkx_hpc.launch.run_dir import RunDir
 from exatrkx_hpc.measure.metrics import fetch, model_times
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.tracking.components import label_components
@@ -69,7 +70,7 @@ class Up:
         return next((when for when, line in list(self.lines) if part in line and when >= since), None)
 
     def upstream(self) -> str:
-        return (self.job.run_dir / "nginx" / "upstream.conf").read_text()
+        return (self.job.run_dir.balancer("nginx") / "upstream.conf").read_text()
 
 
 @contextlib.contextmanager
@@ -241,7 +242,7 @@ def test_a_server_that_hangs_leaves_the_upstream_and_returns(up):
 
 @pytest.mark.chaos
 def test_a_killed_nginx_is_started_again(up, endpoint):
-    os.kill(int((up.job.run_dir / "nginx" / "nginx.pid").read_text()), signal.SIGKILL)
+    os.kill(int((up.job.run_dir.balancer("nginx") / "nginx.pid").read_text()), signal.SIGKILL)
     assert endpoint.find_tracks(np.full((2, 3), 0.1, dtype=np.float32)).shape == (2,)
     until(lambda: up.said("nginx has ended; starts again"), what="the monitor's word")
     assert endpoint.find_tracks(np.full((2, 3), 0.1, dtype=np.float32)).shape == (2,)
@@ -259,12 +260,12 @@ def about(folder: Path) -> list[str]:
 def test_leaving_the_block_leaves_nothing(tmp_path):
     with farm.up(flags=flags(tmp_path, **{"job.nodes": 1})) as endpoint:
         assert endpoint.find_tracks(np.full((1, 3), 0.1, dtype=np.float32)).shape == (1,)
-        job_session = os.getsid(read_records(tmp_path / "1")[0].pid)
+        job_session = os.getsid(read_records(RunDir(tmp_path / "1"))[0].pid)
         assert {"nginx:", "prometheus"} <= {Path(line.split()[0]).name for line in about(tmp_path)}
-        assert read_endpoint(tmp_path / "1") is not None
+        assert read_endpoint(RunDir(tmp_path / "1")) is not None
     assert session_members(job_session) == []
     assert about(tmp_path) == []
-    assert read_endpoint(tmp_path / "1") is None
+    assert read_endpoint(RunDir(tmp_path / "1")) is None
 
 
 def test_a_farm_without_weights_says_which_and_starts_nothing(tmp_path):

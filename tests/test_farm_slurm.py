@@ -15,7 +15,7 @@ from exatrkx_hpc import farm
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.launch.plan import make_plan
-from exatrkx_hpc.launch.run_dirs import job_ids
+from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 from exatrkx_hpc.launch.scheduler import JobMayRunError, JobState
 from exatrkx_hpc.launch.schedulers import farm_slurm
 from exatrkx_hpc.launch.slurm.farm_jobs import read_record
@@ -110,10 +110,10 @@ def test_a_job_that_may_run_leaves_its_script_and_no_folder(cluster: Cluster, tm
     cluster.says("sbatch", "Welcome\n")
     with pytest.raises(JobMayRunError):
         submitted(tmp_path)
-    assert job_ids(tmp_path / "runs") == ()
+    assert FarmDir(tmp_path / "runs").job_ids() == ()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"cluster": 7}'])
 def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, text: str):
     (tmp_path / "slurm-job.json").write_text(text)
-    assert read_record(tmp_path).cluster is None
+    assert read_record(RunDir(tmp_path)).cluster is None

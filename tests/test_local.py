@@ -233,7 +233,7 @@ def test_what_a_killed_server_unpacked_goes_and_nothing_of_others(deploy, monkey
     monkeypatch.setenv("FAKE_TRITON", "unpack")
     before = set(Path("/tmp").glob("python_env_??????"))
     job, other = deploy(server__max_restarts=0), deploy()
-    notes = [one.run_dir / "records" / f"{record(one, state='starting').server}.unpacked" for one in (job, other)]
+    notes = [one.run_dir.records / f"{record(one, state='starting').server}.unpacked" for one in (job, other)]
     until(lambda: all(note.exists() and note.read_text() for note in notes), what="two folders")
     ours, theirs = (Path(note.read_text().strip()) for note in notes)
     assert ours.is_dir() and theirs.is_dir() and ours != theirs and not {ours, theirs} & before

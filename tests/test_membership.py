@@ -6,6 +6,7 @@ import pytest
 
 from exatrkx_hpc.fleet.members.reconcile import Member, changes, ready_members, reconcile
 from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
+from exatrkx_hpc.launch.run_dir import RunDir
 from exatrkx_hpc.launch.scheduler import JobState
 
 
@@ -120,5 +121,5 @@ def test_what_is_no_record_is_passed_over(tmp_path):
     (folder / "n1-0.json").write_text(record().model_dump_json())
     (folder / "torn.json").write_text(record().model_dump_json()[:40])
     (folder / "n2-0.json.new").write_text(record("n2-0").model_dump_json())
-    assert [r.server for r in read_records(tmp_path)] == ["n1-0"]
-    assert read_records(tmp_path / "nowhere") == ()
+    assert [r.server for r in read_records(RunDir(tmp_path))] == ["n1-0"]
+    assert read_records(RunDir(tmp_path / "nowhere")) == ()

@@ -20,6 +20,7 @@ from waiting import until
 
 from exatrkx_hpc.base.process import Completed, run, spawn
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, write_endpoint
+from exatrkx_hpc.launch.run_dir import RunDir
 
 METRICS = Path(__file__).with_name("fakes").joinpath("triton_metrics.txt").read_text()
 
@@ -108,7 +109,7 @@ def watched_farm(tmp_path: Path, *servers: MetricsServer) -> None:
         monitor_pid=os.getpid(),
         updated=time.time(),
     )
-    write_endpoint(tmp_path / "farms" / "1", record)
+    write_endpoint(RunDir(tmp_path / "farms" / "1"), record)
 
 
 def test_metrics_of_a_farm_without_a_ready_server(tmp_path):

@@ -27,6 +27,7 @@ from exatrkx_hpc.fleet.members.record import read_records
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.sidecars.prometheus import WITHOUT_PROMETHEUS, metrics_store
 from exatrkx_hpc.launch.embedded.scheduler import EmbeddedScheduler
+from exatrkx_hpc.launch.run_dir import RunDir
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
 
 
@@ -56,8 +57,8 @@ class Serving:
         self.monitor = Monitor(
             run_dir=job.run_dir,
             job_state=job_info or (lambda: job.scheduler.info(job.id)),
-            balancer=balancer or balancer_of(job.farm.balancer, job.run_dir / "nginx", self.lines.append),
-            metrics_store=metrics_store(settings, job.run_dir / "prometheus", host="127.0.0.1", tell=self.lines.append),
+            balancer=balancer or balancer_of(job.farm.balancer, job.run_dir.balancer("nginx"), self.lines.append),
+            metrics_store=metrics_store(settings, job.run_dir.prometheus, host="127.0.0.1", tell=self.lines.append),
             settings=settings,
             tell=self.lines.append,
             patience=0,
@@ -67,7 +68,7 @@ class Serving:
         return len(self.monitor.tick().ready) == servers
 
     def answers(self) -> bool:
-        record = read_endpoint(self.monitor.logs.parent)
+        record = read_endpoint(RunDir(self.monitor.logs.parent))
         return record is not None and requests.get(f"http://{record.http}/", timeout=5).ok
 
 
@@ -78,7 +79,7 @@ def test_the_endpoint_is_in_a_file_while_it_is_kept(job):
         record = read_endpoint(job.run_dir)
         assert record is not None
         assert (record.ready, record.grpc, len(record.metrics)) == (2, serving.monitor.endpoint, 2)
-        assert (Path(job.farm.run_root) / "latest").resolve() == job.run_dir
+        assert (Path(job.farm.run_root) / "latest").resolve() == job.run_dir.path
         until(serving.answers, what="an answer through the balancer")
     assert read_endpoint(job.run_dir) is None
 
@@ -122,7 +123,7 @@ def test_what_cannot_be_applied_now_is_said_once_and_tried_again(job, recording)
 
 def test_what_cannot_be_written_now_is_tried_again(job):
     serving = Serving(job)
-    candidate = job.run_dir / "nginx" / "candidate"
+    candidate = job.run_dir.balancer("nginx") / "candidate"
     with serving.monitor.serving():
         aside = candidate.rename(candidate.with_name("aside"))
         candidate.write_text("a file where a folder was, as little use as a full disk")
@@ -149,7 +150,7 @@ def test_a_killed_prometheus_starts_again_with_its_targets(job, prometheus):
     serving = Serving(job, prometheus=True)
     with serving.monitor.serving():
         until(lambda: serving.ready(2), what="two ready servers")
-        os.kill(int((job.run_dir / "prometheus" / "prometheus.pid").read_text()), signal.SIGKILL)
+        os.kill(int((job.run_dir.prometheus / "prometheus.pid").read_text()), signal.SIGKILL)
         until(
             lambda: serving.monitor.tick() and "prometheus: it has ended; starts again" in serving.lines,
             what="its word",
@@ -193,7 +194,7 @@ def monitor_of(job: farm.Job, balancer: BalancerSection, lines: list[str]) -> Mo
     return Monitor(
         run_dir=job.run_dir,
         job_state=lambda: job.scheduler.info(job.id),
-        balancer=balancer_of(balancer, job.run_dir / "nginx", lines.append),
+        balancer=balancer_of(balancer, job.run_dir.balancer("nginx"), lines.append),
         settings=MonitorSection(prometheus=False),
         tell=lines.append,
     )
@@ -201,7 +202,7 @@ def monitor_of(job: farm.Job, balancer: BalancerSection, lines: list[str]) -> Mo
 
 def test_a_balancer_without_prometheus_is_better_than_none(job, monkeypatch, tmp_path, prometheus):
     serving = Serving(job, prometheus=True)
-    (job.run_dir / "prometheus").write_text("a file where a folder should be")
+    job.run_dir.prometheus.write_text("a file where a folder should be")
     with serving.monitor.serving():
         until(lambda: serving.ready(2), what="two ready servers")
         assert any(line.startswith("prometheus: ") for line in serving.lines)
@@ -270,7 +271,7 @@ def test_a_job_that_has_ended_is_not_watched(job):
     farm.stop(job, drain=False)
     with pytest.raises(LaunchError, match=f"job {job.id} is CANCELLED: it was cancelled; .*there is nothing to watch"):
         farm.watch(job).start()
-    assert not (job.run_dir / "nginx" / "nginx.pid").exists()
+    assert not (job.run_dir.balancer("nginx") / "nginx.pid").exists()
 
 
 def test_another_server_at_the_address_is_not_the_servers_own_answer(job):

@@ -9,6 +9,7 @@ from command import complaint, exatrkx_hpc
 
 from exatrkx_hpc.base.errors import IncompleteRun, InputError, OutputError
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, write_endpoint
+from exatrkx_hpc.launch.run_dir import RunDir
 from exatrkx_hpc.measure.counters import COUNTED, Counters, Snapshot
 from exatrkx_hpc.page.counted import counted, snapshots
 from exatrkx_hpc.page.read import noted
@@ -167,7 +168,7 @@ def farm(tmp_path, settings):
         record = EndpointRecord(
             job="7", grpc=settings.server, http=at, prometheus="", metrics={"n1": at}, ready=1, monitor_pid=1, updated=0
         )
-        write_endpoint(run_dir, record)
+        write_endpoint(RunDir(run_dir), record)
         yield tmp_path / "run"
         server.shutdown()
         thread.join()

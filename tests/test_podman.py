@@ -252,7 +252,7 @@ def test_what_the_server_says_is_in_its_log_once(on_path, fake_farm):
     job = fake_farm(server__triton="echo", server__max_restarts=0)
     until(lambda: job.scheduler.state(job.id).over, what="the end of the job", deadline=60)
     assert "ended with status 0" in record(job).note
-    assert (job.run_dir / "logs" / f"{record(job).server}.log").read_text().count("--model-repository") == 1
+    assert (job.run_dir.logs / f"{record(job).server}.log").read_text().count("--model-repository") == 1
 
 
 def test_the_status_of_the_server_crosses_out_of_the_container(on_path, fake_farm):

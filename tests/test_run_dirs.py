@@ -8,23 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
+from test_local import local_farm
 from waiting import until
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.errors import ConfigError, LaunchError
+from exatrkx_hpc.base.files import local_file_system, of_this_machine
 from exatrkx_hpc.config.resolve import resolve
+from exatrkx_hpc.fleet.balancer.balancers import BALANCERS
 from exatrkx_hpc.fleet.members.record import read_records
-from exatrkx_hpc.launch.run_dirs import (
-    job_ids,
-    last_change,
-    local_file_system,
-    log_files,
-    of_this_machine,
-    old_jobs,
-    parse_age,
-    remove,
-    remove_old_scripts,
-)
+from exatrkx_hpc.launch.clean import last_change, old_jobs, parse_age, remove, remove_old_scripts
+from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 from exatrkx_hpc.launch.scheduler import JobState
 
 FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
@@ -55,11 +49,11 @@ def old(run_root: Path, states: dict[str, JobState] | None = None) -> tuple[str,
             raise LaunchError(f"no job {job!r}")
         return states is None or states[job].over
 
-    return old_jobs(run_root, older_than=7 * 86400, is_over=is_over)
+    return old_jobs(FarmDir(run_root), older_than=7 * 86400, is_over=is_over)
 
 
 def test_a_run_root_that_is_not_there_has_no_jobs(tmp_path):
-    assert job_ids(tmp_path / "none") == ()
+    assert FarmDir(tmp_path / "none").job_ids() == ()
     assert old(tmp_path / "none") == ()
 
 
@@ -68,7 +62,7 @@ def test_only_folders_with_a_number_for_a_name_are_jobs(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "11").write_text("a file")
     (tmp_path / "12").symlink_to(tmp_path / "9")
-    assert job_ids(tmp_path) == ("9", "10")
+    assert FarmDir(tmp_path).job_ids() == ("9", "10")
 
 
 @pytest.mark.parametrize("state", JobState)
@@ -89,7 +83,7 @@ def test_a_folder_of_something_else_is_left_alone_although_its_name_is_a_job_tha
     (tmp_path / "2025").mkdir()
     age(tmp_path / "2025", OLD)
     asked = []
-    assert old_jobs(tmp_path, older_than=0, is_over=lambda job: bool(asked.append(job)) or True) == ()
+    assert old_jobs(FarmDir(tmp_path), older_than=0, is_over=lambda job: bool(asked.append(job)) or True) == ()
     assert not asked
 
 
@@ -119,7 +113,7 @@ def test_what_links_lead_to_neither_counts_nor_goes(tmp_path):
     (run_dir / "logs").symlink_to(kept)
     age(run_dir, OLD)
     assert old(tmp_path) == ("1",)
-    remove(tmp_path, "1")
+    remove(FarmDir(tmp_path).job("1"))
     assert not run_dir.exists()
     assert (kept / "events.npz").read_text() == "precious"
 
@@ -129,7 +123,7 @@ def test_a_link_in_the_place_of_a_run_directory_is_not_followed(tmp_path):
     (tmp_path / "5").symlink_to(elsewhere)
     assert old(tmp_path) == ()
     with pytest.raises(LaunchError, match="cannot be removed"):
-        remove(tmp_path, "5")
+        remove(FarmDir(tmp_path).job("5"))
     assert (elsewhere / "plan.json").exists()
 
 
@@ -138,7 +132,7 @@ def test_with_a_job_go_its_log_and_the_link_to_it_alone(tmp_path):
         make(tmp_path, name)
         (tmp_path / f"job-{name}.log").touch()
     (tmp_path / "latest").symlink_to("1")
-    remove(tmp_path, "1")
+    remove(FarmDir(tmp_path).job("1"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["11", "job-11.log"]
 
 
@@ -146,7 +140,7 @@ def test_with_a_job_go_its_log_and_the_link_to_it_alone(tmp_path):
 def test_a_link_to_something_else_stays(tmp_path, target):
     make(tmp_path, "1")
     (tmp_path / "latest").symlink_to(target)
-    remove(tmp_path, "1")
+    remove(FarmDir(tmp_path).job("1"))
     assert (tmp_path / "latest").is_symlink()
 
 
@@ -166,8 +160,8 @@ def test_logs_are_the_jobs_own_and_each_servers(tmp_path):
     (run_dir / "logs").mkdir()
     for path in (tmp_path / "job-1.log", run_dir / "logs" / "b-0.log", run_dir / "logs" / "a-0.log"):
         path.touch()
-    assert [path.name for path in log_files(run_dir)] == ["job-1.log", "a-0.log", "b-0.log"]
-    assert [path.name for path in log_files(run_dir, "b-0")] == ["b-0.log"]
+    assert [path.name for path in RunDir(run_dir).log_files()] == ["job-1.log", "a-0.log", "b-0.log"]
+    assert [path.name for path in RunDir(run_dir).log_files("b-0")] == ["b-0.log"]
 
 
 def test_memory_is_a_file_system_of_one_machine():
@@ -212,7 +206,7 @@ def test_a_run_directory_is_read_by_its_owner_alone(tmp_path):
     assert names == {"1/plan.json", "1/server.sh"}
     assert {path.suffix for path in holders if path.parent.name == "scripts"} == {".sbatch"}
     assert {modes[path] & 0o077 for path in holders} == {0}
-    assert modes[job.run_dir] == 0o700
+    assert modes[job.run_dir.path] == 0o700
     open_files = {
         path.name: oct(mode) for path, mode in modes.items() if path.is_relative_to(job.run_dir) and mode & 0o077
     }
@@ -235,9 +229,9 @@ def test_scripts_go_with_their_job_and_those_of_nobody_when_they_are_old(tmp_pat
         (run_dir / record).write_text(json.dumps({"script": str(scripts / f"{name}.sbatch")}))
     make(tmp_path, "3")
     (tmp_path / "3" / record).write_text("[7]")
-    remove(tmp_path, "2")
+    remove(FarmDir(tmp_path).job("2"))
     assert not list(scripts.glob("removed*")) and len(list(scripts.glob("nobodys*"))) == 2
-    remove_old_scripts(tmp_path, older_than=7 * 86400)
+    remove_old_scripts(FarmDir(tmp_path), older_than=7 * 86400)
     left = {path.name for path in scripts.iterdir()}
     kept = {f"{name}{suffix}" for name in ("of-a-job-20260101-000001", "mine") for suffix in (".sbatch", ".log")}
     assert left == kept | {"young-20260101-000004.sbatch"}
@@ -247,7 +241,7 @@ def test_a_record_that_names_a_script_of_somebody_else_removes_nothing_of_theirs
     theirs = tmp_path / "farm.sbatch"
     theirs.write_text("x")
     (make(tmp_path, "1") / "slurm-job.json").write_text(json.dumps({"script": str(theirs)}))
-    remove(tmp_path, "1")
+    remove(FarmDir(tmp_path).job("1"))
     assert theirs.exists()
 
 
@@ -264,4 +258,31 @@ def test_a_farm_for_which_no_address_is_free_leaves_nothing(tmp_path):
     flags = {"site": "local", "run_root": str(tmp_path), "server.triton": str(FAKE), "job.nodes": 65}
     with pytest.raises(LaunchError, match="addresses with free ports"):
         farm.deploy(resolve(flags={**flags, "server.model_repository": str(repository)}).farm)
-    assert job_ids(tmp_path) == () and not list((tmp_path / "scripts").iterdir())
+    assert FarmDir(tmp_path).job_ids() == () and not list((tmp_path / "scripts").iterdir())
+
+
+def places(value: FarmDir | RunDir) -> set[Path]:
+    """Every place that a value names."""
+    names = [name for name, attribute in vars(type(value)).items() if isinstance(attribute, property)]
+    return {place for name in names if isinstance(place := getattr(value, name), Path)}
+
+
+def test_every_file_of_a_job_is_at_a_place_that_has_a_name(tmp_path, nginx, prometheus):
+    """What scripts write is, too: nobody else has to know where it is."""
+    ports = {"balancer__grpc_port": 0, "balancer__http_port": 0, "monitor__prometheus_port": 0}
+    what = local_farm(tmp_path / "runs", cluster__local_address="127.0.88.1", **ports)
+    with farm.running(what, wait=60) as (job, watch):
+        run_dir = job.run_dir
+        assert run_dir.endpoint.is_file() and watch.view.ready
+        record = read_records(run_dir)[0]
+        assert {path.stem for path in run_dir.log_files()} == {f"job-{job.id}", record.server}
+    known = places(run_dir) | {run_dir.balancer(kind) for kind in BALANCERS}
+    assert set(run_dir.path.iterdir()) <= known
+    assert run_dir.cancelled.exists() and run_dir.exit_status.exists() and run_dir.stop.exists()
+    assert run_dir.plan.is_file() and run_dir.embedded_job.is_file() and run_dir.server_script.is_file()
+    assert all(mark.is_file() for mark in run_dir.marks)
+    farm_dir = run_dir.farm
+    assert farm_dir == FarmDir.of(what) and farm_dir.job(job.id) == run_dir
+    assert farm_dir.latest.resolve() == run_dir.path
+    others = {run_dir.path, run_dir.job_log, Path(what.server.model_repository)}
+    assert set(farm_dir.path.iterdir()) <= places(farm_dir) | others

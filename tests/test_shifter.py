@@ -24,6 +24,7 @@ from exatrkx_hpc.fleet.members.record import read_records
 from exatrkx_hpc.launch.embedded.triton import embedded_triton
 from exatrkx_hpc.launch.plan import make_plan
 from exatrkx_hpc.launch.render import render_server
+from exatrkx_hpc.launch.run_dir import RunDir
 from exatrkx_hpc.work.map.endpoint import Endpoint
 
 FAKES = Path(__file__).parent / "fakes"
@@ -132,10 +133,10 @@ def test_a_server_that_is_told_to_end_while_shifter_sets_up_ends_all_the_same(tm
     job = farm.deploy(idle_farm(tmp_path, **{"server.exit_timeout": 600}))
     until(lambda: [one for one in read_records(job.run_dir) if one.state == "starting"], what="a start")
     try:
-        (job.run_dir / "stop").write_text("drain\nrequest\n")
+        job.run_dir.stop.write_text("drain\nrequest\n")
         until(lambda: job.scheduler.state(job.id).over, what="its end", deadline=60)
     finally:
-        kill_session(json.loads((job.run_dir / "embedded-job.json").read_text())["session"])
+        kill_session(json.loads(job.run_dir.embedded_job.read_text())["session"])
     assert [(one.state, one.note) for one in read_records(job.run_dir)] == [("gone", "drained")]
 
 
@@ -194,11 +195,11 @@ def test_a_process_that_is_roots_at_first_is_not_taken_for_ended(another_user, t
     log = tmp_path / "log"
     child = spawn([*become, "bash", str(script), str(run_dir)], log=log, env=environment, cwd=another_user)
     try:
-        until(lambda: [one for one in read_records(run_dir) if one.state == "starting"], what=f"a start, {log}")
+        until(lambda: [one for one in read_records(RunDir(run_dir)) if one.state == "starting"], what=f"a start, {log}")
         until(lambda: any(process.uids().real == 0 for process in theirs()), what="a process of root's")
         child.send(signal.SIGTERM)
         until(lambda: child.returncode() is not None, what="the end of the script", deadline=60)
-        assert [(one.state, one.note) for one in read_records(run_dir)] == [("gone", "drained")]
+        assert [(one.state, one.note) for one in read_records(RunDir(run_dir))] == [("gone", "drained")]
         assert not theirs()
     finally:
         child.stop(grace=0)

@@ -13,6 +13,7 @@ from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import ConfigError, EndpointError
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.endpoint import EndpointRecord
+from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.pipeline import is_fused
 from exatrkx_hpc.models.repository import read_models
@@ -83,7 +84,7 @@ def with_models(farm: Farm, tell: Tell) -> Farm:
     It is a copy of the farm's repository, or where there is none, of the shipped one.
     """
     source, shipped = source_models(farm), not Path(farm.server.model_repository).is_dir()
-    out = Path(farm.run_root, "bench-models", str(farm.server.instances))
+    out = FarmDir.of(farm).bench_models / str(farm.server.instances)
     fused = shipped or any(is_fused(model) for model in read_models(source))
     tell(f"models: {farm.server.instances} instance(s) of each in {out}")
     server = farm.server
@@ -93,7 +94,7 @@ def with_models(farm: Farm, tell: Tell) -> Farm:
 
 def analyzer_folder(farm: Farm) -> Path:
     """Return where perf_analyzer is installed for a farm: beside its runs, so that the nodes see it."""
-    return Path(farm.run_root, "perf_analyzer")
+    return FarmDir.of(farm).perf_analyzer
 
 
 def source_models(farm: Farm) -> Path:

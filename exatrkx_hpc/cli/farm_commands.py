@@ -14,7 +14,7 @@ from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.bench.in_job import bench_command
 from exatrkx_hpc.cli.interactive import refuse_mixture, run_here, what_would_run, within_allocation
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, resolved, say
-from exatrkx_hpc.fleet.endpoint import LATEST
+from exatrkx_hpc.launch.run_dir import LATEST
 from exatrkx_hpc.launch.scheduler import JobState
 
 JobId = Annotated[str, typer.Argument(help="The job's id, as deploy printed it; default: the job used last.")]
@@ -86,7 +86,7 @@ def deploy(
     typer.echo(json.dumps(told) if as_json else job.id)
     if wait is not None:
         story.wait_ready(job, timeout=wait, tell=say)
-    after = f"figures will be in {job.run_dir / 'bench'}" if beside else f"next: exatrkx-hpc monitor {job.id}"
+    after = f"figures will be in {job.run_dir.bench}" if beside else f"next: exatrkx-hpc monitor {job.id}"
     say(f"run directory {job.run_dir}; {after}")
 
 
@@ -111,7 +111,7 @@ def monitor(job: JobId = LATEST, config: ConfigFile = None, site: SiteName = Non
         with deferred_signals():
             watch.stop()
     if view.job not in (JobState.COMPLETED, JobState.CANCELLED):
-        raise LaunchError(f"{view.sentence}; the logs are in {found.run_dir / 'logs'}")
+        raise LaunchError(f"{view.sentence}; the logs are in {found.run_dir.logs}")
 
 
 def stop(job: JobId = LATEST, config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None) -> None:

@@ -18,6 +18,7 @@ from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.config.resolve import Resolved
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.watch import Watch
+from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.scheduler import JobState
 from exatrkx_hpc.launch.slurm.interactive import allocation, job_argv, salloc_argv
 
@@ -81,7 +82,7 @@ class _Words:
 
     def __init__(self, run_root: Path) -> None:
         """Begin at the end of what is there already below `run_root`."""
-        self._run_root = run_root
+        self._farm = FarmDir(run_root)
         inside = allocation(os.environ)
         self._place = len(self._read(inside.job)) if inside is not None else 0
 
@@ -94,7 +95,7 @@ class _Words:
 
     def _read(self, job: str) -> bytes:
         try:
-            return (self._run_root / f"job-{job}.log").read_bytes()
+            return self._farm.job(job).job_log.read_bytes()
         except OSError:
             return b""
 
@@ -143,6 +144,6 @@ def _last_word(job: story.Job | None, words: _Words) -> None:
     words.show(job.id)
     now = story.look(job).info
     if now.state not in (JobState.COMPLETED, JobState.CANCELLED):
-        logs = job.run_dir / "logs"
+        logs = job.run_dir.logs
         raise LaunchError(f"the farm of job {job.id} is {now.state.value} ({now.reason}); the logs are in {logs}")
     typer.echo(f"the farm of job {job.id} has ended" + (", its allocation goes on" if allocation(os.environ) else ""))

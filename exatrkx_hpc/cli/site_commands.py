@@ -15,9 +15,9 @@ from exatrkx_hpc.base.errors import InputError, MissingComponent
 from exatrkx_hpc.bench.places import analyzer_folder
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.doctor import Finding, examine
-from exatrkx_hpc.fleet.endpoint import LATEST
 from exatrkx_hpc.fleet.reasons import reasons_of
-from exatrkx_hpc.launch.run_dirs import log_files, parse_age
+from exatrkx_hpc.launch.clean import parse_age
+from exatrkx_hpc.launch.run_dir import LATEST
 from exatrkx_hpc.measure.perf_analyzer_install import install
 from exatrkx_hpc.prepare import plan
 
@@ -134,9 +134,9 @@ def logs(
     Example: exatrkx-hpc logs 4242 nid001234-0 -f
     """
     found = story.find_job(resolved(config, site=site, run_root=run_root).farm, job)
-    files = log_files(found.run_dir, server)
+    files = found.run_dir.log_files(server)
     if not files:
-        there = ", ".join(path.stem for path in log_files(found.run_dir)) or "none yet"
+        there = ", ".join(path.stem for path in found.run_dir.log_files()) or "none yet"
         raise InputError(f"job {found.id} has no log of {server or 'a server'}; there are: {there}")
     # A log may grow while it is read, so what is followed goes on from what was shown.
     raw = {path: path.read_bytes() for path in files}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from exatrkx_hpc.base.process import find_program
 from exatrkx_hpc.config.schema import Farm
@@ -17,6 +16,7 @@ from exatrkx_hpc.fleet.balancer.balancers import kind_of
 from exatrkx_hpc.fleet.sidecars.prometheus import WITHOUT_PROMETHEUS
 from exatrkx_hpc.launch.embedded.triton import embedded_triton
 from exatrkx_hpc.launch.plan import FarmPlan
+from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.schedulers import scheduler_of
 
 __all__ = ["Finding", "examine"]
@@ -31,7 +31,7 @@ def examine(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding]:
     if farm.cluster.scheduler == "slurm":
         yield from slurm_findings(farm, plan)
     elif farm.server.engine == "none" and farm.server.triton == "tritonserver":
-        yield asked("tritonserver", lambda: str(embedded_triton(Path(farm.run_root, "triton"), lay_out=False).server))
+        yield asked("tritonserver", lambda: str(embedded_triton(FarmDir.of(farm).triton, lay_out=False).server))
     yield from engine_findings(farm)
     balancer = kind_of(farm.balancer)
     yield asked(balancer.program, balancer.find)

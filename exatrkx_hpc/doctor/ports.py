@@ -13,7 +13,7 @@ from exatrkx_hpc.doctor.leftovers import OF_MONITORS
 from exatrkx_hpc.fleet.endpoint import read_endpoint
 from exatrkx_hpc.fleet.leftovers import farm_processes
 from exatrkx_hpc.launch.plan import PORTS_PER_SERVER
-from exatrkx_hpc.launch.run_dirs import job_ids
+from exatrkx_hpc.launch.run_dir import FarmDir
 
 _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
@@ -27,7 +27,7 @@ def port_findings(farm: Farm) -> Iterator[Finding]:
     }
     if farm.monitor.prometheus:
         ports["monitor.prometheus_port"] = farm.monitor.prometheus_port
-    ours = _of_own_monitors(Path(farm.run_root))
+    ours = _of_own_monitors(FarmDir.of(farm))
     for key, port in ports.items():
         yield _endpoint_port(key, farm.balancer.host, port, ours)
 
@@ -47,10 +47,10 @@ def _endpoint_port(key: str, host: str, wanted: int | str, ours: Mapping[int, st
     return Finding(what=what, ok=False, found=f"{found}: {trouble}", remedy=remedy)
 
 
-def _of_own_monitors(run_root: Path) -> dict[int, str]:
+def _of_own_monitors(farm: FarmDir) -> dict[int, str]:
     """Return the ports of the endpoints that this user's monitors keep on this machine, each with its job."""
-    keeps = {process.job for process in farm_processes(run_root, of_monitors=OF_MONITORS)}
-    records = {job: read_endpoint(run_root / job) for job in job_ids(run_root) if job in keeps}
+    keeps = {process.job for process in farm_processes(farm.path, of_monitors=OF_MONITORS)}
+    records = {job: read_endpoint(farm.job(job)) for job in farm.job_ids() if job in keeps}
     return {
         int(address.rpartition(":")[2]): job
         for job, record in records.items()

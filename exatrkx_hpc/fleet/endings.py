@@ -10,13 +10,12 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from exatrkx_hpc.base.readable import names
 from exatrkx_hpc.fleet.members.record import ServerRecord
+from exatrkx_hpc.launch.run_dir import RunDir
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 
-STOP_FILE = "stop"
 #: Slurm sends --signal up to a minute early.
 _EARLY = 60.0
 _AGAIN = "'exatrkx-hpc deploy' submits it again"
@@ -62,19 +61,19 @@ class Asked:
     by: str
 
 
-def read_asked(run_dir: Path) -> Asked | None:
+def read_asked(run_dir: RunDir) -> Asked | None:
     """Return what the script of the job was asked, or None when it was asked nothing."""
     try:
-        words = (run_dir / STOP_FILE).read_text().split()
+        words = run_dir.stop.read_text().split()
     except OSError:
         return None
     return Asked(what=words[0], by=words[1] if len(words) > 1 else "request") if words else None
 
 
-def read_notice(run_dir: Path) -> float:
+def read_notice(run_dir: RunDir) -> float:
     """Return how many seconds before its time limit the job asked to be told, as its plan says; 60 without one."""
     try:
-        directives = dict(json.loads((run_dir / "plan.json").read_text())["directives"])
+        directives = dict(json.loads(run_dir.plan.read_text())["directives"])
     except (OSError, ValueError, KeyError, TypeError):
         return 60.0
     match = re.search(r"@(\d+)", str(directives.get("signal", "")))
@@ -91,7 +90,7 @@ def of_lost_node(record: ServerRecord, info: JobInfo) -> bool:
     return info.state is JobState.RUNNING and bool(info.nodes) and record.node not in info.nodes
 
 
-def explained(info: JobInfo, run_dir: Path, records: Iterable[ServerRecord]) -> JobInfo:
+def explained(info: JobInfo, run_dir: RunDir, records: Iterable[ServerRecord]) -> JobInfo:
     """Return `info` with a reason that says in one line what happened, and the next step where there is one."""
     if info.state is JobState.UNKNOWN:
         return replace(info, reason=f"{info.reason}; {_UNKNOWN[info.answered]}")

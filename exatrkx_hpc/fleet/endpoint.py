@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.base.files import write_whole
-
-FILE_NAME = "endpoint.json"
-LATEST = "latest"
+from exatrkx_hpc.launch.run_dir import LATEST, FarmDir, RunDir
 
 
 class EndpointRecord(BaseModel):
@@ -33,40 +30,41 @@ class EndpointRecord(BaseModel):
     updated: float
 
 
-def write_endpoint(run_dir: Path, record: EndpointRecord) -> None:
+def write_endpoint(run_dir: RunDir, record: EndpointRecord) -> None:
     """Write the endpoint's file in the run directory and let `latest` beside the run directory point to it."""
-    write_whole(run_dir / FILE_NAME, record.model_dump_json(indent=2) + "\n")
+    write_whole(run_dir.endpoint, record.model_dump_json(indent=2) + "\n")
     point_latest(run_dir)
 
 
-def point_latest(run_dir: Path) -> None:
+def point_latest(run_dir: RunDir) -> None:
     """Let `latest` beside the run directory point to it."""
-    aside = run_dir.parent / f".{LATEST}.{os.getpid()}"
+    latest = run_dir.farm.latest
+    aside = latest.with_name(f".{latest.name}.{os.getpid()}")
     aside.unlink(missing_ok=True)
-    aside.symlink_to(run_dir.name)
-    aside.replace(run_dir.parent / LATEST)
+    aside.symlink_to(run_dir.job)
+    aside.replace(latest)
 
 
-def remove_endpoint(run_dir: Path) -> None:
+def remove_endpoint(run_dir: RunDir) -> None:
     """Take the endpoint's file away: nothing answers there any more."""
-    (run_dir / FILE_NAME).unlink(missing_ok=True)
+    run_dir.endpoint.unlink(missing_ok=True)
 
 
-def read_endpoint(run_dir: Path) -> EndpointRecord | None:
+def read_endpoint(run_dir: RunDir) -> EndpointRecord | None:
     """Return what the run directory says of its endpoint, or None when it has none."""
     try:
-        record = EndpointRecord.model_validate_json((run_dir / FILE_NAME).read_text())
+        record = EndpointRecord.model_validate_json(run_dir.endpoint.read_text())
     except (OSError, ValidationError):
         return None
     return record
 
 
-def running_endpoint(run_root: Path, job: str = LATEST) -> EndpointRecord:
+def running_endpoint(farm: FarmDir, job: str = LATEST) -> EndpointRecord:
     """Return the endpoint of `job`, or of the job watched last; raises EndpointError when there is none."""
-    record = read_endpoint(run_root / job)
+    record = read_endpoint(farm.job(job))
     if record is None:
         which = "no farm is being watched" if job == LATEST else f"job {job} is not being watched"
         raise EndpointError(
-            f"{which} below {run_root}; start 'exatrkx-hpc monitor JOBID', or name an endpoint with --server HOST:PORT"
+            f"{which} below {farm}; start 'exatrkx-hpc monitor JOBID', or name an endpoint with --server HOST:PORT"
         )
     return record

@@ -18,6 +18,7 @@ from exatrkx_hpc.fleet.members.reconcile import Member, changes
 from exatrkx_hpc.fleet.sidecars.base import Sidecar
 from exatrkx_hpc.fleet.status import observe
 from exatrkx_hpc.fleet.view import View, news
+from exatrkx_hpc.launch.run_dir import RunDir
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
 
 #: How long a scheduler that answers may not know the job, in seconds, before there is nothing to wait for.
@@ -30,7 +31,7 @@ class Monitor:
     def __init__(
         self,
         *,
-        run_dir: Path,
+        run_dir: RunDir,
         job_state: Callable[[], JobInfo | JobState],
         balancer: Balancer,
         metrics_store: Sidecar | None = None,
@@ -48,7 +49,7 @@ class Monitor:
         self._settings = settings
         self.tell = tell
         self._patience = patience
-        self._view = View(info=JobInfo(id=run_dir.name, state=JobState.UNKNOWN), members=())
+        self._view = View(info=JobInfo(id=run_dir.job, state=JobState.UNKNOWN), members=())
         self._balancer = balancer
         self._store = metrics_store
         self._applied: tuple[str, ...] | None = None
@@ -69,7 +70,7 @@ class Monitor:
     @property
     def logs(self) -> Path:
         """The folder of the servers' logs."""
-        return self._run_dir / "logs"
+        return self._run_dir.logs
 
     @contextmanager
     def serving(self) -> Iterator[Monitor]:
@@ -124,10 +125,10 @@ class Monitor:
             told = self._job_state()
         except SchedulerSilentError as error:  # it was away when this began, and will be back
             why = str(error).split("; ")[0]
-            return JobInfo(id=self._run_dir.name, state=JobState.UNKNOWN, reason=why, answered=False)
+            return JobInfo(id=self._run_dir.job, state=JobState.UNKNOWN, reason=why, answered=False)
         if isinstance(told, JobInfo):
             return told
-        return JobInfo(id=self._run_dir.name, state=told, answered=told is not JobState.UNKNOWN)
+        return JobInfo(id=self._run_dir.job, state=told, answered=told is not JobState.UNKNOWN)
 
     def _refuse_lost(self, view: View) -> None:
         now = time.monotonic()
@@ -186,7 +187,7 @@ class Monitor:
         write_endpoint(
             self._run_dir,
             EndpointRecord(
-                job=self._run_dir.name,
+                job=self._run_dir.job,
                 grpc=self.endpoint,
                 http=self._balancer.listen.http,
                 prometheus=self._store.address if self._store is not None else "",
@@ -204,13 +205,13 @@ def _names(members: tuple[Member, ...]) -> tuple[str, ...]:
 
 
 @contextmanager
-def _only_monitor_of(run_dir: Path) -> Iterator[None]:
+def _only_monitor_of(run_dir: RunDir) -> Iterator[None]:
     """Hold the run directory's lock; raises EndpointError when another monitor holds it."""
-    with (run_dir / "monitor.lock").open("w") as lock:
+    with run_dir.monitor_lock.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise EndpointError(
-                f"another monitor watches job {run_dir.name}; stop it first, or use the endpoint that it keeps"
+                f"another monitor watches job {run_dir.job}; stop it first, or use the endpoint that it keeps"
             ) from error
         yield

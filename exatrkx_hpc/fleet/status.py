@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.base.readable import duration
@@ -14,6 +13,7 @@ from exatrkx_hpc.fleet.endpoint import read_endpoint
 from exatrkx_hpc.fleet.members.probe import probe
 from exatrkx_hpc.fleet.members.reconcile import Member, ready_members, reconcile
 from exatrkx_hpc.fleet.members.record import read_records
+from exatrkx_hpc.launch.run_dir import RunDir
 from exatrkx_hpc.launch.scheduler import JobInfo
 
 
@@ -47,7 +47,7 @@ class Look:
         }
 
 
-def look(info: JobInfo, run_dir: Path, *, timeout: float) -> Look:
+def look(info: JobInfo, run_dir: RunDir, *, timeout: float) -> Look:
     """Look once at the job of `run_dir`; each server has `timeout` seconds to answer."""
     now, servers = observe(info, run_dir, timeout=timeout)
     endpoint = read_endpoint(run_dir)
@@ -77,7 +77,7 @@ def look_until_ready(look_now: Callable[[], Look], *, wanted: int, timeout: floa
 
 
 def observe(
-    info: JobInfo, run_dir: Path, *, timeout: float, previous: Iterable[Member] = (), tolerance: int = 1
+    info: JobInfo, run_dir: RunDir, *, timeout: float, previous: Iterable[Member] = (), tolerance: int = 1
 ) -> tuple[JobInfo, tuple[Member, ...]]:
     """Return the job with its reason explained, and its members; see `membership.reconcile`.
 

@@ -13,6 +13,7 @@ from exatrkx_hpc.config.resolve import DEFAULT, known_keys, value_of
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.launch.engines.commands import ENGINES
 from exatrkx_hpc.launch.engines.spec import ContainerSpec
+from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.words import Var, Word
 
 #: HTTP, gRPC and metrics ports stand side by side; the next server of the node starts this much higher.
@@ -162,7 +163,7 @@ def python_folder(farm: Farm) -> str:
 
     It holds nothing else, so that PYTHONPATH never puts this installation's packages before an image's own.
     """
-    return str(Path(farm.run_root, "python", __version__))
+    return str(FarmDir.of(farm).python / __version__)
 
 
 def _triton_command(farm: Farm, tool: Tool) -> tuple[Word, ...]:

@@ -13,6 +13,7 @@ from exatrkx_hpc import __version__
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, OutputError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, running_endpoint
+from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.measure.counters import Snapshot
 from exatrkx_hpc.page.counted import DEADLINE, counted, snapshots
 from exatrkx_hpc.page.page import render_page
@@ -126,7 +127,7 @@ def _record(settings: Settings, run_root: Path | None) -> EndpointRecord | None:
     if run_root is None or not settings.server:
         return None
     with contextlib.suppress(EndpointError):
-        record = running_endpoint(run_root)
+        record = running_endpoint(FarmDir(run_root))
         return record if record.grpc == settings.server else None
     return None
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from exatrkx_hpc.launch.run_dir import RunDir
 
 
 class ServerRecord(BaseModel):
@@ -33,13 +34,13 @@ class ServerRecord(BaseModel):
     updated: int
 
 
-def read_records(run_dir: Path) -> tuple[ServerRecord, ...]:
+def read_records(run_dir: RunDir) -> tuple[ServerRecord, ...]:
     """Return the records of a run directory, by name; a file that is no record is passed over.
 
     Servers write aside and rename, so such a file is somebody else's, not a record half written.
     """
     records = []
-    for path in sorted((run_dir / "records").glob("*.json")):
+    for path in sorted(run_dir.records.glob("*.json")):
         try:
             records.append(ServerRecord.model_validate_json(path.read_text()))
         except (OSError, ValidationError):

@@ -13,6 +13,7 @@ from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.process import find_program, run
 from exatrkx_hpc.config.values import Engine
 from exatrkx_hpc.launch.engines.commands import ENGINES
+from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.words import Var, Word
 
 _SHARED_MEMORY = Path("/dev/shm")
@@ -49,7 +50,7 @@ def containers(engine: Engine, run_root: Path) -> tuple[Container, ...]:
             f"{words[0]} does not tell its containers (exit {done.returncode}): {done.complaint}; "
             f"'{' '.join(words[:3])}' shows them"
         )
-    found = (_container(row, run_root / "python") for row in rows)
+    found = (_container(row, FarmDir(run_root).python) for row in rows)
     return tuple(container for container in found if container is not None)
 
 

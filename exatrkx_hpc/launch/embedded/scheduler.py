@@ -28,12 +28,9 @@ from exatrkx_hpc.base.process import Child, kill_session, spawn
 from exatrkx_hpc.config.values import Engine
 from exatrkx_hpc.launch.embedded.cleanup import remove_containers, remove_shared_memory
 from exatrkx_hpc.launch.plan import FarmPlan
-from exatrkx_hpc.launch.run_dirs import job_ids
+from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 
-_JOB_FILE = "embedded-job.json"
-_STATUS_FILE = "exit-status"
-_CANCELLED_FILE = "cancelled"
 #: Beyond drain and exit timeout: what the scripts need to write their records and to end.
 _END_MARGIN = 10.0
 
@@ -59,7 +56,7 @@ class EmbeddedScheduler:
 
     def __init__(self, *, run_root: Path, first_address: str) -> None:
         """Keep jobs below `run_root`; the first pretend node is `first_address`, the others follow it."""
-        self._run_root = run_root
+        self._farm = FarmDir(run_root)
         self._first = IPv4Address(first_address)
         self._children: dict[str, Child] = {}
 
@@ -85,28 +82,27 @@ class EmbeddedScheduler:
                 script=str(script),
                 engine=plan.engine,
             )
-            write_whole(run_dir / _JOB_FILE, record.model_dump_json(), mode=0o600)
+            write_whole(run_dir.embedded_job, record.model_dump_json(), mode=0o600)
         except BaseException:
             child.stop(grace=0)
             raise
-        self._children[run_dir.name] = child
-        return run_dir.name
+        self._children[run_dir.job] = child
+        return run_dir.job
 
-    def _start(self, script: Path, plan: FarmPlan, run_dir: Path, nodes: Mapping[str, int]) -> Child:
+    def _start(self, script: Path, plan: FarmPlan, run_dir: RunDir, nodes: Mapping[str, int]) -> Child:
         """Start the script as slurmd would; `nodes` are addresses with the locks that the job holds from now on."""
-        job = run_dir.name
-        shims = run_dir / "bin"
+        shims = run_dir.programs
         shims.mkdir(mode=0o700)
         (shims / "srun").symlink_to(asset("jobs/embedded-srun.sh"))
         variables = {
             "PATH": f"{shims}{os.pathsep}{os.environ['PATH']}",
-            "SLURM_JOB_ID": job,
+            "SLURM_JOB_ID": run_dir.job,
             "SLURM_JOB_NAME": plan.name,
             "SLURM_JOB_NODELIST": ",".join(nodes),
             "SLURM_JOB_NUM_NODES": str(len(nodes)),
         }
-        argv = ["bash", str(asset("jobs/embedded-job.sh")), str(script), str(run_dir / _STATUS_FILE)]
-        log = self._run_root / f"job-{job}.log"
+        argv = ["bash", str(asset("jobs/embedded-job.sh")), str(script), str(run_dir.exit_status)]
+        log = run_dir.job_log
         log.touch(mode=0o600)  # what a prologue says is nobody else's
         return spawn(argv, log=log, env={**os.environ, **variables}, keep_open=tuple(nodes.values()))
 
@@ -124,14 +120,14 @@ class EmbeddedScheduler:
 
     def state(self, job: str) -> JobState:
         """Return the job's state; raises LaunchError for a job that this scheduler never had."""
-        run_dir = self._run_root / job
+        run_dir = self._farm.job(job)
         record = self._read(job)
         if self._alive(job, record):
             return JobState.RUNNING
-        if (run_dir / _CANCELLED_FILE).exists():
+        if run_dir.cancelled.exists():
             return JobState.CANCELLED
         with contextlib.suppress(OSError, ValueError):
-            return JobState.FAILED if int((run_dir / _STATUS_FILE).read_text()) else JobState.COMPLETED
+            return JobState.FAILED if int(run_dir.exit_status.read_text()) else JobState.COMPLETED
         return JobState.NODE_FAIL
 
     def cancel(self, job: str, *, drain: bool = True) -> None:
@@ -141,7 +137,7 @@ class EmbeddedScheduler:
         """
         record = self._read(job)
         if self._alive(job, record):
-            write_whole(self._run_root / job / _CANCELLED_FILE, "", mode=0o600)
+            write_whole(self._farm.job(job).cancelled, "", mode=0o600)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(record.session, signal.SIGTERM if drain else signal.SIGUSR1)
             until = time.monotonic() + record.longest_end
@@ -165,20 +161,21 @@ class EmbeddedScheduler:
         remove_shared_memory(job, record.nodes)
         # Who cancels may be in a shell without the engine's module; doctor tells of what is left then.
         with contextlib.suppress(MissingComponent):
-            remove_containers(record.engine, self._run_root, job)
+            remove_containers(record.engine, self._farm.path, job)
 
     def _read(self, job: str) -> _Job:
         try:
-            return _Job.model_validate_json((self._run_root / job / _JOB_FILE).read_text())
+            return _Job.model_validate_json(self._farm.job(job).embedded_job.read_text())
         except (OSError, ValidationError) as error:
-            raise LaunchError(f"no job {job!r} in {self._run_root}; 'ls {self._run_root}' shows the jobs") from error
+            raise LaunchError(f"no job {job!r} in {self._farm}; 'ls {self._farm}' shows the jobs") from error
 
-    def _new_run_dir(self) -> Path:
-        number = int(max(job_ids(self._run_root), default="0", key=int)) + 1
+    def _new_run_dir(self) -> RunDir:
+        number = int(max(self._farm.job_ids(), default="0", key=int)) + 1
         while True:
+            run_dir = self._farm.job(str(number))
             try:
-                (self._run_root / str(number)).mkdir(mode=0o700)
-                return self._run_root / str(number)
+                run_dir.path.mkdir(mode=0o700)
+                return run_dir
             except FileExistsError:
                 number += 1
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.launch.plan import FarmPlan
+from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 from exatrkx_hpc.launch.slurm.environment import chosen_cluster
 from exatrkx_hpc.launch.slurm.interactive import Allocation, Foreground, allocation, begin
@@ -22,13 +23,8 @@ from exatrkx_hpc.launch.slurm.scheduler import Slurm
 from exatrkx_hpc.launch.slurm.submit import submit
 from exatrkx_hpc.launch.words import sh
 
-#: In the run directory of a job that was submitted from here: what Slurm knows it by.
-RECORD = "slurm-job.json"
-#: In the run directory of a farm that a terminal runs: whose the allocation is.
-MARK = "interactive"
+#: What the mark of a farm that a terminal runs says: whose the allocation is.
 _OURS, _THEIRS = "allocated by salloc\n", "allocation of a shell\n"
-_STATUS = "exit-status"
-_STOP = "stop"
 #: What salloc takes to give its nodes back.
 _RELEASE = 30.0
 
@@ -46,10 +42,10 @@ class SlurmRecord(BaseModel):
     script: str = ""
 
 
-def read_record(run_dir: Path) -> SlurmRecord:
+def read_record(run_dir: RunDir) -> SlurmRecord:
     """Return what is noted of the job of a run directory; of one that was submitted by hand nothing is."""
     try:
-        return SlurmRecord.model_validate_json((run_dir / RECORD).read_text())
+        return SlurmRecord.model_validate_json(run_dir.slurm_job.read_text())
     except (OSError, ValidationError):
         return SlurmRecord()
 
@@ -75,7 +71,7 @@ class FarmSlurm:
         self._make = cluster
         self._clusters: dict[str | None, Slurm] = {}
         self._others: dict[tuple[str, str], str] = {}
-        self._run_root = run_root
+        self._farm = FarmDir(run_root)
         self._grace = grace
         self._here = interactive
         self._clock = clock
@@ -88,7 +84,7 @@ class FarmSlurm:
         return self._clusters[cluster]
 
     def _of(self, job: str) -> Slurm:
-        return self._slurm(read_record(self._run_root / job).cluster)
+        return self._slurm(read_record(self._farm.job(job)).cluster)
 
     def submit(self, script: Path, plan: FarmPlan) -> str:
         """Submit or start `script` and return the job's id; raises LaunchError when it is refused."""
@@ -100,7 +96,7 @@ class FarmSlurm:
         except BaseException as error:
             self._slurm(job.cluster).cancel(job.number, owner=self._owner(job.number), drain=False)
             if isinstance(error, OSError):
-                where = self._run_root / job.number
+                where = self._farm.job(job.number)
                 raise LaunchError(f"{where} cannot be written ({error.strerror}); job cancelled") from error
             raise
         return job.number
@@ -115,7 +111,7 @@ class FarmSlurm:
             cluster = inside.cluster if inside is not None else chosen_cluster(os.environ, plan.extra_directives)
             # An allocation of a shell has a name of its own.
             self._note(JobId(number=job, cluster=cluster), script, plan.name if inside is None else "")
-            write_whole(self._run_root / job / MARK, _OURS if inside is None else _THEIRS)
+            write_whole(self._farm.job(job).interactive, _OURS if inside is None else _THEIRS)
         except BaseException:
             started.kill()
             raise
@@ -124,43 +120,44 @@ class FarmSlurm:
 
     def _note(self, job: JobId, script: Path, name: str) -> None:
         """Note in the run directory what Slurm knows the job by; its number alone may be another job's, or be again."""
-        run_dir = self._run_root / job.number
-        run_dir.mkdir(mode=0o700, exist_ok=True)
+        run_dir = self._farm.job(job.number)
+        run_dir.path.mkdir(mode=0o700, exist_ok=True)
         record = SlurmRecord(cluster=job.cluster, name=name, script=str(script))
-        write_whole(run_dir / RECORD, record.model_dump_json() + "\n", mode=0o600)
+        write_whole(run_dir.slurm_job, record.model_dump_json() + "\n", mode=0o600)
 
     def _owner(self, job: str) -> Owner:
-        root = str(self._run_root)
+        root, run_dir = str(self._farm), self._farm.job(job)
         return Owner(
             log=root.replace("%", "%%") + "/job-%j.log",
             line=f"run_dir={sh(root)}/$SLURM_JOB_ID",
-            name=read_record(self._run_root / job).name if (self._run_root / job / MARK).exists() else "",
+            name=read_record(run_dir).name if run_dir.interactive.exists() else "",
         )
 
     def _make_way(self, inside: Allocation, nodes: int) -> None:
         """Refuse an allocation that will not do or that has a farm; take away what an earlier farm of it left."""
-        job, run_dir = inside.job, self._run_root / inside.job
+        job, run_dir = inside.job, self._farm.job(inside.job)
         if 0 < inside.nodes < nodes:
             has = f"{inside.nodes} node{'s' if inside.nodes > 1 else ''}"
             raise LaunchError(f"this shell's allocation {job} has {has}, the farm wants {nodes}; ask for fewer with -N")
         if (state := self._slurm(inside.cluster).state(job)) is not JobState.RUNNING:
             raise LaunchError(f"this shell's allocation {job} is {state.value}; leave the shell and get another")
-        if run_dir.is_dir() and not self.state(job).over:
+        if run_dir.path.is_dir() and not self.state(job).over:
             raise LaunchError(f"job {job} has a farm already; 'exatrkx-hpc stop {job}' ends it")
-        for old in (run_dir / _STATUS, *(run_dir / "records").glob("*.json")):
+        for old in (run_dir.exit_status, *run_dir.records.glob("*.json")):
             old.unlink(missing_ok=True)
 
     def info(self, job: str) -> JobInfo:
         """Return what is known of the job; what Slurm does not tell now is UNKNOWN with the reason."""
-        run_dir, record = self._run_root / job, read_record(self._run_root / job)
+        run_dir = self._farm.job(job)
+        record = read_record(run_dir)
         found = replace(self._slurm(record.cluster).info(job), cluster=record.cluster or "")
         if why := self._another(found, record):
             return JobInfo(id=job, state=JobState.UNKNOWN, reason=why, cluster=found.cluster)
-        if found.state is JobState.RUNNING and (run_dir / MARK).exists():
+        if found.state is JobState.RUNNING and run_dir.interactive.exists():
             return self._of_terminal(found, run_dir)
-        seen = (run_dir / "server.sh").exists() or (self._run_root / f"job-{job}.log").exists()
-        if found.state is JobState.FAILED and found.nodes and run_dir.is_dir() and not seen:
-            why = f"{found.nodes[0]} left no trace in {self._run_root}; run_root must be a folder that all nodes share"
+        seen = run_dir.server_script.exists() or run_dir.job_log.exists()
+        if found.state is JobState.FAILED and found.nodes and run_dir.path.is_dir() and not seen:
+            why = f"{found.nodes[0]} left no trace in {self._farm}; run_root must be a folder that all nodes share"
             return replace(found, reason=why)
         return found
 
@@ -176,7 +173,7 @@ class FarmSlurm:
                 return f"Slurm's job {found.id} is called {found.name!r}, and this one was {record.name!r}"
         return self._others[key] and f"the number is that of another job by now: {self._others[key]}"
 
-    def _of_terminal(self, found: JobInfo, run_dir: Path) -> JobInfo:
+    def _of_terminal(self, found: JobInfo, run_dir: RunDir) -> JobInfo:
         """Return what the farm in an allocation is; the allocation may go on when the farm has ended."""
         status = _exit_status(run_dir)
         started = self._running.get(found.id)
@@ -194,8 +191,8 @@ class FarmSlurm:
 
         Raises LaunchError when Slurm refuses, or the servers do not end.
         """
-        run_dir, started = self._run_root / job, self._running.get(job)
-        if not (started or (run_dir / MARK).exists()):
+        run_dir, started = self._farm.job(job), self._running.get(job)
+        if not (started or run_dir.interactive.exists()):
             self._of(job).cancel(job, owner=self._owner(job), drain=drain)
             return
         now = self.info(job)
@@ -208,7 +205,7 @@ class FarmSlurm:
 
     def _told_and_ended(self, job: str, word: str) -> bool:
         """Tell the servers by the file that they look at, again if the script that just begins takes it away."""
-        stop = self._run_root / job / _STOP
+        stop = self._farm.job(job).stop
         until = self._clock() + self._grace
         while not self.info(job).state.over:
             if self._clock() >= until:
@@ -232,11 +229,11 @@ class FarmSlurm:
 
     def _ours(self, job: str) -> bool:
         with contextlib.suppress(OSError):
-            return (self._run_root / job / MARK).read_text() == _OURS
+            return self._farm.job(job).interactive.read_text() == _OURS
         return job in self._running and allocation(os.environ) is None
 
 
-def _exit_status(run_dir: Path) -> int | None:
+def _exit_status(run_dir: RunDir) -> int | None:
     with contextlib.suppress(OSError, ValueError):
-        return int((run_dir / _STATUS).read_text())
+        return int(run_dir.exit_status.read_text())
     return None

@@ -1,0 +1,104 @@
+"""Which run directories may go, and how one goes; nothing else below a run root is ever touched."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from exatrkx_hpc.base.errors import ConfigError, LaunchError
+from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
+
+_UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+#: What the names of the scripts end with that `deploy` wrote.
+_OF_DEPLOY = re.compile(r"-[0-9]{8}-[0-9]{6}\.sbatch$")
+
+
+def parse_age(text: str) -> float:
+    """Return the seconds of an age such as 90m, 12h, 7d or 2w; raises ConfigError for anything else."""
+    match = re.fullmatch(r"(\d+)([mhdw])", text)
+    if match is None:
+        raise ConfigError(f"{text!r} is no age; write a number and m, h, d or w, such as 7d")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def last_change(run_dir: Path) -> float:
+    """Return when something in the run directory was last written, in seconds since the epoch.
+
+    What a link points to does not count. Raises OSError when the run directory is gone.
+    """
+    times = [run_dir.lstat().st_mtime]
+    for folder, _, names in os.walk(run_dir):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # taken away meanwhile
+                times.append(Path(folder, name).lstat().st_mtime)
+    return max(times)
+
+
+def old_jobs(
+    farm: FarmDir, *, older_than: float, is_over: Callable[[str], bool], now: float | None = None
+) -> tuple[str, ...]:
+    """Return the jobs that have ended and whose run directory has not changed for `older_than` seconds.
+
+    `is_over` is asked last, and only for directories that are old enough; a job of which nobody can say whether
+    it has ended is not among them, nor is a folder that only has a number for its name.
+    """
+    moment = time.time() if now is None else now
+    return tuple(job for job in farm.job_ids() if _removable(farm.job(job), moment - older_than, is_over))
+
+
+def _removable(run_dir: RunDir, before: float, is_over: Callable[[str], bool]) -> bool:
+    with contextlib.suppress(LaunchError, OSError):
+        ours = any(mark.is_file() for mark in run_dir.marks)
+        return ours and last_change(run_dir.path) < before and is_over(run_dir.job)
+    return False
+
+
+def remove(run_dir: RunDir) -> None:
+    """Remove a job's run directory, its script and the log that Slurm wrote beside it; what a link points to stays.
+
+    Raises LaunchError when not all of it can be removed.
+    """
+    script = _script_of(run_dir)
+    try:
+        if script is not None and script.parent == run_dir.farm.scripts:
+            remove_script(script)
+        shutil.rmtree(run_dir)
+        run_dir.job_log.unlink(missing_ok=True)
+        latest = run_dir.farm.latest
+        if latest.is_symlink() and latest.readlink() == Path(run_dir.job):
+            latest.unlink()
+    except OSError as error:
+        left = error.filename or run_dir
+        raise LaunchError(f"{left} cannot be removed ({error.strerror}); remove {run_dir} by hand") from error
+
+
+def remove_script(script: Path) -> None:
+    """Remove a script that `deploy` wrote, and what it said in a terminal; one that cannot be removed stays."""
+    for path in (script, script.with_suffix(".log")):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def remove_old_scripts(farm: FarmDir, *, older_than: float, now: float | None = None) -> None:
+    """Remove the scripts that have not changed for `older_than` seconds, but none of a job with a run directory."""
+    moment = time.time() if now is None else now
+    kept = {_script_of(farm.job(job)) for job in farm.job_ids()}
+    for script in farm.scripts.glob("*.sbatch"):
+        with contextlib.suppress(OSError):
+            if _OF_DEPLOY.search(script.name) and script not in kept and script.stat().st_mtime < moment - older_than:
+                remove_script(script)
+
+
+def _script_of(run_dir: RunDir) -> Path | None:
+    """Return the script that the job of a run directory was submitted as, if that is noted."""
+    for record in run_dir.job_records:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if script := json.loads(record.read_text()).get("script"):
+                return Path(script)
+    return None
