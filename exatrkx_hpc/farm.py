@@ -146,7 +146,7 @@ def watch(job: Job, *, tell: Tell = lambda line: None) -> Watch:
     farm, host = job.farm, job.farm.balancer.host
     monitor = Monitor(
         run_dir=job.run_dir,
-        job_state=lambda: job.scheduler.info(job.id),
+        job_info=lambda: job.scheduler.info(job.id),
         balancer=balancer_of(farm.balancer, job.run_dir.balancer(kind_of(farm.balancer).program), tell),
         metrics_store=metrics_store(farm.monitor, job.run_dir.prometheus, host=host, tell=tell),
         settings=farm.monitor,
@@ -239,7 +239,7 @@ def clean(farm: Farm, *, older_than: float) -> tuple[str, ...]:
     Scripts that are older, and of no job that has a run directory, go too.
     """
     folder, scheduler = FarmDir.of(farm), scheduler_of(farm)
-    old = old_jobs(folder, older_than=older_than, is_over=lambda job: scheduler.state(job).over)
+    old = old_jobs(folder, older_than=older_than, is_over=lambda job: scheduler.info(job).state.over)
     for job in old:
         remove(folder.job(job))
     remove_old_scripts(folder, older_than=older_than)

@@ -28,6 +28,7 @@ from exatrkx_hpc.launch.plan import (
 )
 from exatrkx_hpc.launch.render import render_job
 from exatrkx_hpc.launch.run_dir import FarmDir
+from exatrkx_hpc.launch.schedulers import abilities_of, uses_own_triton
 from exatrkx_hpc.launch.slurm.environment import unused_words
 from exatrkx_hpc.launch.slurm.interactive import allocation
 from exatrkx_hpc.launch.slurm.scheduler import REMEDY
@@ -44,9 +45,8 @@ def plan(farm: Farm, *, lay_out: bool = True, sources: Mapping[str, str] | None 
 
     `sources` says of each key where its value comes from.
     """
-    if farm.cluster.scheduler == "slurm" or farm.server.engine != "none" or farm.server.triton != "tritonserver":
-        return make_plan(farm, sources=sources)
-    return make_plan(farm, tool=_embedded_tool(farm, lay_out=lay_out), sources=sources)
+    tool = _embedded_tool(farm, lay_out=lay_out) if uses_own_triton(farm) else None
+    return make_plan(farm, tool=tool, sources=sources)
 
 
 def _embedded_tool(farm: Farm, *, lay_out: bool) -> Tool:
@@ -83,11 +83,11 @@ def refuse_faults(farm: Farm) -> None:
 
 
 def require_site(farm: Farm, *, interactive: bool, trust_run_root: bool) -> None:
-    """Raise what speaks against a job of `farm` at a Slurm site, before anything is written.
+    """Raise what speaks against a job of `farm` on other machines, before anything is written.
 
     A run root that this machine alone can see is refused unless it is trusted.
     """
-    if farm.cluster.scheduler != "slurm":
+    if not abilities_of(farm).other_machines:
         return
     find_program(_starter(interactive=interactive), remedy=REMEDY)
     require_shared(farm, trust_run_root=trust_run_root)
@@ -95,8 +95,9 @@ def require_site(farm: Farm, *, interactive: bool, trust_run_root: bool) -> None
 
 
 def require_shared(farm: Farm, *, trust_run_root: bool) -> None:
-    """Raise LaunchError for a run root at a Slurm site that this machine alone can see, unless it is trusted."""
-    if farm.cluster.scheduler == "slurm" and not trust_run_root and (why := of_this_machine(Path(farm.run_root))):
+    """Raise LaunchError for a run root that other machines must see and this one alone can, unless it is trusted."""
+    asked = abilities_of(farm).other_machines and not trust_run_root
+    if asked and (why := of_this_machine(Path(farm.run_root))):
         raise LaunchError(
             f"run_root {farm.run_root} {why}; name a folder of a shared file system, or say --trust-run-root if the "
             "nodes see it"
@@ -125,8 +126,8 @@ def _starter(*, interactive: bool) -> str:
 
 
 def cautions(farm: Farm, *, interactive: bool) -> Iterator[str]:
-    """Yield a line for each thing that a person should know before a job of a Slurm site is submitted."""
-    if farm.cluster.scheduler != "slurm":
+    """Yield a line for each thing that a person should know before a job on other machines is submitted."""
+    if not abilities_of(farm).other_machines:
         return
     if line := unused_words(os.environ, _starter(interactive=interactive)):
         yield line
@@ -150,7 +151,7 @@ def make_run_root(farm: Farm) -> None:
 def require_models(farm: Farm, tell: Tell) -> None:
     """On this machine the shipped models are built when they are missing; a site builds its own once."""
     repository = Path(farm.server.model_repository)
-    if farm.cluster.scheduler == "local":
+    if abilities_of(farm).builds_models:
         build_models(farm, tell)
     if not repository.is_dir() and farm.server.python_environment:
         raise ModelError(

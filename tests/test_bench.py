@@ -15,13 +15,13 @@ from waiting import until
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.errors import ConfigError, MissingComponent
+from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.process import find_program, run
 from exatrkx_hpc.bench import direct
 from exatrkx_hpc.bench.in_job import bench_command
 from exatrkx_hpc.bench.places import sized
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
-from exatrkx_hpc.launch.scheduler import JobState
 from exatrkx_hpc.measure.bench_table import read_table
 from exatrkx_hpc.measure.perf_analyzer import PerfAnalyzer
 from exatrkx_hpc.tracking.simulation.synthetic import write_events
@@ -159,7 +159,9 @@ def test_a_job_that_measures_itself_ends_with_a_folder_of_figures(there: Path):
     assert done.returncode == 0, done.stderr
     job = farm.find_job(resolve().farm, json.loads(done.stdout)["job"])
     try:
-        state = until(lambda: (now := job.scheduler.state(job.id)).over and now, what="the job's end", deadline=120)
+        state = until(
+            lambda: (now := job.scheduler.info(job.id).state).over and now, what="the job's end", deadline=120
+        )
     finally:
         farm.stop(job, drain=False)
     log = (job.run_dir.logs / "beside.log").read_text()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.fleet.endings import Asked, explained, of_former_run, read_asked, read_notice
 from exatrkx_hpc.fleet.members.record import ServerRecord
 from exatrkx_hpc.fleet.status import look
 from exatrkx_hpc.launch.run_dir import RunDir
-from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 
 
 def record(**changes: object) -> ServerRecord:

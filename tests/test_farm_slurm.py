@@ -13,10 +13,11 @@ from fakes.slurm import Cluster
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.launch.plan import make_plan
 from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
-from exatrkx_hpc.launch.scheduler import JobMayRunError, JobState
+from exatrkx_hpc.launch.scheduler import JobMayRunError
 from exatrkx_hpc.launch.schedulers import farm_slurm
 from exatrkx_hpc.launch.slurm.farm_jobs import read_record
 

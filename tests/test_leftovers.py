@@ -14,6 +14,7 @@ from waiting import until
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.process import Child, kill_session, spawn
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.doctor.finding import Finding
@@ -21,7 +22,6 @@ from exatrkx_hpc.doctor.leftovers import OF_MONITORS, leftover_findings
 from exatrkx_hpc.fleet.leftovers import FarmProcess, farm_processes
 from exatrkx_hpc.fleet.members.record import read_records
 from exatrkx_hpc.launch.embedded.cleanup import containers, remove_containers, remove_shared_memory
-from exatrkx_hpc.launch.scheduler import JobState
 
 FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
 NODE = "127.0.86.1"
@@ -64,7 +64,7 @@ def server_of(job: farm.Job) -> FarmProcess:
 
 
 def look(job: farm.Job) -> list[Finding]:
-    return list(leftover_findings(job.farm, job.scheduler.state))
+    return list(leftover_findings(job.farm, lambda name: job.scheduler.info(name).state))
 
 
 def server_alone(job: farm.Job) -> FarmProcess:
@@ -74,7 +74,7 @@ def server_alone(job: farm.Job) -> FarmProcess:
     for entry in Path("/proc").glob("[0-9]*"):
         if entry.name != str(server.pid) and os.getsid(int(entry.name)) == session:
             os.kill(int(entry.name), signal.SIGKILL)
-    until(lambda: job.scheduler.state(job.id).over, what="the end of the job")
+    until(lambda: job.scheduler.info(job.id).state.over, what="the end of the job")
     return server
 
 

@@ -17,12 +17,12 @@ from waiting import until
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.process import run, session_members
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
 from exatrkx_hpc.launch.embedded.scheduler import EmbeddedScheduler
-from exatrkx_hpc.launch.scheduler import JobState
 
 FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
 HOSTILE = ["a b", "a'; echo foo", 'say "hi"', "$HOME", "`id`", "back\\slash", "ünïcode", "semi;colon&more"]
@@ -84,7 +84,7 @@ def test_each_node_has_an_address_of_its_own(deploy):
     places = {(r.node, r.http_port) for r in records}
     assert places == {(node, port) for node in ("127.0.5.1", "127.0.5.2") for port in (8000, 8010)}
     assert all(r.address == r.node and r.job == job.id and r.metrics_port == r.http_port + 2 for r in records)
-    assert job.scheduler.state(job.id) is JobState.RUNNING
+    assert job.scheduler.info(job.id).state is JobState.RUNNING
 
 
 @pytest.mark.parametrize(("drain", "note"), [(True, "drained"), (False, "stopped")])
@@ -94,7 +94,7 @@ def test_a_stopped_job_leaves_its_last_word_and_no_process(deploy, drain, note):
     session = session_of(job)
     farm.stop(job, drain=drain)
     assert record(job, state="gone").note == note
-    assert job.scheduler.state(job.id) is JobState.CANCELLED
+    assert job.scheduler.info(job.id).state is JobState.CANCELLED
     assert session_members(session) == []
 
 
@@ -134,8 +134,8 @@ def test_a_killed_server_starts_again_and_its_own_processes_are_gone(deploy, mon
 def test_a_server_that_never_works_is_given_up(deploy, monkeypatch):
     monkeypatch.setenv("FAKE_TRITON", "exit:7")
     job = deploy(server__max_restarts=1)
-    until(lambda: job.scheduler.state(job.id).over, what="the end of the job")
-    assert job.scheduler.state(job.id) is JobState.FAILED
+    until(lambda: job.scheduler.info(job.id).state.over, what="the end of the job")
+    assert job.scheduler.info(job.id).state is JobState.FAILED
     last = record(job, state="gone", starts=2)
     assert "status 7" in last.note
     assert "gave up" in last.note
@@ -172,9 +172,9 @@ def test_another_scheduler_sees_and_ends_the_job(deploy, tmp_path):
     job = deploy()
     record(job, state="starting")
     other = EmbeddedScheduler(run_root=tmp_path, first_address="127.0.5.1")
-    assert other.state(job.id) is JobState.RUNNING
+    assert other.info(job.id).state is JobState.RUNNING
     other.cancel(job.id)
-    assert other.state(job.id) is JobState.CANCELLED
+    assert other.info(job.id).state is JobState.CANCELLED
 
 
 def test_a_job_that_vanished_is_a_failed_node(deploy):
@@ -183,7 +183,7 @@ def test_a_job_that_vanished_is_a_failed_node(deploy):
     for pid in session_members(session_of(job)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    until(lambda: job.scheduler.state(job.id) is JobState.NODE_FAIL, what="NODE_FAIL")
+    until(lambda: job.scheduler.info(job.id).state is JobState.NODE_FAIL, what="NODE_FAIL")
 
 
 def test_jobs_are_numbered_one_after_the_other(deploy):
@@ -194,7 +194,7 @@ def test_an_unknown_job_is_one_line_with_the_next_step(tmp_path):
     with pytest.raises(LaunchError, match=r"no job '42' in .*; 'ls"):
         farm.find_job(local_farm(tmp_path), "42")
     with pytest.raises(LaunchError, match="no job '42'"):
-        EmbeddedScheduler(run_root=tmp_path, first_address="127.0.0.2").state("42")
+        EmbeddedScheduler(run_root=tmp_path, first_address="127.0.0.2").info("42")
 
 
 def test_a_run_root_that_cannot_be_made_is_one_line(tmp_path):

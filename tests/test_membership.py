@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.fleet.members.reconcile import Member, changes, ready_members, reconcile
 from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
 from exatrkx_hpc.launch.run_dir import RunDir
-from exatrkx_hpc.launch.scheduler import JobState
 
 
 def record(name: str = "n1-0", **values: object) -> ServerRecord:

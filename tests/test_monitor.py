@@ -15,6 +15,7 @@ from waiting import until
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.ports import user_port
 from exatrkx_hpc.base.process import session_members
 from exatrkx_hpc.config.schema import BalancerSection, MonitorSection
@@ -28,7 +29,7 @@ from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.sidecars.prometheus import WITHOUT_PROMETHEUS, metrics_store
 from exatrkx_hpc.launch.embedded.scheduler import EmbeddedScheduler
 from exatrkx_hpc.launch.run_dir import RunDir
-from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
+from exatrkx_hpc.launch.scheduler import SchedulerSilentError
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ class Serving:
         settings = MonitorSection(prometheus=prometheus, prometheus_port=0, scrape_interval=1)
         self.monitor = Monitor(
             run_dir=job.run_dir,
-            job_state=job_info or (lambda: job.scheduler.info(job.id)),
+            job_info=job_info or (lambda: job.scheduler.info(job.id)),
             balancer=balancer or balancer_of(job.farm.balancer, job.run_dir.balancer("nginx"), self.lines.append),
             metrics_store=metrics_store(settings, job.run_dir.prometheus, host="127.0.0.1", tell=self.lines.append),
             settings=settings,
@@ -193,7 +194,7 @@ def monitor_of(job: farm.Job, balancer: BalancerSection, lines: list[str]) -> Mo
     """A monitor of the job with this balancer, which tells to `lines`."""
     return Monitor(
         run_dir=job.run_dir,
-        job_state=lambda: job.scheduler.info(job.id),
+        job_info=lambda: job.scheduler.info(job.id),
         balancer=balancer_of(balancer, job.run_dir.balancer("nginx"), lines.append),
         settings=MonitorSection(prometheus=False),
         tell=lines.append,
@@ -296,7 +297,7 @@ def test_a_job_whose_first_process_was_killed_is_still_stopped(job):
     assert isinstance(scheduler, EmbeddedScheduler)
     session = scheduler._read(job.id).session
     os.kill(session, signal.SIGKILL)
-    until(lambda: job.scheduler.state(job.id).over, what="the end of the job")
+    until(lambda: job.scheduler.info(job.id).state.over, what="the end of the job")
     assert session_members(session)
     farm.stop(job)
     assert session_members(session) == []

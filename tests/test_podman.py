@@ -22,6 +22,7 @@ from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.process import kill_session, run, session_members
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.doctor.engine import engine_findings
+from exatrkx_hpc.doctor.finding import Finding
 from exatrkx_hpc.doctor.leftovers import leftover_findings
 from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
 from exatrkx_hpc.launch.engines.commands import ENGINES
@@ -51,6 +52,10 @@ def site(request) -> Iterator[Site]:
             # So that it is the packed copy, as on a site's nodes, that runs.
             made.must("rmi", IMAGE)
         yield made
+
+
+def leftovers_of(job: farm.Job) -> list[Finding]:
+    return list(leftover_findings(job.farm, lambda name: job.scheduler.info(name).state))
 
 
 @pytest.fixture
@@ -213,20 +218,20 @@ def test_a_job_that_was_killed_has_left_a_container_until_it_is_stopped(on_path,
     job = fake_farm()
     server = started(job)
     until(lambda: inside(on_path, "fake_tritonserver"), what="the server", deadline=60)
-    assert [finding.what for finding in leftover_findings(job.farm, job.scheduler.state)] == ["leftovers"]
+    assert [finding.what for finding in leftovers_of(job)] == ["leftovers"]
     session = os.getsid(server.pid)
     for pid in session_members(session):  # first, so that none sees another's death and cleans up
         os.kill(pid, signal.SIGSTOP)
     kill_session(session)
     name = f"exatrkx-{job.id}-{node}-0"
     assert on_path.containers() == [name]
-    (finding,) = leftover_findings(job.farm, job.scheduler.state)
+    (finding,) = leftovers_of(job)
     assert (finding.found, finding.ok) == (name, False)
     assert finding.remedy == f"{on_path.engine} rm --force --time 0 --ignore {name}"
     farm.stop(job)
     assert on_path.containers() == []
     assert not inside(on_path, "fake_tritonserver")
-    assert [finding.ok for finding in leftover_findings(job.farm, job.scheduler.state)] == [True]
+    assert [finding.ok for finding in leftovers_of(job)] == [True]
 
 
 def test_doctor_finds_the_image_as_the_nodes_will(on_path):
@@ -250,14 +255,14 @@ def test_a_server_that_ignores_the_end_is_killed_with_its_container(on_path, fak
 
 def test_what_the_server_says_is_in_its_log_once(on_path, fake_farm):
     job = fake_farm(server__triton="echo", server__max_restarts=0)
-    until(lambda: job.scheduler.state(job.id).over, what="the end of the job", deadline=60)
+    until(lambda: job.scheduler.info(job.id).state.over, what="the end of the job", deadline=60)
     assert "ended with status 0" in record(job).note
     assert (job.run_dir.logs / f"{record(job).server}.log").read_text().count("--model-repository") == 1
 
 
 def test_the_status_of_the_server_crosses_out_of_the_container(on_path, fake_farm):
     job = fake_farm(server__environment={"FAKE_TRITON": "exit:7"}, server__max_restarts=0)
-    until(lambda: job.scheduler.state(job.id).over, what="the end of the job", deadline=60)
+    until(lambda: job.scheduler.info(job.id).state.over, what="the end of the job", deadline=60)
     assert "ended with status 7" in record(job).note
 
 

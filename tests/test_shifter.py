@@ -134,7 +134,7 @@ def test_a_server_that_is_told_to_end_while_shifter_sets_up_ends_all_the_same(tm
     until(lambda: [one for one in read_records(job.run_dir) if one.state == "starting"], what="a start")
     try:
         job.run_dir.stop.write_text("drain\nrequest\n")
-        until(lambda: job.scheduler.state(job.id).over, what="its end", deadline=60)
+        until(lambda: job.scheduler.info(job.id).state.over, what="its end", deadline=60)
     finally:
         kill_session(json.loads(job.run_dir.embedded_job.read_text())["session"])
     assert [(one.state, one.note) for one in read_records(job.run_dir)] == [("gone", "drained")]

@@ -14,7 +14,8 @@ from fakes.slurm import Cluster
 from waiting import until
 
 from exatrkx_hpc.base.errors import LaunchError, MissingComponent
-from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
+from exatrkx_hpc.base.job import JobInfo, JobState
+from exatrkx_hpc.launch.scheduler import SchedulerSilentError
 from exatrkx_hpc.launch.slurm.job import Owner
 from exatrkx_hpc.launch.slurm.refusals import next_step, own_words
 from exatrkx_hpc.launch.slurm.scheduler import Slurm, ask, cancel_argv, drain_argv, halt_argv

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exatrkx_hpc.launch.scheduler import JobInfo, JobState
+from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.launch.slurm.parse import (
     Unreadable,
     expand_hosts,

@@ -12,7 +12,7 @@ import pytest
 from waiting import until
 
 from exatrkx_hpc.base.errors import LaunchError, MissingComponent
-from exatrkx_hpc.launch.scheduler import JobInfo, JobState
+from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.launch.slurm.step import nodes_of, run_step, srun_argv
 
 #: Notes its words and the variables of the allocation, then runs the command once for each node, all at once.

@@ -18,6 +18,7 @@ from exatrkx_hpc.bench.places import analyzer_folder, source_models
 from exatrkx_hpc.bench.run import Bench, run_bench
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.launch.schedulers import abilities_of
 from exatrkx_hpc.measure import perf_analyzer
 from exatrkx_hpc.measure.bench_table import Row, measured, nulls, read_table
 from exatrkx_hpc.measure.comparison import save_comparison
@@ -154,7 +155,7 @@ def _grid(
 ) -> Grid:
     if job is not None and (servers or instances or direct):
         raise ConfigError("--job measures servers as they are; leave out --servers, --instances and --direct")
-    on_its_own = direct if direct is not None else farm.cluster.scheduler == "local" and job is None
+    on_its_own = direct if direct is not None else abilities_of(farm).measures_direct and job is None
     return Grid(
         servers=servers if servers is not None else (farm.job.nodes * farm.server.servers_per_node,),
         instances=instances if instances is not None else (farm.server.instances,),

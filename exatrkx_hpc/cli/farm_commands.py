@@ -10,12 +10,12 @@ import typer
 
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.bench.in_job import bench_command
 from exatrkx_hpc.cli.interactive import refuse_mixture, run_here, what_would_run, within_allocation
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, resolved, say
 from exatrkx_hpc.launch.run_dir import LATEST
-from exatrkx_hpc.launch.scheduler import JobState
 
 JobId = Annotated[str, typer.Argument(help="The job's id, as deploy printed it; default: the job used last.")]
 
@@ -122,4 +122,4 @@ def stop(job: JobId = LATEST, config: ConfigFile = None, site: SiteName = None, 
     found = story.find_job(resolved(config, site=site, run_root=run_root).farm, job)
     say(f"job {found.id}: draining, then cancelling")
     story.stop(found)
-    typer.echo(f"job {found.id}: {found.scheduler.state(found.id).value}")
+    typer.echo(f"job {found.id}: {found.scheduler.info(found.id).state.value}")

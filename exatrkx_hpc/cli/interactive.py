@@ -14,12 +14,13 @@ import typer
 from exatrkx_hpc import farm as story
 from exatrkx_hpc import prepare
 from exatrkx_hpc.base.errors import ConfigError, LaunchError
+from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.config.resolve import Resolved
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.watch import Watch
 from exatrkx_hpc.launch.run_dir import FarmDir
-from exatrkx_hpc.launch.scheduler import JobState
+from exatrkx_hpc.launch.schedulers import abilities_of
 from exatrkx_hpc.launch.slurm.interactive import allocation, job_argv, salloc_argv
 
 
@@ -35,7 +36,7 @@ def within_allocation(found: Resolved, *, nodes_given: bool) -> Resolved:
 
     Raises ConfigError at a site without Slurm.
     """
-    if found.farm.cluster.scheduler != "slurm":
+    if not abilities_of(found.farm).allocations:
         raise ConfigError(f"--interactive needs Slurm, which site {found.farm.site} has not; use deploy and monitor")
     inside = allocation(os.environ)
     if inside is None or nodes_given or not inside.nodes:

@@ -12,6 +12,7 @@ from exatrkx_hpc.base.errors import ConfigError
 from exatrkx_hpc.cli.options import say
 from exatrkx_hpc.config.resolve import Resolved
 from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.launch.schedulers import abilities_of
 from exatrkx_hpc.launch.slurm.environment import unused_words
 from exatrkx_hpc.launch.slurm.workers_job import make_workers_plan, render_workers, submit_workers
 from exatrkx_hpc.prepare import short_time
@@ -34,7 +35,7 @@ def refuse_mixtures(*, srun: bool, sbatch: bool, of_a_job: Mapping[str, object],
 def submit(found: Resolved, settings: Settings, *, dry_run: bool, as_json: bool) -> None:
     """Submit the job of workers and print its id, or print its script."""
     farm = found.farm
-    if farm.cluster.scheduler != "slurm":
+    if not abilities_of(farm).allocations:
         raise ConfigError(f"--sbatch needs Slurm, which site {farm.site} has not; leave it out to run here")
     require_reachable(settings)
     plan = make_workers_plan(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from exatrkx_hpc.base.process import find_program
 from exatrkx_hpc.config.schema import Farm
@@ -17,7 +17,7 @@ from exatrkx_hpc.fleet.sidecars.prometheus import WITHOUT_PROMETHEUS
 from exatrkx_hpc.launch.embedded.triton import embedded_triton
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.run_dir import FarmDir
-from exatrkx_hpc.launch.schedulers import scheduler_of
+from exatrkx_hpc.launch.schedulers import scheduler_of, uses_own_triton
 
 __all__ = ["Finding", "examine"]
 
@@ -28,17 +28,27 @@ def examine(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding]:
     `plan` makes the plan of its job.
     """
     yield from place_findings(farm)
-    if farm.cluster.scheduler == "slurm":
-        yield from slurm_findings(farm, plan)
-    elif farm.server.engine == "none" and farm.server.triton == "tritonserver":
-        yield asked("tritonserver", lambda: str(embedded_triton(FarmDir.of(farm).triton, lay_out=False).server))
+    yield from _ASKED[farm.cluster.scheduler](farm, plan)
     yield from engine_findings(farm)
     balancer = kind_of(farm.balancer)
     yield asked(balancer.program, balancer.find)
     yield from port_findings(farm)
     if farm.monitor.prometheus:
         yield _prometheus()
-    yield from leftover_findings(farm, scheduler_of(farm).state)
+    scheduler = scheduler_of(farm)
+    yield from leftover_findings(farm, lambda job: scheduler.info(job).state)
+
+
+def _embedded_findings(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding]:
+    if uses_own_triton(farm):
+        yield asked("tritonserver", lambda: str(embedded_triton(FarmDir.of(farm).triton, lay_out=False).server))
+
+
+#: What is asked of each scheduler, by the value of `cluster.scheduler`.
+_ASKED: Mapping[str, Callable[[Farm, Callable[[], FarmPlan]], Iterator[Finding]]] = {
+    "slurm": slurm_findings,
+    "local": _embedded_findings,
+}
 
 
 def _prometheus() -> Finding:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from exatrkx_hpc.base.errors import LaunchError, MissingComponent
+from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.doctor.finding import Finding, refused
 from exatrkx_hpc.fleet.balancer.balancers import BALANCERS
 from exatrkx_hpc.fleet.leftovers import farm_processes
 from exatrkx_hpc.launch.embedded.cleanup import containers, removal_argv
-from exatrkx_hpc.launch.scheduler import JobState
 
 #: The names of the programs that a monitor starts.
 OF_MONITORS = (*(kind.program for kind in BALANCERS.values()), "prometheus")

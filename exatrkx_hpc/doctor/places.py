@@ -12,6 +12,7 @@ from exatrkx_hpc.base.files import of_this_machine
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.doctor.finding import Finding
 from exatrkx_hpc.launch.plan import container_places
+from exatrkx_hpc.launch.schedulers import abilities_of
 from exatrkx_hpc.models.check import check
 
 
@@ -19,7 +20,7 @@ def place_findings(farm: Farm) -> Iterator[Finding]:
     """Yield whether the run root can be written to and is seen by the nodes, and whether the models will load."""
     run_root = Path(farm.run_root)
     yield _run_root(run_root)
-    if farm.cluster.scheduler == "slurm":
+    if abilities_of(farm).other_machines:
         yield _shared(run_root)
     yield _models(Path(farm.server.model_repository), farm)
     if farm.server.python_environment:
@@ -51,7 +52,7 @@ def _existing(path: Path) -> Path:
 
 
 def _models(repository: Path, farm: Farm) -> Finding:
-    if not repository.is_dir() and farm.cluster.scheduler == "local":
+    if not repository.is_dir() and abilities_of(farm).builds_models:
         return Finding(what="models", ok=True, found=f"{repository} is made by the first deploy")
     if not repository.is_dir():
         remedy = f"exatrkx-hpc models build --device {farm.server.device} --out {repository}"

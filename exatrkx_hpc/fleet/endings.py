@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.readable import names
 from exatrkx_hpc.fleet.members.record import ServerRecord
 from exatrkx_hpc.launch.run_dir import RunDir
-from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 
 #: Slurm sends --signal up to a minute early.
 _EARLY = 60.0

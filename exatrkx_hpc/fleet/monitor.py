@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from exatrkx_hpc.base.errors import EndpointError, LaunchError
+from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.config.schema import MonitorSection
 from exatrkx_hpc.fleet.balancer.base import Balancer
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, remove_endpoint, write_endpoint
@@ -19,7 +20,7 @@ from exatrkx_hpc.fleet.sidecars.base import Sidecar
 from exatrkx_hpc.fleet.status import observe
 from exatrkx_hpc.fleet.view import View, news
 from exatrkx_hpc.launch.run_dir import RunDir
-from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
+from exatrkx_hpc.launch.scheduler import SchedulerSilentError
 
 #: How long a scheduler that answers may not know the job, in seconds, before there is nothing to wait for.
 _LOST = 10.0
@@ -32,7 +33,7 @@ class Monitor:
         self,
         *,
         run_dir: RunDir,
-        job_state: Callable[[], JobInfo | JobState],
+        job_info: Callable[[], JobInfo],
         balancer: Balancer,
         metrics_store: Sidecar | None = None,
         settings: MonitorSection,
@@ -45,7 +46,7 @@ class Monitor:
         answers does not know is waited for `patience` seconds, or while it has servers.
         """
         self._run_dir = run_dir
-        self._job_state = job_state
+        self._job_info = job_info
         self._settings = settings
         self.tell = tell
         self._patience = patience
@@ -122,13 +123,10 @@ class Monitor:
 
     def _ask(self) -> JobInfo:
         try:
-            told = self._job_state()
+            return self._job_info()
         except SchedulerSilentError as error:  # it was away when this began, and will be back
             why = str(error).split("; ")[0]
             return JobInfo(id=self._run_dir.job, state=JobState.UNKNOWN, reason=why, answered=False)
-        if isinstance(told, JobInfo):
-            return told
-        return JobInfo(id=self._run_dir.job, state=told, answered=told is not JobState.UNKNOWN)
 
     def _refuse_lost(self, view: View) -> None:
         now = time.monotonic()

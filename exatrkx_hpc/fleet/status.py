@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from exatrkx_hpc.base.errors import EndpointError
+from exatrkx_hpc.base.job import JobInfo
 from exatrkx_hpc.base.readable import duration
 from exatrkx_hpc.fleet.endings import explained, of_former_run, of_lost_node
 from exatrkx_hpc.fleet.endpoint import read_endpoint
@@ -14,7 +15,6 @@ from exatrkx_hpc.fleet.members.probe import probe
 from exatrkx_hpc.fleet.members.reconcile import Member, ready_members, reconcile
 from exatrkx_hpc.fleet.members.record import read_records
 from exatrkx_hpc.launch.run_dir import RunDir
-from exatrkx_hpc.launch.scheduler import JobInfo
 
 
 @dataclass(frozen=True, kw_only=True)

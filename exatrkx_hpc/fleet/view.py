@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.fleet.members.reconcile import Member, ready_members
-from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 
 
 @dataclass(frozen=True, kw_only=True)

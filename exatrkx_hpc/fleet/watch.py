@@ -6,9 +6,9 @@ import threading
 import time
 
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, LaunchError
+from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.view import View
-from exatrkx_hpc.launch.scheduler import JobState
 
 #: The scheduler is asked first, and Slurm may take a minute for each of two questions.
 _START_DEADLINE = 150.0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
 from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.job import JobInfo
 from exatrkx_hpc.launch.plan import FarmPlan
 
 
@@ -19,57 +19,31 @@ class JobMayRunError(LaunchError):
     """Nobody can tell whether a script was submitted: its job may run."""
 
 
-class JobState(str, Enum):
-    """The states of a job, in Slurm's words, and UNKNOWN: nobody could say."""
-
-    PENDING = "PENDING"
-    RUNNING = "RUNNING"
-    COMPLETING = "COMPLETING"
-    COMPLETED = "COMPLETED"
-    CANCELLED = "CANCELLED"
-    FAILED = "FAILED"
-    TIMEOUT = "TIMEOUT"
-    OUT_OF_MEMORY = "OUT_OF_MEMORY"
-    NODE_FAIL = "NODE_FAIL"
-    PREEMPTED = "PREEMPTED"
-    UNKNOWN = "UNKNOWN"
-
-    @property
-    def over(self) -> bool:
-        """Whether the job has ended for good; UNKNOWN has not."""
-        return self not in _ALIVE
-
-
-_ALIVE = {JobState.PENDING, JobState.RUNNING, JobState.COMPLETING, JobState.UNKNOWN}
-
-
 @dataclass(frozen=True, kw_only=True)
-class JobInfo:
-    """What the scheduler says of a job at one moment; what it does not say is empty or None.
+class Abilities:
+    """What a scheduler can do, and what its jobs need; who depends on it asks this and not the scheduler's name.
 
-    `nodes` are host names. `time_left` is in seconds: to the end of a running job, or the limit of one that has
-    not begun; None where there is no limit or the job is over. `unused` is what a job that is over had left of its
-    limit, in seconds. `submit` and `start` are seconds since 1970; `start` of a pending job is when Slurm expects
-    it, and `submit` of a requeued one is when it came back into the queue. `reason` says why the state is what it
-    is. With `answered` false the scheduler said nothing, of this job or of any other. `cluster` is empty for
-    the cluster of this machine.
+    `other_machines`: jobs run on other machines, which must see the run root.
+    `allocations`: a shell can be inside a job, and a script can run from a terminal or spread over a job's nodes.
+    `brings_triton`: where the farm names neither a container nor a program, the Triton of the `local` extra serves.
+    `builds_models`: the shipped models are built at the first deploy; elsewhere somebody builds them once.
+    `measures_direct`: `bench` also asks the servers without the balancer, unless a flag says otherwise.
     """
 
-    id: str
-    state: JobState
-    nodes: tuple[str, ...] = ()
-    time_left: float | None = None
-    reason: str = ""
-    name: str = ""
-    submit: float | None = None
-    start: float | None = None
-    unused: float | None = None
-    answered: bool = True
-    cluster: str = ""
+    other_machines: bool
+    allocations: bool
+    brings_triton: bool
+    builds_models: bool
+    measures_direct: bool
 
 
 class Scheduler(Protocol):
     """Slurm, or the embedded one of this machine."""
+
+    @property
+    def abilities(self) -> Abilities:
+        """What it can do; the same for every job."""
+        ...
 
     def submit(self, script: Path, plan: FarmPlan) -> str:
         """Submit `script` and return the job's id; raises LaunchError when it is refused."""
@@ -78,14 +52,14 @@ class Scheduler(Protocol):
     def info(self, job: str) -> JobInfo:
         """Return what is known of the job now; what cannot be told is UNKNOWN with the reason.
 
-        Raises SchedulerSilentError when the scheduler has not answered once since this program began.
+        Raises SchedulerSilentError when the scheduler has not answered once since this program began, and LaunchError
+        when the scheduler knows that it never had the job.
         """
         ...
 
-    def state(self, job: str) -> JobState:
-        """Return the job's state; UNKNOWN when it cannot be told now."""
-        ...
-
     def cancel(self, job: str, *, drain: bool = True) -> None:
-        """End the job: its servers leave the balancer first (`drain`), or end at once."""
+        """End the job and wait for its end: its servers leave the balancer first (`drain`), or end at once.
+
+        A job that has ended already is left alone. Raises LaunchError when the job does not end.
+        """
         ...

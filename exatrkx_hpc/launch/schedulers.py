@@ -1,21 +1,41 @@
-"""Which scheduler runs the jobs of a farm."""
+"""Which schedulers there are, and the one that runs the jobs of a farm."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.launch.embedded.scheduler import EmbeddedScheduler
-from exatrkx_hpc.launch.scheduler import Scheduler
+from exatrkx_hpc.launch.scheduler import Abilities, Scheduler
 from exatrkx_hpc.launch.slurm.farm_jobs import FarmSlurm
 from exatrkx_hpc.launch.slurm.scheduler import Slurm
 
 
+@dataclass(frozen=True, kw_only=True)
+class SchedulerKind:
+    """A kind of scheduler: what it can do, and how the one of a farm is made."""
+
+    abilities: Abilities
+    make: Callable[[Farm], Scheduler]
+
+
 def scheduler_of(farm: Farm) -> Scheduler:
     """Return the scheduler that the site has."""
-    if farm.cluster.scheduler == "slurm":
-        return farm_slurm(farm)
-    return EmbeddedScheduler(run_root=Path(farm.run_root), first_address=farm.cluster.local_address)
+    return SCHEDULERS[farm.cluster.scheduler].make(farm)
+
+
+def abilities_of(farm: Farm) -> Abilities:
+    """Return what the scheduler of the site can do."""
+    return SCHEDULERS[farm.cluster.scheduler].abilities
+
+
+def uses_own_triton(farm: Farm) -> bool:
+    """Return whether the servers of `farm` are the Triton of the `local` extra."""
+    named = farm.server.engine != "none" or farm.server.triton != "tritonserver"
+    return abilities_of(farm).brings_triton and not named
 
 
 def farm_slurm(farm: Farm, *, interactive: bool = False) -> FarmSlurm:
@@ -28,3 +48,14 @@ def farm_slurm(farm: Farm, *, interactive: bool = False) -> FarmSlurm:
         grace=grace,
         interactive=interactive,
     )
+
+
+def _embedded(farm: Farm) -> EmbeddedScheduler:
+    return EmbeddedScheduler(run_root=Path(farm.run_root), first_address=farm.cluster.local_address)
+
+
+#: Every kind of scheduler, by the value of `cluster.scheduler`.
+SCHEDULERS: Final[Mapping[str, SchedulerKind]] = {
+    "slurm": SchedulerKind(abilities=FarmSlurm.abilities, make=farm_slurm),
+    "local": SchedulerKind(abilities=EmbeddedScheduler.abilities, make=_embedded),
+}

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.fleet.members.record import ServerRecord
-from exatrkx_hpc.launch.scheduler import JobState
 
 MemberState = Literal["starting", "ready", "draining", "gone"]
 

@@ -23,13 +23,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import LaunchError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.ports import port_trouble
 from exatrkx_hpc.base.process import Child, kill_session, spawn
 from exatrkx_hpc.config.values import Engine
 from exatrkx_hpc.launch.embedded.cleanup import remove_containers, remove_shared_memory
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
-from exatrkx_hpc.launch.scheduler import JobInfo, JobState
+from exatrkx_hpc.launch.scheduler import Abilities
 
 #: Beyond drain and exit timeout: what the scripts need to write their records and to end.
 _END_MARGIN = 10.0
@@ -53,6 +54,10 @@ class _Job(BaseModel):
 
 class EmbeddedScheduler:
     """Runs jobs on this machine; the servers need the `local` extra or a tritonserver of the machine's own."""
+
+    abilities = Abilities(
+        other_machines=False, allocations=False, brings_triton=True, builds_models=True, measures_direct=True
+    )
 
     def __init__(self, *, run_root: Path, first_address: str) -> None:
         """Keep jobs below `run_root`; the first pretend node is `first_address`, the others follow it."""
@@ -107,21 +112,22 @@ class EmbeddedScheduler:
         return spawn(argv, log=log, env={**os.environ, **variables}, keep_open=tuple(nodes.values()))
 
     def info(self, job: str) -> JobInfo:
-        """Return what is known of the job; it starts at once and has no time limit."""
+        """Return what is known of the job; it starts at once and has no time limit.
+
+        Raises LaunchError for a job that this scheduler never had.
+        """
         record = self._read(job)
         return JobInfo(
             id=job,
-            state=self.state(job),
+            state=self._state(job, record),
             nodes=record.nodes,
             name=record.name,
             submit=record.submit,
             start=record.submit,
         )
 
-    def state(self, job: str) -> JobState:
-        """Return the job's state; raises LaunchError for a job that this scheduler never had."""
+    def _state(self, job: str, record: _Job) -> JobState:
         run_dir = self._farm.job(job)
-        record = self._read(job)
         if self._alive(job, record):
             return JobState.RUNNING
         if run_dir.cancelled.exists():

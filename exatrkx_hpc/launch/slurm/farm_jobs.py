@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
-from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 from exatrkx_hpc.launch.slurm.environment import chosen_cluster
 from exatrkx_hpc.launch.slurm.interactive import Allocation, Foreground, allocation, begin
 from exatrkx_hpc.launch.slurm.job import JobId, Owner
@@ -52,6 +52,8 @@ def read_record(run_dir: RunDir) -> SlurmRecord:
 
 class FarmSlurm:
     """The scheduler of a site, for the farms below one run root; each job is asked of its own cluster."""
+
+    abilities = Slurm.abilities
 
     def __init__(
         self,
@@ -139,9 +141,9 @@ class FarmSlurm:
         if 0 < inside.nodes < nodes:
             has = f"{inside.nodes} node{'s' if inside.nodes > 1 else ''}"
             raise LaunchError(f"this shell's allocation {job} has {has}, the farm wants {nodes}; ask for fewer with -N")
-        if (state := self._slurm(inside.cluster).state(job)) is not JobState.RUNNING:
+        if (state := self._slurm(inside.cluster).info(job).state) is not JobState.RUNNING:
             raise LaunchError(f"this shell's allocation {job} is {state.value}; leave the shell and get another")
-        if run_dir.path.is_dir() and not self.state(job).over:
+        if run_dir.path.is_dir() and not self.info(job).state.over:
             raise LaunchError(f"job {job} has a farm already; 'exatrkx-hpc stop {job}' ends it")
         for old in (run_dir.exit_status, *run_dir.records.glob("*.json")):
             old.unlink(missing_ok=True)
@@ -181,10 +183,6 @@ class FarmSlurm:
             return found
         state = JobState.COMPLETED if status == 0 else JobState.FAILED
         return replace(found, state=state, time_left=None, reason="its farm has ended, its allocation goes on")
-
-    def state(self, job: str) -> JobState:
-        """Return the job's state."""
-        return self.info(job).state
 
     def cancel(self, job: str, *, drain: bool = True) -> None:
         """End the job and wait for its end; of a farm in the allocation of a shell, the allocation stays.

@@ -6,7 +6,7 @@ import importlib
 import re
 from importlib import metadata
 
-from exatrkx_hpc.launch.scheduler import JobInfo
+from exatrkx_hpc.base.job import JobInfo
 from exatrkx_hpc.launch.slurm.parse import Queue, expand_hosts, parse_state, plain_reason, time_left
 
 _RELEASE = re.compile(r"^slurm\S* (\d+\.\d+)", re.MULTILINE | re.ASCII)

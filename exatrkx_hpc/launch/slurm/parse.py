@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from exatrkx_hpc.launch.scheduler import JobInfo, JobState
+from exatrkx_hpc.base.job import JobInfo, JobState
 
 #: Slurm's further states, as what they mean for a farm; a word that is nowhere is UNKNOWN. Those up to RESIZING are
 #: flags: beside the state they tell more than it does, the first of them most.

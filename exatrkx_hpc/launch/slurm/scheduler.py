@@ -15,8 +15,9 @@ from dataclasses import replace
 from functools import partial
 
 from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.process import Completed, find_program, run
-from exatrkx_hpc.launch.scheduler import JobInfo, JobState, SchedulerSilentError
+from exatrkx_hpc.launch.scheduler import Abilities, SchedulerSilentError
 from exatrkx_hpc.launch.slurm.environment import chosen_cluster, slurm_environment
 from exatrkx_hpc.launch.slurm.job import JobFacts, Owner, parse_facts, plain_text, same_log
 from exatrkx_hpc.launch.slurm.refusals import next_step, own_words
@@ -63,6 +64,10 @@ def script_argv(job: str) -> list[str]:
 class Slurm:
     """The scheduler of one cluster."""
 
+    abilities = Abilities(
+        other_machines=True, allocations=True, brings_triton=False, builds_models=False, measures_direct=False
+    )
+
     def __init__(
         self,
         *,
@@ -96,10 +101,6 @@ class Slurm:
         if not self._answered:
             raise SchedulerSilentError(f"Slurm does not answer: {info.reason}; {WHEN_IT_IS_BACK}")
         return info
-
-    def state(self, job: str) -> JobState:
-        """Return the job's state."""
-        return self.info(job).state
 
     def cancel(self, job: str, *, owner: Owner, drain: bool = True) -> None:
         """End the job and wait for its end; one that has ended already is left alone.

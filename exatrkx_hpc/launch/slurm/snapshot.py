@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.process import Completed
-from exatrkx_hpc.launch.scheduler import JobInfo, JobState
 from exatrkx_hpc.launch.slurm.library import library_queue, library_release, release
 from exatrkx_hpc.launch.slurm.parse import (
     ACCOUNT_FIELDS,

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.process import Child, find_program, spawn
 from exatrkx_hpc.base.signals import noted_signals
-from exatrkx_hpc.launch.scheduler import JobState
 from exatrkx_hpc.launch.slurm.environment import slurm_environment
 from exatrkx_hpc.launch.slurm.refusals import own_words
 from exatrkx_hpc.launch.slurm.scheduler import REMEDY, Slurm
