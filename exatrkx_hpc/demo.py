@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import OutputError
+from exatrkx_hpc.base.news import News, Tell
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.launch.events import ModelsBuilding
 from exatrkx_hpc.measure.metrics import fetch, fleet_times, stage_shares
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.tracking.scoring import score as scoring
@@ -28,6 +31,31 @@ _SEED = 20_000
 _WAIT_READY = 180.0
 #: A folder with this file was made by the demo, which may therefore begin anew in it.
 _MARK = ".exatrkx-hpc-demo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventsMaking(News):
+    """Events are being made."""
+
+    code: ClassVar[str] = "demo.events"
+    events: int
+
+    def __str__(self) -> str:
+        """Return how many."""
+        return f"events: making {self.events} with known truth"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointReady(News):
+    """Every server behind the endpoint is ready, so many seconds after the start."""
+
+    code: ClassVar[str] = "demo.ready"
+    grpc: str
+    seconds: float
+
+    def __str__(self) -> str:
+        """Return the address and the time."""
+        return f"endpoint: {self.grpc}, ready {self.seconds:.0f} s after the start"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +84,7 @@ class DemoSettings:
 def run_demo(
     settings: DemoSettings,
     *,
-    tell: Callable[[str], None],
+    tell: Tell,
     show: ShowProgress,
     linger: Callable[[DemoResult], None] = lambda result: None,
 ) -> DemoResult:
@@ -67,14 +95,14 @@ def run_demo(
     began = time.monotonic()
     _take_folder(settings.folder)
     what = _farm(settings)
-    tell(f"models: building {what.server.model_repository}")
+    tell(ModelsBuilding(repository=what.server.model_repository, device="cpu"))
     build(asset("model_repos/exatrkx"), Path(what.server.model_repository), device="cpu", fused=False)
-    tell(f"events: making {settings.events} with known truth")
+    tell(EventsMaking(events=settings.events))
     events = settings.folder / "events"
     synthetic.write_events(events, events=settings.events, seed=_SEED)
     with farm.running(what, tell=tell, wait=_WAIT_READY) as (job, watch):
         record = farm.endpoint_record(what, job.id)
-        tell(f"endpoint: {watch.endpoint}, ready {time.monotonic() - began:.0f} s after the start")
+        tell(EndpointReady(job=job.id, grpc=watch.endpoint, seconds=time.monotonic() - began))
         report = farm.run_clients(_clients(settings, watch.endpoint), show, farm=what)
         shares = stage_shares(fleet_times([fetch(address) for address in record.metrics.values()]))
         result = DemoResult(

@@ -12,14 +12,16 @@ The command line calls the same functions and prints what they return.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from exatrkx_hpc import prepare
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.news import Tell, Words, in_words, of_job, untold
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
@@ -47,7 +49,12 @@ from exatrkx_hpc.work.run import run as workers
 from exatrkx_hpc.work.run.report import Report
 from exatrkx_hpc.work.workloads.table import workload_of
 
-Tell = Callable[[str], None]
+
+@dataclass(frozen=True, kw_only=True)
+class ClientsSaid(Words):
+    """What a run of clients has to say, such as how many events were done before."""
+
+    code: ClassVar[str] = "clients.said"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +88,7 @@ def _plan(farm: Farm, sources: Mapping[str, str] | None, beside: Sequence[Word],
 def deploy(
     farm: Farm,
     *,
-    tell: Tell = lambda line: None,
+    tell: Tell = untold,
     sources: Mapping[str, str] | None = None,
     interactive: bool = False,
     trust_run_root: bool = False,
@@ -98,8 +105,8 @@ def deploy(
     prepare.make_run_root(farm)
     what = _plan(farm, sources, beside)
     prepare.require_models(farm, tell)
-    for line in prepare.cautions(farm, interactive=interactive):
-        tell(line)
+    for caution in prepare.cautions(farm, interactive=interactive):
+        tell(caution)
     path = prepare.write_script(farm, what)
     scheduler = scheduler_of(farm) if not interactive else farm_slurm(farm, interactive=True)
     with deferred_signals():
@@ -141,14 +148,15 @@ def find_job(farm: Farm, job: str = LATEST) -> Job:
     return found
 
 
-def watch(job: Job, *, tell: Tell = lambda line: None) -> Watch:
+def watch(job: Job, *, tell: Tell = untold) -> Watch:
     """Return a monitor of `job`, ready to start; it keeps the endpoint until it is stopped."""
     farm, host = job.farm, job.farm.balancer.host
+    told = of_job(job.id, tell)
     monitor = Monitor(
         run_dir=job.run_dir,
         job_info=lambda: job.scheduler.info(job.id),
-        balancer=balancer_of(farm.balancer, job.run_dir.balancer(kind_of(farm.balancer).program), tell),
-        metrics_store=metrics_store(farm.monitor, job.run_dir.prometheus, host=host, tell=tell),
+        balancer=balancer_of(farm.balancer, job.run_dir.balancer(kind_of(farm.balancer).program), told),
+        metrics_store=metrics_store(farm.monitor, job.run_dir.prometheus, host=host, tell=told),
         settings=farm.monitor,
         tell=tell,
     )
@@ -159,7 +167,7 @@ def run_clients(
     settings: workers.Settings,
     progress: workers.ShowProgress | None = None,
     *,
-    tell: Tell = lambda line: None,
+    tell: Tell = untold,
     farm: Farm | None = None,
 ) -> Report:
     """Push every event of a folder through the endpoint, and tell it on a page, OUT/report.html.
@@ -167,10 +175,11 @@ def run_clients(
     See `exatrkx_hpc.work.run.run.run_clients`. `farm` is the one whose endpoint may be asked: then its servers'
     counters are on the page. Shards of a run over several nodes are done here, one after the other.
     """
+    said = in_words(tell, ClientsSaid)
     with told_on_a_page(settings, Path(farm.run_root) if farm is not None else None):
         if read_sharding(settings.out) is not None:
-            return run_sharded(settings, here(tell), progress, tell=tell)
-        return workers.run_clients(settings, progress, tell=tell)
+            return run_sharded(settings, here(said), progress, tell=said)
+        return workers.run_clients(settings, progress, tell=said)
 
 
 def run_clients_on_nodes(
@@ -179,14 +188,14 @@ def run_clients_on_nodes(
     *,
     farm: Farm,
     nodes: int | None = None,
-    tell: Tell = lambda line: None,
+    tell: Tell = untold,
 ) -> Report:
     """Do what `run_clients` does, with `settings.workers` workers on each node of this shell's allocation.
 
     See `exatrkx_hpc.work.nodes.step.run_on_nodes`.
     """
     with told_on_a_page(settings, Path(farm.run_root)):
-        return run_on_nodes(settings, progress, nodes=nodes, tell=tell)
+        return run_on_nodes(settings, progress, nodes=nodes, tell=in_words(tell, ClientsSaid))
 
 
 def stop(job: Job, *, drain: bool = True) -> None:
@@ -207,8 +216,8 @@ def look(job: Job) -> Look:
     return look_at(job.scheduler.info(job.id), job.run_dir, timeout=job.farm.monitor.probe_timeout)
 
 
-def wait_ready(job: Job, *, timeout: float, tell: Tell = lambda line: None) -> Look:
-    """Return the look at `job` in which every server is ready, each of its changes told in one line before.
+def wait_ready(job: Job, *, timeout: float, tell: Tell = untold) -> Look:
+    """Return the look at `job` in which every server is ready, each of its changes told before.
 
     Raises EndpointError when the job ends before, or `timeout` seconds have passed.
     """
@@ -219,7 +228,7 @@ def wait_ready(job: Job, *, timeout: float, tell: Tell = lambda line: None) -> L
 def setup(
     farm: Farm,
     *,
-    tell: Tell = lambda line: None,
+    tell: Tell = untold,
     trust_run_root: bool = False,
     packages: Sequence[str] = (),
     fused: bool = True,
@@ -247,7 +256,7 @@ def clean(farm: Farm, *, older_than: float) -> tuple[str, ...]:
 
 
 @contextmanager
-def running(farm: Farm, *, tell: Tell = lambda line: None, wait: float = 600.0) -> Iterator[tuple[Job, Watch]]:
+def running(farm: Farm, *, tell: Tell = untold, wait: float = 600.0) -> Iterator[tuple[Job, Watch]]:
     """Deploy `farm`, keep its endpoint inside the block, and stop all of it when the block is left.
 
     All servers are ready when the block begins; raises EndpointError when they are not within `wait` seconds.
@@ -281,7 +290,7 @@ def up(
     file: str | Path | None = None,
     *,
     flags: Mapping[str, object] | None = None,
-    tell: Tell = lambda line: None,
+    tell: Tell = untold,
     wait: float = 600.0,
 ) -> Iterator[Endpoint]:
     """Bring the farm of `file` up and yield its endpoint; leaving the block stops what was started.

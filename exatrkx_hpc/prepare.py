@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import LaunchError, ModelError
 from exatrkx_hpc.base.files import of_this_machine, write_whole
+from exatrkx_hpc.base.news import News, Tell, untold
 from exatrkx_hpc.base.process import find_program
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.config.values import EARLY_SIGNAL, limit_seconds, signal_lead
 from exatrkx_hpc.launch.embedded.triton import embedded_triton
 from exatrkx_hpc.launch.engines.commands import ENGINES
 from exatrkx_hpc.launch.engines.images import engine_run, pull_image, refuse_missing_image
+from exatrkx_hpc.launch.events import DeployCaution, ModelsBuilding, ModelsWithoutPackages, PackagesFetching
 from exatrkx_hpc.launch.payload import write_payload
 from exatrkx_hpc.launch.plan import (
     FarmPlan,
@@ -36,8 +38,6 @@ from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.image_env import QUESTION, make_environment, needed, read_answer
 from exatrkx_hpc.models.repository import ENVIRONMENT, read_models
-
-Tell = Callable[[str], None]
 
 
 def plan(farm: Farm, *, lay_out: bool = True, sources: Mapping[str, str] | None = None) -> FarmPlan:
@@ -91,7 +91,7 @@ def require_site(farm: Farm, *, interactive: bool, trust_run_root: bool) -> None
         return
     find_program(_starter(interactive=interactive), remedy=REMEDY)
     require_shared(farm, trust_run_root=trust_run_root)
-    require_models(farm, lambda line: None)
+    require_models(farm, untold)
 
 
 def require_shared(farm: Farm, *, trust_run_root: bool) -> None:
@@ -125,15 +125,15 @@ def _starter(*, interactive: bool) -> str:
     return "srun" if allocation(os.environ) is not None else "salloc"
 
 
-def cautions(farm: Farm, *, interactive: bool) -> Iterator[str]:
-    """Yield a line for each thing that a person should know before a job on other machines is submitted."""
+def cautions(farm: Farm, *, interactive: bool) -> Iterator[News]:
+    """Yield news of each thing that a person should know before a job on other machines is submitted."""
     if not abilities_of(farm).other_machines:
         return
     if line := unused_words(os.environ, _starter(interactive=interactive)):
-        yield line
+        yield DeployCaution(text=line)
     end = farm.server.drain + farm.server.exit_timeout
     if line := short_time(farm.job.time, farm.job.signal, key="job.time", end=end):
-        yield line
+        yield DeployCaution(text=line)
 
 
 def make_run_root(farm: Farm) -> None:
@@ -188,7 +188,7 @@ def build_models(farm: Farm, tell: Tell, *, fused: bool = True) -> None:
     server = farm.server
     repository = Path(server.model_repository)
     if not repository.is_dir():
-        tell(f"models: building {repository} for {server.device}{'' if fused else ', without exatrkx_fused'}")
+        tell(ModelsBuilding(repository=str(repository), device=server.device, fused=fused))
         environment = Path(server.python_environment) if server.python_environment else None
         build(
             asset("model_repos/exatrkx"),
@@ -230,7 +230,7 @@ def make_python_environment(farm: Farm, tell: Tell, *, packages: Sequence[str] =
                 "'exatrkx-hpc models pack-env', or empty server.python_environment if the image needs none"
             )
         wanted = (*needed(server.device, fused=fused), *packages)
-        tell(f"packages: fetching {', '.join(wanted)} for Python {python.version} to {place}")
+        tell(PackagesFetching(packages=wanted, python=python.version, environment=str(place)))
         make_environment(place, python, wanted)
     _tell_other_python(Path(server.model_repository), place, tell)
 
@@ -240,7 +240,4 @@ def _tell_other_python(repository: Path, place: Path, tell: Tell) -> None:
         return
     others = [m.name for m in read_models(repository) if m.backend == "python" and ENVIRONMENT not in m.parameters]
     if others:
-        tell(
-            f"models: {', '.join(others)} of {repository} use the image's own Python, without the packages of {place}; "
-            f"'exatrkx-hpc models build --environment {place}' builds a repository that uses them"
-        )
+        tell(ModelsWithoutPackages(models=tuple(others), repository=str(repository), environment=str(place)))

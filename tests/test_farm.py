@@ -77,7 +77,7 @@ class Up:
 def farm_up(run_root: Path, **more: object) -> Iterator[Up]:
     lines: list[tuple[float, str]] = []
     what = resolve(flags=flags(run_root, **more)).farm
-    with farm.running(what, tell=lambda line: lines.append((time.monotonic(), line)), wait=180) as (job, watch):
+    with farm.running(what, tell=lambda news: lines.append((time.monotonic(), str(news))), wait=180) as (job, watch):
         yield Up(job=job, watch=watch, lines=lines)
 
 

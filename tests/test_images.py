@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from exatrkx_hpc.base.process import Completed
 FAKES = Path(__file__).parent / "fakes"
 NAME = "nvcr.io/nvidia/tritonserver:24.10-py3"
 IMAGE = f"docker:{NAME}"
+#: What a line of setup begins with.
+MOMENT = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 
 
 class Site:
@@ -54,7 +57,7 @@ class Site:
 def refused(done: Completed) -> str:
     """Return the one line of the refusal, which follows what setup said of its steps."""
     *steps, last = done.stderr.splitlines()
-    assert all(step.startswith("image: ") for step in steps), done.stderr
+    assert all(re.fullmatch(rf"{MOMENT} image: .*", step) for step in steps), done.stderr
     assert "ready" not in done.stdout
     return complaint(dataclasses.replace(done, stderr=last), 4)
 
@@ -80,7 +83,8 @@ def test_shifter_pulls_an_image_by_each_of_its_names(shifter, image):
     for _ in range(2):  # safe to repeat
         done = shifter.setup("shifter", image)
         assert done.returncode == 0, done.stderr
-        assert f"image: shifterimg pull {IMAGE}\nimage: {IMAGE}, 7f1a3c9f0e5d\n" in done.stderr
+        told = rf"{MOMENT} image: shifterimg pull {IMAGE}\n{MOMENT} image: {IMAGE}, 7f1a3c9f0e5d\n"
+        assert re.search(told, done.stderr), done.stderr
     assert (shifter.folder / "gateway").read_text().count(IMAGE) == 1
 
 

@@ -126,7 +126,7 @@ class Terminal:
 
     def job(self) -> str:
         self.says(", run directory")
-        return re.findall(r"^job (\d+), run directory", self.text, re.MULTILINE)[-1]
+        return re.findall(r" job (\d+), run directory", self.text, re.MULTILINE)[-1]
 
 
 @pytest.fixture(scope="module")

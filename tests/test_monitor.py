@@ -16,17 +16,19 @@ from waiting import until
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.job import JobInfo, JobState
-from exatrkx_hpc.base.ports import user_port
+from exatrkx_hpc.base.news import Level, News
+from exatrkx_hpc.base.ports import PortTaken, user_port
 from exatrkx_hpc.base.process import session_members
 from exatrkx_hpc.config.schema import BalancerSection, MonitorSection
 from exatrkx_hpc.fleet.balancer.balancers import balancer_of
 from exatrkx_hpc.fleet.balancer.base import Balancer
 from exatrkx_hpc.fleet.balancer.nginx import find_nginx
 from exatrkx_hpc.fleet.endpoint import read_endpoint
+from exatrkx_hpc.fleet.events import WITHOUT_PROMETHEUS, BalancerReloaded, EndpointOpened, JobChanged, MemberChanged
 from exatrkx_hpc.fleet.members.probe import is_ready
 from exatrkx_hpc.fleet.members.record import read_records
 from exatrkx_hpc.fleet.monitor import Monitor
-from exatrkx_hpc.fleet.sidecars.prometheus import WITHOUT_PROMETHEUS, metrics_store
+from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
 from exatrkx_hpc.launch.embedded.scheduler import EmbeddedScheduler
 from exatrkx_hpc.launch.run_dir import RunDir
 from exatrkx_hpc.launch.scheduler import SchedulerSilentError
@@ -43,7 +45,7 @@ def job(tmp_path, nginx):
 
 
 class Serving:
-    """A monitor that looks when the test says so, and the lines that it said."""
+    """A monitor that looks when the test says so, and the news that it told."""
 
     def __init__(
         self,
@@ -53,17 +55,22 @@ class Serving:
         job_info: Callable[[], JobInfo] | None = None,
         balancer: Balancer | None = None,
     ) -> None:
-        self.lines: list[str] = []
+        self.news: list[News] = []
         settings = MonitorSection(prometheus=prometheus, prometheus_port=0, scrape_interval=1)
         self.monitor = Monitor(
             run_dir=job.run_dir,
             job_info=job_info or (lambda: job.scheduler.info(job.id)),
-            balancer=balancer or balancer_of(job.farm.balancer, job.run_dir.balancer("nginx"), self.lines.append),
-            metrics_store=metrics_store(settings, job.run_dir.prometheus, host="127.0.0.1", tell=self.lines.append),
+            balancer=balancer or balancer_of(job.farm.balancer, job.run_dir.balancer("nginx"), self.news.append),
+            metrics_store=metrics_store(settings, job.run_dir.prometheus, host="127.0.0.1", tell=self.news.append),
             settings=settings,
-            tell=self.lines.append,
+            tell=self.news.append,
             patience=0,
         )
+
+    @property
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        return [str(news) for news in self.news if news.level is not Level.DEBUG]
 
     def ready(self, servers: int) -> bool:
         return len(self.monitor.tick().ready) == servers
@@ -105,6 +112,25 @@ def test_the_balancer_is_told_of_changes_alone(job, recording):
         until(lambda: serving.ready(0), what="the end of both")
         assert recording.calls[-1] == ("update", ())
     assert recording.calls[-1] == ("stop", ())
+
+
+def test_what_happens_is_told_as_news_of_the_job(job, recording):
+    serving = Serving(job, balancer=recording)
+    with serving.monitor.serving():
+        until(lambda: serving.ready(2), what="two ready servers")
+        assert isinstance(opened := serving.news[0], EndpointOpened)
+        assert opened.grpc == serving.monitor.endpoint
+        changed = [news for news in serving.news if isinstance(news, MemberChanged)]
+        assert changed[-1].ready == 2 and changed[-1].state == "ready"
+        assert len([news for news in changed if news.state == "ready"]) == 2
+        (reloaded,) = [news for news in serving.news if isinstance(news, BalancerReloaded) and len(news.servers) == 2]
+        assert reloaded.level is Level.DEBUG
+        farm.stop(job, drain=False)
+        until(lambda: serving.ready(0), what="the end of both")
+    gone = {news.server for news in serving.news if isinstance(news, MemberChanged) and news.level is Level.WARNING}
+    assert gone == set(reloaded.servers)
+    assert [news.state for news in serving.news if isinstance(news, JobChanged)][-1] is JobState.CANCELLED
+    assert {news.job for news in serving.news} == {job.id}
 
 
 def test_what_cannot_be_applied_now_is_said_once_and_tried_again(job, recording):
@@ -177,27 +203,30 @@ def test_a_machine_without_prometheus_keeps_an_endpoint_and_says_so(job, monkeyp
 def test_two_monitors_of_a_user_have_two_endpoints(job):
     """The first has the user's own ports; the second says that it has others, and where they are."""
     ours = job.farm.balancer.model_copy(update={"grpc_port": "user", "http_port": "user"})
-    first, second = ([], [])
+    first: list[News] = []
+    second: list[News] = []
     wanted = {name: user_port(name, os.getuid()) for name in ("grpc", "http")}
     with monitor_of(job, ours, first).serving() as one:
         assert one.endpoint == f"127.0.0.1:{wanted['grpc']}"
         other = monitor_of(job, ours, second)
         assert other.endpoint != one.endpoint
-    assert first == []
-    assert [line.split(", your own")[0] for line in second] == [
-        f"{name} port: {wanted[name]}" for name in ("grpc", "http")
+    assert [type(news) for news in first] == [EndpointOpened]
+    taken = [news for news in second if isinstance(news, PortTaken)]
+    assert [(news.part, news.own, news.level) for news in taken] == [
+        (name, wanted[name], Level.WARNING) for name in ("grpc", "http")
     ]
-    assert second[0].endswith(f"it is {other.endpoint.rpartition(':')[2]} this time")
+    assert taken == second and other.endpoint == f"127.0.0.1:{taken[0].port}"
+    assert str(second[0]).endswith(f"it is {taken[0].port} this time")
 
 
-def monitor_of(job: farm.Job, balancer: BalancerSection, lines: list[str]) -> Monitor:
-    """A monitor of the job with this balancer, which tells to `lines`."""
+def monitor_of(job: farm.Job, balancer: BalancerSection, news: list[News]) -> Monitor:
+    """A monitor of the job with this balancer, which tells to `news`."""
     return Monitor(
         run_dir=job.run_dir,
         job_info=lambda: job.scheduler.info(job.id),
-        balancer=balancer_of(balancer, job.run_dir.balancer("nginx"), lines.append),
+        balancer=balancer_of(balancer, job.run_dir.balancer("nginx"), news.append),
         settings=MonitorSection(prometheus=False),
-        tell=lines.append,
+        tell=news.append,
     )
 
 
@@ -229,7 +258,7 @@ class Told:
         return self.looks()
 
     def looks(self) -> list[str]:
-        self.serving.lines.clear()
+        self.serving.news.clear()
         for _ in range(2):
             self.serving.monitor.tick()
         return [line for line in self.serving.lines if line.startswith("job: ")]

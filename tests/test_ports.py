@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from exatrkx_hpc.base.news import News
 from exatrkx_hpc.base.ports import chosen_port, free_port, port_trouble, user_port
 
 WHAT = ("http", "grpc", "prometheus")
@@ -21,7 +22,7 @@ def test_users_of_one_machine_have_ports_of_their_own():
 
 @pytest.mark.parametrize("what", WHAT)
 def test_a_port_of_ones_own_makes_room_when_it_is_taken(what):
-    said: list[str] = []
+    said: list[News] = []
     own = user_port(what, os.getuid())
     assert chosen_port("127.0.87.1", "user", what, said.append) == own
     assert said == []
@@ -30,7 +31,9 @@ def test_a_port_of_ones_own_makes_room_when_it_is_taken(what):
         other.listen()
         found = chosen_port("127.0.87.1", "user", what, said.append)
     assert found != own and port_trouble("127.0.87.1", found) is None
-    assert said == [f"{what} port: {own}, your own, cannot be used (Address already in use); it is {found} this time"]
+    assert [str(news) for news in said] == [
+        f"{what} port: {own}, your own, cannot be used (Address already in use); it is {found} this time"
+    ]
 
 
 def test_a_port_that_was_named_is_kept_and_0_is_any():

@@ -4,13 +4,35 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from exatrkx_hpc.base.news import Level, News, Tell, untold
 
 #: Users' own ports lie between those that sites give to services and those that the kernel gives to connections.
 _FIRST, _PORTS_PER_USER, _USERS = 20_000, 3, 4_000
 #: What a user has a port for; another's, of a user id that is 4,000 away, are the same.
 _PLACES = ("http", "grpc", "prometheus")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortTaken(News):
+    """The port that is a user's `own` for a part (grpc, http, prometheus) cannot be used; `port` takes its place."""
+
+    code: ClassVar[str] = "port.taken"
+    part: str
+    own: int
+    port: int
+    reason: str
+
+    @property
+    def level(self) -> Level:
+        """Who has noted the own one finds another there."""
+        return Level.WARNING
+
+    def __str__(self) -> str:
+        """Return both ports, and why."""
+        return f"{self.part} port: {self.own}, your own, cannot be used ({self.reason}); it is {self.port} this time"
 
 
 def port_trouble(host: str, port: int) -> str | None:
@@ -37,9 +59,7 @@ def user_port(what: str, uid: int) -> int:
     return _FIRST + _PORTS_PER_USER * (uid % _USERS) + _PLACES.index(what)
 
 
-def chosen_port(
-    host: str, wanted: int | Literal["user"], what: str, tell: Callable[[str], None] = lambda line: None
-) -> int:
+def chosen_port(host: str, wanted: int | Literal["user"], what: str, tell: Tell = untold) -> int:
     """Return the port to listen on: `wanted` itself, any free one for 0, for `user` one's own, if it is free.
 
     One that is not makes room for any free one, which `tell` is told.
@@ -50,7 +70,7 @@ def chosen_port(
     if (trouble := port_trouble(host, own)) is None:
         return own
     other = free_port(host)
-    tell(f"{what} port: {own}, your own, cannot be used ({trouble}); it is {other} this time")
+    tell(PortTaken(part=what, own=own, port=other, reason=trouble))
     return other
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Iterable
 
 
@@ -63,3 +64,8 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if rest else f"{minutes} min"
+
+
+def moment(seconds: float) -> str:
+    """Return a moment, in seconds since 1970, as the local date and time: 2026-11-26 14:03:09."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

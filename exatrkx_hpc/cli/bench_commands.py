@@ -16,6 +16,7 @@ from rich.table import Table
 from exatrkx_hpc.base.errors import ConfigError, IncompleteRun, MissingComponent
 from exatrkx_hpc.bench.places import analyzer_folder, source_models
 from exatrkx_hpc.bench.run import Bench, run_bench
+from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.launch.schedulers import abilities_of
@@ -97,7 +98,7 @@ def bench(
         job=job,
     )
     try:
-        rows = run_bench(scan, tell=(lambda line: None) if quiet else say)
+        rows = run_bench(scan, tell=teller(quiet=quiet))
     except IncompleteRun:
         if plots and (out / "bench.csv").is_file():
             save_figures(read_table(out), out / "figures")

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import Json, Quiet, console, say
 from exatrkx_hpc.demo import DemoResult, DemoSettings, run_demo
 from exatrkx_hpc.work.run.progress import progress_bar
@@ -46,7 +47,7 @@ def demo(
 
     settings = DemoSettings(folder=folder, servers=servers, events=events)
     with progress_bar(quiet=quiet) as show:
-        result = run_demo(settings, tell=(lambda line: None) if quiet else say, show=show, linger=linger)
+        result = run_demo(settings, tell=teller(as_json=as_json, quiet=quiet), show=show, linger=linger)
     if not keep:
         _print(result, as_json=as_json)
     result.report.check()

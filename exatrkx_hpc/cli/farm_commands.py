@@ -14,7 +14,9 @@ from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.bench.in_job import bench_command
 from exatrkx_hpc.cli.interactive import refuse_mixture, run_here, what_would_run, within_allocation
-from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, resolved, say
+from exatrkx_hpc.cli.news import teller
+from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, JsonLines, RunRoot, SiteName, resolved, say
+from exatrkx_hpc.fleet.events import MonitorStopped
 from exatrkx_hpc.launch.run_dir import LATEST
 
 JobId = Annotated[str, typer.Argument(help="The job's id, as deploy printed it; default: the job used last.")]
@@ -81,31 +83,38 @@ def deploy(
     if interactive:
         run_here(farm, sources, trust_run_root=trust_run_root)
         return
-    job = story.deploy(farm, tell=say, sources=sources, trust_run_root=trust_run_root, beside=command)
+    tell = teller(as_json=as_json)
+    job = story.deploy(farm, tell=tell, sources=sources, trust_run_root=trust_run_root, beside=command)
     told = {"job": job.id, "cluster": job.cluster, "run_dir": str(job.run_dir)}
     typer.echo(json.dumps(told) if as_json else job.id)
     if wait is not None:
-        story.wait_ready(job, timeout=wait, tell=say)
+        story.wait_ready(job, timeout=wait, tell=tell)
     after = f"figures will be in {job.run_dir.bench}" if beside else f"next: exatrkx-hpc monitor {job.id}"
     say(f"run directory {job.run_dir}; {after}")
 
 
-def monitor(job: JobId = LATEST, config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None) -> None:
+def monitor(
+    job: JobId = LATEST,
+    config: ConfigFile = None,
+    site: SiteName = None,
+    run_root: RunRoot = None,
+    as_json: JsonLines = False,
+) -> None:
     """Keep one endpoint for the servers of a job, until the job is over or Ctrl-C.
 
-    Balancer and metrics store follow the servers as they come and go; each change is one line, with the
-    number of ready servers at its end.
+    Balancer and metrics store follow the servers as they come and go; each change is one line with its time, and
+    with the number of ready servers at its end.
 
     Example: exatrkx-hpc monitor 4242
     """
     found = story.find_job(resolved(config, site=site, run_root=run_root).farm, job)
-    watch = story.watch(found, tell=typer.echo)
+    tell = teller(as_json=as_json, results=True)
+    watch = story.watch(found, tell=tell)
     try:
         watch.start()
-        typer.echo(f"endpoint: {watch.endpoint}")
         view = watch.wait()
     except KeyboardInterrupt:
-        typer.echo(f"monitor ends; the servers of job {found.id} go on, and 'exatrkx-hpc stop {found.id}' ends them")
+        tell(MonitorStopped(job=found.id))
         return
     finally:
         with deferred_signals():

@@ -15,7 +15,9 @@ from exatrkx_hpc import farm as story
 from exatrkx_hpc import prepare
 from exatrkx_hpc.base.errors import ConfigError, LaunchError
 from exatrkx_hpc.base.job import JobState
+from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.base.signals import deferred_signals
+from exatrkx_hpc.cli.news import Prompt, teller
 from exatrkx_hpc.config.resolve import Resolved
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.watch import Watch
@@ -62,13 +64,13 @@ def run_here(farm: Farm, sources: Mapping[str, str], *, trust_run_root: bool) ->
     """
     job: story.Job | None = None
     keeper: Watch | None = None
-    words = _Words(Path(farm.run_root))
+    words, tell = _Words(Path(farm.run_root)), teller(results=True)
     try:
         with deferred_signals():
-            job = story.deploy(farm, tell=typer.echo, sources=sources, interactive=True, trust_run_root=trust_run_root)
-            keeper = story.watch(job, tell=typer.echo)
+            job = story.deploy(farm, tell=tell, sources=sources, interactive=True, trust_run_root=trust_run_root)
+            keeper = story.watch(job, tell=tell)
             keeper.start()
-        _follow(job, keeper, words)
+        _follow(job, keeper, words, tell)
     except KeyboardInterrupt:
         if job is not None:
             _drain(job)
@@ -101,18 +103,19 @@ class _Words:
             return b""
 
 
-def _follow(job: story.Job, keeper: Watch, words: _Words) -> None:
+def _follow(job: story.Job, keeper: Watch, words: _Words, tell: Tell) -> None:
     """Show what happens until the job is over."""
     wanted = job.farm.job.nodes * job.farm.server.servers_per_node
-    typer.echo(f"job {job.id}, run directory {job.run_dir}; Ctrl-C drains the servers and ends the farm")
-    typer.echo(f"endpoint: {keeper.endpoint}")
+    began = f"job {job.id}, run directory {job.run_dir}; Ctrl-C drains the servers and ends the farm"
+    tell(Prompt(job=job.id, text=began))
     told = False
     while not keeper.view.job.over:
         keeper.raise_error()
         words.show(job.id)
         if not told and len(keeper.view.ready) >= wanted:
             told = True
-            typer.echo(f"{wanted} of {wanted} servers ready; in another terminal: {_clients(job)}")
+            ready = f"{wanted} of {wanted} servers ready; in another terminal: {_clients(job)}"
+            tell(Prompt(job=job.id, text=ready))
         time.sleep(0.2)
 
 

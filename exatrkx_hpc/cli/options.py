@@ -20,6 +20,7 @@ EngineName = Annotated[
 ]
 RunRoot = Annotated[str | None, typer.Option("--run-root", help="Folder of the run directories.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print each change as a line of JSON for programs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
 
 

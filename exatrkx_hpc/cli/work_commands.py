@@ -14,6 +14,7 @@ import typer
 
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.errors import ConfigError, EndpointError
+from exatrkx_hpc.base.news import untold
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.cli.wide_command import refuse_mixtures, submit
 from exatrkx_hpc.config.schema import Farm
@@ -164,7 +165,7 @@ def _run(settings: Settings, do: Callable[..., Report], *, quiet: bool, as_json:
     """Let `do` do the run and print its report, also that of a run that was stopped."""
     try:
         with progress_bar(quiet=quiet) as show:
-            report = do(settings, show, tell=(lambda line: None) if quiet else say)
+            report = do(settings, show, tell=untold if quiet else lambda news: say(str(news)))
     except StoppedRun as stopped:
         typer.echo(stopped.report.to_json(), nl=False) if as_json else console().print(render_table(stopped.report))
         raise

@@ -13,7 +13,7 @@ from exatrkx_hpc.doctor.places import place_findings
 from exatrkx_hpc.doctor.ports import port_findings
 from exatrkx_hpc.doctor.slurm import slurm_findings
 from exatrkx_hpc.fleet.balancer.balancers import kind_of
-from exatrkx_hpc.fleet.sidecars.prometheus import WITHOUT_PROMETHEUS
+from exatrkx_hpc.fleet.events import WITHOUT_PROMETHEUS
 from exatrkx_hpc.launch.embedded.triton import embedded_triton
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.run_dir import FarmDir

@@ -12,13 +12,23 @@ from pathlib import Path
 
 from exatrkx_hpc.base.errors import EndpointError, LaunchError
 from exatrkx_hpc.base.job import JobInfo, JobState
+from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.config.schema import MonitorSection
 from exatrkx_hpc.fleet.balancer.base import Balancer
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, remove_endpoint, write_endpoint
+from exatrkx_hpc.fleet.events import (
+    BalancerEnded,
+    BalancerReloaded,
+    EndpointOpened,
+    MemberChanged,
+    MetricsStoreEnded,
+    MetricsStoreStarted,
+    NotApplied,
+)
 from exatrkx_hpc.fleet.members.reconcile import Member, changes
 from exatrkx_hpc.fleet.sidecars.base import Sidecar
 from exatrkx_hpc.fleet.status import observe
-from exatrkx_hpc.fleet.view import View, news
+from exatrkx_hpc.fleet.view import View, job_news
 from exatrkx_hpc.launch.run_dir import RunDir
 from exatrkx_hpc.launch.scheduler import SchedulerSilentError
 
@@ -27,7 +37,7 @@ _LOST = 10.0
 
 
 class Monitor:
-    """Keeps the endpoint of one job; `tell` gets one line for each change."""
+    """Keeps the endpoint of one job; `tell` gets each change as news."""
 
     def __init__(
         self,
@@ -37,7 +47,7 @@ class Monitor:
         balancer: Balancer,
         metrics_store: Sidecar | None = None,
         settings: MonitorSection,
-        tell: Callable[[str], None],
+        tell: Tell,
         patience: float = _LOST,
     ) -> None:
         """Prepare the monitor of the job whose run directory is `run_dir`; nothing runs before serving().
@@ -79,6 +89,8 @@ class Monitor:
         with _only_monitor_of(self._run_dir):
             try:
                 self._balancer.start(())
+                listen = self._balancer.listen
+                self.tell(EndpointOpened(job=self._run_dir.job, grpc=listen.grpc, http=listen.http))
                 yield self
             finally:
                 remove_endpoint(self._run_dir)
@@ -144,18 +156,20 @@ class Monitor:
             except (EndpointError, OSError) as error:
                 said = f"{error.strerror} below {self._run_dir}" if isinstance(error, OSError) else str(error)
                 if self._troubles.get(part) != said:
-                    self.tell(f"{part}: {said}")
+                    self.tell(NotApplied(job=self._run_dir.job, part=part, reason=said))
                 self._troubles[part] = said
 
     def _balance(self, view: View) -> None:
         if not self._balancer.alive():
-            self.tell(f"balancer: {self._balancer.name} has ended; starts again on {self.endpoint}")
+            name = self._balancer.name
+            self.tell(BalancerEnded(job=self._run_dir.job, balancer=name, endpoint=self.endpoint))
             self._balancer.start(view.ready)
         wanted = tuple(member.grpc for member in view.ready)
         if wanted != self._applied:
             self._balancer.update(view.ready)
             self._write_endpoint(view)
             self._applied = wanted
+            self.tell(BalancerReloaded(job=self._run_dir.job, servers=_names(view.ready)))
 
     def _scrape(self, view: View) -> None:
         """Prometheus starts with the first ready server and follows the others."""
@@ -164,11 +178,11 @@ class Monitor:
         # A server that does not answer stays a target, so that Prometheus too can tell that it is down.
         targets = tuple(m for m in view.members if m.state != "starting" and m.record.state != "gone")
         if self._scraped is not None and not self._store.alive():
-            self.tell("prometheus: it has ended; starts again")
+            self.tell(MetricsStoreEnded(job=self._run_dir.job))
             self._scraped = None
         if self._scraped is None and view.ready:
             self._store.start(targets)
-            self.tell(f"prometheus: http://{self._store.address}")
+            self.tell(MetricsStoreStarted(job=self._run_dir.job, address=self._store.address))
         elif self._scraped is not None and _names(targets) != self._scraped:
             self._store.update(targets)
         else:
@@ -177,9 +191,18 @@ class Monitor:
 
     def _report(self, before: View, view: View) -> None:
         for member in changes(before.members, view.members):
-            self.tell(f"{member.name}: {member.state} ({member.note}), {len(view.ready)} ready")
-        if line := news(before.info, view.info):
-            self.tell(f"job: {line}")
+            self.tell(
+                MemberChanged(
+                    job=self._run_dir.job,
+                    server=member.name,
+                    node=member.record.node,
+                    state=member.state,
+                    note=member.note,
+                    ready=len(view.ready),
+                )
+            )
+        if (changed := job_news(before.info, view.info)) is not None:
+            self.tell(changed)
 
     def _write_endpoint(self, view: View) -> None:
         write_endpoint(

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 
 from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.base.job import JobInfo
+from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.base.readable import duration
 from exatrkx_hpc.fleet.endings import explained, of_former_run, of_lost_node
 from exatrkx_hpc.fleet.endpoint import read_endpoint
+from exatrkx_hpc.fleet.events import JobProgress
 from exatrkx_hpc.fleet.members.probe import probe
 from exatrkx_hpc.fleet.members.reconcile import Member, ready_members, reconcile
 from exatrkx_hpc.fleet.members.record import read_records
@@ -55,18 +57,18 @@ def look(info: JobInfo, run_dir: RunDir, *, timeout: float) -> Look:
     return Look(info=now, servers=servers, endpoint=endpoint.grpc if endpoint else "")
 
 
-def look_until_ready(look_now: Callable[[], Look], *, wanted: int, timeout: float, tell: Callable[[str], None]) -> Look:
-    """Return the first look in which `wanted` servers are ready, each change told in one line before.
+def look_until_ready(look_now: Callable[[], Look], *, wanted: int, timeout: float, tell: Tell) -> Look:
+    """Return the first look in which `wanted` servers are ready, each change told before.
 
     Raises EndpointError when the job ends before, or `timeout` seconds have passed.
     """
     until, said = time.monotonic() + timeout, ""
     while (now := look_now()).ready < wanted:
         job, state = now.info.id, now.info.state
-        line = f"job {job}: {state.value}, {now.ready} of {wanted} servers ready {now.info.reason}".rstrip()
-        if line != said:
-            tell(line)
-            said = line
+        news = JobProgress(job=job, state=state, ready=now.ready, wanted=wanted, reason=now.info.reason)
+        if str(news) != said:
+            tell(news)
+            said = str(news)
         if state.over:
             why = now.info.reason or f"'exatrkx-hpc logs {job}' shows its logs"
             raise EndpointError(f"job {job} is {state.value} before its servers were ready; {why}")

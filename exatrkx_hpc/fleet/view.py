@@ -1,10 +1,12 @@
-"""What a monitor knows after one look, and what of it is news."""
+"""What a monitor knows after one look, and what of the job is news."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from exatrkx_hpc.base.job import JobInfo, JobState
+from exatrkx_hpc.base.news import News
+from exatrkx_hpc.fleet.events import JobChanged, SchedulerSilent
 from exatrkx_hpc.fleet.members.reconcile import Member, ready_members
 
 
@@ -31,11 +33,10 @@ class View:
         return ready_members(self.members)
 
 
-def news(before: JobInfo, now: JobInfo) -> str:
-    """Return what is new of the job, in one line, or nothing."""
+def job_news(before: JobInfo, now: JobInfo) -> News | None:
+    """Return what is new of the job, or None."""
     if not now.answered:
-        return f"not known, the endpoint goes on ({now.reason})" if before.answered else ""
+        return SchedulerSilent(job=now.id, reason=now.reason) if before.answered else None
     if before.answered and before.state is now.state and (now.state.over or before.reason == now.reason):
-        return ""
-    back = "" if before.answered else ", Slurm answers again"
-    return f"{now.state.value}{back}{f' ({now.reason})' if now.reason else ''}"
+        return None
+    return JobChanged(job=now.id, state=now.state, reason=now.reason, back=not before.answered)

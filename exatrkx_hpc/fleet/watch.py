@@ -7,6 +7,7 @@ import time
 
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, LaunchError
 from exatrkx_hpc.base.job import JobState
+from exatrkx_hpc.fleet.events import MonitorFailed
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.view import View
 
@@ -92,7 +93,7 @@ class Watch:
         except BaseException as error:  # handed to the thread that waits for this one
             self._error = error
             if self._serves.is_set():
-                self._monitor.tell(f"monitor ended: {error}")
+                self._monitor.tell(MonitorFailed(job=self.view.info.id, reason=str(error)))
         finally:
             self._serves.set()
             self._ended.set()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.base.ports import chosen_port
 from exatrkx_hpc.config.schema import BalancerSection
 from exatrkx_hpc.fleet.balancer import nginx
@@ -21,7 +22,7 @@ def kind_of(section: BalancerSection) -> BalancerKind:
     return BALANCERS[_USED]
 
 
-def balancer_of(section: BalancerSection, folder: Path, tell: Callable[[str], None] = lambda line: None) -> Balancer:
+def balancer_of(section: BalancerSection, folder: Path, tell: Tell = untold) -> Balancer:
     """Return the balancer of a farm, not yet started, with its files in `folder`; a port 0 becomes a free one.
 
     A port of the user's own that is taken is replaced by a free one, which `tell` is told.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import requests
@@ -13,10 +13,12 @@ import requests
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import EndpointError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.base.ports import chosen_port, port_trouble, public_host
 from exatrkx_hpc.base.process import Child, find_program, run, spawn
 from exatrkx_hpc.base.templates import render
 from exatrkx_hpc.config.schema import MonitorSection
+from exatrkx_hpc.fleet.events import MetricsStoreMissing
 from exatrkx_hpc.fleet.leftovers import end_leftover
 from exatrkx_hpc.fleet.members.reconcile import Member
 
@@ -45,13 +47,7 @@ def render_targets(members: Iterable[Member]) -> str:
     return json.dumps(groups, indent=2) + "\n"
 
 
-#: What a farm is like on a machine that has no Prometheus, as login nodes have none.
-WITHOUT_PROMETHEUS = "the endpoint goes without it, and 'exatrkx-hpc metrics' asks the servers themselves"
-
-
-def metrics_store(
-    settings: MonitorSection, folder: Path, *, host: str, tell: Callable[[str], None] = lambda line: None
-) -> MetricsStore | None:
+def metrics_store(settings: MonitorSection, folder: Path, *, host: str, tell: Tell = untold) -> MetricsStore | None:
     """Return the metrics store that these settings ask for, not yet started; None without one, which `tell` is told."""
     if not settings.prometheus:
         return None
@@ -63,7 +59,7 @@ def metrics_store(
             scrape_interval=settings.scrape_interval,
         )
     except MissingComponent as error:
-        tell(f"prometheus: {str(error).partition('; ')[0]}; {WITHOUT_PROMETHEUS}")
+        tell(MetricsStoreMissing(reason=str(error).partition("; ")[0]))
         return None
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from exatrkx_hpc.base.errors import LaunchError, MissingComponent
+from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.base.process import Completed, find_program, run
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.launch.engines.spec import apptainer_image, podman_image, shifter_image
+from exatrkx_hpc.launch.events import ImageFound, ImagePulling
 
 _SETUP = "'exatrkx-hpc setup' pulls it; server.image names it"
 _CHECK_NAME = "check the name in server.image, and that this machine reaches its registry"
@@ -110,7 +111,7 @@ _TERMINAL = re.compile(r"[^\n]*\r(?!\n)|\x1b\[[0-9;]*[A-Za-z]")
 _PULL_DEADLINE = 3600.0
 
 
-def pull_image(farm: Farm, tell: Callable[[str], None]) -> None:
+def pull_image(farm: Farm, tell: Tell) -> None:
     """Pull the image of `farm` with the engine's own command, and see that it is there afterwards.
 
     A pull that fails may well end with status 0. Raises LaunchError when no server could start from the image,
@@ -126,17 +127,17 @@ def pull_image(farm: Farm, tell: Callable[[str], None]) -> None:
         what, _, remedy = str(error).partition("; ")
         remedy = _CHECK_NAME if remedy == _SETUP else remedy
         raise LaunchError(f"{what}{f', after a pull that said: {said}' if said else ''}; {remedy}") from error
-    tell(f"image: {found}")
+    tell(ImageFound(image=found))
 
 
-def _pull(farm: Farm, tell: Callable[[str], None]) -> str:
+def _pull(farm: Farm, tell: Tell) -> str:
     """Return what the engine said last, on one line; nothing for an image that comes from no registry."""
     engine = farm.server.engine
     program, named = _PULLS[engine]
     image = named(farm.server.image)
     if engine == "shifter" and not image.startswith("docker:"):
         return ""
-    tell(f"image: {program} pull {image}")
+    tell(ImagePulling(command=f"{program} pull {image}"))
     path = find_program(program, remedy=f"load its module, or choose another server.engine than {engine!r}")
     done = run([path, "pull", image], timeout=_PULL_DEADLINE)
     if done.returncode:

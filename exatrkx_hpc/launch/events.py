@@ -1,0 +1,96 @@
+"""What happens before a job is submitted, as news."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from exatrkx_hpc.base.news import Level, News, Words
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsBuilding(News):
+    """A model repository is being built, for servers on `device`; `fused` is whether it has the fused model."""
+
+    code: ClassVar[str] = "models.building"
+    repository: str
+    device: str
+    fused: bool = True
+
+    def __str__(self) -> str:
+        """Return where it will be."""
+        without = "" if self.fused else ", without exatrkx_fused"
+        return f"models: building {self.repository} for {self.device}{without}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePulling(News):
+    """An image is being pulled with this command of its engine."""
+
+    code: ClassVar[str] = "image.pulling"
+    command: str
+
+    def __str__(self) -> str:
+        """Return the command."""
+        return f"image: {self.command}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFound(News):
+    """The image that servers will start from is there; `image` is how its engine calls it."""
+
+    code: ClassVar[str] = "image.found"
+    image: str
+
+    def __str__(self) -> str:
+        """Return the image."""
+        return f"image: {self.image}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackagesFetching(News):
+    """The packages that models import are being fetched for `python`, a version, to the folder `environment`."""
+
+    code: ClassVar[str] = "packages.fetching"
+    packages: tuple[str, ...]
+    python: str
+    environment: str
+
+    def __str__(self) -> str:
+        """Return what is fetched, and where it will be."""
+        return f"packages: fetching {', '.join(self.packages)} for Python {self.python} to {self.environment}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsWithoutPackages(News):
+    """Models of a repository that was there already take no notice of the packages in `environment`."""
+
+    code: ClassVar[str] = "models.without_packages"
+    models: tuple[str, ...]
+    repository: str
+    environment: str
+
+    @property
+    def level(self) -> Level:
+        """They may miss what they import."""
+        return Level.WARNING
+
+    def __str__(self) -> str:
+        """Return the models, and how a repository is built that uses the packages."""
+        return (
+            f"models: {', '.join(self.models)} of {self.repository} use the image's own Python, without the packages "
+            f"of {self.environment}; 'exatrkx-hpc models build --environment {self.environment}' builds a repository "
+            "that uses them"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeployCaution(Words):
+    """What a person should know of a job that is about to be submitted."""
+
+    code: ClassVar[str] = "deploy.caution"
+
+    @property
+    def level(self) -> Level:
+        """The job is submitted all the same."""
+        return Level.WARNING
