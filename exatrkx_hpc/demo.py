@@ -37,7 +37,7 @@ _MARK = ".exatrkx-hpc-demo"
 class EventsMaking(News):
     """Events are being made."""
 
-    code: ClassVar[str] = "demo.events"
+    code: ClassVar[str] = "demo-events"
     events: int
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class EventsMaking(News):
 class EndpointReady(News):
     """Every server behind the endpoint is ready, so many seconds after the start."""
 
-    code: ClassVar[str] = "demo.ready"
+    code: ClassVar[str] = "demo-ready"
     grpc: str
     seconds: float
 

@@ -54,7 +54,7 @@ from exatrkx_hpc.work.workloads.table import workload_of
 class ClientsSaid(Words):
     """What a run of clients has to say, such as how many events were done before."""
 
-    code: ClassVar[str] = "clients.said"
+    code: ClassVar[str] = "clients-said"
 
 
 @dataclass(frozen=True, kw_only=True)

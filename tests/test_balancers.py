@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 
+import grpc
 import numpy as np
 import psutil
 import pytest
+import requests
 from balancers import RECORDING, answering, asked, free_listen, member
 from fakes.running import fake_triton, free_port
 from test_local import HOSTILE
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 from waiting import until
 
 from exatrkx_hpc.base.errors import EndpointError, MissingComponent
@@ -131,23 +138,37 @@ def test_a_refused_update_leaves_the_members_before_it(real, start):
         assert asked(url(balancer), 1) == {"one"}
 
 
-def test_an_answer_names_the_server_that_gave_it(real, start):
-    """Also after a server that cannot be reached was tried first; and as the clients read it."""
+def first_answer(server: str) -> str:
+    """The header of the first answer to a client that never asks twice."""
+    request = service_pb2.ModelInferRequest(model_name="exatrkx")
+    request.inputs.add(name="FEATURES", datatype="FP32", shape=[3, 3])
+    request.raw_input_contents.append(np.zeros((3, 3), dtype=np.float32).tobytes())
+    with grpc.insecure_channel(server, options=[("grpc.enable_retries", 0)]) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        _, call = stub.ModelInfer.with_call(request, timeout=10)
+        return dict(call.initial_metadata())[MEMBER_HEADER]
+
+
+def as_clients_read_it(server: str) -> str:
+    async def ask() -> str:
+        channel = Channel(server)
+        try:
+            hits = {"FEATURES": np.zeros((3, 3), dtype=np.float32)}
+            return (await channel.infer("exatrkx", hits, "LABELS", timeout=10)).member
+        finally:
+            await channel.close()
+
+    return asyncio.run(ask())
+
+
+def test_an_answer_names_the_server_that_gave_it(real, start, tmp_path):
+    """Also when servers that cannot be reached were asked before it, of which the client notices nothing."""
     with fake_triton() as fake:
-        port = int(fake.server.rpartition(":")[2])
-        here = member("here-0", "127.0.0.1", grpc_port=port)
+        here = member("here-0", "127.0.0.1", grpc_port=int(fake.server.rpartition(":")[2]))
         dead = [member(f"dead-{n}", "127.0.6.9", grpc_port=free_port()) for n in range(2)]
-        balancer = start(real, [*dead, here])
-
-        async def members() -> set[str]:
-            channel = Channel(balancer.listen.grpc)
-            try:
-                hits = {"FEATURES": np.zeros((3, 3), dtype=np.float32)}
-                return {(await channel.infer("exatrkx", hits, "LABELS", timeout=10)).member for _ in range(6)}
-            finally:
-                await channel.close()
-
-        assert asyncio.run(members()) == {here.grpc}
+        header = first_answer(start(real, [*dead, here], folder=tmp_path / "one").listen.grpc)
+        assert header.rpartition(", ")[2] == here.grpc
+        assert as_clients_read_it(start(real, [*dead, here], folder=tmp_path / "two").listen.grpc) == here.grpc
     assert MEMBER == MEMBER_HEADER
 
 
@@ -169,6 +190,64 @@ def test_a_killed_balancer_is_noticed_and_replaced(real, start, tmp_path):
         balancer.start([one])
         assert balancer.alive()
         assert asked(url(balancer), 1) == {"one"}
+
+
+@contextlib.contextmanager
+def slow() -> Iterator[tuple[Member, Event, Event]]:
+    """A server that answers its first request when it may, and tells when it was asked."""
+    was_asked, may_answer = Event(), Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            first, _ = not was_asked.is_set(), was_asked.set()
+            if first:
+                may_answer.wait(30)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"late")
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.6.3", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield member("slow-0", "127.0.6.3", http_port=server.server_port), was_asked, may_answer
+    finally:
+        may_answer.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_a_running_request_ends_where_it_is_after_an_update(real, start):
+    with slow() as (late, was_asked, may_answer), ThreadPoolExecutor(1) as pool:
+        balancer = start(real, [late])
+        answer = pool.submit(requests.get, url(balancer), timeout=30)
+        assert was_asked.wait(20)
+        balancer.update([])
+        until(lambda: asked(url(balancer), 1) <= {"502", "503"}, what="the new members")
+        may_answer.set()
+        assert answer.result(30).text == "late"
+
+
+def test_stop_lets_a_running_request_finish(real, start):
+    with slow() as (late, was_asked, may_answer), ThreadPoolExecutor(2) as pool:
+        balancer = start(real, [late])
+        answer = pool.submit(requests.get, url(balancer), timeout=30)
+        assert was_asked.wait(20)
+        stopped = pool.submit(balancer.stop, grace=20)
+        until(lambda: refused(balancer.listen), what="a port that takes no more requests")
+        may_answer.set()
+        assert answer.result(30).text == "late"
+        stopped.result(30)
+        assert not balancer.alive()
+
+
+def refused(listen: Listen) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((listen.host, listen.http_port)) != 0
 
 
 def test_stop_leaves_no_process(real, start, tmp_path):

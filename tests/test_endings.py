@@ -74,6 +74,8 @@ def test_what_the_job_was_asked(tmp_path):
     assert read_asked(RunDir(tmp_path)) is None
     (tmp_path / "stop").write_text("")
     assert read_asked(RunDir(tmp_path)) is None
+    (tmp_path / "stop").write_bytes(b"\xff\xfe")
+    assert read_asked(RunDir(tmp_path)) is not None, "somebody asked for something"
     (tmp_path / "stop").write_text("halt\nrequest\n")
     assert read_asked(RunDir(tmp_path)) == Asked(what="halt", by="request")
 

@@ -114,7 +114,7 @@ def test_a_job_that_may_run_leaves_its_script_and_no_folder(cluster: Cluster, tm
     assert FarmDir(tmp_path / "runs").job_ids() == ()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"cluster": 7}'])
-def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, text: str):
-    (tmp_path / "slurm-job.json").write_text(text)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"cluster": 7}', b"\xff\xfe"])
+def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, content: bytes):
+    RunDir(tmp_path).slurm_job.write_bytes(content)
     assert read_record(RunDir(tmp_path)).cluster is None

@@ -121,5 +121,10 @@ def test_what_is_no_record_is_passed_over(tmp_path):
     (folder / "n1-0.json").write_text(record().model_dump_json())
     (folder / "torn.json").write_text(record().model_dump_json()[:40])
     (folder / "n2-0.json.new").write_text(record("n2-0").model_dump_json())
+    (folder / "list.json").write_text("[1, 2]")
+    (folder / "stranger.json").write_text('{"server": 7}')
+    (folder / "binary.json").write_bytes(b"\xff\xfe")
+    (folder / "folder.json").mkdir()
+    (folder / "vanished.json").symlink_to(folder / "nothing")
     assert [r.server for r in read_records(RunDir(tmp_path))] == ["n1-0"]
     assert read_records(RunDir(tmp_path / "nowhere")) == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -284,6 +285,47 @@ def test_each_change_of_the_job_is_one_line(job):
         assert told.news(JobState.RUNNING) == ["job: RUNNING, Slurm answers again"]
         (line,) = told.news(JobState.TIMEOUT, "TimeLimit")
         assert line.startswith("job: TIMEOUT (its time limit is over (TimeLimit); 'exatrkx-hpc deploy'")
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_an_endpoint_that_cannot_be_read_is_none(tmp_path, torn):
+    run_dir = RunDir(tmp_path)
+    run_dir.endpoint.write_bytes(torn)
+    run_dir.embedded_job.write_bytes(torn)
+    assert read_endpoint(run_dir) is None
+    with pytest.raises(LaunchError, match="no job"):
+        EmbeddedScheduler(run_root=tmp_path.parent, first_address="127.0.0.2").info(tmp_path.name)
+
+
+class Pauses(threading.Event):
+    """A stop that is never set, and how long a watch waited for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout)
+        return False
+
+
+def test_a_watch_looks_each_interval_and_ends_with_its_job(job, recording):
+    states = [JobState.PENDING, JobState.RUNNING, JobState.COMPLETING, JobState.COMPLETED]
+    left = iter(states)
+    pauses = Pauses()
+    serving = Serving(job, balancer=recording, job_info=lambda: JobInfo(id=job.id, state=next(left)))
+    with serving.monitor.serving():
+        assert serving.monitor.watch(stop=pauses).job is JobState.COMPLETED
+    assert pauses.seconds == [MonitorSection().interval] * 3
+    assert [news.state for news in serving.news if isinstance(news, JobChanged)] == states
+
+
+def test_a_watch_that_was_stopped_does_not_look_again(job, recording):
+    stop = threading.Event()
+    stop.set()
+    serving = Serving(job, balancer=recording, job_info=lambda: pytest.fail("it looked"))
+    with serving.monitor.serving():
+        serving.monitor.watch(stop=stop)
 
 
 def test_a_job_that_nobody_knows_is_not_waited_for(job):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shlex
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
-from command import PROGRAM
+from command import PROGRAM, exatrkx_hpc
 from test_imports import NAMES
 from test_local import local_farm
 from waiting import until
@@ -20,10 +22,12 @@ from waiting import until
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.news import Level, News, Words, from_dict, in_words, kinds
-from exatrkx_hpc.base.process import spawn
+from exatrkx_hpc.base.process import run, spawn
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.fleet.events import BalancerReloaded, JobChanged, MemberChanged, SchedulerSilent
+from exatrkx_hpc.fleet.leftovers import farm_processes
 from exatrkx_hpc.fleet.view import job_news
+from exatrkx_hpc.launch.run_dir import FarmDir
 
 for _name in NAMES:
     if not _name.endswith("__main__"):
@@ -54,7 +58,7 @@ def test_every_class_of_news_is_found_and_has_a_code_of_its_own():
     assert abstract == {Words}, "a class of news without a code"
     codes = [kind.code for kind in KINDS]
     assert len(set(codes)) == len(codes) > 12
-    assert all(re.fullmatch(r"[a-z]+\.[a-z_]+", code) for code in codes)
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)+", code) for code in codes)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.code)
@@ -84,9 +88,9 @@ def test_every_code_and_field_is_in_the_docs():
     "told",
     [
         {},
-        {"code": "no.such"},
-        {"code": "job.changed", "state": "NO_SUCH_STATE"},
-        {"code": "member.changed", "server": "n1-0"},
+        {"code": "no-such"},
+        {"code": "job-changed", "state": "NO_SUCH_STATE"},
+        {"code": "member-changed", "server": "n1-0"},
     ],
 )
 def test_what_is_no_news_is_refused(told):
@@ -140,28 +144,63 @@ def test_what_is_new_of_a_job():
     assert isinstance(back, JobChanged) and (back.job, back.state, back.back) == ("7", JobState.RUNNING, True)
 
 
-def test_a_program_reads_all_that_happens_to_a_farm(tmp_path: Path, nginx):
-    """From the start of a monitor to its end by Ctrl-C: each line is the JSON of news."""
-    ports = {"balancer__grpc_port": 0, "balancer__http_port": 0, "monitor__prometheus": False}
-    what = local_farm(tmp_path / "runs", cluster__local_address="127.0.90.1", **ports)
-    file = tmp_path / "farm.toml"
-    file.write_text(
-        f'site = "local"\nrun_root = "{what.run_root}"\n[balancer]\ngrpc_port = 0\nhttp_port = 0\n'
-        "[monitor]\nprometheus = false\n"
-    )
-    job = farm.deploy(what)
-    log = tmp_path / "monitor.log"
-    child = spawn([PROGRAM, "monitor", job.id, "--json"], log=log, cwd=tmp_path)
+@pytest.fixture
+def folder(tmp_path: Path, nginx: str) -> Iterator[Path]:
+    """A folder with the farm.toml of a fake server; what was deployed from it ends with the test."""
+    what = local_farm(tmp_path / "runs", cluster__local_address="127.0.90.1")
+    sections = {
+        "cluster": {"local_address": what.cluster.local_address},
+        "job": {"nodes": 1},
+        "server": {
+            "triton": what.server.triton,
+            "model_repository": what.server.model_repository,
+            "drain": 0,
+            "exit_timeout": 2,
+        },
+        "balancer": {"grpc_port": 0, "http_port": 0},
+        "monitor": {"prometheus": False},
+    }
+    lines = ['site = "local"', f"run_root = {json.dumps(what.run_root)}"]
+    for name, values in sections.items():
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    (tmp_path / "farm.toml").write_text("\n".join(lines) + "\n")
+    yield tmp_path
+    for job in farm.jobs(what):
+        farm.stop(job, drain=False)
+
+
+def test_a_program_reads_all_that_happens_to_a_farm(folder: Path):
+    """From the deploy to the end of a monitor by Ctrl-C: each line is JSON, and stdout of deploy is the job alone."""
+    done = exatrkx_hpc("deploy", "--json", "--wait", 60, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)["job"]
+    told = [from_dict(json.loads(line)) for line in done.stderr.splitlines()]
+    assert {one.code for one in told} <= {"job-progress", "models-building"}
+    log = folder / "monitor.log"
+    child = spawn([PROGRAM, "monitor", job, "--json"], log=log, cwd=folder)
     try:
         until(lambda: '"ready": 1' in log.read_text(), what="a ready server")
         child.send(signal.SIGINT)
         assert child.wait(60) == 0, log.read_text()
     finally:
         child.stop(grace=1)
-        farm.stop(job, drain=False)
     news = [from_dict(json.loads(line)) for line in log.read_text().splitlines()]
-    assert {one.job for one in news} == {job.id}
+    assert {one.job for one in news} == {job}
     assert [one.time for one in news] == sorted(one.time for one in news)
     codes = [one.code for one in news]
-    assert codes[0] == "endpoint.opened" and codes[-1] == "monitor.stopped"
-    assert {"member.changed", "job.changed", "balancer.reloaded"} < set(codes)
+    assert codes[0] == "endpoint-opened" and codes[-1] == "monitor-stopped"
+    assert {"member-changed", "job-changed", "balancer-reloaded"} < set(codes)
+
+
+def test_a_reader_that_goes_ends_the_monitor_without_a_word(folder: Path):
+    """As `monitor --json | head -1` does; nothing is left that listens."""
+    job = exatrkx_hpc("deploy", cwd=folder).stdout.strip()
+    script = f"set -o pipefail; {shlex.quote(PROGRAM)} monitor {job} --json | head -1"
+    done = run(["bash", "-c", script], cwd=folder, timeout=120)
+    assert done.returncode != 0 and done.stderr == ""
+    assert json.loads(done.stdout)["code"] == "endpoint-opened"
+    run_dir = FarmDir(folder / "runs").job(job)
+    assert not run_dir.endpoint.exists()
+    assert not [
+        process for process in farm_processes(run_dir.farm.path, of_monitors=["nginx"]) if process.program == "nginx"
+    ]

@@ -19,7 +19,7 @@ _PLACES = ("http", "grpc", "prometheus")
 class PortTaken(News):
     """The port that is a user's `own` for a part (grpc, http, prometheus) cannot be used; `port` takes its place."""
 
-    code: ClassVar[str] = "port.taken"
+    code: ClassVar[str] = "port-taken"
     part: str
     own: int
     port: int

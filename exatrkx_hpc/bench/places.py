@@ -27,7 +27,7 @@ _MOST_INSTANCES: Final = 64
 class BenchSaid(Words):
     """What a scan has to say: what it measures, and what came of it."""
 
-    code: ClassVar[str] = "bench.said"
+    code: ClassVar[str] = "bench-said"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,8 +39,9 @@ def demo(
     def linger(result: DemoResult) -> None:
         if keep:
             _print(result, as_json=as_json)
-            say(f"the farm stays up; try 'exatrkx-hpc run-clients --server {result.endpoint} -d {folder}/events'")
-            say("Ctrl-C stops it")
+            if not as_json:
+                say(f"the farm stays up; try 'exatrkx-hpc run-clients --server {result.endpoint} -d {folder}/events'")
+                say("Ctrl-C stops it")
             with contextlib.suppress(KeyboardInterrupt):
                 while True:
                     time.sleep(3600)

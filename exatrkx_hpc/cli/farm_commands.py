@@ -89,6 +89,8 @@ def deploy(
     typer.echo(json.dumps(told) if as_json else job.id)
     if wait is not None:
         story.wait_ready(job, timeout=wait, tell=tell)
+    if as_json:
+        return  # programs have read all that there is
     after = f"figures will be in {job.run_dir.bench}" if beside else f"next: exatrkx-hpc monitor {job.id}"
     say(f"run directory {job.run_dir}; {after}")
 

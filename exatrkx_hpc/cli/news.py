@@ -14,7 +14,7 @@ from exatrkx_hpc.base.news import Level, News, Tell, Words, untold
 class Prompt(Words):
     """What a command that keeps the terminal says to the person before it."""
 
-    code: ClassVar[str] = "terminal.prompt"
+    code: ClassVar[str] = "terminal-prompt"
 
 
 def teller(*, as_json: bool = False, quiet: bool = False, results: bool = False) -> Tell:

@@ -64,7 +64,7 @@ class Asked:
 def read_asked(run_dir: RunDir) -> Asked | None:
     """Return what the script of the job was asked, or None when it was asked nothing."""
     try:
-        words = run_dir.stop.read_text().split()
+        words = run_dir.stop.read_text(errors="replace").split()
     except OSError:
         return None
     return Asked(what=words[0], by=words[1] if len(words) > 1 else "request") if words else None

@@ -53,7 +53,7 @@ def remove_endpoint(run_dir: RunDir) -> None:
 def read_endpoint(run_dir: RunDir) -> EndpointRecord | None:
     """Return what the run directory says of its endpoint, or None when it has none."""
     try:
-        record = EndpointRecord.model_validate_json(run_dir.endpoint.read_text())
+        record = EndpointRecord.model_validate_json(run_dir.endpoint.read_bytes())
     except (OSError, ValidationError):
         return None
     return record

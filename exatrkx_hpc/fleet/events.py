@@ -19,7 +19,7 @@ WITHOUT_PROMETHEUS = "the endpoint goes without it, and 'exatrkx-hpc metrics' as
 class MemberChanged(News):
     """A server is new, or has another state or start; `ready` servers receive requests now."""
 
-    code: ClassVar[str] = "member.changed"
+    code: ClassVar[str] = "member-changed"
     server: str
     node: str
     state: MemberState
@@ -40,7 +40,7 @@ class MemberChanged(News):
 class JobChanged(News):
     """The job has another state or another reason for it; `back` says that the scheduler answers again."""
 
-    code: ClassVar[str] = "job.changed"
+    code: ClassVar[str] = "job-changed"
     state: JobState
     reason: str = ""
     back: bool = False
@@ -60,7 +60,7 @@ class JobChanged(News):
 class SchedulerSilent(News):
     """The scheduler does not answer; the endpoint goes on as it was."""
 
-    code: ClassVar[str] = "scheduler.silent"
+    code: ClassVar[str] = "scheduler-silent"
     reason: str
 
     @property
@@ -77,7 +77,7 @@ class SchedulerSilent(News):
 class JobProgress(News):
     """How far a job is from `wanted` ready servers, as long as somebody waits for them."""
 
-    code: ClassVar[str] = "job.progress"
+    code: ClassVar[str] = "job-progress"
     state: JobState
     ready: int
     wanted: int
@@ -93,7 +93,7 @@ class JobProgress(News):
 class EndpointOpened(News):
     """The balancer listens; `grpc` and `http` are the addresses that clients use."""
 
-    code: ClassVar[str] = "endpoint.opened"
+    code: ClassVar[str] = "endpoint-opened"
     grpc: str
     http: str
 
@@ -106,7 +106,7 @@ class EndpointOpened(News):
 class BalancerReloaded(News):
     """The balancer spreads new requests over these servers."""
 
-    code: ClassVar[str] = "balancer.reloaded"
+    code: ClassVar[str] = "balancer-reloaded"
     servers: tuple[str, ...]
 
     @property
@@ -123,7 +123,7 @@ class BalancerReloaded(News):
 class BalancerEnded(News):
     """The balancer has ended though nobody stopped it; it is started again."""
 
-    code: ClassVar[str] = "balancer.ended"
+    code: ClassVar[str] = "balancer-ended"
     balancer: str
     endpoint: str
 
@@ -141,7 +141,7 @@ class BalancerEnded(News):
 class MetricsStoreStarted(News):
     """Prometheus runs at `address`."""
 
-    code: ClassVar[str] = "prometheus.started"
+    code: ClassVar[str] = "prometheus-started"
     address: str
 
     def __str__(self) -> str:
@@ -153,7 +153,7 @@ class MetricsStoreStarted(News):
 class MetricsStoreMissing(News):
     """There is no Prometheus on this machine."""
 
-    code: ClassVar[str] = "prometheus.missing"
+    code: ClassVar[str] = "prometheus-missing"
     reason: str
 
     @property
@@ -170,7 +170,7 @@ class MetricsStoreMissing(News):
 class MetricsStoreEnded(News):
     """Prometheus has ended though nobody stopped it; it is started again."""
 
-    code: ClassVar[str] = "prometheus.ended"
+    code: ClassVar[str] = "prometheus-ended"
 
     @property
     def level(self) -> Level:
@@ -186,7 +186,7 @@ class MetricsStoreEnded(News):
 class NotApplied(News):
     """What changed could not be applied to a part, `balancer` or `prometheus`; it is tried again at each look."""
 
-    code: ClassVar[str] = "part.not_applied"
+    code: ClassVar[str] = "part-not-applied"
     part: str
     reason: str
 
@@ -204,7 +204,7 @@ class NotApplied(News):
 class MonitorFailed(News):
     """The monitor has ended by an error, and the endpoint with it."""
 
-    code: ClassVar[str] = "monitor.failed"
+    code: ClassVar[str] = "monitor-failed"
     reason: str
 
     @property
@@ -221,7 +221,7 @@ class MonitorFailed(News):
 class MonitorStopped(News):
     """The monitor was stopped; the servers of its job go on without an endpoint."""
 
-    code: ClassVar[str] = "monitor.stopped"
+    code: ClassVar[str] = "monitor-stopped"
 
     def __str__(self) -> str:
         """Return how the servers are ended."""

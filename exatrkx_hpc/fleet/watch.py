@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
@@ -92,15 +93,16 @@ class Watch:
                 self._monitor.watch(stop=self._stop)
         except BaseException as error:  # handed to the thread that waits for this one
             self._error = error
-            if self._serves.is_set():
-                self._monitor.tell(MonitorFailed(job=self.view.info.id, reason=str(error)))
+            with contextlib.suppress(OSError):  # who listened may be gone, too
+                if self._serves.is_set():
+                    self._monitor.tell(MonitorFailed(job=self.view.info.id, reason=str(error)))
         finally:
             self._serves.set()
             self._ended.set()
 
     def raise_error(self) -> None:
         """Raise what ended the monitor, if something did."""
-        if isinstance(self._error, ExatrkxError):
+        if isinstance(self._error, ExatrkxError | BrokenPipeError):
             raise self._error
         if self._error is not None:
             raise RuntimeError("the monitor failed") from self._error

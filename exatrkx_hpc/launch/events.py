@@ -12,7 +12,7 @@ from exatrkx_hpc.base.news import Level, News, Words
 class ModelsBuilding(News):
     """A model repository is being built, for servers on `device`; `fused` is whether it has the fused model."""
 
-    code: ClassVar[str] = "models.building"
+    code: ClassVar[str] = "models-building"
     repository: str
     device: str
     fused: bool = True
@@ -27,7 +27,7 @@ class ModelsBuilding(News):
 class ImagePulling(News):
     """An image is being pulled with this command of its engine."""
 
-    code: ClassVar[str] = "image.pulling"
+    code: ClassVar[str] = "image-pulling"
     command: str
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class ImagePulling(News):
 class ImageFound(News):
     """The image that servers will start from is there; `image` is how its engine calls it."""
 
-    code: ClassVar[str] = "image.found"
+    code: ClassVar[str] = "image-found"
     image: str
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class ImageFound(News):
 class PackagesFetching(News):
     """The packages that models import are being fetched for `python`, a version, to the folder `environment`."""
 
-    code: ClassVar[str] = "packages.fetching"
+    code: ClassVar[str] = "packages-fetching"
     packages: tuple[str, ...]
     python: str
     environment: str
@@ -65,7 +65,7 @@ class PackagesFetching(News):
 class ModelsWithoutPackages(News):
     """Models of a repository that was there already take no notice of the packages in `environment`."""
 
-    code: ClassVar[str] = "models.without_packages"
+    code: ClassVar[str] = "models-without-packages"
     models: tuple[str, ...]
     repository: str
     environment: str
@@ -88,7 +88,7 @@ class ModelsWithoutPackages(News):
 class DeployCaution(Words):
     """What a person should know of a job that is about to be submitted."""
 
-    code: ClassVar[str] = "deploy.caution"
+    code: ClassVar[str] = "deploy-caution"
 
     @property
     def level(self) -> Level:

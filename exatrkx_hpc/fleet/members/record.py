@@ -42,7 +42,7 @@ def read_records(run_dir: RunDir) -> tuple[ServerRecord, ...]:
     records = []
     for path in sorted(run_dir.records.glob("*.json")):
         try:
-            records.append(ServerRecord.model_validate_json(path.read_text()))
+            records.append(ServerRecord.model_validate_json(path.read_bytes()))
         except (OSError, ValidationError):
             continue
     return tuple(records)

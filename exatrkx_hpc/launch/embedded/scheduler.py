@@ -171,7 +171,7 @@ class EmbeddedScheduler:
 
     def _read(self, job: str) -> _Job:
         try:
-            return _Job.model_validate_json(self._farm.job(job).embedded_job.read_text())
+            return _Job.model_validate_json(self._farm.job(job).embedded_job.read_bytes())
         except (OSError, ValidationError) as error:
             raise LaunchError(f"no job {job!r} in {self._farm}; 'ls {self._farm}' shows the jobs") from error
 

@@ -45,7 +45,7 @@ class SlurmRecord(BaseModel):
 def read_record(run_dir: RunDir) -> SlurmRecord:
     """Return what is noted of the job of a run directory; of one that was submitted by hand nothing is."""
     try:
-        return SlurmRecord.model_validate_json(run_dir.slurm_job.read_text())
+        return SlurmRecord.model_validate_json(run_dir.slurm_job.read_bytes())
     except (OSError, ValidationError):
         return SlurmRecord()
 
