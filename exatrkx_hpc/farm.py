@@ -32,10 +32,10 @@ from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
 from exatrkx_hpc.fleet.status import Look, look_until_ready
 from exatrkx_hpc.fleet.status import look as look_at
 from exatrkx_hpc.fleet.watch import Watch
-from exatrkx_hpc.launch.clean import old_jobs, remove, remove_old_scripts, remove_script
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.render import render_job
 from exatrkx_hpc.launch.run_dir import LATEST, FarmDir, RunDir
+from exatrkx_hpc.launch.run_dirs import old_jobs, remove, remove_old_scripts, remove_script
 from exatrkx_hpc.launch.scheduler import JobMayRunError, Scheduler
 from exatrkx_hpc.launch.schedulers import farm_slurm, scheduler_of
 from exatrkx_hpc.launch.slurm.farm_jobs import read_record

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import LaunchError, ModelError
-from exatrkx_hpc.base.files import of_this_machine, write_whole
+from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.news import News, Tell, untold
 from exatrkx_hpc.base.process import find_program
 from exatrkx_hpc.config.schema import Farm
@@ -30,6 +30,7 @@ from exatrkx_hpc.launch.plan import (
 )
 from exatrkx_hpc.launch.render import render_job
 from exatrkx_hpc.launch.run_dir import FarmDir
+from exatrkx_hpc.launch.run_dirs import of_this_machine
 from exatrkx_hpc.launch.schedulers import abilities_of, uses_own_triton
 from exatrkx_hpc.launch.slurm.environment import unused_words
 from exatrkx_hpc.launch.slurm.interactive import allocation

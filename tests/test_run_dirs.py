@@ -13,13 +13,20 @@ from waiting import until
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.errors import ConfigError, LaunchError
-from exatrkx_hpc.base.files import local_file_system, of_this_machine
 from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.fleet.balancer.balancers import BALANCERS
 from exatrkx_hpc.fleet.members.record import read_records
-from exatrkx_hpc.launch.clean import last_change, old_jobs, parse_age, remove, remove_old_scripts
 from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
+from exatrkx_hpc.launch.run_dirs import (
+    last_change,
+    local_file_system,
+    of_this_machine,
+    old_jobs,
+    parse_age,
+    remove,
+    remove_old_scripts,
+)
 
 FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
 OLD = time.time() - 30 * 86400

@@ -17,11 +17,6 @@ _AS_GOOD_AS_NOTHING = 1 << 20
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 #: What to say of such a file.
 LFS_REMEDY = "fetch its content with 'git lfs pull'"
-#: File systems that live in one machine's memory or in one container.
-_OF_ONE_MACHINE = {"tmpfs", "ramfs", "devtmpfs", "overlay", "aufs", "squashfs", "rootfs"}
-_MOUNTS = Path("/proc/self/mountinfo")
-#: Every machine has its own of these, whatever file system they are on.
-_OWN_FOLDERS = (Path("/tmp"), Path("/var/tmp"))
 
 
 def is_lfs_pointer(path: Path) -> bool:
@@ -112,37 +107,3 @@ def odd_characters(path: Path) -> str:
     Triton's Python backend (2.51) starts a model by a command line that it does not quote.
     """
     return "".join(dict.fromkeys(re.findall(r"[^\w@%+=:,./-]", str(path))))
-
-
-def local_file_system(path: Path) -> str | None:
-    """Return the type of the file system of `path` if no other machine can see it, such as tmpfs; else None.
-
-    `path` need not exist yet. A folder of such a file system that somebody mounted again in another place counts
-    as arranged for. None is no proof: a disk may be exported to the nodes, or not.
-    """
-    resolved = path.resolve()
-    found, longest = None, -1
-    for line in _MOUNTS.read_text().splitlines():  # a later mount covers an earlier one in the same place
-        fields, _, rest = line.partition(" - ")
-        root, place = (_unescaped(field) for field in fields.split()[3:5])
-        if len(place) >= longest and resolved.is_relative_to(place):
-            kind = rest.split()[0]
-            found, longest = kind if kind in _OF_ONE_MACHINE and root == "/" else None, len(place)
-    return found
-
-
-def of_this_machine(path: Path) -> str:
-    """Return why no other machine sees `path`, which need not exist yet, or nothing when nothing speaks against it."""
-    if (kind := local_file_system(path)) is not None:
-        return f"is on {kind}, which the nodes do not share with this machine"
-    existing = next(one for one in (path, *path.parents) if one.exists()).resolve()
-    for own in _OWN_FOLDERS:
-        # A folder that somebody mounted below it is another matter.
-        if existing.is_relative_to(own) and existing.stat().st_dev == own.stat().st_dev:
-            return f"is below {own}, of which every machine has its own"
-    return ""
-
-
-def _unescaped(field: str) -> str:
-    r"""Return a field of mountinfo, in which a blank is \040."""
-    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)

@@ -17,8 +17,8 @@ from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.doctor import Finding, examine
 from exatrkx_hpc.fleet.reasons import reasons_of
-from exatrkx_hpc.launch.clean import parse_age
 from exatrkx_hpc.launch.run_dir import LATEST
+from exatrkx_hpc.launch.run_dirs import parse_age
 from exatrkx_hpc.measure.perf_analyzer_install import install
 from exatrkx_hpc.prepare import plan
 

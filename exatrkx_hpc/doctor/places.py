@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from exatrkx_hpc.base.errors import ExatrkxError
-from exatrkx_hpc.base.files import of_this_machine
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.doctor.finding import Finding
 from exatrkx_hpc.launch.plan import container_places
+from exatrkx_hpc.launch.run_dirs import of_this_machine
 from exatrkx_hpc.launch.schedulers import abilities_of
 from exatrkx_hpc.models.check import check
 

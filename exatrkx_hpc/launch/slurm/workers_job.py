@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict
 
 from exatrkx_hpc import __version__
 from exatrkx_hpc.base.errors import LaunchError
-from exatrkx_hpc.base.files import local_file_system, write_whole
+from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.process import find_program, own_command
 from exatrkx_hpc.base.templates import render
 from exatrkx_hpc.config.resolve import as_environment, known_keys
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.launch.plan import Setting, settings_of
+from exatrkx_hpc.launch.run_dirs import local_file_system
 from exatrkx_hpc.launch.slurm.job import JobId
 from exatrkx_hpc.launch.slurm.scheduler import REMEDY
 from exatrkx_hpc.launch.slurm.submit import submit

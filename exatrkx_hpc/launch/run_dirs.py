@@ -1,4 +1,4 @@
-"""Which run directories may go, and how one goes; nothing else below a run root is ever touched."""
+"""The run directories below a run root: which may go, how one goes, and whether other machines see them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 #: What the names of the scripts end with that `deploy` wrote.
 _OF_DEPLOY = re.compile(r"-[0-9]{8}-[0-9]{6}\.sbatch$")
+#: File systems that live in one machine's memory or in one container.
+_OF_ONE_MACHINE = {"tmpfs", "ramfs", "devtmpfs", "overlay", "aufs", "squashfs", "rootfs"}
+_MOUNTS = Path("/proc/self/mountinfo")
+#: Every machine has its own of these, whatever file system they are on.
+_OWN_FOLDERS = (Path("/tmp"), Path("/var/tmp"))
 
 
 def parse_age(text: str) -> float:
@@ -102,3 +107,37 @@ def _script_of(run_dir: RunDir) -> Path | None:
             if script := json.loads(record.read_text()).get("script"):
                 return Path(script)
     return None
+
+
+def local_file_system(path: Path) -> str | None:
+    """Return the type of the file system of `path` if no other machine can see it, such as tmpfs; else None.
+
+    `path` need not exist yet. A folder of such a file system that somebody mounted again in another place counts
+    as arranged for. None is no proof: a disk may be exported to the nodes, or not.
+    """
+    resolved = path.resolve()
+    found, longest = None, -1
+    for line in _MOUNTS.read_text().splitlines():  # a later mount covers an earlier one in the same place
+        fields, _, rest = line.partition(" - ")
+        root, place = (_unescaped(field) for field in fields.split()[3:5])
+        if len(place) >= longest and resolved.is_relative_to(place):
+            kind = rest.split()[0]
+            found, longest = kind if kind in _OF_ONE_MACHINE and root == "/" else None, len(place)
+    return found
+
+
+def of_this_machine(path: Path) -> str:
+    """Return why no other machine sees `path`, which need not exist yet, or nothing when nothing speaks against it."""
+    if (kind := local_file_system(path)) is not None:
+        return f"is on {kind}, which the nodes do not share with this machine"
+    existing = next(one for one in (path, *path.parents) if one.exists()).resolve()
+    for own in _OWN_FOLDERS:
+        # A folder that somebody mounted below it is another matter.
+        if existing.is_relative_to(own) and existing.stat().st_dev == own.stat().st_dev:
+            return f"is below {own}, of which every machine has its own"
+    return ""
+
+
+def _unescaped(field: str) -> str:
+    r"""Return a field of mountinfo, in which a blank is \040."""
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)
