@@ -66,7 +66,7 @@ def test_new_never_replaces_a_file_or_a_link(tmp_path):
 _FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from exatrkx_hpc import files
+from exatrkx_hpc.base import files
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
