@@ -111,7 +111,7 @@ def test_what_is_begun_anew_is_not_begun_twice_by_slurm(tmp_path: Path) -> None:
 
 def test_the_options_and_the_configuration_say_all_settings() -> None:
     """A setting that is in neither would be lost on the way to the job."""
-    told = {"server", "events", "out", "fresh", "retry_failed", "accept_changes", "event_column"}
+    told = {"server", "events", "out", "fresh", "retry_failed", "accept_changes", "times", "event_column"}
     configured = {
         "workers",
         "in_flight",
@@ -124,14 +124,21 @@ def test_the_options_and_the_configuration_say_all_settings() -> None:
         "workload",
         "workloads",
     }
-    constant = {"shard", "part_events"}
+    constant = {"shard", "part_events", "ignore_first"}  # the first answers are those of one machine alone
     assert {field.name for field in dataclasses.fields(Settings)} == told | configured | constant | {"result_format"}
     given = Settings(
-        server="a:1", events=Path("/e"), out=Path("/o"), retry_failed=True, accept_changes=True, event_column="c"
+        server="a:1",
+        events=Path("/e"),
+        out=Path("/o"),
+        retry_failed=True,
+        accept_changes=True,
+        event_column="c",
+        mode="stages",
+        times=True,
     )
     assert options_of(given) == (
         ("--srun",), ("--config", "/dev/null"), ("--server", "a:1"), ("--events", "/e"), ("--event-column", "c"),
-        ("--out", "/o"), ("--retry-failed",), ("--accept-changes",),
+        ("--out", "/o"), ("--times",), ("--retry-failed",), ("--accept-changes",),
     )  # fmt: skip
 
 
