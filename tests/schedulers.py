@@ -13,7 +13,7 @@ from exatrkx_hpc.launch.plan import FarmPlan, make_plan
 from exatrkx_hpc.launch.scheduler import Scheduler
 from exatrkx_hpc.launch.schedulers import SCHEDULERS, scheduler_of
 
-#: A job that ends when it is told to drain or to end, as a farm's script does.
+#: A job that ends when it is told to drain or to end, as a farm's script does; what a farm's job is known by is put in.
 WAITS = "#!/usr/bin/env bash\n#SBATCH --account=m1234\ntrap 'exit 0' TERM USR1 USR2\nsleep 600 & wait\n"
 FAILS = "#!/usr/bin/env bash\n#SBATCH --account=m1234\nexit 3\n"
 
@@ -37,7 +37,9 @@ def made(kind: str, run_root: Path) -> tuple[Scheduler, FarmPlan]:
 
 def submitted(scheduler: Scheduler, plan: FarmPlan, folder: Path, text: str) -> str:
     script = folder / "job.sh"
-    script.write_text(text)
+    known_by = [f"#SBATCH --{key}={value}" for key, value in plan.directives if key in ("job-name", "output")]
+    first, *others = text.splitlines()
+    script.write_text("\n".join([first, *known_by, *others, ""]))
     job = scheduler.submit(script, plan)
     assert job.isdigit(), job
     return job
