@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.pipeline import is_fused, load_tracker
 from exatrkx_hpc.models.repository import CONFIG, read_config, read_model
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS
+from exatrkx_hpc.tracking.features import DEFAULT_FEATURES
 from exatrkx_hpc.tracking.memory import keep_freed_memory
 from exatrkx_hpc.tracking.parameters import settings_of
 from exatrkx_hpc.tracking.serving_fused import FusedStage
@@ -97,6 +99,7 @@ BAD = {
 def test_bad_hits_are_named_with_what_was_expected(case: str) -> None:
     hits, says = BAD[case]
     stage = FusedStage()  # hits are looked at before any network is
+    stage.pipeline = SimpleNamespace(features=DEFAULT_FEATURES)
     with pytest.raises(BadTensor) as error:
         stage.compute({"FEATURES": hits})
     assert says in str(error.value)
@@ -153,9 +156,9 @@ class Judge(torch.nn.Module):
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_what_fails_for_events_of_a_usual_size_is_not_loaded(copy: Path, fails: str, says: str) -> None:
     torch.jit.script(Judge(fails)).save(str(copy / "gnn/1/model.pt"))
-    with pytest.raises(ValueError, match=rf"^exatrkx_fused: a sample event of 228 hits fails: {says}$"):
+    with pytest.raises(ValueError, match=rf"^exatrkx_fused: a sample event of 217 hits fails: {says}$"):
         fused(copy)
-    with pytest.raises(ModelError, match=rf": a sample event of 228 hits fails: {says}; 'exatrkx-hpc models check"):
+    with pytest.raises(ModelError, match=rf": a sample event of 217 hits fails: {says}; 'exatrkx-hpc models check"):
         load_tracker(copy)
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from runs import labels_text, part_bytes, part_file, read_labels, read_part
+from runs import events_of, labels_text, part_bytes, part_file, read_labels, read_part
 
 from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.scores import score_results
@@ -24,7 +24,6 @@ from exatrkx_hpc.tracking.simulation.synthetic import write_events
 from exatrkx_hpc.work.events.convert import events_to_json, json_to_events
 from exatrkx_hpc.work.events.source import Reader, find_events, read_event
 from exatrkx_hpc.work.events.writing import event_writer
-from exatrkx_hpc.work.results.parts import events_of
 from exatrkx_hpc.work.results.tables import read_tensor
 from exatrkx_hpc.work.run.run import run_clients
 

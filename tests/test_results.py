@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
+from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.work.results.layout import Results
 
 
@@ -26,3 +29,17 @@ def target(fd: str) -> str:
         return str(Path("/proc/self/fd", fd).readlink())
     except OSError:
         return ""
+
+
+def test_a_run_that_is_refused_leaves_no_folder_behind(tmp_path):
+    results = Results(tmp_path / "new" / "out")
+    with pytest.raises(EndpointError), results.owned():
+        raise EndpointError("nothing answers")
+    assert list(tmp_path.iterdir()) == []
+    with results.owned():
+        results.ledger.write_text("something")
+    assert (tmp_path / "new" / "out" / "ledger.sqlite").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(EndpointError), Results(tmp_path / "mine").owned():
+        raise EndpointError("nothing answers")
+    assert (tmp_path / "mine").is_dir(), "a folder that was there before stays"

@@ -277,7 +277,7 @@ def test_a_ledger_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
             """
             CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
             INSERT INTO facts VALUES ('labels', 'csv'), ('mode', 'ensemble');
-            CREATE TABLE events (key BLOB PRIMARY KEY, name TEXT, hits, result_size, result_sha256 BLOB);
+            CREATE TABLE events (key BLOB PRIMARY KEY, name TEXT, hits, labels_size, labels_sha256 BLOB);
             INSERT INTO events VALUES (x'00', 'evt_0', 3, 6, x'cd');
             PRAGMA application_id = 0x65787472; PRAGMA user_version = 2;
             """

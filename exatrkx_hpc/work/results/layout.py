@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -48,8 +48,9 @@ class Results:
         """Make the folders and hold OUT/.lock inside the block; give whether the file system has locks at all.
 
         Raises OutputError when another run holds it, or the folders cannot be made. A lock goes with the process
-        that dies.
+        that dies. What is made here and gets no content, because the run is refused, is gone again.
         """
+        fresh = [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
         with self.usable():
             self.folder.mkdir(parents=True, exist_ok=True)
             self.out.mkdir(parents=True, exist_ok=True)
@@ -57,10 +58,20 @@ class Results:
         try:
             yield self._locked(lock)
         finally:
+            self._remove_unused(fresh)
             # A child that another thread is starting right now has a copy of `lock`: closing ours alone kept it locked.
             with contextlib.suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
+
+    def _remove_unused(self, fresh: Sequence[Path]) -> None:
+        """Remove the folders that were made for this run, OUT first, when nothing was written to them."""
+        with contextlib.suppress(OSError):
+            if fresh and {entry.name for entry in self.out.iterdir()} <= {".lock", self.folder.name}:
+                self.folder.rmdir()  # which the system refuses for one that holds anything, and then all stays
+                (self.out / ".lock").unlink()
+                for folder in fresh:
+                    folder.rmdir()
 
     def _locked(self, lock: int) -> bool:
         try:
