@@ -201,7 +201,7 @@ def test_the_script_of_such_a_job_stands_alone(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["-d", "nowhere"], 6, "there is no nowhere; name a folder of events"),
+        (["-d", "nowhere"], 6, "there is no nowhere; name "),
         (["-d", "."], 3, "perf_analyzer"),
         (["--interactive"], 2, "does not go with --with"),
     ],
@@ -243,7 +243,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(tmp_path: Path):
         (["--concurrency", "0"], 2, "bench.concurrency"),
         (["--instances", "65"], 2, "--instances 65 is too many"),
         (["--job", "1", "--servers", "2"], 2, "--job measures servers as they are"),
-        (["-d", "nowhere"], 6, "there is no nowhere; name a folder of events"),
+        (["-d", "nowhere"], 6, "there is no nowhere; name "),
         (["--recommend"], 6, "there is no bench; 'exatrkx-hpc bench --out FOLDER' measures one"),
     ],
 )

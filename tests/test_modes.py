@@ -32,10 +32,9 @@ from exatrkx_hpc.models.pipeline import load_tracker
 from exatrkx_hpc.models.repository import CONFIG, read_config
 from exatrkx_hpc.work.events.hits import read_hits
 from exatrkx_hpc.work.map.endpoint import Endpoint
-from exatrkx_hpc.work.run.event_figures import count_tracks
 from exatrkx_hpc.work.run.report import read_report
 from exatrkx_hpc.work.run.run import Settings, run_clients
-from exatrkx_hpc.work.workloads.exatrkx import WORKLOAD
+from exatrkx_hpc.work.workloads.exatrkx import WORKLOAD, count_tracks
 
 SHIPPED = asset("model_repos/exatrkx")
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -254,7 +253,9 @@ def test_the_times_of_the_stages_are_there_once_for_each_done_event(server: str,
     assert all(min(times) > 0 and sum(times[:-1]) <= times[-1] for times in first.values())
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["ignored_first"] == 1 and list(report["stages_ms"])[:2] == ["embedding", "building"]
-    assert report["tracks"] == sum(count_tracks(read_labels(path)) for path in (tmp_path / "out/labels").iterdir())
+    assert report["counts"]["tracks"] == sum(
+        count_tracks(read_labels(path)) for path in (tmp_path / "out/labels").iterdir()
+    )
     # The next run does what is new or lost, and keeps the file, also without being asked for it.
     np.savetxt(events / "evt_7.csv", some_hits(7), delimiter=",")
     (events / "evt_8.csv").write_text("not,hits,here\n")

@@ -276,7 +276,7 @@ import json, sys
 sys.stdin.readline()
 for line in sys.stdin:
     read, written = {{"size": 0, "mtime_ns": 0, "sha256": "00"}}, {{"result_size": 0, "result_sha256": "00"}}
-    figures = {{"hits": 0, "seconds": 0.001, "retries": 0}}
+    figures = {{"items": 0, "seconds": 0.001, "retries": 0}}
     print(json.dumps({{"name": json.loads(line)["name"], **figures, **read, **written}}), flush=True)
 """
 

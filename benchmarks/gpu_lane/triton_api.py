@@ -19,6 +19,9 @@ import torch
 class TritonError(Exception):
     """The error of one request."""
 
+    INTERNAL = 0
+    UNAVAILABLE = 1
+
     def __init__(self, message: str = "", code: int = 0) -> None:
         super().__init__(message)
         self._message, self._code = message, code

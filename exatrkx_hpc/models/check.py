@@ -38,12 +38,14 @@ class Finding:
     remedy: str
 
 
-def check(repository: Path, *, places: Places = None, environment: Path | None = None) -> tuple[Finding, ...]:
+def check(
+    repository: Path, *, places: Places = None, environment: Path | None = None, packages: bool = True
+) -> tuple[Finding, ...]:
     """Return every fault of a model repository, in the order of the models' names; none for a good one.
 
     `places` are the folders of this machine that the server's container has: a path in a configuration is looked for
     through them, and one of the image is not looked for. `environment` is the Python environment that takes the place
-    of the stated ones. Nothing is loaded or started. Raises ModelError when `repository` is no folder or holds no
+    of the stated ones; `packages` is whether what it holds is looked at. Nothing is loaded or started. Raises ModelError when `repository` is no folder or holds no
     model.
     """
     findings: list[Finding] = []
@@ -61,7 +63,8 @@ def check(repository: Path, *, places: Places = None, environment: Path | None =
         if model.backend == "python":
             stated = environment or _environment(model)
             findings += [
-                Finding(model=model.name, what=w, remedy=r) for w, r in _environment_faults(model, stated, places)
+                Finding(model=model.name, what=w, remedy=r)
+                for w, r in _environment_faults(model, stated, places, packages)
             ]
         if model.is_ensemble:
             findings += _ensemble_findings(model, models, unreadable)
@@ -117,7 +120,7 @@ def _environment(model: Model) -> Path | None:
     return Path(stated.replace(_MODEL_FOLDER, str(model.folder))) if stated is not None else None
 
 
-def _environment_faults(model: Model, stated: Path | None, places: Places) -> Iterator[tuple[str, str]]:
+def _environment_faults(model: Model, stated: Path | None, places: Places, packages: bool) -> Iterator[tuple[str, str]]:
     path = on_host(stated, places) if stated is not None else None
     if path is None:
         return
@@ -133,8 +136,8 @@ def _environment_faults(model: Model, stated: Path | None, places: Places) -> It
         yield f"the Python environment {path} does not exist", remedy
     elif path.is_dir() and not (path / "bin" / "activate").is_file():
         yield f"the Python environment {path} has no bin/activate", remedy
-    elif packages := packed_packages(path):
-        yield from _package_faults(model, path, packages)
+    elif packages and (found := packed_packages(path)):
+        yield from _package_faults(model, path, found)
 
 
 def _package_faults(model: Model, path: Path, packages: Mapping[str, str]) -> Iterator[tuple[str, str]]:
