@@ -243,7 +243,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(tmp_path: Path):
         (["--concurrency", "0"], 2, "bench.concurrency"),
         (["--instances", "65"], 2, "--instances 65 is too many"),
         (["--job", "1", "--servers", "2"], 2, "--job measures servers as they are"),
-        (["-d", "nowhere"], 6, "there is no nowhere; name "),
+        (["-d", "nowhere"], 6, "there is no nowhere; name events or a *.json with --events"),
         (["--recommend"], 6, "there is no bench; 'exatrkx-hpc bench --out FOLDER' measures one"),
     ],
 )

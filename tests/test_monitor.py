@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 from balancers import RecordingBalancer, free_listen
+from fakes.slurm import Cluster
 from test_local import local_farm
 from waiting import until
 
@@ -403,12 +404,12 @@ def test_a_cancel_that_fails_still_stops_the_monitor(tmp_path, nginx, monkeypatc
 
 
 def test_what_fails_after_the_submission_ends_the_job(tmp_path, monkeypatch):
-    fakes, calls = Path(__file__).parent / "fakes" / "fake_slurm", tmp_path / "fake"
-    calls.mkdir()
-    monkeypatch.setenv("PATH", f"{fakes}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("FAKE_SLURM", str(calls))
+    (tmp_path / "fake").mkdir()
+    slurm = Cluster(tmp_path / "fake")
+    slurm.put_on_path(monkeypatch)
+    slurm.knows(4242, log=f"{tmp_path}/root/job-4242.log")
     what = local_farm(tmp_path / "root", cluster__scheduler="slurm")
     (tmp_path / "root" / "4242").write_text("the job's run directory cannot be made")
     with pytest.raises(LaunchError, match="4242"):
         farm.deploy(what, trust_run_root=True)
-    assert "scancel" in (calls / "calls").read_text()
+    assert slurm.calls("scancel")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from exatrkx_hpc.tracking import serving
 from exatrkx_hpc.tracking.constants import DEFAULT_NETWORKS, Float32, Int64
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 from exatrkx_hpc.tracking.inference import load_network
@@ -75,7 +76,10 @@ def _initialize(lane: Lane, stage: Stage, model: str, config: dict[str, Any]) ->
 
 def ask(stage: Stage, **arrays: np.ndarray) -> np.ndarray:
     """Return the first output of one request; raises Refused for an error."""
-    (response,) = stage.execute([triton_api.Request(**arrays)])
+    try:
+        (response,) = stage.execute([triton_api.Request(**arrays)])
+    except serving.Refused as error:  # which Triton tells the client
+        raise Refused(str(error)) from error
     return _answer(response)
 
 

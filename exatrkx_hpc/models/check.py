@@ -45,8 +45,8 @@ def check(
 
     `places` are the folders of this machine that the server's container has: a path in a configuration is looked for
     through them, and one of the image is not looked for. `environment` is the Python environment that takes the place
-    of the stated ones; `packages` is whether what it holds is looked at. Nothing is loaded or started. Raises ModelError when `repository` is no folder or holds no
-    model.
+    of the stated ones; `packages` is whether what it holds is looked at. Nothing is loaded or started. Raises
+    ModelError when `repository` is no folder or holds no model.
     """
     findings: list[Finding] = []
     models: dict[str, Model] = {}
