@@ -102,12 +102,14 @@ def install(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The repository that gets them; made from --source if it is new.")
     ],
-    embed: Annotated[Path | None, typer.Option("--embed", help="TorchScript file: hits [N,3] to [N,D].")] = None,
+    embed: Annotated[
+        Path | None, typer.Option("--embed", help="TorchScript or ONNX file: hits [N,3] to [N,D].")
+    ] = None,
     edge_filter: Annotated[
-        Path | None, typer.Option("--filter", help="TorchScript file: hits [N,3], edges [2,E] to logits.")
+        Path | None, typer.Option("--filter", help="TorchScript or ONNX file: hits [N,3], edges [2,E] to logits.")
     ] = None,
     gnn: Annotated[
-        Path | None, typer.Option("--gnn", help="TorchScript file: hits [N,3], edges [2,E] to logits.")
+        Path | None, typer.Option("--gnn", help="TorchScript or ONNX file: hits [N,3], edges [2,E] to logits.")
     ] = None,
     radius: Annotated[float | None, typer.Option(help="Radius of the neighbour search in the embedding.")] = None,
     max_neighbours: Annotated[int | None, typer.Option(help="Neighbours of a hit at most.")] = None,

@@ -15,7 +15,7 @@ from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 from exatrkx_hpc.base.errors import ConfigError, ModelError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.models.check import check
-from exatrkx_hpc.models.code import gpu_code
+from exatrkx_hpc.models.code import gpu_code, network_code, runs_onnx
 from exatrkx_hpc.models.pipeline import is_fused
 from exatrkx_hpc.models.replace import replaced
 from exatrkx_hpc.models.repository import (
@@ -35,19 +35,6 @@ Device = Literal["cpu", "gpu"]
 
 #: What says that a folder was built here and may be replaced; Triton looks at folders only.
 MARK = ".exatrkx-hpc-build.json"
-
-_TORCHSCRIPT_MODEL = '''"""Triton loads this; the package exatrkx_hpc must be on the PYTHONPATH of the server.
-
-The Python inside Triton 2.51 passes over that variable, hence the line that reads it.
-"""
-
-import os
-import sys
-
-sys.path[1:1] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
-
-from exatrkx_hpc.tracking.serving import TorchScriptStage as TritonPythonModel  # noqa: E402, F401
-'''
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +187,8 @@ def _specialise(model: Model, settings: BuildSettings) -> None:
     if model.is_ensemble:
         return  # Its members carry the instances; Triton refuses an instance_group here.
     config = model.config
-    network, fused = model.backend == "pytorch", is_fused(model)
-    if settings.device == "gpu" and WEIGHTS in model.parameters:
+    network, onnx, fused = model.backend == "pytorch", runs_onnx(model), is_fused(model)
+    if settings.device == "gpu" and WEIGHTS in model.parameters and not onnx:
         raise ModelError(
             f"{model.name} was built for the CPU already; build for the GPU from the repository as shipped"
         )
@@ -209,9 +196,9 @@ def _specialise(model: Model, settings: BuildSettings) -> None:
         raise ModelError(f"{model.name} wants a GPU: {place}; build with --device gpu, or write it for the CPU, too")
     if network and settings.device == "cpu":
         _run_in_python(model, settings)
-    if fused:
+    if fused or onnx:
         config.parameters[THREADS].string_value = str(settings.threads)
-    on_gpu = (network or fused) and settings.device == "gpu"
+    on_gpu = (network or onnx or fused) and settings.device == "gpu"
     kind = ModelInstanceGroup.KIND_GPU if on_gpu else ModelInstanceGroup.KIND_CPU
     # Triton gives each GPU that many instances of a model of KIND_GPU, and the whole server those of KIND_CPU.
     count = settings.instances * (1 if on_gpu or settings.device == "cpu" else settings.gpus)
@@ -233,7 +220,7 @@ def _run_in_python(model: Model, settings: BuildSettings) -> None:
     config.ClearField("default_model_filename")
     config.ClearField("model_warmup")  # TorchScriptStage does its own
     for version in model.versions():
-        write_whole(model.folder / str(version) / "model.py", _TORCHSCRIPT_MODEL)
+        write_whole(model.folder / str(version) / "model.py", network_code("TorchScriptStage"))
 
 
 def _mark(folder: Path, source: Path, settings: BuildSettings) -> None:

@@ -10,9 +10,10 @@ from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
 from exatrkx_hpc.base.errors import ModelError
 from exatrkx_hpc.base.files import LFS_REMEDY, is_lfs_pointer, odd_characters
+from exatrkx_hpc.models.code import runs_onnx
 from exatrkx_hpc.models.ensemble import ensemble_faults
 from exatrkx_hpc.models.pack_env import packed_packages
-from exatrkx_hpc.models.pipeline import feature_faults, fused_faults, is_fused, score_faults
+from exatrkx_hpc.models.pipeline import feature_faults, fused_faults, is_fused, onnx_networks, score_faults
 from exatrkx_hpc.models.repository import (
     CONFIG,
     ENVIRONMENT,
@@ -23,6 +24,7 @@ from exatrkx_hpc.models.repository import (
     on_host,
     read_model,
 )
+from exatrkx_hpc.tracking.parameters import networks_folder
 
 #: What EXECUTION_ENV_PATH may begin with; Triton puts the model's folder there.
 _MODEL_FOLDER = "$$TRITON_MODEL_DIRECTORY"
@@ -142,10 +144,12 @@ def _environment_faults(model: Model, stated: Path | None, places: Places, packa
 
 def _package_faults(model: Model, path: Path, packages: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield what an environment that was packed here lacks for a model, or has too new."""
-    if is_fused(model) or WEIGHTS in model.parameters:
+    onnx, on_gpu = runs_onnx(model), any(g.kind == ModelInstanceGroup.KIND_GPU for g in model.config.instance_group)
+    if onnx or (is_fused(model) and onnx_networks(networks_folder(model.folder, model.parameters))):
+        yield from _onnxruntime_faults(model, path, packages, on_gpu=on_gpu)
+    if is_fused(model) or (WEIGHTS in model.parameters and not onnx):
         if "torch" not in packages:
             yield f"the Python environment {path} has no torch", f"pack it with --package torch{_without(model)}"
-        on_gpu = any(group.kind == ModelInstanceGroup.KIND_GPU for group in model.config.instance_group)
         if on_gpu and not any(name.startswith("cupy") for name in packages):
             yield (
                 f"the Python environment {path} has no CuPy",
@@ -157,6 +161,15 @@ def _package_faults(model: Model, path: Path, packages: Mapping[str, str]) -> It
             "answers with 0 bytes",
             "pack one with numpy<2, or set the parameter numpy2 to 'allow' if this server can use it",
         )
+
+
+def _onnxruntime_faults(
+    model: Model, path: Path, packages: Mapping[str, str], *, on_gpu: bool
+) -> Iterator[tuple[str, str]]:
+    wanted = "onnxruntime-gpu" if on_gpu else "onnxruntime"
+    # The build for GPUs runs on a CPU, too.
+    if not {wanted, "onnxruntime-gpu"} & set(packages):
+        yield f"the Python environment {path} has no {wanted}", f"pack it with --package {wanted}{_without(model)}"
 
 
 def _without(model: Model) -> str:

@@ -23,6 +23,26 @@ READS = {
 _GPU_PACKAGES = frozenset({"cudf", "cugraph", "cuml", "cupy", "cupyx", "pycuda", "pylibcugraph", "pylibraft", "rmm"})
 _GPU_MODULES = ("numba.cuda",)
 
+#: The whole model.py of a network that Triton's Python backend runs.
+_NETWORK = '''"""Triton loads this; the package exatrkx_hpc must be on the PYTHONPATH of the server.
+
+The Python inside Triton 2.51 passes over that variable, hence the line that reads it.
+"""
+
+import os
+import sys
+
+sys.path[1:1] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+
+from {module} import {stage} as TritonPythonModel  # noqa: E402, F401
+'''
+_NETWORK_STAGES = {"TorchScriptStage": _SERVING, "OnnxStage": f"{_SERVING}_onnx"}
+
+
+def network_code(stage: str) -> str:
+    """Return the model.py of a network that the stage `TorchScriptStage` or `OnnxStage` runs."""
+    return _NETWORK.format(module=_NETWORK_STAGES[stage], stage=stage)
+
 
 def stage_of(model: Model) -> str:
     """Return the class of ours, such as `FrnnStage`, that a model's served code takes from this package, or ''."""
@@ -31,6 +51,11 @@ def stage_of(model: Model) -> str:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_SERVING):
                 return next((alias.name for alias in node.names if alias.name.endswith("Stage")), "")
     return ""
+
+
+def runs_onnx(model: Model) -> bool:
+    """Say whether a model is a network of an ONNX file, run by our own stage."""
+    return stage_of(model) == "OnnxStage"
 
 
 def reads(model: Model, parameter: str) -> bool:

@@ -14,20 +14,23 @@ from exatrkx_hpc.base.errors import ConfigError, ModelError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.models.build import MARK
 from exatrkx_hpc.models.check import check
-from exatrkx_hpc.models.code import stage_of
+from exatrkx_hpc.models.code import network_code, runs_onnx, stage_of
 from exatrkx_hpc.models.dims import feed_hits, set_dims, set_features
 from exatrkx_hpc.models.pipeline import CONSTANTS, SCORED, pipeline_settings
 from exatrkx_hpc.models.replace import replaced
-from exatrkx_hpc.models.repository import CONFIG, WEIGHTS, Places, read_model, read_models
+from exatrkx_hpc.models.repository import CONFIG, THREADS, WEIGHTS, Model, Places, read_model, read_models, write_config
 from exatrkx_hpc.models.settings import check_settings, write_settings
 from exatrkx_hpc.models.signature import Signature, check_network
 from exatrkx_hpc.models.trial import Sample, simulated_samples, try_networks
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES
 from exatrkx_hpc.tracking.features import Features, parse_features, read_features
+from exatrkx_hpc.tracking.onnx_network import ONNX_WEIGHT
 from exatrkx_hpc.tracking.parameters import SCORES
 
 #: Says where the weights of a repository came from; Triton looks at folders only.
 RECORD = ".exatrkx-hpc-weights.json"
+#: A parameter of Triton's PyTorch backend.
+_FUSER = "ENABLE_TENSOR_FUSER"
 #: Which tensors carry a network's answer, beside its own output: (model, tensor).
 _TAKERS = {"embed": ("frnn", "INPUT0"), "filter": ("applyfilter", "FILTER_SCORES"), "gnn": ("wcc", "INPUT1")}
 
@@ -122,15 +125,35 @@ def _put(repository: Path, network: Signature) -> None:
         raise ModelError(f"{network.model} has the versions {found}; one alone, 1, can be replaced: remove the others")
     wanted = [name for name in model.files_needed() if name == model.parameters.get(WEIGHTS) or name.endswith(".pt")]
     if len(wanted) != 1:
-        raise ModelError(f"{network.model} of this repository runs no TorchScript file; start from the shipped one")
-    target = model.folder / "1" / wanted[0]
-    target.unlink(missing_ok=True)
+        raise ModelError(f"{network.model} of this repository runs no network's file; start from the shipped one")
+    if runs_onnx(model) and not network.onnx:
+        raise ModelError(
+            f"{network.model} of this repository runs an ONNX file, and {network.file} is TorchScript; install into a "
+            "new repository"
+        )
+    target = model.folder / "1" / (ONNX_WEIGHT if network.onnx else wanted[0])
+    (model.folder / "1" / wanted[0]).unlink(missing_ok=True)
+    if network.onnx:
+        _run_onnx(model)
     shutil.copyfile(network.file, target)
     target.chmod(0o644)
     taker, tensor = _TAKERS[network.model]
     set_dims(repository / network.model / CONFIG, "OUTPUT__0", network.dims)
     if (repository / taker).is_dir():
         set_dims(repository / taker / CONFIG, tensor, network.dims)
+
+
+def _run_onnx(model: Model) -> None:
+    """Let our stage for ONNX files in the Python backend run the model, on the kind of device that it has."""
+    config = model.config
+    for field in ("platform", "default_model_filename", "model_warmup"):
+        config.ClearField(field)  # the stage runs a sample of its own
+    config.backend = "python"
+    config.parameters.pop(_FUSER, None)
+    config.parameters[WEIGHTS].string_value = ONNX_WEIGHT
+    config.parameters[THREADS].string_value = model.parameters.get(THREADS, "1")
+    write_config(model.folder / CONFIG, config)
+    write_whole(model.folder / "1" / "model.py", network_code("OnnxStage"))
 
 
 def _features(base: Path, file: Path | None) -> Features:
@@ -188,13 +211,13 @@ def _tried(
 
 
 def _network_files(repository: Path) -> dict[str, Path] | None:
-    """Return the TorchScript file of each network, None unless the repository has the stages of our pipeline."""
+    """Return the file of each network, None unless the repository has the stages of our pipeline."""
     if not all((repository / name).is_dir() for name in (*NETWORK_NAMES, *(stage for stage, _ in CONSTANTS.values()))):
         return None
     files = {}
     for name in NETWORK_NAMES:
         model = read_model(repository / name)
-        found = [model.folder / "1" / file for file in model.files_needed() if file.endswith(".pt")]
+        found = [model.folder / "1" / file for file in model.files_needed() if file.endswith((".pt", ONNX_WEIGHT))]
         if not found:
             return None
         files[name] = found[0]

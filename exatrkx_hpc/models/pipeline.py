@@ -21,6 +21,7 @@ from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64, Pipeli
 from exatrkx_hpc.tracking.devices import reason
 from exatrkx_hpc.tracking.features import FEATURES_FILE, read_features
 from exatrkx_hpc.tracking.memory import keep_freed_memory
+from exatrkx_hpc.tracking.onnx_network import ONNX_WEIGHT, network_file
 from exatrkx_hpc.tracking.parameters import SCORES, networks_folder, scores_of, settings_of
 from exatrkx_hpc.tracking.tensors import check_hits
 
@@ -39,7 +40,6 @@ CONSTANTS = {
 HITS = {"embed": "INPUT__0", "filter": "INPUT__0", "gnn": "INPUT__0", "wcc": "INPUT2"}
 #: The stages that compare a network's scores with a cut.
 SCORED = ("applyfilter", "wcc")
-_WEIGHT = "model.pt"
 _SAME = "set the parameter scores of both to what the networks give (models install --scores)"
 
 
@@ -93,14 +93,15 @@ def require_pipeline(repository: Path) -> PipelineSettings:
         raise ModelError(f"model repository {repository} does not exist; {remedy}")
     settings = pipeline_settings(repository)
     for name in NETWORK_NAMES:
-        weight = repository / name / "1" / _WEIGHT
+        weight = network_file(repository / name / "1")
         if not weight.is_file():
             raise ModelError(f"{name}: the weight {weight} is missing; train or copy it")
         if is_lfs_pointer(weight):
             raise ModelError(f"{name}: {weight} is a Git LFS pointer, not the file itself; {LFS_REMEDY}")
-    for package in ("torch", "scipy"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingComponent(f"tracks without a server need {package}; pip install 'exatrkx-hpc[train]'")
+    for package, extra in (("torch", "train"), ("scipy", "train"), ("onnxruntime", "onnx")):
+        wanted = package != "onnxruntime" or onnx_networks(repository)
+        if wanted and importlib.util.find_spec(package) is None:
+            raise MissingComponent(f"tracks without a server need {package}; pip install 'exatrkx-hpc[{extra}]'")
     return settings
 
 
@@ -108,7 +109,7 @@ def pipeline_digest(repository: Path) -> str:
     """Return the SHA-256 (hexadecimal) of a pipeline's weights and constants; raises what `require_pipeline` does."""
     digest = hashlib.sha256(repr(require_pipeline(repository)).encode())
     for name in NETWORK_NAMES:
-        digest.update((repository / name / "1" / _WEIGHT).read_bytes())
+        digest.update(network_file(repository / name / "1").read_bytes())
     return digest.hexdigest()
 
 
@@ -167,6 +168,11 @@ def _differ(name: str, scores: str, first: str, *, than: str = "applyfilter") ->
     return f"{name} takes the scores for {scores}, but {than} for {first}"
 
 
+def onnx_networks(folder: Path) -> tuple[str, ...]:
+    """Return which of the networks `embed`, `filter` and `gnn` in a folder of models are ONNX files."""
+    return tuple(name for name in NETWORK_NAMES if network_file(folder / name / "1").name == ONNX_WEIGHT)
+
+
 def is_fused(model: Model) -> bool:
     """Say whether `model` is the whole pipeline in one: a Python model that is told where the networks are."""
     return model.backend == "python" and "networks" in model.parameters
@@ -182,7 +188,7 @@ def fused_faults(model: Model, others: Mapping[str, Model], places: Places = Non
             continue  # in the image, where nobody here can look
         if network is not None:
             yield from _other_weights(network)
-        elif not (weight := folder / name / "1" / _WEIGHT).is_file():
+        elif not (weight := network_file(folder / name / "1")).is_file():
             yield f"the weight {weight} is missing", "put it there, or correct 'networks'"
         elif is_lfs_pointer(weight):
             yield f"the weight {weight} is a Git LFS pointer, not the file itself", LFS_REMEDY
@@ -194,9 +200,11 @@ def fused_faults(model: Model, others: Mapping[str, Model], places: Places = Non
 
 
 def _other_weights(network: Model) -> Iterator[Fault]:
-    """Yield a fault if Triton serves another file of `network` than its 1/model.pt; one that lacks says so itself."""
-    weight = network.parameters.get(WEIGHTS) or network.config.default_model_filename or _WEIGHT
+    """Yield a fault if Triton serves another file of `network` than the fused model; one that lacks says so itself."""
+    ours = network_file(network.folder / "1").name
+    weight = network.parameters.get(WEIGHTS) or network.config.default_model_filename or "model.pt"
     served = network.served()
-    if served and (served != (1,) or weight != _WEIGHT):
+    missing = weight == ONNX_WEIGHT and not (network.folder / "1" / weight).is_file()
+    if served and (served != (1,) or (weight != ours and not missing)):
         found = ", ".join(f"{version}/{weight}" for version in served)
-        yield f"it runs 1/{_WEIGHT} of {network.name}, but Triton serves {found}", f"have 1/{_WEIGHT} alone there"
+        yield f"it runs 1/{ours} of {network.name}, but Triton serves {found}", f"have 1/{ours} alone there"

@@ -1,4 +1,4 @@
-"""Is a TorchScript file the network it is meant to be? Asks it on a sample: tensors in, tensors out."""
+"""Is a TorchScript or ONNX file the network it is meant to be? Asks it on a sample: tensors in, tensors out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from exatrkx_hpc.base.errors import ModelError
-from exatrkx_hpc.models.torchscript import load_torchscript, reason
+from exatrkx_hpc.models.network_file import is_onnx, load_network_file
+from exatrkx_hpc.models.torchscript import reason
 from exatrkx_hpc.tracking.constants import Float32, Int64
 from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, features_of
 from exatrkx_hpc.tracking.simulation.synthetic import generate_event
@@ -26,7 +27,7 @@ class Signature:
     """What a network gave on the sample: its file and the sha256 of it, its output's dims, and what to know of it.
 
     `dims` is `(-1, D)` of an embedding, `(-1,)` or `(-1, 1)` of an edge network. `notes` are sentences about small
-    events that it cannot do.
+    events that it cannot do. `onnx` is whether the file is ONNX, not TorchScript.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Signature:
     sha256: str
     dims: tuple[int, ...]
     notes: tuple[str, ...]
+    onnx: bool = False
 
 
 def check_network(model: str, file: Path, features: Features = DEFAULT_FEATURES) -> Signature:
@@ -41,10 +43,12 @@ def check_network(model: str, file: Path, features: Features = DEFAULT_FEATURES)
 
     Raises ModelError, which names model, file, tensor and what was expected, unless it takes hits (float32
     `[N, 3]`), an edge network also edges (int64 `[2, E]`), and gives finite float32 numbers: `[N, D]` of an
-    embedding, `[E]` or `[E, 1]` of an edge network. MissingComponent without PyTorch.
+    embedding, `[E]` or `[E, 1]` of an edge network. MissingComponent without PyTorch or, for an ONNX
+    file, onnxruntime.
     """
-    network = load_torchscript(model, file)
-    _check_arguments(model, file, network, columns=len(features))
+    network, onnx = load_network_file(model, file, features=features), is_onnx(file)
+    if not onnx:
+        _check_arguments(model, file, network, columns=len(features))
     hits, edges = _sample(features)
     answer = _ask(model, file, network, hits, edges)
     rows = len(hits) if model == "embed" else edges.shape[1]
@@ -58,6 +62,7 @@ def check_network(model: str, file: Path, features: Features = DEFAULT_FEATURES)
         sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
         dims=dims,
         notes=tuple(_notes(model, file, network, dims, hits)),
+        onnx=onnx,
     )
 
 
@@ -92,7 +97,7 @@ def _ask(model: str, file: Path, network: Any, hits: Float32, edges: Int64) -> A
         return _run(model, network, hits, edges)
     except _errors() as error:
         names = _inputs(1 if model == "embed" else 2, hits.shape[1])
-        if "cuda" in str(network.inlined_graph):
+        if "cuda" in str(getattr(network, "inlined_graph", "")):
             raise ModelError(
                 f"{model}: {file} has a GPU written into its code, so it runs nowhere else ({reason(error)}); "
                 "trace it again on the CPU, or script it"
@@ -153,7 +158,8 @@ def _notes(
         if fault:
             what = f"{n_hits} hit(s)" if model == "embed" else f"{n_hits} hit(s) and {n_edges} edge(s)"
             yield f"{model}: {file.name} cannot do {what}, so such an event may get an error: {fault}"
-    if model != "embed" and not _minds_strange_edges(model, network, hits[:2]):
+    # onnxruntime gets edges that our stage has looked at.
+    if model != "embed" and not is_onnx(file) and not _minds_strange_edges(model, network, hits[:2]):
         yield (
             f"{model}: {file.name} gives no NaN for an edge of a hit that is not there; sent to this model alone on a "
             "GPU, such an edge breaks the GPU for the whole server: let nothing but the ensemble send it edges"

@@ -56,11 +56,11 @@ def try_networks(
 ) -> tuple[Remark, ...]:
     """Return what is odd about the networks' answers to `samples`, in the order embed, filter, gnn.
 
-    `files` has a TorchScript file for each of the three; each gets what the ones before it leave, as in the
+    `files` has a TorchScript or ONNX file for each of the three; each gets what the ones before it leave, as in the
     pipeline. `scores_stated` is whether somebody said what the scores are. Raises ModelError for a file that cannot
     be loaded or fails.
     """
-    networks = {name: Network(name, files[name]) for name in NETWORK_NAMES}
+    networks = {name: Network(name, files[name], features) for name in NETWORK_NAMES}
     runs = [_run(networks, settings, sample, features) for sample in samples]
     remarks = [*_embedding_remarks(runs, settings)]
     for name, cut, option in (

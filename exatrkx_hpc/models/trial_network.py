@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exatrkx_hpc.base.errors import ModelError
-from exatrkx_hpc.models.torchscript import load_torchscript, reason
+from exatrkx_hpc.models.network_file import load_network_file
+from exatrkx_hpc.models.torchscript import reason
 from exatrkx_hpc.tracking.constants import Float32, Int64
+from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features
 
 if TYPE_CHECKING:
     import torch
@@ -32,11 +34,12 @@ class Remark:
 class Network:
     """One network as it is served: in evaluation mode, on the CPU, arrays in and out."""
 
-    def __init__(self, name: str, file: Path) -> None:
+    def __init__(self, name: str, file: Path, features: Features = DEFAULT_FEATURES) -> None:
         """Load the file; raises ModelError when that cannot be done."""
         self.name = name
         self.file = file
-        self._module = load_torchscript(name, file)
+        self.features = features
+        self._module = load_network_file(name, file, features=features)
 
     def __call__(self, *arrays: Any, module: Any = None) -> Float32:  # noqa: ANN401 - torch is optional
         """Return the answer, float32 `[rows, D]`, a row for each hit or edge; raises ModelError when it fails."""
@@ -63,7 +66,8 @@ class Network:
 
     def as_saved(self, *arrays: Any) -> Float32:  # noqa: ANN401 - as above
         """Return the answer in the mode in which the file was saved, which Triton's PyTorch backend leaves as it is."""
-        return self(*arrays, module=load_torchscript(self.name, self.file, evaluate=False))
+        saved = load_network_file(self.name, self.file, features=self.features, evaluate=False)
+        return self(*arrays, module=saved)
 
 
 def behaviour(network: Network, hits: Float32, edges: Int64 | None) -> Iterator[Remark]:

@@ -6,10 +6,11 @@ import importlib
 import re
 from collections.abc import Mapping
 
-#: How CUDA, cuBLAS, cuDNN, torch and CuPy tell of a device's failure. After most of these every further call of the
-#: process fails, too.
+#: How CUDA, cuBLAS, cuDNN, torch, CuPy and onnxruntime ("CUDA failure 700: ...") tell of a device's failure. After most
+#: of these every further call of the process fails, too.
 _BROKEN = re.compile(
-    r"CUDA error|CUDA out of memory|CUDA driver error|\bcudaError|\bCUDA_ERROR_|\bCU(BLAS|DNN|SPARSE|SOLVER)_STATUS_"
+    r"CUDA error|CUDA failure|CUDA out of memory|CUDA driver error|\bcudaError|\bCUDA_ERROR_|"
+    r"\bCU(BLAS|DNN|SPARSE|SOLVER)_STATUS_"
 )
 _NO_MEMORY = re.compile(r"out of memory|cudaErrorMemoryAllocation|STATUS_ALLOC_FAILED", re.IGNORECASE)
 _CAUSE = re.compile(r"[\w.]*(?:Error|Exception): (.+)")

@@ -1,4 +1,4 @@
-"""The whole pipeline in one process: TorchScript files of a model repository, no server."""
+"""The whole pipeline in one process: TorchScript or ONNX files of a model repository, no server."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, radii_of, 
 from exatrkx_hpc.tracking.filtering import apply_filter
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges, in_order
 from exatrkx_hpc.tracking.inference import Network, load_network
+from exatrkx_hpc.tracking.onnx_network import ONNX_WEIGHT, NoOnnxruntime, load_onnx, network_file, on_tensors
 from exatrkx_hpc.tracking.tensors import BadTensor, check_hits
 
 
@@ -61,19 +62,23 @@ class Pipeline:
     features: Features = DEFAULT_FEATURES
 
     @classmethod
-    def load(cls, repository: Path, *, settings: PipelineSettings = DEFAULT_SETTINGS, device: str = "cpu") -> Pipeline:
-        """Return the pipeline of `repository/{embed,filter,gnn}/1/model.pt` on `device`.
+    def load(
+        cls,
+        repository: Path,
+        *,
+        settings: PipelineSettings = DEFAULT_SETTINGS,
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> Pipeline:
+        """Return the pipeline of `repository/{embed,filter,gnn}/1/model.pt` (or `model.onnx`) on `device`.
 
-        A hit is what the repository's features say. Raises ValueError when one of the files is not there or no
-        TorchScript, or the features cannot be read.
+        A hit is what the repository's features say. `threads` are those of an ONNX network on a CPU. Raises ValueError
+        when one of the files is not there or no network, or the features cannot be read.
         """
         features = read_features(repository)
         if settings.edge_order == "radius":
             radii_of(np.empty((0, len(features)), dtype=np.float32), features)  # says now what is missing
-        loaded = {
-            name: load_network(repository / name / "1" / "model.pt", device=device, columns=len(features))
-            for name in NETWORK_NAMES
-        }
+        loaded = {name: _network(repository, name, features, device, threads) for name in NETWORK_NAMES}
         return cls(**loaded, settings=settings, device=device, features=features)
 
     def find_tracks(self, hits: Float32) -> Int64:
@@ -138,6 +143,18 @@ class Pipeline:
         if logits.numel() != edges.shape[1]:
             raise BadTensor(f"{name} gave shape {list(logits.shape)}; expected one logit for {edges.shape[1]} edges")
         return logits.reshape(-1)
+
+
+def _network(repository: Path, name: str, features: Features, device: str, threads: int) -> Network:
+    file = network_file(repository / name / "1")
+    if file.name != ONNX_WEIGHT:
+        return load_network(file, device=device, columns=len(features))
+    inputs = 1 if name == "embed" else 2
+    try:
+        network = load_onnx(file, inputs=inputs, features=features, device=device, threads=threads)
+    except NoOnnxruntime as error:
+        raise ValueError(f"{name}: {error}") from error
+    return on_tensors(network, device)
 
 
 def _host_array(hits: AnyArray) -> NDArray[Any]:

@@ -121,9 +121,19 @@ class Stage:
         return triton.InferenceResponse(output_tensors=tensors)
 
     def failure(self, error: Exception) -> Any:  # noqa: ANN401 - as above
-        """Return what the client is told of an error that is not its input's; the log gets all of it."""
+        """Return what the client is told of an error that is not its input's; the log gets all of it.
+
+        It is to ask again elsewhere, when the GPU does not work and the server ends.
+        """
+        triton = _triton()
+        if is_broken(error):
+            end_server(told := f"{self.model}: {reason(error)}; this server ends, so that it can be started again")
+            return triton.TritonError(told, triton.TritonError.UNAVAILABLE)
+        if is_out_of_memory(error):
+            told = f"the GPU's memory does not suffice for this event ({reason(error)}); run fewer instances on it"
+            return triton.TritonError(f"{self.model}: {told}")
         traceback.print_exception(error, file=sys.stderr)
-        return _triton().TritonError(f"{self.model}: {type(error).__name__}: {reason(error)}")
+        return triton.TritonError(f"{self.model}: {type(error).__name__}: {reason(error)}")
 
 
 class TorchStage(Stage):
@@ -144,17 +154,6 @@ class TorchStage(Stage):
     def give(self, name: str, result: AnyArray) -> Any:  # noqa: ANN401 - as above
         """Return the output tensor of Triton; it takes contiguous ones alone."""
         return _triton().Tensor.from_dlpack(name, result.detach().cpu().contiguous())
-
-    def failure(self, error: Exception) -> Any:  # noqa: ANN401 - as above
-        """Return what the client is told: to ask again elsewhere, when the GPU does not work and the server ends."""
-        triton = _triton()
-        if is_broken(error):
-            end_server(told := f"{self.model}: {reason(error)}; this server ends, so that it can be started again")
-            return triton.TritonError(told, triton.TritonError.UNAVAILABLE)
-        if is_out_of_memory(error):
-            told = f"the GPU's memory does not suffice for this event ({reason(error)}); run fewer instances on it"
-            return triton.TritonError(f"{self.model}: {told}")
-        return super().failure(error)
 
 
 class FrnnStage(Stage):

@@ -14,6 +14,7 @@ from exatrkx_hpc.tracking.arrays import AnyArray, on_host
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES
 from exatrkx_hpc.tracking.devices import device_of, reason, use_device
 from exatrkx_hpc.tracking.features import features_of
+from exatrkx_hpc.tracking.onnx_network import network_file
 from exatrkx_hpc.tracking.parameters import networks_folder, settings_of
 from exatrkx_hpc.tracking.samples import sample_hits
 from exatrkx_hpc.tracking.serving import Array, TorchStage, require_weight
@@ -44,14 +45,14 @@ class FusedStage(TorchStage):
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
         """Load the three networks and run whole events; raises ValueError, one line, for what would fail later."""
         torch = importlib.import_module("torch")
-        torch.set_num_threads(int(parameters.get("threads", "1")))
+        torch.set_num_threads(threads := int(parameters.get("threads", "1")))
         folder = networks_folder(Path(args["model_repository"]), parameters)
         for name in NETWORK_NAMES:
-            require_weight(self.model, folder / name / "1" / "model.pt")
+            require_weight(self.model, network_file(folder / name / "1"))
         pipeline = importlib.import_module("exatrkx_hpc.tracking.pipeline").Pipeline
         try:
             use_device(device := device_of(args))
-            self.pipeline = pipeline.load(folder, settings=settings_of(parameters), device=device)
+            self.pipeline = pipeline.load(folder, settings=settings_of(parameters), device=device, threads=threads)
             rehearse(self.pipeline)
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"{self.model}: {reason(error)}") from error

@@ -18,6 +18,11 @@ _HITS: Final = np.array([[0.01, 0.1, 0.1], [0.02, 0.1, 0.2], [0.04, 0.1, 0.4]], 
 _EDGES: Final = np.array([[1, 2], [0, 1]], dtype=np.int64)
 
 
+def sample_of(features: Features, inputs: int) -> tuple[NDArray[Any], ...]:
+    """Return three hits of these features and, for two `inputs`, two edges between them."""
+    return (features_of(_HITS, features)[0], _EDGES)[:inputs]
+
+
 def check_signature(
     network: Callable[..., NDArray[Any]],
     *,
@@ -33,7 +38,7 @@ def check_signature(
     the names that the message uses. It is called twice: TorchScript watches its first run and compiles at the second,
     and no event is to wait for it.
     """
-    sample = (features_of(_HITS, features)[0], _EDGES)[: len(inputs)]
+    sample = sample_of(features, len(inputs))
     kinds = (f"float32 [N, {len(features)}]", "int64 [2, E]")
     takes = " and ".join(f"{name} {kind}" for name, kind in zip(inputs, kinds, strict=False))
     try:

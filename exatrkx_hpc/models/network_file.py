@@ -1,0 +1,38 @@
+"""Load a network that somebody else made: a TorchScript file or an ONNX file, told apart by what is in it."""
+
+from __future__ import annotations
+
+import importlib.util
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from exatrkx_hpc.base.errors import MissingComponent, ModelError
+from exatrkx_hpc.models.torchscript import load_torchscript
+from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features
+from exatrkx_hpc.tracking.onnx_network import NoOnnxruntime, load_onnx, looks_like_onnx, on_tensors
+
+
+def is_onnx(path: Path) -> bool:
+    """Say whether a file is ONNX by its content, or at least called so and no TorchScript archive."""
+    return looks_like_onnx(path) or (path.suffix == ".onnx" and not zipfile.is_zipfile(path))
+
+
+def load_network_file(name: str, path: Path, *, features: Features = DEFAULT_FEATURES, evaluate: bool = True) -> Any:  # noqa: ANN401 - torch is optional
+    """Return the network of a file as a function of torch's tensors on the CPU; `name` is the model's.
+
+    A TorchScript module is as `load_torchscript` gives it. Raises ModelError when the file cannot be read, is something
+    else or, being ONNX, does not fit; MissingComponent without PyTorch or onnxruntime.
+    """
+    if not is_onnx(path):
+        return load_torchscript(name, path, evaluate=evaluate)
+    if importlib.util.find_spec("torch") is None:
+        raise MissingComponent("checking weights needs PyTorch; pip install 'exatrkx-hpc[train]'")
+    try:
+        network = load_onnx(path, inputs=1 if name == "embed" else 2, features=features)
+    except NoOnnxruntime as error:
+        what = str(error).partition(";")[0]
+        raise MissingComponent(f"{name}: {path}: {what}; pip install 'exatrkx-hpc[onnx]'") from error
+    except ValueError as error:
+        raise ModelError(f"{name}: {error}") from error
+    return on_tensors(network, "cpu")
