@@ -19,7 +19,7 @@ from exatrkx_hpc.tracking.constants import DEFAULT_NETWORKS, Float32, Int64
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 from exatrkx_hpc.tracking.inference import load_network
 from exatrkx_hpc.tracking.pipeline import Pipeline
-from exatrkx_hpc.tracking.serving import Stage, TorchScriptStage
+from exatrkx_hpc.tracking.serving import Refused, Stage, TorchScriptStage
 from exatrkx_hpc.tracking.serving_fused import FusedStage
 from gpu_lane import triton_api
 from gpu_lane.base import SMALL, WITHIN, Lane, event, rate, say
@@ -31,10 +31,6 @@ _TURNS = 3
 _FEW = 4
 #: Longer than a process needs to load and to warm up.
 _PATIENCE = 90.0
-
-
-class Refused(Exception):
-    """The error that a stage answered with."""
 
 
 def fused_stage(lane: Lane, *, networks: str = "..") -> FusedStage:

@@ -17,12 +17,11 @@ import torch
 
 
 class TritonError(Exception):
-    """The error of one request."""
+    """The error of one request, with two of its kinds."""
 
-    INTERNAL = 0
-    UNAVAILABLE = 1
+    INTERNAL, UNAVAILABLE = 1, 4
 
-    def __init__(self, message: str = "", code: int = 0) -> None:
+    def __init__(self, message: str = "", code: int = INTERNAL) -> None:
         super().__init__(message)
         self._message, self._code = message, code
 

@@ -22,9 +22,11 @@ ONNX_WEIGHT = "model.onnx"
 #: How the text begins that Git LFS leaves in the place of a file; this room imports nothing of the rest.
 _LFS_POINTER = b"version https://git-lfs"
 #: What onnxruntime begins its messages with, and where in its own sources it noticed.
-_NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |/\S+\.(?:cc|cpp|h|cu):\d+ .*?\) (?=[A-Z])")
-#: Errors alone, not warnings of the graph: the log is the server's.
-_ERRORS_ONLY = 3
+_NOISE = re.compile(
+    r"Load model from .*? failed: ?|\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |/\S+\.(?:cc|cpp|h|cu):\d+ .*?\) (?=[A-Z])"
+)
+#: Nothing below what ends the process: an error is raised, and told in one line.
+_FATAL_ONLY = 4
 _KINDS = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(double)": "float64"}
 
 
@@ -126,7 +128,7 @@ def _session(path: Path, device: str, threads: int) -> Any:  # noqa: ANN401 - op
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Threads that wait by spinning take the cores of the other instances.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     provider = _provider(runtime, device)
     try:
         session = runtime.InferenceSession(str(path), options, providers=[provider])
@@ -168,10 +170,10 @@ def _help(error: Exception) -> str:
     said = str(error)
     if "xternal" in said:
         return "its weights are in another file: export it as one file"
-    if "version" in said or "opset" in said.lower():
-        return "take a newer onnxruntime, or export it for an older opset"
     if "No Op registered" in said or "not a registered" in said:
         return "export it with ONNX's own operators alone"
+    if "version" in said or "opset" in said.lower():
+        return "take a newer onnxruntime, or export it for an older opset"
     return "copy or export it again"
 
 

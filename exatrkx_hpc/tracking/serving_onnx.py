@@ -41,7 +41,7 @@ class OnnxStage(Stage):
                 inputs=len(self.inputs),
                 features=self.features,
                 device=device_of(args),
-                threads=int(parameters.get("threads", "1")),
+                threads=_threads(parameters.get("threads", "1")),
             )
             check_signature(
                 self.network,
@@ -62,3 +62,9 @@ class OnnxStage(Stage):
         rows = rest[0].shape[1] if rest else len(hits)
         answer: Array = self.network(hits, *rest)
         return (answer.reshape(rows, *(self.network.columns if -1 in self.dims[1:] else self.dims[1:])),)
+
+
+def _threads(stated: str) -> int:
+    if not stated.isdecimal() or int(stated) < 1:
+        raise ValueError(f"threads is {stated!r} in config.pbtxt; use 1 or more")
+    return int(stated)
