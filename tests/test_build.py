@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import ConfigError, ModelError, OutputError
 from exatrkx_hpc.models.build import MARK, build
 from exatrkx_hpc.models.check import check
+from exatrkx_hpc.models.pack_env import MANIFEST
 from exatrkx_hpc.models.pipeline import load_tracker
 from exatrkx_hpc.models.repository import CONFIG, ENVIRONMENT, Model, read_config, read_models
 from exatrkx_hpc.tracking.scoring.agreement import same_partition
@@ -314,3 +316,15 @@ def test_a_client_of_the_public_backend_gets_its_labels(tmp_path: Path) -> None:
     with running_triton(tmp_path / "models", tmp_path, options=options) as server:
         asked = ask_model(server.grpc, "exatrkxcpu", [str(tmp_path / "event.csv")])
     assert same_partition(asked.values["LABELS"], load_tracker(tmp_path / "models")(event.hits))
+
+
+def test_a_packed_environment_need_not_have_what_the_build_leaves_out(tmp_path: Path) -> None:
+    environment = tmp_path / "environment"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin/activate").write_text("")
+    (environment / MANIFEST).write_text(json.dumps({"packages": {"numpy": "1.26.4", "scipy": "1.11"}}))
+    source = asset("model_repos/exatrkx")
+    done = build(source, tmp_path / "plain", device="gpu", fused=False, environment=environment)
+    assert check(done.path) == ()
+    whole = build(source, tmp_path / "whole", device="gpu", environment=environment)
+    assert {finding.model for finding in check(whole.path)} == {"exatrkx_fused"}

@@ -448,8 +448,8 @@ def test_check_finds_what_a_packed_environment_lacks(
     (environment / "bin").mkdir(parents=True)
     (environment / "bin/activate").write_text("")
     (environment / MANIFEST).write_text(json.dumps({"packages": packages | {"torch": "2.4", "cupy-cuda12x": "13"}}))
-    repository = build(site, tmp_path / "built", device=device).path
-    found = {one.model: one.what for one in check(repository, environment=environment)}
+    repository = build(site, tmp_path / "built", device=device, environment=environment).path
+    found = {one.model: one.what for one in check(repository)}
     if not lacks:
         assert found == {}
         return

@@ -167,7 +167,6 @@ def _valid(settings: BuildSettings) -> BuildSettings:
 
 
 def _refuse_faults(source: Path, *, environment: Path | None, places: Places) -> None:
-    # Which models there will be, and on what, is not known of the source: `models check` looks at the packages.
     findings = check(source, environment=environment, places=places, packages=False)
     if findings:
         first, more = findings[0], len(findings) - 1

@@ -47,8 +47,9 @@ def check(
 
     `places` are the folders of this machine that the server's container has: a path in a configuration is looked for
     through them, and one of the image is not looked for. `environment` is the Python environment that takes the place
-    of the stated ones; `packages` is whether what it holds is looked at. Nothing is loaded or started. Raises
-    ModelError when `repository` is no folder or holds no model.
+    of the stated ones. Without `packages` what is packed in it is not compared with what the models need: a build may
+    leave models out, or have them run on something else. Nothing is loaded or started. Raises ModelError when
+    `repository` is no folder or holds no model.
     """
     findings: list[Finding] = []
     models: dict[str, Model] = {}
@@ -66,7 +67,7 @@ def check(
             stated = environment or _environment(model)
             findings += [
                 Finding(model=model.name, what=w, remedy=r)
-                for w, r in _environment_faults(model, stated, places, packages)
+                for w, r in _environment_faults(model, stated, places, packages=packages)
             ]
         if model.is_ensemble:
             findings += _ensemble_findings(model, models, unreadable)
@@ -122,7 +123,9 @@ def _environment(model: Model) -> Path | None:
     return Path(stated.replace(_MODEL_FOLDER, str(model.folder))) if stated is not None else None
 
 
-def _environment_faults(model: Model, stated: Path | None, places: Places, packages: bool) -> Iterator[tuple[str, str]]:
+def _environment_faults(
+    model: Model, stated: Path | None, places: Places, *, packages: bool
+) -> Iterator[tuple[str, str]]:
     path = on_host(stated, places) if stated is not None else None
     if path is None:
         return
@@ -138,8 +141,8 @@ def _environment_faults(model: Model, stated: Path | None, places: Places, packa
         yield f"the Python environment {path} does not exist", remedy
     elif path.is_dir() and not (path / "bin" / "activate").is_file():
         yield f"the Python environment {path} has no bin/activate", remedy
-    elif packages and (found := packed_packages(path)):
-        yield from _package_faults(model, path, found)
+    elif packages and (packed := packed_packages(path)):
+        yield from _package_faults(model, path, packed)
 
 
 def _package_faults(model: Model, path: Path, packages: Mapping[str, str]) -> Iterator[tuple[str, str]]:
