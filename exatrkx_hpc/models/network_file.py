@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from exatrkx_hpc.base.errors import MissingComponent, ModelError
 from exatrkx_hpc.models.torchscript import load_torchscript
 from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features
-from exatrkx_hpc.tracking.onnx_network import NoOnnxruntime, load_onnx, looks_like_onnx, on_tensors
+from exatrkx_hpc.tracking.onnx_network import NoOnnxruntime, OnnxNetwork, load_onnx, looks_like_onnx, on_tensors
 
 
 def is_onnx(path: Path) -> bool:
@@ -29,10 +31,22 @@ def load_network_file(name: str, path: Path, *, features: Features = DEFAULT_FEA
     if importlib.util.find_spec("torch") is None:
         raise MissingComponent("checking weights needs PyTorch; pip install 'exatrkx-hpc[train]'")
     try:
-        network = load_onnx(path, inputs=1 if name == "embed" else 2, features=features)
+        network = _load_alone(path, inputs=1 if name == "embed" else 2, features=features)
     except NoOnnxruntime as error:
         what = str(error).partition(";")[0]
         raise MissingComponent(f"{name}: {path}: {what}; pip install 'exatrkx-hpc[onnx]'") from error
     except ValueError as error:
         raise ModelError(f"{name}: {error}") from error
     return on_tensors(network, "cpu")
+
+
+def _load_alone(path: Path, *, inputs: int, features: Features) -> OnnxNetwork:
+    """Load a copy of the file, without what lies beside it: nothing but the file goes into a repository."""
+    if not path.is_file():
+        return load_onnx(path, inputs=inputs, features=features)  # says what is wrong
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copyfile(path, Path(folder) / path.name))
+        try:
+            return load_onnx(copy, inputs=inputs, features=features)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(copy), str(path))) from error

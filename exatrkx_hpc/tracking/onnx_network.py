@@ -168,7 +168,7 @@ def _refuse_other_files(path: Path) -> None:
 
 def _help(error: Exception) -> str:
     said = str(error)
-    if "xternal" in said:
+    if "xternal" in said or "Deserialize tensor" in said:
         return "its weights are in another file: export it as one file"
     if "No Op registered" in said or "not a registered" in said:
         return "export it with ONNX's own operators alone"
