@@ -155,7 +155,7 @@ def test_a_time_limit_a_cancel_and_a_crashed_node_lose_nothing(site: Site):
     assert rows(site, "out") == {f"evt_{number}": "done" for number in range(EVENTS)}
     page = (site.home / "out" / "report.html").read_text()
     assert f"{EVENTS} of {EVENTS}" in page and page.count("<td><bdi>stopped by SIGTERM</bdi></td>") == 2
-    assert page.count("<td><bdi>came to its end</bdi></td>") == 1, "three jobs, whatever their shards did"
+    assert page.count("<td><bdi>finished</bdi></td>") == 1, "three jobs, whatever their shards did"
 
 
 def in_the_middle(site: Site, out: str, *, not_on: str) -> tuple[str, int] | None:

@@ -23,7 +23,7 @@ class JobState(str, Enum):
 
     @property
     def over(self) -> bool:
-        """Whether the job has ended for good; UNKNOWN has not."""
+        """Whether the job has ended permanently; UNKNOWN has not."""
         return self not in _ALIVE
 
 

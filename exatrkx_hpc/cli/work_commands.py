@@ -46,17 +46,21 @@ def run_clients(
         str | None, typer.Option("--model", help="The model to ask; its workload says what events and results are.")
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", "-n", help="Worker processes, on each node.")] = None,
-    in_flight: Annotated[int | None, typer.Option("--in-flight", "-j", help="Requests in flight of each.")] = None,
+    in_flight: Annotated[int | None, typer.Option("--in-flight", "-j", help="Concurrent requests per worker.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for results.")] = Path("results"),
     mode: Annotated[
         Mode | None,
-        typer.Option("--mode", "-m", help="One request, one a stage, the fused model, or no server."),
+        typer.Option(
+            "--mode",
+            "-m",
+            help="ensemble (one request), stages (one per stage), fused (one model) or direct (no server).",
+        ),
     ] = None,
     model_repository: Annotated[
         str | None, typer.Option("--model-repository", help="The folder of the models, for mode direct.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Go on where the ledger in --out ends, or begin anew.")
+        bool, typer.Option("--resume/--fresh", help="Resume from the ledger in --out, or start anew.")
     ] = True,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Also try the events in quarantine again.")
@@ -183,7 +187,7 @@ def metrics(
         list[str] | None,
         typer.Option("--server", "-s", help="A server's metrics address, HOST:8002; may be given several times."),
     ] = None,
-    watch: Annotated[float | None, typer.Option("--watch", "-w", min=0.1, help="Again each so many seconds.")] = None,
+    watch: Annotated[float | None, typer.Option("--watch", "-w", min=0.1, help="Refresh every N seconds.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Append the rows to this CSV file, too.")] = None,
     as_json: Json = False,
     config: ConfigFile = None,

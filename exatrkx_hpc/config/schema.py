@@ -1,7 +1,7 @@
 """What a farm is: the values of farm.toml, checked, frozen, and each with the place it came from.
 
 A value is looked for in the flags, then in the environment (`EXATRKX_HPC_JOB_NODES` sets `job.nodes`), then
-in farm.toml, then in the site's profile; what none of them names has the default that stands here.
+in farm.toml, then in the site's profile; anything unset keeps the default given here.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class JobSection(_Section):
     mail_type: Line = Field("", description="when to send mail, such as END,FAIL")
     mail_user: Line = Field("", description="whom to send mail")
     dependency: Line = Field("", description="jobs to wait for, such as afterany:42")
-    licenses: Line = Field("", description="licences, such as scratch")
+    licenses: Line = Field("", description="licenses, such as scratch")
     comment: Line = Field("", description="a comment that the accounting keeps")
     extra_directives: Options = Field((), description="further #SBATCH options, each one word")
 

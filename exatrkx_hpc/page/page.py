@@ -226,7 +226,7 @@ def _facts_tables(told: History) -> list[Table]:
 
 
 def _end(run: Run) -> str:
-    return "was killed" if run.killed else _clean(run.stopped) or "came to its end"
+    return "was killed" if run.killed else _clean(run.stopped) or "finished"
 
 
 def _footer(told: History) -> str:

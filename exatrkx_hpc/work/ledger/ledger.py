@@ -108,7 +108,7 @@ class Ledger:
             self.db.executemany("INSERT OR REPLACE INTO facts VALUES (?, CAST(? AS TEXT))", rows)
 
     def begin_run(self, *, server: str, version: str) -> None:
-        """Note that a run begins: what failed for another's fault waits again, and pages start anew."""
+        """Note that a run begins: what the infrastructure failed waits again, and pages start anew."""
         with self.told(), self.db:
             self.db.execute("UPDATE events SET state = 'waiting' WHERE state = 'failed'")
             row = (time.time(), server, version)
