@@ -295,7 +295,7 @@ def _ours(arguments: argparse.Namespace, endpoint: str, events: Path, in_flight:
     report.check()
     if arguments.labels == "parquet":  # a part has one time for many events
         return report.events_per_second
-    return _middle_rate([path.stat().st_mtime_ns for path in Results(out).labels.glob("*.csv")])
+    return _middle_rate([path.stat().st_mtime_ns for path in Results(out).folder.glob("*.csv")])
 
 
 def _middle_rate(written: list[int]) -> float:

@@ -23,7 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
@@ -51,6 +51,11 @@ class NoLedger(Ledger):
         """List the events."""
         self._events = list(find_events(folder))
         self._number = len(self._events)
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """Return nothing."""
+        return {}
 
     def begin_run(self, *, server: str, version: str) -> None:
         """Note nothing."""
@@ -90,6 +95,14 @@ class Timed:
         begin = time.process_time()
         self._ledger = make()
         self.spent = time.process_time() - begin
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """Return the facts of the ledger, timed."""
+        begin = time.process_time()
+        facts = self._ledger.facts
+        self.spent += time.process_time() - begin
+        return facts
 
     def __getattr__(self, name: str) -> Callable[..., object]:
         """Return the method of that name, timed."""
@@ -156,13 +169,13 @@ def _processor() -> float:
 
 
 def _without(settings: Settings) -> Report:
-    settings.labels.mkdir(parents=True)
+    settings.folder.mkdir(parents=True)
     return _run(settings, NoLedger(settings.events))
 
 
 def _timed(settings: Settings) -> tuple[Report, float]:
-    settings.labels.mkdir(parents=True)
-    facts = facts_of(settings.events, mode=settings.mode, model=settings.model)
+    settings.folder.mkdir(parents=True)
+    facts = facts_of(settings.events, mode=settings.mode, model=settings.models, workload=settings.kind)
     ledger = Timed(lambda: begin(Results(settings.out), settings.events, facts))
     report = _run(settings, cast("Ledger", ledger))
     ledger.close()
@@ -172,8 +185,8 @@ def _timed(settings: Settings) -> tuple[Report, float]:
 def _run(settings: Settings, ledger: Ledger) -> Report:
     task = Task(
         server=settings.server,
-        model=settings.model,
-        labels=str(settings.labels),
+        models=settings.models,
+        folder=str(settings.folder),
         in_flight=settings.in_flight,
         request_timeout=settings.request_timeout,
         patience=settings.patience,

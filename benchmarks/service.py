@@ -39,7 +39,7 @@ from exatrkx_hpc.work.events.hits import read_hits
 from exatrkx_hpc.work.events.source import find_events
 from exatrkx_hpc.work.inference.client import Client
 from exatrkx_hpc.work.run.worker_process import worker_environment
-from exatrkx_hpc.work.workloads.exatrkx import FUSED_MODEL
+from exatrkx_hpc.work.workloads.exatrkx import FUSED_MODEL, HITS
 
 MODES = ("ensemble", "stages", "fused", "direct")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -135,7 +135,7 @@ def _direct(find: object, events: Sequence[NDArray[np.float32]], seconds: float)
 async def _ask(arguments: argparse.Namespace, events: Sequence[NDArray[np.float32]]) -> None:
     async with Client(arguments.target, mode=arguments.load) as client:
         for _ in range(2 * arguments.cores):
-            await asyncio.gather(*(client.ask(hits) for hits in events))
+            await asyncio.gather(*(client.ask({HITS: hits}) for hits in events))
         print("ready", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             begin, done = time.monotonic(), 0
@@ -144,7 +144,7 @@ async def _ask(arguments: argparse.Namespace, events: Sequence[NDArray[np.float3
                 nonlocal done
                 while time.monotonic() < until:
                     done += 1
-                    await client.ask(events[done % len(events)])
+                    await client.ask({HITS: events[done % len(events)]})
 
             await asyncio.gather(*(lane(begin + float(line)) for _ in range(arguments.in_flight)))
             print(json.dumps({"events": done, "seconds": time.monotonic() - begin}), flush=True)
