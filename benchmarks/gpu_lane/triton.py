@@ -269,9 +269,10 @@ def _invalid(address: str, good: Float32) -> dict[str, object]:
         client.labels(np.full((2, 3), np.nan, np.float32))
         says = ""
     except ValueError as error:
-        says = str(json.loads(str(error))["error"])
+        # Triton's Python backend adds where in the code a refusal was raised.
+        says = str(json.loads(str(error))["error"]).partition("\n\nAt:")[0]
     answered = len(client.labels(good[:0])) == 0 and len(client.labels(good)) == len(good)
-    return {"ok": answered and "NaN" in says and "\n" not in says, "invalid_says": says}
+    return {"ok": answered and "Refused: " in says and "NaN" in says and "\n" not in says, "invalid_says": says}
 
 
 def _rate(address: str, events: list[Float32], seconds: float, in_flight: int) -> float:
