@@ -76,7 +76,7 @@ def test_the_weights_travel_in_the_wheel(wheel: Path):
     for model in ("embed", "filter", "gnn"):
         assert sizes[f"exatrkx_hpc/_assets/model_repos/exatrkx/{model}/1/model.pt"] > 10_000
     for site in ("generic", "local", "perlmutter"):
-        assert f"exatrkx_hpc/sites/{site}.toml" in sizes
+        assert f"exatrkx_hpc/config/sites/{site}.toml" in sizes
     assert sizes["exatrkx_hpc/page/page.html.j2"]
 
 
@@ -118,6 +118,6 @@ def test_it_comes_as_far_as_slurm(call, tmp_path_factory: pytest.TempPathFactory
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("exatrkx-hpc: sbatch is not on PATH; ") and done.stderr.count("\n") == 1
     assert not (runs / "python").exists(), "a refused deploy leaves nothing"
-    done = call("setup", "--site", "generic", "--run-root", str(runs))
+    done = call("setup", "--site", "generic", "--run-root", str(runs), "--trust-run-root")
     assert done.returncode == 0, done.stderr
     assert (runs / "python" / __version__ / "exatrkx_hpc" / "tracking" / "frnn.py").is_file()
