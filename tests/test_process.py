@@ -180,7 +180,7 @@ class TestSpawn:
         log = tmp_path / "log"
         child = start("bash", "-c", "trap 'exit 7' QUIT; echo ready; while :; do sleep 0.05; done")
         until(lambda: log.read_text() == "ready\n")
-        child.stop(grace=20, first=signal.SIGQUIT)
+        child.stop(grace=100, first=signal.SIGQUIT)
         assert child.returncode() == 7
 
     def test_a_ctrl_c_at_this_terminal_does_not_reach_it(self, start: Callable[..., Child]):
