@@ -42,7 +42,7 @@ from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, NETWORK_NAMES, Floa
 from exatrkx_hpc.tracking.filtering import accepted, apply_filter
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 from exatrkx_hpc.tracking.pipeline import Pipeline, Stages
-from exatrkx_hpc.tracking.scoring.agreement import compare_edges, same_partition
+from exatrkx_hpc.tracking.scoring.agreement import compare_edges, hits_in_other_tracks
 from exatrkx_hpc.tracking.simulation import synthetic
 from exatrkx_hpc.work.events.hits import read_hits
 from exatrkx_hpc.work.events.source import find_events
@@ -153,7 +153,9 @@ def _measure(repository: Path, load: Load) -> dict[str, Any]:
     figures["frnn/cdist"] = _compare(_ours, _cdist, embeddings, few)
     figures["frnn/cKDTree"] = _compare(_ours, _query_pairs, embeddings, few)
     figures["components/networkx"] = _compare(_our_components, _networkx, stages, few)
-    figures["direct/plain"] = _compare(direct.find_tracks, plain.find_tracks, load.events, many, other=_other_hits)
+    figures["direct/plain"] = _compare(
+        direct.find_tracks, plain.find_tracks, load.events, many, other=hits_in_other_tracks
+    )
     figures["stages"] = _stages(direct, load)
     return figures
 
@@ -193,17 +195,6 @@ def _turn(function: Callable[[Any], Any], inputs: Sequence[Any]) -> tuple[Turn, 
     wall, processor = time.perf_counter(), time.process_time()
     results = [function(one) for one in inputs]
     return Turn(wall=time.perf_counter() - wall, processor=time.process_time() - processor), results
-
-
-def _other_hits(ours: Int64, theirs: Int64) -> int:
-    """Return how many hits are on a track that the other list of labels does not have just so."""
-    if same_partition(ours, theirs):
-        return 0
-    _, number, size = np.unique(ours, return_inverse=True, return_counts=True)
-    _, their_number, their_size = np.unique(theirs, return_inverse=True, return_counts=True)
-    pair = number * (len(theirs) + 1) + their_number
-    _, at, shared = np.unique(pair, return_inverse=True, return_counts=True)
-    return int(np.count_nonzero((shared[at] != size[number]) | (shared[at] != their_size[their_number])))
 
 
 def _stages(pipeline: Pipeline, load: Load) -> dict[str, dict[str, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from exatrkx_hpc.tracking.scoring.agreement import compare_edges, same_partition
+from exatrkx_hpc.tracking.scoring.agreement import compare_edges, hits_in_other_tracks, same_partition
 
 LINE = np.array([[0.0], [1.0], [2.0], [3.0 + 1e-6]], dtype=np.float32)
 
@@ -43,3 +43,12 @@ def test_labels_are_one_partition_whatever_their_numbers():
     assert not same([0, 0, 1], [0, 0, 0])
     assert not same([0, 1, 2], [0, 0, 2])
     assert not same([0, 0], [0, 0, 0])
+
+
+def test_a_hit_is_in_another_track_when_one_hit_of_its_track_is():
+    def others(first: list[int], second: list[int]) -> int:
+        return hits_in_other_tracks(np.array(first), np.array(second))
+
+    assert others([0, 0, 1], [7, 7, -2]) == others([], []) == 0
+    assert others([0, 0, 1, 2], [0, 1, 1, 2]) == 3
+    assert others([0, 0, 1, 1], [0, 0, 0, 0]) == 4

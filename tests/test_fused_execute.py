@@ -13,10 +13,10 @@ from devices import CUDA, need_gpu
 from gpu_lane import triton_api
 from gpu_lane.base import Lane, event
 from gpu_lane.fused import Refused, ask, fused_stage
-from gpu_lane.results import hits_in_other_tracks
 
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.tracking.pipeline import Pipeline
+from exatrkx_hpc.tracking.scoring.agreement import hits_in_other_tracks
 from exatrkx_hpc.tracking.serving_fused import FusedStage
 
 SHIPPED = asset("model_repos/exatrkx")

@@ -62,7 +62,7 @@ def test_a_rehearsal_on_the_cpu_runs_every_step(blocked: Path, tmp_path: Path):
     assert [line["processes"] for line in lines if "processes" in line] == [2]
     verdicts = {key: value for key, value in lines[-1].items() if key not in ("step", "at_s", "device", "quick")}
     assert {key for key, value in verdicts.items() if value is True} == {
-        *("every_step_ran", "kernels_equal", "no_edge_differs_beyond_rounding", "invalid_input"),
+        *("no_step_failed", "kernels_equal", "no_edge_differs_beyond_rounding", "invalid_input"),
     }
     assert {value for value in verdicts.values() if value is not True} == {summary.NOT_RUN}
     assert [path.name for path in tmp_path.iterdir()] == ["blocked"]
@@ -76,7 +76,7 @@ def test_without_the_device_each_step_says_so_and_the_rest_runs(tmp_path: Path):
     assert first["step"] == "agreement"
     assert "no CUDA on this machine" in first["failed"]
     assert second == {"step": "triton", "at_s": second["at_s"], "not_run": second["not_run"]}
-    assert last["every_step_ran"] is False
+    assert last["no_step_failed"] is False
 
 
 # --- a step in a process of its own ---------------------------------------------------------------------
@@ -129,8 +129,9 @@ def test_a_criterion_is_true_false_or_not_run():
         {"step": "kernels", "hits": 100_000, "most_neighbours": 612, "equal": True},
         {"step": "kernels", "case": "ties", "equal": False},
         {"step": "cold", "last_median_ms": 9.0, "steady_median_ms": 5.0},
-        {"step": "memory", "device_used_mb": 13_000},
-        {"step": "fused", "ratio": 0.9},
+        {"step": "memory", "hits": 50_000, "device_used_mb": 9_000},
+        {"step": "memory", "hits": 100_000, "device_used_mb": 13_000},
+        {"step": "fused", "ratio": 0.9, "hits_in_other_tracks": 300},
         {"step": "fused", "failed": "TimeoutError"},
         {
             "step": "streams",
@@ -138,23 +139,27 @@ def test_a_criterion_is_true_false_or_not_run():
             "torch_hits_in_other_tracks": 900,
             "cupy_hits_in_other_tracks": 0,
         },
+        {"step": "sanitizer", "tool": "none", "equal": True},
+        {"step": "sanitizer", "not_run": "compute-sanitizer is not on PATH"},
+        {"step": "triton", "ok": True, "hits_in_other_tracks": 900},
     ]
     assert summary.judge(lines, on_gpu=True) == {
-        "every_step_ran": False,
+        "no_step_failed": False,
         "kernels_equal": False,
         "crowded_event": True,
         "no_edge_differs_beyond_rounding": "not run",
         "other_streams": False,
         "last_cold_events_below_twice_steady": True,
         "fused_0.85_of_direct": True,
-        "memory_below_12_gb": False,
+        "fused_labels": False,
+        "memory_below_12_gib": False,
         "invalid_input": "not run",
         "gpu_tests_pass": "not run",
         "sanitizer_clean": "not run",
-        "triton_answers": "not run",
+        "triton_answers": False,
     }
     on_cpu = summary.judge(lines, on_gpu=False)
-    assert {on_cpu[key] for key in on_cpu if key.startswith(("last_cold", "fused", "memory"))} == {"not run"}
+    assert {on_cpu[key] for key in on_cpu if key.startswith(("last_cold", "fused_0", "memory"))} == {"not run"}
 
 
 def test_edges_that_rounding_moves_over_a_limit_are_told_from_others():

@@ -19,18 +19,20 @@ from exatrkx_hpc.tracking.constants import DEFAULT_NETWORKS, Float32, Int64
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 from exatrkx_hpc.tracking.inference import load_network
 from exatrkx_hpc.tracking.pipeline import Pipeline
+from exatrkx_hpc.tracking.scoring.agreement import hits_in_other_tracks
 from exatrkx_hpc.tracking.serving import Refused, Stage, TorchScriptStage
 from exatrkx_hpc.tracking.serving_fused import FusedStage
 from gpu_lane import triton_api
 from gpu_lane.base import SMALL, WITHIN, Lane, event, rate, say
 from gpu_lane.networks import write_networks
-from gpu_lane.results import hits_in_other_tracks
 
 _TURNS = 3
 #: A GPU adds up in any order, so that a score within rounding of a cut may move a few hits from run to run.
 _FEW = 4
 #: Longer than a process needs to load and to warm up.
 _PATIENCE = 90.0
+#: A process that has told its rate may take so long to end.
+_ENDING = 10.0
 
 
 def fused_stage(lane: Lane, *, networks: str = "..") -> FusedStage:
@@ -128,9 +130,10 @@ def _side_by_side(lane: Lane, number: int) -> list[float]:
     except queue.Empty as error:
         raise TimeoutError(f"of {number} processes not all were done within {_PATIENCE:g} s") from error
     for process in processes:
-        process.join()
-    for failed in (one for one in rates if isinstance(one, str)):
-        raise RuntimeError(failed)
+        process.join(_ENDING)
+    failed = [one for one in rates if isinstance(one, str)]
+    if failed:  # the others say only that they waited for the one that failed
+        raise RuntimeError(min(failed, key=lambda one: one.startswith("BrokenBarrierError")))
     return rates
 
 

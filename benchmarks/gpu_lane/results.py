@@ -1,4 +1,4 @@
-"""Steps that compare: the kernels to the last bit, the whole pipeline, other streams and libraries, invalid input."""
+"""Steps that compare: the kernels to the last bit, the whole pipeline, other streams and libraries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, Float32, Int64
 from exatrkx_hpc.tracking.filtering import apply_filter
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 from exatrkx_hpc.tracking.pipeline import Stages
-from exatrkx_hpc.tracking.scoring.agreement import same_partition
+from exatrkx_hpc.tracking.scoring.agreement import hits_in_other_tracks
 from gpu_lane.base import CROWDED, SMALL, WITHIN, Lane, event, milliseconds, say, stages_of_the_cpu
 
 #: Two devices place a hit by float32 sums in another order; lengths may differ by so much, relative to the radius.
@@ -204,17 +204,6 @@ def most_neighbours(embedding: Float32, candidates: Int64) -> int:
     square = DEFAULT_SETTINGS.radius**2
     crowded = np.argsort(degree)[-20:]
     return max(int(np.count_nonzero(((places - places[hit]) ** 2).sum(axis=1) <= square)) - 1 for hit in crowded)
-
-
-def hits_in_other_tracks(ours: Int64, theirs: Int64) -> int:
-    """Return how many hits are on a track that the other list of labels does not have just so."""
-    if same_partition(ours, theirs):
-        return 0
-    _, number, size = np.unique(ours, return_inverse=True, return_counts=True)
-    _, their_number, their_size = np.unique(theirs, return_inverse=True, return_counts=True)
-    pair = number * (len(theirs) + 1) + their_number
-    _, at, shared = np.unique(pair, return_inverse=True, return_counts=True)
-    return int(np.count_nonzero((shared[at] != size[number]) | (shared[at] != their_size[their_number])))
 
 
 def _equal(result: Any, expected: Any) -> bool:

@@ -31,7 +31,7 @@ def judge(lines: Sequence[Line], *, on_gpu: bool) -> dict[str, Verdict]:
         return of(step, key, lambda value: value is True)
 
     return {
-        "every_step_ran": not any("failed" in line for line in lines),
+        "no_step_failed": not any("failed" in line for line in lines),
         "kernels_equal": true("kernels", "equal"),
         "crowded_event": _crowded(lines),
         "no_edge_differs_beyond_rounding": of("agreement", "beyond", lambda edges: edges == 0),
@@ -42,11 +42,12 @@ def judge(lines: Sequence[Line], *, on_gpu: bool) -> dict[str, Verdict]:
         ),
         "last_cold_events_below_twice_steady": _cold(lines) if on_gpu else NOT_RUN,
         "fused_0.85_of_direct": of("fused", "ratio", lambda ratio: ratio >= _FUSED, gpu=True),
-        "memory_below_12_gb": of("memory", "device_used_mb", lambda used: used <= _MEMORY_MB, gpu=True),
+        "fused_labels": of("fused", "hits_in_other_tracks", lambda hits: hits <= _FEW),
+        "memory_below_12_gib": _memory(lines) if on_gpu else NOT_RUN,
         "invalid_input": true("invalid", "ok"),
         "gpu_tests_pass": true("tests", "ok"),
         "sanitizer_clean": true("sanitizer", "clean"),
-        "triton_answers": true("triton", "ok"),
+        "triton_answers": _both(true("triton", "ok"), of("triton", "hits_in_other_tracks", lambda hits: hits <= _FEW)),
     }
 
 
@@ -59,6 +60,11 @@ def _both(*verdicts: Verdict) -> Verdict:
 def _crowded(lines: Sequence[Line]) -> Verdict:
     sizes = [line["most_neighbours"] for line in lines if line["step"] == "kernels" and line.get("hits") == _CROWDED]
     return sizes[0] > _MOST_NEIGHBOURS if sizes else NOT_RUN
+
+
+def _memory(lines: Sequence[Line]) -> Verdict:
+    used = [line["device_used_mb"] for line in lines if line["step"] == "memory" and line.get("hits") == _CROWDED]
+    return used[0] < _MEMORY_MB if used else NOT_RUN
 
 
 def _cold(lines: Sequence[Line]) -> Verdict:

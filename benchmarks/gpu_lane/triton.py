@@ -27,8 +27,8 @@ import numpy as np
 
 from exatrkx_hpc.base.process import Child, spawn
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64
+from exatrkx_hpc.tracking.scoring.agreement import hits_in_other_tracks
 from gpu_lane.base import SMALL, Lane, event, say
-from gpu_lane.results import hits_in_other_tracks
 
 _MODEL = "exatrkx_fused"
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -64,7 +64,7 @@ http {{
 
 
 def serve(lane: Lane) -> None:
-    """Start one server with 1, 2 and 4 instances of the fused model; measure it straight and through nginx."""
+    """Start a server with 1, then 2, then 4 instances of the fused model; measure it straight and through nginx."""
     assert lane.triton is not None
     root = unpacked(lane.triton, lane.folder / "triton")
     environment = python_environment(root, lane.folder / "python", library=libpython())

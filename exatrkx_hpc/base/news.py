@@ -29,17 +29,18 @@ class News(ABC):
     """Something that happened at `time`, in seconds since 1970, to `job` where it concerns one.
 
     A subclass has a `code` of its own, which never changes, and fields that JSON can say. No field is called
-    `code`, `level` or `message`.
+    `code`, `level` or `message`. `usual` is the level of its kind.
     """
 
     code: ClassVar[str]
+    usual: ClassVar[Level] = Level.INFO
     job: str = ""
     time: float = field(default_factory=clock.time)
 
     @property
     def level(self) -> Level:
-        """How much somebody should care."""
-        return Level.INFO
+        """How much somebody should care: as of its kind, where the fields do not say otherwise."""
+        return self.usual
 
     @abstractmethod
     def __str__(self) -> str:

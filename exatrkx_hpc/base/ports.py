@@ -20,15 +20,12 @@ class PortTaken(News):
     """The port that is a user's `own` for a part (grpc, http, prometheus) cannot be used; `port` takes its place."""
 
     code: ClassVar[str] = "port-taken"
+    #: Who has noted the own one finds another there.
+    usual: ClassVar[Level] = Level.WARNING
     part: str
     own: int
     port: int
     reason: str
-
-    @property
-    def level(self) -> Level:
-        """Who has noted the own one finds another there."""
-        return Level.WARNING
 
     def __str__(self) -> str:
         """Return both ports, and why."""

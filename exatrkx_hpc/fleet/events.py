@@ -61,12 +61,9 @@ class SchedulerSilent(News):
     """The scheduler does not answer; the endpoint goes on as it was."""
 
     code: ClassVar[str] = "scheduler-silent"
+    #: It may come back.
+    usual: ClassVar[Level] = Level.WARNING
     reason: str
-
-    @property
-    def level(self) -> Level:
-        """It may come back."""
-        return Level.WARNING
 
     def __str__(self) -> str:
         """Return what is known of the job: nothing."""
@@ -107,12 +104,9 @@ class BalancerReloaded(News):
     """The balancer spreads new requests over these servers."""
 
     code: ClassVar[str] = "balancer-reloaded"
+    #: A person has read of the servers already.
+    usual: ClassVar[Level] = Level.DEBUG
     servers: tuple[str, ...]
-
-    @property
-    def level(self) -> Level:
-        """A person has read of the servers already."""
-        return Level.DEBUG
 
     def __str__(self) -> str:
         """Return the servers' names."""
@@ -124,13 +118,10 @@ class BalancerEnded(News):
     """The balancer has ended though nobody stopped it; it is started again."""
 
     code: ClassVar[str] = "balancer-ended"
+    #: Requests in flight were lost.
+    usual: ClassVar[Level] = Level.WARNING
     balancer: str
     endpoint: str
-
-    @property
-    def level(self) -> Level:
-        """Requests in flight were lost."""
-        return Level.WARNING
 
     def __str__(self) -> str:
         """Return what is done about it."""
@@ -154,12 +145,9 @@ class MetricsStoreMissing(News):
     """There is no Prometheus on this machine."""
 
     code: ClassVar[str] = "prometheus-missing"
+    #: There is no history, and there are no alerts.
+    usual: ClassVar[Level] = Level.WARNING
     reason: str
-
-    @property
-    def level(self) -> Level:
-        """There is no history, and there are no alerts."""
-        return Level.WARNING
 
     def __str__(self) -> str:
         """Return what is missing, and what does without it."""
@@ -171,11 +159,8 @@ class MetricsStoreEnded(News):
     """Prometheus has ended though nobody stopped it; it is started again."""
 
     code: ClassVar[str] = "prometheus-ended"
-
-    @property
-    def level(self) -> Level:
-        """The endpoint serves on."""
-        return Level.WARNING
+    #: The endpoint serves on.
+    usual: ClassVar[Level] = Level.WARNING
 
     def __str__(self) -> str:
         """Return what is done about it."""
@@ -187,13 +172,10 @@ class NotApplied(News):
     """What changed could not be applied to a part, `balancer` or `prometheus`; it is tried again at each look."""
 
     code: ClassVar[str] = "part-not-applied"
+    #: What was applied last stays.
+    usual: ClassVar[Level] = Level.WARNING
     part: str
     reason: str
-
-    @property
-    def level(self) -> Level:
-        """What was applied last stays."""
-        return Level.WARNING
 
     def __str__(self) -> str:
         """Return the part and why."""
@@ -205,12 +187,9 @@ class MonitorFailed(News):
     """The monitor has ended by an error, and the endpoint with it."""
 
     code: ClassVar[str] = "monitor-failed"
+    #: Nothing answers any more.
+    usual: ClassVar[Level] = Level.ERROR
     reason: str
-
-    @property
-    def level(self) -> Level:
-        """Nothing answers any more."""
-        return Level.ERROR
 
     def __str__(self) -> str:
         """Return the error."""

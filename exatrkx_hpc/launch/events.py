@@ -66,14 +66,11 @@ class ModelsWithoutPackages(News):
     """Models of a repository that was there already take no notice of the packages in `environment`."""
 
     code: ClassVar[str] = "models-without-packages"
+    #: They may miss what they import.
+    usual: ClassVar[Level] = Level.WARNING
     models: tuple[str, ...]
     repository: str
     environment: str
-
-    @property
-    def level(self) -> Level:
-        """They may miss what they import."""
-        return Level.WARNING
 
     def __str__(self) -> str:
         """Return the models, and how a repository is built that uses the packages."""
@@ -89,8 +86,5 @@ class DeployCaution(Words):
     """What a person should know of a job that is about to be submitted."""
 
     code: ClassVar[str] = "deploy-caution"
-
-    @property
-    def level(self) -> Level:
-        """The job is submitted all the same."""
-        return Level.WARNING
+    #: The job is submitted all the same.
+    usual: ClassVar[Level] = Level.WARNING

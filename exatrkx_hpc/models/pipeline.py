@@ -19,7 +19,7 @@ from exatrkx_hpc.models.ensemble import Fault
 from exatrkx_hpc.models.repository import WEIGHTS, Model, Places, on_host, read_model
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES, Float32, Int64, PipelineSettings, Scores
 from exatrkx_hpc.tracking.devices import reason
-from exatrkx_hpc.tracking.features import FEATURES_FILE, read_features
+from exatrkx_hpc.tracking.features import FEATURES_FILE, read_features, require_radii
 from exatrkx_hpc.tracking.memory import keep_freed_memory
 from exatrkx_hpc.tracking.onnx_network import ONNX_WEIGHT, network_file
 from exatrkx_hpc.tracking.parameters import SCORES, networks_folder, scores_of, settings_of
@@ -37,7 +37,7 @@ CONSTANTS = {
     "edge_order": ("frnn", "edge_order"),
 }
 #: Which input of each stage is hits.
-HITS = {"embed": "INPUT__0", "filter": "INPUT__0", "gnn": "INPUT__0", "wcc": "INPUT2"}
+HITS = {"embed": "INPUT__0", "frnn": "INPUT1", "filter": "INPUT__0", "gnn": "INPUT__0", "wcc": "INPUT2"}
 #: The stages that compare a network's scores with a cut.
 SCORED = ("applyfilter", "wcc")
 _SAME = "set the parameter scores of both to what the networks give (models install --scores)"
@@ -147,6 +147,12 @@ def feature_faults(repository: Path, models: Mapping[str, Model]) -> Iterator[tu
                 names = ", ".join(column.name for column in features.columns)
                 what = f"{tensor} has the dims {list(entry.dims)}, but a hit has {len(features)} features ({names})"
                 yield name, what, f"correct the dims, or {FEATURES_FILE} ('exatrkx-hpc models install --features FILE')"
+    for model in models.values():
+        if model.parameters.get("edge_order") == "radius":
+            try:
+                require_radii(features)
+            except ValueError as error:
+                yield model.name, str(error), f"add them to {FEATURES_FILE}, or set edge_order to number"
 
 
 def score_faults(models: Mapping[str, Model]) -> Iterator[tuple[str, str, str]]:

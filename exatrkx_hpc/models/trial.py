@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,6 @@ from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, features_o
 from exatrkx_hpc.tracking.filtering import accepted
 from exatrkx_hpc.tracking.scoring.graphs import are_strangers, true_edges
 from exatrkx_hpc.tracking.simulation.synthetic import TruthEvent, generate_event
-
-if TYPE_CHECKING:
-    pass
 
 #: The simulated events: how many, and of how many particles; some 660 hits each.
 _EVENTS, _TRACKS = 3, 60

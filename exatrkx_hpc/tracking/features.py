@@ -115,13 +115,19 @@ def radii_of(hits: AnyArray, features: Features) -> AnyArray:
 
     Arrays are of NumPy, torch or CuPy. Raises ValueError for features that have neither.
     """
+    require_radii(features)
     place = {column.name: (number, column.scale) for number, column in enumerate(features.columns)}
     if "r" in place:
         return hits[:, place["r"][0]]
-    if {"x", "y"} <= place.keys():
-        x, y = (hits[:, place[name][0]] * place[name][1] for name in ("x", "y"))
-        return x * x + y * y  # its square orders hits as well
-    raise ValueError("edges by radius need a feature r, or x and y")
+    x, y = (hits[:, place[name][0]] * place[name][1] for name in ("x", "y"))
+    return x * x + y * y  # its square orders hits as well
+
+
+def require_radii(features: Features) -> None:
+    """Raise ValueError for features from which no radius follows: they have neither r, nor x and y."""
+    names = {column.name for column in features.columns}
+    if "r" not in names and not {"x", "y"} <= names:
+        raise ValueError("edges by radius need a feature r, or x and y")
 
 
 def features_of(hits: Float32, features: Features) -> tuple[Float32, tuple[str, ...]]:

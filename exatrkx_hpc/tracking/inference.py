@@ -17,6 +17,7 @@ import torch
 
 from exatrkx_hpc.tracking.constants import N_FEATURES
 from exatrkx_hpc.tracking.devices import reason, require_device
+from exatrkx_hpc.tracking.onnx_network import LFS_POINTER
 
 Network = Callable[..., torch.Tensor]
 
@@ -26,8 +27,6 @@ BLOCK = 16_384
 #: On a GPU, or where smaller blocks are no faster, it gets so many: the memory of an event does not grow with the
 #: width of the network times its edges, of which an event of 100,000 hits has 14 million.
 LARGE_BLOCK = 1 << 20
-#: How the text begins that Git LFS leaves in the place of a file; this room imports nothing of the rest.
-_LFS_POINTER = b"version https://git-lfs"
 #: Answers may differ by so much, as float32 does when sums are taken in another order.
 _ROUNDING = 1e-4
 
@@ -70,7 +69,7 @@ def load_network(path: Path, *, device: str = "cpu", columns: int = N_FEATURES) 
     except torch.OutOfMemoryError as error:
         raise ValueError(f"{path} does not fit into the GPU's memory: {reason(error)}; run fewer instances") from error
     except (ValueError, RuntimeError, OSError) as error:
-        if path.is_file() and path.read_bytes().startswith(_LFS_POINTER):
+        if path.is_file() and path.read_bytes().startswith(LFS_POINTER):
             raise ValueError(f"{path} is a Git LFS pointer: fetch its content with 'git lfs pull'") from error
         raise ValueError(f"{path} is no TorchScript file that can be read: {reason(error)}") from error
     return faster(module, device=device, columns=columns)

@@ -20,7 +20,7 @@ from exatrkx_hpc.tracking.tensors import BadTensor
 #: The file of a network in the version folder of its model, where it is ONNX.
 ONNX_WEIGHT = "model.onnx"
 #: How the text begins that Git LFS leaves in the place of a file; this room imports nothing of the rest.
-_LFS_POINTER = b"version https://git-lfs"
+LFS_POINTER = b"version https://git-lfs"
 #: What onnxruntime begins its messages with, and where in its own sources it noticed.
 _NOISE = re.compile(
     r"Load model from .*? failed: ?|\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |/\S+\.(?:cc|cpp|h|cu):\d+ .*?\) (?=[A-Z])"
@@ -155,12 +155,12 @@ def _provider(runtime: Any, device: str) -> tuple[str, dict[str, str]]:  # noqa:
 def _refuse_other_files(path: Path) -> None:
     try:
         with path.open("rb") as file:
-            start = file.read(len(_LFS_POINTER))
+            start = file.read(len(LFS_POINTER))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     if not start:
         raise ValueError(f"{path} is empty; copy it again")
-    if start == _LFS_POINTER:
+    if start == LFS_POINTER:
         raise ValueError(f"{path} is a Git LFS pointer, not the file itself; fetch its content with 'git lfs pull'")
     if not looks_like_onnx(path):
         raise ValueError(f"{path} is no ONNX file; export the network as one")

@@ -21,7 +21,7 @@ from exatrkx_hpc.tracking.constants import (
     Int64,
     PipelineSettings,
 )
-from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, radii_of, read_features
+from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, radii_of, read_features, require_radii
 from exatrkx_hpc.tracking.filtering import apply_filter
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges, in_order
 from exatrkx_hpc.tracking.inference import Network, load_network
@@ -77,7 +77,7 @@ class Pipeline:
         """
         features = read_features(repository)
         if settings.edge_order == "radius":
-            radii_of(np.empty((0, len(features)), dtype=np.float32), features)  # says now what is missing
+            require_radii(features)
         loaded = {name: _network(repository, name, features, device, threads) for name in NETWORK_NAMES}
         return cls(**loaded, settings=settings, device=device, features=features)
 

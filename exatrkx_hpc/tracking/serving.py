@@ -26,7 +26,7 @@ from exatrkx_hpc.tracking.arrays import AnyArray, on_host
 from exatrkx_hpc.tracking.components import label_components
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, Float32
 from exatrkx_hpc.tracking.devices import device_of, is_broken, is_out_of_memory, reason, use_device
-from exatrkx_hpc.tracking.features import radii_of, read_features
+from exatrkx_hpc.tracking.features import radii_of, read_features, require_radii
 from exatrkx_hpc.tracking.filtering import apply_filter
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges, in_order
 from exatrkx_hpc.tracking.memory import keep_freed_memory
@@ -171,6 +171,8 @@ class FrnnStage(Stage):
         self.columns = int(config["input"][0]["dims"][1])
         self.order = edge_order_of(parameters)
         self.features = read_features(Path(args["model_repository"]).parent)
+        if self.order == "radius":
+            require_radii(self.features)
 
     def compute(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """Return the candidate edges."""

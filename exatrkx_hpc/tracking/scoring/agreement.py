@@ -58,6 +58,17 @@ def same_partition(first: NDArray[Any], second: NDArray[Any]) -> bool:
     return len(pairs) == len(np.unique(ours)) == len(np.unique(theirs))
 
 
+def hits_in_other_tracks(first: Int64, second: Int64) -> int:
+    """Return how many hits are in a track of `first` `[N]` that `second` `[N]` does not have with the same hits."""
+    if same_partition(first, second):
+        return 0
+    _, number, size = np.unique(first, return_inverse=True, return_counts=True)
+    _, their_number, their_size = np.unique(second, return_inverse=True, return_counts=True)
+    pair = number * (len(second) + 1) + their_number
+    _, at, shared = np.unique(pair, return_inverse=True, return_counts=True)
+    return int(np.count_nonzero((shared[at] != size[number]) | (shared[at] != their_size[their_number])))
+
+
 def _keys(edges: Int64) -> Int64:
     """Return each edge once, as one number: its larger hit number in the upper half, the other in the lower."""
     keys: Int64 = np.unique((edges.max(axis=0) << 32) | edges.min(axis=0))
