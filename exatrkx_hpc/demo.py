@@ -95,7 +95,7 @@ def run_demo(
     began = time.monotonic()
     _take_folder(settings.folder)
     what = _farm(settings)
-    tell(ModelsBuilding(repository=what.server.model_repository, device="cpu"))
+    tell(ModelsBuilding(repository=what.server.model_repository, device="cpu", fused=False))
     build(asset("model_repos/exatrkx"), Path(what.server.model_repository), device="cpu", fused=False)
     tell(EventsMaking(events=settings.events))
     events = settings.folder / "events"

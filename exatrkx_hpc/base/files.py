@@ -78,7 +78,7 @@ def full_disk(error: BaseException, *places: Path) -> str:
 
 def _disk(folder: Path) -> tuple[str, bool]:
     """Return what is left on the disk of a folder, in words, and whether it is as good as nothing."""
-    existing = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    existing = next(one for one in (folder, *folder.absolute().parents) if os.path.exists(one))  # noqa: PTH110 - Path.exists raises for a long name
     disk = os.statvfs(existing)
     if disk.f_files and not disk.f_favail:
         return f"the disk of {existing} takes no more files ({disk.f_files:,} are there)", True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -73,7 +74,7 @@ def _complain(line: str, error: BaseException) -> None:
     """Print the one line of an error; where a disk is full, it names the disk and its size."""
     words = [Path(word.partition("=")[2] if word.startswith("--") else word) for word in sys.argv[1:]]
     line = re.sub(r"\[Errno \d+\] ", "", line)
-    why = full_disk(error, *(path for path in words if path.is_absolute() or path.exists()))
+    why = full_disk(error, *(path for path in words if path.is_absolute() or os.path.exists(path)))  # noqa: PTH110 - Path.exists raises for a long name
     print(f"exatrkx-hpc: {line}{f'; {why}' if why else ''}", file=sys.stderr)
 
 

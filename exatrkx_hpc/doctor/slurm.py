@@ -34,7 +34,7 @@ def slurm_findings(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding
     settings: dict[str, str] = {}
     yield asked("slurm", lambda: _controller(settings))
     if settings:
-        yield asked("job", lambda: _test_only(render_job(plan())))
+        yield asked("job", lambda: _test_only(plan()))
         yield _drain_time(farm, settings.get("KillWait", ""))
 
 
@@ -49,12 +49,12 @@ def _controller(settings: dict[str, str]) -> str:
     return f"cluster {settings.get('ClusterName', '')}, Slurm {settings.get('SLURM_VERSION', '')}"
 
 
-def _test_only(script: str) -> str:
+def _test_only(plan: FarmPlan) -> str:
     """Ask Slurm whether it would take the job, without submitting it; its words, or LaunchError."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "farm.sbatch")
-        path.write_text(script)
-        return would_start(path)
+        path.write_text(render_job(plan))
+        return would_start(path, options=plan.extra_directives)
 
 
 def _time_limit(farm: Farm) -> Finding:

@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 
 from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.readable import names
+from exatrkx_hpc.config.values import EARLY_SIGNAL
 from exatrkx_hpc.fleet.members.record import ServerRecord
 from exatrkx_hpc.launch.run_dir import RunDir
 
-#: Slurm sends --signal up to a minute early.
-_EARLY = 60.0
 _AGAIN = "'exatrkx-hpc deploy' submits it again"
 _WHAT = {
     JobState.CANCELLED: "it was cancelled",
@@ -116,7 +115,7 @@ def _completed(info: JobInfo, asked: Asked | None, notice: float) -> str:
         return f"{'drained' if asked.what == 'drain' else 'ended at once'}, as 'exatrkx-hpc stop' asked"
     if info.unused is None:
         return "drained on SIGTERM"
-    if info.unused <= notice + _EARLY:
+    if info.unused <= notice + EARLY_SIGNAL:
         return f"time limit: Slurm told it to drain, {info.unused:.0f} s were left; {_NEXT[JobState.TIMEOUT]}"
     return f"drained on SIGTERM, {info.unused:.0f} s before its time limit; {_AGAIN}"
 

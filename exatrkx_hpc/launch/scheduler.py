@@ -27,7 +27,7 @@ class Abilities:
     `allocations`: a shell can be inside a job, and a script can run from a terminal or spread over a job's nodes.
     `brings_triton`: where the farm names neither a container nor a program, the Triton of the `local` extra serves.
     `builds_models`: the shipped models are built at the first deploy; elsewhere somebody builds them once.
-    `measures_direct`: `bench` also asks the servers without the balancer, unless a flag says otherwise.
+    `measures_direct`: `bench` also runs the models without any server, on this machine, unless a flag says otherwise.
     """
 
     other_machines: bool

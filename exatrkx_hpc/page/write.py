@@ -53,7 +53,7 @@ def _opened(results: Results) -> Iterator[list[Ledger]]:
     paths = [path for path in _ledgers(results.out) if path.exists()]
     if not paths:
         raise InputError(f"{results.out} holds no ledger.sqlite of run-clients; name the folder that it wrote with -o")
-    with results.owned() as locks, contextlib.ExitStack() as stack:
+    with results.owned(to_write=False) as locks, contextlib.ExitStack() as stack:
         yield [stack.enter_context(Ledger(path, locks=locks)) for path in paths]
 
 

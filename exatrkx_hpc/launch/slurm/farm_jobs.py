@@ -93,6 +93,7 @@ class FarmSlurm:
         if self._here:
             return self._start(script, plan)
         job = submit(script, name=plan.name, log=dict(plan.directives)["output"], options=plan.extra_directives)
+        self._slurm(job.cluster).heard()
         try:
             self._note(job, script, plan.name)
         except BaseException as error:

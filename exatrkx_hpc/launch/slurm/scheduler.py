@@ -102,6 +102,10 @@ class Slurm:
             raise SchedulerSilentError(f"Slurm does not answer: {info.reason}; {WHEN_IT_IS_BACK}")
         return info
 
+    def heard(self) -> None:
+        """Note that Slurm has answered, as sbatch does: a silence after it is waited for."""
+        self._answered = True
+
     def cancel(self, job: str, *, owner: Owner, drain: bool = True) -> None:
         """End the job and wait for its end; one that has ended already is left alone.
 

@@ -23,9 +23,12 @@ def sbatch_argv(script: Path, *, test_only: bool = False) -> list[str]:
     return ["sbatch", "--test-only" if test_only else "--parsable", str(script)]
 
 
-def would_start(script: Path) -> str:
-    """Return Slurm's word on when `script` would start; raises LaunchError when it would refuse it."""
-    done = _sbatch(script, test_only=True)
+def would_start(script: Path, *, options: Sequence[str] = ()) -> str:
+    """Return Slurm's word on when `script`, with these further #SBATCH options, would start.
+
+    Raises LaunchError when Slurm would refuse it.
+    """
+    done = _sbatch(script, test_only=True, clusters=not any(map(names_cluster, options)))
     if done.returncode:
         raise _refused_script(script, done)
     return start_estimate(done.stderr) or start_estimate(done.stdout) or own_words(done.stderr or done.stdout)

@@ -98,6 +98,12 @@ def _require_columns(path: Path, parquet: ParquetFile, column: str, workload: Wo
     from pyarrow import types
 
     schema = parquet.schema_arrow
+    for spec in workload.inputs:
+        if len(spec.columns) != (spec.shape[1] if len(spec.shape) == 2 else 1):
+            raise InputError(
+                f"{path}: workload {workload.name} does not name the columns of {spec.name}; give it columns, or give "
+                "the events as .npz"
+            )
     kinds = {name: np.dtype(spec.dtype).kind for spec in workload.inputs for name in spec.columns}
     for name in (column, *kinds):
         if len(schema.get_all_field_indices(name)) != 1:

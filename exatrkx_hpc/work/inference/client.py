@@ -158,12 +158,12 @@ class Client:
         """
         until = time.monotonic() + deadline
         for request in self._requests:
-            await self._check(request.model, deadline, until)
+            await self._check(request.model, until)
 
-    async def _check(self, model: str, deadline: float, until: float) -> None:
+    async def _check(self, model: str, until: float) -> None:
         while True:
             try:
-                if await self._channel.ready(model, timeout=max(0.1, deadline)):
+                if await self._channel.ready(model, timeout=max(0.1, until - time.monotonic())):
                     return
                 break
             except RequestFailed as failure:

@@ -77,7 +77,9 @@ def run_sharded(
 
 
 def require_shardable(settings: Settings) -> None:
-    """Raise InputError when there are no events, OutputError for an OUT that was begun without shards."""
+    """Raise InputError without events, OutputError for an OUT that was begun without shards, ConfigError for -i."""
+    if settings.ignore_first:
+        raise ConfigError(f"-i is for a run without shards, and {settings.out} has some; leave it out")
     format_of(settings.events)
     ledger = Results(settings.out).ledger
     if ledger.exists():

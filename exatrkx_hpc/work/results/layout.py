@@ -44,15 +44,17 @@ class Results:
         self.quarantine = out / "quarantine"
 
     @contextlib.contextmanager
-    def owned(self) -> Iterator[bool]:
+    def owned(self, *, to_write: bool = True) -> Iterator[bool]:
         """Make the folders and hold OUT/.lock inside the block; give whether the file system has locks at all.
 
         Raises OutputError when another run holds it, or the folders cannot be made. A lock goes with the process
         that dies. What is made here and gets no content, because the run is refused, is gone again.
+        Who writes no results, `to_write` false, makes no folder for them.
         """
         fresh = [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
         with self.usable():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if to_write:
+                self.folder.mkdir(parents=True, exist_ok=True)
             self.out.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.out / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:

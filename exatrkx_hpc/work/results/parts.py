@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from exatrkx_hpc.base.errors import InputError, OutputError
+from exatrkx_hpc.base.errors import ConfigError, InputError, OutputError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.work.events.parquet_files import opened, told
 from exatrkx_hpc.work.workloads.base import Array, Tensor, Tensors, Workload
@@ -51,6 +51,17 @@ class Part:
 def part_suffix(workload: Workload) -> str:
     """Return how the names of parts end."""
     return f".{workload.folder}.parquet"
+
+
+def require_parts(workload: Workload) -> None:
+    """Raise ConfigError for a workload whose results a part cannot keep: it has lists of numbers, one an output."""
+    for spec in workload.outputs:
+        free = sum(isinstance(axis, str) for axis in spec.shape)
+        if free > 1 or np.dtype(spec.dtype).kind not in "iuf" or spec.name == "event":
+            raise ConfigError(
+                f"{spec.name} ({spec.shown}) of workload {workload.name} cannot be kept in Parquet; leave out "
+                "--labels parquet"
+            )
 
 
 def part_file(workload: Workload, event: str) -> str:

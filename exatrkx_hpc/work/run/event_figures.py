@@ -43,14 +43,6 @@ class StageMeans:
         return {stage: 1000.0 * seconds / self._number for stage, seconds in self._sums.items()}
 
 
-def tracks_of(ledger: Ledger) -> int:
-    """Return the tracks of all done events; 0 for those that an earlier program did."""
-    query = "SELECT coalesce(sum(tracks), 0) FROM events JOIN extras ON extras.key = events.key WHERE state = 'done'"
-    with ledger.told():
-        (tracks,) = ledger.db.execute(query).fetchone()
-    return int(tracks)
-
-
 def counts_of(ledger: Ledger) -> Counter[str]:
     """Return what the results of all done events count, added up; nothing for those that an earlier program did."""
     query = "SELECT counts FROM events JOIN extras ON extras.key = events.key WHERE state = 'done' AND counts NOT NULL"

@@ -20,7 +20,7 @@ from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_results import sweep
 from exatrkx_hpc.work.ledger.open import Tell, begin, facts_of, go_on, note_units, require_version
 from exatrkx_hpc.work.results.layout import Results
-from exatrkx_hpc.work.results.parts import EVENTS
+from exatrkx_hpc.work.results.parts import EVENTS, require_parts
 from exatrkx_hpc.work.results.shards import WHOLE, Shard, read_sharding
 from exatrkx_hpc.work.run.accounts import Book
 from exatrkx_hpc.work.run.coordinator import Coordinator
@@ -99,6 +99,8 @@ class Settings:
         for flag, value in (("-n", self.workers), ("-j", self.in_flight), ("part_events", self.part_events)):
             if value < 1:
                 raise ConfigError(f"{flag} must be at least 1, not {value}")
+        if self.result_format == PARQUET:
+            require_parts(self.kind)
         if self.times and self.mode != "stages":
             raise ConfigError(f"--times wants --mode stages; mode {self.mode} does not see the stages")
         if self.ignore_first < 0:
@@ -167,8 +169,6 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tel
         require_pyarrow()
     if settings.shard.is_whole and (shards := read_sharding(settings.out)) is not None:
         raise OutputError(f"{settings.out} is in {shards} shards; 'exatrkx-hpc run-clients' goes on with them all")
-    if settings.ignore_first and not settings.shard.is_whole:
-        raise ConfigError(f"-i is for a run without shards, and {settings.out} has some; leave it out")
     results = settings.results
     with results.owned() as locks, contextlib.ExitStack() as stack:
         ledger, version = _ledger(settings, results, locks, form, tell)

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from exatrkx_hpc.base.errors import ConfigError, InputError, ModelError
+from exatrkx_hpc.base.errors import ConfigError, ModelError
 
 Array: TypeAlias = NDArray[Any]
 Tensors: TypeAlias = Mapping[str, Array]
@@ -132,8 +132,7 @@ class Workload:
         """
         if mode == DIRECT and self.in_process is not None:
             raise ConfigError(
-                "mode direct has no endpoint; 'exatrkx-hpc run-clients --mode direct' works without a server, and in "
-                "Python exatrkx_hpc.models.pipeline.load_pipeline(FOLDER).find_tracks(hits)"
+                "mode direct has no endpoint; 'exatrkx-hpc run-clients --mode direct' works without a server"
             )
         if mode not in self.modes:
             raise ConfigError(f"mode is {mode!r}; workload {self.name} has {_listed(self.mode_names)}")
@@ -192,18 +191,6 @@ def sizes_of(specs: tuple[Tensor, ...], tensors: Tensors, known: Mapping[str, in
             shape = ", ".join(str(sizes.get(axis, axis)) if isinstance(axis, str) else str(axis) for axis in spec.shape)
             raise ValueError(f"{spec.name} {array.dtype} {list(array.shape)}, not {spec.dtype} [{shape}]")
     return sizes
-
-
-def check_inputs(workload: Workload, tensors: Tensors) -> None:
-    """Raise InputError for inputs that are not of the workload."""
-    missing = [spec.name for spec in workload.inputs if spec.name not in tensors]
-    if missing:
-        raise InputError(f"workload {workload.name} needs {', '.join(missing)}; give all of its inputs")
-    try:
-        sizes_of(workload.inputs, tensors)
-    except ValueError as error:
-        raise InputError(f"the event has {error}") from error
-    workload.check(tensors)
 
 
 def check_outputs(workload: Workload, inputs: Tensors, outputs: Tensors, *, who: str) -> None:
