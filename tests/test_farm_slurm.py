@@ -114,6 +114,16 @@ def test_a_job_that_may_run_leaves_its_script_and_no_folder(cluster: Cluster, tm
     assert FarmDir(tmp_path / "runs").job_ids() == ()
 
 
+def test_a_job_whose_folder_cannot_be_written_is_named_though_slurm_is_silent_now(cluster: Cluster, tmp_path: Path):
+    """sbatch has answered, so the silence after it is no reason to say less than the job's number."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "4242").write_text("a file in the place of the job's folder")
+    for program in ("squeue", "scontrol"):
+        cluster.instead(program, "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(JobMayRunError, match=r"runs/4242 cannot be written \(.*\); job 4242 may run \(.*not cancelled"):
+        submitted(tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"cluster": 7}', b"\xff\xfe"])
 def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, content: bytes):
     RunDir(tmp_path).slurm_job.write_bytes(content)

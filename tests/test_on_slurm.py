@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, Entered, cluster, missing
+from cluster import Cluster, ClusterConfig, Entered, cluster, missing
 from waiting import until
 
 from exatrkx_hpc.base.assets import asset
@@ -31,6 +32,7 @@ time = "00:10:00"
 device = "cpu"
 drain = 2
 exit_timeout = 5
+extra_arguments = ["--disable-auto-complete-config"]
 [balancer]
 host = "127.0.0.1"
 [monitor]
@@ -82,7 +84,7 @@ def _copy_events(folder: Path, *, turns: int) -> None:
 def site() -> Iterator[Site]:
     if reason := missing():
         pytest.skip(reason)
-    with cluster() as c:
+    with cluster(ClusterConfig(kill_wait=5)) as c:
         c.wait_idle()
         made = Site(c)
         (made.home / "farm.toml").write_text(FARM)
@@ -100,9 +102,9 @@ def _give(site: Site, folder: Path) -> None:
         shutil.chown(path, user.uid, user.uid)
 
 
-@pytest.fixture
-def deployed(site) -> Iterator[tuple[str, Path]]:
-    """A job of two nodes with its monitor; both end with the test."""
+@contextlib.contextmanager
+def two_nodes(site: Site) -> Iterator[tuple[str, Path]]:
+    """A job of two nodes and the log of its monitor; both end with the block."""
     job = site.good("exatrkx-hpc", "deploy", "-N", 2, "--wait", 120, timeout=150).strip()
     child, log = site.monitor(job)
     try:
@@ -111,6 +113,13 @@ def deployed(site) -> Iterator[tuple[str, Path]]:
     finally:
         site.do("exatrkx-hpc", "stop", job)
         child.stop(grace=20)
+
+
+@pytest.fixture(scope="module")
+def pair(site) -> Iterator[tuple[str, Path]]:
+    """The job that the first tests share, one after the other; the last of them stops it."""
+    with two_nodes(site) as both:
+        yield both
 
 
 def gone(site: Site) -> bool:
@@ -123,8 +132,8 @@ def processes(site: Site) -> str:
     return "".join(site.cluster.node(n).run(["pgrep", "-u", "physicist", "-a"], user="root").stdout for n in nodes)
 
 
-def test_the_whole_way(site, deployed):
-    job, log = deployed
+def test_the_whole_way(site, pair):
+    job, _ = pair
     report = json.loads(site.good("exatrkx-hpc", "run-clients", "-n", 8, "-j", 4, "--json", "-q", timeout=300))
     assert (report["events"], report["done"], report["failed"]) == (160, 160, [])
     status = site.status(job)
@@ -135,12 +144,6 @@ def test_the_whole_way(site, deployed):
         address = f"{server['address']}:{server['metrics_port']}"
         rows = json.loads(site.good("exatrkx-hpc", "metrics", "--server", address, "--json"))
         assert next(row for row in rows if row["model"] == "exatrkx")["successes"] > 0, f"{server['node']} was idle"
-    assert site.good("exatrkx-hpc", "stop", job) in (f"job {job}: COMPLETED\n", f"job {job}: CANCELLED\n")
-    until(lambda: gone(site), what="an empty queue")
-    assert processes(site) == ""
-    until(lambda: "draining" in log.read_text(), what="the drain in the monitor's log")
-    for node in ("nid001", "nid002"):
-        assert site.cluster.node(node).run(["ls", "/dev/shm"], user="root").stdout == ""
 
 
 def begin_clients(site: Site, out: str) -> Entered:
@@ -156,10 +159,10 @@ def begin_clients(site: Site, out: str) -> Entered:
 
 
 @pytest.mark.chaos
-def test_a_drain_loses_nothing_while_another_server_is_there(site, deployed):
+def test_a_drain_loses_nothing_while_another_server_is_there(site, pair):
     """One of two servers drains under load: no event fails. Then `stop` drains the other: the clients say so."""
-    job, log = deployed
-    leaving = site.status(job)["servers"][0]
+    job, log = pair
+    leaving, staying = site.status(job)["servers"]
     running = begin_clients(site, "drained")
     script = leaving["instance"].rpartition("/")[2]  # the process of its server.sh
     assert site.cluster.node(leaving["node"]).run(["kill", "-TERM", script]).returncode == 0
@@ -170,7 +173,7 @@ def test_a_drain_loses_nothing_while_another_server_is_there(site, deployed):
     assert site.status(job)["ready"] == 1
 
     running = begin_clients(site, "stopped")
-    site.good("exatrkx-hpc", "stop", job)
+    assert site.good("exatrkx-hpc", "stop", job) in (f"job {job}: COMPLETED\n", f"job {job}: CANCELLED\n")
     assert running.wait(120) == 9, running.log.read_text()
     line = running.log.read_text().splitlines()[-1]
     assert line.startswith("exatrkx-hpc: ")
@@ -178,11 +181,26 @@ def test_a_drain_loses_nothing_while_another_server_is_there(site, deployed):
     left = {path.stem for path in (site.home / "stopped" / "labels").iterdir()}
     report = json.loads((site.home / "stopped" / "report.json").read_text())
     assert report["done"] == len(left) < 960
+    until(lambda: gone(site), what="an empty queue")
+    assert processes(site) == ""
+    until(lambda: f"{staying['server']}: draining" in log.read_text(), what="the drain in the monitor's log")
+    for node in ("nid001", "nid002"):
+        assert site.cluster.node(node).run(["ls", "/dev/shm"], user="root").stdout == ""
 
 
-def test_the_script_serves_when_it_is_submitted_by_hand(site):
+@pytest.fixture(scope="module")
+def small(site) -> Path:
+    """A model repository with one model that starts soon."""
+    folder = site.home / "small"
+    shutil.copytree(site.home / "exatrkx-hpc" / "model_repository" / "frnn", folder / "frnn")
+    _give(site, folder)
+    return folder
+
+
+def test_the_script_serves_when_it_is_submitted_by_hand(site, small):
     script = site.home / "by-hand.sbatch"
-    script.write_text(site.good("exatrkx-hpc", "deploy", "-N", 1, "--dry-run"))
+    words = ["env", f"EXATRKX_HPC_SERVER_MODEL_REPOSITORY={small}", "exatrkx-hpc", "deploy", "-N", 1, "--dry-run"]
+    script.write_text(site.good(*words))
     job = site.good("sbatch", "--parsable", script).strip()
     until((site.home / "exatrkx-hpc" / job / "records").is_dir, what="the job's own folder")
     until(lambda: site.status(job)["ready"] == 1, what="a ready server", deadline=120)
@@ -190,12 +208,8 @@ def test_the_script_serves_when_it_is_submitted_by_hand(site):
     until(lambda: gone(site), what="an empty queue")
 
 
-def test_one_server_a_gpu(site):
+def test_one_server_a_gpu(site, small):
     """Eight servers on two nodes, each with its own ports and its own GPU; a small model, for the sake of time."""
-    small = site.home / "small"
-    if not small.exists():
-        shutil.copytree(site.home / "exatrkx-hpc" / "model_repository" / "frnn", small / "frnn")
-        _give(site, small)
     variables = {
         "EXATRKX_HPC_SERVER_MODEL_REPOSITORY": str(small),
         "EXATRKX_HPC_SERVER_SERVERS_PER_NODE": "4",
@@ -215,8 +229,12 @@ def test_one_server_a_gpu(site):
 
 
 @pytest.mark.chaos
-def test_a_crashed_node_leaves_the_other_serving(site, deployed):
-    job, log = deployed
+def test_a_crashed_node_leaves_the_other_serving(site):
+    with two_nodes(site) as (job, log):
+        crash_one(site, job, log)
+
+
+def crash_one(site: Site, job: str, log: Path) -> None:
     victim = site.status(job)["nodes"][0]
     site.cluster.node(victim).crash()
     try:
@@ -231,6 +249,7 @@ def test_a_crashed_node_leaves_the_other_serving(site, deployed):
         assert notes[victim] == "its node has left the job"
         until(lambda: f"job: RUNNING (lost {victim}" in log.read_text(), what="the monitor's word on it")
     finally:
+        site.do("scancel", job)  # the batch script has gone with its node: `stop` would wait its whole grace for it
         site.cluster.node(victim).boot()
         site.cluster.wait_idle(victim)
 

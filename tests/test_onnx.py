@@ -509,9 +509,6 @@ def test_the_pipeline_without_a_server_finds_the_same_tracks(site: Path, tmp_pat
 
 # --- a real Triton ----------------------------------------------------------------------------------------
 
-#: Each model is loaded once, not also to ask it for a configuration that it has already.
-QUICK = ("--disable-auto-complete-config",)
-
 
 @pytest.fixture(scope="module")
 def server(site: Path, triton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
@@ -526,7 +523,7 @@ def server(site: Path, triton, tmp_path_factory: pytest.TempPathFactory) -> Iter
         config.output[0].dims[:] = [-1, 3]
 
     edit(repository, "fussy", change)
-    with running_triton(repository, work_dir, options=QUICK, deadline=180) as running:
+    with running_triton(repository, work_dir, deadline=180) as running:
         yield running
 
 
@@ -597,5 +594,5 @@ def test_triton_does_not_load_what_cannot_run_and_its_log_says_why(
         (tmp_path / "first/onnxruntime.py").write_text("raise ImportError('libonnxruntime.so: no such file')")
         monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'first'}:{os.environ.get('PYTHONPATH', '')}")
         says = r"gnn: an ONNX network needs onnxruntime \(libonnxruntime.so: no such file\); put it into the models'"
-    with pytest.raises(DidNotStart, match=says), running_triton(tmp_path / "repository", tmp_path, options=QUICK):
+    with pytest.raises(DidNotStart, match=says), running_triton(tmp_path / "repository", tmp_path):
         pass

@@ -186,6 +186,15 @@ def test_with_and_without_shards_do_not_mix(settings):
         run_sharded(dataclasses.replace(run, out=run.out.with_name("third")), HERE)
 
 
+def test_leaving_events_out_of_the_figures_is_refused_before_anything_is_forgotten(settings):
+    run = settings(sizes=[3] * 4)
+    run_sharded(run, HERE, shards=2)
+    before = ledgers(run.out)
+    with pytest.raises(ConfigError, match="-i is for a run without shards"):
+        run_sharded(dataclasses.replace(run, ignore_first=1, fresh=True), HERE)
+    assert ledgers(run.out) == before and before
+
+
 def test_two_runs_at_once_are_refused(settings):
     run = settings(sizes=[3] * 4)
 

@@ -34,8 +34,6 @@ pytestmark = [
 ]
 SHIPPED = asset("model_repos/exatrkx")
 Infer = Callable[..., np.ndarray]
-#: Each model is loaded once, not also to ask it for a configuration that it has already.
-QUICK = ("--disable-auto-complete-config",)
 #: Put at the end of a model's code, so that the log tells under which numpy it runs.
 TELL = "\nimport numpy\nprint('MODEL UNDER NUMPY', numpy.__version__, flush=True)\n"
 
@@ -64,7 +62,7 @@ def server(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runnin
     with pytest.MonkeyPatch.context() as patch:
         if request.param == 2:
             patch.setenv("PYTHONPATH", f"{request.getfixturevalue('numpy_2')}:{os.environ.get('PYTHONPATH', '')}")
-        with running_triton(repository, work_dir, options=QUICK, deadline=180) as running:
+        with running_triton(repository, work_dir, deadline=180) as running:
             versions = {line.split()[-1][0] for line in running.log.read_text().splitlines() if "UNDER NUMPY" in line}
             assert versions == {str(request.param)}
             yield running
@@ -186,7 +184,7 @@ def test_a_gpu_that_failed_ends_the_server_in_order_and_says_why(tmp_path: Path)
     shutil.copytree(tmp_path / "built" / "awkward", repository / "awkward")
     tensor = InferInput("INPUT__0", [13, 3], "FP32")
     tensor.set_data_from_numpy(hits(13))
-    with running_triton(repository, tmp_path, options=QUICK) as server, InferenceServerClient(server.grpc) as client:
+    with running_triton(repository, tmp_path) as server, InferenceServerClient(server.grpc) as client:
         with pytest.raises(InferenceServerException) as error:
             client.infer("awkward", [tensor])
         says = "awkward: CUDA error: device-side assert triggered; this server ends, so that it can be started again"
@@ -205,7 +203,7 @@ def test_the_warm_up_of_the_configuration_is_one_that_a_server_can_do(tmp_path: 
     for name, samples in samples_of.items():
         shutil.copytree(built / name, repository / name)
         edit(repository, name, lambda config, samples=samples: config.model_warmup.extend(samples))
-    options = (*QUICK, "--log-verbose=1")
+    options = ("--log-verbose=1",)
     with (
         running_triton(repository, tmp_path, options=options, deadline=180) as server,
         InferenceServerClient(server.grpc) as client,

@@ -19,6 +19,7 @@ from exatrkx_hpc.work.events.source import Reader, find_events
 from exatrkx_hpc.work.inference.check_workload import check_workload
 from exatrkx_hpc.work.ledger.file import connect
 from exatrkx_hpc.work.map.endpoint import Endpoint
+from exatrkx_hpc.work.results.parts import require_parts
 from exatrkx_hpc.work.results.read import FoundResults
 from exatrkx_hpc.work.run.run import Settings, run_clients
 from exatrkx_hpc.work.workloads import echo
@@ -185,6 +186,7 @@ def test_a_bad_event_is_put_into_quarantine_and_the_page_counts_points(server: R
     report = json.loads(done.stdout)
     assert (report["done"], report["failures"], report["item"], report["items"]) == (5, 1, "points", sum(SIZES))
     assert [path.name for path in (out / "quarantine").iterdir()] == ["evt_99.json"]
+    assert not (out / "labels").exists(), "a folder of another workload's results"
     page = (out / "report.html").read_text()
     assert ">points<" in page and ">hits<" not in page
 
@@ -236,6 +238,30 @@ def test_a_workload_that_is_none_is_one_line(tmp_path: Path, name: str, text: st
         workload(name, str(tmp_path))
     with pytest.raises(ConfigError, match="there is no folder"):
         workload(name, str(tmp_path / "nowhere"))
+
+
+def test_inputs_without_columns_do_not_come_from_parquet(tmp_path: Path) -> None:
+    events = write(tmp_path / "events", "parquet")
+    ids = dataclasses.replace(WORKLOAD.inputs[1], columns=())
+    bare = dataclasses.replace(WORKLOAD, inputs=(WORKLOAD.inputs[0], ids))
+    with pytest.raises(InputError, match="workload echo does not name the columns of ids; give it columns, or give"):
+        find_events(events, workload=bare)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"name": "grid", "dtype": "float32", "shape": ("points", "links")},
+        {"name": "flags", "dtype": "bool", "shape": ("points",)},
+        {"name": "event", "dtype": "int64", "shape": ("points",)},
+    ],
+)
+def test_results_that_parquet_cannot_keep_are_refused_before_the_run(output: dict) -> None:
+    more = dataclasses.replace(WORKLOAD.outputs[0], **output)
+    whole = dataclasses.replace(WORKLOAD, outputs=(*WORKLOAD.outputs, more))
+    with pytest.raises(ConfigError, match=f"{output['name']} .* of workload echo cannot be kept in Parquet"):
+        require_parts(whole)
+    require_parts(WORKLOAD)
 
 
 def test_check_finds_what_does_not_hold() -> None:

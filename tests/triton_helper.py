@@ -62,6 +62,8 @@ def start_triton(repository: Path, work_dir: Path, *, address: str, options: tup
         "--allow-gpu-metrics=false",
         f"--backend-config=python,shm-region-prefix-name={prefix}",
         "--exit-timeout-secs=20",
+        # Each model is loaded once, not also to ask it for a configuration that it has already.
+        "--disable-auto-complete-config",
         *options,
     ]
     log = work_dir / f"triton-{prefix}.log"

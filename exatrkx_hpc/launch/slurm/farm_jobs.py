@@ -16,6 +16,7 @@ from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
+from exatrkx_hpc.launch.scheduler import JobMayRunError
 from exatrkx_hpc.launch.slurm.environment import chosen_cluster
 from exatrkx_hpc.launch.slurm.interactive import Allocation, Foreground, allocation, begin
 from exatrkx_hpc.launch.slurm.job import JobId, Owner
@@ -97,10 +98,14 @@ class FarmSlurm:
         try:
             self._note(job, script, plan.name)
         except BaseException as error:
-            self._slurm(job.cluster).cancel(job.number, owner=self._owner(job.number), drain=False)
-            if isinstance(error, OSError):
-                where = self._farm.job(job.number)
-                raise LaunchError(f"{where} cannot be written ({error.strerror}); job cancelled") from error
+            where = self._farm.job(job.number)
+            why = f"{where} cannot be written ({error.strerror}); " if isinstance(error, OSError) else ""
+            try:
+                self._slurm(job.cluster).cancel(job.number, owner=self._owner(job.number), drain=False)
+            except LaunchError as other:
+                raise JobMayRunError(f"{why}job {job.number} may run ({other})") from error
+            if why:
+                raise LaunchError(f"{why}job cancelled") from error
             raise
         return job.number
 
