@@ -192,10 +192,26 @@ def test_any_numbers_of_the_right_shape_are_hits():
     assert hits.dtype == np.float32 and hits.flags.c_contiguous and hits[3, 2] == 11
 
 
-@pytest.mark.parametrize("address", ["localhost", "http://h:8001", ":8001", "h:0", "h:99999", "h:x", ""])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("localhost", "http://h:8001", ":8001", "h:0", "h:99999", "h:x", "h:٣", "", "a b:1", "a\nb:1", "a:1\n"),
+        *("é:80", "*:1", "..:80", "[::1:80", "a:b:80", "a%zz:80", "a?b:80", "a@b:80", "a#:1", "x" * 64 + ":80"),
+    ],
+)
 def test_an_address_that_is_none(address):
     with pytest.raises(ConfigError, match="HOST:PORT"):
         checked_address(address)
+
+
+@pytest.mark.parametrize("address", ["nid_001.cluster:80", "10.0.0.1:9191", "[::1]:8001", "host.:1", f"{'x' * 63}:80"])
+def test_an_address(address):
+    assert checked_address(address) == address
+
+
+def test_a_host_that_nobody_knows_is_told():
+    with pytest.raises(EndpointError, match=r"the host of no-such-host.invalid:80 is not known here; --server is"):
+        ask("no-such-host.invalid:80", patience=1)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_a_rehearsal_on_the_cpu_runs_every_step(blocked: Path, tmp_path: Path):
     assert [line["processes"] for line in lines if "processes" in line] == [2]
     verdicts = {key: value for key, value in lines[-1].items() if key not in ("step", "at_s", "device", "quick")}
     assert {key for key, value in verdicts.items() if value is True} == {
-        *("no_step_failed", "kernels_equal", "no_edge_differs_beyond_rounding", "invalid_input"),
+        *("no_step_failed", "kernels_equal", "no_edge_differs_beyond_rounding", "fused_labels", "invalid_input"),
     }
     assert {value for value in verdicts.values() if value is not True} == {summary.NOT_RUN}
     assert [path.name for path in tmp_path.iterdir()] == ["blocked"]

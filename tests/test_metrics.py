@@ -267,6 +267,9 @@ def test_what_is_no_triton_says_so():
         fetch(server)
     with http_server("", status=500) as server, pytest.raises(EndpointError, match="answers 500"):
         fetch(server)
+    for address in ("a b:1", "[::1:8002", "host:99999", "*:1", "", f"{'x' * 64}:8002", "file:///etc/passwd"):
+        with pytest.raises(EndpointError, match=r"no metrics from .*is the address right"):
+            fetch(address)
 
 
 def test_the_table_has_a_row_for_each_model():

@@ -61,6 +61,7 @@ def fetch(server: str, *, deadline: float = 5.0, instance: str = "") -> Snapshot
 def fetch_text(server: str, *, deadline: float = 5.0) -> str:
     """Return what a server (`HOST:8002`, or a URL) says of its metrics; raises EndpointError when nothing answers."""
     import requests
+    from urllib3.exceptions import HTTPError  # a label over 63 characters comes through requests as it is
 
     url = metrics_url(server)
     try:
@@ -72,7 +73,7 @@ def fetch_text(server: str, *, deadline: float = 5.0) -> str:
         raise EndpointError(
             f"{what} at {url}; is the server up? --server wants the metrics port, mostly 8002"
         ) from error
-    except requests.RequestException as error:
+    except (requests.RequestException, HTTPError) as error:
         raise EndpointError(f"no metrics from {url}: {type(error).__name__}; is the address right?") from error
     if answer.status_code != 200:
         raise EndpointError(f"{url} answers {answer.status_code}; --server wants Triton's metrics port, mostly 8002")

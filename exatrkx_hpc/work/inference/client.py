@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -216,9 +217,15 @@ def check_endpoint(server: str, model: str = "", deadline: float = 10.0) -> None
     asyncio.run(check())
 
 
+#: A host's name has labels of 63 characters at most (RFC 1123); an IPv6 address stands in brackets.
+_ADDRESS: Final = re.compile(
+    r"(?P<host>[\w-]{1,63}(?:\.[\w-]{1,63})*\.?|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})", re.ASCII
+)
+
+
 def checked_address(server: str) -> str:
     """Return `server` if it reads HOST:PORT; raise ConfigError otherwise."""
-    host, _, port = server.rpartition(":")
-    if not host or "/" in server or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+    found = _ADDRESS.fullmatch(server)
+    if not found or not 0 < int(found["port"]) < 65536:
         raise ConfigError(f"--server wants HOST:PORT, such as 127.0.0.1:9191, not {server!r}")
     return server

@@ -126,6 +126,8 @@ def explain(failure: RequestFailed, *, server: str, model: str) -> ExatrkxError:
         return EndpointError(
             f"nothing answers at {server} (connection refused); is the farm up, and 'exatrkx-hpc monitor' at work?"
         )
+    if failure.status == "UNAVAILABLE" and "hostname lookup error" in failure.message:
+        return EndpointError(f"the host of {server} is not known here; --server is the address that 'monitor' prints")
     if worth_repeating(failure):
         said = f"{failure.status}: {failure.message}"
         return EndpointError(f"{server} does not serve {model} ({said}); look at the servers' logs")
