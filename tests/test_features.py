@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import pytest
 from command import complaint, exatrkx_hpc
 from repositories import edit
 from triton_helper import running_triton
+from tritonclient.grpc.model_config_pb2 import ModelParameter
 
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import ModelError
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
+from exatrkx_hpc.models.dims import feed_hits, set_features
 from exatrkx_hpc.models.install import install
 from exatrkx_hpc.models.pipeline import load_tracker
+from exatrkx_hpc.models.repository import CONFIG, read_config
 from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, FEATURES_FILE, features_of, parse_features, read_features
 from exatrkx_hpc.tracking.scoring.agreement import same_partition
 from exatrkx_hpc.tracking.simulation.synthetic import generate_event
@@ -121,6 +125,18 @@ def test_a_model_that_takes_hits_of_another_width_is_a_fault(site: Path, tmp_pat
     (finding,) = check(copy)
     assert finding.model == FEATURES_FILE and "holds no list of columns" in finding.what
     edit(copy, "wcc", lambda config: None)
+
+
+def test_edges_by_radius_follow_the_features_and_need_a_radius(site: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(site, tmp_path / "own"))
+    edit(own, "frnn", lambda config: config.parameters["edge_order"].CopyFrom(ModelParameter(string_value="radius")))
+    feed_hits(own, len(COLUMNS))
+    assert [list(entry.dims) for entry in read_config(own / "frnn" / CONFIG).input] == [[-1, 8], [-1, 5]]
+    (tmp_path / "columns.json").write_text(json.dumps(COLUMNS[:4]))
+    set_features(own, tmp_path / "columns.json", parse_features(tmp_path / "columns.json"))
+    assert [list(entry.dims) for entry in read_config(own / "frnn" / CONFIG).input] == [[-1, 8], [-1, 4]]
+    (own / FEATURES_FILE).write_text(json.dumps([COLUMNS[0], *COLUMNS[2:4], COLUMNS[4]]))
+    assert ("frnn", "edges by radius need a feature r, or x and y") in [(one.model, one.what) for one in check(own)]
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,29 @@ def test_results_in_a_link_to_itself(tmp_path):
     assert "cannot use loop for results: Too many levels of symbolic links" in complaint(done, 8)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run-clients", "-s", "127.0.0.1:1", "-o", "LONG"),
+        ("run-clients", "-s", "127.0.0.1:1", "-d", "LONG"),
+        ("events", "convert", "LONG", "new"),
+        ("models", "check", "LONG"),
+        ("report", "LONG"),
+        ("config", "show", "-f", "LONG"),
+        ("deploy", "-f", "LONG"),
+        ("score", "LONG", "LONG"),
+        ("status", "LONG"),
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_a_name_that_no_file_system_takes(tmp_path, words):
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events" / "evt_0.csv").write_text("0.1,0.2,0.3\n")
+    done = exatrkx_hpc(*(word.replace("LONG", "x" * 300) for word in words), cwd=tmp_path)
+    assert done.returncode > 0 and done.stderr.count("\n") <= 6 and "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events"]
+
+
 # Metrics
 
 
