@@ -56,9 +56,9 @@ def test_results_in_a_link_to_itself(tmp_path):
         ("events", "convert", "LONG", "new"),
         ("models", "check", "LONG"),
         ("report", "LONG"),
-        ("config", "show", "-f", "LONG"),
-        ("deploy", "-f", "LONG"),
-        ("score", "LONG", "LONG"),
+        ("config", "show", "-c", "LONG"),
+        ("deploy", "-c", "LONG"),
+        ("score", "LONG", "--truth", "LONG"),
         ("status", "LONG"),
     ],
     ids=lambda words: " ".join(words[:2]),
@@ -67,7 +67,7 @@ def test_a_name_that_no_file_system_takes(tmp_path, words):
     (tmp_path / "events").mkdir()
     (tmp_path / "events" / "evt_0.csv").write_text("0.1,0.2,0.3\n")
     done = exatrkx_hpc(*(word.replace("LONG", "x" * 300) for word in words), cwd=tmp_path)
-    assert done.returncode > 0 and done.stderr.count("\n") <= 6 and "Traceback" not in done.stderr
+    assert done.returncode and "No such option" not in complaint(done, done.returncode)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["events"]
 
 
