@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Thread
 
 import requests
-from test_membership import record
+from server_records import record
 
 from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.base.ports import free_port, port_trouble

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import signal
+import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,10 +72,31 @@ def read_part(path: Path) -> dict[str, np.ndarray]:
     return {name: outputs[LABELS] for name, outputs in parts.read_part(WORKLOAD, path).items()}
 
 
+def ledger_rows(run_settings: Settings, columns: str = "name, state") -> list[tuple]:
+    with contextlib.closing(sqlite3.connect(run_settings.out / "ledger.sqlite")) as db:
+        return db.execute(f"SELECT {columns} FROM events ORDER BY key").fetchall()
+
+
+def label_files(run_settings: Settings) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in run_settings.folder.iterdir()}
+
+
 def workers_of(pid: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return [child for child in psutil.Process(pid).children() if "exatrkx_hpc.work.run.worker" in child.cmdline()]
     return []
+
+
+def kill_something(child, randomly: random.Random) -> bool:
+    """Kill a worker, the coordinator, or both with all workers; say whether the coordinator is dead."""
+    workers = workers_of(child.pid)
+    what = randomly.choice(("worker", "coordinator", "all"))
+    if what != "worker":
+        child.send(signal.SIGKILL)
+    for worker in workers if what == "all" else workers[:1] if what == "worker" else ():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker.kill()
+    return what != "worker"
 
 
 @contextlib.contextmanager

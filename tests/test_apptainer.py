@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from paths import FAKES
 from waiting import until
 
 from exatrkx_hpc import farm
@@ -13,7 +14,6 @@ from exatrkx_hpc.base.process import run
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.fleet.members.record import read_records
 
-FAKES = Path(__file__).parent / "fakes"
 APPTAINER = str(FAKES / "apptainer")
 
 

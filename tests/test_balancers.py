@@ -21,7 +21,7 @@ import pytest
 import requests
 from balancers import RECORDING, answering, asked, free_listen, member
 from fakes.running import fake_triton, free_port
-from test_local import HOSTILE
+from hostile_names import HOSTILE_FOLDERS
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from waiting import until
 
@@ -123,7 +123,7 @@ def test_without_members_a_request_is_refused_at_once(real, start):
     assert asked(url(start(real)), 1) <= {"502", "503"}
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", HOSTILE_FOLDERS)
 def test_any_folder_name_will_do(real, start, tmp_path, name):
     with answering("one", "127.0.6.1") as one:
         assert asked(url(start(real, [one], folder=tmp_path / name)), 1) == {"one"}

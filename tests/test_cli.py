@@ -13,6 +13,7 @@ import pytest
 from command import PROGRAM, complaint, exatrkx_hpc
 from fakes.running import fake_triton
 from fakes.slurm import FAKES as FAKE_SLURM
+from local_farms import FAKE_TRITON
 from repositories import tiny_repository
 from triton_helper import own_address
 from waiting import until
@@ -221,7 +222,6 @@ def test_a_demo_never_touches_what_is_not_its_own(tmp_path, events):
     assert "cannot be used" in complaint(exatrkx_hpc("demo", "--folder", "file", cwd=tmp_path), 8)
 
 
-FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
 NODE = own_address()
 
 
@@ -232,7 +232,7 @@ def deployed(tmp_path, nginx, monkeypatch):
     build(asset("model_repos/exatrkx"), tmp_path / "exatrkx-hpc" / "model_repository", device="cpu")
     ports = f"grpc_port = {free_port('127.0.0.1')}\nhttp_port = {free_port('127.0.0.1')}"
     (tmp_path / "farm.toml").write_text(
-        f'site = "local"\n[cluster]\nlocal_address = "{NODE}"\n[job]\nnodes = 1\n[server]\ntriton = "{FAKE}"\n'
+        f'site = "local"\n[cluster]\nlocal_address = "{NODE}"\n[job]\nnodes = 1\n[server]\ntriton = "{FAKE_TRITON}"\n'
         f"drain = 1\n[balancer]\n{ports}\n[monitor]\nprometheus = false\n"
     )
     done = exatrkx_hpc("deploy", cwd=tmp_path)

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from fakes.running import fake_triton, free_port
+from fakes.running import expected, fake_triton, free_port
 
 from exatrkx_hpc.base.errors import ConfigError, EndpointError, InputError, ModelError
 from exatrkx_hpc.work.inference.client import Client, check_endpoint, checked_address
@@ -23,13 +23,6 @@ from exatrkx_hpc.work.inference.retry import (
 from exatrkx_hpc.work.map.endpoint import Endpoint
 from exatrkx_hpc.work.workloads.exatrkx import WORKLOAD
 from exatrkx_hpc.work.workloads.given import as_tensors
-
-
-def expected(hits):
-    """What the fake answers: i mod 7, and the number of hits for hit 0."""
-    labels = np.arange(hits, dtype=np.int64) % 7
-    labels[:1] = hits
-    return labels
 
 
 def ask(server, hits=4, **options):

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from images.perf_analyzer import perf_analyzer
+from paths import ROOT
 
 from exatrkx_hpc.base.errors import MissingComponent
 from exatrkx_hpc.base.process import run
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "clients.py"
+SCRIPT = ROOT / "benchmarks" / "clients.py"
 
 
 @pytest.mark.triton

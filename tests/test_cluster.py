@@ -18,13 +18,13 @@ from cluster.config import Qos
 from cluster.sight import TMP, covers, python_folders
 from cluster.stale import running
 from cluster.traces import Traces, links
-from test_docs import consoles
+from pages import consoles
+from paths import ROOT
 from waiting import until
 
 from exatrkx_hpc.base.process import Completed, run, spawn
 
 pytestmark = pytest.mark.slurm
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from paths import FAKES
 
 from exatrkx_hpc.base.ports import free_port, user_port
 from exatrkx_hpc.config.resolve import resolve
@@ -20,7 +21,6 @@ from exatrkx_hpc.fleet.balancer.balancers import balancer_of
 from exatrkx_hpc.launch.plan import make_plan
 from exatrkx_hpc.launch.run_dir import RunDir
 
-FAKES = Path(__file__).parent / "fakes"
 IMAGE = "docker.io/nvcr/tritonserver:24.10"
 DOWN = "slurm_load_ctl_conf error: Unable to contact slurm controller (connect failure)\n"
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes.running import fake_triton
-from test_parquet_files import write
-from test_resume import ledger_rows
-from test_resume import results as label_files
+from parquet_events import write
+from runs import label_files, ledger_rows
 
 from exatrkx_hpc.base.errors import InputError, OutputError
 from exatrkx_hpc.work.events.source import FORMATS, Reader, find_events, format_of

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from paths import ROOT
 
 pytest.importorskip("torch")
 
@@ -21,7 +22,6 @@ from exatrkx_hpc.base.process import run
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 
-ROOT = Path(__file__).resolve().parents[1]
 LANE = ROOT / "benchmarks" / "gpu.py"
 #: What a machine with a GPU may not have; the lane gets along without.
 MISSING = (

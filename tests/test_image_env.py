@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from command import complaint, exatrkx_hpc
+from paths import FAKES
 from repositories import tiny_repository
 from triton_helper import running_triton
 
@@ -26,7 +27,6 @@ from exatrkx_hpc.models.repository import ENVIRONMENT, read_models
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 
-FAKES = Path(__file__).parent / "fakes"
 IMAGE = "docker:nvcr.io/nvidia/tritonserver:24.10-py3"
 NOWHERE = {"PIP_INDEX_URL": "http://127.0.0.1:1/simple", "PIP_RETRIES": "0", "PIP_EXTRA_INDEX_URL": ""}
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from command import complaint, exatrkx_hpc
+from paths import FAKES
 from repositories import tiny_repository
 
 from exatrkx_hpc.base.process import Completed
 
-FAKES = Path(__file__).parent / "fakes"
 NAME = "nvcr.io/nvidia/tritonserver:24.10-py3"
 IMAGE = f"docker:{NAME}"
 #: What a line of setup begins with.

@@ -11,17 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from package_modules import NAMES
 
 from exatrkx_hpc.base.assets import package_parent
 from exatrkx_hpc.base.process import run
 from exatrkx_hpc.launch.payload import write_payload
 
-PACKAGE = package_parent() / "exatrkx_hpc"
-NAMES = {
-    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if "_assets" not in path.parts
-}
 #: The layers, lowest first. A module imports from its own folder and from lower layers, no other folder of its layer.
 LAYERS = (
     {"", "base"},

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, Entered, cluster, missing
 from command import complaint, exatrkx_hpc
+from local_farms import FAKE_TRITON
 from repositories import tiny_repository
 from waiting import until
 
@@ -24,7 +25,6 @@ from exatrkx_hpc.launch.plan import make_plan
 from exatrkx_hpc.launch.slurm.interactive import Allocation, allocation, salloc_argv
 from exatrkx_hpc.tracking.simulation.synthetic import write_events
 
-FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
 FARM = """\
 run_root = "{shared}/runs"
 [job]
@@ -138,7 +138,7 @@ def slurm() -> Iterator[Cluster]:
         c.wait_idle()
         tiny_repository(c.shared / "models")
         (c.home() / "real").mkdir()
-        for file, triton in (("", str(FAKE)), ("real", "tritonserver")):
+        for file, triton in (("", str(FAKE_TRITON)), ("real", "tritonserver")):
             (c.home() / file / "farm.toml").write_text(FARM.format(shared=c.shared, triton=triton))
         write_events(c.home() / "real" / "events", events=4, tracks=20, seed=8)
         user = c.config.user("physicist")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, ClusterConfig, Entered, cgroups, cluster, missing
+from paths import FAKES
 from waiting import until
 
 from exatrkx_hpc.base.assets import asset
@@ -116,7 +117,7 @@ def site() -> Iterator[Site]:
         made = Site(c)
         (made.home / "farm.toml").write_text(FARM.format(home=made.home))
         shutil.copytree(asset("model_repos/exatrkx/frnn"), made.home / "models" / "frnn")
-        shutil.copy(Path(__file__).parent / "fakes" / "fake_tritonserver", made.home / "triton")
+        shutil.copy(FAKES / "fake_tritonserver", made.home / "triton")
         (made.home / "hog").write_text(HOG)
         for program in ("triton", "hog"):
             (made.home / program).chmod(0o755)

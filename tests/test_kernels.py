@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from devices import CUDA, edges_on_cuda, labels_on_cuda
+from paths import FAKES
 from twins import SOURCE, Twin, twin
 
 from exatrkx_hpc.base.errors import MissingComponent
@@ -20,8 +21,6 @@ from exatrkx_hpc.tracking.components import label_components
 from exatrkx_hpc.tracking.filtering import apply_filter
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 from exatrkx_hpc.tracking.scoring.agreement import compare_edges, same_partition
-
-FAKES = Path(__file__).parent / "fakes"
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])

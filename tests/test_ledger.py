@@ -6,22 +6,17 @@ import sqlite3
 import sys
 
 import pytest
+from ledgers import result
 
 from exatrkx_hpc.base.errors import OutputError
 from exatrkx_hpc.base.process import run
 from exatrkx_hpc.work.events.source import event_key
 from exatrkx_hpc.work.ledger.file import SCHEMA, create
 from exatrkx_hpc.work.ledger.ledger import Counts, Ledger
-from exatrkx_hpc.work.results.outcome import Failed, Result
+from exatrkx_hpc.work.results.outcome import Failed
 from exatrkx_hpc.work.results.parts import Part
 
 FACTS = {"folder": "/events", "mode": "ensemble"}
-
-
-def result(name: str, **changes) -> Result:
-    fields = {"items": 3, "seconds": 0.25, "retries": 1, "size": 18, "mtime_ns": 7, "sha256": "ab" * 32}
-    written = {"result_size": 6, "result_sha256": "cd" * 32}
-    return Result(name=name, **(fields | written | changes))
 
 
 def fill(ledger: Ledger, names) -> None:
@@ -130,7 +125,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from exatrkx_hpc.work.ledger.ledger import Ledger
-from test_ledger import result
+from ledgers import result
 
 ledger = Ledger(Path(sys.argv[1]))
 ledger.begin_run(server="h:1", version="1")

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from exatrkx_hpc.base.process import run
 
-BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "ledger.py"
+BENCHMARK = ROOT / "benchmarks" / "ledger.py"
 
 
 def figures(tmp_path: Path, *flags: str) -> dict:

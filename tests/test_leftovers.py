@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from local_farms import FAKE_TRITON
 from waiting import until
 
 from exatrkx_hpc import farm
@@ -23,7 +24,6 @@ from exatrkx_hpc.fleet.leftovers import FarmProcess, farm_processes
 from exatrkx_hpc.fleet.members.record import read_records
 from exatrkx_hpc.launch.embedded.cleanup import containers, remove_containers, remove_shared_memory
 
-FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
 NODE = "127.0.86.1"
 
 
@@ -37,7 +37,7 @@ def job(tmp_path: Path) -> Iterator[farm.Job]:
         "site": "local",
         "run_root": str(tmp_path),
         "cluster.local_address": NODE,
-        "server.triton": str(FAKE),
+        "server.triton": str(FAKE_TRITON),
         "server.model_repository": str(repository),
         "server.drain": 0,
         "server.exit_timeout": 2,

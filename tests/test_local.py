@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 from command import PROGRAM
+from hostile_names import HOSTILE_FOLDERS
+from local_farms import FAKE_TRITON, local_farm
 from waiting import until
 
 from exatrkx_hpc import farm
@@ -20,30 +22,8 @@ from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.process import run, session_members
 from exatrkx_hpc.config.resolve import resolve
-from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
 from exatrkx_hpc.launch.embedded.scheduler import EmbeddedScheduler
-
-FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
-HOSTILE = ["a b", "a'; echo foo", 'say "hi"', "$HOME", "`id`", "back\\slash", "ünïcode", "semi;colon&more"]
-
-
-def local_farm(run_root: Path, **flags: object) -> Farm:
-    repository = run_root / "models"
-    (repository / "echo" / "1").mkdir(parents=True, exist_ok=True)
-    (repository / "echo" / "config.pbtxt").write_text('name: "echo" backend: "identity"')
-    values = {
-        "site": "local",
-        "run_root": str(run_root).replace("$", "$$"),
-        "cluster.local_address": "127.0.5.1",
-        "server.triton": str(FAKE),
-        "server.model_repository": str(repository).replace("$", "$$"),
-        "server.drain": 0,
-        "server.exit_timeout": 2,
-        "job.nodes": 1,
-    }
-    values.update({name.replace("__", "."): value for name, value in flags.items()})
-    return resolve(flags=values).farm
 
 
 @pytest.fixture
@@ -151,7 +131,7 @@ def test_a_server_that_does_not_end_is_killed(deploy, monkeypatch):
     assert not lives(pid)
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", HOSTILE_FOLDERS)
 def test_any_folder_name_will_do(deploy, tmp_path, name):
     job = deploy(run_root=tmp_path / name)
     pid = record(job, state="starting").pid
@@ -212,7 +192,7 @@ def test_a_farm_runs_on_a_machine_without_a_network(tmp_path):
     settings = tmp_path / "farm.toml"
     settings.write_text(
         f'site = "local"\nrun_root = "{tmp_path}"\ncluster.local_address = "127.0.5.1"\njob.nodes = 2\n'
-        f'[server]\ntriton = "{FAKE}"\nmodel_repository = "{made.server.model_repository}"\ndrain = 0\n'
+        f'[server]\ntriton = "{FAKE_TRITON}"\nmodel_repository = "{made.server.model_repository}"\ndrain = 0\n'
     )
     lines = (
         "ip link set lo up",

@@ -17,8 +17,7 @@ import weakref
 
 import numpy as np
 import pytest
-from fakes.running import fake_triton, free_port
-from test_client import expected
+from fakes.running import expected, fake_triton, free_port
 from typer.testing import CliRunner
 from waiting import until
 

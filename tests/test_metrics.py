@@ -8,10 +8,10 @@ import io
 import os
 import random
 import threading
-from pathlib import Path
 
 import pytest
 from fakes.running import free_port
+from paths import FAKES
 from rich.console import Console
 
 from exatrkx_hpc.base.errors import EndpointError, OutputError
@@ -29,7 +29,7 @@ from exatrkx_hpc.measure.metrics import (
 from exatrkx_hpc.measure.record import CSV_COLUMNS, append_csv
 
 # What a Triton 2.51 said after 16 events, less the lines that nothing here reads.
-REAL = Path(__file__).with_name("fakes").joinpath("triton_metrics.txt").read_text()
+REAL = (FAKES / "triton_metrics.txt").read_text()
 
 
 @contextlib.contextmanager

@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 from command import PROGRAM, complaint, exatrkx_hpc
 from fakes.running import fake_triton
+from paths import FAKES
 from waiting import until
 
 from exatrkx_hpc.base.process import Completed, run, spawn
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, write_endpoint
 from exatrkx_hpc.launch.run_dir import RunDir
 
-METRICS = Path(__file__).with_name("fakes").joinpath("triton_metrics.txt").read_text()
+METRICS = (FAKES / "triton_metrics.txt").read_text()
 
 
 # Workers

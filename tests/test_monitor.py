@@ -12,7 +12,7 @@ import pytest
 import requests
 from balancers import RecordingBalancer, free_listen
 from fakes.slurm import Cluster
-from test_local import local_farm
+from local_farms import local_farm
 from waiting import until
 
 from exatrkx_hpc import farm

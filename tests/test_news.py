@@ -15,8 +15,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from command import PROGRAM, exatrkx_hpc
-from test_imports import NAMES
-from test_local import local_farm
+from local_farms import local_farm
+from package_modules import NAMES
+from paths import ROOT
 from waiting import until
 
 from exatrkx_hpc import farm
@@ -76,7 +77,7 @@ def test_each_kind_comes_back_from_its_json_and_says_one_line(kind: type[News]):
 
 
 def test_every_code_and_field_is_in_the_docs():
-    page = (Path(__file__).parents[1] / "docs" / "endpoint.md").read_text().partition("## News")[2]
+    page = (ROOT / "docs" / "endpoint.md").read_text().partition("## News")[2]
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     for kind in KINDS:
         (row,) = [row for row in rows if f"`{kind.code}`" in row.split("|")[1]]

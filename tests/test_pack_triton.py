@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 pytest.importorskip("torch")
 
@@ -15,7 +16,6 @@ from gpu_lane import triton as packed_triton
 
 from exatrkx_hpc.base.process import run
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "benchmarks" / "pack_triton.sh")
 LANE = str(ROOT / "benchmarks" / "gpu.py")
 PACKING = {**os.environ, "PYTHON": sys.executable}

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from parquet_events import write
 
 from exatrkx_hpc.base.errors import InputError, MissingComponent
 from exatrkx_hpc.base.process import run
@@ -20,15 +20,6 @@ RANDOM = np.random.default_rng(0)
 
 def hits(number: int) -> np.ndarray:
     return RANDOM.normal(size=(number, 3)).astype(np.float32)
-
-
-def write(path: Path, events, *, type_=None, group=10, column="event") -> Path:
-    """Write (name, hits) pairs to a Parquet file with row groups of `group` rows."""
-    names = [name for name, values in events for _ in values]
-    table = np.concatenate([values for _, values in events]) if events else np.empty((0, 3))
-    columns = {column: pa.array(names, type=type_), **{name: table[:, at] for at, name in enumerate(("r", "phi", "z"))}}
-    pq.write_table(pa.table({"other": pa.nulls(len(names)), **columns}), path, row_group_size=group)
-    return path
 
 
 @pytest.mark.parametrize("type_", [pa.int16(), pa.uint64(), pa.string(), pa.large_string()], ids=str)

@@ -16,8 +16,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes.running import fake_triton
-from runs import driver, event_of, events_of, part_bytes, part_file, read_part, tiny_disk, workers_of
-from test_resume import kill_something, ledger_rows
+from runs import (
+    driver,
+    event_of,
+    events_of,
+    kill_something,
+    ledger_rows,
+    part_bytes,
+    part_file,
+    read_part,
+    tiny_disk,
+    workers_of,
+)
 from waiting import until
 
 from exatrkx_hpc.base.errors import InputError, OutputError

@@ -10,21 +10,20 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from cluster import Cluster, ClusterConfig, User, cluster, missing
 from cluster.config import Qos
+from pages import blocks, commands
+from paths import FAKES, ROOT
 from repositories import tiny_repository
-from test_docs import blocks, commands
 from waiting import until
 
 from exatrkx_hpc.base.ports import user_port
 
 pytestmark = [pytest.mark.slurm, pytest.mark.triton, pytest.mark.usefixtures("triton", "nginx")]
 
-PAGE = (Path(__file__).parent.parent / "docs" / "perlmutter.md").read_text()
-FAKES = Path(__file__).parent / "fakes"
+PAGE = (ROOT / "docs" / "perlmutter.md").read_text()
 QOS = ("regular", "debug", "interactive", "shared_interactive")
 LIKE_PERLMUTTER = ClusterConfig(
     nodes=2,

@@ -15,6 +15,7 @@ import pytest
 from images import site as sites
 from images import triton_image
 from images.site import IMAGE, Site
+from paths import FAKES
 from waiting import until
 
 from exatrkx_hpc import farm
@@ -35,7 +36,6 @@ from exatrkx_hpc.work.map.endpoint import Endpoint
 
 pytestmark = [pytest.mark.podman, pytest.mark.usefixtures("nginx")]
 
-FAKES = Path(__file__).parent / "fakes"
 SHARED_MEMORY = Path("/dev/shm")
 #: The image's Python is of the version that runs the tests.
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"

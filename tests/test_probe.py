@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Barrier, BrokenBarrierError, Thread
 
 import pytest
-from test_membership import record
+from server_records import record
 
 from exatrkx_hpc.fleet.members.probe import is_ready, probe
 from exatrkx_hpc.fleet.members.record import ServerRecord

@@ -7,7 +7,7 @@ import json
 import pytest
 import requests
 from balancers import member
-from test_local import HOSTILE
+from hostile_names import HOSTILE_FOLDERS
 from waiting import until
 
 from exatrkx_hpc.base.assets import asset
@@ -111,7 +111,7 @@ def test_targets_follow_the_members(store):
     until(lambda: scraped(running) == set(), what="no target")
 
 
-@pytest.mark.parametrize("name", HOSTILE[:3])
+@pytest.mark.parametrize("name", HOSTILE_FOLDERS[:3])
 def test_any_folder_name_will_do(store, tmp_path, name):
     running = store(folder=tmp_path / name)
     running.start([member("n1-0", "127.0.6.1")])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from command import exatrkx_hpc
+from paths import FAKES
 from runs import read_labels
 from triton_helper import RunningTriton, running_triton
 from waiting import until
@@ -21,7 +22,7 @@ from exatrkx_hpc.work.events.convert import json_to_events
 from exatrkx_hpc.work.events.hits import read_hits
 from exatrkx_hpc.work.events.source import find_events
 
-PROGRAMS = Path(__file__).parent / "fakes" / "public_service"
+PROGRAMS = FAKES / "public_service"
 EVENTS = 4
 
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from test_ledger import result
+from ledgers import result
 
 from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.work.events.source import read_event

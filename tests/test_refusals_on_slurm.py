@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, ClusterConfig, cluster, missing
 from command import complaint
+from paths import FAKES
 from repositories import tiny_repository
 from waiting import until
 
@@ -18,7 +19,6 @@ from exatrkx_hpc.base.process import Completed
 
 pytestmark = pytest.mark.slurm
 
-FAKES = Path(__file__).parent / "fakes"
 FARM = """\
 run_root = "{shared}/runs"
 [job]

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hostile_names import HOSTILE
+from job_scripts import read_as_sbatch, shellcheck
 
 from exatrkx_hpc.base.assets import asset
-from exatrkx_hpc.base.errors import MissingComponent
-from exatrkx_hpc.base.process import find_program, run
+from exatrkx_hpc.base.process import run
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.values import Engine
 from exatrkx_hpc.launch.engines.commands import ENGINES
@@ -21,22 +22,6 @@ from exatrkx_hpc.launch.render import render_job, render_server
 from exatrkx_hpc.launch.words import Var, Word, comment
 
 IMAGE = "docker.io/nvcr/tritonserver:24.10"
-HOSTILE = [
-    "a b",
-    "a'; echo foo",
-    'say "hi"',
-    "$HOME",
-    "$(id)",
-    "`id`",
-    "back\\slash",
-    "ünïcode €",
-    "semi;colon&more|",
-    "-n",
-    "#hash",
-    "100%done",
-    "{a,b}*?[x]!",
-    "END_OF_SERVER_SH",
-]
 NODE = "127.0.0.2"
 #: What the node knows and the plan does not.
 ON_THE_NODE = {
@@ -144,15 +129,6 @@ def test_bash_can_parse_every_script(every_script: list[Path]) -> None:
         assert (done.returncode, done.stderr) == (0, ""), file.read_text()
 
 
-def shellcheck(files: list[Path]) -> None:
-    try:
-        program = find_program("shellcheck", remedy="pip install 'exatrkx-hpc[dev]'")
-    except MissingComponent as error:
-        pytest.skip(str(error))
-    done = run([program, *map(str, files)], timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_shellcheck_finds_nothing_in_any_script(every_script: list[Path]) -> None:
     # An argument that is the end mark, indented, ends nothing; shellcheck takes it for a slip.
     shellcheck([file for file in every_script if "\n  END_OF_SERVER_SH\n" not in file.read_text()])
@@ -160,32 +136,6 @@ def test_shellcheck_finds_nothing_in_any_script(every_script: list[Path]) -> Non
 
 def test_shellcheck_finds_nothing_in_the_scripts_that_are_shipped_as_they_are() -> None:
     shellcheck(sorted(asset("jobs").glob("*.sh")))
-
-
-def read_as_sbatch(line: str) -> list[str]:
-    """Return the words of a #SBATCH line as sbatch reads them.
-
-    Words are parted by white space; both quotes hold a word together; a backslash, even between quotes, makes
-    the next character a plain one; a # that is neither ends the line (`_get_argument` in Slurm's sbatch/opt.c).
-    """
-    words: list[str] = []
-    word, quote, characters = "", "", iter(line.removeprefix("#SBATCH"))
-    for character in characters:
-        if character == "\\":
-            word += next(characters)
-        elif quote:
-            word, quote = (word, "") if character == quote else (word + character, quote)
-        elif character in "\"'":
-            quote = character
-        elif character == "#":
-            break
-        elif character.isspace():
-            words += [word] if word else []
-            word = ""
-        else:
-            word += character
-    assert not quote, f"sbatch finds no end of {quote} in {line}"
-    return words + ([word] if word else [])
 
 
 @pytest.mark.parametrize("name", HOSTILE)

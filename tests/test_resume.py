@@ -6,31 +6,19 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import tempfile
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from command import exatrkx_hpc
 from fakes.running import fake_triton, free_port
-from runs import assert_whole, driver, make_events, tiny_disk, workers_of
+from runs import assert_whole, driver, kill_something, label_files, ledger_rows, make_events, tiny_disk, workers_of
 from waiting import until
 
 from exatrkx_hpc.base.errors import EndpointError, IncompleteRun, InputError, OutputError
 from exatrkx_hpc.work.run.report import read_report
-from exatrkx_hpc.work.run.run import Settings, StoppedRun, run_clients
-
-
-def ledger_rows(run_settings: Settings, columns: str = "name, state") -> list[tuple]:
-    with contextlib.closing(sqlite3.connect(run_settings.out / "ledger.sqlite")) as db:
-        return db.execute(f"SELECT {columns} FROM events ORDER BY key").fetchall()
-
-
-def results(run_settings: Settings) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in run_settings.folder.iterdir()}
-
+from exatrkx_hpc.work.run.run import StoppedRun, run_clients
 
 # What a second run does
 
@@ -45,7 +33,7 @@ def test_a_second_run_does_what_is_left_and_says_what_was_before(settings):
         run_clients(settings(server=fake.server, in_flight=1), stop)
     before = stopped.value.report
     assert 4 <= before.done < 40 and before.done_before == 0 and before.not_tried == 40 - before.done
-    kept = {name: (run_settings.folder / name).stat().st_ino for name in results(run_settings)}
+    kept = {name: (run_settings.folder / name).stat().st_ino for name in label_files(run_settings)}
     said, tallies = [], []
     report = run_clients(run_settings, tallies.append, tell=said.append)
     report.check()
@@ -104,12 +92,12 @@ def test_the_ledger_says_of_each_event_what_was_read_and_what_was_written(settin
 def test_fresh_begins_anew_once_the_endpoint_is_ready(settings):
     run_settings = settings(sizes=[3] * 5)
     run_clients(run_settings)
-    before = results(run_settings)
+    before = label_files(run_settings)
     with pytest.raises(EndpointError):
         run_clients(settings(fresh=True, server=f"127.0.0.1:{free_port()}"))
-    assert results(run_settings) == before
+    assert label_files(run_settings) == before
     report = run_clients(settings(fresh=True))
-    assert (report.done, report.done_before) == (5, 0) and results(run_settings) == before
+    assert (report.done, report.done_before) == (5, 0) and label_files(run_settings) == before
 
 
 def test_the_ledger_has_the_member_that_answered_where_the_balancer_says_so(settings):
@@ -132,7 +120,7 @@ def test_labels_of_another_kind_are_not_mixed_in(settings, changes, complaint):
     run_clients(settings(sizes=[3] * 2))
     with pytest.raises(OutputError, match=complaint):
         run_clients(settings(**changes))
-    assert len(results(settings())) == 2
+    assert len(label_files(settings())) == 2
 
 
 def test_labels_of_another_version_of_the_model_are_not_mixed_in(settings):
@@ -147,11 +135,11 @@ def test_labels_of_another_version_of_the_model_are_not_mixed_in(settings):
 
 def test_another_dataset_is_refused_and_nothing_is_touched(settings, tmp_path):
     run_clients(settings(sizes=[3] * 3))
-    before = results(settings())
+    before = label_files(settings())
     other = make_events(tmp_path / "other", [5] * 4)
     with pytest.raises(InputError, match=r"is of the events in .*/events, and those in .*/other are others"):
         run_clients(settings(events=other))
-    assert results(settings()) == before and len(ledger_rows(settings())) == 3
+    assert label_files(settings()) == before and len(ledger_rows(settings())) == 3
     assert run_clients(settings()).done == 3
 
 
@@ -161,7 +149,7 @@ def test_a_damaged_ledger_is_never_overwritten_by_itself(settings):
     (run_settings.out / "ledger.sqlite").write_text("torn")
     with pytest.raises(OutputError, match=r"ledger\.sqlite is damaged \(file is not a database\); put a copy"):
         run_clients(run_settings)
-    assert len(results(run_settings)) == 3 and (run_settings.out / "ledger.sqlite").read_text() == "torn"
+    assert len(label_files(run_settings)) == 3 and (run_settings.out / "ledger.sqlite").read_text() == "torn"
     assert run_clients(settings(fresh=True)).done_now == 3
 
 
@@ -248,22 +236,10 @@ def test_a_broken_model_does_not_put_the_whole_dataset_into_quarantine(settings)
 # Kills
 
 
-def kill_something(child, randomly: random.Random) -> bool:
-    """Kill a worker, the coordinator, or both with all workers; say whether the coordinator is dead."""
-    workers = workers_of(child.pid)
-    what = randomly.choice(("worker", "coordinator", "all"))
-    if what != "worker":
-        child.send(signal.SIGKILL)
-    for worker in workers if what == "all" else workers[:1] if what == "worker" else ():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            worker.kill()
-    return what != "worker"
-
-
 def test_kills_at_random_moments_cost_no_result_and_double_none(settings, tmp_path):
     run_settings = settings(sizes=[*range(300)], out=tmp_path / "undisturbed", workers=2)
     run_clients(run_settings)
-    undisturbed = results(run_settings)
+    undisturbed = label_files(run_settings)
     randomly = random.Random(20)
     with fake_triton("--delay", "0.02") as fake:
         run_settings = settings(server=fake.server, in_flight=2, workers=2)
@@ -282,7 +258,7 @@ def test_kills_at_random_moments_cost_no_result_and_double_none(settings, tmp_pa
         os.truncate(torn, torn.stat().st_size // 2)  # a torn last write
         report = run_clients(settings(workers=2))
     assert (report.done, report.failed) == (300, ()) and 0 < report.done_before < 300
-    assert results(run_settings) == undisturbed
+    assert label_files(run_settings) == undisturbed
     assert all(row == ("done", 1) for row in ledger_rows(run_settings, "state, result_size IS NOT NULL"))
 
 

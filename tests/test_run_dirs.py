@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_local import local_farm
+from local_farms import FAKE_TRITON, local_farm
 from waiting import until
 
 from exatrkx_hpc import farm
@@ -28,7 +28,6 @@ from exatrkx_hpc.launch.run_dirs import (
     remove_old_scripts,
 )
 
-FAKE = Path(__file__).parent / "fakes" / "fake_tritonserver"
 OLD = time.time() - 30 * 86400
 
 
@@ -190,7 +189,7 @@ def test_a_run_directory_is_read_by_its_owner_alone(tmp_path):
         "site": "local",
         "run_root": str(run_root),
         "cluster.local_address": "127.0.87.1",
-        "server.triton": str(FAKE),
+        "server.triton": str(FAKE_TRITON),
         "server.model_repository": str(repository),
         "server.environment": {"AWS_SECRET_ACCESS_KEY": secret},
         "server.drain": 0,
@@ -262,7 +261,7 @@ def test_a_farm_for_which_no_address_is_free_leaves_nothing(tmp_path):
     repository = tmp_path / "models"
     (repository / "echo" / "1").mkdir(parents=True)
     (repository / "echo" / "config.pbtxt").write_text('name: "echo" backend: "identity"')
-    flags = {"site": "local", "run_root": str(tmp_path), "server.triton": str(FAKE), "job.nodes": 65}
+    flags = {"site": "local", "run_root": str(tmp_path), "server.triton": str(FAKE_TRITON), "job.nodes": 65}
     with pytest.raises(LaunchError, match="addresses with free ports"):
         farm.deploy(resolve(flags={**flags, "server.model_repository": str(repository)}).farm)
     assert FarmDir(tmp_path).job_ids() == () and not list((tmp_path / "scripts").iterdir())

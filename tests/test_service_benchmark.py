@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from exatrkx_hpc.base.process import run
 
 pytest.importorskip("torch")
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "service.py"
+SCRIPT = ROOT / "benchmarks" / "service.py"
 
 
 @pytest.mark.triton

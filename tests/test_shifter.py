@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from paths import FAKES
 from repositories import tiny_repository
 from waiting import until
 
@@ -27,7 +28,6 @@ from exatrkx_hpc.launch.render import render_server
 from exatrkx_hpc.launch.run_dir import RunDir
 from exatrkx_hpc.work.map.endpoint import Endpoint
 
-FAKES = Path(__file__).parent / "fakes"
 SHIFTER = FAKES / "shifter"
 IMAGE = "docker:nvcr.io/nvidia/tritonserver:24.10-py3"
 

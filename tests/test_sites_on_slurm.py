@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, ClusterConfig, cluster, missing
 from command import complaint
+from paths import FAKES
 from waiting import until
 
 from exatrkx_hpc.base.assets import asset
@@ -87,7 +88,7 @@ def whole_site() -> Iterator[Site]:
         made = Site(c)
         (made.home / "farm.toml").write_text(FARM.format(home=made.home))
         shutil.copytree(asset("model_repos/exatrkx/frnn"), made.home / "models" / "frnn")
-        shutil.copy(Path(__file__).parent / "fakes" / "fake_tritonserver", made.home / "triton")
+        shutil.copy(FAKES / "fake_tritonserver", made.home / "triton")
         (made.home / "triton").chmod(0o755)
         (made.home / "wrappers").mkdir()
         for name in PROGRAMS:

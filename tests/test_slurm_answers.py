@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
+from paths import FAKES
 
 from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.launch.slurm.parse import (
@@ -19,7 +19,7 @@ from exatrkx_hpc.launch.slurm.parse import (
     parse_time,
 )
 
-ANSWERS = Path(__file__).parent / "fakes" / "slurm_answers"
+ANSWERS = FAKES / "slurm_answers"
 UID = 20001
 
 #: squeue 22.05 with --format=QUEUE_FIELDS and SLURM_TIME_FORMAT=%s; job 1 is named 'a b|c'.

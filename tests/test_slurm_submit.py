@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fakes.slurm import Cluster
+from paths import FAKES
 
 from exatrkx_hpc.base.errors import LaunchError, MissingComponent
 from exatrkx_hpc.launch.scheduler import JobMayRunError
@@ -135,7 +136,7 @@ def test_an_sbatch_that_fails_after_it_has_submitted(cluster: Cluster):
 
 def test_facts_of_a_job():
     """As scontrol 22.05 prints them, with what a person may write into a name."""
-    text = (Path(__file__).parent / "fakes" / "slurm_answers" / "scontrol-22.05.txt").read_text()
+    text = (FAKES / "slurm_answers" / "scontrol-22.05.txt").read_text()
     one, task = parse_facts("Welcome\n\n" + text)
     assert (one.uid, one.user, one.name, one.batch) == (20001, "physicist", "a b JobId=7 BatchFlag=0", True)
     assert same_log(one.log, "/home/100%%d/job-%j.log", "1") and not same_log(one.log, "/home/100%%d/job-%j.log", "2")

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from exatrkx_hpc.base.process import run
 
-BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "tracking.py"
+BENCHMARK = ROOT / "benchmarks" / "tracking.py"
 RIVALS = ("frnn/cdist", "frnn/cKDTree", "components/networkx", "direct/plain")
 
 

@@ -9,11 +9,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from exatrkx_hpc import __version__
 from exatrkx_hpc.base.process import Completed, run
 
-ROOT = Path(__file__).resolve().parents[1]
 #: Installing waits for a package registry.
 pytestmark = pytest.mark.timeout(600)
 FOLDERS = ("jobs", "nginx", "prometheus", "grafana", "model_repos")

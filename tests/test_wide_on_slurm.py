@@ -16,6 +16,7 @@ import pytest
 from cluster import Cluster, ClusterConfig, cluster, missing
 from cluster.config import HEAD_ADDRESS
 from command import complaint
+from paths import FAKES
 from runs import make_events
 from waiting import until
 
@@ -92,7 +93,7 @@ def site() -> Iterator[Site]:
 @contextmanager
 def stub(c: Cluster) -> Iterator[str]:
     """Run the stub on the head for the block, and give its address."""
-    log, program = c.home() / "stub.log", Path(__file__).parent / "fakes" / "fake_triton.py"
+    log, program = c.home() / "stub.log", FAKES / "fake_triton.py"
     child = c.head.spawn([sys.executable, str(program), "--host", HEAD_ADDRESS, "--delay", "0.08"], log=log)
     try:
         until(lambda: log.read_text().endswith("\n"), what="the address of the stub")

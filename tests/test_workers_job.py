@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_rendered_scripts import HOSTILE, read_as_sbatch, shellcheck
+from hostile_names import HOSTILE
+from job_scripts import read_as_sbatch, shellcheck
 
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.process import run

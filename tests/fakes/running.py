@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from exatrkx_hpc.base.process import Child, spawn
 
 PROGRAM = Path(__file__).with_name("fake_triton.py")
@@ -43,3 +45,10 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def expected(hits):
+    """What the fake answers: i mod 7, and the number of hits for hit 0."""
+    labels = np.arange(hits, dtype=np.int64) % 7
+    labels[:1] = hits
+    return labels
