@@ -276,7 +276,7 @@ def test_a_second_terminal_joins_the_cluster_and_boots_a_node_that_crashed(tmp_p
     if reason := missing():
         pytest.skip(reason)
     program = [sys.executable, "-m", "cluster"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "support")}
     first = spawn([*program, "-c", "sleep 300"], log=tmp_path / "first.log", env=environment)
     try:
 

@@ -239,7 +239,7 @@ def test_the_sanitizers_words_are_understood(status: int | None, said: list[str]
 
 def test_the_sanitizers_script_agrees_on_the_kernels_twin():
     twin()
-    path = os.pathsep.join(str(ROOT / part) for part in ("tests/fakes/cupy_on_cpu", "tests", "."))
+    path = os.pathsep.join(str(ROOT / part) for part in ("tests/support/fakes/cupy_on_cpu", "tests/support", "."))
     script = ROOT / "tests" / "gpu" / "sanitize.py"
     done = run([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": path}, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr

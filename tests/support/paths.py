@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-FAKES = ROOT / "tests" / "fakes"
+ROOT = Path(__file__).resolve().parents[2]
+FAKES = ROOT / "tests" / "support" / "fakes"
 GOLDEN = ROOT / "tests" / "golden"

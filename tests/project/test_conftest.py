@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from exatrkx_hpc.base.process import run
 
@@ -31,7 +32,8 @@ NOT_ALLOWED = "import pytest\ndef test_it(): pytest.skip('GPU kernels need no_su
 )
 def test_a_missing_part_fails_where_all_are_required(tmp_path: Path, text: str, require: str, status: int):
     (tmp_path / "test_it.py").write_text(text)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "EXATRKX_REQUIRE": require}
+    path = os.pathsep.join(str(ROOT / part) for part in ("tests", "tests/support"))
+    environment = {**os.environ, "PYTHONPATH": path, "EXATRKX_REQUIRE": require}
     argv = [
         sys.executable,
         "-m",
