@@ -15,9 +15,9 @@ from exatrkx_hpc.base.process import find_program
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.config.values import EARLY_SIGNAL, limit_seconds, signal_lead
 from exatrkx_hpc.launch.embedded.triton import embedded_triton
-from exatrkx_hpc.launch.engines.commands import ENGINES
-from exatrkx_hpc.launch.engines.images import engine_run, pull_image, refuse_missing_image
+from exatrkx_hpc.launch.engines.base import ENGINES
 from exatrkx_hpc.launch.events import DeployCaution, ModelsBuilding, ModelsWithoutPackages, PackagesFetching
+from exatrkx_hpc.launch.images import engine_run, pull_image, refuse_missing_image
 from exatrkx_hpc.launch.payload import write_payload
 from exatrkx_hpc.launch.plan import (
     FarmPlan,

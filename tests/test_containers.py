@@ -10,7 +10,7 @@ from exatrkx_hpc import farm
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.values import Engine
-from exatrkx_hpc.launch.engines.commands import ENGINES
+from exatrkx_hpc.launch.engines.base import ENGINES
 from exatrkx_hpc.launch.engines.spec import ContainerSpec
 from exatrkx_hpc.launch.plan import engine_faults
 from exatrkx_hpc.launch.words import Var, Word, directive, sh

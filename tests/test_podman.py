@@ -25,7 +25,7 @@ from exatrkx_hpc.doctor.engine import engine_findings
 from exatrkx_hpc.doctor.finding import Finding
 from exatrkx_hpc.doctor.leftovers import leftover_findings
 from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
-from exatrkx_hpc.launch.engines.commands import ENGINES
+from exatrkx_hpc.launch.engines.base import ENGINES
 from exatrkx_hpc.launch.engines.spec import ContainerSpec
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.image_env import QUESTION, read_answer

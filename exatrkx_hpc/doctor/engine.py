@@ -8,9 +8,9 @@ from pathlib import Path
 from exatrkx_hpc.base.process import find_program
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.doctor.finding import Finding, asked, refused
-from exatrkx_hpc.launch.engines.commands import ENGINES
-from exatrkx_hpc.launch.engines.images import engine_run, find_image
+from exatrkx_hpc.launch.engines.base import ENGINES
 from exatrkx_hpc.launch.engines.spec import ContainerSpec, shifter_image
+from exatrkx_hpc.launch.images import engine_run, find_image
 from exatrkx_hpc.launch.plan import Tool, container_spec
 
 #: What an engine needs, in the order in which a farm meets them.

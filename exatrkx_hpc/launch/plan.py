@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from exatrkx_hpc import __version__
 from exatrkx_hpc.config.resolve import DEFAULT, known_keys, value_of
 from exatrkx_hpc.config.schema import Farm
-from exatrkx_hpc.launch.engines.commands import ENGINES
+from exatrkx_hpc.launch.engines.base import ENGINES
 from exatrkx_hpc.launch.engines.spec import ContainerSpec
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.words import Var, Word

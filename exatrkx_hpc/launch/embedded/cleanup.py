@@ -12,7 +12,7 @@ from pathlib import Path
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.process import find_program, run
 from exatrkx_hpc.config.values import Engine
-from exatrkx_hpc.launch.engines.commands import ENGINES
+from exatrkx_hpc.launch.engines.base import ENGINES
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.words import Var, Word
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from exatrkx_hpc.config.values import Engine
-from exatrkx_hpc.launch.engines.faults import (
+from exatrkx_hpc.launch.engines.common import (
     apptainer_faults,
     bare_faults,
     podman_faults,
