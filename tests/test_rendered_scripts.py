@@ -13,9 +13,9 @@ import pytest
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import MissingComponent
 from exatrkx_hpc.base.process import find_program, run
+from exatrkx_hpc.config.engines import ENGINES
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.values import Engine
-from exatrkx_hpc.launch.engines.base import ENGINES
 from exatrkx_hpc.launch.plan import FarmPlan, Setting, make_plan
 from exatrkx_hpc.launch.render import render_job, render_server
 from exatrkx_hpc.launch.words import Var, Word, comment
