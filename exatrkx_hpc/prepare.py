@@ -15,9 +15,10 @@ from exatrkx_hpc.base.process import find_program
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.config.values import EARLY_SIGNAL, limit_seconds, signal_lead
 from exatrkx_hpc.launch.embedded.triton import embedded_triton
-from exatrkx_hpc.launch.engines.commands import ENGINES
-from exatrkx_hpc.launch.engines.images import engine_run, pull_image, refuse_missing_image
+from exatrkx_hpc.launch.engines.common import ask, complaint
+from exatrkx_hpc.launch.engines.table import engine_of
 from exatrkx_hpc.launch.events import DeployCaution, ModelsBuilding, ModelsWithoutPackages, PackagesFetching
+from exatrkx_hpc.launch.images import pull_image, refuse_missing_image
 from exatrkx_hpc.launch.payload import write_payload
 from exatrkx_hpc.launch.plan import (
     FarmPlan,
@@ -222,10 +223,10 @@ def make_python_environment(farm: Farm, tell: Tell, *, packages: Sequence[str] =
     place = Path(server.python_environment)
     if not place.exists():
         spec = container_spec(farm, Tool(triton=server.triton))
-        done = engine_run(*ENGINES[server.engine].question(spec, ("python3", "-c", QUESTION)))
+        done = ask(engine_of(farm).question(spec, ("python3", "-c", QUESTION)))
         python = read_answer(done.stdout) if done.returncode == 0 else None
         if python is None:
-            said = done.complaint.replace("; ", ", ")
+            said = complaint(done)
             raise ModelError(
                 f"python3 of {server.image or 'this machine'} does not tell its version: {said}; make {place} with "
                 "'exatrkx-hpc models pack-env', or empty server.python_environment if the image needs none"

@@ -8,15 +8,26 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from exatrkx_hpc.config.engines import ENGINES
 from exatrkx_hpc.config.resolve import Resolved, resolve
-from exatrkx_hpc.config.values import Engine
+
+
+def _engines(incomplete: str) -> list[str]:
+    return [name for name in ENGINES if name.startswith(incomplete)]
+
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="The farm's file; default: farm.toml here, if there is one.")
 ]
 SiteName = Annotated[str | None, typer.Option("--site", help="The site profile: perlmutter, generic or local.")]
 EngineName = Annotated[
-    Engine | None, typer.Option("--engine", help="What starts the container: shifter, podman-hpc, podman, apptainer.")
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="|".join(ENGINES),
+        help="What starts the container; none: a bare binary.",
+        autocompletion=_engines,
+    ),
 ]
 RunRoot = Annotated[str | None, typer.Option("--run-root", help="Folder of the run directories.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
