@@ -45,8 +45,8 @@ def snapshots(servers: Mapping[str, str], instances: Mapping[str, str] | None = 
 def counted(before: Seen, after: Seen, *, ensemble: str) -> Counted:
     """Return what was counted between two looks; a server that is only in the second began in between.
 
-    A server that gave no answer at one of the looks is left out: what it counts is not known to be of this time. Nothing
-    is counted when the servers were not known at one of the looks.
+    A server that gave no answer at one of the looks is left out: what it counts is not known to be of this time.
+    Nothing is counted when the servers were not known at one of the looks.
 
     Each request of an event is one for the ensemble, or one for every model that is asked; so the busiest model of
     a server says how many it answered.
