@@ -38,8 +38,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")
 def resolved(config: Path | None = None, /, **flags: object) -> Resolved:
     """Return the configuration; `section__key` names a flag's value, and None means that it was not given."""
     given = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
-    if isinstance(folder := given.get("run_root"), str):
-        given["run_root"] = folder.replace("$", "$$")  # the shell has filled in its variables already
+    for key in ("run_root", "server.model_repository"):
+        if isinstance(folder := given.get(key), str):
+            given[key] = folder.replace("$", "$$")  # the shell has filled in its variables already
     return resolve(config, flags=given)
 
 

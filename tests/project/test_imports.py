@@ -29,9 +29,9 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-#: The same within a folder; what lies in the folder itself may use all of them.
+#: The same within a folder; `` is what lies in the folder itself.
 INNER_LAYERS = {
-    "work": ({"workloads"}, {"events"}, {"results"}, {"inference", "ledger"}, {"run"}, {"map", "nodes"}),
+    "work": ({""}, {"workloads"}, {"events"}, {"results"}, {"inference", "ledger"}, {"run"}, {"map", "nodes"}),
     "tracking": ({""}, {"simulation"}, {"scoring"}, {"training"}),
 }
 #: `tracking` stands beside the layers: these may import it, and it imports nothing of the rest.

@@ -265,7 +265,9 @@ def test_what_is_lost_is_given_out_again(settings):
 
     report = run_sharded(run, do, shards=4, tell=said.append)
     assert rounds == [[0, 1, 2, 3], [1, 3]]
-    assert said == ["shards 1, 3 were lost with the node or the program that had it; others do what is left"]
+    assert [str(news) for news in said] == [
+        "shards 1, 3 were lost with the node or the program that had it; others do what is left"
+    ]
     assert report.done == 20 and set(report.nodes) == {"a", "b"}
     assert report.nodes["a"] == len(of_shard(run, Shard(0, 4))) + len(of_shard(run, Shard(2, 4)))
 
