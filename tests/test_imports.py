@@ -34,6 +34,10 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
+#: What users import from: it stands above all layers, and imports from them when a name is first used.
+FRONT_DOOR = "exatrkx_hpc"
+#: The template of a user's file, which imports what such a file may.
+TEMPLATE = "exatrkx_hpc.work.workloads.echo"
 #: The same within a folder; what lies in the folder itself may use all of them.
 INNER_LAYERS = {
     "work": ({"workloads"}, {"events"}, {"results"}, {"inference", "ledger"}, {"run"}, {"map", "nodes"}),
@@ -75,6 +79,8 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 TREES = {name: ast.parse(path.read_text(), str(path)) for name, path in NAMES.items()}
 ARROWS = {name: set(imported(tree)) for name, tree in TREES.items()}
+#: The front door's own imports are for type checkers; tests/test_front_door.py compares them with what it gives.
+ARROWS[FRONT_DOOR] = set(imported(ast.Module([n for n in TREES[FRONT_DOOR].body if not isinstance(n, ast.If)], [])))
 
 
 def ours(module: str) -> set[str]:
@@ -87,7 +93,7 @@ def layer(name: str, layers: Sequence[set[str]]) -> int:
 
 def allowed(source: str, target: str) -> bool:
     (here, inner), (there, other) = folders(source), folders(target)
-    if target == "exatrkx_hpc":
+    if target == FRONT_DOOR:
         return True
     if here == there:
         layers = INNER_LAYERS.get(here)
@@ -121,6 +127,26 @@ def test_an_arrow_that_runs_up_would_be_found():
     assert not allowed("exatrkx_hpc.work.inference.client", "exatrkx_hpc.work.ledger.ledger")
     assert allowed("exatrkx_hpc.fleet.monitor", "exatrkx_hpc.launch.scheduler")
     assert allowed("exatrkx_hpc.work.run.run", "exatrkx_hpc.work.ledger.ledger")
+
+
+def test_nothing_in_the_package_uses_the_front_door_but_the_template():
+    for name, tree in TREES.items():
+        taken = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == FRONT_DOOR
+            for alias in node.names
+            if f"{FRONT_DOOR}.{alias.name}" not in NAMES
+        }
+        assert taken <= {"__version__"} or name == TEMPLATE, f"{name} takes {taken} from the top"
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import) and "exatrkx_hpc" in ast.dump(node)]
+    assert ours(TEMPLATE) == {FRONT_DOOR}
+
+
+def test_the_front_door_imports_nothing_of_ours_before_it_is_used():
+    assert ours(FRONT_DOOR) == set()
+    modules = import_alone(FRONT_DOOR)["modules"]
+    assert not {"numpy", "pydantic", "tritonclient", "grpc", "torch", "typer", "requests"} & set(modules)
 
 
 def test_no_imports_run_in_a_circle():
