@@ -15,8 +15,9 @@ than `exatrkx_hpc.tracking` can import it.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+#: True for type checkers, which know it by this name; the import of `typing` would take longer than all the rest.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from exatrkx_hpc.base.errors import (
         ConfigError,
