@@ -1,4 +1,4 @@
-"""The front door: what `exatrkx_hpc` exports, what docs/python.md says of it, and what users' types see are the same."""
+"""The front door: what `exatrkx_hpc` exports, what docs/python.md says of it, and what type checkers see agree."""
 
 from __future__ import annotations
 
