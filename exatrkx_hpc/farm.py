@@ -2,9 +2,9 @@
 
 In a notebook:
 
-    from exatrkx_hpc import farm
+    import exatrkx_hpc as hpc
 
-    with farm.up("farm.toml") as endpoint:
+    with hpc.up("farm.toml") as endpoint:
         labels = endpoint.find_tracks(hits)
 
 The command line calls the same functions and prints what they return.
@@ -289,7 +289,7 @@ def up(
     `flags` are values by dotted key that go before those of the file, such as `{"job.nodes": 2}`. Raises
     ConfigError, MissingComponent, LaunchError, ModelError, EndpointError.
     """
-    farm = resolve(Path(file) if file is not None else None, flags=flags).farm
+    farm = resolve(file, flags=flags).farm
     clients = farm.clients
     chosen = workload_of(clients.model, default=clients.workload, folder=clients.workloads)
     chosen.requests(clients.mode)  # refuses mode direct before anything is started
