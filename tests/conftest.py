@@ -139,6 +139,15 @@ def prometheus() -> str:
         pytest.skip(str(error))
 
 
+@pytest.fixture
+def web_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell names a proxy for the web, which knows no way to a node."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The address of a fake Triton."""

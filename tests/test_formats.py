@@ -101,6 +101,15 @@ def test_a_parquet_file_that_is_written_again_with_the_same_events(run, tmp_path
     assert run(folder / "all.parquet")[1].done_now == 0
 
 
+def test_events_of_a_parquet_file_that_was_renamed_are_found_again(run, tmp_path):
+    folder = write_events(tmp_path / "events", "parquet")
+    settings, _ = run(folder)
+    (folder / "first.parquet").rename(folder / "third.parquet")
+    (settings.folder / "evt_0.csv").unlink()
+    _, report = run(folder)
+    assert (report.done, report.done_now, report.failed) == (12, 1, ())
+
+
 def test_events_of_parquet_files_that_changed_or_are_gone(run, tmp_path):
     folder = write_events(tmp_path / "events", "parquet")
     settings, _ = run(folder)

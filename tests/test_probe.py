@@ -78,12 +78,7 @@ def test_where_nobody_listens():
     assert not is_ready(server, 5)
 
 
-def test_no_proxy_is_asked(monkeypatch):
-    """A site's proxy for the web knows no way to a node."""
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
+def test_no_proxy_is_asked(web_proxy):
     with serving(triton()) as server:
         assert is_ready(server, 5)
 

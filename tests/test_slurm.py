@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -332,6 +333,22 @@ def test_a_slow_slurm_does_not_hold_the_caller_up(cluster: Cluster, clock: Clock
     assert len(cluster.calls()) == asked
     cluster.hangs("squeue", hang=False)
     until(lambda: jobs.info("4242").state is JobState.RUNNING, what="RUNNING")
+
+
+def test_what_was_asked_before_a_job_was_changed_is_no_answer_after_it(cluster: Cluster, clock: Clock):
+    """The queue is asked, the job is cancelled, and only then comes the answer: it is of before."""
+    jobs = SlurmJobs(ask, max_age=5, trust=30, patience=0.05, clock=clock, lines_only=True)
+    cluster.says("running", line(4242, "RUNNING"))
+    cluster.says("cancelled", line(4242, "CANCELLED"))
+    tell = 'cd "$FAKE_SLURM"; echo >>asked; now=$(wc -l <asked)\n'
+    wait = "[ $now != 2 ] || until [ -e late ]; do sleep 0.02; done\n"
+    cluster.instead("squeue", f"{tell}{wait}[ $now -gt 2 ] && cat cancelled.out || cat running.out")
+    assert jobs.info("4242").state is JobState.RUNNING
+    clock.sleep(6)
+    assert jobs.info("4242").state is JobState.RUNNING, "the last answer, while the second is under way"
+    threading.Timer(0.3, (cluster.folder / "late").touch).start()
+    jobs.forget()
+    assert jobs.info("4242").state is JobState.CANCELLED
 
 
 # --- pyslurm

@@ -55,7 +55,7 @@ class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
         if call < o.unloading:
             text = f"Request for unknown model: '{request.model_name}' has no available versions"
             await context.abort(grpc.StatusCode.NOT_FOUND, text)
-        if call < o.fail:
+        if call < o.fail and (call + 1) % o.good_each:
             await context.abort(getattr(grpc.StatusCode, o.fail_status), o.fail_message)
         self.now += 1
         if o.most is not None and self.now > o.most:
@@ -97,6 +97,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fail", type=int, default=0, help="the first calls fail with --fail-status")
     parser.add_argument("--fail-status", default="INTERNAL")
     parser.add_argument("--fail-message", default="the model broke")
+    parser.add_argument("--good-each", type=int, default=1 << 30, help="but every so many-th of them is answered")
     parser.add_argument("--most", type=int, help="refuse more requests than this at a time")
     parser.add_argument("--drop-label", action="store_true", help="send one label too few")
     parser.add_argument("--die-after", type=int, help="SIGKILL itself at this call")
