@@ -302,6 +302,20 @@ def test_the_end_of_a_shard_in_an_earlier_run_is_none_of_this_one(settings):
     assert rounds == [[0, 1], [1]]
 
 
+def test_what_is_begun_anew_is_so_once(settings):
+    run, written = settings(sizes=[3] * 8, fresh=True), []
+
+    def do(order, shards, *, of, look):
+        run_shards(order, shards, of=of, node="a")
+        if not written:
+            lost(order, 1)  # after it has done all
+        written.append({path.name: path.stat().st_mtime_ns for path in run.folder.iterdir()})
+        return ""
+
+    assert run_sharded(run, do, shards=2).done == 8
+    assert len(written) == 2 and written[0] == written[1]
+
+
 def test_nobody_who_can_begin_is_an_error_and_later_a_reason(settings):
     run, rounds = settings(sizes=[3] * 6), []
 

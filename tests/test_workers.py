@@ -651,7 +651,7 @@ def test_a_worker_that_hangs_is_replaced(tmp_path):
             workers_of(os.getpid())[0].suspend()
 
     with fake_triton("--delay", "0.02") as fake:
-        coordinator = make_coordinator(fake.server, tmp_path, events=50, workers=2, show=stop_one, longest_silence=1.5)
+        coordinator = make_coordinator(fake.server, tmp_path, events=50, workers=2, show=stop_one, longest_silence=5)
         asyncio.run(coordinator.run())
     assert coordinator.report().done == 50 and coordinator.report().failed == ()
 

@@ -40,6 +40,10 @@ class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelMetadata(self, request, context):
         return service_pb2.ModelMetadataResponse(name=request.name, versions=["1", self.options.version])
 
+    async def ModelStatistics(self, request, context):
+        statistics = service_pb2.ModelStatistics(name=self.options.member or self.options.model)
+        return service_pb2.ModelStatisticsResponse(model_stats=[statistics])
+
     async def ModelInfer(self, request, context):
         call, o = self.calls, self.options
         self.calls += 1
