@@ -304,8 +304,10 @@ def test_the_end_of_a_shard_in_an_earlier_run_is_none_of_this_one(settings):
 
 def test_what_is_begun_anew_is_so_once(settings):
     run, written = settings(sizes=[3] * 8, fresh=True), []
+    run_sharded(run, HERE, shards=3)
 
     def do(order, shards, *, of, look):
+        assert not run.report.exists(), "the report of before"
         run_shards(order, shards, of=of, node="a")
         if not written:
             lost(order, 1)  # after it has done all

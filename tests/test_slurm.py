@@ -335,20 +335,33 @@ def test_a_slow_slurm_does_not_hold_the_caller_up(cluster: Cluster, clock: Clock
     until(lambda: jobs.info("4242").state is JobState.RUNNING, what="RUNNING")
 
 
-def test_what_was_asked_before_a_job_was_changed_is_no_answer_after_it(cluster: Cluster, clock: Clock):
-    """The queue is asked, the job is cancelled, and only then comes the answer: it is of before."""
-    jobs = SlurmJobs(ask, max_age=5, trust=30, patience=0.05, clock=clock, lines_only=True)
-    cluster.says("running", line(4242, "RUNNING"))
-    cluster.says("cancelled", line(4242, "CANCELLED"))
-    tell = 'cd "$FAKE_SLURM"; echo >>asked; now=$(wc -l <asked)\n'
-    wait = "[ $now != 2 ] || until [ -e late ]; do sleep 0.02; done\n"
-    cluster.instead("squeue", f"{tell}{wait}[ $now -gt 2 ] && cat cancelled.out || cat running.out")
-    assert jobs.info("4242").state is JobState.RUNNING
+@pytest.fixture
+def late(cluster: Cluster, clock: Clock) -> SlurmJobs:
+    """Slurm's second answer is under way, of what was before; the third will be of what is now.
+
+    The first two know one job, that runs. By the third it was cancelled, and there is another one.
+    """
+    made = SlurmJobs(ask, max_age=5, trust=30, patience=0.05, clock=clock, lines_only=True)
+    cluster.says("before", line(4242, "RUNNING"))
+    cluster.says("now", line(4242, "CANCELLED") + line(4243, "PENDING"))
+    tell = 'cd "$FAKE_SLURM"; echo >>asked; number=$(wc -l <asked)\n'
+    wait = "[ $number != 2 ] || until [ -e go ]; do sleep 0.02; done\n"
+    cluster.instead("squeue", f"{tell}{wait}[ $number -gt 2 ] && cat now.out || cat before.out")
+    assert made.info("4242").state is JobState.RUNNING
     clock.sleep(6)
-    assert jobs.info("4242").state is JobState.RUNNING, "the last answer, while the second is under way"
-    threading.Timer(0.3, (cluster.folder / "late").touch).start()
-    jobs.forget()
-    assert jobs.info("4242").state is JobState.CANCELLED
+    assert made.info("4242").state is JobState.RUNNING, "the last answer, for nobody waits for the second"
+    threading.Timer(0.3, (cluster.folder / "go").touch).start()
+    return made
+
+
+def test_an_answer_of_before_a_job_was_changed_is_none_of_after(late: SlurmJobs):
+    late.forget()
+    assert late.info("4242").state is JobState.CANCELLED
+
+
+def test_an_answer_of_before_a_job_was_submitted_does_not_tell_of_it(cluster: Cluster, late: SlurmJobs):
+    assert late.info("4243").state is JobState.PENDING
+    assert not cluster.calls("sacct")
 
 
 # --- pyslurm
