@@ -4,9 +4,9 @@
 
 A mutant is a comparison turned round, a bound moved, a condition negated, a statement or an argument left out; in a
 template it is a line left out. Each runs the tests that SUBJECTS names, less those that need real parts that are slow
-to start, in a process namespace of its own: a mutant that kills the wrong process kills none of this machine's, and
-none of its own outlives it. Goldens are rewritten instead of compared, unless `--goldens`: they see every change of a
-text and none of its sense. Needs Linux with `unshare`.
+to start, in namespaces of its own: a mutant that kills the wrong process kills none of this machine's, and none of its
+own outlives it. Goldens are rewritten instead of compared, unless `--goldens`: they see every change of a text and
+none of its sense. Needs Linux with `unshare` and `ip`.
 
 Read the survivors: each is a hole in the tests, code that does nothing, or a change that nobody could notice.
 """
@@ -79,6 +79,9 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "nginx/upstream.conf.j2": ("test_nginx.py", "test_balancers.py"),
 }
 NOT = "not (" + " or ".join(("slurm", "podman", "triton", "browser", "dashboards", "chaos", "gpu")) + ")"
+#: Nothing of this machine's is seen: not the ports that others listen on, nor their shared memory, which would seem to
+#: be left behind without the processes that hold it. Bash stays, to reap what a namespace leaves to its first process.
+_APART = 'ip link set lo up && mount -t tmpfs tmpfs /dev/shm && "$@"; exit $?'
 #: Left out, a line of a template that begins or ends a block is no mutant but no script.
 _BLOCK = ("if ", "for ", "while ", "case ", "then", "else", "elif ", "fi", "do", "done", "esac", "{", "}", "(", ")")
 _TURNED = {
@@ -263,10 +266,9 @@ class Trial:
 
     def _run(self, tests: tuple[str, ...], *, limit: float) -> tuple[int, str]:
         user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
-        apart = ("unshare", *user, "--pid", "--fork", "--kill-child", "--mount-proc", "--")
+        apart = ("unshare", *user, "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
         words = ("-x", "-q", "-m", NOT, "-p", "no:cacheprovider", *(() if self._goldens else ("--update-golden",)))
-        # The first process of a namespace must reap what others leave, which bash does.
-        argv = [*apart, "bash", "-c", '"$@"; exit $?', "-", sys.executable, "-m", "pytest", *words, *tests]
+        argv = [*apart, "bash", "-c", _APART, "-", sys.executable, "-m", "pytest", *words, *tests]
         env = {**os.environ, "PYTHONPATH": str(self._tree), "TMPDIR": str(self._tmp)}
         done = run(argv, timeout=limit, env=env, cwd=self._tree)
         return done.returncode, (done.stdout + done.stderr)[-2000:]
