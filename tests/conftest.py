@@ -86,7 +86,7 @@ def clean_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def heard_signals() -> None:
-    """What the tests start hears SIGHUP and SIGINT, also where nohup or a shell's & has switched them off.
+    """What the tests start hears SIGHUP, SIGINT and SIGQUIT, also where nohup or a shell's & has switched them off.
 
     A program begins with the default for a signal that its parent handles, and inherits only what is ignored.
     """
@@ -94,6 +94,8 @@ def heard_signals() -> None:
         signal.signal(signal.SIGHUP, lambda *_: None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Barrier, BrokenBarrierError, Thread
+from threading import Barrier, BrokenBarrierError, Event, Thread
 
 import pytest
 from test_membership import record
@@ -76,6 +76,22 @@ def test_where_nobody_listens():
     with serving(triton()) as server:
         pass
     assert not is_ready(server, 5)
+
+
+@pytest.mark.parametrize("silent", ["/v2/health/ready", "/v2"])
+def test_a_server_that_hangs_is_not_waited_for(silent):
+    go_on = Event()
+
+    def answer(path: str) -> tuple[int, str]:
+        if path == silent:
+            go_on.wait(60)
+        return triton()(path)
+
+    with serving(answer) as server:
+        try:
+            assert not is_ready(server, 0.5)
+        finally:
+            go_on.set()
 
 
 def test_no_proxy_is_asked(web_proxy):
