@@ -298,6 +298,18 @@ def test_the_record_of_a_server_is_json_in_a_hostile_folder(tmp_path: Path, run_
     assert Path(plan.run_root, "42").stat().st_mode & 0o777 == 0o700
 
 
+def test_who_reads_a_record_while_it_is_written_reads_the_one_before(tmp_path: Path, run_job) -> None:
+    """A second name of the file keeps what the first had: the next record is another file under that name."""
+    plan = make(run_root=str(tmp_path / "run"), server__max_restarts=0)
+    record = Path(plan.run_root, "42", "records", f"{NODE}-0.json")
+    program = f"#!/bin/sh\nuntil [ -s {record} ]; do sleep 0.02; done\nln {record} {tmp_path}/before\n"
+    (tmp_path / "programs" / "tritonserver").write_text(program)
+    run_job(plan)
+    assert json.loads((tmp_path / "before").read_text())["state"] == "starting"
+    assert json.loads(record.read_text())["state"] == "gone"
+    assert [path.name for path in record.parent.iterdir()] == [record.name]
+
+
 @pytest.mark.parametrize(
     ("visible", "shares"),
     [("0,1,2,3", ["0,1", "2,3"]), ("GPU-a,GPU-b", ["GPU-a,GPU-b"] * 2), ("3", ["3", "3"]), ("", ["", ""])],

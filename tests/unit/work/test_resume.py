@@ -233,6 +233,13 @@ def test_a_broken_model_does_not_put_the_whole_dataset_into_quarantine(settings)
     assert (report.done, report.failures) == (160, 0)
 
 
+def test_as_many_bad_events_in_all_do_not_stop_a_run(settings):
+    broken = ("--fail", "100000", "--fail-status", "INVALID_ARGUMENT", "--good-each", "99")
+    with fake_triton(*broken) as fake:
+        report = run_clients(settings(sizes=[1] * 200, server=fake.server, in_flight=1))
+    assert (report.done, report.failures, report.stopped) == (2, 198, None)
+
+
 # Kills
 
 
