@@ -137,11 +137,43 @@ def test_what_the_page_names_exists(path: Path) -> None:
     assert not faults, f"{ids(path)}: {faults}"
 
 
+def anchors(page: str) -> set[str]:
+    """The names by which a link reaches the headings of a page, as GitHub makes them."""
+    found: dict[str, int] = {}
+    names = set()
+    for title in re.findall(r"^#{1,6} (.+?) *$", FENCE.sub("", page), re.MULTILINE):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()
+        slug = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        count = found[slug] = found.get(slug, -1) + 1
+        names.add(f"{slug}-{count}" if count else slug)
+    return names
+
+
+def broken_links(path: Path) -> list[str]:
+    """The relative links of a page whose file is missing, or whose heading is."""
+    broken = []
+    for target in LINK.findall(FENCE.sub("", path.read_text())):
+        name, _, anchor = target.partition("#")
+        page = path.parent / name if name else path
+        if "://" not in target and (
+            not page.exists() or (anchor and page.suffix == ".md" and anchor not in anchors(page.read_text()))
+        ):
+            broken.append(target)
+    return broken
+
+
 @every_page
 def test_links_lead_somewhere(path: Path) -> None:
-    prose = FENCE.sub("", path.read_text())
-    targets = [target.partition("#")[0] for target in LINK.findall(prose) if "://" not in target]
-    assert not [target for target in targets if target and not (path.parent / target).exists()]
+    assert not broken_links(path)
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    (tmp_path / "other.md").write_text("# Title\n## What `x.y` is, and why\n## Title\n```text\n# no heading\n```\n")
+    good = "[a](other.md) [b](other.md#title-1) [c](other.md#what-xy-is-and-why) [d](#here) [e](https://no.where/#x)"
+    bad = ["none.md", "other.md#no-heading", "other.md#title-2", "#there"]
+    page = tmp_path / "page.md"
+    page.write_text(f"# Here\n{good}\n" + "\n".join(f"[x]({target})" for target in bad))
+    assert broken_links(page) == bad
 
 
 @every_page

@@ -76,7 +76,7 @@ def test_each_kind_comes_back_from_its_json_and_says_one_line(kind: type[News]):
 
 
 def test_every_code_and_field_is_in_the_docs():
-    page = (Path(__file__).parents[1] / "docs" / "endpoint.md").read_text().partition("## News")[2]
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "endpoint.md").read_text().partition("## News")[2]
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     for kind in KINDS:
         (row,) = [row for row in rows if f"`{kind.code}`" in row.split("|")[1]]

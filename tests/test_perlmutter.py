@@ -1,4 +1,4 @@
-"""The walk of docs/perlmutter.md on a real Slurm that has Perlmutter's QOS, constraints, accounts, GPUs and CPUs.
+"""The walk of docs/guides/perlmutter.md on a real Slurm that has Perlmutter's QOS, constraints, accounts, GPUs and CPUs.
 
 shifter, its image gateway and its plugin for Slurm are fakes that refuse what the real ones refuse.
 """
@@ -23,7 +23,7 @@ from exatrkx_hpc.base.ports import user_port
 
 pytestmark = [pytest.mark.slurm, pytest.mark.triton, pytest.mark.usefixtures("triton", "nginx")]
 
-PAGE = (Path(__file__).parent.parent / "docs" / "perlmutter.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "guides" / "perlmutter.md").read_text()
 FAKES = Path(__file__).parent / "fakes"
 QOS = ("regular", "debug", "interactive", "shared_interactive")
 LIKE_PERLMUTTER = ClusterConfig(
