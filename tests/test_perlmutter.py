@@ -88,7 +88,7 @@ def run(c: Cluster, command: str, **more: str) -> str:
 
 
 def test_the_walk_from_setup_to_stop(perlmutter):
-    once, each = section("Once"), section("Each time")
+    once, each = section("Set up once"), section("Run")
     assert [command.split()[1] for command in once] == ["init", "deploy", "setup", "doctor"]
     printed = [run(perlmutter, command) for command in once]
     assert {"#SBATCH --cpus-per-task=64", "#SBATCH --hint=nomultithread", f"#SBATCH --image={IMAGE}"} <= set(
@@ -122,7 +122,7 @@ def test_the_walk_from_setup_to_stop(perlmutter):
 
 
 def test_the_interactive_way(perlmutter):
-    [command] = section("One terminal: the interactive QOS")
+    [command] = section("Use the interactive QOS")
     log = perlmutter.shared / "interactive.log"
     home = perlmutter.home()
     terminal = perlmutter.head.spawn(shlex.split(command), log=log, env=variables(perlmutter), cwd=home)
@@ -136,7 +136,7 @@ def test_the_interactive_way(perlmutter):
 
 def test_inside_an_allocation_farm_and_clients_share_a_shell(perlmutter):
     """The allocation names no image, so that Slurm's plugin has told shifter nothing."""
-    words = section("The monitor: login node, or inside the job")
+    words = section("Run the monitor on a login node or inside the job")
     lines = [*words[:1], "until grep -q 'servers ready' farm.log; do sleep 0.2; done", *words[1:], "wait"]
     options = "-N 2 -C gpu -q interactive -t 60 -A m1234_g --gpus-per-node 4"
     assert f"salloc {options}`" in PAGE
