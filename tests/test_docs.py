@@ -217,6 +217,29 @@ def test_the_index_names_every_page() -> None:
     assert not [ids(page) for page in (ROOT / "docs").rglob("*.md") if page.name != "README.md" and page not in linked]
 
 
+def test_the_reference_has_every_command_with_its_options_and_no_others() -> None:
+    parts = re.split(r"^## ", (ROOT / "docs/reference/commands.md").read_text(), flags=re.MULTILINE)
+    sections = {part.partition("\n")[0]: set(re.findall(r"`(--?[A-Za-z0-9-]+)`", _options(part))) for part in parts[1:]}
+    common = sections.pop("Common options")
+    named = {re.match(r"[a-z -]+[a-z]", title)[0]: options for title, options in sections.items()}
+    assert named == {name: options - common for name, options in _leaves(typer.main.get_command(app))}
+
+
+def _options(part: str) -> str:
+    """The first column of the table in a part of a page."""
+    return "\n".join(line.split("|")[1] for line in part.splitlines() if line.startswith("| `-"))
+
+
+def _leaves(command: object, *path: str) -> Iterator[tuple[str, set[str]]]:
+    """Each command that does something, with all its options."""
+    if hasattr(command, "commands"):
+        for name, below in command.commands.items():
+            yield from _leaves(below, *path, name)
+    else:
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        yield " ".join(path), {option for option in options if option.startswith("-")} - {"--help"}
+
+
 def test_what_a_page_leaves_is_found_and_ended(tmp_path: Path) -> None:
     child = None
     with pytest.raises(AssertionError, match="still running at the end"), nothing_left_of(tmp_path):

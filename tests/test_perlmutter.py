@@ -1,4 +1,4 @@
-"""The walk of docs/guides/perlmutter.md on a real Slurm that has Perlmutter's QOS, constraints, accounts, GPUs and CPUs.
+"""The commands of the Perlmutter page on a real Slurm that has its QOS, constraints, accounts, GPUs and CPUs.
 
 shifter, its image gateway and its plugin for Slurm are fakes that refuse what the real ones refuse.
 """
