@@ -197,7 +197,7 @@ def metrics(
 
     With --watch each table but the first covers the time since the one before. Without --server, all ready
     servers of the running farm are summed, with --watch those that are ready each time. What the columns do not
-    count is in docs/metrics.md.
+    count is in docs/reference/metrics.md.
 
     Example: exatrkx-hpc metrics --server 127.0.0.2:8002 --watch 5 --csv times.csv
     """

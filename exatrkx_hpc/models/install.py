@@ -161,7 +161,7 @@ def _features(base: Path, file: Path | None) -> Features:
     try:
         return parse_features(file) if file is not None else read_features(base)
     except ValueError as error:
-        raise ModelError(f"{error}; docs/model-repository.md has an example") from error
+        raise ModelError(f"{error}; docs/guides/acorn.md has an example") from error
 
 
 def _record(repository: Path, networks: tuple[Signature, ...]) -> None:

@@ -3,7 +3,7 @@
 Arrays change hands by DLPack, which copies nothing. For torch's tensors everything runs in the stream that torch
 works in, and takes its memory from torch's pool, so that neither library waits for the other, takes memory that the
 other still reads, or keeps memory that the other lacks. Not yet run on a GPU: the kernels and their launches are
-tested by a CPU twin (docs/tracking.md).
+tested by a CPU twin (docs/concepts/tracking.md).
 """
 
 from __future__ import annotations

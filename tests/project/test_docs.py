@@ -95,11 +95,43 @@ def test_what_the_page_names_exists(path: Path) -> None:
     assert not faults, f"{ids(path)}: {faults}"
 
 
+def anchors(page: str) -> set[str]:
+    """The names by which a link reaches the headings of a page, as GitHub makes them."""
+    found: dict[str, int] = {}
+    names = set()
+    for title in re.findall(r"^#{1,6} (.+?) *$", FENCE.sub("", page), re.MULTILINE):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()
+        slug = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        count = found[slug] = found.get(slug, -1) + 1
+        names.add(f"{slug}-{count}" if count else slug)
+    return names
+
+
+def broken_links(path: Path) -> list[str]:
+    """The relative links of a page whose file is missing, or whose heading is."""
+    broken = []
+    for target in LINK.findall(FENCE.sub("", path.read_text())):
+        name, _, anchor = target.partition("#")
+        page = path.parent / name if name else path
+        if "://" not in target and (
+            not page.exists() or (anchor and page.suffix == ".md" and anchor not in anchors(page.read_text()))
+        ):
+            broken.append(target)
+    return broken
+
+
 @every_page
 def test_links_lead_somewhere(path: Path) -> None:
-    prose = FENCE.sub("", path.read_text())
-    targets = [target.partition("#")[0] for target in LINK.findall(prose) if "://" not in target]
-    assert not [target for target in targets if target and not (path.parent / target).exists()]
+    assert not broken_links(path)
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    (tmp_path / "other.md").write_text("# Title\n## What `x.y` is, and why\n## Title\n```text\n# no heading\n```\n")
+    good = "[a](other.md) [b](other.md#title-1) [c](other.md#what-xy-is-and-why) [d](#here) [e](https://no.where/#x)"
+    bad = ["none.md", "other.md#no-heading", "other.md#title-2", "#there"]
+    page = tmp_path / "page.md"
+    page.write_text(f"# Here\n{good}\n" + "\n".join(f"[x]({target})" for target in bad))
+    assert broken_links(page) == bad
 
 
 @every_page
@@ -141,6 +173,29 @@ def test_python_parses_and_its_imports_exist(path: Path) -> None:
 def test_the_index_names_every_page() -> None:
     linked = {(ROOT / "docs" / target).resolve() for target in LINK.findall((ROOT / "docs/README.md").read_text())}
     assert not [ids(page) for page in (ROOT / "docs").rglob("*.md") if page.name != "README.md" and page not in linked]
+
+
+def test_the_reference_has_every_command_with_its_options_and_no_others() -> None:
+    parts = re.split(r"^## ", (ROOT / "docs/reference/commands.md").read_text(), flags=re.MULTILINE)
+    sections = {part.partition("\n")[0]: set(re.findall(r"`(--?[A-Za-z0-9-]+)`", _options(part))) for part in parts[1:]}
+    common = sections.pop("Common options")
+    named = {re.match(r"[a-z -]+[a-z]", title)[0]: options for title, options in sections.items()}
+    assert named == {name: options - common for name, options in _leaves(typer.main.get_command(app))}
+
+
+def _options(part: str) -> str:
+    """The first column of the table in a part of a page."""
+    return "\n".join(line.split("|")[1] for line in part.splitlines() if line.startswith("| `-"))
+
+
+def _leaves(command: object, *path: str) -> Iterator[tuple[str, set[str]]]:
+    """Each command that does something, with all its options."""
+    if hasattr(command, "commands"):
+        for name, below in command.commands.items():
+            yield from _leaves(below, *path, name)
+    else:
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        yield " ".join(path), {option for option in options if option.startswith("-")} - {"--help"}
 
 
 def test_what_a_page_leaves_is_found_and_ended(tmp_path: Path) -> None:

@@ -22,4 +22,4 @@ class Watch:
         self._sample.add(inputs)
         self.said = self._sample.doubt()
         if self.said:
-            warnings.warn(f"{self.said}; see docs/events.md", stacklevel=3)
+            warnings.warn(f"{self.said}; see docs/guides/events.md", stacklevel=3)

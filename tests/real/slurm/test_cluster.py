@@ -206,7 +206,7 @@ def test_a_crash_and_a_partition_are_noticed_and_mended(slurm: Cluster) -> None:
 
 @pytest.mark.triton
 def test_the_page_on_rehearsing_is_true(slurm: Cluster, triton: None) -> None:
-    page = (ROOT / "docs" / "rehearse.md").read_text()
+    page = (ROOT / "docs" / "guides" / "rehearse.md").read_text()
     commands = [command for _, command in consoles(page, run_here=False) if not command.startswith("make ")]
     assert len(commands) > 10
     with_ids = "\n".join(commands).replace("deploy -N 2", "deploy -N 2 >job; job=$(cat job)")

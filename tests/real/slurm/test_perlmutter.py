@@ -1,4 +1,4 @@
-"""The walk of docs/perlmutter.md on a real Slurm that has Perlmutter's QOS, constraints, accounts, GPUs and CPUs.
+"""The commands of the Perlmutter page on a real Slurm that has its QOS, constraints, accounts, GPUs and CPUs.
 
 shifter, its image gateway and its plugin for Slurm are fakes that refuse what the real ones refuse.
 """
@@ -23,7 +23,7 @@ from exatrkx_hpc.base.ports import user_port
 
 pytestmark = [pytest.mark.slurm, pytest.mark.triton, pytest.mark.usefixtures("triton", "nginx")]
 
-PAGE = (ROOT / "docs" / "perlmutter.md").read_text()
+PAGE = (ROOT / "docs" / "guides" / "perlmutter.md").read_text()
 QOS = ("regular", "debug", "interactive", "shared_interactive")
 LIKE_PERLMUTTER = ClusterConfig(
     nodes=2,
@@ -87,7 +87,7 @@ def run(c: Cluster, command: str, **more: str) -> str:
 
 
 def test_the_walk_from_setup_to_stop(perlmutter):
-    once, each = section("Once"), section("Each time")
+    once, each = section("Set up once"), section("Run")
     assert [command.split()[1] for command in once] == ["init", "deploy", "setup", "doctor"]
     printed = [run(perlmutter, command) for command in once]
     assert {"#SBATCH --cpus-per-task=64", "#SBATCH --hint=nomultithread", f"#SBATCH --image={IMAGE}"} <= set(
@@ -121,7 +121,7 @@ def test_the_walk_from_setup_to_stop(perlmutter):
 
 
 def test_the_interactive_way(perlmutter):
-    [command] = section("One terminal: the interactive QOS")
+    [command] = section("Use the interactive QOS")
     log = perlmutter.shared / "interactive.log"
     home = perlmutter.home()
     terminal = perlmutter.head.spawn(shlex.split(command), log=log, env=variables(perlmutter), cwd=home)
@@ -135,7 +135,7 @@ def test_the_interactive_way(perlmutter):
 
 def test_inside_an_allocation_farm_and_clients_share_a_shell(perlmutter):
     """The allocation names no image, so that Slurm's plugin has told shifter nothing."""
-    words = section("The monitor: login node, or inside the job")
+    words = section("Run the monitor on a login node or inside the job")
     lines = [*words[:1], "until grep -q 'servers ready' farm.log; do sleep 0.2; done", *words[1:], "wait"]
     options = "-N 2 -C gpu -q interactive -t 60 -A m1234_g --gpus-per-node 4"
     assert f"salloc {options}`" in PAGE

@@ -185,7 +185,7 @@ def _table(section: str, fields: dict[str, Any]) -> str:
 
 
 def test_the_page_has_every_key_with_its_default_and_its_meaning():
-    page = (ROOT / "docs" / "configuration.md").read_text()
+    page = (ROOT / "docs" / "reference" / "configuration.md").read_text()
     sections = {"top level": {n: f for n, f in Farm.model_fields.items() if not isinstance(f.default, BaseModel)}}
     for name, field in Farm.model_fields.items():
         if isinstance(field.default, BaseModel):

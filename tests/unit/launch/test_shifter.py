@@ -239,7 +239,7 @@ def test_the_fake_runs_the_command_with_its_variables():
 
 
 def test_the_fake_hands_on_what_the_real_one_hands_on():
-    """docs/environments.md says so: a setuid program gets no LD_*, TMPDIR and GLIBC_TUNABLES."""
+    """docs/reference/engines.md says so: a setuid program gets no LD_*, TMPDIR and GLIBC_TUNABLES."""
     lost = {"LD_LIBRARY_PATH": "/x", "TMPDIR": "/x", "GLIBC_TUNABLES": "glibc.malloc.check=0"}
     kept = {"CUDA_VISIBLE_DEVICES": "2", "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"]}
     done = run([str(SHIFTER), f"--image={IMAGE}", "--env=LD_PRELOAD=", "env"], env={**lost, **kept})
