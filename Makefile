@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Most of the time of the suite is spent waiting for real parts, so more workers than cores.
 WORKERS ?= 3
 
-.PHONY: help demo test cluster check clean system-packages test-packages
+.PHONY: help demo test mutate cluster check clean system-packages test-packages
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -28,6 +28,9 @@ demo: system-packages $(STAMP)  ## run the main job on this machine: two servers
 
 test: test-packages $(STAMP)  ## run the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder $(ARGS)
+
+mutate: test-packages $(STAMP)  ## change one thing at a time in a copy, and show what no test noticed; ARGS='--count 30'
+	$(BIN)/python tests/support/mutate.py $(ARGS)
 
 cluster: test-packages $(STAMP)  ## a shell in a Slurm cluster on this machine (root); ARGS='-c "sinfo"' runs one command
 	@PYTHONPATH=tests/support $(BIN)/python -m cluster $(ARGS)

@@ -1,3 +1,215 @@
-"""exatrkx-hpc: a Slurm allocation becomes one Triton endpoint, and every event of a dataset goes through it."""
+"""exatrkx-hpc: a Slurm allocation becomes one Triton endpoint, and every event of a dataset goes through it.
 
+`__all__` is the front door: what a program of yours may rely on. docs/python.md has a table of it. Every other name,
+and every module below this package, is private and may change with any version.
+
+    import exatrkx_hpc as hpc
+
+    with hpc.up("farm.toml") as endpoint:
+        labels = endpoint.find_tracks(hits)
+
+A name is imported when it is first used. So this module costs nothing, and a server that has no more of the package
+than `exatrkx_hpc.tracking` can import it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+#: True for type checkers, which know it by this name; the import of `typing` would take longer than all the rest.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from exatrkx_hpc.base.errors import (
+        ConfigError,
+        EndpointError,
+        ExatrkxError,
+        IncompleteRun,
+        InputError,
+        LaunchError,
+        MissingComponent,
+        ModelError,
+        OutputError,
+    )
+    from exatrkx_hpc.base.news import Level, News
+    from exatrkx_hpc.base.ports import PortTaken
+    from exatrkx_hpc.config.resolve import resolve
+    from exatrkx_hpc.config.schema import Farm
+    from exatrkx_hpc.farm import (
+        Job,
+        deploy,
+        endpoint_record,
+        find_job,
+        run_clients,
+        running,
+        script,
+        setup,
+        stop,
+        up,
+        watch,
+    )
+    from exatrkx_hpc.fleet.events import (
+        BalancerEnded,
+        BalancerReloaded,
+        EndpointOpened,
+        JobChanged,
+        JobProgress,
+        MemberChanged,
+        MetricsStoreEnded,
+        MetricsStoreMissing,
+        MetricsStoreStarted,
+        MonitorFailed,
+        MonitorStopped,
+        NotApplied,
+        SchedulerSilent,
+    )
+    from exatrkx_hpc.launch.events import (
+        ImageFound,
+        ImagePulling,
+        ModelsBuilding,
+        ModelsWithoutPackages,
+        PackagesFetching,
+        TimeShort,
+        VariablesUnused,
+    )
+    from exatrkx_hpc.models.pipeline import load_pipeline
+    from exatrkx_hpc.scores import score_results
+    from exatrkx_hpc.work.inference.client import Answer
+    from exatrkx_hpc.work.map.endpoint import Endpoint
+    from exatrkx_hpc.work.map.found import Found
+    from exatrkx_hpc.work.news import (
+        NodeSaid,
+        RunNews,
+        RunResumed,
+        RunUnheard,
+        ShardsLost,
+        UnitsDoubtful,
+        WorkersAboveCores,
+        WorkersSpread,
+    )
+    from exatrkx_hpc.work.run.progress import Tally
+    from exatrkx_hpc.work.run.report import Report
+    from exatrkx_hpc.work.run.run import Settings, StoppedRun
+    from exatrkx_hpc.work.workloads.archive import decode_npz, encode_npz
+    from exatrkx_hpc.work.workloads.base import Request, Tensor, Tensors, Workload
+    from exatrkx_hpc.work.workloads.table import workload
+
+#: The one place of the version; the wheel and the command line read it here.
 __version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "BalancerEnded",
+    "BalancerReloaded",
+    "ConfigError",
+    "Endpoint",
+    "EndpointError",
+    "EndpointOpened",
+    "ExatrkxError",
+    "Farm",
+    "Found",
+    "ImageFound",
+    "ImagePulling",
+    "IncompleteRun",
+    "InputError",
+    "Job",
+    "JobChanged",
+    "JobProgress",
+    "LaunchError",
+    "Level",
+    "MemberChanged",
+    "MetricsStoreEnded",
+    "MetricsStoreMissing",
+    "MetricsStoreStarted",
+    "MissingComponent",
+    "ModelError",
+    "ModelsBuilding",
+    "ModelsWithoutPackages",
+    "MonitorFailed",
+    "MonitorStopped",
+    "News",
+    "NodeSaid",
+    "NotApplied",
+    "OutputError",
+    "PackagesFetching",
+    "PortTaken",
+    "Report",
+    "Request",
+    "RunNews",
+    "RunResumed",
+    "RunUnheard",
+    "SchedulerSilent",
+    "Settings",
+    "ShardsLost",
+    "StoppedRun",
+    "Tally",
+    "Tensor",
+    "Tensors",
+    "TimeShort",
+    "UnitsDoubtful",
+    "VariablesUnused",
+    "WorkersAboveCores",
+    "WorkersSpread",
+    "Workload",
+    "decode_npz",
+    "deploy",
+    "encode_npz",
+    "endpoint_record",
+    "find_job",
+    "load_pipeline",
+    "resolve",
+    "run_clients",
+    "running",
+    "score_results",
+    "script",
+    "setup",
+    "stop",
+    "up",
+    "watch",
+    "workload",
+]
+
+#: The module in which each name of `__all__` is; tests/project/test_front_door.py compares it with the imports above.
+_HOMES = {
+    name: f"exatrkx_hpc.{home}"
+    for home, names in {
+        "base.errors": "ConfigError EndpointError ExatrkxError IncompleteRun InputError LaunchError MissingComponent "
+        "ModelError OutputError",
+        "base.news": "Level News",
+        "base.ports": "PortTaken",
+        "config.resolve": "resolve",
+        "config.schema": "Farm",
+        "farm": "Job deploy endpoint_record find_job run_clients running script setup stop up watch",
+        "fleet.events": "BalancerEnded BalancerReloaded EndpointOpened JobChanged JobProgress MemberChanged "
+        "MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted MonitorFailed MonitorStopped NotApplied "
+        "SchedulerSilent",
+        "launch.events": "ImageFound ImagePulling ModelsBuilding ModelsWithoutPackages PackagesFetching TimeShort "
+        "VariablesUnused",
+        "models.pipeline": "load_pipeline",
+        "scores": "score_results",
+        "work.inference.client": "Answer",
+        "work.map.endpoint": "Endpoint",
+        "work.map.found": "Found",
+        "work.news": "NodeSaid RunNews RunResumed RunUnheard ShardsLost UnitsDoubtful WorkersAboveCores WorkersSpread",
+        "work.run.progress": "Tally",
+        "work.run.report": "Report",
+        "work.run.run": "Settings StoppedRun",
+        "work.workloads.archive": "decode_npz encode_npz",
+        "work.workloads.base": "Request Tensor Tensors Workload",
+        "work.workloads.table": "workload",
+    }.items()
+    for name in names.split()
+}
+
+if not TYPE_CHECKING:  # where it stood, a type checker would take every name for one of this module
+
+    def __getattr__(name: str) -> object:
+        """Import a name of the front door when it is first asked for (PEP 562)."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return found
+
+
+def __dir__() -> list[str]:
+    """Return what is here, the names that were not asked for yet included."""
+    return sorted({*globals(), *__all__})

@@ -87,7 +87,7 @@ def clean_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def heard_signals() -> None:
-    """What the tests start hears SIGHUP and SIGINT, also where nohup or a shell's & has switched them off.
+    """What the tests start hears SIGHUP, SIGINT and SIGQUIT, also where nohup or a shell's & has switched them off.
 
     A program begins with the default for a signal that its parent handles, and inherits only what is ignored.
     """
@@ -95,6 +95,8 @@ def heard_signals() -> None:
         signal.signal(signal.SIGHUP, lambda *_: None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -138,6 +140,15 @@ def prometheus() -> str:
         return find_program("prometheus", remedy="install the package 'prometheus'")
     except MissingComponent as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def web_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell names a proxy for the web, which knows no way to a node."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
 
 
 @pytest.fixture(scope="module")

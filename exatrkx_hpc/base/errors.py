@@ -10,7 +10,8 @@
     ├── OutputError (8)        a result cannot be written
     └── IncompleteRun (9)      the run ended, but not every event has a result
 
-A message says what, where and what to do next, in one line.
+A message says what, where and what to do next, in one line. Any other exception is a fault of this program; the
+command line reports it in a file and ends with 70 (cli/fault.py).
 """
 
 from __future__ import annotations

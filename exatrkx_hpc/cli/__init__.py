@@ -20,6 +20,7 @@ from exatrkx_hpc.cli.config_commands import config_app, init
 from exatrkx_hpc.cli.demo_command import demo
 from exatrkx_hpc.cli.event_commands import events_app
 from exatrkx_hpc.cli.farm_commands import deploy, monitor, stop
+from exatrkx_hpc.cli.fault import EXIT_CODE, fault_line
 from exatrkx_hpc.cli.model_commands import models_app
 from exatrkx_hpc.cli.report_command import report
 from exatrkx_hpc.cli.score_commands import score
@@ -85,7 +86,7 @@ def _plain(error: OSError) -> str:
 
 
 def main() -> None:
-    """Run the command that the arguments name; a user's error is one line on stderr and its exit code."""
+    """Run the command that the arguments name; an error is one line on stderr and its exit code."""
     unwind_on_stop()
     try:
         app(standalone_mode=True)
@@ -101,6 +102,7 @@ def main() -> None:
         sys.exit(OutputError.exit_code)
     except Exception as error:
         if (code := unwound()) is None:
-            raise
+            _complain(fault_line(error, sys.argv), error)
+            sys.exit(EXIT_CODE)
         print(f"exatrkx-hpc: stopped in the middle of something ({type(error).__name__}: {error})", file=sys.stderr)
         sys.exit(code)

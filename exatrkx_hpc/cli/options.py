@@ -8,15 +8,26 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from exatrkx_hpc.config.engines import ENGINES
 from exatrkx_hpc.config.resolve import Resolved, resolve
-from exatrkx_hpc.config.values import Engine
+
+
+def _engines(incomplete: str) -> list[str]:
+    return [name for name in ENGINES if name.startswith(incomplete)]
+
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="The farm's file; default: farm.toml here, if there is one.")
 ]
 SiteName = Annotated[str | None, typer.Option("--site", help="The site profile: perlmutter, generic or local.")]
 EngineName = Annotated[
-    Engine | None, typer.Option("--engine", help="What starts the container: shifter, podman-hpc, podman, apptainer.")
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="|".join(ENGINES),
+        help="What starts the container; none: a bare binary.",
+        autocompletion=_engines,
+    ),
 ]
 RunRoot = Annotated[str | None, typer.Option("--run-root", help="Folder of the run directories.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -27,8 +38,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")
 def resolved(config: Path | None = None, /, **flags: object) -> Resolved:
     """Return the configuration; `section__key` names a flag's value, and None means that it was not given."""
     given = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
-    if isinstance(folder := given.get("run_root"), str):
-        given["run_root"] = folder.replace("$", "$$")  # the shell has filled in its variables already
+    for key in ("run_root", "server.model_repository"):
+        if isinstance(folder := given.get(key), str):
+            given[key] = folder.replace("$", "$$")  # the shell has filled in its variables already
     return resolve(config, flags=given)
 
 

@@ -55,7 +55,9 @@ def site_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _SITES.glob("*.toml")))
 
 
-def resolve(file: Path | None = None, *, flags: Mapping[str, object] | None = None, ambient: bool = True) -> Resolved:
+def resolve(
+    file: str | Path | None = None, *, flags: Mapping[str, object] | None = None, ambient: bool = True
+) -> Resolved:
     """Return the farm that flags, environment, file and profile make together.
 
     Without `file`, `farm.toml` of the current folder is read if it is there. `flags` has dotted keys.
@@ -64,7 +66,7 @@ def resolve(file: Path | None = None, *, flags: Mapping[str, object] | None = No
     """
     layers = [("flag", dict(flags or {}))]
     if ambient:
-        layers += [("environment", _from_environment()), _from_file(file)]
+        layers += [("environment", _from_environment()), _from_file(Path(file) if file is not None else None)]
     site = next((str(values["site"]) for _, values in layers if "site" in values), "generic")
     layers.append((f"profile {site}", _from_profile(site)))
     values: dict[str, object] = {}

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import ast
 import graphlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from package_modules import NAMES
+from package_modules import FRONT_DOOR, NAMES, TREES, folders, import_alone
 
-from exatrkx_hpc.base.assets import package_parent
 from exatrkx_hpc.base.process import run
 from exatrkx_hpc.launch.payload import write_payload
 
@@ -29,9 +27,11 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-#: The same within a folder; what lies in the folder itself may use all of them.
+#: The template of a user's file, which imports what such a file may.
+TEMPLATE = "exatrkx_hpc.work.workloads.echo"
+#: The same within a folder; `` is what lies in the folder itself.
 INNER_LAYERS = {
-    "work": ({"workloads"}, {"events"}, {"results"}, {"inference", "ledger"}, {"run"}, {"map", "nodes"}),
+    "work": ({""}, {"workloads"}, {"events"}, {"results"}, {"inference", "ledger"}, {"run"}, {"map", "nodes"}),
     "tracking": ({""}, {"simulation"}, {"scoring"}, {"training"}),
 }
 #: `tracking` stands beside the layers: these may import it, and it imports nothing of the rest.
@@ -46,16 +46,6 @@ STARTS_PROGRAMS = {
 }
 
 
-def folders(module: str) -> tuple[str, str]:
-    """Return the folder of a module and the one within: `launch` and `slurm` for `exatrkx_hpc.launch.slurm.parse`.
-
-    A module that lies in the package itself is its own folder.
-    """
-    parts = module.split(".")[1:]
-    deeper = len(parts) > 2 or (len(parts) == 2 and NAMES[module].name == "__init__.py")
-    return (parts[0] if parts else "", parts[1] if deeper else "")
-
-
 def imported(tree: ast.AST) -> Iterator[str]:
     """Yield every module that is imported anywhere in `tree`, by its full name."""
     for node in ast.walk(tree):
@@ -68,8 +58,9 @@ def imported(tree: ast.AST) -> Iterator[str]:
                 yield whole if whole in NAMES else str(node.module)
 
 
-TREES = {name: ast.parse(path.read_text(), str(path)) for name, path in NAMES.items()}
 ARROWS = {name: set(imported(tree)) for name, tree in TREES.items()}
+#: The front door's own imports are for type checkers; test_front_door.py compares them with what it gives.
+ARROWS[FRONT_DOOR] = set(imported(ast.Module([n for n in TREES[FRONT_DOOR].body if not isinstance(n, ast.If)], [])))
 
 
 def ours(module: str) -> set[str]:
@@ -82,7 +73,7 @@ def layer(name: str, layers: Sequence[set[str]]) -> int:
 
 def allowed(source: str, target: str) -> bool:
     (here, inner), (there, other) = folders(source), folders(target)
-    if target == "exatrkx_hpc":
+    if target == FRONT_DOOR:
         return True
     if here == there:
         layers = INNER_LAYERS.get(here)
@@ -118,6 +109,26 @@ def test_an_arrow_that_runs_up_would_be_found():
     assert allowed("exatrkx_hpc.work.run.run", "exatrkx_hpc.work.ledger.ledger")
 
 
+def test_nothing_in_the_package_uses_the_front_door_but_the_template():
+    for name, tree in TREES.items():
+        taken = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == FRONT_DOOR
+            for alias in node.names
+            if f"{FRONT_DOOR}.{alias.name}" not in NAMES
+        }
+        assert taken <= {"__version__"} or name == TEMPLATE, f"{name} takes {taken} from the top"
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import) and "exatrkx_hpc" in ast.dump(node)]
+    assert ours(TEMPLATE) == {FRONT_DOOR}
+
+
+def test_the_front_door_imports_nothing_of_ours_before_it_is_used():
+    assert ours(FRONT_DOOR) == set()
+    modules = import_alone(FRONT_DOOR)["modules"]
+    assert not {"numpy", "pydantic", "tritonclient", "grpc", "torch", "typer", "requests"} & set(modules)
+
+
 def test_no_imports_run_in_a_circle():
     graphlib.TopologicalSorter({name: ours(name) - {name} for name in NAMES}).prepare()
 
@@ -143,41 +154,6 @@ def test_every_module_postpones_its_annotations(module: str):
     imports = [node for node in TREES[module].body if isinstance(node, ast.Import | ast.ImportFrom)]
     if imports:
         assert isinstance(imports[0], ast.ImportFrom) and imports[0].module == "__future__"
-
-
-#: Imports modules and tells what our own code did meanwhile; numpy and urllib3 look around, which is theirs.
-WATCH = """
-import json, sys
-events = []
-WATCHED = {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec", "os.system", "socket.bind", "socket.connect"}
-def look(name, arguments):
-    frame = sys._getframe(1) if name in WATCHED else None
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if "/exatrkx_hpc/" in file:
-            events.append([name, file])
-        if "/exatrkx_hpc/" in file or "site-packages" in file:
-            break
-        frame = frame.f_back
-sys.addaudithook(look)
-for name in sys.argv[1:]:
-    __import__(name)
-import logging, threading
-print(json.dumps({
-    "events": events,
-    "modules": sorted(name for name in sys.modules if "." not in name),
-    "handlers": len(logging.getLogger().handlers),
-    "threads": [thread.name for thread in threading.enumerate()],
-}))
-"""
-
-
-def import_alone(*modules: str, **variables: str) -> dict:
-    """Import the modules in a Python of their own and return what happened."""
-    environment = {**os.environ, "PYTHONPATH": str(package_parent()), **variables}
-    done = run([sys.executable, "-c", WATCH, *modules], env=environment, cwd=Path("/"))
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    return json.loads(done.stdout)
 
 
 def test_the_command_line_starts_without_the_heavy_packages():

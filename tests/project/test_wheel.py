@@ -80,6 +80,15 @@ def test_the_weights_travel_in_the_wheel(wheel: Path):
     assert sizes["exatrkx_hpc/page/page.html.j2"]
 
 
+def test_the_version_is_that_of_the_package_and_its_types_travel(wheel: Path, call):
+    assert wheel.name == f"exatrkx_hpc-{__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as held:
+        metadata = held.read(f"exatrkx_hpc-{__version__}.dist-info/METADATA").decode()
+        assert "exatrkx_hpc/py.typed" in held.namelist()
+    assert f"\nVersion: {__version__}\n" in metadata
+    assert call("--version").stdout == f"exatrkx-hpc {__version__}\n"
+
+
 def test_help_is_there_for_every_command(call):
     done = call("--help")
     assert (done.returncode, done.stderr) == (0, "")

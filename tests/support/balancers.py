@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from threading import Thread
 
 import requests
@@ -83,6 +84,8 @@ def answering(name: str, address: str) -> Iterator[Member]:
             self.end_headers()
             self.wfile.write(name.encode())
 
+        do_POST = do_GET
+
         def log_message(self, *_):
             pass
 
@@ -95,6 +98,27 @@ def answering(name: str, address: str) -> Iterator[Member]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextlib.contextmanager
+def silent(address: str) -> Iterator[tuple[Member, list[str]]]:
+    """A server that takes each request and closes its connection instead of an answer; the list notes each."""
+    taken: list[str] = []
+
+    class Handler(BaseRequestHandler):
+        def handle(self):
+            taken.append(address)
+            self.request.recv(1 << 16)
+
+    with ThreadingTCPServer((address, 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            port = server.server_address[1]
+            yield member(f"silent-{address}", address, grpc_port=port, http_port=port), taken
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def asked(url: str, times: int = 10) -> set[str]:

@@ -1,8 +1,15 @@
-"""Every module of the package by its name, as its file."""
+"""The modules of the package: their files, their code, their folders, and what one does when it is imported."""
 
 from __future__ import annotations
 
+import ast
+import json
+import os
+import sys
+from pathlib import Path
+
 from exatrkx_hpc.base.assets import package_parent
+from exatrkx_hpc.base.process import run
 
 PACKAGE = package_parent() / "exatrkx_hpc"
 NAMES = {
@@ -10,3 +17,51 @@ NAMES = {
     for path in sorted(PACKAGE.rglob("*.py"))
     if "_assets" not in path.parts
 }
+TREES = {name: ast.parse(path.read_text(), str(path)) for name, path in NAMES.items()}
+#: What users import from: it stands above all layers, and imports from them when a name is first used.
+FRONT_DOOR = "exatrkx_hpc"
+
+
+def folders(module: str) -> tuple[str, str]:
+    """Return the folder of a module and the one within: `launch` and `slurm` for `exatrkx_hpc.launch.slurm.parse`.
+
+    A module that lies in the package itself is its own folder.
+    """
+    parts = module.split(".")[1:]
+    deeper = len(parts) > 2 or (len(parts) == 2 and NAMES[module].name == "__init__.py")
+    return (parts[0] if parts else "", parts[1] if deeper else "")
+
+
+#: Imports modules and tells what our own code did meanwhile; numpy and urllib3 look around, which is theirs.
+WATCH = """
+import json, sys
+events = []
+WATCHED = {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec", "os.system", "socket.bind", "socket.connect"}
+def look(name, arguments):
+    frame = sys._getframe(1) if name in WATCHED else None
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if "/exatrkx_hpc/" in file:
+            events.append([name, file])
+        if "/exatrkx_hpc/" in file or "site-packages" in file:
+            break
+        frame = frame.f_back
+sys.addaudithook(look)
+for name in sys.argv[1:]:
+    __import__(name)
+import logging, threading
+print(json.dumps({
+    "events": events,
+    "modules": sorted(name for name in sys.modules if "." not in name),
+    "handlers": len(logging.getLogger().handlers),
+    "threads": [thread.name for thread in threading.enumerate()],
+}))
+"""
+
+
+def import_alone(*modules: str, **variables: str) -> dict:
+    """Import the modules in a Python of their own and return what happened."""
+    environment = {**os.environ, "PYTHONPATH": str(package_parent()), **variables}
+    done = run([sys.executable, "-c", WATCH, *modules], env=environment, cwd=Path("/"))
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return json.loads(done.stdout)

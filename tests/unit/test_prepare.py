@@ -38,7 +38,7 @@ def test_the_default_models_use_all_gpus_of_a_server(tmp_path: Path, server: dic
     groups = {model.name: model.config.instance_group for model in read_models(tmp_path / "models")}
     assert groups["exatrkx_fused"][0].count == 2
     assert {groups[name][0].count for name in ("frnn", "applyfilter", "wcc")} == {2 * gpus}
-    assert str(lines[0]) == f"models: building {tmp_path}/models for {server['device']}"
+    assert str(lines[0]) == f"models: building {tmp_path}/models for {server['device']}, 2 instances of each"
 
 
 def test_a_repository_that_is_missing_is_made_with_the_words_that_the_message_names(tmp_path: Path) -> None:

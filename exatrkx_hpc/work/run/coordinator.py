@@ -22,6 +22,9 @@ from exatrkx_hpc.work.run.worker_process import GRACE, Slot, ending
 COMMIT: Final = 0.5
 """Seconds between two commits of the ledger: what a kill may cost is repeated, so there is no haste."""
 
+SILENCE: Final = 60.0
+"""Seconds that a worker with events may say nothing beyond what two requests in a row may take; then it hangs."""
+
 
 class Coordinator:
     """One run over the events of a book; `run` it once, then ask for its `report`."""
@@ -50,7 +53,7 @@ class Coordinator:
         self._slots = [Slot(grace=grace) for _ in range(workers)]
         self._show = show
         self._grace = grace
-        self._longest_silence = longest_silence or 60.0 + 2 * (task.patience + 2 * task.request_timeout)
+        self._longest_silence = longest_silence or SILENCE + 2 * (task.patience + 2 * task.request_timeout)
         self._clock = clock
         self._over = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None

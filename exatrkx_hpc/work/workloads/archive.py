@@ -12,15 +12,15 @@ from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.work.workloads.base import Tensors
 
 
-def encode(outputs: Tensors) -> bytes:
+def encode_npz(outputs: Tensors) -> bytes:
     """Return the outputs as the bytes of an `.npz` file, which are the same for the same outputs."""
     file = io.BytesIO()
     np.savez(file, **dict(outputs))
     return file.getvalue()
 
 
-def decode(path: Path, data: bytes) -> Tensors:
-    """Return the outputs that `encode` wrote to `path`; raises InputError for bytes that are something else."""
+def decode_npz(path: Path, data: bytes) -> Tensors:
+    """Return the outputs that `encode_npz` wrote to `path`; raises InputError for bytes that are something else."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as held:
             return {name: held[name] for name in held.files}

@@ -1,4 +1,7 @@
-"""A workload to start from: points with ids, two inputs, four outputs of different lengths; see `model_repos/echo`."""
+"""A workload to start from: points with ids, two inputs, four outputs of different lengths; see `model_repos/echo`.
+
+Like a file of a user's, it imports from the front door of the package alone.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from exatrkx_hpc.base.errors import ModelError
-from exatrkx_hpc.work.workloads.archive import decode, encode
-from exatrkx_hpc.work.workloads.base import Request, Tensor, Tensors, Workload
+from exatrkx_hpc import ModelError, Request, Tensor, Tensors, Workload, decode_npz, encode_npz
 
 
 def _agree(inputs: Tensors, outputs: Tensors) -> None:
@@ -45,8 +46,8 @@ WORKLOAD: Final = Workload(
             ),
         )
     },
-    encode=encode,
-    decode=decode,
+    encode=encode_npz,
+    decode=decode_npz,
     suffix=".npz",
     agree=_agree,
     counts=lambda outputs: {"links": len(outputs["links"])},

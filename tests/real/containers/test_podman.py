@@ -20,14 +20,15 @@ from waiting import until
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.assets import asset
-from exatrkx_hpc.base.process import kill_session, run, session_members
+from exatrkx_hpc.base.process import kill_session, session_members
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.doctor.engine import engine_findings
 from exatrkx_hpc.doctor.finding import Finding
 from exatrkx_hpc.doctor.leftovers import leftover_findings
 from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
-from exatrkx_hpc.launch.engines.commands import ENGINES
+from exatrkx_hpc.launch.engines.common import ask
 from exatrkx_hpc.launch.engines.spec import ContainerSpec
+from exatrkx_hpc.launch.engines.table import engine_named
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.image_env import QUESTION, read_answer
 from exatrkx_hpc.tracking.pipeline import Pipeline
@@ -282,7 +283,7 @@ def test_a_site_module_of_podman_hpc_is_a_flag(site):
 
 def test_the_python_of_the_image_tells_its_version(on_path):
     spec = ContainerSpec(image=f"docker:{IMAGE}", command=("tritonserver",))
-    done = run(ENGINES[on_path.engine].question(spec, ("python3", "-c", QUESTION)), timeout=120)
+    done = ask(engine_named(on_path.engine).question(spec, ("python3", "-c", QUESTION)))
     found = read_answer(done.stdout)
     assert found is not None, done.complaint
     assert (found.version, found.executable) == (PYTHON, f"/usr/bin/python{PYTHON}")

@@ -40,6 +40,10 @@ class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelMetadata(self, request, context):
         return service_pb2.ModelMetadataResponse(name=request.name, versions=["1", self.options.version])
 
+    async def ModelStatistics(self, request, context):
+        statistics = service_pb2.ModelStatistics(name=self.options.member or self.options.model)
+        return service_pb2.ModelStatisticsResponse(model_stats=[statistics])
+
     async def ModelInfer(self, request, context):
         call, o = self.calls, self.options
         self.calls += 1
@@ -55,7 +59,7 @@ class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
         if call < o.unloading:
             text = f"Request for unknown model: '{request.model_name}' has no available versions"
             await context.abort(grpc.StatusCode.NOT_FOUND, text)
-        if call < o.fail:
+        if call < o.fail and (call + 1) % o.good_each:
             await context.abort(getattr(grpc.StatusCode, o.fail_status), o.fail_message)
         self.now += 1
         if o.most is not None and self.now > o.most:
@@ -97,6 +101,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fail", type=int, default=0, help="the first calls fail with --fail-status")
     parser.add_argument("--fail-status", default="INTERNAL")
     parser.add_argument("--fail-message", default="the model broke")
+    parser.add_argument("--good-each", type=int, default=1 << 30, help="but every so many-th of them is answered")
     parser.add_argument("--most", type=int, help="refuse more requests than this at a time")
     parser.add_argument("--drop-label", action="store_true", help="send one label too few")
     parser.add_argument("--die-after", type=int, help="SIGKILL itself at this call")

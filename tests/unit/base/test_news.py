@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from command import PROGRAM, exatrkx_hpc
+from fakes.running import fake_triton
 from local_farms import local_farm
 from package_modules import NAMES
 from paths import ROOT
@@ -22,13 +23,15 @@ from waiting import until
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.job import JobInfo, JobState
-from exatrkx_hpc.base.news import Level, News, Words, from_dict, in_words, kinds
+from exatrkx_hpc.base.news import Level, News, Words, from_json, kinds
 from exatrkx_hpc.base.process import run, spawn
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.fleet.events import BalancerReloaded, JobChanged, MemberChanged, SchedulerSilent
 from exatrkx_hpc.fleet.leftovers import farm_processes
 from exatrkx_hpc.fleet.view import job_news
 from exatrkx_hpc.launch.run_dir import FarmDir
+from exatrkx_hpc.measure.events import PointNews
+from exatrkx_hpc.work.news import RunNews, RunResumed, RunUnheard, ShardsLost, UnitsDoubtful, told_of
 
 for _name in NAMES:
     if not _name.endswith("__main__"):
@@ -40,7 +43,7 @@ TEXT = 'a "b" \\ ü; {c}'
 def value(kind: Any) -> Any:
     """A value of a field's type; texts hold what JSON has to quote."""
     if get_origin(kind) is tuple:
-        return (TEXT, "n1-0")
+        return (3, 4) if get_args(kind)[0] is int else (TEXT, "n1-0")
     if get_origin(kind) is Literal:
         return get_args(kind)[-1]
     return {str: TEXT, int: 3, float: 1795329367.25, bool: True, JobState: JobState.TIMEOUT}[kind]
@@ -56,7 +59,7 @@ def test_every_class_of_news_is_found_and_has_a_code_of_its_own():
         return {one for child in kind.__subclasses__() for one in (child, *below(child))}
 
     abstract = {kind for kind in below(News) if "code" not in vars(kind)}
-    assert abstract == {Words}, "a class of news without a code"
+    assert abstract == {Words, RunNews, PointNews}, "a class of news without a code"
     codes = [kind.code for kind in KINDS]
     assert len(set(codes)) == len(codes) > 12
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)+", code) for code in codes)
@@ -66,7 +69,7 @@ def test_every_class_of_news_is_found_and_has_a_code_of_its_own():
 def test_each_kind_comes_back_from_its_json_and_says_one_line(kind: type[News]):
     news = example(kind)
     told = json.loads(news.as_json())
-    assert from_dict(told) == news
+    assert from_json(news.as_json()) == news
     assert (told["code"], told["job"], told["time"]) == (kind.code, TEXT, 1795329367.25)
     assert told["level"] in {level.value for level in Level}
     assert told["message"] == str(news) != ""
@@ -92,11 +95,13 @@ def test_every_code_and_field_is_in_the_docs():
         {"code": "no-such"},
         {"code": "job-changed", "state": "NO_SUCH_STATE"},
         {"code": "member-changed", "server": "n1-0"},
+        3,
+        "member-changed",
     ],
 )
 def test_what_is_no_news_is_refused(told):
     with pytest.raises(ValueError, match=r"code|this is no"):
-        from_dict(told)
+        from_json(json.dumps(told))
 
 
 def test_a_line_begins_with_the_local_time(monkeypatch):
@@ -120,7 +125,7 @@ def test_people_get_what_is_worth_a_line_and_programs_all(capsys):
     quiet, lines, rows, none = (part.splitlines() for part in out.split("--\n")[:4])
     assert (quiet, none) == ([], [])
     assert lines == [silent.as_line()] == err.splitlines()
-    assert [from_dict(json.loads(row)) for row in rows] == [reloaded, silent]
+    assert [from_json(row) for row in rows] == [reloaded, silent]
 
 
 def test_levels_say_what_deserves_a_look():
@@ -128,11 +133,34 @@ def test_levels_say_what_deserves_a_look():
     assert JobChanged(state=JobState.COMPLETED).level is JobChanged(state=JobState.RUNNING).level is Level.INFO
 
 
-def test_a_part_with_nothing_but_words_tells_them_as_its_kind():
+def test_news_of_a_run_say_whose_they_are():
     told: list[News] = []
-    kind = next(kind for kind in KINDS if issubclass(kind, Words))
-    in_words(told.append, kind)("3 of 4 events are done")
-    assert type(told[0]) is kind and str(told[0]) == "3 of 4 events are done"
+    of_node = told_of(told.append, node="n1")
+    told_of(of_node, shard="0/4")(RunResumed(events=4, done=3, left=1))
+    of_node(RunUnheard(job="7", answer="scancel 7"))
+    of_node(ShardsLost(shards=(1, 3)))
+    assert [str(news) for news in told] == [
+        "n1: shard 0/4: 3 of 4 events were done before, 1 are left",
+        "n1: nobody waits for job 7 any more, its first node may be lost: scancel 7",
+        "shards 1, 3 were lost with the node or the program that had it; others do what is left",
+    ]
+
+
+def test_a_program_reads_what_a_run_tells(tmp_path: Path):
+    """One that is done already asks no endpoint: its news are on stderr, and on stdout is the report alone."""
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events" / "evt_0.csv").write_text("1,2,3\n")
+    with fake_triton() as fake:
+        words = ("run-clients", "-s", fake.server, "-n", 1, "-d", "events", "--json")
+        first = exatrkx_hpc(*words, cwd=tmp_path)
+    assert first.returncode == 0 and json.loads(first.stdout)["done"] == 1
+    assert isinstance(from_json(first.stderr), UnitsDoubtful)
+    again = exatrkx_hpc(*words, cwd=tmp_path)
+    (line,) = again.stderr.splitlines()
+    news = from_json(line)
+    assert news == RunResumed(time=news.time, events=1, done=1, left=0)
+    assert json.loads(again.stdout)["done_before"] == 1
+    assert exatrkx_hpc(*words[:-1], cwd=tmp_path).stderr.splitlines()[0].endswith(f" {news}")
 
 
 def test_what_is_new_of_a_job():
@@ -175,7 +203,7 @@ def test_a_program_reads_all_that_happens_to_a_farm(folder: Path):
     done = exatrkx_hpc("deploy", "--json", "--wait", 60, cwd=folder)
     assert done.returncode == 0, done.stderr
     job = json.loads(done.stdout)["job"]
-    told = [from_dict(json.loads(line)) for line in done.stderr.splitlines()]
+    told = [from_json(line) for line in done.stderr.splitlines()]
     assert {one.code for one in told} <= {"job-progress", "models-building"}
     log = folder / "monitor.log"
     child = spawn([PROGRAM, "monitor", job, "--json"], log=log, cwd=folder)
@@ -185,7 +213,7 @@ def test_a_program_reads_all_that_happens_to_a_farm(folder: Path):
         assert child.wait(60) == 0, log.read_text()
     finally:
         child.stop(grace=1)
-    news = [from_dict(json.loads(line)) for line in log.read_text().splitlines()]
+    news = [from_json(line) for line in log.read_text().splitlines()]
     assert {one.job for one in news} == {job}
     assert [one.time for one in news] == sorted(one.time for one in news)
     codes = [one.code for one in news]

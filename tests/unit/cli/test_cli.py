@@ -18,6 +18,7 @@ from repositories import tiny_repository
 from triton_helper import own_address
 from waiting import until
 
+from exatrkx_hpc import __version__
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.ports import free_port
 from exatrkx_hpc.base.process import run, session_members, spawn
@@ -63,7 +64,7 @@ def test_every_command_explains_itself_with_an_example(tmp_path, words):
 
 
 def test_the_version_is_the_packages(tmp_path):
-    assert exatrkx_hpc("--version", cwd=tmp_path).stdout == "exatrkx-hpc 0.1.0\n"
+    assert exatrkx_hpc("--version", cwd=tmp_path).stdout == f"exatrkx-hpc {__version__}\n"
 
 
 @pytest.fixture

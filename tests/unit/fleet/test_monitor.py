@@ -116,6 +116,20 @@ def test_the_balancer_is_told_of_changes_alone(job, recording):
     assert recording.calls[-1] == ("stop", ())
 
 
+def test_a_server_that_hangs_stays_for_as_many_looks_as_the_settings_say(job, recording):
+    serving = Serving(job, balancer=recording)
+    most = MonitorSection().tolerance
+    with serving.monitor.serving():
+        until(lambda: serving.ready(2), what="two ready servers")
+        hangs = read_records(job.run_dir)[0].pid
+        os.kill(hangs, signal.SIGSTOP)
+        try:
+            assert [len(serving.monitor.tick().ready) for _ in range(most)] == [2] * (most - 1) + [1]
+        finally:
+            os.kill(hangs, signal.SIGCONT)
+        until(lambda: serving.ready(2), what="it answers again")
+
+
 def test_what_happens_is_told_as_news_of_the_job(job, recording):
     serving = Serving(job, balancer=recording)
     with serving.monitor.serving():

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+
+import grpc
+import numpy as np
 import pytest
-from balancers import free_listen, member
+import requests
+from balancers import answering, free_listen, member, silent
+from fakes.running import fake_triton, free_port
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from exatrkx_hpc.base.errors import EndpointError
-from exatrkx_hpc.fleet.balancer.base import Listen
+from exatrkx_hpc.fleet.balancer.base import MEMBER_HEADER, Listen
 from exatrkx_hpc.fleet.balancer.nginx import Nginx, parse_version, render_main, render_upstream
+from exatrkx_hpc.fleet.members.reconcile import Member
 
 LISTEN = Listen(host="127.0.0.1", grpc_port=9191, http_port=9190)
 
@@ -40,3 +50,109 @@ def test_a_refused_configuration_is_not_kept(nginx, tmp_path):
         assert (tmp_path / "upstream.conf").read_text() == good
     finally:
         balancer.stop(grace=1)
+
+
+# What requests meet, in the words of the templates
+
+
+@pytest.fixture
+def start(nginx, tmp_path) -> Iterator[Callable[..., Listen]]:
+    """Start nginx for these members; it is stopped at the end."""
+    running: list[Nginx] = []
+
+    def _start(*members: Member) -> Listen:
+        running.append(Nginx(tmp_path / "nginx", free_listen()))
+        running[-1].start(members)
+        return running[-1].listen
+
+    yield _start
+    for one in running:
+        one.stop(grace=1)
+
+
+@contextlib.contextmanager
+def triton(name: str) -> Iterator[Member]:
+    with fake_triton("--member", name) as fake:
+        yield member(name, "127.0.0.1", grpc_port=int(fake.server.rpartition(":")[2]))
+
+
+@contextlib.contextmanager
+def stub_of(server: str) -> Iterator[service_pb2_grpc.GRPCInferenceServiceStub]:
+    """A client that never asks twice by itself, with a connection of its own."""
+    options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(server, options=options) as channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+def infer(server: str, hits: int = 3) -> str:
+    """Return who answered an event of so many hits; raises RpcError."""
+    request = service_pb2.ModelInferRequest(model_name="exatrkx")
+    request.inputs.add(name="FEATURES", datatype="FP32", shape=[hits, 3])
+    request.raw_input_contents.append(np.zeros((hits, 3), dtype=np.float32).tobytes())
+    with stub_of(server) as stub:
+        _, call = stub.ModelInfer.with_call(request, timeout=30)
+        return dict(call.initial_metadata())[MEMBER_HEADER]
+
+
+def test_a_request_that_was_sent_is_gone_with_its_server_and_the_next_one_is_not(start):
+    """Who asks again finds another server, because the one that failed has a while without requests."""
+    with silent("127.0.6.1") as (dying, taken), triton("well") as well:
+        listen = start(dying, well)
+        with pytest.raises(grpc.RpcError) as lost:
+            infer(listen.grpc)
+        assert lost.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert {infer(listen.grpc) for _ in range(6)} == {well.grpc}
+        assert len(taken) == 1
+
+
+def test_over_http_a_request_without_a_body_is_asked_of_another(start):
+    with silent("127.0.6.1") as (dying, taken), answering("well", "127.0.6.2") as well:
+        listen = start(dying, well)
+        assert {requests.post(f"http://{listen.http}/v2", timeout=30).text for _ in range(4)} == {"well"}
+        assert taken
+
+
+def test_three_servers_are_tried_and_no_more(start):
+    with triton("well") as well:
+        listen = start(*(member(f"dead-{n}", "127.0.6.9", grpc_port=free_port()) for n in range(3)), well)
+        with pytest.raises(grpc.RpcError, match="no server of the farm could take the request"):
+            infer(listen.grpc)
+        assert infer(listen.grpc) == well.grpc
+
+
+def test_without_servers_a_client_is_told_in_words_of_grpc(start):
+    with pytest.raises(grpc.RpcError) as refused:
+        infer(start().grpc)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert refused.value.details() == "no server of the farm could take the request"
+
+
+def test_a_server_that_cannot_be_reached_in_time_is_told_in_words_of_grpc(start):
+    """Its queue of connections is full, so that the next one is not even refused."""
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.6.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        listen = start(member("full", "127.0.6.1", grpc_port=full.getsockname()[1]))
+        with pytest.raises(grpc.RpcError) as refused:
+            infer(listen.grpc)
+    assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert refused.value.details() == "no server of the farm answered in time"
+
+
+def test_large_events_pass(start):
+    with triton("well") as well:
+        assert infer(start(well).grpc, hits=500_000) == well.grpc
+
+
+def test_statistics_are_all_of_one_server(start):
+    with triton("one") as one, triton("two") as two:
+        listen = start(one, two)
+        said = set()
+        for _ in range(6):
+            with stub_of(listen.grpc) as stub:
+                answer = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=30)
+                said.add(answer.model_stats[0].name)
+    assert len(said) == 1

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Barrier, BrokenBarrierError, Thread
+from threading import Barrier, BrokenBarrierError, Event, Thread
 
 import pytest
 from server_records import record
@@ -78,12 +78,23 @@ def test_where_nobody_listens():
     assert not is_ready(server, 5)
 
 
-def test_no_proxy_is_asked(monkeypatch):
-    """A site's proxy for the web knows no way to a node."""
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
+@pytest.mark.parametrize("silent", ["/v2/health/ready", "/v2"])
+def test_a_server_that_hangs_is_not_waited_for(silent):
+    go_on = Event()
+
+    def answer(path: str) -> tuple[int, str]:
+        if path == silent:
+            go_on.wait(60)
+        return triton()(path)
+
+    with serving(answer) as server:
+        try:
+            assert not is_ready(server, 0.5)
+        finally:
+            go_on.set()
+
+
+def test_no_proxy_is_asked(web_proxy):
     with serving(triton()) as server:
         assert is_ready(server, 5)
 

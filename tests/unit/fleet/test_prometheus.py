@@ -111,6 +111,12 @@ def test_targets_follow_the_members(store):
     until(lambda: scraped(running) == set(), what="no target")
 
 
+def test_no_proxy_is_asked_whether_it_is_ready(store, web_proxy):
+    running = store()
+    running.start([])
+    assert running.alive()
+
+
 @pytest.mark.parametrize("name", HOSTILE_FOLDERS[:3])
 def test_any_folder_name_will_do(store, tmp_path, name):
     running = store(folder=tmp_path / name)

@@ -8,10 +8,11 @@ import pytest
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.config.engines import ENGINES
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.values import Engine
-from exatrkx_hpc.launch.engines.commands import ENGINES
 from exatrkx_hpc.launch.engines.spec import ContainerSpec
+from exatrkx_hpc.launch.engines.table import engine_named
 from exatrkx_hpc.launch.plan import engine_faults
 from exatrkx_hpc.launch.words import Var, Word, directive, sh
 
@@ -30,33 +31,35 @@ ENV_INSIDE = ("env", "PYTHONPATH=/python 1", "A=b,c $HOME", *SPEC.command)
 
 
 def test_none_is_the_command_itself():
-    assert ENGINES["none"].argv(SPEC) == ENV_INSIDE
-    assert ENGINES["none"].argv(BARE) == ("tritonserver",)
-    assert ENGINES["none"].directives(SPEC) == ()
+    assert engine_named("none").argv(SPEC) == ENV_INSIDE
+    assert engine_named("none").argv(BARE) == ("tritonserver",)
+    assert engine_named("none").directives(SPEC) == ()
 
 
 def test_shifter_names_image_modules_and_volumes_to_slurm_and_has_no_flags_for_network_or_memory():
     volume = ("volume", "/host:/inside:ro")  # what keeps its place is not mounted
-    assert ENGINES["shifter"].directives(SPEC) == (("image", f"docker:{IMAGE}"), ("module", "gpu,nccl"), volume)
+    assert engine_named("shifter").directives(SPEC) == (("image", f"docker:{IMAGE}"), ("module", "gpu,nccl"), volume)
     two = replace(SPEC, mounts=(("/a", "/b"), ("/c", "/d")))
-    assert dict(ENGINES["shifter"].directives(two))["volume"] == "/a:/b:ro;/c:/d:ro"
-    assert ENGINES["shifter"].directives(BARE) == (("image", f"docker:{IMAGE}"),)
-    argv = ENGINES["shifter"].argv(SPEC)
+    assert dict(engine_named("shifter").directives(two))["volume"] == "/a:/b:ro;/c:/d:ro"
+    assert engine_named("shifter").directives(BARE) == (("image", f"docker:{IMAGE}"),)
+    argv = engine_named("shifter").argv(SPEC)
     assert argv == ("shifter", "--env=PYTHONPATH=/python 1", "--env=A=b,c $HOME", *SPEC.command)
-    assert ENGINES["shifter"].argv(BARE) == ("shifter", "tritonserver")
+    assert engine_named("shifter").argv(BARE) == ("shifter", "tritonserver")
 
 
 def test_shifter_is_told_the_same_by_variables_where_no_script_of_a_job_can():
-    exports = dict(ENGINES["shifter"].exports(SPEC))
+    exports = dict(engine_named("shifter").exports(SPEC))
     said = {
         "SHIFTER_IMAGEREQUEST": f"docker:{IMAGE}",
         "SHIFTER_MODULE": "gpu,nccl",
         "SHIFTER_VOLUME": "/host:/inside:ro",
     }
     assert exports == said
-    assert dict(ENGINES["shifter"].exports(BARE)) == {"SHIFTER_IMAGEREQUEST": f"docker:{IMAGE}"}
+    assert dict(engine_named("shifter").exports(BARE)) == {"SHIFTER_IMAGEREQUEST": f"docker:{IMAGE}"}
     assert not any(
-        ENGINES[engine].exports(SPEC) or ENGINES[engine].foreign() for engine in ENGINES if engine != "shifter"
+        engine_named(engine).exports(SPEC) or engine_named(engine).foreign()
+        for engine in ENGINES
+        if engine != "shifter"
     )
 
 
@@ -78,16 +81,16 @@ def test_each_engine_has_its_own_name_for_an_image(names):
     image, shifter, podman, apptainer = names
     spec = replace(BARE, image=image)
     if shifter is not None:
-        assert dict(ENGINES["shifter"].directives(spec))["image"] == shifter
-        assert ENGINES["shifter"].faults(spec) == ()
+        assert dict(engine_named("shifter").directives(spec))["image"] == shifter
+        assert engine_named("shifter").faults(spec) == ()
     for engine, name in (("podman", podman), ("podman-hpc", podman), ("apptainer", apptainer)):
         if name is not None:
-            assert ENGINES[engine].argv(spec)[-2] == name
-            assert ENGINES[engine].faults(spec) == ()
+            assert engine_named(engine).argv(spec)[-2] == name
+            assert engine_named(engine).faults(spec) == ()
 
 
 def test_podman_says_everything_itself():
-    assert ENGINES["podman"].argv(SPEC) == (
+    assert engine_named("podman").argv(SPEC) == (
         *("podman", "run", "--rm", "--replace", "--name", Var("container")),
         *("--device", "nvidia.com/gpu=all"),
         *("--net", "host", "--shm-size=8g", "--log-driver=none"),
@@ -99,42 +102,42 @@ def test_podman_says_everything_itself():
 
 
 def test_podman_hpc_has_a_flag_for_each_module():
-    argv = ENGINES["podman-hpc"].argv(SPEC)
+    argv = engine_named("podman-hpc").argv(SPEC)
     assert argv[:8] == ("podman-hpc", "run", "--rm", "--replace", "--name", Var("container"), "--gpu", "--nccl")
-    assert argv[8:] == ENGINES["podman"].argv(SPEC)[8:]
+    assert argv[8:] == engine_named("podman").argv(SPEC)[8:]
     assert "--module" not in argv
-    assert "--gpu" not in ENGINES["podman-hpc"].argv(BARE)
+    assert "--gpu" not in engine_named("podman-hpc").argv(BARE)
 
 
 def test_only_what_podman_is_told_crosses_into_it():
     for engine in ("podman", "podman-hpc"):
-        argv = ENGINES[engine].argv(SPEC)
+        argv = engine_named(engine).argv(SPEC)
         crossing = [argv[i + 1] for i, word in enumerate(argv) if word == "-e"]
         assert crossing == ["CUDA_VISIBLE_DEVICES", "PYTHONPATH=/python 1", "A=b,c $HOME"]
         assert not any(str(word).startswith("--env") for word in argv)
 
 
 def test_apptainer_leaves_the_variables_to_env_inside():
-    assert ENGINES["apptainer"].argv(SPEC) == (
+    assert engine_named("apptainer").argv(SPEC) == (
         *("apptainer", "exec", "--nv"),
         *("--bind", "/models:/models:ro", "--bind", "/python 1:/python 1:ro", "--bind", "/host:/inside:ro"),
         IMAGE,
         *ENV_INSIDE,
     )
-    assert ENGINES["apptainer"].argv(BARE) == ("apptainer", "exec", IMAGE, "tritonserver")
+    assert engine_named("apptainer").argv(BARE) == ("apptainer", "exec", IMAGE, "tritonserver")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_runs_the_command_last_and_without_a_terminal(engine: Engine):
-    argv = ENGINES[engine].argv(SPEC)
+    argv = engine_named(engine).argv(SPEC)
     assert argv[-len(SPEC.command) :] == SPEC.command
     assert not {"-it", "-i", "-t", "--tty", "--interactive"} & {word for word in argv if isinstance(word, str)}
 
 
 def test_only_podmans_leave_something_to_remove():
     for engine in ("podman", "podman-hpc"):
-        assert ENGINES[engine].removal() == (engine, "rm", "--force", "--time", "0", "--ignore", Var("container"))
-    assert not any(ENGINES[engine].removal() for engine in ("none", "shifter", "apptainer"))
+        assert engine_named(engine).removal() == (engine, "rm", "--force", "--time", "0", "--ignore", Var("container"))
+    assert not any(engine_named(engine).removal() for engine in ("none", "shifter", "apptainer"))
 
 
 FULL = ContainerSpec(image="name:1", command=("tritonserver",), folders=("/models",), modules=("gpu",))
@@ -173,12 +176,12 @@ FAULTS = [
 
 @pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "shifter"])
 def test_every_other_engine_takes_an_empty_value(engine: Engine):
-    assert ENGINES[engine].faults(replace(FULL, environment=(("A", ""),))) == ()
+    assert engine_named(engine).faults(replace(FULL, environment=(("A", ""),))) == ()
 
 
 @pytest.mark.parametrize(("engine", "change", "fault"), FAULTS)
 def test_an_engine_says_what_it_cannot_do(engine: Engine, change: dict[str, object], fault: str):
-    faults = ENGINES[engine].faults(replace(FULL, **change))
+    faults = engine_named(engine).faults(replace(FULL, **change))
     assert len(faults) == 1
     assert faults[0].startswith(fault)
     assert "; " in faults[0], "what to do about it"
@@ -186,13 +189,13 @@ def test_an_engine_says_what_it_cannot_do(engine: Engine, change: dict[str, obje
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_has_nothing_to_say_against_what_it_can_do(engine: Engine):
-    assert ENGINES[engine].faults(FULL) == ()
+    assert engine_named(engine).faults(FULL) == ()
     shared = replace(FULL, mounts=(("/environment", "/environment"),), environment=(("A", "b c"),))
-    assert ENGINES[engine].faults(shared) == ()
+    assert engine_named(engine).faults(shared) == ()
 
 
 def test_shifter_mounts_below_opt_and_beside_var():
-    assert ENGINES["shifter"].faults(replace(FULL, mounts=(("/a", "/opt/models"), ("/b", "/variable")))) == ()
+    assert engine_named("shifter").faults(replace(FULL, mounts=(("/a", "/opt/models"), ("/b", "/variable")))) == ()
 
 
 def test_a_farm_that_its_engine_cannot_run_is_refused_before_anything_is_written(tmp_path):
@@ -206,7 +209,7 @@ def test_a_farm_that_its_engine_cannot_run_is_refused_before_anything_is_written
 
 @pytest.mark.parametrize("engine", ["none", "podman", "podman-hpc", "apptainer"])
 def test_slurm_knows_of_shifter_only(engine: Engine):
-    assert ENGINES[engine].directives(SPEC) == ()
+    assert engine_named(engine).directives(SPEC) == ()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from engines import NAMES, add_example
 from hostile_names import HOSTILE
 from job_scripts import read_as_sbatch, shellcheck
 
@@ -16,7 +17,7 @@ from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.process import run
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.values import Engine
-from exatrkx_hpc.launch.engines.commands import ENGINES
+from exatrkx_hpc.launch.engines.table import engine_named
 from exatrkx_hpc.launch.plan import FarmPlan, Setting, make_plan
 from exatrkx_hpc.launch.render import render_job, render_server
 from exatrkx_hpc.launch.words import Var, Word, comment
@@ -117,7 +118,8 @@ def every_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The scripts of every golden farm, and of every hostile name with every engine."""
     monkeypatch.setenv("SCRATCH", "/pscratch/sd/u/user")
     files = [file for name, flags in GOLDENS.items() for file in write_scripts(tmp_path, make(**flags), name)]
-    for engine in ENGINES:
+    add_example(monkeypatch)
+    for engine in NAMES:
         for i, name in enumerate(HOSTILE):
             files += write_scripts(tmp_path, hostile_plan(tmp_path, name, engine), f"{engine}-{i}")
     return files
@@ -229,12 +231,15 @@ def on_the_node(word: Word) -> str:
 
 
 @pytest.fixture
-def run_job(tmp_path: Path) -> Iterator[Callable[[FarmPlan], list[tuple[list[str], dict[str, str]]]]]:
+def run_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[FarmPlan], list[tuple[list[str], dict[str, str]]]]]:
     """Run the whole job script with fake programs; return the words and variables of each call of one."""
     programs, notes = tmp_path / "programs", tmp_path / "notes"
     programs.mkdir()
     notes.mkdir()
-    for name in ("tritonserver", "podman", "podman-hpc", "shifter", "apptainer"):
+    add_example(monkeypatch)
+    for name in ("tritonserver", *(program for engine in NAMES for program in engine_named(engine).programs)):
         (programs / name).write_text(FAKE_PROGRAM)
         (programs / name).chmod(0o755)
     (programs / "srun").symlink_to(asset("jobs/embedded-srun.sh"))
@@ -266,7 +271,7 @@ def _variables(file: Path) -> dict[str, str]:
     return dict(item.split("=", 1) for item in _items(file))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", NAMES)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_the_node_runs_what_the_plan_meant_word_for_word(name: str, engine: Engine, tmp_path: Path, run_job) -> None:
     plan = hostile_plan(tmp_path, name, engine)
@@ -275,7 +280,7 @@ def test_the_node_runs_what_the_plan_meant_word_for_word(name: str, engine: Engi
     record = json.loads(Path(plan.run_root, "42", "records", f"{NODE}-0.json").read_text())
     assert re.fullmatch(rf"42/{NODE}-0/\d+", record["instance"])
     wanted = [record["instance"].join(word.split("INSTANCE")) for word in wanted]
-    if engine == "none":  # env is real and has set the variables
+    if not engine_named(engine).has_container:  # env is real and has set the variables
         settings = dict(word.split("=", 1) for word in wanted[1 : wanted.index("tritonserver")])
         wanted = wanted[wanted.index("tritonserver") :]
         assert settings["A"] == name and settings.items() <= calls[0][1].items()
@@ -291,6 +296,18 @@ def test_the_record_of_a_server_is_json_in_a_hostile_folder(tmp_path: Path, run_
     assert record["state"] == "gone"
     assert (record["address"], record["http_port"], record["job"]) == (NODE, 8000, "42")
     assert Path(plan.run_root, "42").stat().st_mode & 0o777 == 0o700
+
+
+def test_who_reads_a_record_while_it_is_written_reads_the_one_before(tmp_path: Path, run_job) -> None:
+    """A second name of the file keeps what the first had: the next record is another file under that name."""
+    plan = make(run_root=str(tmp_path / "run"), server__max_restarts=0)
+    record = Path(plan.run_root, "42", "records", f"{NODE}-0.json")
+    program = f"#!/bin/sh\nuntil [ -s {record} ]; do sleep 0.02; done\nln {record} {tmp_path}/before\n"
+    (tmp_path / "programs" / "tritonserver").write_text(program)
+    run_job(plan)
+    assert json.loads((tmp_path / "before").read_text())["state"] == "starting"
+    assert json.loads(record.read_text())["state"] == "gone"
+    assert [path.name for path in record.parent.iterdir()] == [record.name]
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,8 @@ def test_the_embedded_triton_serves_where_nothing_else_is_named(flags, own):
     assert uses_own_triton(resolve(flags={"site": "local", **flags}, ambient=False).farm) is own
 
 
-#: Where a scheduler's name may decide: its table, doctor's questions, what a file may hold, and the engines.
-KNOW_NAMES = {"launch/schedulers.py", "doctor/__init__.py", "config/schema.py", "launch/engines/images.py"}
+#: Where a scheduler's name may decide: its table, doctor's questions, and what a file may hold.
+KNOW_NAMES = {"launch/schedulers.py", "doctor/__init__.py", "config/schema.py"}
 
 
 def test_nobody_else_asks_a_schedulers_name():

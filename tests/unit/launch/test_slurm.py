@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -332,6 +333,35 @@ def test_a_slow_slurm_does_not_hold_the_caller_up(cluster: Cluster, clock: Clock
     assert len(cluster.calls()) == asked
     cluster.hangs("squeue", hang=False)
     until(lambda: jobs.info("4242").state is JobState.RUNNING, what="RUNNING")
+
+
+@pytest.fixture
+def late(cluster: Cluster, clock: Clock) -> SlurmJobs:
+    """Slurm's second answer is under way, of what was before; the third will be of what is now.
+
+    The first two know one job, that runs. By the third it was cancelled, and there is another one.
+    """
+    made = SlurmJobs(ask, max_age=5, trust=30, patience=0.05, clock=clock, lines_only=True)
+    cluster.says("before", line(4242, "RUNNING"))
+    cluster.says("now", line(4242, "CANCELLED") + line(4243, "PENDING"))
+    tell = 'cd "$FAKE_SLURM"; echo >>asked; number=$(wc -l <asked)\n'
+    wait = "[ $number != 2 ] || until [ -e go ]; do sleep 0.02; done\n"
+    cluster.instead("squeue", f"{tell}{wait}[ $number -gt 2 ] && cat now.out || cat before.out")
+    assert made.info("4242").state is JobState.RUNNING
+    clock.sleep(6)
+    assert made.info("4242").state is JobState.RUNNING, "the last answer, for nobody waits for the second"
+    threading.Timer(0.3, (cluster.folder / "go").touch).start()
+    return made
+
+
+def test_an_answer_of_before_a_job_was_changed_is_none_of_after(late: SlurmJobs):
+    late.forget()
+    assert late.info("4242").state is JobState.CANCELLED
+
+
+def test_an_answer_of_before_a_job_was_submitted_does_not_tell_of_it(cluster: Cluster, late: SlurmJobs):
+    assert late.info("4243").state is JobState.PENDING
+    assert not cluster.calls("sacct")
 
 
 # --- pyslurm

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fakes.slurm import Cluster
 
-from exatrkx_hpc.launch.slurm.environment import chosen_cluster, slurm_environment, unused_words
+from exatrkx_hpc.launch.slurm.environment import chosen_cluster, slurm_environment, unused_variables
 from exatrkx_hpc.launch.slurm.scheduler import Slurm, ask
 from exatrkx_hpc.launch.slurm.submit import submit
 
@@ -89,9 +89,11 @@ def test_only_what_slurm_needs_stays():
 
 def test_what_is_left_out_is_named():
     shell = {"SBATCH_QOS": "debug", "SBATCH_ACCOUNT": "m1", "SBATCH_CLUSTERS": "a", "SRUN_DEBUG": "3", "HOME": "/"}
-    assert unused_words(shell, "sbatch").startswith("SBATCH_ACCOUNT, SBATCH_QOS of this shell are not used: farm.toml")
-    assert unused_words(shell, "srun").startswith("SRUN_DEBUG of this shell is not used: ")
-    assert unused_words(shell, "salloc") == ""
+    assert str(unused_variables(shell, "sbatch")).startswith(
+        "SBATCH_ACCOUNT, SBATCH_QOS of this shell are not used: farm.toml"
+    )
+    assert str(unused_variables(shell, "srun")).startswith("SRUN_DEBUG of this shell is not used: ")
+    assert unused_variables(shell, "salloc") is None
 
 
 @pytest.fixture

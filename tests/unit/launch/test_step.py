@@ -56,7 +56,7 @@ def step(tmp_path, monkeypatch):
     def run(code: str, *, look=lambda: None) -> str:
         log = tmp_path / "srun.log"
         return run_step(
-            ["n1", "n2"], [sys.executable, "-c", code], log=log, stop=signal.SIGUSR1, look=look, tell=said.append
+            ["n1", "n2"], [sys.executable, "-c", code], log=log, stop=signal.SIGUSR1, look=look, heard=said.append
         )
 
     run.said = said

@@ -8,6 +8,7 @@ import io
 import os
 import random
 import threading
+from collections.abc import Callable
 
 import pytest
 from fakes.running import free_port
@@ -33,9 +34,12 @@ REAL = (FAKES / "triton_metrics.txt").read_text()
 
 
 @contextlib.contextmanager
-def http_server(body: str, status: int = 200):
+def http_server(body: str, status: int = 200, *, asked: Callable[[], object] = lambda: None):
+    """A server with these metrics; `asked` is called before it answers."""
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            asked()
             self.send_response(status if self.path == "/metrics" else 404)
             self.end_headers()
             self.wfile.write(body.encode())
@@ -256,6 +260,21 @@ def test_metrics_are_fetched_over_http():
         got = fetch(server)
         assert fetch(metrics_url(server)) == got
     assert got.url == f"http://{server}/metrics" and got.counters["gnn", "1"].request_success == 16
+
+
+def test_no_proxy_is_asked(web_proxy):
+    with http_server(REAL) as server:
+        assert fetch(server).counters["gnn", "1"].request_success == 16
+
+
+def test_the_servers_of_a_fleet_are_asked_at_once():
+    """Each answers only when all have been asked."""
+    together = threading.Barrier(3, timeout=20)
+    with contextlib.ExitStack() as stack:
+        snapshots, errors = fetch_fleet(
+            [stack.enter_context(http_server(REAL, asked=together.wait)) for _ in range(3)], deadline=30
+        )
+    assert len(snapshots) == 3 and not errors
 
 
 def test_what_is_no_triton_says_so():

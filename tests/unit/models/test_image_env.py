@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from exatrkx_hpc.base.process import Completed, session_members
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.launch.plan import make_plan
 from exatrkx_hpc.models.build import build
-from exatrkx_hpc.models.image_env import ImagePython, make_environment, needed, read_answer
+from exatrkx_hpc.models.image_env import read_answer
 from exatrkx_hpc.models.repository import ENVIRONMENT, read_models
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
@@ -31,55 +33,76 @@ IMAGE = "docker:nvcr.io/nvidia/tritonserver:24.10-py3"
 NOWHERE = {"PIP_INDEX_URL": "http://127.0.0.1:1/simple", "PIP_RETRIES": "0", "PIP_EXTRA_INDEX_URL": ""}
 
 
-@pytest.fixture
-def setup(tmp_path):
-    """Run `setup` with a fake shifter whose image is this machine, so that the image's Python is that of PATH."""
-    programs = tmp_path / "bin"
+def setup_in(folder: Path) -> Callable[..., Completed]:
+    """Return `setup` with a fake shifter whose image is this machine, so that the image's Python is that of PATH."""
+    programs = folder / "bin"
     programs.mkdir()
     for name in ("shifter", "shifterimg"):
         (programs / name).symlink_to(FAKES / name)
     for name in ("gateway", "registry"):
-        (tmp_path / name).write_text(f"{IMAGE}\n")
+        (folder / name).write_text(f"{IMAGE}\n")
 
     def call(*words: str, **more: str) -> Completed:
         values = {
-            "RUN_ROOT": tmp_path / "runs",
+            "RUN_ROOT": folder / "runs",
             "SERVER_ENGINE": "shifter",
             "SERVER_IMAGE": IMAGE,
-            "SERVER_PYTHON_ENVIRONMENT": tmp_path / "environment",
+            "SERVER_PYTHON_ENVIRONMENT": folder / "environment",
         }
         env = {f"EXATRKX_HPC_{name}": str(value) for name, value in values.items()}
-        env |= {"FAKE_SHIFTERIMG": str(tmp_path / "gateway"), "FAKE_REGISTRY": str(tmp_path / "registry")}
+        env |= {"FAKE_SHIFTERIMG": str(folder / "gateway"), "FAKE_REGISTRY": str(folder / "registry")}
         env["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
         words = ("--no-fused", "--trust-run-root", *words)
-        return exatrkx_hpc("setup", *words, cwd=tmp_path, env={**env, **more}, timeout=600)
+        return exatrkx_hpc("setup", *words, cwd=folder, env={**env, **more}, timeout=600)
 
     return call
 
 
-def test_setup_fetches_the_packages_and_builds_the_models_with_them(setup, tmp_path):
-    done = setup()
+@pytest.fixture
+def setup(tmp_path):
+    """`setup` in a folder of the test's own."""
+    return setup_in(tmp_path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """A folder in which `setup` has fetched packages from PyPI, what it said, and `setup` again."""
+
+    folder: Path
+    done: Completed
+    again: Callable[..., Completed]
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory):
+    """Packages are fetched once, because that takes long; for the Python that runs the tests, as Triton has it."""
+    folder = tmp_path_factory.mktemp("fetched")
+    again = setup_in(folder)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    (folder / "bin" / "python3").symlink_to(Path(sys.base_exec_prefix, "bin", f"python{version}"))
+    done = again()
     assert done.returncode == 0, done.stderr
-    place = tmp_path / "environment"
+    return Fetched(folder=folder, done=done, again=again)
+
+
+def test_setup_fetches_the_packages_and_builds_the_models_with_them(fetched):
+    place, done = fetched.folder / "environment", fetched.done
     assert "packages: fetching numpy<2, scipy for Python 3." in done.stderr
     facts = json.loads((place / "exatrkx-environment.json").read_text())
     assert facts["packages"] == ["numpy<2", "scipy"]
-    models = read_models(tmp_path / "runs" / "model_repository")
+    models = read_models(fetched.folder / "runs" / "model_repository")
     assert {m.parameters.get(ENVIRONMENT) for m in models if m.backend == "python"} == {str(place)}
     before = (place / "pyvenv.cfg").stat().st_mtime_ns
-    again = setup(**NOWHERE)
+    again = fetched.again(**NOWHERE)
     assert (again.returncode, "fetching" in again.stderr) == (0, False), again.stderr
     assert (place / "pyvenv.cfg").stat().st_mtime_ns == before, "safe to repeat"
 
 
 @pytest.mark.triton
 @pytest.mark.usefixtures("triton")
-def test_a_real_triton_runs_the_models_on_these_packages_alone(tmp_path):
+def test_a_real_triton_runs_the_models_on_these_packages_alone(fetched, tmp_path):
     """The stages that need no network: they import numpy and scipy, and are told where from."""
-    place, source = tmp_path / "environment", tmp_path / "source"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    executable = str(Path(sys.base_exec_prefix, "bin", f"python{version}"))
-    make_environment(place, ImagePython(version=version, executable=executable), needed("gpu", fused=False))
+    place, source = fetched.folder / "environment", tmp_path / "source"
     shutil.copytree(asset("model_repos/exatrkx") / "frnn", source / "frnn")
     build(source, tmp_path / "models", device="gpu", environment=place)
     with running_triton(tmp_path / "models", tmp_path) as server, grpc.InferenceServerClient(server.grpc) as client:

@@ -185,6 +185,17 @@ def test_the_farms_servers_are_asked_what_they_did_and_runs_add_up(settings, led
     assert 'id="stages"' in words(settings) and "75.0 %" in words(settings) and 'id="runs"' in words(settings)
 
 
+def test_servers_that_were_not_known_before_the_run_are_not_counted_from_their_beginning(settings, ledger_of, farm):
+    record = RunDir(farm / "7").endpoint
+    for first, second in ((record, record.with_name("aside")), (record.with_name("aside"), record)):
+        with told_on_a_page(settings, farm):
+            ledger_of()
+            first.rename(second)
+        with Ledger(Results(settings.out).ledger) as ledger:
+            assert noted(ledger, "answered") == noted(ledger, "compute") == {}
+    assert counted(None, {"a": snapshot(3)}, ensemble="exatrkx").answered == {}
+
+
 def test_another_endpoint_is_not_the_farms(tmp_path, settings, ledger_of, farm):
     other = Settings(server="127.0.0.1:9192", events=settings.events, out=settings.out)
     with told_on_a_page(other, farm):

@@ -100,6 +100,29 @@ def test_a_parquet_file_that_is_written_again_with_the_same_events(run, tmp_path
     assert run(folder / "all.parquet")[1].done_now == 0
 
 
+def renamed(file: Path) -> None:
+    file.rename(file.with_name("third.parquet"))
+
+
+def turned_round(file: Path) -> None:
+    """As if a tool that keeps times had written it."""
+    kept = file.stat().st_mtime_ns
+    write(file, list(reversed(list(EVENTS.items())[::2])), group=10)
+    os.utime(file, ns=(kept, kept))
+
+
+@pytest.mark.parametrize("moved", [renamed, turned_round])
+def test_events_that_are_elsewhere_now_are_found_again(run, tmp_path, moved):
+    folder = write_events(tmp_path / "events", "parquet")
+    settings, _ = run(folder)
+    moved(folder / "first.parquet")
+    kept = ledger_rows(settings, "name, sha256")
+    (settings.folder / "evt_0.csv").unlink()
+    _, report = run(folder)
+    assert (report.done, report.done_now, report.failed) == (12, 1, ())
+    assert ledger_rows(settings, "name, sha256") == kept, "it read the hits of another event"
+
+
 def test_events_of_parquet_files_that_changed_or_are_gone(run, tmp_path):
     folder = write_events(tmp_path / "events", "parquet")
     settings, _ = run(folder)

@@ -1,14 +1,18 @@
-"""The folder of a run's results."""
+"""The folder of a run's results, and a result in it."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from exatrkx_hpc.base.errors import EndpointError
+from exatrkx_hpc.base.errors import EndpointError, OutputError
 from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.write import write_result
+from exatrkx_hpc.work.workloads.exatrkx import LABELS, WORKLOAD
 
 
 def test_a_copy_of_the_lock_in_a_child_that_starts_keeps_nobody_out(tmp_path):
@@ -22,6 +26,21 @@ def test_a_copy_of_the_lock_in_a_child_that_starts_keeps_nobody_out(tmp_path):
             assert locked
     finally:
         os.close(copy)
+
+
+def test_a_result_is_written_whole_and_told_by_size_and_digest(tmp_path):
+    outputs = {LABELS: np.array([3, 1, 2], dtype=np.int64)}
+    told = write_result(WORKLOAD, tmp_path / "e.csv", outputs, remedy="make room")
+    data = (tmp_path / "e.csv").read_bytes()
+    assert data == b"3\n1\n2\n"
+    assert told == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_a_result_that_cannot_be_written_is_an_error_of_one_line(tmp_path):
+    place = tmp_path / "nowhere" / "e.csv"
+    with pytest.raises(OutputError) as refused:
+        write_result(WORKLOAD, place, {LABELS: np.zeros(1, dtype=np.int64)}, remedy="make room")
+    assert str(refused.value) == f"cannot write {place}: No such file or directory; make room"
 
 
 def target(fd: str) -> str:

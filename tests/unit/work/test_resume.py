@@ -39,7 +39,7 @@ def test_a_second_run_does_what_is_left_and_says_what_was_before(settings):
     report.check()
     assert (report.done, report.done_before, report.done_now) == (40, before.done, 40 - before.done)
     assert sum(report.workers) == report.done_now and report.items == 3 * report.done_now
-    assert said == [f"{before.done} of 40 events were done before, {report.done_now} are left"]
+    assert [str(news) for news in said] == [f"{before.done} of 40 events were done before, {report.done_now} are left"]
     assert tallies[0].done == before.done and tallies[-1].done == 40
     assert all((run_settings.folder / name).stat().st_ino == inode for name, inode in kept.items())
     assert assert_whole(run_settings.events, run_settings.folder) == 40
@@ -74,7 +74,7 @@ def test_new_events_are_done_and_the_others_are_not_done_again(settings):
     said = []
     report = run_clients(settings(), tell=said.append)
     assert (report.events, report.done_now) == (6, 1)
-    assert said == ["5 of 6 events were done before, 1 are left; events: 1 new"]
+    assert [str(news) for news in said] == ["5 of 6 events were done before, 1 are left; events: 1 new"]
 
 
 def test_the_ledger_says_of_each_event_what_was_read_and_what_was_written(settings):
@@ -233,6 +233,13 @@ def test_a_broken_model_does_not_put_the_whole_dataset_into_quarantine(settings)
     assert (report.done, report.failures) == (160, 0)
 
 
+def test_as_many_bad_events_in_all_do_not_stop_a_run(settings):
+    broken = ("--fail", "100000", "--fail-status", "INVALID_ARGUMENT", "--good-each", "99")
+    with fake_triton(*broken) as fake:
+        report = run_clients(settings(sizes=[1] * 200, server=fake.server, in_flight=1))
+    assert (report.done, report.failures, report.stopped) == (2, 198, None)
+
+
 # Kills
 
 
@@ -297,4 +304,4 @@ def test_more_workers_than_cores_work_and_are_warned_of(settings):
     assert said == []
     report = run_clients(settings(workers=4 * cores + 1, fresh=True), tell=said.append)
     assert report.done == 20 and len(said) == 1
-    assert said[0].startswith(f"-n {4 * cores + 1} is far above the cores of this machine ({cores})")
+    assert str(said[0]).startswith(f"-n {4 * cores + 1} is far above the cores of this machine ({cores})")

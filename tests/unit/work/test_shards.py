@@ -265,7 +265,9 @@ def test_what_is_lost_is_given_out_again(settings):
 
     report = run_sharded(run, do, shards=4, tell=said.append)
     assert rounds == [[0, 1, 2, 3], [1, 3]]
-    assert said == ["shards 1, 3 were lost with the node or the program that had it; others do what is left"]
+    assert [str(news) for news in said] == [
+        "shards 1, 3 were lost with the node or the program that had it; others do what is left"
+    ]
     assert report.done == 20 and set(report.nodes) == {"a", "b"}
     assert report.nodes["a"] == len(of_shard(run, Shard(0, 4))) + len(of_shard(run, Shard(2, 4)))
 
@@ -285,6 +287,37 @@ def test_what_is_lost_each_time_ends_the_run_and_the_next_one_goes_on(settings):
     assert rounds == [[0, 1], [1]]
     assert (report.events, report.done, report.not_tried) == (20, first, 20 - first)
     assert run_sharded(run, HERE).done_now == 20 - first
+
+
+def test_the_end_of_a_shard_in_an_earlier_run_is_none_of_this_one(settings):
+    run, rounds = settings(sizes=[3] * 8), []
+    run_sharded(run, HERE, shards=2)
+    for number in range(8, 16):
+        (run.events / f"evt_{number}.csv").write_text("1,2,3\n")
+
+    def do(order, shards, *, of, look):
+        rounds.append(list(shards))
+        run_shards(order, shards[:1], of=of, node="a")  # the node of the others is lost before it has begun
+        return ""
+
+    assert run_sharded(run, do).done == 16
+    assert rounds == [[0, 1], [1]]
+
+
+def test_what_is_begun_anew_is_so_once(settings):
+    run, written = settings(sizes=[3] * 8, fresh=True), []
+    run_sharded(run, HERE, shards=3)
+
+    def do(order, shards, *, of, look):
+        assert not run.report.exists(), "the report of before"
+        run_shards(order, shards, of=of, node="a")
+        if not written:
+            lost(order, 1)  # after it has done all
+        written.append({path.name: path.stat().st_mtime_ns for path in run.folder.iterdir()})
+        return ""
+
+    assert run_sharded(run, do, shards=2).done == 8
+    assert len(written) == 2 and written[0] == written[1]
 
 
 def test_nobody_who_can_begin_is_an_error_and_later_a_reason(settings):

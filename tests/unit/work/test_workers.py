@@ -39,6 +39,7 @@ from exatrkx_hpc.work.events.source import EventFile, find_events
 from exatrkx_hpc.work.ledger.open import begin, facts_of
 from exatrkx_hpc.work.map.endpoint import Endpoint
 from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.run import coordinator as coordinator_module
 from exatrkx_hpc.work.run.accounts import Book
 from exatrkx_hpc.work.run.coordinator import Coordinator
 from exatrkx_hpc.work.run.report import read_report
@@ -279,6 +280,62 @@ for line in sys.stdin:
     figures = {{"items": 0, "seconds": 0.001, "retries": 0}}
     print(json.dumps({{"name": json.loads(line)["name"], **figures, **read, **written}}), flush=True)
 """
+
+
+ONE_AT_A_TIME = f"""#!{sys.executable}
+import json, os, select, signal, sys
+from pathlib import Path
+
+notes = Path(sys.argv[0]).with_name("given")
+first, rest = not notes.exists(), b""
+while select.select([0], [], [], 60)[0]:
+    given = []
+    while select.select([0], [], [], 0.3)[0]:  # what was given together is here together
+        read = os.read(0, 1 << 16)
+        if not read:
+            sys.exit()
+        *lines, rest = (rest + read).split(b"\\n")
+        given += [fields["name"] for fields in map(json.loads, lines) if "name" in fields]
+    if not given:
+        continue
+    with notes.open("a") as file:
+        print(json.dumps(given), file=file)
+    if first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    for name in given:
+        read, written = {{"size": 0, "mtime_ns": 0, "sha256": "00"}}, {{"result_size": 0, "result_sha256": "00"}}
+        figures = {{"items": 0, "seconds": 0.001, "retries": 0}}
+        print(json.dumps({{"name": name, **figures, **read, **written}}), flush=True)
+"""
+
+
+def test_events_that_may_have_killed_their_worker_go_out_alone_and_last(settings, tmp_path, fake_worker):
+    run_settings = settings(sizes=[3] * 8, workers=1, in_flight=2)
+    fake_worker(ONE_AT_A_TIME)
+    report = run_clients(run_settings)
+    assert (report.done, report.failed) == (8, ())
+    suspects, *others = map(json.loads, (tmp_path / "given").read_text().splitlines())
+    assert len(suspects) > 1
+    assert others[-len(suspects) :] == [[event] for event in suspects]
+    assert not any(event in suspects for given in others[: -len(suspects)] for event in given)
+
+
+def test_the_time_of_a_run_is_from_its_begin_to_its_last_answer(tmp_path, fake_worker):
+    class Clock:
+        now = 1000.0
+
+        def __call__(self):
+            return self.now
+
+    def later(tally):  # shown once as it begins, and after each answer
+        clock.now += 10.0
+
+    fake_worker(ANSWERS_AT_ONCE)
+    clock = Clock()
+    coordinator = make_coordinator("h:1", tmp_path, events=4, workers=1, show=later, clock=clock)
+    asyncio.run(coordinator.run())
+    report = coordinator.report()
+    assert (report.done, report.seconds, report.events_per_second) == (4, 40.0, 0.1)
 
 
 def test_the_coordinators_memory_does_not_grow_with_the_number_of_events(settings, tmp_path, fake_worker):
@@ -576,14 +633,15 @@ def test_interrupting_a_notebook_cell_stops_the_run(settings):
     assert workers_of(os.getpid()) == []
 
 
-def make_coordinator(server, tmp_path, *, events, **options):
+def make_coordinator(server, tmp_path, *, events, request_timeout=5, **options):
     results = Results(tmp_path)
     results.folder.mkdir()
     folder = make_events(tmp_path / "e", [3] * events)
     ledger = begin(results, folder, facts_of(folder, workload=WORKLOAD, mode="ensemble", model="exatrkx"))
     book = Book(ledger, results, folder, server=server, version="")
     labels = str(results.folder)
-    task = Task(server=server, models="exatrkx", folder=labels, in_flight=1, request_timeout=5, patience=5)
+    times = {"request_timeout": request_timeout, "patience": request_timeout}
+    task = Task(server=server, models="exatrkx", folder=labels, in_flight=1, **times)
     return Coordinator(task, book, **options)
 
 
@@ -593,9 +651,34 @@ def test_a_worker_that_hangs_is_replaced(tmp_path):
             workers_of(os.getpid())[0].suspend()
 
     with fake_triton("--delay", "0.02") as fake:
-        coordinator = make_coordinator(fake.server, tmp_path, events=50, workers=2, show=stop_one, longest_silence=1.5)
+        coordinator = make_coordinator(fake.server, tmp_path, events=50, workers=2, show=stop_one, longest_silence=5)
         asyncio.run(coordinator.run())
     assert coordinator.report().done == 50 and coordinator.report().failed == ()
+
+
+HANGS_AT_FIRST = ANSWERS_AT_ONCE.replace(
+    "sys.stdin.readline()",
+    """sys.stdin.readline()
+import pathlib, time
+try:
+    pathlib.Path(sys.argv[0]).with_name("hung").touch(exist_ok=False)
+    time.sleep(600)
+except FileExistsError:
+    pass""",
+)
+
+
+def test_a_worker_that_hangs_is_replaced_although_nobody_said_when(tmp_path, fake_worker, monkeypatch):
+    monkeypatch.setattr(coordinator_module, "SILENCE", 2.0)
+    fake_worker(HANGS_AT_FIRST)
+    coordinator = make_coordinator("h:1", tmp_path, events=4, workers=1, show=lambda tally: None, request_timeout=0.3)
+    assert within(60, done_by(coordinator)) == 4
+    assert (tmp_path / "hung").exists()
+
+
+async def done_by(coordinator: Coordinator) -> int:
+    await coordinator.run()
+    return coordinator.report().done
 
 
 def test_a_run_that_is_interrupted_before_it_began_does_nothing(tmp_path, server):

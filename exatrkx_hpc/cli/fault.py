@@ -1,0 +1,121 @@
+"""A fault of this program rather than of its user: one line, and a report in a file for those who fix it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from exatrkx_hpc import __version__
+
+#: What sysexits.h calls EX_SOFTWARE.
+EXIT_CODE = 70
+#: Whose versions a report has, if they are loaded: to import one now might fail, too.
+_PACKAGES = ("tritonclient", "grpc", "numpy", "pydantic", "typer", "torch")
+_SECRET = re.compile(r"token|passw|secret|credential|api-?_?key", re.IGNORECASE)
+_HIDDEN = "***"
+
+
+def fault_line(error: BaseException, argv: Sequence[str]) -> str:
+    """Write the report of a fault and return the line for the user, which names its file.
+
+    Where no file can be written, the report goes to stderr.
+    """
+    report = fault_report(error, argv)
+    said = hidden("".join(traceback.format_exception_only(error)).strip().partition("\n")[0], argv)
+    what = f"a fault of this program, not of yours ({said[:200]})"
+    try:
+        file = _written(report)
+    except OSError:
+        sys.stderr.write(report)
+        return f"{what}; no report could be written, attach the lines above to a bug report"
+    return f"{what}; attach {file} to a bug report"
+
+
+def fault_report(error: BaseException, argv: Sequence[str]) -> str:
+    """Return what helps to fix a fault: when, the versions, the command line without its secrets, and the traceback.
+
+    No variable of the environment and no file's content is in it.
+    """
+    facts = [
+        "exatrkx-hpc: report of a fault. Read it before you send it: it has paths and names of this machine.",
+        "",
+        f"time: {time.strftime('%Y-%m-%dT%H:%M:%S%z')}",
+        f"command: {' '.join(map(repr, shown(argv)))}",
+        *(f"{name}: {version}" for name, version in _versions()),
+        "",
+    ]
+    return hidden("\n".join([*facts, "".join(traceback.format_exception(error))]), argv)
+
+
+def shown(argv: Sequence[str]) -> list[str]:
+    """Return a command line in which the value of each option or key that names a secret is hidden."""
+    secrets = set(_secrets(argv))
+    return [word if word not in secrets else _HIDDEN for word in (hidden(word, argv) for word in argv)]
+
+
+def hidden(text: str, argv: Sequence[str]) -> str:
+    """Return `text` without the secrets of a command line, and without what stands before the @ of an address."""
+    for secret in sorted(_secrets(argv), key=len, reverse=True):
+        if len(secret) > 3:  # a shorter one would spoil other words
+            text = text.replace(secret, _HIDDEN)
+    return re.sub(r"(?<=://)[^/@\s'\"]+(?=@)", _HIDDEN, text)
+
+
+def _secrets(argv: Sequence[str]) -> Iterator[str]:
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if not _SECRET.search(name) or os.sep in name:
+            continue
+        if equals:
+            yield value
+        elif name.startswith("-") and following and not following.startswith("-"):
+            yield following
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "exatrkx-hpc", __version__
+    yield "Python", f"{platform.python_version()} ({sys.executable})"
+    yield "system", platform.platform()
+    for name in _PACKAGES:
+        if (module := sys.modules.get(name)) is not None:
+            yield name, _version(name, module)
+
+
+def _version(name: str, module: ModuleType) -> str:
+    from importlib import metadata
+
+    try:
+        return str(getattr(module, "__version__", None) or metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return "of unknown version"
+
+
+def _written(report: str) -> Path:
+    """Write the report where its user alone can read it, and return where; raises OSError when no place takes it."""
+    name = {"prefix": time.strftime("fault-%Y%m%d-%H%M%S-"), "suffix": ".txt"}
+    folder = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state", "exatrkx-hpc")
+    try:
+        folder = folder.expanduser()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _write(report, str(folder), **name)
+    except (OSError, RuntimeError):  # no home, a full quota: the temporary folder is on another disk
+        return _write(report, tempfile.gettempdir(), **{**name, "prefix": f"exatrkx-hpc-{name['prefix']}"})
+
+
+def _write(report: str, folder: str, *, prefix: str, suffix: str) -> Path:
+    handle, path = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=suffix)  # of mode 0600
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(report)
+    except OSError:
+        Path(path).unlink(missing_ok=True)
+        raise
+    return Path(path)
