@@ -234,10 +234,10 @@ def make_python_environment(farm: Farm, tell: Tell, *, packages: Sequence[str] =
         done = engine_run(*ENGINES[server.engine].question(spec, ("python3", "-c", QUESTION)))
         python = read_answer(done.stdout) if done.returncode == 0 else None
         if python is None:
-            said = done.complaint.replace("; ", ", ")
             raise ModelError(
-                f"python3 of {server.image or 'this machine'} does not tell its version: {said}; make {place} with "
-                "'exatrkx-hpc models pack-env', or empty server.python_environment if the image needs none"
+                f"python3 of {server.image or 'this machine'} does not tell its version: {done.complaint}; make "
+                f"{place} with 'exatrkx-hpc models pack-env', or empty server.python_environment if the image needs "
+                "none"
             )
         wanted = (*needed(server.device, fused=fused), *packages)
         tell(PackagesFetching(packages=wanted, python=python.version, environment=str(place)))

@@ -116,8 +116,8 @@ class TestRun:
         [
             ("", "", "it printed nothing"),
             ("out\n", " \n", "out"),
-            ("out\n", "error: a\n  b\n", "error: a; b"),
-            ("", "1\n2\n3\n4\n", "2; 3; 4"),
+            ("out\n", "error: a\n  b\n", "error: a, b"),
+            ("", "1\n2\n3\n4\n", "2, 3, 4"),
         ],
     )
     def test_a_complaint_is_one_line(self, stdout: str, stderr: str, complaint: str):

@@ -61,7 +61,7 @@ def _in_shifter(spec: ContainerSpec) -> Iterator[Finding]:
         if done.returncode == 0:
             yield Finding(what="in the container", ok=True, found=f"{source} as {target}")
         else:
-            found = f"shifter does not mount {source} as {target}: {done.complaint.replace('; ', ', ')}"
+            found = f"shifter does not mount {source} as {target}: {done.complaint}"
             remedy = "mount a folder that the site shows in every container, to one that the image has or to /NAME"
             yield Finding(what="in the container", ok=False, found=found, remedy=f"{remedy} (server.mounts)")
     kept = [source for source, target in spec.mounts if source == target]
@@ -73,5 +73,5 @@ def _in_shifter(spec: ContainerSpec) -> Iterator[Finding]:
             yield Finding(what="in the container", ok=True, found=folder)
         else:
             remedy = "put it on a file system that the site shows in every container, as scratch is"
-            why = f": {done.complaint.replace('; ', ', ')}" if done.stderr.strip() else ""
+            why = f": {done.complaint}" if done.stderr.strip() else ""
             yield Finding(what="in the container", ok=False, found=f"{folder} is not seen there{why}", remedy=remedy)

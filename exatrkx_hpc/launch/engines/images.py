@@ -54,7 +54,7 @@ def _shifter(farm: Farm) -> str:
         return f"{image}, {said[-1][:12]}"
     if said or done.stderr.strip():
         again = f"'shifterimg lookup {image}' asks again"
-        raise LaunchError(f"the image gateway does not tell whether it has {image}: {_one_line(done)}; {again}")
+        raise LaunchError(f"the image gateway does not tell whether it has {image}: {done.complaint}; {again}")
     raise LaunchError(f"the image gateway has no {image}; {_how_to_get(image)}")
 
 
@@ -68,7 +68,7 @@ def _podman(farm: Farm) -> str:
     if done.returncode == 1:
         raise LaunchError(f"podman has no {image}; {_SETUP}")
     if done.returncode:
-        raise LaunchError(f"podman does not tell its images: {_one_line(done)}; 'podman info' shows what is wrong")
+        raise LaunchError(f"podman does not tell its images: {done.complaint}; 'podman info' shows what is wrong")
     return image
 
 
@@ -77,7 +77,7 @@ def _podman_hpc(farm: Farm) -> str:
     image = podman_image(farm.server.image)
     done = engine_run("podman-hpc", "images", "--noheading", image)
     if done.returncode:
-        raise LaunchError(f"podman-hpc does not tell its images: {_one_line(done)}; 'podman-hpc images' shows more")
+        raise LaunchError(f"podman-hpc does not tell its images: {done.complaint}; 'podman-hpc images' shows more")
     rows = done.stdout.splitlines()
     if not rows:
         raise LaunchError(f"podman-hpc has no {image}; {_SETUP}")
@@ -93,10 +93,6 @@ def _apptainer(farm: Farm) -> str:
     if not Path(image).exists():
         raise LaunchError(f"{image} does not exist; 'apptainer pull {image} docker://NAME:TAG' makes it")
     return image
-
-
-def _one_line(done: Completed) -> str:
-    return done.complaint.replace("; ", ", ")
 
 
 #: The command that pulls an image, for the engines that keep images of their own, and how the engine names the image.
@@ -141,5 +137,5 @@ def _pull(farm: Farm, tell: Tell) -> str:
     path = find_program(program, remedy=f"load its module, or choose another server.engine than {engine!r}")
     done = run([path, "pull", image], timeout=_PULL_DEADLINE)
     if done.returncode:
-        raise LaunchError(f"{program} pull {image} failed (exit {done.returncode}): {_one_line(done)}; {_CHECK_NAME}")
+        raise LaunchError(f"{program} pull {image} failed (exit {done.returncode}): {done.complaint}; {_CHECK_NAME}")
     return " ".join(_TERMINAL.sub("", done.stdout).strip().splitlines()[-1:])
