@@ -15,7 +15,7 @@ from exatrkx_hpc.base.process import find_program
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.config.values import EARLY_SIGNAL, limit_seconds, signal_lead
 from exatrkx_hpc.launch.embedded.triton import embedded_triton
-from exatrkx_hpc.launch.engines.common import ask, complaint
+from exatrkx_hpc.launch.engines.common import ask
 from exatrkx_hpc.launch.engines.table import engine_of
 from exatrkx_hpc.launch.events import ModelsBuilding, ModelsWithoutPackages, PackagesFetching, TimeShort
 from exatrkx_hpc.launch.images import pull_image, refuse_missing_image
@@ -235,10 +235,10 @@ def make_python_environment(farm: Farm, tell: Tell, *, packages: Sequence[str] =
         done = ask(engine_of(farm).question(spec, ("python3", "-c", QUESTION)))
         python = read_answer(done.stdout) if done.returncode == 0 else None
         if python is None:
-            said = complaint(done)
             raise ModelError(
-                f"python3 of {server.image or 'this machine'} does not tell its version: {said}; make {place} with "
-                "'exatrkx-hpc models pack-env', or empty server.python_environment if the image needs none"
+                f"python3 of {server.image or 'this machine'} does not tell its version: {done.complaint}; make "
+                f"{place} with 'exatrkx-hpc models pack-env', or empty server.python_environment if the image needs "
+                "none"
             )
         wanted = (*needed(server.device, fused=fused), *packages)
         tell(PackagesFetching(packages=wanted, python=python.version, environment=str(place)))

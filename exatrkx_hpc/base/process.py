@@ -36,9 +36,9 @@ class Completed:
 
     @property
     def complaint(self) -> str:
-        """What it said about its failure, on one line."""
+        """What it said about its failure, on one line and without a `; `, which ends what an error says of this."""
         text = self.stderr.strip() or self.stdout.strip() or "it printed nothing"
-        return "; ".join(line.strip() for line in text.splitlines()[-3:])
+        return ", ".join(line.strip() for line in text.splitlines()[-3:]).replace("; ", ", ")
 
 
 def find_program(name: str, *, remedy: str) -> str:

@@ -1,4 +1,4 @@
-"""Numbers, shares, times and names of nodes as a person writes them."""
+"""Numbers, shares, times, names of nodes and long texts as a person writes them."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ def _numbers(row: list[int], width: int) -> str:
     return f"[{','.join(shown)}]" if len(row) > 1 else "".join(shown)
 
 
+def one_line(text: str, *, longest: int = 400) -> str:
+    """Return `text` on one line, cut after `longest` characters."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= longest else flat[: longest - 1] + "…"
+
+
 def number(value: float) -> str:
     """Return a number with three digits that count, and commas between thousands: 0.0123, 4.57, 1,235,000."""
     if value == 0 or not math.isfinite(value):
@@ -66,6 +72,8 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if rest else f"{minutes} min"
 
 
-def moment(seconds: float) -> str:
-    """Return a moment, in seconds since 1970, as the local date and time: 2026-11-26 14:03:09."""
+def moment(seconds: float, *, utc: bool = False) -> str:
+    """Return a moment, in seconds since 1970, as the local date and time, 2026-11-26 14:03:09, or as that in UTC."""
+    if utc:
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.errors import InputError, MissingComponent
+from exatrkx_hpc.base.readable import duration
 from exatrkx_hpc.bench.places import analyzer_folder
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, console, resolved
@@ -109,7 +110,7 @@ def status(
             f"{view.info.id};{view.info.cluster}" if view.info.cluster else view.info.id,
             view.info.state.value,
             f"{view.ready} of {len(view.servers)}",
-            _duration(view.info.time_left),
+            "" if view.info.time_left is None else duration(round(view.info.time_left)),
             view.endpoint,
             view.info.reason,
         )
@@ -172,10 +173,3 @@ def clean(
     farm = resolved(config, site=site, run_root=run_root).farm
     removed = story.clean(farm, older_than=parse_age(older_than))
     typer.echo(f"{len(removed)} run directories removed{': ' + ', '.join(removed) if removed else ''}")
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -35,7 +35,7 @@ _HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]*")
 _NOT_IN_A_LINE = {"Cc", "Zl", "Zp", "Cs"}
 
 
-def _one_line(text: str) -> str:
+def _without_breaks(text: str) -> str:
     if any(unicodedata.category(character) in _NOT_IN_A_LINE for character in text):
         raise ValueError("must not contain a line break or a control character")
     return text
@@ -122,7 +122,7 @@ def _folder(text: str) -> str:
     folder = str(expand(text)) if text else ""
     if ":" in folder:
         raise ValueError("must not contain ':', at which PYTHONPATH and the mounts of containers are cut")
-    return _one_line(folder)
+    return _without_breaks(folder)
 
 
 def _mount(text: str) -> str:
@@ -157,7 +157,7 @@ def expand(folder: str) -> Path:
 
 #: A port, 0 for any free one, or the word for one of the user's own.
 UserPort = Annotated[int | Literal["user"], BeforeValidator(_port_or_user)]
-Line = Annotated[str, AfterValidator(_one_line)]
+Line = Annotated[str, AfterValidator(_without_breaks)]
 Name = Annotated[str, AfterValidator(_plain_name)]
 #: What `server.engine` may be.
 Engine = Annotated[str, AfterValidator(_engine), Field(json_schema_extra={"enum": list(ENGINES)})]

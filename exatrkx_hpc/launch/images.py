@@ -9,7 +9,7 @@ from exatrkx_hpc.base.errors import LaunchError, MissingComponent
 from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.base.process import find_program, run
 from exatrkx_hpc.config.schema import Farm
-from exatrkx_hpc.launch.engines.common import SETUP, complaint
+from exatrkx_hpc.launch.engines.common import SETUP
 from exatrkx_hpc.launch.engines.table import engine_of
 from exatrkx_hpc.launch.events import ImageFound, ImagePulling
 from exatrkx_hpc.launch.schedulers import abilities_of
@@ -68,5 +68,5 @@ def _pull(farm: Farm, tell: Tell) -> str:
     path = find_program(program, remedy=f"load its module, or choose another server.engine than {farm.server.engine!r}")
     done = run([path, *words], timeout=pull.deadline)
     if done.returncode:
-        raise LaunchError(f"{command} failed (exit {done.returncode}): {complaint(done)}; {_CHECK_NAME}")
+        raise LaunchError(f"{command} failed (exit {done.returncode}): {done.complaint}; {_CHECK_NAME}")
     return " ".join(_TERMINAL.sub("", done.stdout).strip().splitlines()[-1:])

@@ -8,7 +8,6 @@ import dataclasses
 import io
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Final, Literal
 
 from exatrkx_hpc.base.errors import ConfigError, InputError, OutputError
 from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.readable import one_line
 
 Kind = Literal["service", "direct"]
 TABLE: Final = "bench.csv"
@@ -168,7 +168,7 @@ def read_table(path: Path) -> tuple[Row, ...]:
     except FileNotFoundError as error:
         raise InputError(f"there is no {table}; 'exatrkx-hpc bench --out FOLDER' measures one") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{table} is no table of 'exatrkx-hpc bench' ({_one_line(error)})") from error
+        raise InputError(f"{table} is no table of 'exatrkx-hpc bench' ({_named(error)})") from error
     if not rows:
         raise InputError(f"{table} holds no figures yet; 'exatrkx-hpc bench' goes on with its scan")
     return rows
@@ -203,9 +203,7 @@ def _read_points(folder: Path) -> Iterable[Row]:
         try:
             yield _row(json.loads(path.read_text()))
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"{path} cannot be used ({_one_line(error)}); remove it, and it is measured again"
-            ) from error
+            raise InputError(f"{path} cannot be used ({_named(error)}); remove it, and it is measured again") from error
 
 
 def _take_up(path: Path, facts: Mapping[str, object]) -> None:
@@ -237,8 +235,8 @@ def _shown(value: object) -> object:
     return value
 
 
-def _one_line(error: Exception) -> str:
-    return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
+def _named(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}")
 
 
 def _unusable(folder: Path, error: OSError) -> OutputError:

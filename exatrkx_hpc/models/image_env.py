@@ -80,7 +80,7 @@ def _fetch(place: Path, python: ImagePython, packages: Sequence[str], out: Path)
     done = run([*argv, *what, *packages], timeout=_PIP_DEADLINE)
     if done.returncode:
         raise ModelError(
-            f"pip has no {', '.join(packages)} for Python {python.version}: {done.complaint.replace('; ', ', ')}; try "
+            f"pip has no {', '.join(packages)} for Python {python.version}: {done.complaint}; try "
             f"again where PyPI can be reached, or pack one yourself: 'exatrkx-hpc models pack-env "
             f"--python python{python.version} --out {out}'"
         )

@@ -23,7 +23,6 @@ from exatrkx_hpc.tracking.features import FEATURES_FILE, read_features, require_
 from exatrkx_hpc.tracking.memory import keep_freed_memory
 from exatrkx_hpc.tracking.onnx_network import ONNX_WEIGHT, network_file
 from exatrkx_hpc.tracking.parameters import SCORES, networks_folder, scores_of, settings_of
-from exatrkx_hpc.tracking.tensors import check_hits
 
 if TYPE_CHECKING:
     from exatrkx_hpc.tracking.pipeline import Pipeline
@@ -75,8 +74,7 @@ def load_tracker(repository: Path) -> Callable[[Float32], Int64]:
 
     def find(hits: Float32) -> Int64:
         try:
-            check_hits("FEATURES", hits, pipeline.features)
-            return pipeline.find_tracks(hits)
+            return pipeline.find_tracks(hits, name="FEATURES")
         except (ValueError, RuntimeError, torch.jit.Error) as error:  # a TorchScript program's own raise
             raise ModelError(f"direct: {reason(error)}") from error
 

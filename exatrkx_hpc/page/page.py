@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from markupsafe import Markup
 
-from exatrkx_hpc.base.readable import duration, number, percent
+from exatrkx_hpc.base.readable import duration, moment, number, percent
 from exatrkx_hpc.base.templates import render
 from exatrkx_hpc.page import charts
 from exatrkx_hpc.page.history import History, Run
@@ -78,7 +77,7 @@ def render_page(told: History) -> str:
 def _subheading(told: History) -> str:
     servers = dict.fromkeys(_clean(run.server) for run in told.runs if run.server)
     at = f"at {', '.join(list(servers)[:4])}{' and others' if len(servers) > 4 else ''}" if servers else ""
-    began = f"begun {_moment(told.runs[0].began)}" if told.runs else ""
+    began = f"begun {moment(told.runs[0].began, utc=True)}" if told.runs else ""
     return ", ".join(part for part in (f"mode {told.mode}" if told.mode else "", at, began) if part)
 
 
@@ -210,7 +209,8 @@ def _events_tables(told: History) -> list[Table]:
         title="Runs",
         columns=("begun", "lasted", "endpoint", "end"),
         rows=tuple(
-            (_moment(run.began), duration(run.ended - run.began), _clean(run.server), _end(run)) for run in told.runs
+            (moment(run.began, utc=True), duration(run.ended - run.began), _clean(run.server), _end(run))
+            for run in told.runs
         ),
         caption="This result is of several runs, each of which went on where the one before had ended.",
     )
@@ -232,17 +232,12 @@ def _end(run: Run) -> str:
 def _footer(told: History) -> str:
     if not told.runs:
         return "Made by exatrkx-hpc from the ledger of the run."
-    return (
-        f"Made by exatrkx-hpc from the ledger of the run, which ended {_moment(max(run.ended for run in told.runs))}."
-    )
+    ended = moment(max(run.ended for run in told.runs), utc=True)
+    return f"Made by exatrkx-hpc from the ledger of the run, which ended {ended}."
 
 
 def _latency_unit(told: History) -> tuple[str, float]:
     return ("s", 0.001) if told.latency.figures.p50 >= 10_000 else ("ms", 1.0)
-
-
-def _moment(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
 def _clean(words: str) -> str:

@@ -81,13 +81,14 @@ class Pipeline:
         loaded = {name: _network(repository, name, features, device, threads) for name in NETWORK_NAMES}
         return cls(**loaded, settings=settings, device=device, features=features)
 
-    def find_tracks(self, hits: Float32) -> Int64:
+    def find_tracks(self, hits: Float32, *, name: str = "hits") -> Int64:
         """Return one track label (int64) for each hit, `[N]`; `hits` float32 `[N, 3]` (r/3000, phi/pi, z/400).
 
         `hits` is a NumPy array, a torch tensor or a CuPy array, on any device; the labels are of the same kind and
-        there, too. Raises BadTensor, a ValueError, for hits of another shape or type, or out of range.
+        there, too. Raises BadTensor, a ValueError, which calls the hits `name`, for hits of another shape or type, or
+        out of range.
         """
-        labels: Int64 = _answer(self._run(hits).labels, hits)
+        labels: Int64 = _answer(self._run(hits, name).labels, hits)
         return labels
 
     def stages(self, hits: Float32) -> Stages:
@@ -95,11 +96,11 @@ class Pipeline:
         stages = self._run(hits)
         return Stages(**{field.name: _answer(getattr(stages, field.name), hits) for field in fields(Stages)})
 
-    def _run(self, given: AnyArray) -> Stages:
+    def _run(self, given: AnyArray, name: str = "hits") -> Stages:
         """Return the stages as tensors on this pipeline's device."""
         settings = self.settings
         with torch.inference_mode():
-            hits = self._tensor(given)
+            hits = self._tensor(given, name)
             embedding = self._embedding(hits)
             candidates = fixed_radius_edges(embedding, radius=settings.radius, max_neighbours=settings.max_neighbours)
             if settings.edge_order != "number":
@@ -118,15 +119,15 @@ class Pipeline:
                 ),
             )
 
-    def _tensor(self, hits: AnyArray) -> torch.Tensor:
+    def _tensor(self, hits: AnyArray, name: str) -> torch.Tensor:
         """Return checked hits as a tensor on the device; from the CPU to the CPU without a copy."""
         if on_gpu(hits):
             tensor = hits if is_tensor(hits) else gpu.as_tensor(hits)
             if not _look_good(tensor, self.features):
-                check_hits("hits", on_host(tensor), self.features)  # says what is wrong
+                check_hits(name, on_host(tensor), self.features)  # says what is wrong
         else:
             array = _host_array(hits)
-            check_hits("hits", array, self.features)
+            check_hits(name, array, self.features)
             tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         return tensor.to(self.device)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exatrkx_hpc.tracking.arrays import AnyArray, on_host
+from exatrkx_hpc.tracking.arrays import AnyArray
 from exatrkx_hpc.tracking.constants import NETWORK_NAMES
 from exatrkx_hpc.tracking.devices import device_of, reason, use_device
 from exatrkx_hpc.tracking.features import features_of
@@ -19,7 +19,7 @@ from exatrkx_hpc.tracking.parameters import networks_folder, settings_of
 from exatrkx_hpc.tracking.samples import sample_hits
 from exatrkx_hpc.tracking.serving import Array, TorchStage, require_weight
 from exatrkx_hpc.tracking.signatures import check_signature
-from exatrkx_hpc.tracking.tensors import BadTensor, check_hits
+from exatrkx_hpc.tracking.tensors import BadTensor
 
 if TYPE_CHECKING:
     from exatrkx_hpc.tracking.inference import Network
@@ -60,8 +60,7 @@ class FusedStage(TorchStage):
     def compute(self, inputs: Mapping[str, AnyArray]) -> tuple[AnyArray, ...]:
         """Return the labels, of the kind of the hits."""
         hits = inputs["FEATURES"]
-        check_hits("FEATURES", on_host(hits), self.pipeline.features)
-        return (self.pipeline.find_tracks(hits),)
+        return (self.pipeline.find_tracks(hits, name="FEATURES"),)
 
 
 def rehearse(pipeline: Pipeline) -> None:

@@ -17,7 +17,6 @@ from exatrkx_hpc.launch.engines.common import (
     SETUP,
     ask,
     bad_image,
-    complaint,
     no_modules,
     no_shm_size,
     registry_name,
@@ -58,7 +57,7 @@ class Box(ContainerEngine):
         if done.returncode == 1:
             raise LaunchError(f"box has no {image}; {SETUP}")
         if done.returncode:
-            raise LaunchError(f"box does not tell its images: {complaint(done)}; 'box has {image}' shows more")
+            raise LaunchError(f"box does not tell its images: {done.complaint}; 'box has {image}' shows more")
         return image
 
     def pull(self, image: str) -> Command | None:
@@ -95,7 +94,7 @@ class Box(ContainerEngine):
 
 
 def _not_shown(source: str, done: Completed) -> str:
-    return f"box does not show {source}: {complaint(done)}; take it out of server.mounts"
+    return f"box does not show {source}: {done.complaint}; take it out of server.mounts"
 
 
 ENGINE: Final = Box()

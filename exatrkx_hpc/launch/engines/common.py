@@ -23,11 +23,6 @@ def ask(command: Command) -> Completed:
     return run([find_program(program, remedy="load its module"), *words], timeout=command.deadline)
 
 
-def complaint(done: Completed) -> str:
-    """Return what a program said about its failure, without the semicolon that parts a fault from its remedy."""
-    return done.complaint.replace("; ", ", ")
-
-
 def registry_name(image: str) -> str:
     """Return the name of `image` in its registry, without the word for a registry: `docker:` or `docker://`."""
     return image.removeprefix("docker://").removeprefix("docker:")

@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.launch.engines.base import PULL_DEADLINE, Command, Container, ContainerEngine
-from exatrkx_hpc.launch.engines.common import SETUP, ask, bad_image, complaint, no_modules, registry_name
+from exatrkx_hpc.launch.engines.common import SETUP, ask, bad_image, no_modules, registry_name
 from exatrkx_hpc.launch.engines.spec import ContainerSpec
 from exatrkx_hpc.launch.words import Var, Word
 
@@ -61,7 +61,7 @@ class Podman(ContainerEngine):
         if done.returncode == 1:
             raise LaunchError(f"podman has no {image}; {SETUP}")
         if done.returncode:
-            raise LaunchError(f"podman does not tell its images: {complaint(done)}; 'podman info' shows what is wrong")
+            raise LaunchError(f"podman does not tell its images: {done.complaint}; 'podman info' shows what is wrong")
         return image
 
     def pull(self, image: str) -> Command | None:

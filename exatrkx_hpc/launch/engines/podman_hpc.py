@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.launch.engines.base import Command
-from exatrkx_hpc.launch.engines.common import MODULE, SETUP, ask, complaint
+from exatrkx_hpc.launch.engines.common import MODULE, SETUP, ask
 from exatrkx_hpc.launch.engines.podman import Podman
 from exatrkx_hpc.launch.engines.spec import ContainerSpec
 
@@ -33,7 +33,7 @@ class PodmanHpc(Podman):
         image = self.image_name(image)
         done = ask(Command(words=("podman-hpc", "images", "--noheading", image)))
         if done.returncode:
-            raise LaunchError(f"podman-hpc does not tell its images: {complaint(done)}; 'podman-hpc images' shows more")
+            raise LaunchError(f"podman-hpc does not tell its images: {done.complaint}; 'podman-hpc images' shows more")
         rows = done.stdout.splitlines()
         if not rows:
             raise LaunchError(f"podman-hpc has no {image}; {SETUP}")

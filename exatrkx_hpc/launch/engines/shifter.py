@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.process import Completed
 from exatrkx_hpc.launch.engines.base import PULL_DEADLINE, Command, ContainerEngine, Trial
-from exatrkx_hpc.launch.engines.common import MODULE, SETUP, ask, bad_image, complaint, no_shm_size
+from exatrkx_hpc.launch.engines.common import MODULE, SETUP, ask, bad_image, no_shm_size
 from exatrkx_hpc.launch.engines.spec import ContainerSpec
 from exatrkx_hpc.launch.words import Word
 
@@ -89,7 +89,7 @@ class Shifter(ContainerEngine):
             return f"{image}, {said[-1][:12]}"
         if said or done.stderr.strip():
             again = f"'shifterimg lookup {image}' asks again"
-            raise LaunchError(f"the image gateway does not tell whether it has {image}: {complaint(done)}; {again}")
+            raise LaunchError(f"the image gateway does not tell whether it has {image}: {done.complaint}; {again}")
         listed = "server.image names it, 'shifterimg images' lists those it has"
         raise LaunchError(f"the image gateway has no {image}; {SETUP if self.pull(image) else listed}")
 
@@ -164,7 +164,7 @@ def _below(path: str, folders: tuple[str, ...]) -> bool:
 def _mount_trial(image: str, source: str, target: str) -> Trial:
     def refusal(done: Completed) -> str:
         remedy = "mount a folder that the site shows in every container, to one that the image has or to /NAME"
-        return f"shifter does not mount {source} as {target}: {complaint(done)}; {remedy} (server.mounts)"
+        return f"shifter does not mount {source} as {target}: {done.complaint}; {remedy} (server.mounts)"
 
     command = Command(words=("shifter", image, f"--volume={source}:{target}:ro", "true"))
     return Trial(command=command, found=f"{source} as {target}", refusal=refusal)
@@ -172,7 +172,7 @@ def _mount_trial(image: str, source: str, target: str) -> Trial:
 
 def _folder_trial(image: str, folder: str) -> Trial:
     def refusal(done: Completed) -> str:
-        why = f": {complaint(done)}" if done.stderr.strip() else ""
+        why = f": {done.complaint}" if done.stderr.strip() else ""
         remedy = "put it on a file system that the site shows in every container, as scratch is"
         return f"{folder} is not seen there{why}; {remedy}"
 

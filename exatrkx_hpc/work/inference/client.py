@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exatrkx_hpc.base.errors import ConfigError, EndpointError, ExatrkxError, ModelError
+from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.inference.channel import Channel, Reply
 from exatrkx_hpc.work.inference.retry import (
     Patience,
     RequestFailed,
     explain,
-    one_line,
     persist,
     refused,
     worth_repeating,

@@ -15,8 +15,9 @@ from tritonclient.utils import InferenceServerException
 
 from exatrkx_hpc.base.errors import InputError, ModelError, OutputError
 from exatrkx_hpc.base.files import write_new
+from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.inference.client import checked_address
-from exatrkx_hpc.work.inference.retry import CHANNEL_OPTIONS, RequestFailed, explain, one_line
+from exatrkx_hpc.work.inference.retry import CHANNEL_OPTIONS, RequestFailed, explain
 from exatrkx_hpc.work.results.tables import Array, read_tensor, tensor_text
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, ModelError
+from exatrkx_hpc.base.readable import one_line
 
 T = TypeVar("T")
 
@@ -165,9 +166,3 @@ async def persist(
             pause = min(left, patience.pause(repeats))  # the last attempt begins when the patience ends
         await sleep(pause)
         repeats += 1
-
-
-def one_line(text: str, *, longest: int = 400) -> str:
-    """Return `text` on one line, cut after `longest` characters."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= longest else flat[: longest - 1] + "…"

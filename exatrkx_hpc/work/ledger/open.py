@@ -83,16 +83,24 @@ def go_on(
             ledger, events, accept=accept_changes, column=column, shard=results.shard, workload=results.workload
         )
         ledger.set_facts(**facts)
-        if retry_failed:
-            ledger.release()
-        with results.usable():
-            match_quarantine(ledger, results.quarantine)
-            again = match_results(ledger, results)
+        again = match_files(ledger, results, retry_failed=retry_failed)
     except BaseException:
         ledger.close()
         raise
     tell(_resumed(ledger, changes, again=again))
     return ledger
+
+
+def match_files(ledger: Ledger, results: Results, *, retry_failed: bool) -> int:
+    """Hold the ledger against the files of quarantine and results; return how many results were missing or torn.
+
+    With `retry_failed` what is in quarantine waits again. Raises OutputError when something cannot be removed.
+    """
+    if retry_failed:
+        ledger.release()
+    with results.usable():
+        match_quarantine(ledger, results.quarantine)
+        return match_results(ledger, results)
 
 
 def begin(results: Results, events: Path, facts: Mapping[str, str], *, locks: bool = True) -> Ledger:

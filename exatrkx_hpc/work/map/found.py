@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from exatrkx_hpc.base.errors import ExatrkxError, InputError
+from exatrkx_hpc.work.events.source import EventInput
 from exatrkx_hpc.work.inference.client import Answer
 from exatrkx_hpc.work.workloads.base import Tensors, Workload, single
 from exatrkx_hpc.work.workloads.given import Given, as_tensors
@@ -52,13 +53,17 @@ class Event:
     name: str
     tensors: Tensors = field(default_factory=dict)
     error: InputError | None = None
-    items: int = 0
     sha256: bytes = b""
 
     @property
     def size(self) -> int:
         """The bytes of its tensors."""
         return sum(array.nbytes for array in self.tensors.values())
+
+    @property
+    def content(self) -> EventInput:
+        """The event as if it had been read from a file, whose moment is not known."""
+        return EventInput(tensors=self.tensors, size=self.size, mtime_ns=0, sha256=self.sha256.hex())
 
 
 def is_named(event: object) -> bool:
@@ -76,7 +81,7 @@ def read_event(workload: Workload, name: str, given: Given, *, digest: bool, wat
     except InputError as error:
         return Event(name=name, error=error)
     watch.look(own)
-    return Event(name=name, tensors=own, items=workload.items(own), sha256=_digest(own) if digest else b"")
+    return Event(name=name, tensors=own, sha256=_digest(own) if digest else b"")
 
 
 def _digest(tensors: Tensors) -> bytes:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 from exatrkx_hpc.base.errors import ConfigError, EndpointError, InputError, ModelError, OutputError
+from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.work.inference.client import Client
-from exatrkx_hpc.work.inference.retry import UnknownModel, one_line
+from exatrkx_hpc.work.inference.retry import UnknownModel
 from exatrkx_hpc.work.map.found import Event, Found, is_named, read_event
 from exatrkx_hpc.work.map.map_ledger import Scribe
 from exatrkx_hpc.work.run.faults import BROKEN_MODEL
@@ -158,7 +159,8 @@ class Flow:
             self._members[answer.member] += 1
             self._in_a_row.clear()
         elif isinstance(error, (EndpointError, UnknownModel)):
-            # Each of them had all the patience that a request has.
+            # Each of them had all the patience that a request has. A run goes by the time since the last answer
+            # (`Blame`); here the caller may do anything for any time between two results.
             self._in_a_row[EndpointError] += 1
             if self._in_a_row[EndpointError] >= max(2, self._way.in_flight):
                 raise error

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, ModelError, OutputError
+from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.events.source import CSV, event_key
 from exatrkx_hpc.work.inference.client import Answer
-from exatrkx_hpc.work.inference.retry import one_line
 from exatrkx_hpc.work.ledger.file import as_text, create
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_events import digest
-from exatrkx_hpc.work.ledger.match_results import match_quarantine, match_results
-from exatrkx_hpc.work.ledger.open import require_same, require_version
+from exatrkx_hpc.work.ledger.open import match_files, require_same, require_version
 from exatrkx_hpc.work.map.found import Event, Found
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.outcome import Failed, Result
@@ -29,7 +28,7 @@ from exatrkx_hpc.work.results.shards import read_sharding
 from exatrkx_hpc.work.results.write import write_result
 from exatrkx_hpc.work.run.accounts import Book
 from exatrkx_hpc.work.run.progress import Tally
-from exatrkx_hpc.work.run.worker import KINDS
+from exatrkx_hpc.work.run.worker import KINDS, result_of
 from exatrkx_hpc.work.workloads.base import Workload
 from exatrkx_hpc.work.workloads.watch import Watch
 
@@ -104,11 +103,7 @@ class Scribe:
         ledger = self._ledger = self._stack.enter_context(Ledger(self._results.ledger, locks=locks))
         # A ledger of run-clients is held against the folder of its events, and is of another format.
         require_same(ledger, self._facts, remedy=_REMEDY)
-        if self._retry:
-            ledger.release()
-        with self._results.usable():
-            match_quarantine(ledger, self._results.quarantine)
-            match_results(ledger, self._results)
+        match_files(ledger, self._results, retry_failed=self._retry)
         with ledger.told():
             ledger.db.execute("CREATE TEMP TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID")
         version = ledger.facts.get("version", "")
@@ -209,22 +204,8 @@ class Scribe:
 
     def _written(self, event: Event, answer: Answer) -> Result:
         path = self._results.file_of(event.name)
-        size, sha256 = write_result(self._workload, path, answer.outputs, remedy="make room there, and map again")
-        return Result(
-            name=event.name,
-            items=event.items,
-            seconds=answer.seconds,
-            retries=answer.retries,
-            size=event.size,
-            mtime_ns=0,
-            sha256=event.sha256.hex(),
-            result_size=size,
-            result_sha256=sha256,
-            member=answer.member,
-            version=answer.version,
-            counts=self._workload.counts(answer.outputs),
-            stages=answer.stages,
-        )
+        written = write_result(self._workload, path, answer.outputs, remedy="make room there, and map again")
+        return result_of(self._workload, event.name, event.content, answer, written)
 
     def close(self, stopped: str | None) -> None:
         """Write the end of the map and its report, and let go of the folder; raises OutputError when it cannot."""

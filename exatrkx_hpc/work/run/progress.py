@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from exatrkx_hpc.base.readable import duration
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
@@ -166,14 +168,8 @@ def _rate(rate: float | None) -> str:
 
 
 def time_left(seconds: float | None) -> str:
-    """Return a time as a person says it: 12 s, 4 min 05 s, 3 h 10 min; a dash when it is not known."""
-    if seconds is None:
-        return "–"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    """Return a time to whole seconds; a dash when it is not known."""
+    return "–" if seconds is None else duration(round(seconds))
 
 
 @contextlib.contextmanager

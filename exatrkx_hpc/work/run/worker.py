@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, ModelError, OutputError
+from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.events.source import EventFile, EventInput, Reader, Rows, UnreadableEvent
 from exatrkx_hpc.work.inference.client import Answer, Client
-from exatrkx_hpc.work.inference.retry import UnknownModel, one_line
+from exatrkx_hpc.work.inference.retry import UnknownModel
 from exatrkx_hpc.work.results.outcome import Result
 from exatrkx_hpc.work.results.parts import EVENTS, Part, PartWriter
 from exatrkx_hpc.work.results.write import write_result

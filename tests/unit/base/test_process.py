@@ -116,8 +116,8 @@ class TestRun:
         [
             ("", "", "it printed nothing"),
             ("out\n", " \n", "out"),
-            ("out\n", "error: a\n  b\n", "error: a; b"),
-            ("", "1\n2\n3\n4\n", "2; 3; 4"),
+            ("out\n", "error: a\n  b\n", "error: a, b"),
+            ("", "1\n2\n3\n4\n", "2, 3, 4"),
         ],
     )
     def test_a_complaint_is_one_line(self, stdout: str, stderr: str, complaint: str):
@@ -255,11 +255,12 @@ class TestUnwinding:
         done = run([sys.executable, "-c", script])
         assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
 
-    def test_without_a_stop_a_fault_of_ours_shows_where_it_is(self):
-        done = run([sys.executable, "-c", INTERRUPTED])
-        assert done.returncode == 1
-        assert "Traceback" in done.stderr
+    def test_without_a_stop_a_fault_of_ours_shows_where_it_is(self, tmp_path: Path):
+        done = run([sys.executable, "-c", INTERRUPTED], env={**os.environ, "XDG_STATE_HOME": str(tmp_path)})
+        assert done.returncode == 70
         assert "AttributeError: a fault of ours" in done.stderr
+        (report,) = (tmp_path / "exatrkx-hpc").iterdir()
+        assert str(report) in done.stderr and "Traceback" in report.read_text()
 
 
 class TestDeferredSignals:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,9 +22,9 @@ from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.pipeline import is_fused, load_tracker
 from exatrkx_hpc.models.repository import CONFIG, read_config, read_model
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS
-from exatrkx_hpc.tracking.features import DEFAULT_FEATURES
 from exatrkx_hpc.tracking.memory import keep_freed_memory
 from exatrkx_hpc.tracking.parameters import settings_of
+from exatrkx_hpc.tracking.pipeline import Pipeline
 from exatrkx_hpc.tracking.serving_fused import FusedStage
 from exatrkx_hpc.tracking.tensors import BadTensor
 
@@ -95,11 +94,15 @@ BAD = {
 }
 
 
+def no_network(*tensors: torch.Tensor) -> torch.Tensor:
+    raise AssertionError("a network was asked")
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_hits_are_named_with_what_was_expected(case: str) -> None:
     hits, says = BAD[case]
     stage = FusedStage()  # hits are looked at before any network is
-    stage.pipeline = SimpleNamespace(features=DEFAULT_FEATURES)
+    stage.pipeline = Pipeline(embed=no_network, filter=no_network, gnn=no_network)
     with pytest.raises(BadTensor) as error:
         stage.compute({"FEATURES": hits})
     assert says in str(error.value)

@@ -184,7 +184,7 @@ def test_a_log_that_is_not_told_when_the_run_began_has_no_rate_at_first():
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(None, "–"), (0.2, "0 s"), (59.6, "1 min 00 s"), (245, "4 min 05 s"), (11_400, "3 h 10 min")],
+    [(None, "–"), (0.2, "0 s"), (59.6, "1 min"), (245, "4 min 5 s"), (11_400, "3 h 10 min")],
 )
 def test_time_left(seconds, words):
     assert time_left(seconds) == words
