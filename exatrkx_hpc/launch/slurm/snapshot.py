@@ -56,7 +56,7 @@ class Snapshot:
 class Slurmctld:
     """Asks Slurm for the queue in the best way that this version has, and for what has left it."""
 
-    def __init__(self, ask: Ask, *, uid: int, now: Callable[[], float], lines_only: bool = False) -> None:
+    def __init__(self, ask: Ask, *, uid: int, now: Callable[[], float], lines_only: bool) -> None:
         """Ask through `ask` for the jobs of the user `uid`; `now` tells seconds since 1970.
 
         With `lines_only` neither JSON nor pyslurm is tried.

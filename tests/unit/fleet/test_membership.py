@@ -24,6 +24,11 @@ def test_a_server_starts_and_becomes_ready_by_its_own_answer():
     assert ready_members(second) == second
 
 
+def test_a_server_that_was_not_asked_is_not_ready():
+    (member,) = reconcile(job=JobState.RUNNING, records=[record()], ready={}, previous=(), tolerance=2)
+    assert member.state == "starting"
+
+
 def test_a_starting_server_stays_starting_however_long_it_takes():
     members = look(record())
     for _ in range(100):

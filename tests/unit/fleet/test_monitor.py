@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -28,8 +28,10 @@ from exatrkx_hpc.fleet.balancer.nginx import find_nginx
 from exatrkx_hpc.fleet.endpoint import read_endpoint
 from exatrkx_hpc.fleet.events import WITHOUT_PROMETHEUS, BalancerReloaded, EndpointOpened, JobChanged, MemberChanged
 from exatrkx_hpc.fleet.members.probe import is_ready
+from exatrkx_hpc.fleet.members.reconcile import Member
 from exatrkx_hpc.fleet.members.record import read_records
 from exatrkx_hpc.fleet.monitor import Monitor
+from exatrkx_hpc.fleet.sidecars.base import Sidecar
 from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
 from exatrkx_hpc.launch.embedded.scheduler import EmbeddedScheduler
 from exatrkx_hpc.launch.run_dir import RunDir
@@ -56,6 +58,7 @@ class Serving:
         prometheus: bool = False,
         job_info: Callable[[], JobInfo] | None = None,
         balancer: Balancer | None = None,
+        store: Sidecar | None = None,
     ) -> None:
         self.news: list[News] = []
         settings = MonitorSection(prometheus=prometheus, prometheus_port=0, scrape_interval=1)
@@ -63,7 +66,8 @@ class Serving:
             run_dir=job.run_dir,
             job_info=job_info or (lambda: job.scheduler.info(job.id)),
             balancer=balancer or balancer_of(job.farm.balancer, job.run_dir.balancer("nginx"), self.news.append),
-            metrics_store=metrics_store(settings, job.run_dir.prometheus, host="127.0.0.1", tell=self.news.append),
+            metrics_store=store
+            or metrics_store(settings, job.run_dir.prometheus, host="127.0.0.1", tell=self.news.append),
             settings=settings,
             tell=self.news.append,
             patience=0,
@@ -187,6 +191,46 @@ def test_a_balancer_that_has_ended_starts_again_with_the_ready_members(job, reco
         assert f"balancer: recording has ended; starts again on {recording.listen.grpc}" in serving.lines
         verb, names = recording.calls[-1]
         assert (verb, len(names)) == ("start", 2)
+
+
+class RecordingStore:
+    """A metrics store that scrapes nothing; `calls` has what it was told: a verb, and how many members."""
+
+    address = "127.0.0.1:1"
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int]] = []
+        self.runs = False
+
+    def start(self, members: Iterable[Member]) -> None:
+        self.calls.append(("start", len(tuple(members))))
+        self.runs = True
+
+    def update(self, members: Iterable[Member]) -> None:
+        self.calls.append(("update", len(tuple(members))))
+
+    def alive(self) -> bool:
+        return self.runs
+
+    def stop(self) -> None:
+        self.calls.append(("stop", 0))
+
+
+def test_the_metrics_store_is_told_of_changes_alone(job, recording):
+    store = RecordingStore()
+    serving = Serving(job, balancer=recording, store=store)
+    with serving.monitor.serving():
+        until(lambda: serving.ready(2), what="two ready servers")
+        for _ in range(3):
+            serving.monitor.tick()
+        before = list(store.calls)
+        assert before in ([("start", 2)], [("start", 1), ("update", 2)])
+        farm.stop(job, drain=False)
+        until(lambda: serving.ready(0), what="the end of both")
+        for _ in range(3):
+            serving.monitor.tick()
+        assert store.calls[len(before) :] in ([("update", 0)], [("update", 1), ("update", 0)])
+    assert store.calls[-1] == ("stop", 0)
 
 
 def test_a_killed_prometheus_starts_again_with_its_targets(job, prometheus):

@@ -193,7 +193,10 @@ def test_what_was_set_stays_a_comment(text: str, tmp_path: Path) -> None:
 
 def test_the_header_names_what_was_set_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "my\nfarm.toml"
-    file.write_text('[job]\naccount = "m1234"\nprologue = ["module load x", "true"]\n[server.environment]\nA = "b c"\n')
+    file.write_text(
+        '[job]\naccount = "m1234"\nprologue = ["module load x", "true"]\n[server.environment]\nA = "b é"\n',
+        encoding="utf-8",
+    )
     monkeypatch.setenv("EXATRKX_HPC_JOB_QOS", "debug")
     found = resolve(file, flags={"job.nodes": 4, "job.exclusive": True})
     header = render_job(make_plan(found.farm, sources=found.sources)).partition("#SBATCH")[0]
@@ -207,7 +210,7 @@ def test_the_header_names_what_was_set_and_where(tmp_path: Path, monkeypatch: py
         "#   job.gpus_per_node = 1  <- profile generic",
         "#   job.exclusive = true  <- flag",
         f'#   job.prologue = ["module load x", "true"]  <- {place}',
-        f'#   server.environment = {{A = "b c"}}  <- {place}',
+        f'#   server.environment = {{A = "b é"}}  <- {place}',
         '#   balancer.host = "0.0.0.0"  <- profile generic',
     ]
     bare = render_job(make_plan(found.farm)).partition("#SBATCH")[0]
