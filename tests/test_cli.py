@@ -195,7 +195,7 @@ def test_a_repository_with_a_weight_missing(tmp_path):
     done = exatrkx_hpc("models", "check", "models", cwd=tmp_path)
     assert done.returncode == 7
     assert "gnn: 1/model.pt is missing" in done.stdout
-    assert "1 fault(s)" in complaint(done, 7)
+    assert "1 error(s)" in complaint(done, 7)
     found = json.loads(exatrkx_hpc("models", "check", "models", "--json", cwd=tmp_path).stdout)
     assert [finding["model"] for finding in found] == ["gnn"]
 

@@ -150,7 +150,7 @@ def test_a_new_repository_has_the_networks_and_the_constants(tmp_path: Path) -> 
     assert [one.model for one in done.networks] == ["embed", "filter", "gnn"]
     assert (done.path / "filter/1/model.pt").read_bytes() == flat.read_bytes()
     missing, warning = done.warnings
-    assert missing.startswith("filter: Flat.pt gives no NaN for an edge of a hit that is not there")
+    assert missing.startswith("filter: Flat.pt does not return NaN for an edge of a hit that does not exist")
     assert warning.startswith("embed and gnn are of the shipped stand-ins, not trained with filter; install --embed")
     assert asdict(pipeline_settings(done.path)) == constants | {"scores": "logits", "edge_order": "number"}
     assert check(done.path) == ()
@@ -203,7 +203,7 @@ WRONG = {
     "two tensors": ("embed", lambda f: saved(f, Pair()), "OUTPUT__0 is a tuple; expected one tensor"),
     "too few": ("embed", lambda f: saved(f, Short()), "; expected float32 ["),
     "not finite": ("embed", lambda f: saved(f, NotFinite()), "OUTPUT__0 has a NaN or an infinity"),
-    "traced on a GPU": ("embed", lambda f: saved(f, OnGpu()), "has a GPU written into its code"),
+    "traced on a GPU": ("embed", lambda f: saved(f, OnGpu()), "has a hard-coded GPU device"),
 }
 
 
@@ -254,7 +254,7 @@ def test_two_edge_networks_the_other_way_round_are_a_warning(repository: Path) -
         ({"max_neighbours": 0}, "--max-neighbours is 0"),
         ({"filter_cut": 1.0}, "--filter-cut is 1"),
         ({"gnn_cut": float("nan")}, "--gnn-cut is nan"),
-        ({}, "there is nothing to install"),
+        ({}, "nothing to install"),
     ],
 )
 def test_constants_that_make_no_sense_are_refused(repository: Path, constants: dict[str, float], says: str) -> None:

@@ -75,12 +75,12 @@ def test_salloc_gets_what_the_batch_job_would_get():
 @pytest.mark.parametrize("flag", ["--json", "--wait=5"])
 def test_flags_that_do_not_go_with_it(tmp_path, flag):
     done = exatrkx_hpc("deploy", "--interactive", flag, cwd=tmp_path)
-    assert f"does not go with {flag.partition('=')[0]}" in complaint(done, 2)
+    assert f"cannot be combined with {flag.partition('=')[0]}" in complaint(done, 2)
 
 
 def test_without_slurm_there_is_nothing_to_be_in(tmp_path):
     done = exatrkx_hpc("deploy", "--interactive", "--site", "local", cwd=tmp_path)
-    assert "site local has not; use deploy and monitor" in complaint(done, 2)
+    assert "site local does not use; run deploy and monitor" in complaint(done, 2)
 
 
 @pytest.mark.parametrize(("inside", "program"), [({}, "salloc"), ({"SLURM_JOB_ID": "7"}, "srun")])
@@ -206,7 +206,7 @@ def test_inside_an_allocation_ctrl_c_drains_and_the_allocation_goes_on(slurm, te
     assert f"job {job} has a farm already" in complaint(slurm.run(["bash", "-c", again]), 4)
     shell.press_ctrl_c()
     shell.says("the servers of job")
-    shell.says(f"the farm of job {job} has ended, its allocation goes on")
+    shell.says(f"the farm of job {job} has ended, its allocation is kept")
     assert "nid001-0: draining" in shell.text, "they leave the endpoint before it ends"
     # A second farm in the same allocation, which is smaller; nothing of the first is taken for its own.
     shell.says("1 of 1 servers ready")
@@ -233,7 +233,7 @@ def test_by_itself_it_gets_an_allocation_and_gives_it_back_when_ctrl_c_comes_twi
     shell.press_ctrl_c()
     shell.says("nid001-0: draining")
     shell.press_ctrl_c()
-    shell.says("they end at once")
+    shell.says("stopping them at once")
     shell.says("ended with 0\n")
     until(lambda: state(slurm, job) == "COMPLETED", what="the end of the allocation")
     until(lambda: left(slurm) == "", what="the end of all that it started")

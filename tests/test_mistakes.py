@@ -278,4 +278,4 @@ def test_weights_in_a_place_that_cannot_be_are_refused_before_the_training(tmp_p
     pytest.importorskip("torch")
     (tmp_path / "file").write_text("")
     done = exatrkx_hpc("models", "train", "--out", "file/x", cwd=tmp_path, timeout=60)
-    assert "the weights cannot be written to file/x: " in complaint(done, 8)
+    assert "cannot write the weights to file/x: " in complaint(done, 8)

@@ -177,7 +177,7 @@ def test_a_drain_loses_nothing_while_another_server_is_there(site, pair):
     assert running.wait(120) == 9, running.log.read_text()
     line = running.log.read_text().splitlines()[-1]
     assert line.startswith("exatrkx-hpc: ")
-    assert "no labels came from" in line
+    assert "no results from" in line
     left = {path.stem for path in (site.home / "stopped" / "labels").iterdir()}
     report = json.loads((site.home / "stopped" / "report.json").read_text())
     assert report["done"] == len(left) < 960

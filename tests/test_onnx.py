@@ -400,7 +400,7 @@ def test_the_trial_refuses_onnx_networks_that_find_nothing(exported: dict[str, P
         [node("MatMul", ["hits", "W"])],
         constants={"W": np.zeros((3, 8), np.float32)},
     )
-    with pytest.raises(ModelError, match="gives the same place for every hit"):
+    with pytest.raises(ModelError, match="maps every hit to the same point"):
         put(tmp_path / "out", **exported | {"embed": same})
     with pytest.raises(ModelError, match=r"filter: .*step.onnx (scores pairs|lets|tells|gives|seems)"):
         put(tmp_path / "out", **exported | {"filter": edge_network(tmp_path / "step.onnx")})

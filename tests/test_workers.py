@@ -128,7 +128,7 @@ def test_two_runs_do_not_share_a_folder(settings, tmp_path):
             wait_for(lambda: run_settings.folder.is_dir() and len(list(run_settings.folder.iterdir())) > 5)
             part = run_settings.folder / ".evt_1.csv.of_the_first"
             part.write_text("")
-            with pytest.raises(OutputError, match=r"another run writes to .*/out; wait for its end, or choose"):
+            with pytest.raises(OutputError, match=r"another run writes to .*/out; wait until it ends, or choose"):
                 run_clients(run_settings)
             assert part.exists() and child.returncode() is None
             child.send(signal.SIGTERM)
@@ -227,9 +227,9 @@ def test_workers_that_die_each_time_end_the_run(settings, number):
             if number == 2:
                 report = run_clients(run_settings)
                 assert [failed.kind for failed in report.failed] == ["worker"] * 2
-                assert "ended 3 times, the last time by SIGKILL" in report.failed[0].reason
+                assert "died 3 times, last by SIGKILL" in report.failed[0].reason
             else:
-                with pytest.raises(StoppedRun, match="the workers keep ending, the last one by SIGKILL"):
+                with pytest.raises(StoppedRun, match="the workers keep dying, the last one by SIGKILL"):
                     run_clients(run_settings)
         finally:
             over.set()
@@ -403,9 +403,7 @@ def test_an_endpoint_that_stays_dead_stops_the_run_instead_of_failing_event_by_e
     with fake_triton("--die-after", "10") as fake:
         run_settings = settings(sizes=[5] * 200, server=fake.server, patience=1.0, in_flight=2)
         earlier_labels(run_settings)
-        with pytest.raises(
-            StoppedRun, match=r"no labels came from 127\.0\.0\.1:\d+ for \d+ s \(nothing answers"
-        ) as caught:
+        with pytest.raises(StoppedRun, match=r"no results from 127\.0\.0\.1:\d+ for \d+ s \(nothing answers") as caught:
             run_clients(run_settings)
     report = caught.value.report
     assert report.done == assert_whole(run_settings.events, run_settings.folder) <= 10

@@ -12,16 +12,18 @@ from exatrkx_hpc.config.resolve import Resolved, resolve
 from exatrkx_hpc.config.values import Engine
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", help="The farm's file; default: farm.toml here, if there is one.")
+    Path | None, typer.Option("--config", "-c", help="Configuration file (default: ./farm.toml, if it exists).")
 ]
-SiteName = Annotated[str | None, typer.Option("--site", help="The site profile: perlmutter, generic or local.")]
-EngineName = Annotated[
-    Engine | None, typer.Option("--engine", help="What starts the container: shifter, podman-hpc, podman, apptainer.")
+SiteName = Annotated[
+    str | None, typer.Option("--site", help="Site profile: perlmutter, generic or local (default: site).")
 ]
-RunRoot = Annotated[str | None, typer.Option("--run-root", help="Folder of the run directories.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-JsonLines = Annotated[bool, typer.Option("--json", help="Print each change as a line of JSON for programs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
+EngineName = Annotated[Engine | None, typer.Option("--engine", help="Container engine (default: server.engine).")]
+RunRoot = Annotated[
+    str | None, typer.Option("--run-root", help="Directory that holds the run directories (default: run_root).")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print each change as one JSON object per line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not print progress.")]
 
 
 def resolved(config: Path | None = None, /, **flags: object) -> Resolved:

@@ -113,7 +113,7 @@ def _options(words: tuple[str, ...]) -> tuple[str, ...]:
 def _folder(text: str) -> str:
     folder = str(expand(text)) if text else ""
     if ":" in folder:
-        raise ValueError("must not contain ':', at which PYTHONPATH and the mounts of containers are cut")
+        raise ValueError("must not contain ':', which separates folders in PYTHONPATH and in container mounts")
     return _one_line(folder)
 
 
@@ -137,14 +137,14 @@ def expand(folder: str) -> Path:
             return "$"
         name = match[1] or match[2]
         if name not in os.environ:
-            raise ValueError(f"{folder!r} names ${name}, which is not set; set it, or write the folder itself")
+            raise ValueError(f"{folder!r} uses ${name}, which is not set; set it, or write the full path")
         return os.environ[name]
 
     filled = re.sub(r"\$\$|\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}", value, folder)
     try:
         return Path(filled).expanduser().absolute()
     except RuntimeError as error:
-        raise ValueError(f"{folder!r} begins with a home that nobody has; write the folder itself") from error
+        raise ValueError(f"{folder!r} begins with the home of an unknown user; write the full path") from error
 
 
 #: A port, 0 for any free one, or the word for one of the user's own.

@@ -78,7 +78,9 @@ def make_environment(out: Path, python: ImagePython, packages: Sequence[str]) ->
         aside.chmod(0o755)
         aside.rename(out)
     except OSError as error:
-        raise ModelError(f"{out} cannot be written: {error.strerror}; make room, or choose another place") from error
+        raise ModelError(
+            f"{out} cannot be written: {error.strerror}; check permissions and free space, or choose another place"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -129,7 +129,9 @@ def pack_environment(out: Path, *, python: Path, packages: Sequence[str] = NEEDE
         _try(aside / "new", [module for one in chosen if one.name in wanted for module in one.modules])
         _put(aside / "new", out, aside)
     except OSError as error:
-        raise ModelError(f"{out} cannot be written: {error.strerror}; make room, or choose another place") from error
+        raise ModelError(
+            f"{out} cannot be written: {error.strerror}; check permissions and free space, or choose another place"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return packed
@@ -142,7 +144,8 @@ def _is_archive(out: Path) -> bool:
 def _refuse_foreign(out: Path) -> None:
     if odd := odd_characters(out.absolute()):
         raise ModelError(
-            f"{out} holds {odd!r}, at which Triton's Python backend fails; choose a name without spaces and quotes"
+            f"{out} contains {odd!r}, which Triton's Python backend does not support; choose a name without spaces "
+            "and quotes"
         )
     if not out.exists() or (_is_archive(out) and out.is_file()) or (out / MANIFEST).is_file():
         return
@@ -153,7 +156,7 @@ def _refuse_foreign(out: Path) -> None:
 def _ask(python: Path) -> _Python:
     done = run([str(python), "-I", "-c", _ASK])
     if done.returncode:
-        raise ModelError(f"{python} is no Python that can be packed: {done.complaint}; name another with --python")
+        raise ModelError(f"cannot pack {python}: {done.complaint}; choose another Python with --python")
     facts = json.loads(done.stdout)
     place = run([facts["executable"], "-I", "-c", _ASK_PLACE])
     return _Python(**facts, place=place.stdout.strip())
@@ -166,8 +169,8 @@ def _refuse_numpy_2(packages: Sequence[Package], python: Path) -> None:
     for package in packages:
         if package.name == "numpy" and int(package.version.partition(".")[0]) >= 2:
             raise ModelError(
-                f"{python} has numpy {package.version}, under which Triton's Python backend answers with 0 bytes; "
-                f"'{python} -m pip install \"numpy<2\"' gives one that works, or for exatrkx_fused alone, add "
+                f"{python} has numpy {package.version}, with which Triton's Python backend returns 0 bytes; "
+                f"'{python} -m pip install \"numpy<2\"' installs a working one; for exatrkx_fused alone, add "
                 "'--package torch'"
             )
 
@@ -219,11 +222,11 @@ def _try(folder: Path, modules: Sequence[str]) -> None:
     argv = ["bash", "-c", command, "bash", str(folder), _CHECK, *modules]
     done = run(argv, timeout=300)
     if done.returncode:
-        raise ModelError(f"the packed environment does not work: {done.complaint}; look at the packages in its source")
+        raise ModelError(f"the packed environment does not work: {done.complaint}; check the packages of its source")
     prefix, found = json.loads(done.stdout)
     strangers = [name for name, file in found.items() if not Path(file).is_relative_to(prefix)]
     if strangers or not Path(prefix).samefile(folder):
-        raise ModelError(f"the packed environment takes {', '.join(strangers) or prefix} from elsewhere; pack another")
+        raise ModelError(f"the packed environment loads {', '.join(strangers) or prefix} from outside; pack another")
 
 
 def _put(fresh: Path, out: Path, aside: Path) -> None:

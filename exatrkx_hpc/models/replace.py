@@ -27,7 +27,9 @@ def replaced(out: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
-        raise OutputError(f"{out} cannot be written: {_reason(error)}; make room, or choose another folder") from error
+        raise OutputError(
+            f"{out} cannot be written: {_reason(error)}; check permissions and free space, or choose another folder"
+        ) from error
 
 
 def _swap(fresh: Path, out: Path, old: Path) -> None:

@@ -76,4 +76,4 @@ def _refuse_other_files(name: str, path: Path) -> None:
             f"{_REMEDY}"
         )
     if _PROGRAM not in held:
-        raise ModelError(f"{name}: {path} is no TorchScript file, nor ONNX; {_REMEDY}")
+        raise ModelError(f"{name}: {path} is neither a TorchScript nor an ONNX file; {_REMEDY}")

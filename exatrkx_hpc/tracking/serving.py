@@ -47,7 +47,7 @@ def refuse_numpy_2(version: str, parameters: Mapping[str, str]) -> None:
     if int(version.partition(".")[0]) >= 2 and parameters.get("numpy2") != "allow":
         raise RuntimeError(
             f"numpy {version} makes Triton 2.51 send empty outputs; put numpy<2 into the models' Python "
-            "environment, or set the parameter numpy2 to 'allow' in config.pbtxt if this server can use it"
+            "environment, or set the parameter numpy2 to 'allow' in config.pbtxt if this server supports numpy 2"
         )
 
 

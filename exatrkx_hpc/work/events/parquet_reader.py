@@ -140,4 +140,4 @@ def _require_unchanged(path: Path, rows: Rows) -> None:
 
 
 def _changed(path: Path) -> UnreadableEvent:
-    return UnreadableEvent(f"{path} changed since the run began; run it again when nobody writes to it")
+    return UnreadableEvent(f"{path} changed since the run began; run again when no program writes to the file")

@@ -37,7 +37,9 @@ def parse_csv_table(workload: Workload, path: Path, data: bytes) -> Tensors:
     header = rows[0] if rows else []
     if missing := [column for column in wanted if column not in header]:
         held = ",".join(header)[:80] or "nothing"
-        raise InputError(f"{path}:1: has no column {missing[0]} (it has: {held}); the header names {','.join(wanted)}")
+        raise InputError(
+            f"{path}:1: has no column {missing[0]} (it has: {held}); expected the header {','.join(wanted)}"
+        )
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
             raise InputError(f"{path}:{number}: {len(row)} columns, not {len(header)}, as in the header")

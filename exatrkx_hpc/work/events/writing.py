@@ -83,7 +83,10 @@ class _Groups:
 
     def add(self, name: str, hits: Float32) -> None:
         if not len(hits):
-            raise InputError(f"{name} has no hits, and Parquet no rows for it; choose another format, or leave it out")
+            raise InputError(
+                f"{name} has no hits, and Parquet cannot store an event without rows; choose another format, or "
+                "remove the event"
+            )
         self._names.append(name)
         self._hits.append(hits)
         self._number += len(hits)

@@ -109,7 +109,7 @@ def save_outputs(asked: Asked, out: Path) -> Asked:
     alone = out.suffix == ".csv"
     if alone and len(asked.outputs) != 1:
         raise OutputError(
-            f"{asked.model} has {len(asked.outputs)} outputs, not one for {out}; name a folder with --out"
+            f"{asked.model} has {len(asked.outputs)} outputs, but {out} is a single file; set --out to a folder"
         )
     paths = [out] if alone else _paths(out, asked)
     written: list[Path] = []
@@ -228,7 +228,7 @@ def _assign(model: str, inputs: tuple[Declared, ...], files: Sequence[str]) -> d
         given[name] = Path(path)
     missing = [tensor.name for tensor in inputs if not tensor.optional and tensor.name not in given]
     if missing:
-        raise InputError(f"{model} wants a file for {', '.join(missing)}, too; its inputs are {wanted}")
+        raise InputError(f"{model} also needs a file for {', '.join(missing)}; its inputs are {wanted}")
     return given
 
 
@@ -250,9 +250,9 @@ def _received(
         try:
             value = answer.as_numpy(entry.name)
         except ValueError as error:  # the bytes do not make up the shape
-            raise ModelError(f"{model} sent a broken {entry.name}: {one_line(str(error))}") from error
+            raise ModelError(f"{model} sent an invalid {entry.name}: {one_line(str(error))}") from error
         if value is None or value.shape != shape:
-            raise ModelError(f"{model} sent no data for {entry.name} {list(shape)}; look at the server's log")
+            raise ModelError(f"{model} sent no data for {entry.name} {list(shape)}; see the server's log")
         values[entry.name] = value
         declared = known.get(entry.name) or Declared(name=entry.name, datatype=entry.datatype, shape=shape)
         sent.append(_sent(declared, shape, None))

@@ -193,7 +193,7 @@ class Endpoint:
     def _submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         if self._loop.is_closed():
             work.close()
-            raise EndpointError("this endpoint is closed; make a new one")
+            raise EndpointError("this endpoint is closed; create a new one")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
 

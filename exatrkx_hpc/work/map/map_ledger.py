@@ -36,7 +36,7 @@ from exatrkx_hpc.work.workloads.watch import Watch
 FORMAT: Final = "python"
 """What a ledger says of the format of its events when they came from a map."""
 
-_REMEDY: Final = "give the map another ledger="
+_REMEDY: Final = "choose another ledger="
 
 _ERRORS: Final[dict[str, type[ExatrkxError]]] = {"input": InputError, "model": ModelError, "endpoint": EndpointError}
 
@@ -96,7 +96,7 @@ class Scribe:
         Raises OutputError when it cannot be used, another run has it, or its ledger does not fit.
         """
         if read_sharding(self._results.out) is not None:
-            raise OutputError(f"{self._results.out} is of run-clients, in shards; {_REMEDY}")
+            raise OutputError(f"{self._results.out} was written by run-clients in shards; {_REMEDY}")
         locks = self._stack.enter_context(self._results.owned())
         if not os.path.lexists(self._results.ledger):
             self._results.clear()
@@ -143,8 +143,8 @@ class Scribe:
     def _found(self, event: Event, row: _Row) -> Found | None:
         if row.state == "done" and row.sha256 != event.sha256 and not self._accept:
             raise InputError(
-                f"{event.name} changed: it is not the event whose result is in {self._results.out}; give it "
-                "another name, or the map another ledger=, or do it again with accept_changes=True"
+                f"{event.name} differs from the event whose result is in {self._results.out}; give it "
+                "another name, choose another ledger=, or redo it with accept_changes=True"
             )
         if row.state not in ("done", "quarantined") or row.sha256 != event.sha256:
             return None
@@ -164,11 +164,14 @@ class Scribe:
 
     def _new_key(self, name: str) -> bytes:
         if not name or name[0] == "." or "/" in name or "\0" in name or len(os.fsencode(name)) > _LONGEST_NAME:
-            raise InputError(f"{name!r} cannot name an event in a ledger: a file is named after it, such as evt_7.csv")
+            raise InputError(
+                f"{name!r} is not a valid event name for a ledger: result files are named after events, such as "
+                "evt_7.csv"
+            )
         key = event_key(name)
         with self._ledger.told():
             if self._ledger.db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount == 0:
-                raise InputError(f"two events are named {name}; with a ledger each needs a name of its own")
+                raise InputError(f"two events are named {name}; a ledger needs unique names")
         return key
 
     def _expect(self, event: Event, key: bytes, row: _Row | None) -> None:
@@ -209,7 +212,9 @@ class Scribe:
 
     def _written(self, event: Event, answer: Answer) -> Result:
         path = self._results.file_of(event.name)
-        size, sha256 = write_result(self._workload, path, answer.outputs, remedy="make room there, and map again")
+        size, sha256 = write_result(
+            self._workload, path, answer.outputs, remedy="check permissions and free space there, then map again"
+        )
         return Result(
             name=event.name,
             items=event.items,

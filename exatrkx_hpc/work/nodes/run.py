@@ -79,12 +79,12 @@ def run_sharded(
 def require_shardable(settings: Settings) -> None:
     """Raise InputError without events, OutputError for an OUT that was begun without shards, ConfigError for -i."""
     if settings.ignore_first:
-        raise ConfigError(f"-i is for a run without shards, and {settings.out} has some; leave it out")
+        raise ConfigError(f"-i is for a run without shards, but {settings.out} has shards; omit -i")
     format_of(settings.events)
     ledger = Results(settings.out).ledger
     if ledger.exists():
         raise OutputError(
-            f"{ledger} is of a run without shards; go on without --srun and --sbatch, or choose another -o"
+            f"{ledger} belongs to a run without shards; resume without --srun and --sbatch, or choose another -o"
         )
 
 
@@ -93,7 +93,7 @@ def _sharding(settings: Settings, results: Results, shards: int | None) -> int:
     known = read_sharding(settings.out)
     if settings.fresh or known is None:
         if (number := shards or known) is None:
-            raise ConfigError(f"{settings.out} has no shards; say how many there shall be")
+            raise ConfigError(f"{settings.out} has no shards; set the number of shards")
         blocking(lambda: check_endpoint(settings))  # first: a mistyped address costs no results
         with results.usable():
             results.clear()
@@ -158,8 +158,8 @@ class _Run:
                 return stopped, error
             if not more and not ended:
                 break
-            self._tell(f"{_named(left)} lost with the node or the program that had it; others do what is left")
-        return f"{_named(left)} lost again and again; {self._settings.out / 'shards' / LOG} may tell why", None
+            self._tell(f"{_named(left)} lost because a node or a worker program ended; other nodes take over")
+        return f"{_named(left)} lost repeatedly; see {self._settings.out / 'shards' / LOG}", None
 
     def _round(self, do: Do, shards: Sequence[int], *, first: bool) -> str:
         """Let the shards be done once; return why that was stopped."""

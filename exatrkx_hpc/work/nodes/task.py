@@ -39,7 +39,7 @@ def main() -> None:
     run_shards(settings, shards[rank::tasks], of=of, node=node, tell=tell)
     # When the first node of a job dies, the others keep it, and nobody is there who would end it.
     if (job := os.environ.get(OWN_JOB)) and not beat.is_heard(path.with_name(beat.NAME)):
-        tell(f"nobody waits for job {job} any more, its first node may be lost: {give_back(job)}")
+        tell(f"no program waits for job {job} any more, its first node may be lost: {give_back(job)}")
 
 
 if __name__ == "__main__":

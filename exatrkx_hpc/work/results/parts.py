@@ -59,7 +59,7 @@ def require_parts(workload: Workload) -> None:
         free = sum(isinstance(axis, str) for axis in spec.shape)
         if free > 1 or np.dtype(spec.dtype).kind not in "iuf" or spec.name == "event":
             raise ConfigError(
-                f"{spec.name} ({spec.shown}) of workload {workload.name} cannot be kept in Parquet; leave out "
+                f"{spec.name} ({spec.shown}) of workload {workload.name} cannot be stored in Parquet; omit "
                 "--labels parquet"
             )
 
@@ -151,7 +151,9 @@ def _read(workload: Workload, path: Path, columns: list[str]) -> Table:
         schema = file.schema_arrow
         if schema.names != _columns(workload):
             held = ", ".join(schema.names)
-            raise InputError(f"{path} is no part of {workload.folder} (it has: {held[:80]}); move it elsewhere")
+            raise InputError(
+                f"{path} is not a Parquet file of {workload.folder} (it has: {held[:80]}); move it elsewhere"
+            )
         _require_types(workload, path, schema)
         return file.read(columns=columns, use_threads=False).combine_chunks()
 
@@ -166,7 +168,7 @@ def _require_types(workload: Workload, path: Path, schema: Schema) -> None:
         found = schema.field(spec.name).type
         if not good or not _is_list_of(spec, found):
             raise InputError(
-                f"{path}: events are {names} and {spec.name} {found}; string and list of {spec.dtype} are wanted"
+                f"{path}: events are {names} and {spec.name} {found}; expected string and list of {spec.dtype}"
             )
 
 
@@ -235,7 +237,8 @@ class PartWriter:
             write_whole(path, data)
         except OSError as error:
             raise OutputError(
-                f"cannot write {path}: {error.strerror}; make room there, or choose another folder with -o"
+                f"cannot write {path}: {error.strerror}; check permissions and free space, or choose another folder "
+                "with -o"
             ) from error
         return Part(event=batch[0][0], events=len(batch), size=len(data), sha256=hashlib.sha256(data).hexdigest())
 

@@ -60,7 +60,9 @@ class FoundResults:
                 del self._held[next(iter(self._held))]
         self._held[path] = part
         if name not in part:
-            raise InputError(f"{path} has changed: {name} is no longer in it; run it again when nobody writes to it")
+            raise InputError(
+                f"{path} has changed: {name} is no longer in it; run again when no program writes to the file"
+            )
         return part[name]
 
 

@@ -212,7 +212,7 @@ class Coordinator:
         self._book.forget((*slot.outstanding, *slot.told))
         for event in slot.outstanding.values():
             if self._blame.killed_again(event.name):
-                self._fail(event, "worker", f"its worker ended {DEATHS_OF_ONE_EVENT} times, the last time by {how}")
+                self._fail(event, "worker", f"its worker died {DEATHS_OF_ONE_EVENT} times, last by {how}")
             else:
                 self._suspects.append(event)
         slot.outstanding.clear()

@@ -72,7 +72,7 @@ def write_times(path: Path, ledgers: Sequence[Ledger]) -> None:
         aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror}; make room there") from error
+        raise OutputError(f"cannot write {path}: {error.strerror}; check permissions and free space") from error
 
 
 def _rows(ledger: Ledger) -> Iterator[tuple[bytes, str, str | None, float]]:

@@ -48,11 +48,12 @@ class Blame:
         """Say whether an event that failed tells of something that all would fail of."""
         silence = self._clock() - self._last_good
         if kind == "endpoint" and silence >= self._silence:
-            return f"no labels came from {self._server} for {silence:.0f} s ({reason})"
+            return f"no results from {self._server} for {silence:.0f} s ({reason})"
         self._model_failures += kind == "model"
         if self._model_failures >= BROKEN_MODEL:
             return (
-                f"{BROKEN_MODEL} events in a row failed in the model, the last one: {reason}; mend it, then try them "
+                f"{BROKEN_MODEL} events in a row failed in the model, the last one: {reason}; fix the model, then try "
+                "them "
                 "again with --retry-failed"
             )
         return None
@@ -66,5 +67,5 @@ class Blame:
         """Say whether a worker that died is one too many in a row."""
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row > DEATHS_OF_ONE_EVENT * (self._workers + 1):
-            return f"the workers keep ending, the last one by {ending}; see what they printed"
+            return f"the workers keep dying, the last one by {ending}; see their output"
         return None

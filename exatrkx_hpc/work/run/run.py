@@ -95,14 +95,14 @@ class Settings:
         if self.mode != DIRECT:
             checked_address(self.server)
         elif self.repository is None:
-            raise ConfigError("mode direct needs a model repository; name one with --model-repository")
+            raise ConfigError("mode direct needs a model repository; set --model-repository")
         for flag, value in (("-n", self.workers), ("-j", self.in_flight), ("part_events", self.part_events)):
             if value < 1:
                 raise ConfigError(f"{flag} must be at least 1, not {value}")
         if self.result_format == PARQUET:
             require_parts(self.kind)
         if self.times and self.mode != "stages":
-            raise ConfigError(f"--times wants --mode stages; mode {self.mode} does not see the stages")
+            raise ConfigError(f"--times needs --mode stages; mode {self.mode} does not measure the stages")
         if self.ignore_first < 0:
             raise ConfigError(f"-i must be at least 0, not {self.ignore_first}")
         if self.request_timeout <= 0 or self.patience < 0 or self.deadline <= 0:
@@ -168,7 +168,7 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tel
     if settings.result_format == PARQUET:
         require_pyarrow()
     if settings.shard.is_whole and (shards := read_sharding(settings.out)) is not None:
-        raise OutputError(f"{settings.out} is in {shards} shards; 'exatrkx-hpc run-clients' goes on with them all")
+        raise OutputError(f"{settings.out} has {shards} shards; resume them with 'exatrkx-hpc run-clients'")
     results = settings.results
     with results.owned() as locks, contextlib.ExitStack() as stack:
         ledger, version = _ledger(settings, results, locks, form, tell)
@@ -230,7 +230,10 @@ def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress:
 def _warn(settings: Settings, tell: Tell) -> None:
     cores = len(os.sched_getaffinity(0))
     if settings.workers > _FAR_ABOVE * cores:
-        tell(f"-n {settings.workers} is far above the cores of this machine ({cores}); fewer workers do more")
+        tell(
+            f"-n {settings.workers} is far more than the CPU cores of this machine ({cores}); fewer workers give a "
+            "higher throughput"
+        )
 
 
 def source_of(settings: Settings) -> str:

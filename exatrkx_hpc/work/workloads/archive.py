@@ -25,4 +25,4 @@ def decode(path: Path, data: bytes) -> Tensors:
         with np.load(io.BytesIO(data), allow_pickle=False) as held:
             return {name: held[name] for name in held.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a whole numpy archive ({error}); its event must be done again") from error
+        raise InputError(f"{path} is not a complete numpy archive ({error}); its event must be done again") from error

@@ -75,12 +75,12 @@ def read_labels(path: Path, data: bytes) -> Mapping[str, Whole]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no label file: it is not text ({error.reason}); write it again") from error
+        raise InputError(f"{path} is not a label file: it is not text ({error.reason}); write it again") from error
     lines = text.rstrip().split("\n") if text.strip() else []
     try:
         return {LABELS: whole_numbers(lines, first=1)}
     except ValueError as error:
-        raise InputError(f"{path}:{error}; a label file has one integer of 64 bits a line") from error
+        raise InputError(f"{path}:{error}; a label file has one 64-bit integer per line") from error
 
 
 def count_tracks(labels: Whole) -> int:

@@ -54,8 +54,8 @@ class Doubt:
 
     def __str__(self) -> str:
         return (
-            f"{self.said}, not r/3000 mm, phi/pi, z/400 mm; 'exatrkx-hpc events convert EVENTS NEW {self.flags}' "
-            "converts them"
+            f"{self.said}, not r/3000 mm, phi/pi, z/400 mm; convert them with "
+            f"'exatrkx-hpc events convert EVENTS NEW {self.flags}'"
         )
 
 
@@ -90,7 +90,7 @@ class Sample:
         far_mm, along_mm = far * _SERVICE_MM[0], along * _SERVICE_MM[1]
         if _OUTERMOST[0] / 2 <= far_mm <= _OUTERMOST[1] and along_mm <= _LONGEST:
             return ""
-        return f"z reaches {along:.4g} ({along_mm:.4g} mm) and r {far:.4g} ({far_mm:.4g} mm), as in no tracker"
+        return f"z reaches {along:.4g} ({along_mm:.4g} mm) and r {far:.4g} ({far_mm:.4g} mm), which fits no tracker"
 
 
 class HitSample:
