@@ -123,7 +123,7 @@ def deploy(
         except BaseException as error:
             scheduler.cancel(job.id, drain=False)
             if isinstance(error, OSError):
-                raise LaunchError(f"{job.run_dir} cannot be written ({error.strerror}); job cancelled") from error
+                raise LaunchError(f"cannot write {job.run_dir} ({error.strerror}); the job is cancelled") from error
             raise
     return job
 
@@ -140,11 +140,10 @@ def find_job(farm: Farm, job: str = LATEST) -> Job:
     found = Job(id=job, farm=farm, scheduler=scheduler_of(farm))
     if not job.isdigit() or not found.run_dir.path.is_dir():
         raise LaunchError(
-            f"no job {job!r} in {farm.run_root}; 'ls {farm.run_root}' shows the jobs, "
-            "and run_root in farm.toml names another place"
+            f"no job {job!r} in {farm.run_root}; list the jobs with 'ls {farm.run_root}', or set another run_root"
         )
     if cluster and cluster != found.cluster:
-        raise LaunchError(f"job {job} of {farm.run_root} is not of cluster {cluster}; leave ';{cluster}' out")
+        raise LaunchError(f"job {job} of {farm.run_root} does not belong to cluster {cluster}; omit ';{cluster}'")
     return found
 
 

@@ -197,4 +197,4 @@ def test_the_command(server: RunningTriton, files: Path) -> None:
     assert facts["outputs"] == [
         {"name": "OUTPUT0", "datatype": "INT64", "declared": [2, -1], "shape": [2, 6], "file": None}
     ]
-    assert "no farm is being watched" in complaint(call(files, "frnn", "place.csv"), 5)
+    assert "no monitor is running" in complaint(call(files, "frnn", "place.csv"), 5)

@@ -141,7 +141,7 @@ def test_the_servers_of_a_job_are_measured_and_a_stopped_scan_goes_on(there: Pat
     assert json.loads(named.stdout)["knee"]["servers"] == 2
     other = exatrkx_hpc(*argv, "--window", "0.4", cwd=there)
     assert other.returncode == 2
-    assert "holds a scan with another window (0.3, now 0.4)" in other.stderr.splitlines()[-1]
+    assert "holds a scan with a different window (0.3, now 0.4)" in other.stderr.splitlines()[-1]
 
 
 @pytest.mark.triton
@@ -244,7 +244,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(tmp_path: Path):
         (["--instances", "65"], 2, "--instances 65 is too many"),
         (["--job", "1", "--servers", "2"], 2, "--job measures the running servers"),
         (["-d", "nowhere"], 6, "there is no nowhere; name events or a *.json with --events"),
-        (["--recommend"], 6, "there is no bench; 'exatrkx-hpc bench --out FOLDER' measures one"),
+        (["--recommend"], 6, "bench does not exist; create it with 'exatrkx-hpc bench --out FOLDER'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_started(tmp_path: Path, words: list[str], code: int, says: str):

@@ -116,7 +116,7 @@ WRONG = {
     '{"data":[{"X":{"content":[1,2,3,4,5,6],"shape":[1,2,3]}}]}': "has the shape [1, 2, 3] but 6 numbers",
     '{"data":[{"X":{"content":[1,2,3],"b64":"AACAPwAAAEAAAEBA"}}]}': "has both content and b64",
     '{"data":[{"X":[1,2,3],"X":[4,5,6]}]}': "event 0 is not valid JSON: the key 'X' appears twice",
-    '{"data":[{"X":{"content":[1,2,3],"content":[4,5,6]}}]}': "'content' is there twice",
+    '{"data":[{"X":{"content":[1,2,3],"content":[4,5,6]}}]}': "the key 'content' appears twice",
     '{"data":[' + "[" * 100_000 + "]" * 100_000 + "]}": "event 0 is not valid JSON: maximum recursion depth",
     '{"data":[{"X":[1,2,' + "1" * 5000 + "]}]}": "event 0 is not valid JSON: Exceeds the limit",
     '{"data":[{"X":[1,2,1' + "0" * 400 + "]}]}": "content has a number that is not finite",
@@ -267,7 +267,7 @@ def test_a_file_that_is_no_event_leaves_an_earlier_json_as_it_was(tmp_path: Path
     says = {
         "x.txt": (2, "x.txt is neither a folder nor *.csv"),
         "words.csv": (6, "words.csv:1"),
-        "no.csv": (6, "no no.c"),
+        "no.csv": (6, "no.csv does not exist"),
     }
     for source, (status, message) in says.items():
         done = exatrkx_hpc("events", "convert", source, "x.json", cwd=tmp_path)

@@ -191,11 +191,15 @@ def state_dict(path: Path, *, old: bool = False) -> Path:
 WRONG = {
     "state_dict": ("embed", lambda f: state_dict(f / "a.pt"), "is a checkpoint of torch.save"),
     "old state_dict": ("gnn", lambda f: state_dict(f / "a.pt", old=True), "is a checkpoint of torch.save"),
-    "text": ("filter", lambda f: write(f / "a.pt", b"weights"), "is no TorchScript file"),
+    "text": ("filter", lambda f: write(f / "a.pt", b"weights"), "is neither a TorchScript nor an ONNX file"),
     "empty": ("filter", lambda f: write(f / "a.pt", b""), "is empty"),
     "missing": ("filter", lambda f: f / "a.pt", "No such file"),
     "folder": ("filter", lambda f: f, "Is a directory"),
-    "cut off": ("gnn", lambda f: write(f / "a.pt", NETWORKS["gnn"].read_bytes()[:9000]), "is no TorchScript file"),
+    "cut off": (
+        "gnn",
+        lambda f: write(f / "a.pt", NETWORKS["gnn"].read_bytes()[:9000]),
+        "is neither a TorchScript nor an ONNX file",
+    ),
     "gnn as embed": ("embed", lambda _: NETWORKS["gnn"], "expected INPUT__0 float32 [N, 3]; are --embed and"),
     "embed as gnn": ("gnn", lambda _: NETWORKS["embed"], "INPUT__1 int64 [2, E]; are --embed and"),
     "features": ("embed", lambda f: saved(f, Cells()), "fails on INPUT__0 float32 [N, 3]: mat1 and mat2"),

@@ -196,14 +196,14 @@ def in_allocation(command: str, nodes: int) -> str:
 def test_inside_an_allocation_ctrl_c_drains_and_the_allocation_goes_on(slurm, terminal):
     run = "exatrkx-hpc deploy --interactive"
     shell = terminal(in_allocation(f"{run} -N 3; {run}; {run} -N 1", 2))
-    shell.says("has 2 nodes, the farm wants 3; ask for fewer with -N")
+    shell.says("has 2 nodes, but the farm needs 3; request fewer nodes with -N")
     shell.says("2 of 2 servers ready; in another terminal: exatrkx-hpc run-clients --run-root")
     job = shell.job()
     assert (slurm.shared / "runs" / job / "server.sh").exists()
     now = status(slurm, job)
     assert (now["state"], now["ready"], len(now["nodes"])) == ("RUNNING", 2, 2)
     again = f"SLURM_JOB_ID={job} SLURM_JOB_NUM_NODES=2 {run}"
-    assert f"job {job} has a farm already" in complaint(slurm.run(["bash", "-c", again]), 4)
+    assert f"job {job} already runs a farm" in complaint(slurm.run(["bash", "-c", again]), 4)
     shell.press_ctrl_c()
     shell.says("the servers of job")
     shell.says(f"the farm of job {job} has ended, its allocation is kept")

@@ -81,7 +81,7 @@ def server_alone(job: farm.Job) -> FarmProcess:
 def test_a_server_whose_job_is_over_is_left_over(job):
     server = server_alone(job)
     (finding,) = look(job)
-    assert (finding.what, finding.ok) == ("leftover processes", False)
+    assert (finding.what, finding.ok) == ("orphaned processes", False)
     assert f"{server.program} {server.pid} of job {job.id}" in finding.found
     assert finding.remedy == f"kill -KILL {server.pid}"
     kill_session(os.getsid(server.pid))
@@ -213,7 +213,7 @@ def test_a_container_that_does_not_go_is_one_line_with_the_command(podman):
 @pytest.mark.parametrize(("rows", "status"), [("no JSON", 0), ("[]", 125), ("{}", 0)])
 def test_a_podman_that_does_not_answer_is_one_line(podman, rows, status):
     podman.set(rows, status=status)
-    with pytest.raises(LaunchError, match="does not tell its containers"):
+    with pytest.raises(LaunchError, match="cannot list the containers of"):
         containers("podman", RUN_ROOT)
 
 
@@ -226,14 +226,14 @@ def test_doctor_names_the_containers_of_jobs_that_are_over(podman, tmp_path):
     values = {"site": "local", "run_root": str(tmp_path), "server.engine": "podman", "server.image": "a:1"}
     what = resolve(flags=values).farm
     (finding,) = leftover_findings(what, states.__getitem__)
-    assert (finding.what, finding.ok) == ("leftover containers", False)
+    assert (finding.what, finding.ok) == ("orphaned containers", False)
     assert finding.remedy == "podman rm --force --time 0 --ignore exatrkx-3-nid001-0 exatrkx-5-nid001-0"
     podman.set(rows[1:2])
     (finding,) = leftover_findings(what, states.__getitem__)
     assert (finding.what, finding.ok) == ("leftovers", True)
     podman.set([], status=125)
     findings = list(leftover_findings(what, states.__getitem__))
-    assert [finding.what for finding in findings if not finding.ok] == ["leftover containers"]
+    assert [finding.what for finding in findings if not finding.ok] == ["orphaned containers"]
 
 
 # Shared memory

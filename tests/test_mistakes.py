@@ -179,7 +179,7 @@ def test_a_watch_goes_on_with_the_servers_that_there_are(tmp_path, metrics_serve
         one.stop()
         three.stop()
         assert child.wait(30) == 5
-        assert "none of 2 servers gives metrics" in log.read_text().splitlines()[-1]
+        assert "none of 2 servers returns metrics" in log.read_text().splitlines()[-1]
 
 
 def test_a_server_that_was_silent_for_a_round_does_not_count_twice(tmp_path, metrics_server):

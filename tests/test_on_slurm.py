@@ -244,7 +244,7 @@ def crash_one(site: Site, job: str, log: Path) -> None:
         assert (report["done"], report["failed"]) == (40, [])
         until(lambda: "lost" in site.status(job)["reason"], what="Slurm's word on the node", deadline=60)
         status = site.status(job)
-        assert (status["ready"], status["reason"]) == (1, f"lost {victim}; the other servers go on")
+        assert (status["ready"], status["reason"]) == (1, f"lost {victim}; the other servers keep running")
         notes = {server["node"]: server["note"] for server in status["servers"]}
         assert notes[victim] == "its node has left the job"
         until(lambda: f"job: RUNNING (lost {victim}" in log.read_text(), what="the monitor's word on it")

@@ -203,9 +203,9 @@ def test_the_page_is_made_again_from_the_ledger(settings, ledger_of):
 
 
 def test_a_folder_without_a_ledger_and_one_that_a_run_has(tmp_path, settings, ledger_of):
-    assert "holds no ledger" in complaint(exatrkx_hpc("report", "nothing", cwd=tmp_path), 6)
+    assert "has no ledger" in complaint(exatrkx_hpc("report", "nothing", cwd=tmp_path), 6)
     assert not (tmp_path / "nothing").exists()
-    with pytest.raises(InputError, match="holds no ledger"):
+    with pytest.raises(InputError, match="has no ledger"):
         write_page(settings.out)
     ledger_of()
     with Results(settings.out).owned(), pytest.raises(OutputError, match="another run writes"):

@@ -81,7 +81,7 @@ def test_how_many_shards_there_are_is_written_down(tmp_path):
 def test_a_file_that_does_not_say_it_is_refused(tmp_path, settings, text):
     begin_sharding(tmp_path, 4)
     (tmp_path / "shards.json").write_text(text)
-    with pytest.raises(OutputError, match=r"shards\.json is damaged, the number of shards cannot be read \(.*choose another -o"):
+    with pytest.raises(OutputError, match=r"shards\.json is damaged.*choose another -o"):
         read_sharding(tmp_path)
 
 

@@ -108,7 +108,7 @@ def test_events_of_every_format_have_the_same_tensors(tmp_path: Path, form: str)
     [
         ("x,y\n1,2\n", r":1: has no column id \(it has: x,y\); expected the header x,y,id"),
         ("x,y,id\n1,2\n", ":2: 2 columns, not 3"),
-        ("x,y,id\n1,2,3\n1,2,3.5\n", ":3: '3.5' is no whole number; the column id is int64"),
+        ("x,y,id\n1,2,3\n1,2,3.5\n", ":3: '3.5' is not an integer; the column id is int64"),
         ("x,y,id\n1,a,3\n", ":2: 'a' is not a number; the column y is float32"),
         ("x,y,id\n1,nan,3\n", "row 0 of points is not finite"),
         (f"x,y,id\n1,2,{2**63}\n", "which int64 cannot hold"),

@@ -17,7 +17,7 @@ def asset(name: str) -> Path:
     for root in (_PACKAGE / "_assets", _PACKAGE.parent):
         if (root / name).exists():
             return root / name
-    raise MissingComponent(f"{name} is not part of this installation of exatrkx-hpc; install it again")
+    raise MissingComponent(f"{name} is not part of this installation; reinstall exatrkx-hpc")
 
 
 def package_parent() -> Path:

@@ -34,12 +34,12 @@ def whole_number(text: str) -> int:
     if _PLAIN.fullmatch(word):
         return int(word)
     if not _POINTED.fullmatch(word):
-        raise ValueError(f"{shown} is no whole number" if word else "a blank line")
+        raise ValueError(f"{shown} is not an integer" if word else "a blank line")
     exact = Decimal(word)
     if exact.adjusted() > 20 or abs(exact) >= _EXACT:
         raise ValueError(f"{shown} is written as a float, which is not exact from 2^53 on")
     if exact != exact.to_integral_value():
-        raise ValueError(f"{shown} is no whole number")
+        raise ValueError(f"{shown} is not an integer")
     return int(exact)
 
 

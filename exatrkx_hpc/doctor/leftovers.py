@@ -30,17 +30,17 @@ def leftover_findings(farm: Farm, state: Callable[[str], JobState]) -> Iterator[
     except MissingComponent:  # told already
         left = []
     except LaunchError as error:
-        yield refused("leftover containers", str(error))
+        yield refused("orphaned containers", str(error))
         left = []
     if left:
         names = [container.name for container in left]
         remedy = shlex.join(removal_argv(engine, names))
-        yield Finding(what="leftover containers", ok=False, found=", ".join(names), remedy=remedy)
+        yield Finding(what="orphaned containers", ok=False, found=", ".join(names), remedy=remedy)
     processes = [process for process in farm_processes(run_root, of_monitors=OF_MONITORS) if over(process.job)]
     if processes:
         found = ", ".join(f"{process.program} {process.pid} of job {process.job}" for process in processes)
         remedy = shlex.join(["kill", "-KILL", *(str(process.pid) for process in processes)])
-        yield Finding(what="leftover processes", ok=False, found=found, remedy=remedy)
+        yield Finding(what="orphaned processes", ok=False, found=found, remedy=remedy)
     if not left and not processes:
         yield Finding(what="leftovers", ok=True, found="none of earlier jobs on this machine")
 

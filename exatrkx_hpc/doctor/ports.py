@@ -42,7 +42,7 @@ def _endpoint_port(key: str, host: str, wanted: int | str, ours: Mapping[int, st
     if port in ours:
         return Finding(what=what, ok=True, found=f"{found}, of the monitor of job {ours[port]}")
     if wanted == "user":
-        return Finding(what=what, ok=True, found=f"{found}: {trouble}; a monitor takes any free one instead")
+        return Finding(what=what, ok=True, found=f"{found}: {trouble}; the monitor uses any free port instead")
     remedy = f"choose another with {key}, or 0 for any free one"
     return Finding(what=what, ok=False, found=f"{found}: {trouble}", remedy=remedy)
 

@@ -70,10 +70,10 @@ def look_until_ready(look_now: Callable[[], Look], *, wanted: int, timeout: floa
             tell(news)
             said = str(news)
         if state.over:
-            why = now.info.reason or f"'exatrkx-hpc logs {job}' shows its logs"
+            why = now.info.reason or f"see 'exatrkx-hpc logs {job}'"
             raise EndpointError(f"job {job} is {state.value} before its servers were ready; {why}")
         if time.monotonic() > until:
-            raise EndpointError(f"{now.ready} of {wanted} servers ready after {timeout:g} s; the job goes on")
+            raise EndpointError(f"{now.ready} of {wanted} servers ready after {timeout:g} s; the job keeps running")
         time.sleep(1.0)
     return now
 
@@ -97,7 +97,7 @@ def _told(member: Member, info: JobInfo) -> Member:
     if info.state.over and member.record.state == "gone":
         return replace(member, note=f"{member.record.note}; {member.note}")
     if member.state != "ready" and of_former_run(member.record, info):
-        return replace(member, state="gone", note="of the former run; its job waits to run again")
+        return replace(member, state="gone", note="from the previous run; its job waits to restart")
     if member.state != "ready" and member.record.state != "gone" and of_lost_node(member.record, info):
         return replace(member, state="gone", note="its node has left the job")
     return member

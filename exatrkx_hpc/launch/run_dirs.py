@@ -28,7 +28,7 @@ def parse_age(text: str) -> float:
     """Return the seconds of an age such as 90m, 12h, 7d or 2w; raises ConfigError for anything else."""
     match = re.fullmatch(r"(\d+)([mhdw])", text)
     if match is None:
-        raise ConfigError(f"{text!r} is no age; write a number and m, h, d or w, such as 7d")
+        raise ConfigError(f"{text!r} is not a valid age; write a number and m, h, d or w, such as 7d")
     return int(match[1]) * _UNITS[match[2]]
 
 
@@ -134,7 +134,7 @@ def of_this_machine(path: Path) -> str:
     for own in _OWN_FOLDERS:
         # A folder that somebody mounted below it is another matter.
         if existing.is_relative_to(own) and existing.stat().st_dev == own.stat().st_dev:
-            return f"is below {own}, of which every machine has its own"
+            return f"is below {own}, which is local to each machine"
     return ""
 
 

@@ -166,11 +166,11 @@ def read_table(path: Path) -> tuple[Row, ...]:
         lines = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
         rows = tuple(_row(line) for line in lines)
     except FileNotFoundError as error:
-        raise InputError(f"there is no {table}; 'exatrkx-hpc bench --out FOLDER' measures one") from error
+        raise InputError(f"{table} does not exist; create it with 'exatrkx-hpc bench --out FOLDER'") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{table} is no table of 'exatrkx-hpc bench' ({_one_line(error)})") from error
+        raise InputError(f"{table} is not a table of 'exatrkx-hpc bench' ({_one_line(error)})") from error
     if not rows:
-        raise InputError(f"{table} holds no figures yet; 'exatrkx-hpc bench' goes on with its scan")
+        raise InputError(f"{table} has no measurements yet; resume the scan with 'exatrkx-hpc bench'")
     return rows
 
 
@@ -204,7 +204,7 @@ def _read_points(folder: Path) -> Iterable[Row]:
             yield _row(json.loads(path.read_text()))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise InputError(
-                f"{path} cannot be used ({_one_line(error)}); remove it, and it is measured again"
+                f"{path} cannot be used ({_one_line(error)}); remove it to measure this repetition again"
             ) from error
 
 
@@ -217,12 +217,13 @@ def _take_up(path: Path, facts: Mapping[str, object]) -> None:
         found = dict(json.loads(path.read_text()))
         differ = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path} is no file of 'exatrkx-hpc bench'; choose another --out") from error
+        raise InputError(f"{path} is not a file of 'exatrkx-hpc bench'; choose another --out") from error
     if differ:
         first = differ[0]
         raise ConfigError(
-            f"{path.parent} holds a scan with another {first} ({found.get(first)}, now {wanted.get(first)}); its "
-            "figures would not belong together: choose another --out"
+            f"{path.parent} holds a scan with a different {first} ({found.get(first)}, now {wanted.get(first)}), so "
+            "the "
+            "results cannot be compared; choose another --out"
         )
 
 
@@ -242,4 +243,6 @@ def _one_line(error: Exception) -> str:
 
 
 def _unusable(folder: Path, error: OSError) -> OutputError:
-    return OutputError(f"{folder} cannot be written: {error.strerror}; make room, or choose another --out")
+    return OutputError(
+        f"{folder} cannot be written: {error.strerror}; check permissions and free space, or choose another --out"
+    )

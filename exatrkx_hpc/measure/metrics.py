@@ -71,12 +71,12 @@ def fetch_text(server: str, *, deadline: float = 5.0) -> str:
     except requests.ConnectionError as error:
         what = "nothing answers" if "refused" in str(error) else "no metrics"
         raise EndpointError(
-            f"{what} at {url}; is the server up? --server wants the metrics port, mostly 8002"
+            f"{what} at {url}; check that the server is up and that --server is its metrics port, usually 8002"
         ) from error
     except (requests.RequestException, HTTPError) as error:
-        raise EndpointError(f"no metrics from {url}: {type(error).__name__}; is the address right?") from error
+        raise EndpointError(f"no metrics from {url}: {type(error).__name__}; check the address") from error
     if answer.status_code != 200:
-        raise EndpointError(f"{url} answers {answer.status_code}; --server wants Triton's metrics port, mostly 8002")
+        raise EndpointError(f"{url} answers {answer.status_code}; set --server to Triton's metrics port, usually 8002")
     return str(answer.text)
 
 
@@ -103,7 +103,9 @@ def fetch_fleet(
     if not snapshots:
         if len(errors) == 1:
             raise errors[0]
-        raise EndpointError(f"none of {len(errors)} servers gives metrics" + "".join(f"; {one}" for one in errors[:1]))
+        raise EndpointError(
+            f"none of {len(errors)} servers returns metrics" + "".join(f"; {one}" for one in errors[:1])
+        )
     return snapshots, errors
 
 

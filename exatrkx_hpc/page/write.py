@@ -43,7 +43,7 @@ def write_page(out: Path, *, times: bool = False, **facts: Mapping[str, str | fl
     try:
         write_whole(results.page, html)
     except OSError as error:
-        raise OutputError(f"cannot write {results.page}: {error.strerror}; make room there") from error
+        raise OutputError(f"cannot write {results.page}: {error.strerror}; check permissions and free space") from error
     return results.page
 
 
@@ -52,7 +52,9 @@ def _opened(results: Results) -> Iterator[list[Ledger]]:
     """Give the ledgers of OUT, those of all shards where it has any."""
     paths = [path for path in _ledgers(results.out) if path.exists()]
     if not paths:
-        raise InputError(f"{results.out} holds no ledger.sqlite of run-clients; name the folder that it wrote with -o")
+        raise InputError(
+            f"{results.out} has no ledger.sqlite of run-clients; choose an output folder (-o) of run-clients"
+        )
     with results.owned(to_write=False) as locks, contextlib.ExitStack() as stack:
         yield [stack.enter_context(Ledger(path, locks=locks)) for path in paths]
 

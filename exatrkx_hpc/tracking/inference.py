@@ -71,7 +71,7 @@ def load_network(path: Path, *, device: str = "cpu", columns: int = N_FEATURES) 
     except (ValueError, RuntimeError, OSError) as error:
         if path.is_file() and path.read_bytes().startswith(LFS_POINTER):
             raise ValueError(f"{path} is a Git LFS pointer: fetch its content with 'git lfs pull'") from error
-        raise ValueError(f"{path} is no TorchScript file that can be read: {reason(error)}") from error
+        raise ValueError(f"{path} is not a readable TorchScript file: {reason(error)}") from error
     return faster(module, device=device, columns=columns)
 
 

@@ -127,10 +127,10 @@ class Stage:
         """
         triton = _triton()
         if is_broken(error):
-            end_server(told := f"{self.model}: {reason(error)}; this server ends, so that it can be started again")
+            end_server(told := f"{self.model}: {reason(error)}; this server exits in order to be restarted")
             return triton.TritonError(told, triton.TritonError.UNAVAILABLE)
         if is_out_of_memory(error):
-            told = f"the GPU's memory does not suffice for this event ({reason(error)}); run fewer instances on it"
+            told = f"not enough GPU memory for this event ({reason(error)}); run fewer instances on it"
             return triton.TritonError(f"{self.model}: {told}")
         traceback.print_exception(error, file=sys.stderr)
         return triton.TritonError(f"{self.model}: {type(error).__name__}: {reason(error)}")

@@ -123,7 +123,7 @@ class Nginx:
         write_whole(candidate / "upstream.conf", upstream)
         done = run([self._program, *self._where(), "-t", "-q", "-c", "candidate/nginx.conf"], timeout=30)
         if done.returncode:
-            raise EndpointError(f"nginx refuses its new configuration, the last good one stays: {done.complaint}")
+            raise EndpointError(f"nginx rejects its new configuration and keeps the last valid one: {done.complaint}")
 
     def _install(self, main: str, upstream: str) -> None:
         write_whole(self._folder / "upstream.conf", upstream)
@@ -143,7 +143,7 @@ class Nginx:
             with contextlib.suppress(OSError), socket.create_connection((host, self.listen.grpc_port), 1):
                 return
             time.sleep(0.02)
-        raise EndpointError(f"nginx did not start; {self._folder / 'error.log'} says why")
+        raise EndpointError(f"nginx did not start; see {self._folder / 'error.log'}")
 
     def _stop_leftover(self) -> None:
         """End what is left of an earlier nginx of this folder: a killed master's workers keep the port."""

@@ -98,7 +98,7 @@ class MetricsStore:
         write_whole(config, render_config(scrape_interval=self._scrape_interval))
         done = run([self._promtool, "check", "config", str(config)], timeout=30)
         if done.returncode:
-            raise EndpointError(f"Prometheus refuses its configuration: {done.complaint}")
+            raise EndpointError(f"Prometheus rejects its configuration: {done.complaint}")
         arguments = [
             f"--config.file={config}",
             f"--storage.tsdb.path={self._folder / 'data'}",
@@ -134,4 +134,4 @@ class MetricsStore:
                 except requests.RequestException:
                     pass
                 time.sleep(0.05)
-        raise EndpointError(f"Prometheus did not start on {self._bound}; {self._folder / 'prometheus.log'} says why")
+        raise EndpointError(f"Prometheus did not start on {self._bound}; see {self._folder / 'prometheus.log'}")

@@ -39,7 +39,7 @@ def containers(engine: Engine, run_root: Path) -> tuple[Container, ...]:
     words = _text(ENGINES[engine].listing())
     if not words:
         return ()
-    program = find_program(words[0], remedy="load its module, so that its containers can be seen")
+    program = find_program(words[0], remedy="load its module, so that its containers can be listed")
     done = run([program, *words[1:]])
     try:
         rows = json.loads(done.stdout or "[]") if done.returncode == 0 else None
@@ -47,8 +47,8 @@ def containers(engine: Engine, run_root: Path) -> tuple[Container, ...]:
         rows = None
     if not isinstance(rows, list):
         raise LaunchError(
-            f"{words[0]} does not tell its containers (exit {done.returncode}): {done.complaint}; "
-            f"'{' '.join(words[:3])}' shows them"
+            f"cannot list the containers of {words[0]} (exit {done.returncode}): {done.complaint}; "
+            f"run '{' '.join(words[:3])}' to see the error"
         )
     found = (_container(row, FarmDir(run_root).python) for row in rows)
     return tuple(container for container in found if container is not None)
@@ -78,7 +78,9 @@ def remove_containers(engine: Engine, run_root: Path, job: str) -> None:
     argv = removal_argv(engine, names)
     done = run([find_program(argv[0], remedy="load its module"), *argv[1:]])
     if done.returncode:
-        raise LaunchError(f"containers of job {job} are left ({done.complaint}); remove them with '{' '.join(argv)}'")
+        raise LaunchError(
+            f"containers of job {job} still exist ({done.complaint}); remove them with '{' '.join(argv)}'"
+        )
 
 
 def remove_shared_memory(job: str, nodes: Iterable[str]) -> None:

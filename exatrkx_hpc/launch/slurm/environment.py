@@ -53,7 +53,7 @@ def unused_words(variables: Mapping[str, str], program: str) -> str:
     if not names:
         return ""
     verb = "is" if len(names) == 1 else "are"
-    return f"{', '.join(names)} of this shell {verb} not used: farm.toml and the flags say what the job is"
+    return f"{', '.join(names)} of this shell {verb} ignored: farm.toml and the options define the job"
 
 
 def chosen_cluster(variables: Mapping[str, str], options: Sequence[str] = ()) -> str:

@@ -124,7 +124,7 @@ def settle(job: str, queued: JobInfo | None, accounted: JobInfo | None) -> JobIn
         return accounted
     if accounted.state is JobState.COMPLETING:
         return replace(accounted, state=JobState.FAILED)
-    return unknown(job, f"it has left the queue, and the accounting still calls it {accounted.state.value}")
+    return unknown(job, f"it has left the queue, but accounting still reports {accounted.state.value}")
 
 
 class SlurmJobs:
@@ -171,7 +171,7 @@ class SlurmJobs:
             return unknown(job, f"Slurm has not answered for {age:.0f} s", answered=False)
         if snapshot.trouble:
             return unknown(job, snapshot.trouble, answered=False)
-        return snapshot.jobs.get(job) or unknown(job, "Slurm has not been asked for it yet")
+        return snapshot.jobs.get(job) or unknown(job, "Slurm was not queried for it yet")
 
     def forget(self) -> None:
         """Ask anew at the next `info`, because a job has just been changed."""
@@ -238,4 +238,4 @@ class SlurmJobs:
             return info
         if self._clock() - self._failed.setdefault(info.id, self._clock()) > _LAG:
             return info
-        return replace(info, state=JobState.COMPLETING, reason="it failed; the accounting has yet to say why")
+        return replace(info, state=JobState.COMPLETING, reason="it failed; accounting does not report the reason yet")

@@ -74,7 +74,7 @@ def run_step(
             child.stop(grace=_KILL_WAIT)
     words.show(tell)
     if child.returncode() and not heard:
-        raise LaunchError(f"srun failed (exit {child.returncode()}): {own_words(words.last)}; {log} has all its words")
+        raise LaunchError(f"srun failed (exit {child.returncode()}): {own_words(words.last)}; see {log}")
     return heard[0] if heard else ""
 
 

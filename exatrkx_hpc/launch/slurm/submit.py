@@ -76,13 +76,11 @@ def _writes(job: JobId, log: str) -> bool | None:
 def _unclear(done: Completed, named: Sequence[JobId], name: str, *, taken_over: bool) -> JobMayRunError:
     said = own_words(done.stdout if done.returncode == 0 else done.stderr or done.stdout)
     said = said if len(said) <= _MOST_WORDS else f"{said[:_MOST_WORDS]}…"
-    which = (
-        f"does not tell which job is this one ({', '.join(map(str, named))})" if named else f"names no job: {said!r}"
-    )
-    take_over = "'exatrkx-hpc monitor JOBID' takes it over, " if taken_over else ""
+    which = f"does not identify the job ({', '.join(map(str, named))})" if named else f"contains no job ID: {said!r}"
+    take_over = "take it over with 'exatrkx-hpc monitor JOBID', " if taken_over else ""
     return JobMayRunError(
-        f"sbatch's answer {which}; the job may wait or run all the same: 'squeue --me --name={name}' lists it, "
-        f"{take_over}'scancel JOBID' ends it; look before you submit again"
+        f"sbatch's answer {which}; the job may be queued or running: find it with 'squeue --me --name={name}', "
+        f"{take_over}or end it with 'scancel JOBID'; check before you submit again"
     )
 
 

@@ -151,7 +151,7 @@ def _particle(text: str) -> int:
     if abs(number) >= 2**53:
         raise ValueError(f"the particle {text[:40]!r} is written as a float, which is not exact from 2^53 on")
     if not number.is_integer() or Decimal(text) != int(number):
-        raise ValueError(f"the particle {text[:40]!r} is no whole number; noise is particle 0")
+        raise ValueError(f"the particle {text[:40]!r} is not an integer; noise is particle 0")
     return int(number)
 
 
