@@ -52,9 +52,8 @@ class Blame:
         self._model_failures += kind == "model"
         if self._model_failures >= BROKEN_MODEL:
             return (
-                f"{BROKEN_MODEL} events in a row failed in the model, the last one: {reason}; fix the model, then try "
-                "them "
-                "again with --retry-failed"
+                f"{BROKEN_MODEL} events in a row failed in the model, the last one: {reason}; fix the model, then "
+                "retry them with --retry-failed"
             )
         return None
 
