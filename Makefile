@@ -30,14 +30,14 @@ test: test-packages $(STAMP)  ## run the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder $(ARGS)
 
 cluster: test-packages $(STAMP)  ## a shell in a Slurm cluster on this machine (root); ARGS='-c "sinfo"' runs one command
-	@PYTHONPATH=tests $(BIN)/python -m cluster $(ARGS)
+	@PYTHONPATH=tests/support $(BIN)/python -m cluster $(ARGS)
 
 check: $(STAMP)  ## run the linters: ruff, mypy, shellcheck
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/shellcheck jobs/*.sh benchmarks/*.sh tests/cluster/anchor.sh .ci/run .ci/system-packages
-	$(BIN)/python -m pytest -q tests/test_rendered_scripts.py
+	$(BIN)/shellcheck jobs/*.sh benchmarks/*.sh tests/support/cluster/anchor.sh .ci/run .ci/system-packages
+	$(BIN)/python -m pytest -q tests/unit/launch/test_rendered_scripts.py
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) demo-results dist build .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,6 @@
 """Kills at random moments: every event has one result in the end, equal to an undisturbed run's, and the ledger agrees.
 
-A stub answers for the model (tests/fakes), so that the run is about run-clients alone. The events are done once
+A stub answers for the model (tests/support/fakes), so that the run is about run-clients alone. The events are done once
 without disturbance, then again with SIGKILL to a worker, to the coordinator, or to all of them at random moments,
 going on after each; besides with a disk that is full for a while (root, a small tmpfs), and with a last label file
 and a last write of the ledger that are torn. Example:
@@ -30,7 +30,7 @@ import psutil
 
 from exatrkx_hpc.base.process import Child, run, spawn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 from fakes.running import fake_triton
 
 WORKER = "exatrkx_hpc.work.run.worker"

@@ -122,7 +122,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _analyzer(folder: Path) -> PerfAnalyzer:
-    return install(folder, lambda line: print(line, file=sys.stderr))
+    return install(folder, lambda news: print(news, file=sys.stderr))
 
 
 def _measure(arguments: argparse.Namespace, folder: Path, load: str, analyzer: PerfAnalyzer) -> dict[str, object]:

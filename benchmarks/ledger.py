@@ -1,6 +1,7 @@
 """What the ledger costs: events per second with it and without it in one run, and the coordinator's memory.
 
-A stub answers for the model (tests/fakes), so that the coordinator and its workers are all that there is to measure.
+A stub answers for the model (tests/support/fakes), so that the coordinator and its workers are all
+that there is to measure.
 `without` is the same coordinator with a list in memory and no file; both write every label file. The two run side by
 side, each with one worker, so that whatever else the machine does happens to both. The ratio is the median over the
 pairs of events per second with the ledger over those without, from the start of the workers to the last labels;
@@ -40,7 +41,7 @@ from exatrkx_hpc.work.run.report import Report
 from exatrkx_hpc.work.run.run import Settings, run_clients
 from exatrkx_hpc.work.run.worker import Task
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 from fakes.running import fake_triton
 
 

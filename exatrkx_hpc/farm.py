@@ -16,12 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from exatrkx_hpc import prepare
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.files import write_whole
-from exatrkx_hpc.base.news import Tell, Words, in_words, of_job, untold
+from exatrkx_hpc.base.news import Tell, of_job, untold
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
@@ -48,13 +47,6 @@ from exatrkx_hpc.work.results.shards import read_sharding
 from exatrkx_hpc.work.run import run as workers
 from exatrkx_hpc.work.run.report import Report
 from exatrkx_hpc.work.workloads.table import workload_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClientsSaid(Words):
-    """What a run of clients has to say, such as how many events were done before."""
-
-    code: ClassVar[str] = "clients-said"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,11 +166,10 @@ def run_clients(
     See `exatrkx_hpc.work.run.run.run_clients`. `farm` is the one whose endpoint may be asked: then its servers'
     counters are on the page. Shards of a run over several nodes are done here, one after the other.
     """
-    said = in_words(tell, ClientsSaid)
     with told_on_a_page(settings, Path(farm.run_root) if farm is not None else None):
         if read_sharding(settings.out) is not None:
-            return run_sharded(settings, here(said), progress, tell=said)
-        return workers.run_clients(settings, progress, tell=said)
+            return run_sharded(settings, here(tell), progress, tell=tell)
+        return workers.run_clients(settings, progress, tell=tell)
 
 
 def run_clients_on_nodes(
@@ -194,7 +185,7 @@ def run_clients_on_nodes(
     See `exatrkx_hpc.work.nodes.step.run_on_nodes`.
     """
     with told_on_a_page(settings, Path(farm.run_root)):
-        return run_on_nodes(settings, progress, nodes=nodes, tell=in_words(tell, ClientsSaid))
+        return run_on_nodes(settings, progress, nodes=nodes, tell=tell)
 
 
 def stop(job: Job, *, drain: bool = True) -> None:

@@ -15,9 +15,10 @@ from exatrkx_hpc.base.process import find_program
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.config.values import EARLY_SIGNAL, limit_seconds, signal_lead
 from exatrkx_hpc.launch.embedded.triton import embedded_triton
-from exatrkx_hpc.launch.engines.commands import ENGINES
-from exatrkx_hpc.launch.engines.images import engine_run, pull_image, refuse_missing_image
-from exatrkx_hpc.launch.events import DeployCaution, ModelsBuilding, ModelsWithoutPackages, PackagesFetching
+from exatrkx_hpc.launch.engines.common import ask, complaint
+from exatrkx_hpc.launch.engines.table import engine_of
+from exatrkx_hpc.launch.events import ModelsBuilding, ModelsWithoutPackages, PackagesFetching, TimeShort
+from exatrkx_hpc.launch.images import pull_image, refuse_missing_image
 from exatrkx_hpc.launch.payload import write_payload
 from exatrkx_hpc.launch.plan import (
     FarmPlan,
@@ -32,7 +33,7 @@ from exatrkx_hpc.launch.render import render_job
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.run_dirs import of_this_machine
 from exatrkx_hpc.launch.schedulers import abilities_of, uses_own_triton
-from exatrkx_hpc.launch.slurm.environment import unused_words
+from exatrkx_hpc.launch.slurm.environment import unused_variables
 from exatrkx_hpc.launch.slurm.interactive import allocation
 from exatrkx_hpc.launch.slurm.scheduler import REMEDY
 from exatrkx_hpc.models.build import build
@@ -105,17 +106,23 @@ def require_shared(farm: Farm, *, trust_run_root: bool) -> None:
         )
 
 
-def short_time(limit: str, signal: str, *, key: str, end: float) -> str:
-    """Return a line that says that a time limit leaves no time to work in, or nothing.
+def short_time(limit: str, signal: str, *, key: str, end: float) -> TimeShort | None:
+    """Return news of a time limit that leaves no time to work in, or None.
 
     `key` is that of farm.toml, `signal` what Slurm sends before the limit, and `end` what the job then takes, in s.
     """
     seconds, lead = limit_seconds(limit), signal_lead(signal)
     if lead is None or seconds > lead + EARLY_SIGNAL:
-        return ""
-    return (
-        f"{key} is {limit} ({seconds:g} s), and Slurm tells the job to end {lead} to {lead + EARLY_SIGNAL} s before "
-        f"that ({signal}): nothing may be done in it; ask for more than {lead + EARLY_SIGNAL + end:g} s"
+        return None
+    earliest = lead + EARLY_SIGNAL
+    return TimeShort(
+        key=key,
+        limit=limit,
+        signal=signal,
+        seconds=seconds,
+        earliest=earliest,
+        latest=lead,
+        least=earliest + end,
     )
 
 
@@ -130,11 +137,11 @@ def cautions(farm: Farm, *, interactive: bool) -> Iterator[News]:
     """Yield news of each thing that a person should know before a job on other machines is submitted."""
     if not abilities_of(farm).other_machines:
         return
-    if line := unused_words(os.environ, _starter(interactive=interactive)):
-        yield DeployCaution(text=line)
+    if (unused := unused_variables(os.environ, _starter(interactive=interactive))) is not None:
+        yield unused
     end = farm.server.drain + farm.server.exit_timeout
-    if line := short_time(farm.job.time, farm.job.signal, key="job.time", end=end):
-        yield DeployCaution(text=line)
+    if (short := short_time(farm.job.time, farm.job.signal, key="job.time", end=end)) is not None:
+        yield short
 
 
 def make_run_root(farm: Farm) -> None:
@@ -189,7 +196,10 @@ def build_models(farm: Farm, tell: Tell, *, fused: bool = True) -> None:
     server = farm.server
     repository = Path(server.model_repository)
     if not repository.is_dir():
-        tell(ModelsBuilding(repository=str(repository), device=server.device, fused=fused))
+        building = ModelsBuilding(
+            repository=str(repository), device=server.device, instances=server.instances, fused=fused
+        )
+        tell(building)
         environment = Path(server.python_environment) if server.python_environment else None
         build(
             asset("model_repos/exatrkx"),
@@ -222,10 +232,10 @@ def make_python_environment(farm: Farm, tell: Tell, *, packages: Sequence[str] =
     place = Path(server.python_environment)
     if not place.exists():
         spec = container_spec(farm, Tool(triton=server.triton))
-        done = engine_run(*ENGINES[server.engine].question(spec, ("python3", "-c", QUESTION)))
+        done = ask(engine_of(farm).question(spec, ("python3", "-c", QUESTION)))
         python = read_answer(done.stdout) if done.returncode == 0 else None
         if python is None:
-            said = done.complaint.replace("; ", ", ")
+            said = complaint(done)
             raise ModelError(
                 f"python3 of {server.image or 'this machine'} does not tell its version: {said}; make {place} with "
                 "'exatrkx-hpc models pack-env', or empty server.python_environment if the image needs none"

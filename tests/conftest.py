@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fakes.running import fake_triton
+from paths import GOLDEN
 from reference_files import reference_folder
 from runs import make_events
 from segments import SHARED_MEMORY, abandoned
@@ -162,7 +163,7 @@ def golden(request: pytest.FixtureRequest):
     """Compare a text with a whole file of tests/golden, or write it with --update-golden."""
 
     def compare(name: str, text: str) -> None:
-        path = Path(__file__).parent / "golden" / name
+        path = GOLDEN / name
         if request.config.getoption("--update-golden"):
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)

@@ -12,6 +12,7 @@ from gpu_lane.base import Lane, say
 from gpu_lane.children import follow
 
 _TESTS = Path(__file__).resolve().parents[2] / "tests"
+_TRACKING = _TESTS / "unit" / "tracking"
 _SCRIPT = _TESTS / "gpu" / "sanitize.py"
 _FILES = ("test_frnn.py", "test_components.py", "test_kernels.py", "test_pipeline.py", "test_fused_execute.py")
 #: Neither the project's other test packages nor their options: only pytest itself is there.
@@ -29,7 +30,15 @@ _TEST_SECONDS, _PLAIN_SECONDS, _TOOL_SECONDS = 85.0, 60.0, 45.0
 
 def tests(_: Lane) -> None:
     """Run the tests that are marked `gpu`."""
-    argv = [sys.executable, "-m", "pytest", *_ALONE, "-m", "gpu", *(str(_TESTS / name) for name in _FILES)]
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *_ALONE,
+        "-m",
+        "gpu",
+        *(str(_TRACKING / name) for name in _FILES),
+    ]
     status, said, last = _run(argv, _TEST_SECONDS)
     counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|skipped|errors?)", last)}
     wrong = [line for line in said if line.startswith(("FAILED", "ERROR"))]

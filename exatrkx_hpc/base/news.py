@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import time as clock
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -63,7 +63,6 @@ class News(ABC):
 
 #: Who is told what happens; it is called in the thread in which that happens, and must not raise.
 Tell: TypeAlias = Callable[[News], None]
-_Kind = TypeVar("_Kind", bound="Words")
 
 
 def untold(news: News) -> None:
@@ -81,11 +80,6 @@ class Words(News):
         return self.text
 
 
-def in_words(tell: Tell, kind: type[_Kind]) -> Callable[[str], None]:
-    """Return a function that tells a line as news of this kind."""
-    return lambda line: tell(kind(text=line))
-
-
 def of_job(job: str, tell: Tell) -> Tell:
     """Return a listener that tells `tell` the same, as news of `job`."""
     return lambda news: tell(replace(news, job=job))
@@ -99,9 +93,13 @@ def kinds(root: type[News] = News) -> Iterator[type[News]]:
         yield from kinds(kind)
 
 
-def from_dict(told: Mapping[str, Any]) -> News:
-    """Return the news that `as_dict` made this of; its module must be imported. Raises ValueError for anything else."""
-    code = told.get("code")
+def from_json(line: str) -> News:
+    """Return the news that `as_json` made this line of; its module must be imported.
+
+    Raises ValueError for anything else.
+    """
+    told = json.loads(line)
+    code = told.get("code") if isinstance(told, dict) else None
     kind = next((kind for kind in kinds() if kind.code == code), None)
     if kind is None:
         raise ValueError(f"no news has the code {code!r}")

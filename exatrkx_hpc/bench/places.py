@@ -6,14 +6,15 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Final
 
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import ConfigError, EndpointError
-from exatrkx_hpc.base.news import Tell, Words
+from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.endpoint import EndpointRecord
+from exatrkx_hpc.launch.events import ModelsBuilding
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.pipeline import is_fused
@@ -21,13 +22,6 @@ from exatrkx_hpc.models.repository import read_models
 from exatrkx_hpc.prepare import gpus_of_server
 
 _MOST_INSTANCES: Final = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchSaid(Words):
-    """What a scan has to say: what it measures, and what came of it."""
-
-    code: ClassVar[str] = "bench-said"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +87,8 @@ def with_models(farm: Farm, tell: Tell) -> Farm:
     source, shipped = source_models(farm), not Path(farm.server.model_repository).is_dir()
     out = FarmDir.of(farm).bench_models / str(farm.server.instances)
     fused = shipped or any(is_fused(model) for model in read_models(source))
-    tell(BenchSaid(text=f"models: {farm.server.instances} instance(s) of each in {out}"))
     server = farm.server
+    tell(ModelsBuilding(repository=str(out), device=server.device, instances=server.instances, fused=fused))
     build(source, out, device=server.device, instances=server.instances, gpus=gpus_of_server(farm), fused=fused)
     return farm.model_copy(update={"server": farm.server.model_copy(update={"model_repository": str(out)})})
 

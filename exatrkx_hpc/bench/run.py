@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Final
 
 from exatrkx_hpc import __version__
 from exatrkx_hpc.base.errors import IncompleteRun, InputError
-from exatrkx_hpc.base.news import Tell, in_words
+from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.bench import direct
-from exatrkx_hpc.bench.places import BenchSaid, Target, of_job, placed, sized, source_models
+from exatrkx_hpc.bench.events import BenchEventsWritten, BenchWarming
+from exatrkx_hpc.bench.places import Target, of_job, placed, sized, source_models
 from exatrkx_hpc.bench.rows import measure_direct, measure_service
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.measure import perf_analyzer
@@ -73,8 +73,8 @@ class _Scan:
     """A scan at work: what it has measured, and how far it is."""
 
     def __init__(self, bench: Bench, tell: Tell) -> None:
-        self._bench, self._say = bench, in_words(tell, BenchSaid)
-        self._data, digest = _data(bench, self._say)
+        self._bench, self._tell = bench, tell
+        self._data, digest = _data(bench, tell)
         self._store = Store(bench.out, _facts(bench, digest))
         self._progress = Progress(until=time.monotonic() + 60.0 * bench.effort.minutes)
 
@@ -99,7 +99,7 @@ class _Scan:
         bench = self._bench
         with place as target:
             most = max(*bench.grid.concurrency, target.servers * target.instances)
-            self._say(f"{target.servers} server(s) x {target.instances} instance(s): warming up")
+            self._tell(BenchWarming(servers=target.servers, instances=target.instances))
             # nginx may still be about to take up the members; run-clients would ask again, perf_analyzer does not.
             check_endpoint(target.endpoint, bench.model, deadline=_TAKEN_UP)
             warm = Load(
@@ -124,7 +124,7 @@ class _Scan:
 
     def _run(self, points: tuple[Point, ...], measure: Measure) -> None:
         effort = self._bench.effort
-        run_points(points, measure, store=self._store, effort=effort, progress=self._progress, tell=self._say)
+        run_points(points, measure, store=self._store, effort=effort, progress=self._progress, tell=self._tell)
 
     def check(self) -> None:
         """Raise IncompleteRun when something was not measured."""
@@ -139,7 +139,7 @@ class _Scan:
             )
 
 
-def _data(bench: Bench, say: Callable[[str], None]) -> tuple[Path, str]:
+def _data(bench: Bench, tell: Tell) -> tuple[Path, str]:
     """Return the file for perf_analyzer, made of a folder of events, and its digest."""
     if not bench.events.exists():
         raise InputError(
@@ -150,7 +150,7 @@ def _data(bench: Bench, say: Callable[[str], None]) -> tuple[Path, str]:
     if holds_events(path):
         path = bench.out / "events.json"
         number = events_to_json(bench.events, path, tensor=TENSOR, as_base64=True)
-        say(f"events: {number} of {bench.events}")
+        tell(BenchEventsWritten(events=number, folder=str(bench.events)))
     return path, hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 

@@ -14,6 +14,7 @@ import typer
 from rich.table import Table
 
 from exatrkx_hpc.base.errors import ConfigError, IncompleteRun, MissingComponent
+from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.bench.places import analyzer_folder, source_models
 from exatrkx_hpc.bench.run import Bench, run_bench
 from exatrkx_hpc.cli.news import teller
@@ -110,16 +111,25 @@ def bench(
     if recommended:
         _recommend(read_table(out), as_json=as_json)
         return
-    flags: dict[str, object] = {"window": window, "repeats": repeats, "most_repeats": most_repeats}
-    flags |= {"variation": variation, "minutes": minutes, "model": model, "calls": calls}
-    flags["concurrency"] = _numbers("--concurrency", concurrency)
-    found = resolved(config, site=site, run_root=run_root, **{f"bench__{name}": one for name, one in flags.items()})
-    farm = found.farm
+    farm = resolved(
+        config,
+        site=site,
+        run_root=run_root,
+        bench__window=window,
+        bench__repeats=repeats,
+        bench__most_repeats=most_repeats,
+        bench__variation=variation,
+        bench__minutes=minutes,
+        bench__model=model,
+        bench__calls=calls,
+        bench__concurrency=_numbers("--concurrency", concurrency),
+    ).farm
     grid = _grid(farm, _numbers("--servers", servers), _numbers("--instances", instances), direct=direct, job=job)
     effort = _effort(farm)
     if dry_run:
         _print_plan(farm, grid, effort, out, job=job, as_json=as_json)
         return
+    tell = teller(as_json=as_json, quiet=quiet)
     scan = Bench(
         farm=farm,
         grid=grid,
@@ -127,17 +137,11 @@ def bench(
         events=events,
         out=out,
         model=farm.bench.model,
-        analyzer=_analyzer(farm),
+        analyzer=_analyzer(farm, tell),
         wait=wait,
         job=job,
     )
-    try:
-        rows = run_bench(scan, tell=teller(quiet=quiet))
-    except IncompleteRun:
-        if plots and (out / "bench.csv").is_file():
-            save_figures(read_table(out), out / "figures")
-        raise
-    written = save_figures(rows, out / "figures") if plots else []
+    rows, written = _measure(scan, tell, plots=plots)
     _print(rows, written, as_json=as_json)
 
 
@@ -215,7 +219,7 @@ def _effort(farm: Farm) -> Effort:
     )
 
 
-def _analyzer(farm: Farm) -> PerfAnalyzer:
+def _analyzer(farm: Farm, tell: Tell) -> PerfAnalyzer:
     """Return the perf_analyzer, installed after a question where there is somebody to ask."""
     folder = analyzer_folder(farm)
     try:
@@ -227,7 +231,19 @@ def _analyzer(farm: Farm) -> PerfAnalyzer:
             f"perf_analyzer is not installed. Install it in {folder} (45 MB)?", default=True, err=True
         ):
             raise
-    return install(folder, say)
+    return install(folder, tell)
+
+
+def _measure(scan: Bench, tell: Tell, *, plots: bool) -> tuple[Sequence[Row], Sequence[Path]]:
+    """Return the rows of the scan and the files of its figures; one that is not done has figures of what it has."""
+    figures = scan.out / "figures"
+    try:
+        rows = run_bench(scan, tell=tell)
+    except IncompleteRun:
+        if plots and (scan.out / "bench.csv").is_file():
+            save_figures(read_table(scan.out), figures)
+        raise
+    return rows, save_figures(rows, figures) if plots else ()
 
 
 def _print_plan(farm: Farm, grid: Grid, effort: Effort, out: Path, *, job: str | None, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,8 +17,10 @@ from exatrkx_hpc.bench.in_job import bench_command
 from exatrkx_hpc.cli.interactive import refuse_mixture, run_here, what_would_run, within_allocation
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, JsonLines, RunRoot, SiteName, resolved, say
+from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.events import MonitorStopped
 from exatrkx_hpc.launch.run_dir import LATEST
+from exatrkx_hpc.launch.words import Word
 
 JobId = Annotated[str, typer.Argument(help="Job ID, as printed by deploy; latest is the job used last.")]
 
@@ -89,8 +92,21 @@ def deploy(
     if interactive:
         run_here(farm, sources, trust_run_root=trust_run_root)
         return
+    _submit(farm, sources, command, wait=wait, trust_run_root=trust_run_root, as_json=as_json)
+
+
+def _submit(
+    farm: Farm,
+    sources: Mapping[str, str],
+    beside: Sequence[Word],
+    *,
+    wait: float | None,
+    trust_run_root: bool,
+    as_json: bool,
+) -> None:
+    """Submit the job and print its id; `wait` is how long to wait for its servers, if at all."""
     tell = teller(as_json=as_json)
-    job = story.deploy(farm, tell=tell, sources=sources, trust_run_root=trust_run_root, beside=command)
+    job = story.deploy(farm, tell=tell, sources=sources, trust_run_root=trust_run_root, beside=beside)
     told = {"job": job.id, "cluster": job.cluster, "run_dir": str(job.run_dir)}
     typer.echo(json.dumps(told) if as_json else job.id)
     if wait is not None:

@@ -21,6 +21,7 @@ from exatrkx_hpc.cli.progress import stages
 from exatrkx_hpc.launch.plan import container_places
 from exatrkx_hpc.models.build import build as build_repository
 from exatrkx_hpc.models.check import check as check_repository
+from exatrkx_hpc.models.install import Installed
 from exatrkx_hpc.models.install import install as install_networks
 from exatrkx_hpc.models.pack_env import NEEDED, pack_environment
 from exatrkx_hpc.models.trial import Sample
@@ -167,6 +168,10 @@ def install(
         features=features,
         places=container_places(resolved(config).farm),
     )
+    _print_installed(installed, as_json=as_json)
+
+
+def _print_installed(installed: Installed, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(installed), indent=2, default=str))
         return

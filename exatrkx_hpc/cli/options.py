@@ -8,8 +8,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from exatrkx_hpc.config.engines import ENGINES
 from exatrkx_hpc.config.resolve import Resolved, resolve
-from exatrkx_hpc.config.values import Engine
+
+
+def _engines(incomplete: str) -> list[str]:
+    return [name for name in ENGINES if name.startswith(incomplete)]
+
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="Configuration file (default: ./farm.toml, if it exists).")
@@ -17,7 +22,15 @@ ConfigFile = Annotated[
 SiteName = Annotated[
     str | None, typer.Option("--site", help="Site profile: perlmutter, generic or local (default: site).")
 ]
-EngineName = Annotated[Engine | None, typer.Option("--engine", help="Container engine (default: server.engine).")]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="|".join(ENGINES),
+        help="Container engine; none: run without a container (default: server.engine).",
+        autocompletion=_engines,
+    ),
+]
 RunRoot = Annotated[
     str | None, typer.Option("--run-root", help="Directory that holds the run directories (default: run_root).")
 ]
@@ -29,8 +42,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not print progres
 def resolved(config: Path | None = None, /, **flags: object) -> Resolved:
     """Return the configuration; `section__key` names a flag's value, and None means that it was not given."""
     given = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
-    if isinstance(folder := given.get("run_root"), str):
-        given["run_root"] = folder.replace("$", "$$")  # the shell has filled in its variables already
+    for key in ("run_root", "server.model_repository"):
+        if isinstance(folder := given.get(key), str):
+            given[key] = folder.replace("$", "$$")  # the shell has filled in its variables already
     return resolve(config, flags=given)
 
 

@@ -14,7 +14,7 @@ from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.errors import InputError, MissingComponent
 from exatrkx_hpc.bench.places import analyzer_folder
 from exatrkx_hpc.cli.news import teller
-from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, console, resolved, say
+from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, console, resolved
 from exatrkx_hpc.doctor import Finding, examine
 from exatrkx_hpc.fleet.reasons import reasons_of
 from exatrkx_hpc.launch.run_dir import LATEST
@@ -80,9 +80,10 @@ def setup(
     Example: exatrkx-hpc setup --bench
     """
     farm = resolved(config, site=site, run_root=run_root, server__engine=engine).farm
-    story.setup(farm, tell=teller(), trust_run_root=trust_run_root, packages=tuple(package or ()), fused=fused)
+    tell = teller()
+    story.setup(farm, tell=tell, trust_run_root=trust_run_root, packages=tuple(package or ()), fused=fused)
     if bench:
-        analyzer = install(analyzer_folder(farm), say)
+        analyzer = install(analyzer_folder(farm), tell)
         typer.echo(f"perf_analyzer {analyzer.version}: {' '.join(analyzer.command)}")
     typer.echo(f"{farm.run_root}is ready; check the rest with 'exatrkx-hpc doctor'")
 

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 import typer
 
 from exatrkx_hpc.base.errors import ConfigError
+from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import say
 from exatrkx_hpc.config.resolve import Resolved
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.launch.schedulers import abilities_of
-from exatrkx_hpc.launch.slurm.environment import unused_words
+from exatrkx_hpc.launch.slurm.environment import unused_variables
 from exatrkx_hpc.launch.slurm.workers_job import make_workers_plan, render_workers, submit_workers
 from exatrkx_hpc.prepare import short_time
 from exatrkx_hpc.work.nodes.run import require_shardable
@@ -21,8 +22,12 @@ from exatrkx_hpc.work.nodes.step import require_reachable
 from exatrkx_hpc.work.run.run import Settings
 
 
-def refuse_mixtures(*, srun: bool, sbatch: bool, of_a_job: Mapping[str, object], dry_run: bool) -> None:
+def refuse_mixtures(
+    *, srun: bool, sbatch: bool, of_a_job: Mapping[str, object], dry_run: bool, ignore_first: int
+) -> None:
     """Raise ConfigError for flags that have no meaning together; `of_a_job` are those that shape a job."""
+    if ignore_first and (srun or sbatch):
+        raise ConfigError("-i works only for a run on one machine; omit -i, or --srun and --sbatch")
     if srun and sbatch:
         raise ConfigError(
             "--srun and --sbatch are mutually exclusive; use --srun inside an allocation, --sbatch elsewhere"
@@ -53,12 +58,15 @@ def submit(found: Resolved, settings: Settings, *, dry_run: bool, as_json: bool)
         return
     require_shardable(settings)
     short = short_time(farm.clients.time, dict(plan.directives)["signal"], key="clients.time", end=0)
-    for line in filter(None, (unused_words(os.environ, "sbatch"), short)):
-        say(line)
+    for caution in filter(None, (unused_variables(os.environ, "sbatch"), short)):
+        teller(as_json=as_json)(caution)
     job, script = submit_workers(plan)
-    told = {"job": job.number, "cluster": job.cluster, "script": str(script)}
-    typer.echo(json.dumps(told) if as_json else str(job))
     log = settings.out / f"workers-{job.number}.log"
+    if as_json:
+        told = {"job": job.number, "cluster": job.cluster, "script": str(script), "log": str(log)}
+        typer.echo(json.dumps(told))
+        return
+    typer.echo(str(job))
     say(f"{_size(farm)}; log: {log}; to resume, submit {script} again")
 
 

@@ -14,13 +14,14 @@ import typer
 
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.errors import ConfigError, EndpointError
-from exatrkx_hpc.base.news import untold
+from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.cli.wide_command import refuse_mixtures, submit
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.config.values import LabelFormat, Mode
 from exatrkx_hpc.measure import metrics as measure
 from exatrkx_hpc.measure.counters import Snapshot
+from exatrkx_hpc.measure.events import ServerLeftOut
 from exatrkx_hpc.measure.record import append_csv
 from exatrkx_hpc.work.events.source import EVENT
 from exatrkx_hpc.work.run.progress import progress_bar
@@ -125,28 +126,27 @@ def run_clients(
     Example: exatrkx-hpc run-clients -n 8 -j 4 -d events -o results
     """
     job = {"-N": nodes, "-A": account, "--qos": qos, "-p": partition, "-C": constraint, "-t": time_limit}
-    if ignore_first and (srun or sbatch):
-        raise ConfigError("-i works only for a run on one machine; omit -i, or --srun and --sbatch")
-    refuse_mixtures(srun=srun, sbatch=sbatch, of_a_job=job, dry_run=dry_run)
-    flags: dict[str, object] = {
-        "clients__nodes": nodes,
-        "clients__account": account,
-        "clients__qos": qos,
-        "clients__partition": partition,
-        "clients__constraint": constraint,
-        "clients__time": time_limit,
-        "clients__workers": workers,
-        "clients__in_flight": in_flight,
-        "clients__wait": wait,
-        "clients__model": model,
-        "clients__mode": mode,
-        "clients__labels": labels,
-        "server__model_repository": model_repository.replace("$", "$$") if model_repository else None,
-    }
-    found = resolved(config, site=site, run_root=run_root, **flags)
-    farm = found.farm
+    refuse_mixtures(srun=srun, sbatch=sbatch, of_a_job=job, dry_run=dry_run, ignore_first=ignore_first)
+    found = resolved(
+        config,
+        site=site,
+        run_root=run_root,
+        clients__nodes=nodes,
+        clients__account=account,
+        clients__qos=qos,
+        clients__partition=partition,
+        clients__constraint=constraint,
+        clients__time=time_limit,
+        clients__workers=workers,
+        clients__in_flight=in_flight,
+        clients__wait=wait,
+        clients__model=model,
+        clients__mode=mode,
+        clients__labels=labels,
+        server__model_repository=model_repository or None,
+    )
     settings = dataclasses.replace(
-        _settings(farm, server, events, out),
+        _settings(found.farm, server, events, out),
         fresh=not resume,
         retry_failed=retry_failed,
         accept_changes=accept_changes,
@@ -156,10 +156,9 @@ def run_clients(
     )
     if sbatch:
         submit(found, settings, dry_run=dry_run, as_json=as_json)
-    elif srun:
-        _run(settings, partial(story.run_clients_on_nodes, farm=farm, nodes=nodes), quiet=quiet, as_json=as_json)
-    else:
-        _run(settings, partial(story.run_clients, farm=farm), quiet=quiet, as_json=as_json)
+        return
+    do = partial(story.run_clients_on_nodes, nodes=nodes) if srun else story.run_clients
+    _run(settings, partial(do, farm=found.farm), quiet=quiet, as_json=as_json)
 
 
 def _settings(farm: Farm, server: str | None, events: Path, out: Path) -> Settings:
@@ -188,7 +187,7 @@ def _run(settings: Settings, do: Callable[..., Report], *, quiet: bool, as_json:
     """Let `do` do the run and print its report, also that of a run that was stopped."""
     try:
         with progress_bar(quiet=quiet) as show:
-            report = do(settings, show, tell=untold if quiet else lambda news: say(str(news)))
+            report = do(settings, show, tell=teller(as_json=as_json, quiet=quiet))
     except StoppedRun as stopped:
         typer.echo(stopped.report.to_json(), nl=False) if as_json else console().print(render_table(stopped.report))
         raise
@@ -223,6 +222,7 @@ def metrics(
 
     Example: exatrkx-hpc metrics --server 127.0.0.2:8002 --watch 5 --csv times.csv
     """
+    tell = teller(as_json=as_json)
     farm = None if server else resolved(config, site=site, run_root=run_root).farm
     earlier: dict[str, Snapshot] = {}
     unheard: set[str] = set()
@@ -232,10 +232,10 @@ def metrics(
         if silent and watch is None:
             raise silent[0]  # totals without one server would pass for those of all
         for error in silent:
-            say(f"left out: {error}")
+            tell(ServerLeftOut(reason=str(error)))
         late = [snapshot for snapshot in found if snapshot.url in unheard]
         for snapshot in late:
-            say(f"left out: {snapshot.url} answers for the first time; counted from now on")
+            tell(ServerLeftOut(reason=f"{snapshot.url} answers for the first time; counted from now on"))
         times = measure.fleet_times((one for one in found if one not in late), earlier.values())
         if csv is not None:
             append_csv(csv, times, at=time.time())

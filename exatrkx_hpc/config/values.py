@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-Engine = Literal["shifter", "podman-hpc", "podman", "apptainer", "none"]
+from exatrkx_hpc.config.engines import ENGINES
+
 #: How an event becomes labels: one request to the ensemble, one to each stage, one to the fused model, no server.
 Mode = Literal["ensemble", "stages", "fused", "direct"]
 #: How labels are written: a file for each event, or many events in a Parquet file.
@@ -71,6 +72,13 @@ def signal_lead(signal: str) -> int | None:
     """Return how many seconds before the time limit the script is told to end by a SignalSpec, or None if it is not."""
     match = re.fullmatch(r"[BR]*B[BR]*:(?:SIG)?(?:TERM|USR1|15|10)(?:@(\d+))?", signal)
     return int(match[1] or _DEFAULT_LEAD) if match else None
+
+
+def _engine(text: str) -> str:
+    if text not in ENGINES:
+        *names, last = map(repr, ENGINES)
+        raise ValueError(f"input should be {', '.join(names)} or {last}")
+    return text
 
 
 def _memory(text: str) -> str:
@@ -151,6 +159,8 @@ def expand(folder: str) -> Path:
 UserPort = Annotated[int | Literal["user"], BeforeValidator(_port_or_user)]
 Line = Annotated[str, AfterValidator(_one_line)]
 Name = Annotated[str, AfterValidator(_plain_name)]
+#: What `server.engine` may be.
+Engine = Annotated[str, AfterValidator(_engine), Field(json_schema_extra={"enum": list(ENGINES)})]
 Variable = Annotated[str, AfterValidator(_variable)]
 Host = Annotated[str, AfterValidator(_host)]
 #: Expanded once, so that later code sees plain absolute paths.

@@ -5,22 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from exatrkx_hpc.base.news import Level, News, Words
+from exatrkx_hpc.base.news import Level, News
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsBuilding(News):
-    """A model repository is being built, for servers on `device`; `fused` is whether it has the fused model."""
+    """A model repository is being built, for servers on `device`, with so many instances of each model.
+
+    `fused` is whether it has the fused model.
+    """
 
     code: ClassVar[str] = "models-building"
     repository: str
     device: str
+    instances: int = 1
     fused: bool = True
 
     def __str__(self) -> str:
         """Return where it will be."""
+        several = f", {self.instances} instances of each" if self.instances > 1 else ""
         without = "" if self.fused else ", without exatrkx_fused"
-        return f"models: building {self.repository} for {self.device}{without}"
+        return f"models: building {self.repository} for {self.device}{several}{without}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +87,42 @@ class ModelsWithoutPackages(News):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeployCaution(Words):
-    """What a person should know of a job that is about to be submitted."""
+class VariablesUnused(News):
+    """These variables of the shell would be options of the job, and Slurm's command does not get them."""
 
-    code: ClassVar[str] = "deploy-caution"
+    code: ClassVar[str] = "variables-unused"
+    #: The job is another one than they say.
+    usual: ClassVar[Level] = Level.WARNING
+    variables: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return the variables, and what counts in their place."""
+        verb = "is" if len(self.variables) == 1 else "are"
+        return f"{', '.join(self.variables)} of this shell {verb} not used: farm.toml and the flags say what the job is"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeShort(News):
+    """The limit that `key` sets leaves no time to work in: `signal` comes `earliest` seconds before it, or later.
+
+    `least` seconds are what the job needs to end; all times are in seconds.
+    """
+
+    code: ClassVar[str] = "time-short"
     #: The job is submitted all the same.
     usual: ClassVar[Level] = Level.WARNING
+    key: str
+    limit: str
+    signal: str
+    seconds: float
+    earliest: float
+    latest: float
+    least: float
+
+    def __str__(self) -> str:
+        """Return the limit, why it is short, and what would do."""
+        return (
+            f"{self.key} is {self.limit} ({self.seconds:g} s), and Slurm tells the job to end {self.latest:g} to "
+            f"{self.earliest:g} s before that ({self.signal}): nothing may be done in it; ask for more than "
+            f"{self.least:g} s"
+        )

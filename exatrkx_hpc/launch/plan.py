@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from exatrkx_hpc import __version__
 from exatrkx_hpc.config.resolve import DEFAULT, known_keys, value_of
 from exatrkx_hpc.config.schema import Farm
-from exatrkx_hpc.launch.engines.commands import ENGINES
 from exatrkx_hpc.launch.engines.spec import ContainerSpec
+from exatrkx_hpc.launch.engines.table import engine_of
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.words import Var, Word
 
@@ -81,7 +81,7 @@ def make_plan(farm: Farm, *, tool: Tool | None = None, sources: Mapping[str, str
     """
     server = farm.server
     spec = container_spec(farm, tool or Tool(triton=server.triton))
-    engine = ENGINES[server.engine]
+    engine = engine_of(farm)
     return FarmPlan(
         name=farm.name,
         site=farm.site,
@@ -148,14 +148,14 @@ def container_spec(farm: Farm, tool: Tool) -> ContainerSpec:
 
 def container_places(farm: Farm) -> tuple[tuple[str, str], ...] | None:
     """Return the folders of this machine that the servers' container has, with their places in it; None without one."""
-    if farm.server.engine == "none":
+    if not engine_of(farm).has_container:
         return None
     return container_spec(farm, Tool(triton=farm.server.triton)).places
 
 
 def engine_faults(farm: Farm) -> tuple[str, ...]:
     """Return what the engine of `farm` cannot do of what is asked of it, each in one line with the next step."""
-    return ENGINES[farm.server.engine].faults(container_spec(farm, Tool(triton=farm.server.triton)))
+    return engine_of(farm).faults(container_spec(farm, Tool(triton=farm.server.triton)))
 
 
 def python_folder(farm: Farm) -> str:

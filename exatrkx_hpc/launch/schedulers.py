@@ -9,6 +9,7 @@ from typing import Final
 
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.launch.embedded.scheduler import EmbeddedScheduler
+from exatrkx_hpc.launch.engines.table import engine_of
 from exatrkx_hpc.launch.scheduler import Abilities, Scheduler
 from exatrkx_hpc.launch.slurm.farm_jobs import FarmSlurm
 from exatrkx_hpc.launch.slurm.scheduler import Slurm
@@ -34,7 +35,7 @@ def abilities_of(farm: Farm) -> Abilities:
 
 def uses_own_triton(farm: Farm) -> bool:
     """Return whether the servers of `farm` are the Triton of the `local` extra."""
-    named = farm.server.engine != "none" or farm.server.triton != "tritonserver"
+    named = engine_of(farm).has_container or farm.server.triton != "tritonserver"
     return abilities_of(farm).brings_triton and not named
 
 

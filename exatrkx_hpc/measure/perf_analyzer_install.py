@@ -12,13 +12,15 @@ import shlex
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from exatrkx_hpc.base.errors import ExatrkxError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.base.process import Completed, run
+from exatrkx_hpc.measure.events import AnalyzerBroken, AnalyzerInstalling, LibrariesFetching
 from exatrkx_hpc.measure.perf_analyzer import LAUNCHER, PerfAnalyzer, version_of
 
 WHEEL: Final = "perf_analyzer==2.60.0"
@@ -29,10 +31,8 @@ _LIBRARIES: Final = ("libc6", "libstdc++6", "libgcc-s1", "libssl3t64", "zlib1g",
 _BINARY: Final = "perf_analyzer/bin/perf_analyzer"
 _DEADLINE: Final = 600.0
 
-Tell = Callable[[str], None]
 
-
-def install(folder: Path, tell: Tell = lambda line: None) -> PerfAnalyzer:
+def install(folder: Path, tell: Tell = untold) -> PerfAnalyzer:
     """Install perf_analyzer in `folder` (about 45 MB) and return it; nothing is done when it runs already.
 
     Needs pip, the network, and on a machine with a glibc before 2.38 also apt-get and dpkg. Raises MissingComponent,
@@ -43,15 +43,15 @@ def install(folder: Path, tell: Tell = lambda line: None) -> PerfAnalyzer:
         try:
             return PerfAnalyzer(command=(str(launcher),), version=version_of([str(launcher)]))
         except ExatrkxError:
-            tell(f"perf_analyzer: {launcher} does not run; installing it again")
-    tell(f"perf_analyzer: installing {WHEEL} in {folder}")
+            tell(AnalyzerBroken(launcher=str(launcher)))
+    tell(AnalyzerInstalling(package=WHEEL, folder=str(folder)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download.") as aside:
             _unpack_wheel(Path(aside), folder)
             start: tuple[str, ...] = (str(folder / _BINARY),)
             if not _runs(start):
-                tell(f"perf_analyzer: this machine's glibc is before {_GLIBC}; fetching Debian's beside it")
+                tell(LibrariesFetching(glibc=_GLIBC))
                 start = _with_own_glibc(Path(aside), folder)
         version = version_of(start)
         launcher.parent.mkdir(exist_ok=True)

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from exatrkx_hpc.base.errors import ConfigError, EndpointError
+from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.measure.bench_table import Point, Row, Store
+from exatrkx_hpc.measure.events import PointFailed, PointMeasured
 
-Tell = Callable[[str], None]
 #: Measures a point once more: (point, repetition) -> row.
 Measure = Callable[[Point, int], Row]
 #: What a placement costs before its first figure, and a repetition beyond its window, in seconds; for estimates.
@@ -118,12 +119,12 @@ def run_points(
                 row = measure(point, repetition)
             except EndpointError as error:
                 failures[point] = failures.get(point, 0) + 1
-                tell(f"{point}: {error}")
+                tell(PointFailed(**vars(point), reason=str(error)))
                 if failures[point] >= _MOST_FAILURES:
                     progress.failed[point] = str(error)
                 continue
             store.add(row)
-            tell(_line(row, store.rows(point)))
+            tell(_measured(row, store.rows(point)))
 
 
 def seconds_left(grid: Grid, done: Mapping[Point, int], effort: Effort) -> tuple[float, float]:
@@ -138,8 +139,11 @@ def seconds_left(grid: Grid, done: Mapping[Point, int], effort: Effort) -> tuple
     return min(shortest, limit), min(longest, limit)
 
 
-def _line(row: Row, rows: Sequence[Row]) -> str:
-    spread = f", {100 * variation(rows):.0f} % between {len(rows)}" if len(rows) > 1 else ""
-    return (
-        f"{row.point}: {row.events_per_s:.1f} events/s, p50 {row.p50_ms:.0f} ms (repetition {row.repetition}{spread})"
+def _measured(row: Row, rows: Sequence[Row]) -> PointMeasured:
+    return PointMeasured(
+        **vars(row.point),
+        repetition=row.repetition,
+        events_per_s=row.events_per_s,
+        p50_ms=row.p50_ms,
+        variation=variation(rows),
     )

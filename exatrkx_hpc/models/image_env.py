@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from pathlib import Path
 from exatrkx_hpc.base.errors import ModelError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.process import run
-from exatrkx_hpc.models.pack_env import ACTIVATE, MANIFEST, NEEDED
+from exatrkx_hpc.models.pack_env import ACTIVATE, MANIFEST, NEEDED, environment_aside
 
 #: What an image's python3 is asked; the last line of its answer counts, because an image may print a banner.
 QUESTION = (
@@ -67,22 +65,11 @@ def make_environment(out: Path, python: ImagePython, packages: Sequence[str]) ->
     It is a venv whose interpreter is the image's; it works in the image and nowhere else. Raises ModelError when the
     packages cannot be had for that Python, or `out` cannot be written.
     """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    except OSError as error:
-        raise ModelError(f"{out} cannot be written: {error.strerror}; choose a folder that you may write to") from error
-    try:
+    with environment_aside(out) as aside:
         _fetch(aside / "lib" / f"python{python.version}" / "site-packages", python, packages, out)
         _lay_out(aside, python, packages)
-        aside.chmod(0o755)
+        aside.chmod(0o755)  # Triton may run as another user than the one who fetches.
         aside.rename(out)
-    except OSError as error:
-        raise ModelError(
-            f"{out} cannot be written: {error.strerror}; check permissions and free space, or choose another place"
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _fetch(place: Path, python: ImagePython, packages: Sequence[str], out: Path) -> None:

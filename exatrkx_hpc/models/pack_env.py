@@ -6,11 +6,11 @@ its interpreter, its standard library and the libraries that these need, and not
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tarfile
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from exatrkx_hpc.base.errors import ModelError
 from exatrkx_hpc.base.files import odd_characters, write_whole
 from exatrkx_hpc.base.process import run
 from exatrkx_hpc.models.packages import Package, find_packages, plain_name
+from exatrkx_hpc.models.replace import folder_aside
 
 #: What the models of `tracking` import; networks on a CPU need torch as well.
 NEEDED = ("numpy", "scipy")
@@ -118,23 +119,26 @@ def pack_environment(out: Path, *, python: Path, packages: Sequence[str] = NEEDE
     chosen = find_packages([Path(folder) for folder in what.packages], packages, python=python)
     _refuse_numpy_2(chosen, python)
     packed = PackedEnvironment(path=out, python=what.version, libc=what.libc, packages=chosen)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    except OSError as error:
-        raise ModelError(f"{out} cannot be written: {error.strerror}; choose a folder that you may write to") from error
-    try:
+    with environment_aside(out) as aside:
         _write(aside / "new", what, packed)
         wanted = set(map(plain_name, packages))
         _try(aside / "new", [module for one in chosen if one.name in wanted for module in one.modules])
         _put(aside / "new", out, aside)
-    except OSError as error:
-        raise ModelError(
-            f"{out} cannot be written: {error.strerror}; check permissions and free space, or choose another place"
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return packed
+
+
+@contextlib.contextmanager
+def environment_aside(out: Path) -> Iterator[Path]:
+    """Give a folder beside `out` to make an environment in; at the end it goes with what is left in it.
+
+    Raises ModelError when something cannot be written.
+    """
+    try:
+        with folder_aside(out) as aside:
+            yield aside
+    except OSError as error:
+        remedy = "make room, or choose a folder that you may write to"
+        raise ModelError(f"{out} cannot be written: {error.strerror}; {remedy}") from error
 
 
 def _is_archive(out: Path) -> bool:

@@ -12,20 +12,27 @@ from exatrkx_hpc.base.errors import OutputError
 
 
 @contextlib.contextmanager
+def folder_aside(out: Path) -> Iterator[Path]:
+    """Give an empty folder beside `out`, on the same disk; at the end it goes with what is left in it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def replaced(out: Path) -> Iterator[Path]:
     """Give the path of a new folder beside `out`, which the block makes; it takes the place of `out` at the end.
 
     When the block fails, `out` stays as it was. Raises OutputError when something cannot be written.
     """
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        try:
+        with folder_aside(out) as aside:
             fresh = aside / "new"
             yield fresh
             _swap(fresh, out, aside / "old")
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise OutputError(
             f"{out} cannot be written: {_reason(error)}; check permissions and free space, or choose another folder"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.measure.counters import Snapshot
@@ -11,6 +12,10 @@ from exatrkx_hpc.measure.metrics import compute_spent, fetch_fleet, metrics_url,
 
 DEADLINE = 2.0
 """Seconds for the servers to say what they counted; a run does not wait longer for its page."""
+
+
+#: What each server had counted, None for one that did not answer; None in all when the servers are not known.
+Seen: TypeAlias = Mapping[str, Snapshot | None] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +42,17 @@ def snapshots(servers: Mapping[str, str], instances: Mapping[str, str] | None = 
     return dict.fromkeys(servers) | {names[snapshot.url]: snapshot for snapshot in found}
 
 
-def counted(before: Mapping[str, Snapshot | None], after: Mapping[str, Snapshot | None], *, ensemble: str) -> Counted:
+def counted(before: Seen, after: Seen, *, ensemble: str) -> Counted:
     """Return what was counted between two looks; a server that is only in the second began in between.
 
     A server that gave no answer at one of the looks is left out: what it counts is not known to be of this time.
+    Nothing is counted when the servers were not known at one of the looks.
 
     Each request of an event is one for the ensemble, or one for every model that is asked; so the busiest model of
     a server says how many it answered.
     """
+    if before is None or after is None:
+        return Counted()
     silent = {name for name, snapshot in before.items() if snapshot is None}
     times = {
         name: model_times(snapshot, before.get(name))

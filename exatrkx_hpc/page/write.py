@@ -14,8 +14,7 @@ from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, Out
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, running_endpoint
 from exatrkx_hpc.launch.run_dir import FarmDir
-from exatrkx_hpc.measure.counters import Snapshot
-from exatrkx_hpc.page.counted import DEADLINE, counted, snapshots
+from exatrkx_hpc.page.counted import DEADLINE, Seen, counted, snapshots
 from exatrkx_hpc.page.page import render_page
 from exatrkx_hpc.page.read import history, note
 from exatrkx_hpc.work.ledger.ledger import Ledger
@@ -93,7 +92,7 @@ def _launch(settings: Settings, began: float, stopped: str) -> dict[str, dict[st
 def _write(
     settings: Settings,
     run_root: Path | None,
-    before: Mapping[str, Snapshot | None],
+    before: Seen,
     launch: Mapping[str, Mapping[str, str | float]],
 ) -> None:
     found = counted(before, _snapshots(settings, run_root), ensemble=settings.model or settings.kind.model)
@@ -134,9 +133,10 @@ def _record(settings: Settings, run_root: Path | None) -> EndpointRecord | None:
     return None
 
 
-def _snapshots(settings: Settings, run_root: Path | None) -> Mapping[str, Snapshot | None]:
+def _snapshots(settings: Settings, run_root: Path | None) -> Seen:
+    """Return what the farm's servers count now, or None when nobody says which they are."""
     record = _record(settings, run_root)
-    return snapshots(record.metrics, record.instances) if record is not None else {}
+    return snapshots(record.metrics, record.instances) if record is not None else None
 
 
 def _versions(record: EndpointRecord | None) -> dict[str, str]:

@@ -1,7 +1,7 @@
 // The neighbour search and the connected components on a GPU; kernels.py launches them.
 //
 // Plain CUDA C++ without a header, so that CuPy compiles it at run time. The same text is compiled as C++ for the
-// tests (tests/twin). DIMENSIONS is the width of the embedding.
+// tests (tests/support/twin). DIMENSIONS is the width of the embedding.
 
 #ifndef DIMENSIONS
 #define DIMENSIONS 8

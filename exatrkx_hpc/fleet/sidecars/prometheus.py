@@ -77,11 +77,6 @@ class MetricsStore:
         self._child: Child | None = None
 
     @property
-    def port(self) -> int:
-        """The port that it listens on."""
-        return self._port
-
-    @property
     def address(self) -> str:
         """Where its page is, `host:port`; one that listens on every address is asked by this machine's name."""
         return f"{public_host(self._host)}:{self._port}"

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from exatrkx_hpc.base.errors import LaunchError
-from exatrkx_hpc.base.process import find_program, run
+from exatrkx_hpc.base.process import Completed, find_program, run
 from exatrkx_hpc.config.values import Engine
-from exatrkx_hpc.launch.engines.commands import ENGINES
+from exatrkx_hpc.launch.engines.base import Container
+from exatrkx_hpc.launch.engines.table import engine_named
 from exatrkx_hpc.launch.run_dir import FarmDir
-from exatrkx_hpc.launch.words import Var, Word
+from exatrkx_hpc.launch.words import Var
 
 _SHARED_MEMORY = Path("/dev/shm")
 _CONTAINER = re.compile(r"exatrkx-([0-9]+)-.+-[0-9]+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Container:
+class ServerContainer:
     """A container of a farm's server: its name, the job that started it, whether it runs."""
 
     name: str
@@ -29,45 +29,51 @@ class Container:
     running: bool
 
 
-def containers(engine: Engine, run_root: Path) -> tuple[Container, ...]:
+def containers(engine: Engine, run_root: Path) -> tuple[ServerContainer, ...]:
     """Return the containers that jobs of this run root started on this machine, running or not.
 
     Job ids of the embedded scheduler are a run root's own, so that a name says too little: counted are those that
     see the Python folder of this run root. Raises MissingComponent when the engine is not here, LaunchError when
     it does not answer.
     """
-    words = _text(ENGINES[engine].listing())
+    words = engine_named(engine).listing()
     if not words:
         return ()
     program = find_program(words[0], remedy="load its module, so that its containers can be listed")
     done = run([program, *words[1:]])
-    try:
-        rows = json.loads(done.stdout or "[]") if done.returncode == 0 else None
-    except ValueError:
-        rows = None
-    if not isinstance(rows, list):
+    listed = _listed(engine, done)
+    if listed is None:
         raise LaunchError(
             f"cannot list the containers of {words[0]} (exit {done.returncode}): {done.complaint}; "
             f"run '{' '.join(words[:3])}' to see the error"
         )
-    found = (_container(row, FarmDir(run_root).python) for row in rows)
+    found = (_of_a_server(container, FarmDir(run_root).python) for container in listed)
     return tuple(container for container in found if container is not None)
 
 
-def _container(row: object, python: Path) -> Container | None:
-    """Return the container of a row of podman's list, if it is one of a farm's servers that sees `python`."""
-    if not isinstance(row, dict):
+def _listed(engine: Engine, done: Completed) -> tuple[Container, ...] | None:
+    """Return the containers that the engine has told, or None when it has told none of them."""
+    if done.returncode:
         return None
-    name = next(iter(row.get("Names") or ()), "")
-    match = _CONTAINER.fullmatch(name)
-    if match is None or not any(Path(place).parent == python for place in row.get("Mounts") or ()):
+    try:
+        return engine_named(engine).read_listing(done.stdout)
+    except ValueError:
         return None
-    return Container(name=name, job=match[1], running=row.get("State") == "running")
 
 
-def removal_argv(engine: Engine, names: Iterable[str]) -> list[str]:
+def _of_a_server(container: Container, python: Path) -> ServerContainer | None:
+    """Return the container as one of a farm's servers, if it is one that sees `python`."""
+    match = _CONTAINER.fullmatch(container.name)
+    if match is None or not any(Path(place).parent == python for place in container.mounts):
+        return None
+    return ServerContainer(name=container.name, job=match[1], running=container.running)
+
+
+def removal_argv(engine: Engine, names: Sequence[str]) -> list[str]:
     """Return the command that removes the containers of these names at once, whether they run or not."""
-    return _text(ENGINES[engine].removal(), container=tuple(names))
+    container = Var("container")
+    words = (names if word == container else (word,) for word in engine_named(engine).removal())
+    return [text for group in words for text in group if isinstance(text, str)]
 
 
 def remove_containers(engine: Engine, run_root: Path, job: str) -> None:
@@ -98,10 +104,3 @@ def _mapped(segment: Path) -> bool:
             if str(segment) in (entry / "maps").read_text():
                 return True
     return False
-
-
-def _text(words: Iterable[Word], container: tuple[str, ...] = ()) -> list[str]:
-    """Return the words of a command, with the names of the containers where the script has its own."""
-    return [
-        text for word in words for text in (container if word == Var("container") else (word,)) if isinstance(text, str)
-    ]

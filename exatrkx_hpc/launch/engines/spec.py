@@ -33,24 +33,3 @@ class ContainerSpec:
     def places(self) -> tuple[tuple[str, str], ...]:
         """Every folder of the host with its place in the container, each once."""
         return tuple(dict.fromkeys((*((folder, folder) for folder in self.folders), *self.mounts)))
-
-
-#: shifter's kinds of images; a name without one is of the first.
-SHIFTER_KINDS = ("docker", "custom", "local", "id")
-
-
-def shifter_image(image: str) -> str:
-    """Return the name that shifter knows `image` by, KIND:NAME."""
-    if image.startswith("docker://"):
-        return f"docker:{image.removeprefix('docker://')}"
-    return image if image.partition(":")[0] in SHIFTER_KINDS else f"docker:{image}"
-
-
-def podman_image(image: str) -> str:
-    """Return the name that podman has `image` in its store by, without the word for a registry."""
-    return image.removeprefix("docker://").removeprefix("docker:")
-
-
-def apptainer_image(image: str) -> str:
-    """Return the file or the URI that apptainer knows `image` by."""
-    return f"docker://{podman_image(image)}" if image.startswith("docker:") else image

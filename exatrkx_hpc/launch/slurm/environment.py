@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from exatrkx_hpc.launch.events import VariablesUnused
+
 #: The variables of Slurm's commands, by the manuals of 22.05 to 24.11.
 _OF_SLURM = re.compile(r"(?:SBATCH|SALLOC|SRUN|SQUEUE|SCANCEL|SCONTROL|SACCT|SACCTMGR|SINFO|SATTACH|SLURM)_")
 #: Where Slurm is, and how to prove who asks.
@@ -47,13 +49,10 @@ def unused(variables: Mapping[str, str], program: str) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def unused_words(variables: Mapping[str, str], program: str) -> str:
-    """Return a line that says which variables `program` does not get, or nothing when there are none."""
+def unused_variables(variables: Mapping[str, str], program: str) -> VariablesUnused | None:
+    """Return news of the variables that `program` does not get, or None when there are none."""
     names = unused(variables, program)
-    if not names:
-        return ""
-    verb = "is" if len(names) == 1 else "are"
-    return f"{', '.join(names)} of this shell {verb} ignored: farm.toml and the options define the job"
+    return VariablesUnused(variables=names) if names else None
 
 
 def chosen_cluster(variables: Mapping[str, str], options: Sequence[str] = ()) -> str:

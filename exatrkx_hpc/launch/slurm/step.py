@@ -56,39 +56,39 @@ def run_step(
     log: Path,
     stop: signal.Signals,
     look: Callable[[], None],
-    tell: Callable[[str], None],
+    heard: Callable[[str], None],
 ) -> str:
     """Run `command` on each of the nodes to its end, and return the name of the signal that stopped it, or nothing.
 
-    `look` is called now and then; each line that a program says goes to `tell`, and to `log`. SIGTERM, SIGINT and
+    `look` is called now and then; each line that a program says goes to `heard`, and to `log`. SIGTERM, SIGINT and
     SIGHUP at this process reach the programs as `stop`; those that have not ended after 30 s, or at a second signal,
     are killed. Raises LaunchError when srun fails, MissingComponent when it is not here.
     """
     find_program("srun", remedy=REMEDY)
     words = _Words(log)
-    with noted_signals() as heard:
+    with noted_signals() as signals:
         child = spawn(srun_argv(nodes, command), log=log, env=_environment(os.environ))
         try:
-            _follow(child, heard, stop, (lambda: words.show(tell), look))
+            _follow(child, signals, stop, (lambda: words.show(heard), look))
         finally:
             child.stop(grace=_KILL_WAIT)
-    words.show(tell)
-    if child.returncode() and not heard:
+    words.show(heard)
+    if child.returncode() and not signals:
         raise LaunchError(f"srun failed (exit {child.returncode()}): {own_words(words.last)}; see {log}")
-    return heard[0] if heard else ""
+    return signals[0] if signals else ""
 
 
-def _follow(child: Child, heard: list[str], stop: signal.Signals, looks: Sequence[Callable[[], None]]) -> None:
+def _follow(child: Child, signals: list[str], stop: signal.Signals, looks: Sequence[Callable[[], None]]) -> None:
     """Wait for the end, or for that of the patience with those who were asked to end."""
     until = None
     while child.wait(_LOOK) is None:
         for look in looks:
             look()
-        if heard and until is None:
+        if signals and until is None:
             until = time.monotonic() + _GRACE
             # To SIGTERM srun would answer by killing its programs; this one it hands on.
             child.send(stop)
-        if until is not None and (len(heard) > 1 or time.monotonic() > until):
+        if until is not None and (len(signals) > 1 or time.monotonic() > until):
             return
 
 
@@ -105,7 +105,7 @@ class _Words:
         self._place = log.stat().st_size if log.exists() else 0
         self.last = ""
 
-    def show(self, tell: Callable[[str], None]) -> None:
+    def show(self, heard: Callable[[str], None]) -> None:
         if not self._log.exists():
             return
         with self._log.open("rb") as file:
@@ -115,4 +115,4 @@ class _Words:
             self._place += len(whole) + 1
             self.last = whole.decode(errors="replace")
             for line in self.last.splitlines():
-                tell(line)
+                heard(line)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from exatrkx_hpc.base.errors import InputError, OutputError
+from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.work.events.source import CSV, EVENT, Reader
 from exatrkx_hpc.work.ledger.file import create
 from exatrkx_hpc.work.ledger.ledger import Ledger
-from exatrkx_hpc.work.ledger.match_events import match_events
+from exatrkx_hpc.work.ledger.match_events import Changes, match_events
 from exatrkx_hpc.work.ledger.match_results import match_quarantine, match_results
+from exatrkx_hpc.work.news import RunResumed, UnitsDoubtful
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.shards import WHOLE, Shard
 from exatrkx_hpc.work.workloads.base import Workload
-
-Tell = Callable[[str], None]
-"""What is called with one line for what a person should know."""
 
 _LOOKED_AT: Final = 10
 """Events that are looked at for what may be doubtful."""
@@ -67,7 +66,7 @@ def go_on(
     locks: bool = True,
     accept_changes: bool = False,
     retry_failed: bool = False,
-    tell: Tell = lambda line: None,
+    tell: Tell = untold,
 ) -> Ledger | None:
     """Open the ledger of an earlier run and hold it against what is there; None when there is none.
 
@@ -92,7 +91,7 @@ def go_on(
     except BaseException:
         ledger.close()
         raise
-    _tell(ledger, tell, changes=str(changes), again=again)
+    tell(_resumed(ledger, changes, again=again))
     return ledger
 
 
@@ -144,7 +143,7 @@ def note_units(ledger: Ledger, events: Path, workload: Workload, tell: Tell) -> 
     if doubt or ledger.facts.get("units"):
         ledger.set_facts(units=doubt)
     if doubt:
-        tell(f"warning: {doubt}")
+        tell(UnitsDoubtful(doubt=doubt))
 
 
 def require_same(ledger: Ledger, facts: Mapping[str, str], *, remedy: str = REMEDY) -> None:
@@ -161,13 +160,15 @@ def require_same(ledger: Ledger, facts: Mapping[str, str], *, remedy: str = REME
             )
 
 
-def _tell(ledger: Ledger, tell: Tell, *, changes: str, again: int) -> None:
+def _resumed(ledger: Ledger, changes: Changes, *, again: int) -> RunResumed:
     counts = ledger.counts()
-    said = [f"{counts.done} of {counts.events} events were done before, {counts.left} are left"]
-    if counts.quarantined:
-        said.append(f"{counts.quarantined} in quarantine are passed over (--retry-failed tries them again)")
-    if changes:
-        said.append(f"events: {changes}")
-    if again:
-        said.append(f"{again} results were missing or torn")
-    tell("; ".join(said))
+    return RunResumed(
+        events=counts.events,
+        done=counts.done,
+        left=counts.left,
+        quarantined=counts.quarantined,
+        new=changes.new,
+        changed=changes.changed,
+        gone=changes.gone,
+        again=again,
+    )

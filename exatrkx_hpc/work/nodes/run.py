@@ -10,10 +10,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 from exatrkx_hpc.base.errors import ConfigError, ExatrkxError, IncompleteRun, LaunchError, OutputError
+from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.work.events.source import event_key, format_of, scan_events
 from exatrkx_hpc.work.inference.blocking import blocking
 from exatrkx_hpc.work.ledger.ledger import Ledger
-from exatrkx_hpc.work.ledger.open import Tell, require_version
+from exatrkx_hpc.work.ledger.open import require_version
+from exatrkx_hpc.work.news import ShardsLost, lost
 from exatrkx_hpc.work.nodes.merge import Merger, Whole, count_left, last_runs
 from exatrkx_hpc.work.nodes.shard_task import run_shards
 from exatrkx_hpc.work.nodes.state import ShardState, forget_state, read_state, together
@@ -59,7 +61,7 @@ def run_sharded(
     progress: ShowProgress | None = None,
     *,
     shards: int | None = None,
-    tell: Tell = lambda line: None,
+    tell: Tell = untold,
 ) -> Report:
     """Give every event its labels as `run_clients` does, shard by shard, and return the report of all.
 
@@ -158,8 +160,8 @@ class _Run:
                 return stopped, error
             if not more and not ended:
                 break
-            self._tell(f"{_named(left)} lost because a node or a worker program ended; other nodes take over")
-        return f"{_named(left)} lost repeatedly; see {self._settings.out / 'shards' / LOG}", None
+            self._tell(ShardsLost(shards=tuple(left)))
+        return f"{lost(left)} repeatedly; see {self._settings.out / 'shards' / LOG}", None
 
     def _round(self, do: Do, shards: Sequence[int], *, first: bool) -> str:
         """Let the shards be done once; return why that was stopped."""
@@ -239,8 +241,3 @@ class _Run:
             for stamp in scan_events(source, format_of(source), column=column, workload=self._settings.kind)
         )
         return sum(1 for key in keys if any(shard.owns(key) for shard in ours))
-
-
-def _named(shards: Sequence[int]) -> str:
-    numbers = ", ".join(map(str, shards))
-    return f"shard {numbers} was" if len(shards) == 1 else f"shards {numbers} were"

@@ -10,7 +10,8 @@ from typing import Any
 
 from exatrkx_hpc.base.errors import ExatrkxError
 from exatrkx_hpc.base.files import write_whole
-from exatrkx_hpc.work.ledger.open import Tell
+from exatrkx_hpc.base.news import Tell, untold
+from exatrkx_hpc.work.news import told_of
 from exatrkx_hpc.work.nodes.state import StateFile
 from exatrkx_hpc.work.results.shards import Shard
 from exatrkx_hpc.work.run.progress import Tally
@@ -24,7 +25,7 @@ def run_shards(
     of: int,
     node: str,
     look: Callable[[], None] = lambda: None,
-    tell: Tell = lambda line: None,
+    tell: Tell = untold,
 ) -> None:
     """Do `shards` of `of` on this machine, one after the other, and leave a word of each in its state.json.
 
@@ -45,7 +46,7 @@ def _run_shard(settings: Settings, shard: Shard, *, node: str, look: Callable[[]
             look()
 
     try:
-        run_clients(dataclasses.replace(settings, shard=shard), show, tell=lambda line: tell(f"shard {shard}: {line}"))
+        run_clients(dataclasses.replace(settings, shard=shard), show, tell=told_of(tell, shard=str(shard)))
     except StoppedRun as stopped:
         state.end(stopped.exit_code, stopped.report.stopped or "")
         return False

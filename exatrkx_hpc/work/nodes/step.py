@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from exatrkx_hpc.base.errors import ConfigError, EndpointError, LaunchError
-from exatrkx_hpc.base.readable import names
-from exatrkx_hpc.launch.slurm.environment import unused_words
+from exatrkx_hpc.base.news import News, Tell, from_json, untold
+from exatrkx_hpc.launch.slurm.environment import unused_variables
 from exatrkx_hpc.launch.slurm.interactive import Allocation, allocation
 from exatrkx_hpc.launch.slurm.step import nodes_of, run_step
-from exatrkx_hpc.work.ledger.open import Tell
+from exatrkx_hpc.work.news import NodeSaid, WorkersSpread
 from exatrkx_hpc.work.nodes import heartbeat as beat
 from exatrkx_hpc.work.nodes.run import LOG, run_sharded
 from exatrkx_hpc.work.nodes.shard_task import write_order
@@ -31,7 +31,7 @@ def run_on_nodes(
     progress: ShowProgress | None = None,
     *,
     nodes: int | None = None,
-    tell: Tell = lambda line: None,
+    tell: Tell = untold,
 ) -> Report:
     """Do what `work.run.run.run_clients` does, with `settings.workers` workers on each node of the shell's allocation.
 
@@ -49,9 +49,9 @@ def run_on_nodes(
     here = nodes_of(inside.job, cluster=inside.cluster, most=nodes)
     if nodes is not None and len(here) < nodes:
         raise LaunchError(f"this shell's allocation {inside.job} has {len(here)} nodes, not {nodes}; lower -N")
-    if line := unused_words(os.environ, "srun"):
-        tell(line)
-    tell(f"{len(here)} nodes, {settings.workers} workers on each: {names(here)}")
+    if (unused := unused_variables(os.environ, "srun")) is not None:
+        tell(unused)
+    tell(WorkersSpread(nodes=here, workers=settings.workers))
     do = _OnNodes(inside=inside, most=nodes, tell=tell)
     return run_sharded(settings, do, progress, shards=PER_NODE * len(here), tell=tell)
 
@@ -79,8 +79,19 @@ class _OnNodes:
                 beat.touch(folder / beat.NAME)
             look()
 
-        heard = run_step(nodes, command, log=folder / LOG, stop=STOP, look=looked, tell=self.tell)
-        return f"stopped by {heard}" if heard else ""
+        def heard(line: str) -> None:
+            self.tell(_news_of(line))
+
+        signal = run_step(nodes, command, log=folder / LOG, stop=STOP, look=looked, heard=heard)
+        return f"stopped by {signal}" if signal else ""
+
+
+def _news_of(line: str) -> News:
+    """Return the news that a task said as JSON, or as a line what srun and a program that broke said."""
+    try:
+        return from_json(line)
+    except ValueError:
+        return NodeSaid(text=line)
 
 
 def require_reachable(settings: Settings) -> None:

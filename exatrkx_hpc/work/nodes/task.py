@@ -2,7 +2,8 @@
 
     python -m exatrkx_hpc.work.nodes.task OUT/shards/task.json
 
-SIGUSR1, which srun hands on, and SIGTERM end it early; what is written stays whole.
+It says news, each as a line of JSON. SIGUSR1, which srun hands on, and SIGTERM end it early; what is written stays
+whole.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from exatrkx_hpc.base.news import News
 from exatrkx_hpc.base.signals import unwind_on_stop
 from exatrkx_hpc.launch.slurm.scheduler import give_back
 from exatrkx_hpc.launch.slurm.workers_job import OWN_JOB
+from exatrkx_hpc.work.news import RunUnheard, told_of
 from exatrkx_hpc.work.nodes import heartbeat as beat
 from exatrkx_hpc.work.nodes.shard_task import read_order, run_shards
 
@@ -33,13 +36,14 @@ def main() -> None:
     rank, tasks = int(os.environ.get("SLURM_PROCID", "0")), int(os.environ.get("SLURM_NTASKS", "1"))
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
-    def tell(line: str) -> None:
-        print(f"{node}: {line}", file=sys.stderr, flush=True)
+    def say(news: News) -> None:
+        print(news.as_json(), file=sys.stderr, flush=True)
 
+    tell = told_of(say, node=node)
     run_shards(settings, shards[rank::tasks], of=of, node=node, tell=tell)
     # When the first node of a job dies, the others keep it, and nobody is there who would end it.
     if (job := os.environ.get(OWN_JOB)) and not beat.is_heard(path.with_name(beat.NAME)):
-        tell(f"no program waits for job {job} any more, its first node may be lost: {give_back(job)}")
+        tell(RunUnheard(job=job, answer=give_back(job)))
 
 
 if __name__ == "__main__":

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exatrkx_hpc.base.errors import ConfigError, ExatrkxError, IncompleteRun, OutputError
+from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.work.events.parquet_files import require_pyarrow
 from exatrkx_hpc.work.events.source import EVENT, PARQUET, format_of
 from exatrkx_hpc.work.inference.blocking import blocking, stopped_by_signals
 from exatrkx_hpc.work.inference.client import Client, checked_address
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_results import sweep
-from exatrkx_hpc.work.ledger.open import Tell, begin, facts_of, go_on, note_units, require_version
+from exatrkx_hpc.work.ledger.open import begin, facts_of, go_on, note_units, require_version
+from exatrkx_hpc.work.news import WorkersAboveCores
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.parts import EVENTS, require_parts
 from exatrkx_hpc.work.results.shards import WHOLE, Shard, read_sharding
@@ -151,11 +153,11 @@ class StoppedRun(IncompleteRun):
         return cls(f"{report.stopped}; {counts}, {report.not_tried} not tried ({path})", report)
 
 
-def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tell: Tell = lambda line: None) -> Report:
+def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tell: Tell = untold) -> Report:
     """Give every event of the folder its result, those that an earlier run did excepted, and return the report.
 
     Every event was tried when it returns: look at `report.failed`, or call `report.check()`. The report is
-    also in OUT/report.json, and what became of each event in OUT/ledger.sqlite. `tell` gets a line about what was
+    also in OUT/report.json, and what became of each event in OUT/ledger.sqlite. `tell` gets news, such as what was
     done before. SIGTERM and SIGINT (Ctrl-C) stop the run; what is written stays whole.
 
     Raises InputError for a folder without events, or with events that changed since they were done; EndpointError
@@ -230,10 +232,7 @@ def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress:
 def _warn(settings: Settings, tell: Tell) -> None:
     cores = len(os.sched_getaffinity(0))
     if settings.workers > _FAR_ABOVE * cores:
-        tell(
-            f"-n {settings.workers} is far more than the CPU cores of this machine ({cores}); fewer workers give a "
-            "higher throughput"
-        )
+        tell(WorkersAboveCores(workers=settings.workers, cores=cores))
 
 
 def source_of(settings: Settings) -> str:

@@ -1,0 +1,74 @@
+"""apptainer (formerly singularity): the host's network and /dev/shm, an image as a file or a URI.
+
+An image that is a URI is not kept under a name: whoever uses it fetches it, or has it in its cache.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import ClassVar, Final
+
+from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.launch.engines.base import PULL_DEADLINE, Command, ContainerEngine
+from exatrkx_hpc.launch.engines.common import bad_image, no_modules, no_shm_size, registry_name, server_command
+from exatrkx_hpc.launch.engines.spec import ContainerSpec
+from exatrkx_hpc.launch.words import Word
+
+_IMAGE = re.compile(r"[^-].*")
+
+
+class Apptainer(ContainerEngine):
+    """apptainer exec: a process of the user's, which leaves nothing behind."""
+
+    programs: ClassVar[tuple[str, ...]] = ("apptainer",)
+
+    def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
+        """Return what apptainer has no word for, or would cut."""
+        commas = (
+            f"apptainer cannot mount {source} as {target}, because it cuts at a comma; use another folder"
+            for source, target in spec.places
+            if "," in source + target
+        )
+        image = bad_image(spec, _IMAGE, "docker://NAME:TAG, or a file")
+        return (*image, *no_shm_size(spec, "apptainer"), *no_modules(spec, "apptainer"), *commas)
+
+    def argv(self, spec: ContainerSpec) -> tuple[Word, ...]:
+        """Return the command; variables of the host reach the container by themselves.
+
+        Its own --env cuts a value at a comma and fills in a $, so that env, inside, sets the variables.
+        """
+        return (
+            "apptainer",
+            "exec",
+            *(("--nv",) if spec.gpus else ()),
+            *(word for source, target in spec.places for word in ("--bind", f"{source}:{target}:ro")),
+            self.image_name(spec.image),
+            *server_command(spec),
+        )
+
+    def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> Command:
+        """Return the command in apptainer, which pulls an image that is a URI before it can answer."""
+        image = self.image_name(spec.image)
+        words = ("apptainer", "exec", image, *command)
+        return Command(words=words, deadline=PULL_DEADLINE) if _is_uri(image) else Command(words=words)
+
+    def image_name(self, image: str) -> str:
+        """Return the file or the URI."""
+        return f"docker://{registry_name(image)}" if image.startswith("docker:") else image
+
+    def find_image(self, image: str, *, other_machines: bool) -> str:
+        """Look for the file; a URI is taken at its word."""
+        image = self.image_name(image)
+        if _is_uri(image):
+            return f"{image}, which each server fetches; 'apptainer pull FILE {image}' makes a file of it"
+        if not Path(image).exists():
+            raise LaunchError(f"{image} does not exist; 'apptainer pull {image} docker://NAME:TAG' makes it")
+        return image
+
+
+def _is_uri(image: str) -> bool:
+    return "://" in image
+
+
+ENGINE: Final = Apptainer()

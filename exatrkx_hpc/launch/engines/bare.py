@@ -1,0 +1,35 @@
+"""No container: the server is a program of the node."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+from exatrkx_hpc.launch.engines.base import Command, ContainerEngine
+from exatrkx_hpc.launch.engines.common import server_command
+from exatrkx_hpc.launch.engines.spec import ContainerSpec
+from exatrkx_hpc.launch.words import Word
+
+
+class Bare(ContainerEngine):
+    """A program of the node, with the node's folders, variables and network."""
+
+    has_container: ClassVar[bool] = False
+
+    def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
+        """Return the mounts that would have another place: without a container there is none."""
+        return tuple(
+            f"engine none has no container, so {source} cannot be seen as {target}; take it out of server.mounts"
+            for source, target in spec.mounts
+            if source != target
+        )
+
+    def argv(self, spec: ContainerSpec) -> tuple[Word, ...]:
+        """Return the server's own command."""
+        return server_command(spec)
+
+    def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> Command:
+        """Return the command itself."""
+        return Command(words=command)
+
+
+ENGINE: Final = Bare()

@@ -1,0 +1,57 @@
+"""NERSC's podman-hpc: podman with a flag for each site module, and images that are migrated for the nodes to see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Final
+
+from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.launch.engines.base import Command
+from exatrkx_hpc.launch.engines.common import MODULE, SETUP, ask, complaint
+from exatrkx_hpc.launch.engines.podman import Podman
+from exatrkx_hpc.launch.engines.spec import ContainerSpec
+
+
+class PodmanHpc(Podman):
+    """podman-hpc, which hands its words on to podman."""
+
+    program: ClassVar[str] = "podman-hpc"
+    programs: ClassVar[tuple[str, ...]] = ("podman-hpc",)
+    images_of_each_node: ClassVar[bool] = False
+
+    def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
+        """Beside what podman cannot do: a module must be able to be a flag, and such a flag reaches no server."""
+        modules = (
+            f"podman-hpc has no module {name!r}; name modules such as gpu or nccl in server.modules"
+            for name in spec.modules
+            if not MODULE.fullmatch(name)
+        )
+        return (*self._wrong_words(spec), *modules, *_stolen(spec))
+
+    def find_image(self, image: str, *, other_machines: bool) -> str:
+        """Look for the migrated, read-only copy, which alone a node sees: migrate says nothing when it failed."""
+        image = self.image_name(image)
+        done = ask(Command(words=("podman-hpc", "images", "--noheading", image)))
+        if done.returncode:
+            raise LaunchError(f"podman-hpc does not tell its images: {complaint(done)}; 'podman-hpc images' shows more")
+        rows = done.stdout.splitlines()
+        if not rows:
+            raise LaunchError(f"podman-hpc has no {image}; {SETUP}")
+        if other_machines and not any(row.split()[-1:] == ["true"] for row in rows):
+            raise LaunchError(f"{image} is on this machine alone; 'podman-hpc migrate {image}' shows it to the nodes")
+        return image
+
+    def _device_flags(self, spec: ContainerSpec) -> tuple[str, ...]:
+        names = dict.fromkeys((*(("gpu",) if spec.gpus else ()), *spec.modules))
+        return tuple(f"--{name}" for name in names)
+
+
+def _stolen(spec: ContainerSpec) -> Iterator[str]:
+    """Yield a fault for each word of the server that podman-hpc 1.2 would read, although it follows the image."""
+    own = {"--help", "--gpu", *(f"--{name}" for name in spec.modules)}
+    for word in spec.command:
+        if word in own:
+            yield f"podman-hpc takes {word} for an option of its own; take it out of server.extra_arguments"
+
+
+ENGINE: Final = PodmanHpc()

@@ -1,0 +1,182 @@
+"""NERSC's shifter: the image is named to Slurm; network and /dev/shm are the node's.
+
+shifter has no word for shared memory, keeps some places of a container to itself, and drops odd characters of a path.
+Its image gateway pulls and knows the images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Final
+
+from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.process import Completed
+from exatrkx_hpc.launch.engines.base import PULL_DEADLINE, Command, ContainerEngine, Trial
+from exatrkx_hpc.launch.engines.common import MODULE, SETUP, ask, bad_image, complaint, no_shm_size
+from exatrkx_hpc.launch.engines.spec import ContainerSpec
+from exatrkx_hpc.launch.words import Word
+
+#: Kinds of images; a name without one is of the first.
+_KINDS = ("docker", "custom", "local", "id")
+#: Kinds that the image gateway is not asked about.
+_NOT_OF_THE_GATEWAY = ("id", "local")
+_IMAGE = re.compile(r"(docker://|local:/|(docker|custom|local|id):)?[A-Za-z0-9][A-Za-z0-9_.:/@-]*")
+#: These belong to the site; targets of the first kind are refused with all that lies below them.
+_SITES_OWN = ("/etc", "/var", "/opt/udiImage")
+_SITES_OWN_ALONE = ("/opt",)
+#: What shifter lets a user mount to although it lies below one of the site's.
+_EXCEPTION = "/var/tmp"
+#: shifter drops every other character of a path without a word (userInputPathFilter in its utility.c).
+_PATH = re.compile(r"[A-Za-z0-9_.+/-]*")
+
+
+class Shifter(ContainerEngine):
+    """shifter with its image gateway, whose program is `shifterimg`."""
+
+    programs: ClassVar[tuple[str, ...]] = ("shifter", "shifterimg")
+
+    def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
+        """Return what shifter has no word for, or refuses."""
+        return (
+            *bad_image(spec, _IMAGE, "docker:NAME:TAG"),
+            *no_shm_size(spec, "shifter"),
+            *_hidden_folders(spec),
+            *_bad_volumes(spec),
+            *_empty_values(spec),
+            *_odd_modules(spec),
+        )
+
+    def argv(self, spec: ContainerSpec) -> tuple[Word, ...]:
+        """Return the command; variables of the host reach the container by themselves."""
+        return ("shifter", *(f"--env={name}={value}" for name, value in spec.environment), *spec.command)
+
+    def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> Command:
+        """Return the command in shifter, without modules."""
+        return Command(words=("shifter", self._image_option(spec), "--module=none", *command))
+
+    def directives(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
+        """Return image, modules and volumes, which shifter's Slurm plugin reads.
+
+        A volume's target must exist in the image, so `folders` are not mounted: they lie on a file system that
+        the site shows in every container, as scratch is.
+        """
+        return tuple((name, value) for name, _, value in self._settings(spec))
+
+    def exports(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
+        """Return the same as variables: the lines of a script say nothing in a shell's own allocation."""
+        return tuple((variable, value) for _, variable, value in self._settings(spec))
+
+    def foreign(self) -> tuple[str, ...]:
+        """Return where Slurm's plugin puts the image of the allocation, which goes before SHIFTER_IMAGEREQUEST."""
+        return tuple(f"{prefix}SHIFTER_{name}" for prefix in ("", "SLURM_SPANK_") for name in ("IMAGE", "IMAGETYPE"))
+
+    def image_name(self, image: str) -> str:
+        """Return KIND:NAME."""
+        if image.startswith("docker://"):
+            return f"docker:{image.removeprefix('docker://')}"
+        return image if _kind(image) in _KINDS else f"docker:{image}"
+
+    def find_image(self, image: str, *, other_machines: bool) -> str:
+        """Ask the image gateway. Of an image that it has not, it says nothing; what it says is of something else."""
+        image = self.image_name(image)
+        if _kind(image) in _NOT_OF_THE_GATEWAY:
+            return f"{image}, which the image gateway is not asked about"
+        done = ask(Command(words=("shifterimg", "lookup", image)))
+        said = done.stdout.split()
+        if done.returncode == 0 and said:
+            return f"{image}, {said[-1][:12]}"
+        if said or done.stderr.strip():
+            again = f"'shifterimg lookup {image}' asks again"
+            raise LaunchError(f"the image gateway does not tell whether it has {image}: {complaint(done)}; {again}")
+        listed = "server.image names it, 'shifterimg images' lists those it has"
+        raise LaunchError(f"the image gateway has no {image}; {SETUP if self.pull(image) else listed}")
+
+    def pull(self, image: str) -> Command | None:
+        """Return what has the gateway pull an image; only those of a registry are pulled."""
+        image = self.image_name(image)
+        pulled = _kind(image) == "docker"
+        return Command(words=("shifterimg", "pull", image), deadline=PULL_DEADLINE) if pulled else None
+
+    def trials(self, spec: ContainerSpec) -> tuple[Trial, ...]:
+        """Return each mount and each folder: which places shifter makes, and which it shows, the site has decided."""
+        image = self._image_option(spec)
+        moved = [(source, target) for source, target in spec.mounts if source != target]
+        kept = [source for source, target in spec.mounts if source == target]
+        return (
+            *(_mount_trial(image, source, target) for source, target in moved if Path(source).exists()),
+            *(_folder_trial(image, name) for name in dict.fromkeys((*spec.folders, *kept)) if Path(name).exists()),
+        )
+
+    def _settings(self, spec: ContainerSpec) -> tuple[tuple[str, str, str], ...]:
+        """Return what shifter is told, as the option of Slurm, the variable of the node and the value."""
+        volumes = ";".join(f"{source}:{target}:ro" for source, target in spec.mounts if source != target)
+        settings = (
+            ("image", "SHIFTER_IMAGEREQUEST", self.image_name(spec.image)),
+            ("module", "SHIFTER_MODULE", ",".join(spec.modules)),
+            ("volume", "SHIFTER_VOLUME", volumes),
+        )
+        return tuple((name, variable, value) for name, variable, value in settings if value)
+
+    def _image_option(self, spec: ContainerSpec) -> str:
+        return f"--image={self.image_name(spec.image)}"
+
+
+def _kind(image: str) -> str:
+    return image.partition(":")[0]
+
+
+def _hidden_folders(spec: ContainerSpec) -> Iterator[str]:
+    for folder in spec.folders:
+        if _below(folder, _SITES_OWN):
+            yield f"shifter shows the image's own {folder}, not the node's; put it on the site's shared file system"
+
+
+def _bad_volumes(spec: ContainerSpec) -> Iterator[str]:
+    for source, target in spec.mounts:
+        own = _below(target, _SITES_OWN) or target.rstrip("/") in ("", *_SITES_OWN_ALONE)
+        if own and target.rstrip("/") != _EXCEPTION:
+            yield f"shifter refuses {target} as the target of a mount; choose another in server.mounts"
+        elif not _PATH.fullmatch(source + target):
+            yield (
+                f"shifter drops characters of the mount {source}:{target}; "
+                "use letters, digits and _ . + - / in server.mounts"
+            )
+
+
+def _empty_values(spec: ContainerSpec) -> Iterator[str]:
+    for name, value in spec.environment:
+        if not value:
+            yield f"shifter refuses the empty value of {name}; take it out of server.environment, or give it a value"
+
+
+def _odd_modules(spec: ContainerSpec) -> Iterator[str]:
+    for name in spec.modules:
+        if not MODULE.fullmatch(name):
+            yield f"shifter has no module {name!r}; name modules such as gpu or mpich in server.modules"
+
+
+def _below(path: str, folders: tuple[str, ...]) -> bool:
+    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
+
+
+def _mount_trial(image: str, source: str, target: str) -> Trial:
+    def refusal(done: Completed) -> str:
+        remedy = "mount a folder that the site shows in every container, to one that the image has or to /NAME"
+        return f"shifter does not mount {source} as {target}: {complaint(done)}; {remedy} (server.mounts)"
+
+    command = Command(words=("shifter", image, f"--volume={source}:{target}:ro", "true"))
+    return Trial(command=command, found=f"{source} as {target}", refusal=refusal)
+
+
+def _folder_trial(image: str, folder: str) -> Trial:
+    def refusal(done: Completed) -> str:
+        why = f": {complaint(done)}" if done.stderr.strip() else ""
+        remedy = "put it on a file system that the site shows in every container, as scratch is"
+        return f"{folder} is not seen there{why}; {remedy}"
+
+    return Trial(command=Command(words=("shifter", image, "test", "-d", folder)), found=folder, refusal=refusal)
+
+
+ENGINE: Final = Shifter()

@@ -1,0 +1,209 @@
+"""The direction of imports: down only, and nothing happens at import but definitions."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from package_modules import NAMES
+
+from exatrkx_hpc.base.assets import package_parent
+from exatrkx_hpc.base.process import run
+from exatrkx_hpc.launch.payload import write_payload
+
+#: The layers, lowest first. A module imports from its own folder and from lower layers, no other folder of its layer.
+LAYERS = (
+    {"", "base"},
+    {"config"},
+    {"launch", "measure", "models"},
+    {"fleet", "work"},
+    {"doctor", "page", "prepare", "scores"},
+    {"farm"},
+    {"bench", "demo"},
+    {"cli"},
+    {"__main__"},
+)
+#: The same within a folder; `` is what lies in the folder itself.
+INNER_LAYERS = {
+    "work": ({""}, {"workloads"}, {"events"}, {"results"}, {"inference", "ledger"}, {"run"}, {"map", "nodes"}),
+    "tracking": ({""}, {"simulation"}, {"scoring"}, {"training"}),
+}
+#: `tracking` stands beside the layers: these may import it, and it imports nothing of the rest.
+KNOW_TRACKING = {"farm", "demo", "cli", "models", "scores"}
+#: What `tracking` may need: it also runs inside Triton, on Python 3.10.
+#: `acts` is optional: its one module imports it where it simulates.
+FOR_TRACKING = {"acts", "numpy", "scipy", "torch", "triton_python_backend_utils"}
+STARTS_PROGRAMS = {
+    *("create_subprocess_exec", "create_subprocess_shell", "subprocess_exec", "subprocess_shell"),
+    *("system", "popen", "fork", "forkpty", "posix_spawn", "posix_spawnp", "ProcessPoolExecutor"),
+    *(f"{verb}{form}" for verb in ("exec", "spawn") for form in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")),
+}
+
+
+def folders(module: str) -> tuple[str, str]:
+    """Return the folder of a module and the one within: `launch` and `slurm` for `exatrkx_hpc.launch.slurm.parse`.
+
+    A module that lies in the package itself is its own folder.
+    """
+    parts = module.split(".")[1:]
+    deeper = len(parts) > 2 or (len(parts) == 2 and NAMES[module].name == "__init__.py")
+    return (parts[0] if parts else "", parts[1] if deeper else "")
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Yield every module that is imported anywhere in `tree`, by its full name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in NAMES else str(node.module)
+
+
+TREES = {name: ast.parse(path.read_text(), str(path)) for name, path in NAMES.items()}
+ARROWS = {name: set(imported(tree)) for name, tree in TREES.items()}
+
+
+def ours(module: str) -> set[str]:
+    return {target for target in ARROWS[module] if target.partition(".")[0] == "exatrkx_hpc"}
+
+
+def layer(name: str, layers: Sequence[set[str]]) -> int:
+    return next(number for number, names in enumerate(layers) if name in names)
+
+
+def allowed(source: str, target: str) -> bool:
+    (here, inner), (there, other) = folders(source), folders(target)
+    if target == "exatrkx_hpc":
+        return True
+    if here == there:
+        layers = INNER_LAYERS.get(here)
+        return layers is None or inner == other or layer(other, layers) < layer(inner, layers)
+    if there == "tracking":
+        return here in KNOW_TRACKING
+    return here != "tracking" and layer(there, LAYERS) < layer(here, LAYERS)
+
+
+def test_every_folder_has_its_layer():
+    assert {folders(name)[0] for name in NAMES} == set().union(*LAYERS, {"tracking"}), "a new folder needs a layer"
+    for name, layers in INNER_LAYERS.items():
+        inner = {within for folder, within in map(folders, NAMES) if folder == name}
+        assert inner - {""} == set().union(*layers) - {""}, f"a new folder in {name} needs a layer"
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_imports_run_downward(module: str):
+    assert [target for target in sorted(ours(module)) if not allowed(module, target)] == []
+
+
+def test_an_arrow_that_runs_up_would_be_found():
+    assert not allowed("exatrkx_hpc.launch.plan", "exatrkx_hpc.farm")
+    assert not allowed("exatrkx_hpc.launch.plan", "exatrkx_hpc.fleet.monitor")
+    assert not allowed("exatrkx_hpc.fleet.monitor", "exatrkx_hpc.work.run.run")
+    assert not allowed("exatrkx_hpc.base.errors", "exatrkx_hpc.config.schema")
+    assert not allowed("exatrkx_hpc.tracking.frnn", "exatrkx_hpc.base.errors")
+    assert not allowed("exatrkx_hpc.tracking.frnn", "exatrkx_hpc.tracking.simulation.synthetic")
+    assert not allowed("exatrkx_hpc.work.inference.client", "exatrkx_hpc.tracking.frnn")
+    assert not allowed("exatrkx_hpc.work.results.layout", "exatrkx_hpc.work.ledger.ledger")
+    assert not allowed("exatrkx_hpc.work.inference.client", "exatrkx_hpc.work.ledger.ledger")
+    assert allowed("exatrkx_hpc.fleet.monitor", "exatrkx_hpc.launch.scheduler")
+    assert allowed("exatrkx_hpc.work.run.run", "exatrkx_hpc.work.ledger.ledger")
+
+
+def test_no_imports_run_in_a_circle():
+    graphlib.TopologicalSorter({name: ours(name) - {name} for name in NAMES}).prepare()
+
+
+@pytest.mark.parametrize("module", [name for name in NAMES if folders(name)[0] == "tracking"])
+def test_tracking_needs_numpy_scipy_and_torch_alone(module: str):
+    others = {target.partition(".")[0] for target in ARROWS[module]} - sys.stdlib_module_names - {"exatrkx_hpc"}
+    assert others <= FOR_TRACKING
+    at_import = ast.Module([node for node in TREES[module].body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+    assert "triton_python_backend_utils" not in set(imported(at_import)), "it exists inside Triton only"
+
+
+@pytest.mark.parametrize("module", [name for name in NAMES if name != "exatrkx_hpc.base.process"])
+def test_process_is_the_only_door_to_other_programs(module: str):
+    assert not {"subprocess", "multiprocessing", "pty", "pexpect"} & {name.split(".")[0] for name in ARROWS[module]}
+    words = {node.attr for node in ast.walk(TREES[module]) if isinstance(node, ast.Attribute)}
+    words |= {node.id for node in ast.walk(TREES[module]) if isinstance(node, ast.Name)}
+    assert words & STARTS_PROGRAMS == set()
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_every_module_postpones_its_annotations(module: str):
+    imports = [node for node in TREES[module].body if isinstance(node, ast.Import | ast.ImportFrom)]
+    if imports:
+        assert isinstance(imports[0], ast.ImportFrom) and imports[0].module == "__future__"
+
+
+#: Imports modules and tells what our own code did meanwhile; numpy and urllib3 look around, which is theirs.
+WATCH = """
+import json, sys
+events = []
+WATCHED = {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec", "os.system", "socket.bind", "socket.connect"}
+def look(name, arguments):
+    frame = sys._getframe(1) if name in WATCHED else None
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if "/exatrkx_hpc/" in file:
+            events.append([name, file])
+        if "/exatrkx_hpc/" in file or "site-packages" in file:
+            break
+        frame = frame.f_back
+sys.addaudithook(look)
+for name in sys.argv[1:]:
+    __import__(name)
+import logging, threading
+print(json.dumps({
+    "events": events,
+    "modules": sorted(name for name in sys.modules if "." not in name),
+    "handlers": len(logging.getLogger().handlers),
+    "threads": [thread.name for thread in threading.enumerate()],
+}))
+"""
+
+
+def import_alone(*modules: str, **variables: str) -> dict:
+    """Import the modules in a Python of their own and return what happened."""
+    environment = {**os.environ, "PYTHONPATH": str(package_parent()), **variables}
+    done = run([sys.executable, "-c", WATCH, *modules], env=environment, cwd=Path("/"))
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_command_line_starts_without_the_heavy_packages():
+    modules = import_alone("exatrkx_hpc.cli")["modules"]
+    assert not {"torch", "scipy", "matplotlib", "pandas", "cupy", "pytriton"} & set(modules)
+
+
+def test_importing_everything_starts_nothing():
+    seen = import_alone(*NAMES)
+    assert seen["events"] == []
+    assert seen["handlers"] == 0
+    assert seen["threads"] == ["MainThread"]
+
+
+def test_what_travels_to_the_nodes_imports_nothing_else(tmp_path: Path):
+    write_payload(tmp_path)
+    write_payload(tmp_path)
+    parts = [name for name in NAMES if folders(name) == ("tracking", "")]
+    seen = import_alone(*parts, PYTHONPATH=str(tmp_path))
+    assert not {"pydantic", "typer", "rich", "tritonclient", "grpc", "jinja2", "requests"} & set(seen["modules"])
+    code = "import exatrkx_hpc.tracking as t; print(t.__file__)"
+    done = run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=Path("/"))
+    assert done.stdout.strip() == str(tmp_path / "exatrkx_hpc" / "tracking" / "__init__.py")
+    inside = [path for path in (tmp_path / "exatrkx_hpc" / "tracking").iterdir() if path.name != "__pycache__"]
+    assert not any(path.is_dir() for path in inside), "simulation, training and scoring stay at home"
+    assert sorted(path.name for path in (tmp_path / "exatrkx_hpc").iterdir() if path.name != "__pycache__") == [
+        "__init__.py",
+        "tracking",
+    ]

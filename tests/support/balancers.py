@@ -1,0 +1,106 @@
+"""What tests of balancers share: servers that answer with their name, and a balancer that notes what it is told."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import requests
+from server_records import record
+
+from exatrkx_hpc.base.errors import EndpointError
+from exatrkx_hpc.base.ports import free_port, port_trouble
+from exatrkx_hpc.fleet.balancer.base import BalancerKind, Listen
+from exatrkx_hpc.fleet.members.reconcile import Member
+
+
+def member(name: str = "nid001-0", address: str = "10.0.0.1", **ports: int) -> Member:
+    return Member(record=record(name, address=address, **ports), state="ready", note="answers")
+
+
+def free_listen() -> Listen:
+    return Listen(host="127.0.0.1", grpc_port=free_port("127.0.0.1"), http_port=free_port("127.0.0.1"))
+
+
+class RecordingBalancer:
+    """A balancer that moves no request; `calls` has what it was told: a verb, and the names of the members.
+
+    It differs from a real one: nothing listens, and a member that a real one would refuse is refused only while
+    `trouble` says so.
+    """
+
+    name = "recording"
+
+    def __init__(self, folder: Path, listen: Listen) -> None:
+        self.listen = listen
+        self.calls: list[tuple[str, tuple[str, ...]]] = []
+        self.trouble = ""
+        self._runs = False
+
+    def start(self, members: Iterable[Member]) -> None:
+        for port in (self.listen.grpc_port, self.listen.http_port):
+            if port_trouble(self.listen.host, port):
+                raise EndpointError(f"port {port} of {self.listen.host} is in use; set balancer.grpc_port")
+        self._note("start", members)
+        self._runs = True
+
+    def update(self, members: Iterable[Member]) -> None:
+        self._note("update", members)
+
+    def alive(self) -> bool:
+        return self._runs
+
+    def stop(self, *, grace: float = 5.0) -> None:
+        self._note("stop", ())
+        self._runs = False
+
+    def die(self) -> None:
+        self._runs = False
+
+    def _note(self, verb: str, members: Iterable[Member]) -> None:
+        if self.trouble and verb != "stop":
+            raise EndpointError(self.trouble)
+        self.calls.append((verb, tuple(member.name for member in members)))
+
+
+def _no_program() -> str:
+    return ""
+
+
+RECORDING = BalancerKind(program="recording", find=_no_program, make=RecordingBalancer)
+
+
+@contextlib.contextmanager
+def answering(name: str, address: str) -> Iterator[Member]:
+    """A small HTTP server that answers with its name."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(name.encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer((address, 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield member(name, address, http_port=server.server_port)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def asked(url: str, times: int = 10) -> set[str]:
+    """What a number of requests were answered with, one connection each."""
+    found = set()
+    for _ in range(times):
+        with requests.get(url, timeout=5) as answer:
+            found.add(answer.text if answer.ok else str(answer.status_code))
+    return found
