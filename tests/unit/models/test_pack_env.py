@@ -168,8 +168,8 @@ def test_numpy_2_goes_with_torch_and_check_names_the_models_that_cannot_use_it(s
     findings = check(built)
     assert {finding.model for finding in findings} == {"frnn", "applyfilter", "wcc"}
     assert findings[0].what == (
-        f"the Python environment {tmp_path}/packed has numpy 2.1.0, with which Triton 2.51 reads zeros and answers "
-        "with 0 bytes"
+        f"the Python environment {tmp_path}/packed has numpy 2.1.0, with which Triton 2.51 reads zeros and returns "
+        "0 bytes"
     )
     for name in ("frnn", "applyfilter", "wcc"):
         edit(built, name, lambda config: setattr(config.parameters["numpy2"], "string_value", "allow"))
