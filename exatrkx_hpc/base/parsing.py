@@ -24,7 +24,7 @@ _HEADERS: Mapping[tuple[int, int], Callable[[io.BytesIO], tuple[tuple[int, ...],
 
 
 @contextlib.contextmanager
-def blamed_on(path: Path, form: str, *, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def parse_errors(path: Path, form: str, *, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn whatever a parser raises inside the block into an InputError of one line: bytes can surprise any parser.
 
     `form` is what the file at `path` should be, such as "a .npy file". Errors of ours pass as they are, and
@@ -76,12 +76,12 @@ def unpack_npz(path: Path, data: bytes, *, wanted: str) -> Mapping[str, Callable
 
     Raises InputError for an archive that is torn, at once or when an array is unpacked.
     """
-    with blamed_on(path, "an .npz file"):
+    with parse_errors(path, "an .npz file"):
         archive = zipfile.ZipFile(io.BytesIO(data))
         names = archive.namelist()
 
     def unpack(name: str) -> bytes:
-        with blamed_on(path, "an .npz file"):
+        with parse_errors(path, "an .npz file"):
             if archive.getinfo(name).file_size > _LARGEST:  # no more than this is ever unpacked
                 raise InputError(f"{path} unpacks to more than {_LARGEST >> 20} MB, too much for an event; {wanted}")
             return archive.read(name)

@@ -148,7 +148,7 @@ def _last_word(job: story.Job | None, words: _Words) -> None:
     if job is None:
         return
     words.show(job.id)
-    now = story.look(job).info
+    now = story.status(job).info
     if now.state not in (JobState.COMPLETED, JobState.CANCELLED):
         logs = job.run_dir.logs
         raise LaunchError(f"the farm of job {job.id} is {now.state.value} ({now.reason}); the logs are in {logs}")

@@ -28,7 +28,7 @@ from exatrkx_hpc.models.trial import Sample
 from exatrkx_hpc.tracking.constants import DEFAULT_SEED, DEFAULT_TRAINING, NETWORK_NAMES, QUICK_TRAINING
 from exatrkx_hpc.tracking.simulation.synthetic import generate_event
 from exatrkx_hpc.work.events.source import Reader, find_events
-from exatrkx_hpc.work.inference.probe import ask_model, asked_table, save_outputs
+from exatrkx_hpc.work.inference.probe import ask_model, reply_table, save_outputs
 from exatrkx_hpc.work.workloads.exatrkx import HITS
 
 models_app = typer.Typer(help="Build, check, fill, test and train model repositories.", no_args_is_help=True)
@@ -234,7 +234,7 @@ def test(
     if as_json:
         typer.echo(json.dumps(asked.to_dict(), indent=2))
     else:
-        console().print(asked_table(asked))
+        console().print(reply_table(asked))
 
 
 @models_app.command("pack-env", epilog="Example: exatrkx-hpc models pack-env --out environment --package torch")

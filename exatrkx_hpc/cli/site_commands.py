@@ -101,7 +101,7 @@ def status(
     """
     farm = resolved(config, site=site, run_root=run_root).farm
     found = [story.find_job(farm, job)] if job is not None else list(story.jobs(farm))
-    views = [story.look(one) for one in found]
+    views = [story.status(one) for one in found]
     if as_json:
         typer.echo(json.dumps([view.as_dict() for view in views], indent=2))
         return

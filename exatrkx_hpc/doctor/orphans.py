@@ -1,4 +1,4 @@
-"""What farms of the past have left on this machine: containers and processes of jobs that are over."""
+"""Orphans on this machine: containers and processes of jobs that are over."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.doctor.finding import Finding, refused
 from exatrkx_hpc.fleet.balancer.balancers import BALANCERS
-from exatrkx_hpc.fleet.leftovers import farm_processes
+from exatrkx_hpc.fleet.orphans import farm_processes
 from exatrkx_hpc.launch.embedded.cleanup import containers, removal_argv
 
 #: The names of the programs that a monitor starts.
 OF_MONITORS = (*(kind.program for kind in BALANCERS.values()), "prometheus")
 
 
-def leftover_findings(farm: Farm, state: Callable[[str], JobState]) -> Iterator[Finding]:
+def orphan_findings(farm: Farm, state: Callable[[str], JobState]) -> Iterator[Finding]:
     """Yield what is left of jobs of this run root that are over, with the command that ends it.
 
     A job of which nobody can say whether it is over has left nothing.
@@ -42,7 +42,7 @@ def leftover_findings(farm: Farm, state: Callable[[str], JobState]) -> Iterator[
         remedy = shlex.join(["kill", "-KILL", *(str(process.pid) for process in processes)])
         yield Finding(what="orphaned processes", ok=False, found=found, remedy=remedy)
     if not left and not processes:
-        yield Finding(what="leftovers", ok=True, found="none of earlier jobs on this machine")
+        yield Finding(what="orphans", ok=True, found="none of earlier jobs on this machine")
 
 
 class _Over:

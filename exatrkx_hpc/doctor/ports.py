@@ -9,9 +9,9 @@ from pathlib import Path
 from exatrkx_hpc.base.ports import port_trouble, user_port
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.doctor.finding import Finding
-from exatrkx_hpc.doctor.leftovers import OF_MONITORS
+from exatrkx_hpc.doctor.orphans import OF_MONITORS
 from exatrkx_hpc.fleet.endpoint import read_endpoint
-from exatrkx_hpc.fleet.leftovers import farm_processes
+from exatrkx_hpc.fleet.orphans import farm_processes
 from exatrkx_hpc.launch.plan import PORTS_PER_SERVER
 from exatrkx_hpc.launch.run_dir import FarmDir
 

@@ -53,20 +53,20 @@ _WAITS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the script of a job was asked: to `drain` or to `halt`, `by` SIGTERM (Slurm's word) or a request."""
+class StopRequest:
+    """A request to stop a job: to `drain` or to `halt`, `by` SIGTERM (from Slurm) or a request (from a user)."""
 
     what: str
     by: str
 
 
-def read_asked(run_dir: RunDir) -> Asked | None:
-    """Return what the script of the job was asked, or None when it was asked nothing."""
+def read_stop_request(run_dir: RunDir) -> StopRequest | None:
+    """Return the stop request that the script of the job received, or None."""
     try:
         words = run_dir.stop.read_text(errors="replace").split()
     except OSError:
         return None
-    return Asked(what=words[0], by=words[1] if len(words) > 1 else "request") if words else None
+    return StopRequest(what=words[0], by=words[1] if len(words) > 1 else "request") if words else None
 
 
 def read_notice(run_dir: RunDir) -> float:
@@ -94,7 +94,7 @@ def explained(info: JobInfo, run_dir: RunDir, records: Iterable[ServerRecord]) -
     if info.state is JobState.UNKNOWN:
         return replace(info, reason=f"{info.reason}; {_UNKNOWN[info.answered]}")
     if info.state is JobState.COMPLETED:
-        return replace(info, reason=_completed(info, read_asked(run_dir), read_notice(run_dir)))
+        return replace(info, reason=_completed(info, read_stop_request(run_dir), read_notice(run_dir)))
     if info.state is JobState.PENDING:
         again = any(of_former_run(record, info) for record in records)
         what = f"{'requeued, ' if again else ''}{_waits(info)}"
@@ -106,7 +106,7 @@ def explained(info: JobInfo, run_dir: RunDir, records: Iterable[ServerRecord]) -
     return replace(info, reason=f"{what}; {_NEXT[info.state].format(id=info.id)}")
 
 
-def _completed(info: JobInfo, asked: Asked | None, notice: float) -> str:
+def _completed(info: JobInfo, asked: StopRequest | None, notice: float) -> str:
     if asked is None:
         return info.reason
     if asked.by == "beside":

@@ -20,8 +20,8 @@ from exatrkx_hpc.launch.run_dir import RunDir
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """What a job is at one moment; `endpoint` is empty when no monitor keeps one."""
+class JobStatus:
+    """The state of a job and its servers at one moment; `endpoint` is empty when no monitor is running."""
 
     info: JobInfo
     servers: tuple[Member, ...]
@@ -49,21 +49,21 @@ class Look:
         }
 
 
-def look(info: JobInfo, run_dir: RunDir, *, timeout: float) -> Look:
-    """Look once at the job of `run_dir`; each server has `timeout` seconds to answer."""
+def job_status(info: JobInfo, run_dir: RunDir, *, timeout: float) -> JobStatus:
+    """Query the job of `run_dir` once; each server has `timeout` seconds to answer."""
     now, servers = observe(info, run_dir, timeout=timeout)
     endpoint = read_endpoint(run_dir)
     servers = tuple(_with_age(member, time.time()) for member in servers)
-    return Look(info=now, servers=servers, endpoint=endpoint.grpc if endpoint else "")
+    return JobStatus(info=now, servers=servers, endpoint=endpoint.grpc if endpoint else "")
 
 
-def look_until_ready(look_now: Callable[[], Look], *, wanted: int, timeout: float, tell: Tell) -> Look:
-    """Return the first look in which `wanted` servers are ready, each change told before.
+def wait_until_ready(query: Callable[[], JobStatus], *, wanted: int, timeout: float, tell: Tell) -> JobStatus:
+    """Wait until `wanted` servers are ready and return that status; each change is passed to `tell`.
 
     Raises EndpointError when the job ends before, or `timeout` seconds have passed.
     """
     until, said = time.monotonic() + timeout, ""
-    while (now := look_now()).ready < wanted:
+    while (now := query()).ready < wanted:
         job, state = now.info.id, now.info.state
         news = JobProgress(job=job, state=state, ready=now.ready, wanted=wanted, reason=now.info.reason)
         if str(news) != said:

@@ -52,11 +52,11 @@ def load_pipeline(repository: Path, *, device: str = "cpu") -> Pipeline:
     """
     settings = require_pipeline(repository)
     from exatrkx_hpc.tracking.pipeline import Pipeline
-    from exatrkx_hpc.tracking.serving_fused import rehearse
+    from exatrkx_hpc.tracking.serving_fused import warm_up
 
     try:
         pipeline = Pipeline.load(repository, settings=settings, device=device)
-        rehearse(pipeline)
+        warm_up(pipeline)
     except ValueError as error:
         raise ModelError(f"{repository}: {error}; run 'exatrkx-hpc models check {repository}'") from error
     return pipeline

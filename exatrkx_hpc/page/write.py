@@ -65,7 +65,7 @@ def _ledgers(out: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def told_on_a_page(settings: Settings, run_root: Path | None = None) -> Iterator[None]:
+def page_of_run(settings: Settings, run_root: Path | None = None) -> Iterator[None]:
     """Write the page of the run inside the block when it ends, or is stopped; another error leaves none.
 
     `run_root` is where the farm is whose endpoint `settings.server` may be: then its servers are asked what they
@@ -99,7 +99,7 @@ def _write(
     write_page(
         settings.out,
         times=settings.times,
-        settings=settings_told(settings),
+        settings=shown_settings(settings),
         versions=_versions(_record(settings, run_root)),
         compute=found.compute,
         answered=found.answered,
@@ -107,7 +107,7 @@ def _write(
     )
 
 
-def settings_told(settings: Settings) -> dict[str, str]:
+def shown_settings(settings: Settings) -> dict[str, str]:
     """Return the settings of a run in the words of its page."""
     source = {"endpoint": settings.server} if settings.server else {"model repository": str(settings.repository)}
     return {

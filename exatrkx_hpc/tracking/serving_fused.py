@@ -53,7 +53,7 @@ class FusedStage(TorchStage):
         try:
             use_device(device := device_of(args))
             self.pipeline = pipeline.load(folder, settings=settings_of(parameters), device=device, threads=threads)
-            rehearse(self.pipeline)
+            warm_up(self.pipeline)
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"{self.model}: {reason(error)}") from error
 
@@ -64,7 +64,7 @@ class FusedStage(TorchStage):
         return (self.pipeline.find_tracks(hits),)
 
 
-def rehearse(pipeline: Pipeline) -> None:
+def warm_up(pipeline: Pipeline) -> None:
     """Run each network, then whole events of three sizes, twice, so that no later event finds anything not ready.
 
     That compiles the kernels and fills the pools of memory. Raises ValueError, one line, for anything that fails: a

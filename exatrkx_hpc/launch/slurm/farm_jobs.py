@@ -180,7 +180,7 @@ class FarmSlurm:
         key = (found.id, found.name)
         if key not in self._others:
             try:
-                self._others[key] = self._of(found.id).whose(found.id, self._owner(found.id))
+                self._others[key] = self._of(found.id).why_foreign(found.id, self._owner(found.id))
             except LaunchError:
                 return f"Slurm's job {found.id} is called {found.name!r}, and this one was {record.name!r}"
         return self._others[key] and f"the job ID now belongs to another job: {self._others[key]}"

@@ -125,7 +125,7 @@ class Slurm:
         if not self._ended(job, within=_KILL_WAIT):
             raise _cannot_end(self.info(job))
 
-    def whose(self, job: str, owner: Owner) -> str:
+    def why_foreign(self, job: str, owner: Owner) -> str:
         """Return why the job of this number is not the owner's, or nothing when it is.
 
         Raises LaunchError when Slurm does not say.
@@ -149,7 +149,7 @@ class Slurm:
     def _refuse_another(self, info: JobInfo, owner: Owner) -> None:
         """Raise LaunchError unless Slurm says that the job is the owner's; a number may be another job's by now."""
         try:
-            why = self.whose(info.id, owner)
+            why = self.why_foreign(info.id, owner)
         except LaunchError as error:
             if info.state is JobState.UNKNOWN and info.answered:
                 raise _cannot_end(info) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from exatrkx_hpc.base.errors import InputError
-from exatrkx_hpc.base.parsing import blamed_on
+from exatrkx_hpc.base.parsing import parse_errors
 
 #: More text than any event has: a file whose brackets do not match must not fill the memory.
 LONGEST: Final = 1 << 29
@@ -26,7 +26,7 @@ def array_elements(path: Path, key: str, *, longest: int = LONGEST) -> Iterator[
     of at most `longest` characters. Raises InputError for a file that cannot be read or is no such JSON.
     """
     try:
-        with blamed_on(path, "JSON", but=(UnicodeDecodeError, OSError)), path.open(encoding="utf-8-sig") as file:
+        with parse_errors(path, "JSON", but=(UnicodeDecodeError, OSError)), path.open(encoding="utf-8-sig") as file:
             text = _Text(file, path, longest)
             for sign in ("{", f'"{key}"', ":", "["):
                 if not text.take(sign):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from exatrkx_hpc.base.errors import InputError, MissingComponent
-from exatrkx_hpc.base.parsing import blamed_on
+from exatrkx_hpc.base.parsing import parse_errors
 from exatrkx_hpc.work.events.values import Stamp, UnreadableEvent
 from exatrkx_hpc.work.workloads.base import Workload
 
@@ -134,14 +134,14 @@ def opened(path: Path) -> Iterator[ParquetFile]:
     require_pyarrow()
     from pyarrow.parquet import ParquetFile
 
-    with told(path), path.open("rb") as file, ParquetFile(file, pre_buffer=False) as parquet:
+    with parquet_errors(path), path.open("rb") as file, ParquetFile(file, pre_buffer=False) as parquet:
         yield parquet
 
 
 @contextlib.contextmanager
-def told(path: Path) -> Iterator[None]:
+def parquet_errors(path: Path) -> Iterator[None]:
     """Turn what is raised inside the block into one line: UnreadableEvent for the file, InputError for its bytes."""
-    with blamed_on(path, "Parquet"):
+    with parse_errors(path, "Parquet"):
         try:
             yield
         except OSError as error:

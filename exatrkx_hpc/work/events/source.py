@@ -18,7 +18,7 @@ from typing import Final
 
 from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.base.files import LFS_REMEDY, is_lfs_pointer
-from exatrkx_hpc.base.parsing import blamed_on
+from exatrkx_hpc.base.parsing import parse_errors
 from exatrkx_hpc.work.events.parquet_files import EVENT, index, require_pyarrow
 from exatrkx_hpc.work.events.parquet_reader import ParquetReader
 from exatrkx_hpc.work.events.table_files import parse_arrays, parse_csv_table
@@ -200,7 +200,7 @@ def read_event(path: Path, workload: Workload | None = None) -> EventInput:
     """
     form = path.suffix[1:] if path.suffix[1:] in FORMATS else CSV
     try:
-        with blamed_on(path, f"*.{form}", but=(OSError,)), path.open("rb") as file:
+        with parse_errors(path, f"*.{form}", but=(OSError,)), path.open("rb") as file:
             before = os.fstat(file.fileno())
             data = file.read()  # a file that is too large for the memory is told as that
             after = os.fstat(file.fileno())
@@ -218,7 +218,7 @@ def _parsed(path: Path, data: bytes, form: str, workload: Workload) -> Tensors:
     if form not in parsers:
         raise InputError(f"{path}: events of workload {workload.name} are {', '.join(parsers)} or parquet, not {form}")
     try:
-        with blamed_on(path, f"*.{form}"):
+        with parse_errors(path, f"*.{form}"):
             return parsers[form](path, data)
     except InputError as error:
         if is_lfs_pointer(path):

@@ -51,7 +51,7 @@ class Sent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Reply:
     """One request and its answer; `seconds` is the time of the request alone, `values` are the outputs by name."""
 
     server: str
@@ -69,7 +69,7 @@ class Asked:
         return facts | {key: [asdict(tensor) for tensor in group] for key, group in tensors.items()}
 
 
-def ask_model(server: str, model: str, files: Sequence[str], *, version: str = "", timeout: float = 60.0) -> Asked:
+def ask_model(server: str, model: str, files: Sequence[str], *, version: str = "", timeout: float = 60.0) -> Reply:
     """Send the tensors of CSV files to `model` at `server` (`host:port`) and return what it answers.
 
     `files` are paths in the order of the model's inputs, or `NAME=PATH`; an input that is optional may be left out
@@ -89,7 +89,7 @@ def ask_model(server: str, model: str, files: Sequence[str], *, version: str = "
         )
         seconds = time.monotonic() - begin
     values, received = _received(model, answer, outputs)
-    return Asked(
+    return Reply(
         server=server,
         model=model,
         version=served,
@@ -100,7 +100,7 @@ def ask_model(server: str, model: str, files: Sequence[str], *, version: str = "
     )
 
 
-def save_outputs(asked: Asked, out: Path) -> Asked:
+def save_outputs(asked: Reply, out: Path) -> Reply:
     """Write each output as CSV and return what was asked with the files' names.
 
     `out` is a file `NAME.csv` for a model of one output, else a folder, which gets `MODEL.OUTPUT.csv` for each. No
@@ -128,7 +128,7 @@ def save_outputs(asked: Asked, out: Path) -> Asked:
     return replace(asked, outputs=tuple(replace(one, file=str(path)) for one, path in named))
 
 
-def _paths(folder: Path, asked: Asked) -> list[Path]:
+def _paths(folder: Path, asked: Reply) -> list[Path]:
     """Return a file for each output; names that differ only in what a file's name cannot hold get a number."""
     chosen: dict[str, Path] = {}
     for one in asked.outputs:
@@ -141,7 +141,7 @@ def _paths(folder: Path, asked: Asked) -> list[Path]:
     return list(chosen.values())
 
 
-def asked_table(asked: Asked) -> Table:
+def reply_table(asked: Reply) -> Table:
     """Return the tensors of a request and of its answer as a table."""
     from rich.table import Table
 

@@ -66,7 +66,7 @@ def match_events(
     changed ones wait again and those that are gone are forgotten. Also raises InputError for a folder without events.
     Of Parquet files `column` names the events. Of a `shard` only its own events count, and there may be none.
     """
-    with ledger.told():
+    with ledger.sqlite_errors():
         try:
             listing = _Listing(folder=folder, column=column, shard=shard, workload=workload)
             changes = _match_events(ledger, listing, accept=accept)

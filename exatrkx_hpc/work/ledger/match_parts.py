@@ -76,7 +76,7 @@ def is_whole(path: Path, size: int, sha256: bytes, recent: bool) -> bool:
 def sweep_parts(ledger: Ledger, results: Results) -> None:
     """Remove the parts that the ledger does not know: a worker may outlive its coordinator for a moment."""
     for key, path in _part_files(results):
-        with ledger.told():
+        with ledger.sqlite_errors():
             known = ledger.db.execute("SELECT 1 FROM parts WHERE key = ?", (key,)).fetchone()
         if known is None:
             path.unlink(missing_ok=True)

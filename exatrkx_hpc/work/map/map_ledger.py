@@ -27,7 +27,7 @@ from exatrkx_hpc.work.results.outcome import Failed, Result
 from exatrkx_hpc.work.results.read import read_result
 from exatrkx_hpc.work.results.shards import read_sharding
 from exatrkx_hpc.work.results.write import write_result
-from exatrkx_hpc.work.run.accounts import Book
+from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.progress import Tally
 from exatrkx_hpc.work.run.worker import KINDS
 from exatrkx_hpc.work.workloads.base import Workload
@@ -87,7 +87,7 @@ class Scribe:
         self._accept, self._retry = accept_changes, retry_failed
         self._stack = contextlib.ExitStack()
         self._ledger: Ledger
-        self._book: Book | None = None
+        self._book: Accounts | None = None
         self._begin = self._last_answer = time.monotonic()
 
     def open(self) -> None:
@@ -109,14 +109,14 @@ class Scribe:
         with self._results.usable():
             match_quarantine(ledger, self._results.quarantine)
             match_results(ledger, self._results)
-        with ledger.told():
+        with ledger.sqlite_errors():
             ledger.db.execute("CREATE TEMP TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID")
         version = ledger.facts.get("version", "")
-        self._book = Book(ledger, self._results, Path(), server=self._server, version=version)
+        self._book = Accounts(ledger, self._results, Path(), server=self._server, version=version)
         self._begin = self._last_answer = time.monotonic()
 
     @property
-    def _accounts(self) -> Book:
+    def _accounts(self) -> Accounts:
         assert self._book is not None, "the scribe is open"
         return self._book
 
@@ -132,7 +132,7 @@ class Scribe:
         those that were done.
         """
         key = self._new_key(event.name)
-        with self._ledger.told():
+        with self._ledger.sqlite_errors():
             fields = self._ledger.db.execute(_FIND, (key,)).fetchone()
         row = _Row(*fields) if fields is not None else None
         found = self._found(event, row) if row is not None else None
@@ -169,7 +169,7 @@ class Scribe:
                 "evt_7.csv"
             )
         key = event_key(name)
-        with self._ledger.told():
+        with self._ledger.sqlite_errors():
             if self._ledger.db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount == 0:
                 raise InputError(f"two events are named {name}; a ledger needs unique names")
         return key
@@ -177,7 +177,7 @@ class Scribe:
     def _expect(self, event: Event, key: bytes, row: _Row | None) -> None:
         """Let an event wait in the ledger, and take it out of the accounts if it was there."""
         book = self._accounts
-        with self._ledger.told():  # it is committed with its result
+        with self._ledger.sqlite_errors():  # it is committed with its result
             if row is None:
                 self._ledger.db.execute(_NEW, (key, as_text(event.name), event.size, event.sha256))
                 book.events += 1

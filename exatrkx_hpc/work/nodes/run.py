@@ -16,7 +16,7 @@ from exatrkx_hpc.work.inference.blocking import blocking
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.open import require_version
 from exatrkx_hpc.work.news import ShardsLost, lost
-from exatrkx_hpc.work.nodes.merge import Merger, Whole, count_left, last_runs
+from exatrkx_hpc.work.nodes.merge import Merger, RunFacts, count_left, last_runs
 from exatrkx_hpc.work.nodes.shard_task import run_shards
 from exatrkx_hpc.work.nodes.state import ShardState, forget_state, read_state, together
 from exatrkx_hpc.work.results.layout import Results
@@ -219,7 +219,7 @@ class _Run:
             for shard, ledger in ledgers.items():
                 merger.add(ledger, before=self._before.get(shard, 0))
             unknown = self._count_events(set(range(self._of)) - ledgers.keys())
-        whole = Whole(
+        whole = RunFacts(
             server=source_of(settings),
             model=settings.models,
             mode=settings.mode,

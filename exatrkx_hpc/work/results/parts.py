@@ -22,7 +22,7 @@ import numpy as np
 
 from exatrkx_hpc.base.errors import ConfigError, InputError, OutputError
 from exatrkx_hpc.base.files import write_whole
-from exatrkx_hpc.work.events.parquet_files import opened, told
+from exatrkx_hpc.work.events.parquet_files import opened, parquet_errors
 from exatrkx_hpc.work.workloads.base import Array, Tensor, Tensors, Workload
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def read_part(workload: Workload, path: Path) -> Mapping[str, Tensors]:
     table = _read(workload, path, _columns(workload))
     if not table.num_rows:
         return {}
-    with told(path):
+    with parquet_errors(path):
         names = table.column("event").to_pylist()
         columns = {spec: table.column(spec.name).chunk(0) for spec in workload.outputs}
         for lists in columns.values():
@@ -135,7 +135,7 @@ def _shaped(spec: Tensor, values: Array, path: Path) -> Array:
 
 def events_of(workload: Workload, path: Path) -> list[str]:
     """Return the names of the events in a part; raises InputError when it cannot be read."""
-    with told(path):
+    with parquet_errors(path):
         names: list[str | None] = _read(workload, path, ["event"]).column("event").to_pylist()
     if None in names:
         raise InputError(f"{path} has an event without a name; write it again")
@@ -147,7 +147,7 @@ def _columns(workload: Workload) -> list[str]:
 
 
 def _read(workload: Workload, path: Path, columns: list[str]) -> Table:
-    with opened(path) as file, told(path):
+    with opened(path) as file, parquet_errors(path):
         schema = file.schema_arrow
         if schema.names != _columns(workload):
             held = ", ".join(schema.names)

@@ -47,7 +47,7 @@ def counts_of(ledger: Ledger) -> Counter[str]:
     """Return what the results of all done events count, added up; nothing for those that an earlier program did."""
     query = "SELECT counts FROM events JOIN extras ON extras.key = events.key WHERE state = 'done' AND counts NOT NULL"
     found: Counter[str] = Counter()
-    with ledger.told():
+    with ledger.sqlite_errors():
         for (counts,) in ledger.db.execute(query):
             found.update(json.loads(counts))
     return found
@@ -76,5 +76,5 @@ def write_times(path: Path, ledgers: Sequence[Ledger]) -> None:
 
 
 def _rows(ledger: Ledger) -> Iterator[tuple[bytes, str, str | None, float]]:
-    with ledger.told():
+    with ledger.sqlite_errors():
         yield from ledger.db.execute(_ROWS)

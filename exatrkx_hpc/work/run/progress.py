@@ -93,7 +93,7 @@ class Pace:
         return (self.tally.done - before.done) / seconds if seconds > 0 else None
 
 
-class LiveTable:
+class ProgressTable:
     """What a terminal shows of a run; rich asks it again at each refresh."""
 
     def __init__(self, pace: Pace) -> None:
@@ -200,7 +200,7 @@ def progress_bar(
         # What the program prints meanwhile comes above the table; a stdout that goes elsewhere stays as it is.
         above = sys.stdout.isatty()
         with Live(
-            LiveTable(pace), console=console, refresh_per_second=REFRESHES, transient=True, redirect_stdout=above
+            ProgressTable(pace), console=console, refresh_per_second=REFRESHES, transient=True, redirect_stdout=above
         ):
             yield pace.note
     elif console.is_jupyter:

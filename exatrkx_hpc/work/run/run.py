@@ -24,7 +24,7 @@ from exatrkx_hpc.work.news import WorkersAboveCores
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.parts import EVENTS, require_parts
 from exatrkx_hpc.work.results.shards import WHOLE, Shard, read_sharding
-from exatrkx_hpc.work.run.accounts import Book
+from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.coordinator import Coordinator
 from exatrkx_hpc.work.run.progress import ShowProgress
 from exatrkx_hpc.work.run.report import Report
@@ -207,7 +207,7 @@ def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: 
 def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress: ShowProgress) -> Report:
     version = ledger.facts.get("version", "")
     first = {"ignore_first": settings.ignore_first}
-    book = Book(ledger, results, settings.events, server=source_of(settings), version=version, **first)
+    book = Accounts(ledger, results, settings.events, server=source_of(settings), version=version, **first)
     run = Coordinator(_task(settings), book, workers=settings.workers, show=progress)
     idle = book.complete
     if idle:

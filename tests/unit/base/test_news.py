@@ -27,7 +27,7 @@ from exatrkx_hpc.base.news import Level, News, Words, from_json, kinds
 from exatrkx_hpc.base.process import run, spawn
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.fleet.events import BalancerReloaded, JobChanged, MemberChanged, SchedulerSilent
-from exatrkx_hpc.fleet.leftovers import farm_processes
+from exatrkx_hpc.fleet.orphans import farm_processes
 from exatrkx_hpc.fleet.view import job_news
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.measure.events import PointNews

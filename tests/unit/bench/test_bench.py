@@ -136,7 +136,7 @@ def test_the_servers_of_a_job_are_measured_and_a_stopped_scan_goes_on(there: Pat
         shares = dict(one.split("=") for one in row.members.split())
         assert len(shares) == 2 and all(float(share) > 0.1 for share in shares.values()), row.members
     assert "smallest within 5 %" in second.stdout
-    assert len(farm.look(job).servers) == 2  # they go on
+    assert len(farm.status(job).servers) == 2  # they go on
     named = exatrkx_hpc("bench", "--recommend", "--json", "-o", "of-job", cwd=there)
     assert json.loads(named.stdout)["knee"]["servers"] == 2
     other = exatrkx_hpc(*argv, "--window", "0.4", cwd=there)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from exatrkx_hpc.base.job import JobInfo, JobState
-from exatrkx_hpc.fleet.endings import Asked, explained, of_former_run, read_asked, read_notice
+from exatrkx_hpc.fleet.endings import StopRequest, explained, of_former_run, read_notice, read_stop_request
 from exatrkx_hpc.fleet.members.record import ServerRecord
-from exatrkx_hpc.fleet.status import look
+from exatrkx_hpc.fleet.status import job_status
 from exatrkx_hpc.launch.run_dir import RunDir
 
 
@@ -83,13 +83,13 @@ def test_without_a_plan_the_notice_is_a_minute(tmp_path, plan):
 
 
 def test_what_the_job_was_asked(tmp_path):
-    assert read_asked(RunDir(tmp_path)) is None
+    assert read_stop_request(RunDir(tmp_path)) is None
     (tmp_path / "stop").write_text("")
-    assert read_asked(RunDir(tmp_path)) is None
+    assert read_stop_request(RunDir(tmp_path)) is None
     (tmp_path / "stop").write_bytes(b"\xff\xfe")
-    assert read_asked(RunDir(tmp_path)) is not None, "somebody asked for something"
+    assert read_stop_request(RunDir(tmp_path)) is not None, "somebody asked for something"
     (tmp_path / "stop").write_text("halt\nrequest\n")
-    assert read_asked(RunDir(tmp_path)) == Asked(what="halt", by="request")
+    assert read_stop_request(RunDir(tmp_path)) == StopRequest(what="halt", by="request")
 
 
 def test_servers_that_gave_up_say_more_than_a_failed_script(tmp_path):
@@ -154,5 +154,5 @@ def test_a_server_that_does_not_answer_tells_what_is_known_of_it(tmp_path, monke
     words = record(state=state, note="word", address="127.0.0.1", http_port=1)
     (tmp_path / "records" / "n1-0.json").write_text(words.model_dump_json())
     monkeypatch.setattr(time, "time", lambda: 190.0)
-    (server,) = look(JobInfo(id="42", state=JobState.RUNNING, nodes=nodes), RunDir(tmp_path), timeout=1.0).servers
+    (server,) = job_status(JobInfo(id="42", state=JobState.RUNNING, nodes=nodes), RunDir(tmp_path), timeout=1.0).servers
     assert (server.state, server.note) == says

@@ -67,7 +67,7 @@ def test_a_job_is_watched_and_stopped_on_the_cluster_that_took_it(cluster: Clust
     assert (job.id, job.cluster) == ("4242", "alpha")
     info = farm_slurm(made).info("4242")
     assert (info.state, info.name, info.cluster) == (JobState.RUNNING, "exatrkx", "alpha")
-    assert [view.as_dict()["cluster"] for view in map(farm.look, farm.jobs(made))] == ["alpha"]
+    assert [view.as_dict()["cluster"] for view in map(farm.status, farm.jobs(made))] == ["alpha"]
     farm.stop(job)
     assert scancels(tmp_path) == ["--clusters=alpha --batch --signal=USR2 4242"]
     assert farm.find_job(made, "4242;alpha").id == "4242"

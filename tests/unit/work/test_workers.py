@@ -39,12 +39,12 @@ from exatrkx_hpc.work.events.source import EventFile, find_events
 from exatrkx_hpc.work.ledger.open import begin, facts_of
 from exatrkx_hpc.work.map.endpoint import Endpoint
 from exatrkx_hpc.work.results.layout import Results
-from exatrkx_hpc.work.run.accounts import Book
+from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.coordinator import Coordinator
 from exatrkx_hpc.work.run.report import read_report
 from exatrkx_hpc.work.run.run import Settings, StoppedRun, run_clients
 from exatrkx_hpc.work.run.worker import Task
-from exatrkx_hpc.work.run.worker_process import Slot
+from exatrkx_hpc.work.run.worker_process import WorkerProcess
 from exatrkx_hpc.work.workloads.exatrkx import WORKLOAD
 
 
@@ -316,7 +316,7 @@ def within(seconds, work):
 
 def test_a_worker_that_hangs_with_an_open_pipe_is_given_up(tmp_path, fake_worker):
     async def ask():
-        slot = Slot(grace=0.3)
+        slot = WorkerProcess(grace=0.3)
         await slot.start(Task(server="h:1", models="m", folder="", in_flight=1, request_timeout=1, patience=1))
         slot.give(EventFile(name="e", path=tmp_path / "e.csv"))
         try:
@@ -330,7 +330,7 @@ def test_a_worker_that_hangs_with_an_open_pipe_is_given_up(tmp_path, fake_worker
 
 def test_a_worker_that_says_no_more_but_does_not_end_is_killed(fake_worker):
     async def ask():
-        slot = Slot(grace=0.3)
+        slot = WorkerProcess(grace=0.3)
         await slot.start(Task(server="h:1", models="m", folder="", in_flight=1, request_timeout=1, patience=1))
         try:
             return await slot.answer(longest=60), await slot.ended(), slot.alive
@@ -579,7 +579,7 @@ def make_coordinator(server, tmp_path, *, events, **options):
     results.folder.mkdir()
     folder = make_events(tmp_path / "e", [3] * events)
     ledger = begin(results, folder, facts_of(folder, workload=WORKLOAD, mode="ensemble", model="exatrkx"))
-    book = Book(ledger, results, folder, server=server, version="")
+    book = Accounts(ledger, results, folder, server=server, version="")
     labels = str(results.folder)
     task = Task(server=server, models="exatrkx", folder=labels, in_flight=1, request_timeout=5, patience=5)
     return Coordinator(task, book, **options)
