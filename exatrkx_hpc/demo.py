@@ -1,4 +1,4 @@
-"""The main job on one machine: a farm of real Triton servers, events with known truth, and what came of it."""
+"""The full pipeline on one machine: a farm of Triton servers, events with known truth, and their score."""
 
 from __future__ import annotations
 

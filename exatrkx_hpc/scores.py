@@ -1,4 +1,4 @@
-"""The results of a run and their truth become figures: what `exatrkx-hpc score` calls and a notebook may."""
+"""Score the results of a run against their truth: for `exatrkx-hpc score` and notebooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the shipped folders are: beside the package in a checkout, inside it in a wheel."""
+"""Paths of the shipped folders: next to the package in a checkout, inside the package in a wheel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, written aside and then renamed; and where a folder is."""
+"""Atomic file writes (write aside, then rename), free space, and file systems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that nobody can trust: what a parser raises becomes one line; arrays are loaded without programs."""
+"""Parsing of untrusted files: each parser error becomes one line; arrays are loaded without pickle."""
 
 from __future__ import annotations
 

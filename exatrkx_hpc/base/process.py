@@ -1,4 +1,4 @@
-"""The one door to other programs: run one to its end, or start one and stop it with all that it started.
+"""The only module that starts programs: run one to completion, or start one and stop it with its children.
 
 Nothing else imports subprocess. A command is a list of words, never a string for a shell.
 """

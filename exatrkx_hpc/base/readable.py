@@ -1,4 +1,4 @@
-"""Numbers, shares, times and names of nodes as a person writes them."""
+"""Format numbers, shares, times and node names for people."""
 
 from __future__ import annotations
 

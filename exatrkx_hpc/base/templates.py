@@ -1,4 +1,4 @@
-"""The shipped templates, filled in. They decide nothing: what is cleverer than `for` and `if` is a value."""
+"""Render the shipped templates. Templates have only `for` and `if`; everything else is a value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole numbers in text, exact for 64 bits, signed and unsigned: labels and ids must never pass through a float."""
+"""Integers in text, exact for 64 bits, signed and unsigned: labels and IDs never pass through a float."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bench` and `plot`: measure a farm over its sizes, and make the figures of it."""
+"""`bench` and `plot`: measure farms of several sizes and draw the figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`deploy`, `monitor`, `stop`: a job's life."""
+"""`deploy`, `monitor`, `stop`: the life cycle of a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`report`: the page of a run again, from what the run left."""
+"""`report`: write the page of a run again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`score`: how good the labels of a run are."""
+"""`score`: score the labels of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`status`, `logs`, `doctor`, `setup`, `clean`: what is here, what runs, what may go."""
+"""`status`, `logs`, `doctor`, `setup`, `clean`: inspect and maintain a site."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`run-clients` and `metrics`: push events through an endpoint, and see what the servers say of it."""
+"""`run-clients` and `metrics`: send events to an endpoint, and print the statistics of its servers."""
 
 from __future__ import annotations
 

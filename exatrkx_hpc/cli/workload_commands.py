@@ -1,4 +1,4 @@
-"""`workload list` and `workload check`: the kinds of events, and whether one of them holds together."""
+"""`workload list` and `workload check`."""
 
 from __future__ import annotations
 

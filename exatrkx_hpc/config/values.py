@@ -1,4 +1,4 @@
-"""The kinds of value that farm.toml holds: each checked where it enters, and safe from then on."""
+"""The value types of farm.toml, each validated on input."""
 
 from __future__ import annotations
 

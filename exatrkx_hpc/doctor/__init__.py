@@ -1,4 +1,4 @@
-"""Is everything here that a farm needs? Each thing is looked for, found or not, with what to do if not."""
+"""Check that everything a farm needs is available; each check has a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The farm's folders: the run root and the model repository."""
+"""Checks of the farm's folders: run root and model repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ports: those of the endpoint on this machine, and those of the servers on the nodes."""
+"""Checks of the ports: those of the endpoint on this machine, and those of the servers on the nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slurm: its commands, its controller, whether it would take the job, and the time that it leaves for a drain."""
+"""Checks of Slurm: its commands, its controller, whether it accepts the job, and the time left to drain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file in which a monitor tells other commands where its endpoint is."""
+"""The file in which a monitor publishes its endpoint to other commands."""
 
 from __future__ import annotations
 

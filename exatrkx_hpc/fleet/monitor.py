@@ -1,4 +1,4 @@
-"""The loop that keeps an endpoint: observe the servers, reconcile, render, apply; again each second."""
+"""The monitor loop: observe the servers, reconcile, render, apply; once per interval."""
 
 from __future__ import annotations
 

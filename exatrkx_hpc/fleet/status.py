@@ -1,4 +1,4 @@
-"""One look at a job: its state, its servers as they answer now, and its endpoint."""
+"""The status of a job: its state, its servers as they answer now, and its endpoint."""
 
 from __future__ import annotations
 

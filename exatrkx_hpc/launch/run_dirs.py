@@ -1,4 +1,4 @@
-"""The run directories below a run root: which may go, how one goes, and whether other machines see them."""
+"""The run directories of a run root: which can be removed, their removal, and whether nodes can see them."""
 
 from __future__ import annotations
 

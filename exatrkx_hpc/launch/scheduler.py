@@ -1,4 +1,4 @@
-"""What every scheduler can do: take a script, tell a job's state, end a job."""
+"""The interface of a scheduler: submit a script, report a job's state, end a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of a scan on disk: a file for each repetition, whole or absent, and one tidy table of them all."""
+"""The measurements of a scan on disk: one file per repetition, written atomically, and one table of them all."""
 
 from __future__ import annotations
 

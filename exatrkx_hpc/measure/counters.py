@@ -1,4 +1,4 @@
-"""What one Triton has counted since it began, model by model, read from the text of its metrics.
+"""The counters of one Triton since its start, per model, parsed from its metrics text.
 
 A text that holds something else than counts is refused: a NaN, an infinity or a negative number would pass for a
 time, and a counter that is missing for a time of 0.

@@ -1,4 +1,4 @@
-"""What Triton counts about itself: per-model times, from one server or a fleet, now or since a moment.
+"""Triton's statistics: times per model, of one server or a fleet, since the start or since a moment.
 
 Triton's counters only grow while a server lives, and start again from zero with it. Over several servers the
 counters are summed first and divided then: a mean of means would weigh an idle server like a busy one.

@@ -1,4 +1,4 @@
-"""The knee of a scan: the smallest placement that gives nearly the most events per second."""
+"""The knee of a scan: the smallest placement with nearly the highest throughput."""
 
 from __future__ import annotations
 

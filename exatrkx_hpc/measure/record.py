@@ -1,4 +1,4 @@
-"""Model times as rows of a CSV file that grows while it is watched."""
+"""Model times as rows of a CSV file that grows during `metrics --watch`."""
 
 from __future__ import annotations
 

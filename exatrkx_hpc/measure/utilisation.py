@@ -1,4 +1,4 @@
-"""How busy the servers are while something else happens: what Triton says of its processors and GPUs."""
+"""CPU and GPU utilisation of the servers during a measurement, from Triton's metrics."""
 
 from __future__ import annotations
 

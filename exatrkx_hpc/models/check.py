@@ -1,4 +1,4 @@
-"""Find in a model repository what Triton would refuse, or would silently get wrong, before a server starts."""
+"""Check a model repository for what Triton would refuse, or silently get wrong, before a server starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put a site's own networks and constants into a model repository: all of them, or none."""
+"""Install a site's own networks and constants into a model repository: all of them, or none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pack a Python environment for the models of Triton's Python backend: a folder that works wherever it lies.
+"""Pack a relocatable Python environment for the models of Triton's Python backend.
 
 A plain venv points at the Python that made it, which a container does not have. What is packed here carries
 its interpreter, its standard library and the libraries that these need, and nothing else of the machine.

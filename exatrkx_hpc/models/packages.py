@@ -1,4 +1,4 @@
-"""Find installed Python packages with all that they require, and copy their files."""
+"""Find installed Python packages with their requirements, and copy their files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One repository, one pipeline: what its stages, its fused model and direct inference must have in common.
+"""The pipeline of a repository: what its stages, its fused model and direct inference must have in common.
 
 The weights are those of `embed`, `filter` and `gnn`; the constants are parameters of `frnn`, `applyfilter` and
 `wcc`, and, a second time, of a fused model. A model is a fused one when its parameter `networks` names the folder

@@ -1,4 +1,4 @@
-"""Is a TorchScript or ONNX file the network it is meant to be? Asks it on a sample: tensors in, tensors out."""
+"""Check that a TorchScript or ONNX file is the expected network: run it on a sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load a TorchScript file that somebody else made, or say what it is instead.
+"""Load a TorchScript file, or report what it is instead.
 
 Only `torch.jit.load` reads it. That runs no pickled Python, unlike `torch.load`. A TorchScript file is a program
 all the same: take it from people whom you trust.

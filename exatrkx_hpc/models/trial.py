@@ -1,4 +1,4 @@
-"""Does a repository find anything? Runs its networks on sample events and tells answers that no good network gives."""
+"""Try the networks of a repository on sample events, and report answers that no good network gives."""
 
 from __future__ import annotations
 

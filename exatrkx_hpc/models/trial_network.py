@@ -1,4 +1,4 @@
-"""One network as it is served, for a trial: arrays in and out, and what its answers must not depend on."""
+"""One network as it is served, for a trial: arrays in and out, and checks of its invariance."""
 
 from __future__ import annotations
 

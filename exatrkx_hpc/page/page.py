@@ -1,4 +1,4 @@
-"""The page of a run: `OUT/report.html`, one file that refers to nothing outside and holds no script."""
+"""The page of a run: `OUT/report.html`, one self-contained file without scripts."""
 
 from __future__ import annotations
 

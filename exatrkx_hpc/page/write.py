@@ -1,4 +1,4 @@
-"""`OUT/report.html` is written: after a run, with what only the run knew, or again from what is in OUT."""
+"""Write `OUT/report.html`: after a run, with what only the run knows, or again from the files in OUT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a stage runs, as torch calls it, and what a GPU's errors mean for the process that gets them."""
+"""The device of a stage, as torch names it, and what GPU errors mean for the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a hit is to the networks of a repository: its columns, their names, scales and ranges, as data.
+"""The features of a hit in a repository: columns with names, scales and ranges, as data.
 
 They stand in one file of the repository, `features.json`, at which Triton does not look: a list of columns such as
 `{"name": "r", "scale": 3000, "unit": "mm", "least": 0, "most": 10}`. A column holds a quantity divided by its scale,

@@ -1,4 +1,4 @@
-"""Run a TorchScript network as fast as this machine can, without changing what it answers.
+"""Run a TorchScript network as fast as possible without changing its output.
 
 Each shortcut is tried on samples when the network is loaded. One that fails there, changes an answer by more than
 rounding does, or takes no less time is left out: a site's own weights run as they are, at worst.

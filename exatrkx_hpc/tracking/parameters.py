@@ -1,4 +1,4 @@
-"""The parameters of the fused model's config.pbtxt, as the server and the tools beside it read them."""
+"""The parameters of the fused model's config.pbtxt, as the server and the tools read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole pipeline in one process: TorchScript or ONNX files of a model repository, no server."""
+"""The full pipeline in one process: TorchScript or ONNX files of a model repository, no server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stages of the pipeline as Triton's Python backend runs them, one class a model.
+"""The stages of the pipeline as models of Triton's Python backend, one class per model.
 
 A model folder's `1/model.py` only names its class. Each request is checked before it is computed: what a
 stage cannot use becomes an error of that request alone, which names the model, the tensor and what was

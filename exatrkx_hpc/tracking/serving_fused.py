@@ -1,4 +1,4 @@
-"""The whole pipeline as one model of Triton's Python backend: one process, one device, no step in between."""
+"""The full pipeline as one model of Triton's Python backend: one process, one device."""
 
 from __future__ import annotations
 

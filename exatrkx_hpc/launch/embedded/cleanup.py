@@ -1,4 +1,4 @@
-"""What servers that were killed leave on a machine, and how it is told from what others use."""
+"""Cleanup after killed servers: find and remove what they left on a machine, and nothing of others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slurm, and beside it what the run directories tell: farms that a terminal runs, and nodes that see no run root."""
+"""Slurm jobs with run directories: farms run from a terminal, and nodes that do not see the run root."""
 
 from __future__ import annotations
 

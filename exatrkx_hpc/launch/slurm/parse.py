@@ -1,4 +1,4 @@
-"""What Slurm's commands print, read: pure functions from text to values.
+"""Parse the output of Slurm's commands: pure functions from text to values.
 
 The forms are those of Slurm 22.05 to 24.11. `squeue --json` changed with the data parser of 23.02: a number became
 `{"set": true, "infinite": false, "number": 5}` and the state a list of words.

@@ -1,4 +1,4 @@
-"""What to do next when Slurm says no: its own words, then one step."""
+"""The next step for each refusal of Slurm."""
 
 from __future__ import annotations
 

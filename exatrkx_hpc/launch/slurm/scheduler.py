@@ -1,4 +1,4 @@
-"""Slurm as the scheduler: tell of a job, end a job.
+"""Slurm as the scheduler: query a job, end a job.
 
 How a job is drained: `scancel --batch --signal=USR2` reaches the batch script alone, which passes the word on to
 the servers. SIGTERM would do the same, but is Slurm's own word, before the time limit: so the script can tell who

@@ -1,4 +1,4 @@
-"""The user's jobs as Slurm tells them: one question for all of them, seldom, and never in the caller's way."""
+"""A cached snapshot of the user's jobs: one query for all of them, at intervals, without blocking the caller."""
 
 from __future__ import annotations
 

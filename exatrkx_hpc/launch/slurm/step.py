@@ -1,4 +1,4 @@
-"""One program on each node of an allocation: a job step of srun, that ends when the last of them has ended."""
+"""Run one program on each node of an allocation as a job step of srun, until the last one ends."""
 
 from __future__ import annotations
 

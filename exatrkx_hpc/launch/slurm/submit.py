@@ -1,4 +1,4 @@
-"""A script given to sbatch: which job came of it, or why there is none, or that nobody can tell."""
+"""Submit a script with sbatch: the job it became, a refusal, or an unclear answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good labels are, measured against the truth.
+"""Quality of labels, measured against the truth.
 
 A track is the set of hits that share a label; it is a candidate from `MIN_TRACK_HITS` hits on, since three
 points make a helix. A track *matches* a particle when more than half of its hits are that particle's: the

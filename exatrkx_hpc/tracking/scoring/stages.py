@@ -1,4 +1,4 @@
-"""How many of the true edges each stage keeps, and how many of the edges it keeps are right.
+"""Efficiency and purity of the edges after each stage.
 
 A true edge joins two hits that follow each other along one particle; an edge is right when both its hits are of one
 particle, next to each other or not, since joining them is no mistake. Edge efficiency and purity are those of the

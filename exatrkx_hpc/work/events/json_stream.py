@@ -1,4 +1,4 @@
-"""Read a large JSON file a piece at a time: the elements of its one array, without the whole file in memory."""
+"""Read a large JSON file incrementally: the elements of its one array, without the whole file in memory."""
 
 from __future__ import annotations
 

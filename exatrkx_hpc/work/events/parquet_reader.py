@@ -1,4 +1,4 @@
-"""Events out of Parquet files, by their rows: the last file stays open, and its last row groups in memory."""
+"""Read events from Parquet files by their rows; the last file and its last row groups stay in memory."""
 
 from __future__ import annotations
 

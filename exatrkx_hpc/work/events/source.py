@@ -1,4 +1,4 @@
-"""Events as files: the door to every format.
+"""Events as files: the entry to every format.
 
 A source of events is a folder of `*.csv`, `*.npy` or `*.npz`, one event a file, or a folder of `*.parquet`, or one
 such file, with many events each. Of one folder all events have the same format.

@@ -1,4 +1,4 @@
-"""Events written in any format: a file for each, or one Parquet file of them all."""
+"""Write events in any format: one file per event, or one Parquet file."""
 
 from __future__ import annotations
 

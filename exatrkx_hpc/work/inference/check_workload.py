@@ -1,4 +1,4 @@
-"""Does a workload hold together? Its names, its sample, its results on disk and, if there is one, its service."""
+"""Check a workload: its names, its sample, its results on disk and, with a server, its service."""
 
 from __future__ import annotations
 

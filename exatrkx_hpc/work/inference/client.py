@@ -1,4 +1,4 @@
-"""One channel to the endpoint: an event's tensors in, its results out, with patience for servers that come and go."""
+"""One channel to the endpoint: tensors of an event in, results out, with retries while servers come and go."""
 
 from __future__ import annotations
 

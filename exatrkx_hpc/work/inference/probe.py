@@ -1,4 +1,4 @@
-"""Ask one model of a server, whichever it is: tensors from CSV files in, tensors out, as its metadata say."""
+"""Send one request to any model of a server: tensors from CSV files in, tensors out, by its metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to do when a request fails: again at once (gRPC itself), again after a pause, a while longer, or never.
+"""Retry policy of failed requests: at once (gRPC), after a pause, for longer, or never.
 
 gRPC repeats UNAVAILABLE by itself, quickly and a few times. What it does not repeat is left to `persist`:
 a server that unloads its models on SIGTERM, a stream that a killed server tore, a deadline that a hung server

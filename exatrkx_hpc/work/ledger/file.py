@@ -1,4 +1,4 @@
-"""The file of a ledger: made whole, opened by one process, checked, and its faults told in one line."""
+"""The file of a ledger: created atomically, locked by one process, checked, with one-line errors."""
 
 from __future__ import annotations
 

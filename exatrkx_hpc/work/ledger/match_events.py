@@ -1,4 +1,4 @@
-"""What a ledger says of its events, held against the folder: what is new, what changed, what is gone."""
+"""Compare the events of a ledger with the folder: new, changed and missing events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a ledger says of its part files, held against the files: a part is right as a whole, or all of it is done again.
+"""Compare the part files of a ledger with the disk: a damaged part is done again as a whole.
 
 Every event has one result: a part that the ledger does not know, or of which any event is no longer done, is removed.
 """

@@ -1,4 +1,4 @@
-"""What a ledger says of its results, held against the files: nothing is believed because it was written down."""
+"""Compare the results of a ledger with the disk: missing or damaged results are done again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The endpoint as a notebook sees it: plain calls, with the event loop out of sight in a thread."""
+"""The endpoint for notebooks: plain calls, with the event loop in a background thread."""
 
 from __future__ import annotations
 

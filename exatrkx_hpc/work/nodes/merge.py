@@ -1,4 +1,4 @@
-"""The figures of a run in shards, from the ledgers of the shards: one report, as if there had been one ledger."""
+"""Merge the ledgers of the shards of a run into one report."""
 
 from __future__ import annotations
 

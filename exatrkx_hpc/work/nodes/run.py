@@ -1,4 +1,4 @@
-"""A run in shards: who does them is given, what is left of lost ones is given out again, and the figures become one."""
+"""A run in shards: assign shards to nodes, reassign those of lost nodes, and merge the figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workers spread over the nodes of an allocation: one step of srun, and another one for what was lost."""
+"""Spread the workers over the nodes of an allocation: one srun step, and another for lost shards."""
 
 from __future__ import annotations
 

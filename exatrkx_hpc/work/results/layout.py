@@ -1,4 +1,4 @@
-"""The folder of one run: result files, the ledger, the report, the quarantine; one run has it at a time."""
+"""The output folder of a run: result files, ledger, report, quarantine; locked by one run at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results that lie in a folder, in files of their own or in parts: which events have any, and what they are."""
+"""Read the results of a folder, from single files or parts: which events have results, and their content."""
 
 from __future__ import annotations
 

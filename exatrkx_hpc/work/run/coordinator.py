@@ -1,4 +1,4 @@
-"""Keeps worker processes busy: hands out events as they pull, and loses none when a worker dies."""
+"""Keep worker processes busy: hand out events as workers pull, and lose none when a worker dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run keeps of each event beside its result: what it counts, and how long each stage took.
+"""Figures of each event: its counts, and the time of each stage.
 
 They are in the ledger, and the times are told as OUT/times.csv as well.
 

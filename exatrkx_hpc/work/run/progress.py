@@ -1,4 +1,4 @@
-"""How far a run is: a table on a terminal, or a line in a notebook, that goes on changing; else a line now and then."""
+"""The progress of a run: a live table on a terminal, a line in a notebook, or a log line at intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run gave: the figures, as JSON and as a table."""
+"""The report of a run: its figures, as JSON and as a table."""
 
 from __future__ import annotations
 

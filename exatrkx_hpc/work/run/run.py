@@ -1,4 +1,4 @@
-"""All events through the endpoint: worker processes that pull, results as files, one report.
+"""Send all events through the endpoint: worker processes that pull, results as files, one report.
 
 `run_clients` is the whole story; `coordinator.py` keeps the workers busy and replaces those that die.
 """

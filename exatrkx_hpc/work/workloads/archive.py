@@ -1,4 +1,4 @@
-"""Results as numpy archives, `.npz`: the format of a workload that has no reason for another."""
+"""Results as numpy archives, `.npz`: the default format of a workload."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a kind of event is, as one frozen value: its tensors, the requests of each mode, its checks and its counts."""
+"""A workload as one frozen value: its tensors, the requests of each mode, its checks and its counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller of Python gives as an event becomes the tensors of a workload, or one clear error.
+"""Convert what a Python caller passes as an event to the tensors of a workload, or raise one clear error.
 
 Nothing that a conversion would lose goes unsaid: a mask, an imaginary part, a date, the order of named columns.
 """

@@ -1,4 +1,4 @@
-"""Hits as a CSV file: one hit a line, three numbers, no header."""
+"""Hits as a CSV file: one hit per line, three numbers, no header."""
 
 from __future__ import annotations
 

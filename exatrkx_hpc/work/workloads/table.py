@@ -1,4 +1,4 @@
-"""The workloads by name: those that are shipped, and those in a folder of the user's."""
+"""The workloads by name: the shipped ones, and those in the user's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Units of hits: whether they look like r/3000 mm, phi/pi, z/400 mm, and what they look like instead.
+"""Units of hits: check for r/3000 mm, phi/pi, z/400 mm, and identify other units.
 
 A model takes other units without a word and finds other tracks in them. What can be told is told from the extent of
 the hits: no tracker reaches 3 m in r and 1.2 m in z, but one of 1 m and 3 m does, read as if metres were r/3000 mm.
