@@ -66,10 +66,10 @@ def run(
     cwd: Path | None = None,
     stdin: str = "",
 ) -> Completed:
-    """Run `argv` to its end, at most `timeout` seconds, and return what it said; a failure is no exception.
+    """Run `argv` to its end, at most `timeout` seconds, and return its output; a failing exit status raises nothing.
 
     A program that outlasts its time is killed and reported as exit status 124. Raises MissingComponent when
-    the program does not exist or cannot be started. What it says that is no UTF-8 is replaced by '�'.
+    the program does not exist or cannot be started. Output that is not UTF-8 is replaced by '�'.
     """
     try:
         done = subprocess.run(

@@ -12,7 +12,7 @@ from exatrkx_hpc.base.assets import asset
 def render(template: str, *, filters: Mapping[str, Callable[..., str]] | None = None, **values: object) -> str:
     """Return the text of a shipped template, such as `jobs/farm.sbatch.j2`, with `values` filled in.
 
-    Raises jinja2.UndefinedError for a name that the template uses and nobody gave.
+    Raises jinja2.UndefinedError for a name that the template uses but that has no value.
     """
     path = asset(template)
     environment = Environment(

@@ -22,9 +22,7 @@ from exatrkx_hpc.work.run.report import render_table
 def demo(
     servers: Annotated[int, typer.Option("--servers", min=1, max=16, help="Number of Triton servers.")] = 2,
     events: Annotated[int, typer.Option("--events", min=1, help="Number of events.")] = 100,
-    folder: Annotated[Path, typer.Option("--folder", help="Folder for events, models and results.")] = Path(
-        "demo-results"
-    ),
+    folder: Annotated[Path, typer.Option("--folder", help="Output folder.")] = Path("demo-results"),
     keep: Annotated[bool, typer.Option("--keep", help="Keep the farm running until Ctrl-C.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,

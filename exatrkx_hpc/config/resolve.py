@@ -24,7 +24,7 @@ else:
 
 ENVIRONMENT_PREFIX = "EXATRKX_HPC_"
 DEFAULT_FILE = "farm.toml"
-#: The source of a value that nobody set.
+#: The source of a value that is not set.
 DEFAULT = "default"
 #: Keys whose values are filled in, so that a plain $ is written $$.
 _FOLDERS = (

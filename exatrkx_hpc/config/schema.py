@@ -218,7 +218,7 @@ class Farm(_Section):
     @model_validator(mode="before")
     @classmethod
     def _models_beside_runs(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Put the models into the run root when nobody said where they are."""
+        """Put the models into the run root unless set otherwise."""
         run_root = data.get("run_root", cls.model_fields["run_root"].default)
         server = dict(data.get("server", {}))
         if isinstance(run_root, str) and server.get("model_repository", "") == "":
@@ -228,7 +228,7 @@ class Farm(_Section):
     @model_validator(mode="before")
     @classmethod
     def _workers_charged_as_servers(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Let the workers' own job go where the servers' goes when nobody said otherwise.
+        """Use account, QOS and partition of the servers' job for the workers' job unless set otherwise.
 
         Workers that ask for no GPU nodes are charged in CPU hours.
         """
@@ -243,7 +243,7 @@ class Farm(_Section):
 
     @model_validator(mode="after")
     def _cpus_of_the_gpus(self) -> Farm:
-        """Give each server its share of the CPUs that come with the node's GPUs when nobody said otherwise."""
+        """Give each server its share of the CPUs that come with the node's GPUs unless set otherwise."""
         if self.job.cpus_per_task or not self.cluster.cores_per_gpu or not self.job.gpus_per_node:
             return self
         share = self.cluster.cores_per_gpu * self.job.gpus_per_node // self.server.servers_per_node

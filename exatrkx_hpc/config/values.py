@@ -20,7 +20,7 @@ LabelFormat = Literal["csv", "parquet"]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
-#: What stands for a port of one's own, which ports.user_port tells.
+#: Stands for the user's own port, which ports.user_port computes.
 USER = "user"
 
 _TIME_LIMIT = re.compile(r"([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}")
@@ -31,7 +31,7 @@ _DEFAULT_LEAD = 60
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]*")
-#: Control characters, the two line breaks of Unicode, and bytes of the environment that are no UTF-8.
+#: Control characters, the two line breaks of Unicode, and bytes of the environment that are not UTF-8.
 _NOT_IN_A_LINE = {"Cc", "Zl", "Zp", "Cs"}
 
 

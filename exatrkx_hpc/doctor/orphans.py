@@ -21,7 +21,7 @@ OF_MONITORS = (*(kind.program for kind in BALANCERS.values()), "prometheus")
 def orphan_findings(farm: Farm, state: Callable[[str], JobState]) -> Iterator[Finding]:
     """Yield what is left of jobs of this run root that are over, with the command that ends it.
 
-    A job of which nobody can say whether it is over has left nothing.
+    A job in an unknown state counts as running.
     """
     engine, run_root = farm.server.engine, Path(farm.run_root)
     over = _Over(run_root, state)

@@ -58,7 +58,7 @@ def _test_only(plan: FarmPlan) -> str:
 
 
 def _time_limit(farm: Farm) -> Finding:
-    """Tell whether the job may serve at all before Slurm tells it to end."""
+    """Check that the job has time to serve before Slurm signals it to end."""
     seconds, lead = limit_seconds(farm.job.time), signal_lead(farm.job.signal)
     found = f"job.time {farm.job.time}"
     if lead is None or seconds > lead + EARLY_SIGNAL:

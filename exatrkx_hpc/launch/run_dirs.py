@@ -50,7 +50,7 @@ def old_jobs(
 ) -> tuple[str, ...]:
     """Return the jobs that have ended and whose run directory has not changed for `older_than` seconds.
 
-    `is_over` is asked last, and only for directories that are old enough; a job of which nobody can say whether
+    `is_over` is asked last, and only for directories that are old enough; a job of which it is unknown whether
     it has ended is not among them, nor is a folder that only has a number for its name.
     """
     moment = time.time() if now is None else now
@@ -113,7 +113,7 @@ def local_file_system(path: Path) -> str | None:
     """Return the type of the file system of `path` if no other machine can see it, such as tmpfs; else None.
 
     `path` need not exist yet. A folder of such a file system that somebody mounted again in another place counts
-    as arranged for. None is no proof: a disk may be exported to the nodes, or not.
+    as arranged for. None proves nothing: a disk may be exported to the nodes, or not.
     """
     resolved = path.resolve()
     found, longest = None, -1

@@ -16,7 +16,7 @@ class SchedulerSilentError(LaunchError):
 
 
 class JobMayRunError(LaunchError):
-    """Nobody can tell whether a script was submitted: its job may run."""
+    """It is unknown whether a script was submitted: its job may run."""
 
 
 @dataclass(frozen=True, kw_only=True)

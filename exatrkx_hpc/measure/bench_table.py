@@ -123,7 +123,7 @@ class Store:
         return self.folder / _POINTS / f"{point.name}-{repetition}.csv"
 
     def add(self, row: Row) -> None:
-        """Keep a repetition, and write the table anew; raises OutputError when that cannot be done."""
+        """Keep a repetition, and rewrite the table; raises OutputError when that cannot be done."""
         path = self.report(row.point, row.repetition).with_suffix(".json")
         try:
             write_whole(path, json.dumps(nulls(dataclasses.asdict(row)), indent=2) + "\n")
@@ -222,8 +222,7 @@ def _take_up(path: Path, facts: Mapping[str, object]) -> None:
         first = differ[0]
         raise ConfigError(
             f"{path.parent} holds a scan with a different {first} ({found.get(first)}, now {wanted.get(first)}), so "
-            "the "
-            "results cannot be compared; choose another --out"
+            "the results cannot be compared; choose another --out"
         )
 
 

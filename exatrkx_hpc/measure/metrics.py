@@ -112,7 +112,7 @@ def fetch_fleet(
 def model_times(snapshot: Snapshot, earlier: Snapshot | None = None) -> tuple[ModelTimes, ...]:
     """Return the times of each model of one server, all versions together, sorted by name.
 
-    With `earlier`, only what was counted since then. A server that began anew in between counts from zero.
+    With `earlier`, only what was counted since then. A server that restarted in between counts from zero.
     """
     return fleet_times([snapshot], [earlier] if earlier else [])
 

@@ -124,7 +124,7 @@ def _chosen(models: tuple[Model, ...], settings: BuildSettings) -> tuple[Model, 
 
 
 def _names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the further names of the fused model, each once; raise ConfigError for one that is no model's name."""
+    """Return the additional names of the fused model, each once; raise ConfigError for an invalid model name."""
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name, re.ASCII):
             raise ConfigError(f"--as {name!r} is not a valid model name; use letters, digits, '_', '.' and '-'")

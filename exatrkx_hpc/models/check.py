@@ -49,7 +49,7 @@ def check(
     through them, and one of the image is not looked for. `environment` is the Python environment that takes the place
     of the stated ones. Without `packages` what is packed in it is not compared with what the models need: a build may
     leave models out, or have them run on something else. Nothing is loaded or started. Raises ModelError when
-    `repository` is no folder or holds no model.
+    `repository` is not a folder or holds no model.
     """
     findings: list[Finding] = []
     models: dict[str, Model] = {}

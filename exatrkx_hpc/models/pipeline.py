@@ -116,7 +116,7 @@ def pipeline_digest(repository: Path) -> str:
 def pipeline_settings(repository: Path) -> PipelineSettings:
     """Return the constants that the stages of a repository have in their config.pbtxt.
 
-    Raises ModelError when a stage is missing, a constant is no number, or two stages differ in what scores are.
+    Raises ModelError when a stage is missing, a constant is not a number, or two stages differ in what scores are.
     """
     stages = {stage: read_model(repository / stage).parameters for stage, _ in CONSTANTS.values()}
     stated = {

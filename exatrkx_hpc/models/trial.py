@@ -19,7 +19,7 @@ from exatrkx_hpc.tracking.simulation.synthetic import TruthEvent, generate_event
 
 #: The simulated events: how many, and of how many particles; some 660 hits each.
 _EVENTS, _TRACKS = 3, 60
-#: More of all pairs of hits than this within the radius is no neighbourhood.
+#: More of all pairs of hits than this within the radius is not a neighbourhood.
 _MOST_PAIRS = 0.5
 #: So few edges say nothing of a network.
 _FEW = 20
@@ -207,8 +207,7 @@ def _score_remarks(
         what = f"scores pairs of one track below others in {1 - apart:.0%} of cases"
         yield remark(
             f"{what}; is its sign flipped, or does it want other features (--features FILE)? If not, repeat the check "
-            "with "
-            "events of your detector (--events FOLDER)"
+            "with events of your detector (--events FOLDER)"
         )
     elif passing in (0, values.size):
         kept = "no" if not passing else "every"

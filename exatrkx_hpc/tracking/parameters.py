@@ -25,7 +25,7 @@ def networks_folder(folder: Path, parameters: Mapping[str, str]) -> Path:
 def settings_of(parameters: Mapping[str, str]) -> PipelineSettings:
     """Return the settings that `parameters` name by their fields; the others have their defaults.
 
-    Raises ValueError for a value that is no number, or another word than `scores` can be.
+    Raises ValueError for a value that is not a number, or another word than `scores` can be.
     """
     stated = {
         field.name: type(getattr(DEFAULT_SETTINGS, field.name))(parameters[field.name])

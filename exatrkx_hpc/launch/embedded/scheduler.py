@@ -159,7 +159,7 @@ class EmbeddedScheduler:
 
     def _alive(self, job: str, record: _Job) -> bool:
         if job in self._children:
-            self._children[job].returncode()  # reaps it, so that an ended job is no zombie
+            self._children[job].returncode()  # reaps it, so that an ended job does not stay a zombie
         return _start_time(record.session) == record.started
 
     def _sweep(self, job: str, record: _Job) -> None:

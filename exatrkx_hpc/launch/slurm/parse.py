@@ -97,7 +97,7 @@ def _numbers(ranges: str) -> list[str]:
 def parse_queue_json(output: str, *, uid: int, now: float) -> Queue:
     """Return the jobs of the user `uid` in what `squeue --json` printed at `now` (seconds since 1970).
 
-    Raises Unreadable when it is no such answer. A slurmctld that is down makes 22.05 print an empty queue with
+    Raises Unreadable when it is not such an answer. A slurmctld that is down makes 22.05 print an empty queue with
     exit status 0 and the trouble under `errors`: that is Unreadable too.
     """
     try:

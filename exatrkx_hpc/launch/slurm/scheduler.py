@@ -47,12 +47,12 @@ def cancel_argv(job: str) -> list[str]:
 
 
 def requeue_argv(job: str) -> list[str]:
-    """Return the command that lets a running job begin anew, if it was submitted as one that may."""
+    """Return the command that requeues a running job, if it was submitted as requeueable."""
     return ["scontrol", "requeue", job]
 
 
 def show_job_argv(job: str) -> list[str]:
-    """Return the command that tells whose a job is."""
+    """Return the command that shows the owner of a job."""
     return ["scontrol", "show", "job", job]
 
 
@@ -185,7 +185,7 @@ def _cannot_end(left: JobInfo) -> LaunchError:
 
 
 def give_back(job: str) -> str:
-    """Let a running job of this user begin anew, or end it where it may not; return which, or Slurm's words."""
+    """Requeue a running job of this user, or end it if it must not be requeued; return which, or Slurm's words."""
     if ask(requeue_argv(job)).returncode == 0:
         return "it restarts"
     done = ask(cancel_argv(job))

@@ -40,7 +40,7 @@ def squeue_lines_argv() -> list[str]:
 
 
 def sacct_argv(jobs: Collection[str]) -> list[str]:
-    """Return the command that tells what became of jobs that have left the queue, and of their steps."""
+    """Return the command that shows the outcome of jobs that have left the queue, and of their steps."""
     return ["sacct", "--noheader", "--parsable2", f"--jobs={','.join(jobs)}", f"--format={ACCOUNT_FIELDS}"]
 
 
@@ -105,7 +105,7 @@ class Slurmctld:
 
 
 def unknown(job: str, reason: str, *, answered: bool = True) -> JobInfo:
-    """Return that nobody can say what `job` does, and why; not `answered` when Slurm said nothing at all."""
+    """Return that the state of `job` is unknown, and why; not `answered` when Slurm said nothing at all."""
     return JobInfo(id=job, state=JobState.UNKNOWN, reason=reason, answered=answered)
 
 
@@ -174,7 +174,7 @@ class SlurmJobs:
         return snapshot.jobs.get(job) or unknown(job, "Slurm was not queried for it yet")
 
     def forget(self) -> None:
-        """Ask anew at the next `info`, because a job has just been changed."""
+        """Query again at the next `info`, because a job has just been changed."""
         with self._lock:
             self._wait(None)
             self._snapshot = None

@@ -14,7 +14,7 @@ from exatrkx_hpc.launch.slurm.job import JobId, named_jobs, parse_facts, same_lo
 from exatrkx_hpc.launch.slurm.refusals import may_run, own_words, start_estimate
 from exatrkx_hpc.launch.slurm.scheduler import ask, refused, show_job_argv
 
-#: How many characters of an answer that nobody can read are shown.
+#: How many characters of an unreadable answer are shown.
 _MOST_WORDS = 200
 
 
@@ -55,7 +55,7 @@ def submit(script: Path, *, name: str, log: str, section: str = "job", options: 
 
 
 def _alone(answer: str) -> bool:
-    """Return whether an answer has one line: then a number in it is no part of a banner."""
+    """Return whether an answer has one line: then a number in it is not part of a banner."""
     return len(answer.split("\n")) <= 2 and bool(answer.strip())
 
 

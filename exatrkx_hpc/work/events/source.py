@@ -76,7 +76,7 @@ def no_events(source: Path) -> InputError:
 
 
 def scattered_events(source: Path, names: list[str]) -> InputError:
-    """Return what to say of events that are in more than one place of their Parquet files."""
+    """Return the error for events whose rows are in more than one place of their Parquet files."""
     return InputError(
         f"{source}: the rows of an event are not contiguous ({', '.join(names)}, …); sort the rows by event, in one "
         "file"

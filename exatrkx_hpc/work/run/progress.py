@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REFRESHES: Final = 4
-"""So often a second is the table drawn anew."""
+"""Refreshes of the table per second."""
 
 _WINDOW: Final = 10.0
 _SAMPLE: Final = 0.25

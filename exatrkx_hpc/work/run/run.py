@@ -50,7 +50,7 @@ class Settings:
     `event_column` names the event of each row; or one such file), `out` where results (`labels/`), `ledger.sqlite`
     and `report.json` go (made if missing). `workers` processes keep `in_flight` requests each.
 
-    A run goes on where the ledger in `out` ends. `fresh` begins anew, once the endpoint is ready; `retry_failed`
+    A run goes on where the ledger in `out` ends. `fresh` starts over, once the endpoint is ready; `retry_failed`
     also does what an earlier run put into quarantine; `accept_changes` does events again that changed since they
     were done, and forgets those that are gone: without it both are refused.
 
