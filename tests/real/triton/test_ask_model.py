@@ -160,7 +160,7 @@ def test_what_does_not_fit_names_what_was_expected(server: RunningTriton, files:
     with pytest.raises(InputError, match="3 columns; the model expects 8"):
         ask_model(server.grpc, "frnn", [small])
     (files / "two.csv").write_text("track,1\n2,3\n")
-    with pytest.raises(InputError, match="'track' is no UINT8"):
+    with pytest.raises(InputError, match="'track' is not a valid UINT8"):
         ask_model(server.grpc, "echo", [words, str(files / "two.csv")])
 
 

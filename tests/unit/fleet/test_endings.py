@@ -102,12 +102,12 @@ def test_servers_that_gave_up_say_more_than_a_failed_script(tmp_path):
 @pytest.mark.parametrize(
     ("reason", "says"),
     [
-        ("Resources", "Resources: no nodes are free; 'squeue --me --start' tells"),
+        ("Resources", "Resources: no nodes are free; 'squeue --me --start' shows"),
         ("Priority", "Priority: other jobs have higher priority; "),
         ("JobHeldUser", "JobHeldUser: it is held; release it with 'scontrol release 42'; "),
         ("ReqNodeNotAvail, UnavailableNodes:n1", "ReqNodeNotAvail, UnavailableNodes:n1: nodes that it needs are down"),
-        ("QOSMaxJobsPerUserLimit", "QOSMaxJobsPerUserLimit; 'squeue --me --start' tells"),
-        ("", "it waits in the queue; 'squeue --me --start' tells"),
+        ("QOSMaxJobsPerUserLimit", "QOSMaxJobsPerUserLimit; 'squeue --me --start' shows"),
+        ("", "it waits in the queue; 'squeue --me --start' shows"),
     ],
 )
 def test_a_job_that_waits_says_why(tmp_path, reason, says):

@@ -111,7 +111,7 @@ def test_events_of_every_format_have_the_same_tensors(tmp_path: Path, form: str)
         ("x,y,id\n1,2,3\n1,2,3.5\n", ":3: '3.5' is not an integer; the column id is int64"),
         ("x,y,id\n1,a,3\n", ":2: 'a' is not a number; the column y is float32"),
         ("x,y,id\n1,nan,3\n", "row 0 of points is not finite"),
-        (f"x,y,id\n1,2,{2**63}\n", "which int64 cannot hold"),
+        (f"x,y,id\n1,2,{2**63}\n", "which does not fit into int64"),
         ("", ":1: has no column x .it has: nothing."),
     ],
 )
@@ -127,11 +127,11 @@ def test_a_table_that_is_no_event_is_told_with_its_place(tmp_path: Path, text: s
     [
         (np.zeros((3, 2)), "a mapping with the arrays points, ids"),
         ({"points": np.zeros((3, 2))}, "needs ids, too"),
-        ({"points": np.zeros((3, 2)), "ids": [1, 2]}, "points has 3 points and ids has 2"),
+        ({"points": np.zeros((3, 2)), "ids": [1, 2]}, "points has 3 points but ids has 2"),
         ({"points": np.zeros((3, 3)), "ids": [1, 2, 3]}, r"points have the shape \[3, 3\], not \[N,2\]"),
         ({"points": np.zeros((1, 2)), "ids": [1.5]}, "ids are not integers"),
         ({"points": np.zeros((1, 2)), "ids": [2.0**60]}, "not exact from 2.53 on"),
-        ({"points": np.zeros((1, 2)), "ids": np.array([2**63], np.uint64)}, "int64 cannot hold"),
+        ({"points": np.zeros((1, 2)), "ids": np.array([2**63], np.uint64)}, "does not fit into int64"),
         ({"points": np.zeros((1, 2)), "ids": [1], "more": [1]}, "has no input 'more'"),
     ],
 )
@@ -272,18 +272,18 @@ def test_check_finds_what_does_not_hold() -> None:
     request = WORKLOAD.modes["ensemble"][0]
     lost = Request(model="echo", inputs={"POINTS": "dots"}, outputs={"COPIES": "copies"})
     assert "needs POINTS from 'dots', which nothing provides" in faults(modes={"ensemble": (lost,)})
-    assert "mode ensemble gives no sums" in faults(modes={"ensemble": (lost,)})
+    assert "mode ensemble returns no sums" in faults(modes={"ensemble": (lost,)})
     assert "the workload has no mode" in faults(modes={})
     assert "no input has the axis cells" in faults(item="cells")
     assert "two tensors are named" in faults(outputs=(*WORKLOAD.outputs, WORKLOAD.inputs[0]))
     odd = dataclasses.replace(WORKLOAD.outputs[1], dtype="complex64")
     assert "sums is complex64, which Triton does not support" in faults(outputs=(odd,), modes={"ensemble": (request,)})
     assert "the workload has no sample" in faults(sample=None)
-    assert "points has 5 points and ids has 4" in faults(
+    assert "points has 5 points but ids has 4" in faults(
         sample=lambda random: {"points": np.zeros((5, 2)), "ids": np.arange(4)}
     )
     assert "differs from what was written" in faults(decode=lambda path, data: {})
-    assert "it counts links as float" in faults(counts=lambda outputs: {"links": 1.5})
+    assert "the count links is float" in faults(counts=lambda outputs: {"links": 1.5})
 
 
 @pytest.mark.triton
