@@ -35,7 +35,7 @@ from exatrkx_hpc.work.ledger.ledger import Counts, Ledger
 from exatrkx_hpc.work.ledger.open import begin, facts_of
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.outcome import Failed, Result
-from exatrkx_hpc.work.run.accounts import Book
+from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.coordinator import Coordinator
 from exatrkx_hpc.work.run.report import Report
 from exatrkx_hpc.work.run.run import Settings, run_clients
@@ -192,7 +192,7 @@ def _run(settings: Settings, ledger: Ledger) -> Report:
         request_timeout=settings.request_timeout,
         patience=settings.patience,
     )
-    book = Book(ledger, Results(settings.out), settings.events, server=settings.server, version="")
+    book = Accounts(ledger, Results(settings.out), settings.events, server=settings.server, version="")
     coordinator = Coordinator(task, book, workers=settings.workers, show=lambda tally: None)
     asyncio.run(coordinator.run())
     return coordinator.report()

@@ -1,4 +1,4 @@
-"""The main job on one machine: a farm of real Triton servers, events with known truth, and what came of it."""
+"""The full pipeline on one machine: a farm of Triton servers, events with known truth, and their score."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class EventsMaking(News):
 
     def __str__(self) -> str:
         """Return how many."""
-        return f"events: making {self.events} with known truth"
+        return f"events: generating {self.events} with known truth"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +157,7 @@ def _take_folder(folder: Path) -> None:
     mark = folder / _MARK
     try:
         if folder.is_dir() and any(folder.iterdir()) and not mark.exists():
-            raise OutputError(f"{folder} holds files that are not the demo's; choose a new folder with --folder")
+            raise OutputError(f"{folder} contains files that the demo did not write; choose a new folder with --folder")
         folder.mkdir(parents=True, exist_ok=True)
         mark.touch()
         for part in ("events", "results"):

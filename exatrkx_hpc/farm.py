@@ -28,8 +28,7 @@ from exatrkx_hpc.fleet.balancer.balancers import balancer_of, kind_of
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, running_endpoint
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
-from exatrkx_hpc.fleet.status import Look, look_until_ready
-from exatrkx_hpc.fleet.status import look as look_at
+from exatrkx_hpc.fleet.status import JobStatus, job_status, wait_until_ready
 from exatrkx_hpc.fleet.watch import Watch
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.render import render_job
@@ -39,7 +38,7 @@ from exatrkx_hpc.launch.scheduler import JobMayRunError, Scheduler
 from exatrkx_hpc.launch.schedulers import farm_slurm, scheduler_of
 from exatrkx_hpc.launch.slurm.farm_jobs import read_record
 from exatrkx_hpc.launch.words import Word
-from exatrkx_hpc.page.write import told_on_a_page
+from exatrkx_hpc.page.write import page_of_run
 from exatrkx_hpc.work.map.endpoint import Endpoint
 from exatrkx_hpc.work.nodes.run import here, run_sharded
 from exatrkx_hpc.work.nodes.step import run_on_nodes
@@ -115,7 +114,7 @@ def deploy(
         except BaseException as error:
             scheduler.cancel(job.id, drain=False)
             if isinstance(error, OSError):
-                raise LaunchError(f"{job.run_dir} cannot be written ({error.strerror}); job cancelled") from error
+                raise LaunchError(f"cannot write {job.run_dir} ({error.strerror}); the job is cancelled") from error
             raise
     return job
 
@@ -132,11 +131,10 @@ def find_job(farm: Farm, job: str = LATEST) -> Job:
     found = Job(id=job, farm=farm, scheduler=scheduler_of(farm))
     if not job.isdigit() or not found.run_dir.path.is_dir():
         raise LaunchError(
-            f"no job {job!r} in {farm.run_root}; 'ls {farm.run_root}' shows the jobs, "
-            "and run_root in farm.toml names another place"
+            f"no job {job!r} in {farm.run_root}; list the jobs with 'ls {farm.run_root}', or set another run_root"
         )
     if cluster and cluster != found.cluster:
-        raise LaunchError(f"job {job} of {farm.run_root} is not of cluster {cluster}; leave ';{cluster}' out")
+        raise LaunchError(f"job {job} of {farm.run_root} does not belong to cluster {cluster}; omit ';{cluster}'")
     return found
 
 
@@ -167,7 +165,7 @@ def run_clients(
     See `exatrkx_hpc.work.run.run.run_clients`. `farm` is the one whose endpoint may be asked: then its servers'
     counters are on the page. Shards of a run over several nodes are done here, one after the other.
     """
-    with told_on_a_page(settings, Path(farm.run_root) if farm is not None else None):
+    with page_of_run(settings, Path(farm.run_root) if farm is not None else None):
         if read_sharding(settings.out) is not None:
             return run_sharded(settings, here(tell), progress, tell=tell)
         return workers.run_clients(settings, progress, tell=tell)
@@ -185,7 +183,7 @@ def run_clients_on_nodes(
 
     See `exatrkx_hpc.work.nodes.step.run_on_nodes`.
     """
-    with told_on_a_page(settings, Path(farm.run_root)):
+    with page_of_run(settings, Path(farm.run_root)):
         return run_on_nodes(settings, progress, nodes=nodes, tell=tell)
 
 
@@ -202,18 +200,18 @@ def jobs(farm: Farm) -> Iterator[Job]:
         yield Job(id=job, farm=farm, scheduler=scheduler)
 
 
-def look(job: Job) -> Look:
+def status(job: Job) -> JobStatus:
     """Return what `job`, its servers and its endpoint are now."""
-    return look_at(job.scheduler.info(job.id), job.run_dir, timeout=job.farm.monitor.probe_timeout)
+    return job_status(job.scheduler.info(job.id), job.run_dir, timeout=job.farm.monitor.probe_timeout)
 
 
-def wait_ready(job: Job, *, timeout: float, tell: Tell = untold) -> Look:
+def wait_ready(job: Job, *, timeout: float, tell: Tell = untold) -> JobStatus:
     """Return the look at `job` in which every server is ready, each of its changes told before.
 
     Raises EndpointError when the job ends before, or `timeout` seconds have passed.
     """
     wanted = job.farm.job.nodes * job.farm.server.servers_per_node
-    return look_until_ready(lambda: look(job), wanted=wanted, timeout=timeout, tell=tell)
+    return wait_until_ready(lambda: status(job), wanted=wanted, timeout=timeout, tell=tell)
 
 
 def setup(

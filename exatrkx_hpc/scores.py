@@ -1,4 +1,4 @@
-"""The results of a run and their truth become figures: what `exatrkx-hpc score` calls and a notebook may."""
+"""Score the results of a run against their truth: for `exatrkx-hpc score` and notebooks."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def score_results(
     events = _truth_events(truth)
     both = [name for name in events if name in labels.names]
     if not both:
-        raise InputError(f"no event of {truth} has labels in {results}; name the folders of one run")
+        raise InputError(f"no event of {truth} has labels in {results}; choose folders of the same run")
     pipeline = load_pipeline(repository) if repository is not None else None
     parts = []
     for done, name in enumerate(both, start=1):
@@ -137,25 +137,25 @@ def _labels(results: Path) -> FoundResults:
     _require_folder(folder, "the folder that 'exatrkx-hpc run-clients' wrote")
     found = FoundResults(folder, WORKLOAD)
     if not found.names:
-        raise InputError(f"{folder} holds no labels; name the folder that 'exatrkx-hpc run-clients' wrote")
+        raise InputError(f"{folder} has no labels; choose the folder that 'exatrkx-hpc run-clients' wrote")
     return found
 
 
 def _truth_events(folder: Path) -> dict[str, Path]:
     """Return the events of a folder that have a truth, by name."""
-    _require_folder(folder, "--truth, the folder of events")
+    _require_folder(folder, "another --truth, the folder of events")
     if not (folder / TRUTH_FOLDER).is_dir():
         where = folder.parent if folder.name == TRUTH_FOLDER else "the folder that 'exatrkx-hpc events generate' wrote"
-        raise InputError(f"{folder} holds no folder {TRUTH_FOLDER}; --truth wants {where}")
+        raise InputError(f"{folder} has no folder {TRUTH_FOLDER}; set --truth to {where}")
     if (form := format_of(folder)) != CSV:
-        raise InputError(f"the events of {folder} are *.{form}; score wants them, and their truth, as CSV")
+        raise InputError(f"the events of {folder} are *.{form}; score needs events and truth as CSV")
     known = {event.name for event in find_events(folder / TRUTH_FOLDER, CSV)}
     return {event.name: event.path for event in find_events(folder, CSV) if event.name in known}
 
 
 def _require_folder(folder: Path, what: str) -> None:
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; name {what}")
+        raise InputError(f"folder {folder} does not exist; choose {what}")
 
 
 def _score_one(
@@ -181,7 +181,7 @@ def _read_truth(event: Path) -> TruthEvent:
     except OSError as error:
         raise InputError(f"cannot read {truth}: {error.strerror}") from error
     except ValueError as error:
-        raise InputError(f"{event} and its truth cannot be used: {truth}: {error}; make them again") from error
+        raise InputError(f"{event} and its truth cannot be used: {truth}: {error}; generate them again") from error
 
 
 def _numbers(triple: tuple[float, float, float]) -> dict[str, float | None]:

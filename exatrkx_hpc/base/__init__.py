@@ -1,1 +1,1 @@
-"""What every room may use: errors, files, ports, programs, signals. Knows nothing of farms."""
+"""Common parts: errors, files, ports, programs, signals. Independent of farms."""

@@ -1,4 +1,4 @@
-"""Where the shipped folders are: beside the package in a checkout, inside it in a wheel."""
+"""Paths of the shipped folders: next to the package in a checkout, inside the package in a wheel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def asset(name: str) -> Path:
     for root in (_PACKAGE / "_assets", _PACKAGE.parent):
         if (root / name).exists():
             return root / name
-    raise MissingComponent(f"{name} is not part of this installation of exatrkx-hpc; install it again")
+    raise MissingComponent(f"{name} is not part of this installation; reinstall exatrkx-hpc")
 
 
 def package_parent() -> Path:

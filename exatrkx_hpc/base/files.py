@@ -1,4 +1,4 @@
-"""Files that are whole or absent, written aside and then renamed; and where a folder is."""
+"""Atomic file writes (write aside, then rename), free space, and file systems."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _disk(folder: Path) -> tuple[str, bool]:
     existing = next(one for one in (folder, *folder.absolute().parents) if os.path.exists(one))  # noqa: PTH110 - Path.exists raises for a long name
     disk = os.statvfs(existing)
     if disk.f_files and not disk.f_favail:
-        return f"the disk of {existing} takes no more files ({disk.f_files:,} are there)", True
+        return f"the disk of {existing} has no free inodes ({disk.f_files:,} in use)", True
     free = disk.f_bavail * disk.f_frsize
     line = f"the disk of {existing} has {size(free)} free of {size(disk.f_blocks * disk.f_frsize)}"
     return line, free < _AS_GOOD_AS_NOTHING

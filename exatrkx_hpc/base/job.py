@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class JobState(str, Enum):
-    """The states of a job, in Slurm's words, and UNKNOWN: nobody could say."""
+    """The states of a job, in Slurm's words, and UNKNOWN: not reported."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"

@@ -1,4 +1,4 @@
-"""Files that nobody can trust: what a parser raises becomes one line; arrays are loaded without programs."""
+"""Parsing of untrusted files: each parser error becomes one line; arrays are loaded without pickle."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HEADERS: Mapping[tuple[int, int], Callable[[io.BytesIO], tuple[tuple[int, ...],
 
 
 @contextlib.contextmanager
-def blamed_on(path: Path, form: str, *, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def parse_errors(path: Path, form: str, *, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn whatever a parser raises inside the block into an InputError of one line: bytes can surprise any parser.
 
     `form` is what the file at `path` should be, such as "a .npy file". Errors of ours pass as they are, and
@@ -36,7 +36,7 @@ def blamed_on(path: Path, form: str, *, but: tuple[type[Exception], ...] = ()) -
     except passing:
         raise
     except MemoryError as error:
-        raise InputError(f"{path} needs more memory than there is; split it, or start fewer workers") from error
+        raise InputError(f"{path} does not fit into memory; split it, or start fewer workers") from error
     except Exception as error:
         said = " ".join(str(error).split())[:200] or "no reason given"
         raise InputError(f"{path} cannot be read as {form} ({type(error).__name__}: {said}); write it again") from error
@@ -54,7 +54,7 @@ def npy_header(path: Path, data: bytes, *, wanted: str) -> tuple[tuple[int, ...]
         # is, so a torn one may raise whatever a torn program does.
         shape, by_columns, dtype = _HEADERS[read_magic(file)](file)
     except Exception as error:
-        raise InputError(f"{path} is no whole file of numpy; {wanted}") from error
+        raise InputError(f"{path} is not a complete numpy file; {wanted}") from error
     if dtype.hasobject:
         raise InputError(f"{path} holds Python objects, which are never loaded; {wanted}")
     return shape, by_columns, dtype, file.tell()
@@ -67,7 +67,7 @@ def read_npy(path: Path, data: bytes, *, wanted: str) -> NDArray[Any]:
     for size in shape:  # as Python's numbers: what a torn header promises may be more than 64 bits hold
         number *= size
     if len(data) - start != number * dtype.itemsize or any(size < 0 for size in shape):
-        raise InputError(f"{path} is torn: {len(data)} bytes, which do not hold {list(shape)}; write it again")
+        raise InputError(f"{path} is truncated: {len(data)} bytes do not hold {list(shape)}; write it again")
     return np.frombuffer(data, dtype=dtype, offset=start).reshape(shape, order="F" if by_columns else "C")
 
 
@@ -76,14 +76,14 @@ def unpack_npz(path: Path, data: bytes, *, wanted: str) -> Mapping[str, Callable
 
     Raises InputError for an archive that is torn, at once or when an array is unpacked.
     """
-    with blamed_on(path, "an .npz file"):
+    with parse_errors(path, "an .npz file"):
         archive = zipfile.ZipFile(io.BytesIO(data))
         names = archive.namelist()
 
     def unpack(name: str) -> bytes:
-        with blamed_on(path, "an .npz file"):
+        with parse_errors(path, "an .npz file"):
             if archive.getinfo(name).file_size > _LARGEST:  # no more than this is ever unpacked
-                raise InputError(f"{path} unpacks to more than {_LARGEST >> 20} MB, which is no event; {wanted}")
+                raise InputError(f"{path} unpacks to more than {_LARGEST >> 20} MB, too much for an event; {wanted}")
             return archive.read(name)
 
     return {name.removesuffix(".npy"): (lambda name=name: unpack(name)) for name in names}  # type: ignore[misc]

@@ -29,7 +29,9 @@ class PortTaken(News):
 
     def __str__(self) -> str:
         """Return both ports, and why."""
-        return f"{self.part} port: {self.own}, your own, cannot be used ({self.reason}); it is {self.port} this time"
+        return (
+            f"{self.part} port: your own port {self.own} is not available ({self.reason}); using {self.port} this time"
+        )
 
 
 def port_trouble(host: str, port: int) -> str | None:

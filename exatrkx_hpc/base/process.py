@@ -1,4 +1,4 @@
-"""The one door to other programs: run one to its end, or start one and stop it with all that it started.
+"""The only module that starts programs: run one to completion, or start one and stop it with its children.
 
 Nothing else imports subprocess. A command is a list of words, never a string for a shell.
 """
@@ -66,10 +66,10 @@ def run(
     cwd: Path | None = None,
     stdin: str = "",
 ) -> Completed:
-    """Run `argv` to its end, at most `timeout` seconds, and return what it said; a failure is no exception.
+    """Run `argv` to its end, at most `timeout` seconds, and return its output; a failing exit status raises nothing.
 
     A program that outlasts its time is killed and reported as exit status 124. Raises MissingComponent when
-    the program does not exist or cannot be started. What it says that is no UTF-8 is replaced by '�'.
+    the program does not exist or cannot be started. Output that is not UTF-8 is replaced by '�'.
     """
     try:
         done = subprocess.run(

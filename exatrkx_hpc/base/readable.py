@@ -1,4 +1,4 @@
-"""Numbers, shares, times, names of nodes and long texts as a person writes them."""
+"""Format numbers, shares, times, node names and long texts for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals at this process: a stop is asked for once, and what must not break in the middle does not."""
+"""Signal handling of this process: unwind once on a stop signal, and defer signals in critical sections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped templates, filled in. They decide nothing: what is cleverer than `for` and `if` is a value."""
+"""Render the shipped templates. Templates have only `for` and `if`; everything else is a value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exatrkx_hpc.base.assets import asset
 def render(template: str, *, filters: Mapping[str, Callable[..., str]] | None = None, **values: object) -> str:
     """Return the text of a shipped template, such as `jobs/farm.sbatch.j2`, with `values` filled in.
 
-    Raises jinja2.UndefinedError for a name that the template uses and nobody gave.
+    Raises jinja2.UndefinedError for a name that the template uses but that has no value.
     """
     path = asset(template)
     environment = Environment(

@@ -1,4 +1,4 @@
-"""Whole numbers in text, exact for 64 bits, signed and unsigned: labels and ids must never pass through a float."""
+"""Integers in text, exact for 64 bits, signed and unsigned: labels and IDs never pass through a float."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-Whole = NDArray[np.int64] | NDArray[np.uint64]
+RunFacts = NDArray[np.int64] | NDArray[np.uint64]
 """Whole numbers, all exact."""
 
 #: int() also takes underscores and the digits of other scripts.
@@ -34,16 +34,16 @@ def whole_number(text: str) -> int:
     if _PLAIN.fullmatch(word):
         return int(word)
     if not _POINTED.fullmatch(word):
-        raise ValueError(f"{shown} is no whole number" if word else "a blank line")
+        raise ValueError(f"{shown} is not an integer" if word else "a blank line")
     exact = Decimal(word)
     if exact.adjusted() > 20 or abs(exact) >= _EXACT:
         raise ValueError(f"{shown} is written as a float, which is not exact from 2^53 on")
     if exact != exact.to_integral_value():
-        raise ValueError(f"{shown} is no whole number")
+        raise ValueError(f"{shown} is not an integer")
     return int(exact)
 
 
-def whole_numbers(lines: Sequence[str], *, first: int) -> Whole:
+def whole_numbers(lines: Sequence[str], *, first: int) -> RunFacts:
     """Return one whole number for each line, int64 `[N]`, or uint64 where one is 2^63 or more.
 
     Raises ValueError `LINE: what is wrong`; the lines count from `first`.

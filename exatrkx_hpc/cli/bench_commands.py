@@ -1,4 +1,4 @@
-"""`bench` and `plot`: measure a farm over its sizes, and make the figures of it."""
+"""`bench` and `plot`: measure farms of several sizes and draw the figures."""
 
 from __future__ import annotations
 
@@ -32,45 +32,79 @@ from exatrkx_hpc.measure.scan import Effort, Grid, seconds_left
 
 
 def bench(
-    servers: Annotated[str | None, typer.Option("--servers", help="Numbers of servers, such as 1,2.")] = None,
+    servers: Annotated[
+        str | None,
+        typer.Option("--servers", help="Numbers of servers to measure, such as 1,2 (default: those of the farm)."),
+    ] = None,
     instances: Annotated[
-        str | None, typer.Option("--instances", help="Instances of each model, such as 1,2,3.")
+        str | None,
+        typer.Option("--instances", help="Instances per model to measure, such as 1,2,3 (default: server.instances)."),
     ] = None,
     concurrency: Annotated[
-        str | None, typer.Option("--concurrency", help="Requests in flight, such as 1,2,4,8.")
+        str | None,
+        typer.Option("--concurrency", help="Concurrencies to measure, such as 1,2,4,8 (default: bench.concurrency)."),
     ] = None,
-    events: Annotated[Path, typer.Option("--events", "-d", help="Events, or perf_analyzer's *.json.")] = Path("events"),
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the scan.")] = Path("bench"),
-    window: Annotated[float | None, typer.Option("--window", help="Seconds that a repetition measures.")] = None,
-    repeats: Annotated[int | None, typer.Option("--repeats", help="Repetitions of each point.")] = None,
-    most_repeats: Annotated[int | None, typer.Option("--most-repeats", help="Of one that is not steady.")] = None,
-    variation: Annotated[float | None, typer.Option("--variation", help="Steady below this spread, 0 to 1.")] = None,
-    minutes: Annotated[float | None, typer.Option("--minutes", help="Begin nothing after so many minutes.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="The model that is asked.")] = None,
+    events: Annotated[
+        Path, typer.Option("--events", "-d", help="Folder of events, or perf_analyzer JSON file.")
+    ] = Path("events"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the scan; an unfinished scan there is resumed.")
+    ] = Path("bench"),
+    window: Annotated[
+        float | None, typer.Option("--window", help="Seconds per repetition (default: bench.window).")
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", help="Minimum repetitions per point (default: bench.repeats).")
+    ] = None,
+    most_repeats: Annotated[
+        int | None, typer.Option("--most-repeats", help="Maximum repetitions per point (default: bench.most_repeats).")
+    ] = None,
+    variation: Annotated[
+        float | None,
+        typer.Option(
+            "--variation",
+            help="Stop repeating below this relative standard deviation, 0 to 1 (default: bench.variation).",
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", help="Start no repetition after N minutes (default: bench.minutes).")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Model to measure (default: bench.model).")] = None,
     calls: Annotated[
-        Literal["default", "sync", "async"] | None, typer.Option("--calls", help="How perf_analyzer calls.")
+        Literal["default", "sync", "async"] | None,
+        typer.Option("--calls", help="perf_analyzer's request mode (default: bench.calls)."),
     ] = None,
     direct: Annotated[
-        bool | None, typer.Option("--direct/--no-direct", help="Also without a server; default: on this machine only.")
+        bool | None,
+        typer.Option(
+            "--direct/--no-direct",
+            help="Also measure mode direct, without a server (default: only at a site without Slurm).",
+        ),
     ] = None,
     job: Annotated[
-        str | None, typer.Option("--job", help="Measure the servers of this running job as they are.")
+        str | None,
+        typer.Option("--job", help="Measure the servers of this running job, without changing their number."),
     ] = None,
-    wait: Annotated[float, typer.Option("--wait", min=1, help="Seconds until the servers are ready.")] = 600.0,
-    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Also make the figures.")] = True,
+    wait: Annotated[
+        float, typer.Option("--wait", min=1, help="Maximum seconds to wait until the servers are ready.")
+    ] = 600.0,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figures after the scan.")] = True,
     recommended: Annotated[
-        bool, typer.Option("--recommend", help="Measure nothing; name the knee of what was measured.")
+        bool, typer.Option("--recommend", help="Only print the recommended farm from an existing scan.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan of the scan and its time.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan of the scan and its estimated time; do not measure.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
 ) -> None:
-    """Measure farms of several sizes with perf_analyzer: servers x instances x requests in flight.
+    """Measure farms of several sizes with perf_analyzer.
 
-    A scan that was stopped goes on where it was. One table, bench.csv, has a row for each repetition.
+    The scan covers servers x instances x concurrency. Repeat the command to resume a stopped scan. The table
+    bench.csv has one row per repetition.
 
     Example: exatrkx-hpc bench --servers 1,2 --instances 1,2,3 --concurrency 1,2,4,8 -d events -o bench
     """
@@ -113,14 +147,19 @@ def bench(
 
 def plot(
     tables: Annotated[
-        list[Path] | None, typer.Argument(help="The folder of a scan, or its bench.csv; of several to compare them.")
+        list[Path] | None,
+        typer.Argument(help="Folder of a scan or its bench.csv; give several to compare them (default: bench)."),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: figures beside the table.")] = None,
-    formats: Annotated[str, typer.Option("--format", help="Of png, svg and pdf.")] = "png,svg,pdf",
-    title: Annotated[str, typer.Option("--title", help="A line above each figure.")] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Output folder (default: figures/ next to the table).")
+    ] = None,
+    formats: Annotated[str, typer.Option("--format", help="Comma-separated list of png, svg and pdf.")] = "png,svg,pdf",
+    title: Annotated[str, typer.Option("--title", help="Title of each figure.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Make the figures of a scan; of several scans one figure, to compare models, calls or machines.
+    """Draw the figures of a scan, or compare several scans.
+
+    Compare scans of different models, request modes or machines.
 
     Example: exatrkx-hpc plot bench -o figures --title "8 cores, reference events"
     """
@@ -128,7 +167,7 @@ def plot(
     folder = out or (first if first.is_dir() else first.parent) / "figures"
     chosen = tuple(dict.fromkeys(one.strip() for one in formats.split(",")))
     if unknown := [one for one in chosen if one not in ("png", "svg", "pdf")]:
-        raise ConfigError(f"--format {unknown[0]} is unknown; use png, svg, pdf or several with commas")
+        raise ConfigError(f"--format {unknown[0]} is unknown; use png, svg, pdf or a comma-separated list of them")
     scans = {str(one): read_table(one) for one in (first, *others)}
     if others:
         written = save_comparison(scans, folder, formats=chosen, title=title)
@@ -147,7 +186,7 @@ def _numbers(flag: str, text: str | None) -> tuple[int, ...] | None:
     try:
         return tuple(int(one) for one in text.split(","))
     except ValueError as error:
-        raise ConfigError(f"{flag} {text!r} is no list of numbers; write them as 1,2,4") from error
+        raise ConfigError(f"{flag} {text!r} is not a list of integers; write it as 1,2,4") from error
 
 
 def _grid(
@@ -159,7 +198,7 @@ def _grid(
     job: str | None,
 ) -> Grid:
     if job is not None and (servers or instances or direct):
-        raise ConfigError("--job measures servers as they are; leave out --servers, --instances and --direct")
+        raise ConfigError("--job measures the running servers; omit --servers, --instances and --direct")
     on_its_own = direct if direct is not None else abilities_of(farm).measures_direct and job is None
     return Grid(
         servers=servers if servers is not None else (farm.job.nodes * farm.server.servers_per_node,),
@@ -188,7 +227,9 @@ def _analyzer(farm: Farm, tell: Tell) -> PerfAnalyzer:
     except MissingComponent:
         if farm.bench.perf_analyzer or not sys.stdin.isatty():
             raise
-        if not typer.confirm(f"perf_analyzer is not here. Install it in {folder} (45 MB)?", default=True, err=True):
+        if not typer.confirm(
+            f"perf_analyzer is not installed. Install it in {folder} (45 MB)?", default=True, err=True
+        ):
             raise
     return install(folder, tell)
 
@@ -221,14 +262,14 @@ def _print_plan(farm: Farm, grid: Grid, effort: Effort, out: Path, *, job: str |
         return
     at_once = ", ".join(map(str, grid.concurrency))
     for servers, instances in placements:
-        typer.echo(f"{servers} server(s) x {instances} instance(s): {at_once} in flight")
+        typer.echo(f"{servers} server(s) x {instances} instance(s): concurrency {at_once}")
     if job is not None:
-        typer.echo(f"the servers of job {job}: {at_once} in flight")
+        typer.echo(f"the servers of job {job}: concurrency {at_once}")
     if grid.direct:
         numbers = [point.instances for point in grid.direct_points()]
         typer.echo(f"without a server, {source_models(farm)}: {', '.join(map(str, numbers))} process(es)")
-    typer.echo(f"each {effort.repeats} to {effort.most_repeats} times {effort.window:g} s")
-    typer.echo(f"left: {least / 60:.0f} to {most / 60:.0f} minutes, {effort.minutes:g} at most")
+    typer.echo(f"{effort.repeats} to {effort.most_repeats} repetitions of {effort.window:g} s per point")
+    typer.echo(f"estimated time left: {least / 60:.0f} to {most / 60:.0f} minutes, limit {effort.minutes:g}")
 
 
 def _recommend(rows: Sequence[Row], *, as_json: bool) -> None:
@@ -251,7 +292,7 @@ def _print(rows: Sequence[Row], written: Sequence[Path], *, as_json: bool) -> No
     if served:
         typer.echo(f"smallest within {100 * WITHIN:.0f} % of the best: {recommend(rows)}")
     if written:
-        say(f"{len(written)} files of figures in {written[0].parent}")
+        say(f"{len(written)} figure files in {written[0].parent}")
 
 
 def _table(known: Sequence[Summary]) -> Table:

@@ -14,7 +14,7 @@ from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, SiteName, cons
 from exatrkx_hpc.config.resolve import DEFAULT_FILE, commented_file, value_of
 from exatrkx_hpc.config.schema import Farm
 
-config_app = typer.Typer(help="Show what the configuration is and where each value comes from.", no_args_is_help=True)
+config_app = typer.Typer(help="Show the configuration and the source of each value.", no_args_is_help=True)
 
 
 @config_app.command(epilog="Example: exatrkx-hpc config show --site perlmutter")
@@ -40,12 +40,16 @@ def schema() -> None:
 
 
 def init(
-    site: Annotated[str, typer.Argument(help="The site profile: perlmutter, generic or local.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path(DEFAULT_FILE),
-    account: Annotated[str | None, typer.Option("--account", "-A", help="The account to charge.")] = None,
+    site: Annotated[str, typer.Argument(help="Site profile: perlmutter, generic or local.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path(DEFAULT_FILE),
+    account: Annotated[
+        str | None, typer.Option("--account", "-A", help="Slurm account to charge (job.account).")
+    ] = None,
     engine: EngineName = None,
 ) -> None:
-    """Write a commented farm.toml for a site; a file that is there stays as it is.
+    """Write a commented farm.toml for a site.
+
+    An existing file is not overwritten.
 
     Example: exatrkx-hpc init perlmutter --account m1234_g
     """
@@ -55,7 +59,7 @@ def init(
     try:
         write_new(out, text)
     except FileExistsError as error:
-        raise ConfigError(f"{out} is there already and stays as it is; name another file with --out") from error
+        raise ConfigError(f"{out} already exists; choose another file with --out") from error
     except OSError as error:
-        raise ConfigError(f"{out} cannot be written: {error.strerror}") from error
-    typer.echo(f"{out} written; set what is yours there, then 'exatrkx-hpc deploy --dry-run' shows the job")
+        raise ConfigError(f"cannot write {out}: {error.strerror}; check permissions and free space") from error
+    typer.echo(f"{out} written; edit it, then check the job with 'exatrkx-hpc deploy --dry-run'")

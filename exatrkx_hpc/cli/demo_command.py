@@ -1,4 +1,4 @@
-"""`demo`: the whole way of the data on this machine."""
+"""`demo`: the full pipeline on this machine."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ from exatrkx_hpc.work.run.report import render_table
 
 
 def demo(
-    servers: Annotated[int, typer.Option("--servers", min=1, max=16, help="Triton servers to start.")] = 2,
-    events: Annotated[int, typer.Option("--events", min=1, help="Events to push through.")] = 100,
-    folder: Annotated[Path, typer.Option("--folder", help="Where everything goes.")] = Path("demo-results"),
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the farm up until Ctrl-C.")] = False,
+    servers: Annotated[int, typer.Option("--servers", min=1, max=16, help="Number of Triton servers.")] = 2,
+    events: Annotated[int, typer.Option("--events", min=1, help="Number of events.")] = 100,
+    folder: Annotated[Path, typer.Option("--folder", help="Output folder.")] = Path("demo-results"),
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the farm running until Ctrl-C.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Run the whole thing on this machine: no Slurm, no container, no GPU.
+    """Run the full pipeline on this machine: no Slurm, container or GPU.
 
-    It builds the models, makes events with known truth, starts real Triton servers behind nginx with
-    Prometheus watching, pushes the events through with eight workers, scores the tracks that were found, and
-    stops everything.
+    Builds the models, generates events with known truth, starts Triton servers behind nginx with Prometheus, sends
+    the events with eight workers, scores the tracks and stops everything.
 
     Example: exatrkx-hpc demo --servers 2 --events 100
     """
@@ -40,8 +39,11 @@ def demo(
         if keep:
             _print(result, as_json=as_json)
             if not as_json:
-                say(f"the farm stays up; try 'exatrkx-hpc run-clients --server {result.endpoint} -d {folder}/events'")
-                say("Ctrl-C stops it")
+                say(
+                    f"the farm keeps running; try 'exatrkx-hpc run-clients --server {result.endpoint} -d "
+                    f"{folder}/events'"
+                )
+                say("press Ctrl-C to stop it")
             with contextlib.suppress(KeyboardInterrupt):
                 while True:
                     time.sleep(3600)

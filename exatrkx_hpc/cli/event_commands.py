@@ -26,32 +26,39 @@ from exatrkx_hpc.work.workloads.units import Angle, Length, Sample, converted
 
 Format = Literal["csv", "npy", "npz", "parquet"]
 
-events_app = typer.Typer(help="Make events with known truth, and convert events.", no_args_is_help=True)
+events_app = typer.Typer(help="Generate events with known truth, and convert events.", no_args_is_help=True)
 
 EventSource = Annotated[
     SourceName,
-    typer.Option(help="What makes events: ACTS, the numpy generator's helices, or (auto) ACTS where it is installed."),
+    typer.Option(help="Event generator: acts, helices (numpy only), or auto (acts if installed, else helices)."),
 ]
 
 
 @events_app.callback()
 def _events() -> None:
-    """Make events with known truth, and convert events."""
+    """Generate events with known truth, and convert events."""
 
 
 @events_app.command(epilog="Example: exatrkx-hpc events generate --out events --events 100")
 def generate(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to; truth goes to its folder truth/.")],
-    events: Annotated[int, typer.Option("--events", min=1, help="How many events.")] = 100,
-    tracks: Annotated[int, typer.Option("--tracks", min=0, help="Particles in each event.")] = synthetic.DEFAULT_TRACKS,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same events.")] = 0,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Output folder; the truth is written to its subfolder truth/.")
+    ],
+    events: Annotated[int, typer.Option("--events", min=1, help="Number of events.")] = 100,
+    tracks: Annotated[
+        int, typer.Option("--tracks", min=0, help="Number of particles per event.")
+    ] = synthetic.DEFAULT_TRACKS,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed; the same seed gives the same events.")] = 0,
     source: EventSource = "helices",
     form: Annotated[
-        Format, typer.Option("--format", help="A file for each event, or one Parquet file; truth is CSV.")
+        Format,
+        typer.Option(
+            "--format", help="Event format: one file per event, or one Parquet file. The truth is always CSV."
+        ),
     ] = "csv",
     quiet: Quiet = False,
 ) -> None:
-    """Write events with known truth: helices in a toy detector, or particles that ACTS simulates; and noise."""
+    """Generate events with noise and known truth: helices in a toy detector, or particles simulated by ACTS."""
     make = event_source(source)
     try:
         _refuse_events_of_another_call(out)
@@ -61,7 +68,9 @@ def generate(
                 out, events=events, tracks=tracks, seed=seed, source=make, write=write, on_progress=show
             )
     except OSError as error:
-        raise OutputError(f"events cannot be written to {out}: {error.strerror}") from error
+        raise OutputError(
+            f"cannot write events to {out}: {error.strerror}; check permissions and free space"
+        ) from error
     except MemoryError as error:
         raise ConfigError(f"{tracks} tracks in an event do not fit into memory; lower --tracks") from error
     typer.echo(f"{events} events in {out}, their truth in {out / synthetic.TRUTH_FOLDER}")
@@ -73,39 +82,50 @@ def event_source(name: SourceName) -> synthetic.Source:
         return acts.event_source(name)
     except ImportError as error:
         raise MissingComponent(
-            f"events of ACTS need pyacts ({error}); pip install 'exatrkx-hpc[acts]', or choose helices"
+            f"--source acts needs pyacts ({error}); pip install 'exatrkx-hpc[acts]', or use --source helices"
         ) from error
 
 
 @events_app.command(epilog="Example: exatrkx-hpc events convert events events.json")
 def convert(
-    source: Annotated[Path, typer.Argument(help="Events, or a JSON file.")],
-    out: Annotated[Path, typer.Argument(help="The JSON file, or the new folder.")],
-    to: Annotated[Target | None, typer.Option("--to", help="What it becomes; default: what the source is not.")] = None,
-    tensor: Annotated[str, typer.Option("--tensor", help="The model's input that the hits are.")] = "FEATURES",
-    as_base64: Annotated[bool, typer.Option("--base64", help="Write bytes in base64, not numbers.")] = False,
+    source: Annotated[Path, typer.Argument(help="Folder of events, event file, or perf_analyzer JSON file.")],
+    out: Annotated[Path, typer.Argument(help="JSON file or new folder to write.")],
+    to: Annotated[
+        Target | None,
+        typer.Option(
+            "--to",
+            help="Output format (default: json for events, csv for JSON; with --scale or --phi, that of the source).",
+        ),
+    ] = None,
+    tensor: Annotated[str, typer.Option("--tensor", help="Name of the model input that holds the hits.")] = "FEATURES",
+    as_base64: Annotated[
+        bool, typer.Option("--base64", help="Write tensors as base64 instead of numbers (JSON output only).")
+    ] = False,
     names: Annotated[
-        Path | None, typer.Option("--names", help="From JSON: a folder of events whose names they get, in order.")
+        Path | None,
+        typer.Option("--names", help="Name the events after those in this folder, in order (JSON input only)."),
     ] = None,
     scale: Annotated[
         Length | None,
-        typer.Option("--scale", help="r and z are in this unit; make r/3000 mm and z/400 mm of them."),
+        typer.Option("--scale", help="Unit of r and z in the source; converted to r/3000 mm and z/400 mm."),
     ] = None,
     phi: Annotated[
         Angle | None,
-        typer.Option("--phi", help="phi is in radians, degrees, or (pi) in phi/pi of any turn; make phi/pi of it."),
+        typer.Option(
+            "--phi", help="Unit of phi in the source: radians, degrees or pi (phi/pi, any turn); converted to phi/pi."
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Turn events into perf_analyzer's JSON (--input-data), such JSON into events, or events into another format.
+    """Convert events to perf_analyzer JSON (--input-data), such JSON to events, or events to another format.
 
-    Events are a folder of *.csv, *.npy, *.npz or *.parquet, or one such file.
+    Events are a folder of *.csv, *.npy, *.npz or *.parquet files, or one such file.
     """
     if to is None and (scale or phi) and holds_events(source) and out.suffix != ".json":
         to = cast("Target", format_of(source))
     form, from_json = direction(source, to), not holds_events(source)
     if (as_base64 and form != "json") or (names is not None and not from_json):
-        raise ConfigError("--base64 is for writing JSON, --names for reading it; leave it out")
+        raise ConfigError("--base64 applies only to JSON output and --names only to JSON input; omit the option")
     sample, convert_hits = Sample(), converted(scale, phi)
 
     def change(hits: Float32) -> Float32:

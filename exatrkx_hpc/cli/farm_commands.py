@@ -1,4 +1,4 @@
-"""`deploy`, `monitor`, `stop`: a job's life."""
+"""`deploy`, `monitor`, `stop`: the life cycle of a job."""
 
 from __future__ import annotations
 
@@ -22,43 +22,49 @@ from exatrkx_hpc.fleet.events import MonitorStopped
 from exatrkx_hpc.launch.run_dir import LATEST
 from exatrkx_hpc.launch.words import Word
 
-JobId = Annotated[str, typer.Argument(help="The job's id, as deploy printed it; default: the job used last.")]
+JobId = Annotated[str, typer.Argument(help="Job ID, as printed by deploy; latest is the job used last.")]
 
 
 def deploy(
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
-    nodes: Annotated[int | None, typer.Option("--nodes", "-N", help="How many nodes.")] = None,
-    account: Annotated[str | None, typer.Option("--account", "-A", help="The account to charge.")] = None,
-    qos: Annotated[str | None, typer.Option("--qos", help="The quality of service.")] = None,
-    partition: Annotated[str | None, typer.Option("--partition", "-p", help="The partition.")] = None,
-    time: Annotated[str | None, typer.Option("--time", "-t", help="The time limit.")] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", "-N", help="Number of nodes (default: job.nodes).")] = None,
+    account: Annotated[
+        str | None, typer.Option("--account", "-A", help="Slurm account to charge (default: job.account).")
+    ] = None,
+    qos: Annotated[str | None, typer.Option("--qos", help="Slurm QOS (default: job.qos).")] = None,
+    partition: Annotated[
+        str | None, typer.Option("--partition", "-p", help="Slurm partition (default: job.partition).")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option("--time", "-t", help="Time limit, such as 02:00:00 (default: job.time).")
+    ] = None,
     engine: EngineName = None,
     wait: Annotated[
-        float | None, typer.Option("--wait", min=1, help="Wait until every server is ready, at most so many seconds.")
+        float | None, typer.Option("--wait", min=1, help="Wait until every server is ready, for at most N seconds.")
     ] = None,
     interactive: Annotated[
-        bool, typer.Option("--interactive", help="Run the farm from this terminal until Ctrl-C, with its endpoint.")
+        bool, typer.Option("--interactive", help="Run the farm and its endpoint in this terminal until Ctrl-C.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script and submit nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the job script; do not submit it.")] = False,
     trust_run_root: Annotated[
-        bool, typer.Option("--trust-run-root", help="Take a run root that looks as if no node could see it.")
+        bool, typer.Option("--trust-run-root", help="Accept a run root that seems not to be shared with the nodes.")
     ] = False,
     beside: Annotated[
         Literal["bench"] | None,
-        typer.Option("--with", help="Measure the servers in the job itself, which then ends."),
+        typer.Option("--with", help="Run the benchmark inside the job, then end the job."),
     ] = None,
-    events: Annotated[Path, typer.Option("--events", "-d", help="With bench: what it asks with.")] = Path("events"),
+    events: Annotated[Path, typer.Option("--events", "-d", help="With --with bench: events to send.")] = Path("events"),
     as_json: Json = False,
 ) -> None:
-    """Submit the farm's job and print its id.
+    """Submit the farm's job and print its ID.
 
-    With --interactive it is deploy and monitor in one: the servers start at once in the allocation that this
-    shell is in, or in one that salloc gets and that ends with them.
+    With --interactive, run deploy and monitor in one: start the servers in the allocation of this shell, or in a
+    new allocation from salloc, which ends with the servers.
 
-    With --with bench the job measures itself once its servers are ready, over the requests in flight that
-    [bench] names, and ends: RUN_ROOT/JOBID/bench holds the table and the figures.
+    With --with bench, run the benchmark inside the job once its servers are ready, at the concurrencies of [bench],
+    then end the job. The table and the figures are in RUN_ROOT/JOBID/bench.
 
     Example: exatrkx-hpc deploy -N 4
     """
@@ -107,7 +113,7 @@ def _submit(
         story.wait_ready(job, timeout=wait, tell=tell)
     if as_json:
         return  # programs have read all that there is
-    after = f"figures will be in {job.run_dir.bench}" if beside else f"next: exatrkx-hpc monitor {job.id}"
+    after = f"the figures will be in {job.run_dir.bench}" if beside else f"next: exatrkx-hpc monitor {job.id}"
     say(f"run directory {job.run_dir}; {after}")
 
 
@@ -118,10 +124,10 @@ def monitor(
     run_root: RunRoot = None,
     as_json: JsonLines = False,
 ) -> None:
-    """Keep one endpoint for the servers of a job, until the job is over or Ctrl-C.
+    """Run the endpoint of a job until the job ends or Ctrl-C.
 
-    Balancer and metrics store follow the servers as they come and go; each change is one line with its time, and
-    with the number of ready servers at its end.
+    Updates nginx and Prometheus when servers start, fail or end. Prints one line with time and number of ready
+    servers for each change.
 
     Example: exatrkx-hpc monitor 4242
     """
@@ -142,7 +148,7 @@ def monitor(
 
 
 def stop(job: JobId = LATEST, config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None) -> None:
-    """Let the servers of a job leave the balancer and finish, then end the job.
+    """Drain the servers of a job, then cancel the job.
 
     Example: exatrkx-hpc stop 4242
     """

@@ -30,7 +30,7 @@ def refuse_mixture(given: Mapping[str, bool]) -> None:
     """Raise ConfigError when one of the flags, which do not go with --interactive, was given."""
     for flag, there in given.items():
         if there:
-            raise ConfigError(f"--interactive keeps the terminal and does not go with {flag}; take {flag} away")
+            raise ConfigError(f"--interactive cannot be combined with {flag}; omit {flag}")
 
 
 def within_allocation(found: Resolved, *, nodes_given: bool) -> Resolved:
@@ -39,7 +39,9 @@ def within_allocation(found: Resolved, *, nodes_given: bool) -> Resolved:
     Raises ConfigError at a site without Slurm.
     """
     if not abilities_of(found.farm).allocations:
-        raise ConfigError(f"--interactive needs Slurm, which site {found.farm.site} has not; use deploy and monitor")
+        raise ConfigError(
+            f"--interactive needs Slurm, which site {found.farm.site} does not use; run deploy and monitor instead"
+        )
     inside = allocation(os.environ)
     if inside is None or nodes_given or not inside.nodes:
         return found
@@ -106,7 +108,7 @@ class _Words:
 def _follow(job: story.Job, keeper: Watch, words: _Words, tell: Tell) -> None:
     """Show what happens until the job is over."""
     wanted = job.farm.job.nodes * job.farm.server.servers_per_node
-    began = f"job {job.id}, run directory {job.run_dir}; Ctrl-C drains the servers and ends the farm"
+    began = f"job {job.id}, run directory {job.run_dir}; press Ctrl-C to drain the servers and stop the farm"
     tell(Prompt(job=job.id, text=began))
     told = False
     while not keeper.view.job.over:
@@ -114,7 +116,7 @@ def _follow(job: story.Job, keeper: Watch, words: _Words, tell: Tell) -> None:
         words.show(job.id)
         if not told and len(keeper.view.ready) >= wanted:
             told = True
-            ready = f"{wanted} of {wanted} servers ready; in another terminal: {_clients(job)}"
+            ready = f"{wanted} of {wanted} servers ready; run in another terminal: {_clients(job)}"
             tell(Prompt(job=job.id, text=ready))
         time.sleep(0.2)
 
@@ -125,11 +127,11 @@ def _clients(job: story.Job) -> str:
 
 
 def _drain(job: story.Job) -> None:
-    typer.echo(f"\nthe servers of job {job.id} drain; Ctrl-C again ends them at once")
+    typer.echo(f"\ndraining the servers of job {job.id}; press Ctrl-C again to stop them at once")
     try:
         job.scheduler.cancel(job.id)
     except KeyboardInterrupt:
-        typer.echo("\nthey end at once")
+        typer.echo("\nstopping them at once")
 
 
 def _end(job: story.Job | None, keeper: Watch | None) -> None:
@@ -146,8 +148,8 @@ def _last_word(job: story.Job | None, words: _Words) -> None:
     if job is None:
         return
     words.show(job.id)
-    now = story.look(job).info
+    now = story.status(job).info
     if now.state not in (JobState.COMPLETED, JobState.CANCELLED):
         logs = job.run_dir.logs
         raise LaunchError(f"the farm of job {job.id} is {now.state.value} ({now.reason}); the logs are in {logs}")
-    typer.echo(f"the farm of job {job.id} has ended" + (", its allocation goes on" if allocation(os.environ) else ""))
+    typer.echo(f"the farm of job {job.id} has ended" + (", its allocation is kept" if allocation(os.environ) else ""))

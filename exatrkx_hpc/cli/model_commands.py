@@ -28,37 +28,40 @@ from exatrkx_hpc.models.trial import Sample
 from exatrkx_hpc.tracking.constants import DEFAULT_SEED, DEFAULT_TRAINING, NETWORK_NAMES, QUICK_TRAINING
 from exatrkx_hpc.tracking.simulation.synthetic import generate_event
 from exatrkx_hpc.work.events.source import Reader, find_events
-from exatrkx_hpc.work.inference.probe import ask_model, asked_table, save_outputs
+from exatrkx_hpc.work.inference.probe import ask_model, reply_table, save_outputs
 from exatrkx_hpc.work.workloads.exatrkx import HITS
 
-models_app = typer.Typer(help="Build, check, fill, try and train model repositories.", no_args_is_help=True)
+models_app = typer.Typer(help="Build, check, fill, test and train model repositories.", no_args_is_help=True)
 
 #: `install` tries networks on so many events of a folder, of so many hits at least, among the first so many.
 _SAMPLES, _LEAST_HITS, _MOST_TRIED = 3, 50, 100
 
 Source = Annotated[
-    Path | None, typer.Option("--source", help="The repository to start from; default: the shipped one.")
+    Path | None, typer.Option("--source", help="Model repository to copy from (default: the shipped one).")
 ]
 
 
 @models_app.command(epilog="Example: exatrkx-hpc models build --device gpu --instances 2 --out models")
 def build(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write; replaced if it was built before.")],
-    device: Annotated[Literal["cpu", "gpu"], typer.Option(help="What the networks run on.")] = "gpu",
-    instances: Annotated[int, typer.Option(help="Instances of each model in a server.")] = 1,
-    gpus: Annotated[int, typer.Option(help="GPUs of a server; each gets instances of the stages on the CPU, too.")] = 1,
-    threads: Annotated[int, typer.Option(help="Threads of each network instance on a CPU.")] = 1,
-    environment: Annotated[Path | None, typer.Option(help="Python environment for the Python models.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; an earlier build there is replaced.")],
+    device: Annotated[Literal["cpu", "gpu"], typer.Option(help="Device of the networks.")] = "gpu",
+    instances: Annotated[int, typer.Option(help="Instances of each model per server.")] = 1,
+    gpus: Annotated[int, typer.Option(help="GPUs per server; CPU stages get their instances once per GPU.")] = 1,
+    threads: Annotated[int, typer.Option(help="CPU threads per network instance.")] = 1,
+    environment: Annotated[
+        Path | None, typer.Option(help="Python environment of the Python models (default: Triton's own).")
+    ] = None,
     fused: Annotated[
-        bool, typer.Option(help="With exatrkx_fused, which needs PyTorch there, and on a GPU CuPy.")
+        bool, typer.Option(help="Include exatrkx_fused. It needs PyTorch in the environment, and CuPy on a GPU.")
     ] = True,
     names: Annotated[
-        list[str] | None, typer.Option("--as", help="A further name of the fused model, such as exatrkxgpu.")
+        list[str] | None,
+        typer.Option("--as", help="Additional name for the fused model, such as exatrkxgpu; repeatable."),
     ] = None,
     source: Source = None,
     config: ConfigFile = None,
 ) -> None:
-    """Write a copy of the model repository, specialised for a device and a number of instances."""
+    """Build a model repository for a device and a number of instances."""
     built = build_repository(
         source or asset("model_repos/exatrkx"),
         out,
@@ -76,13 +79,13 @@ def build(
 
 @models_app.command(epilog="Example: exatrkx-hpc models check models")
 def check(
-    repository: Annotated[Path, typer.Argument(help="The repository's folder.")],
+    repository: Annotated[Path, typer.Argument(help="Model repository to check.")],
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Find what Triton would refuse, or would silently get wrong.
+    """Check a model repository for errors, including those that Triton does not report.
 
-    Where the farm has a container, a path in a configuration is looked for through its server.mounts.
+    If the farm uses a container, paths in the configurations are resolved through server.mounts.
     """
     findings = check_repository(repository, places=container_places(resolved(config).farm))
     if as_json:
@@ -91,9 +94,9 @@ def check(
         for finding in findings:
             typer.echo(f"{finding.model}: {finding.what}; {finding.remedy}")
     if findings:
-        raise ModelError(f"{repository} has {len(findings)} fault(s)")
+        raise ModelError(f"{repository} has {len(findings)} error(s)")
     if not as_json:
-        typer.echo(f"{repository}: no fault found")
+        typer.echo(f"{repository}: no errors found")
 
 
 @models_app.command(
@@ -101,40 +104,52 @@ def check(
 )
 def install(
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The repository that gets them; made from --source if it is new.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="Model repository to install into; created from --source if it does not exist."
+        ),
     ],
     embed: Annotated[
-        Path | None, typer.Option("--embed", help="TorchScript or ONNX file: hits [N,3] to [N,D].")
+        Path | None, typer.Option("--embed", help="TorchScript or ONNX file of the embedding: hits [N,3] to [N,D].")
     ] = None,
     edge_filter: Annotated[
-        Path | None, typer.Option("--filter", help="TorchScript or ONNX file: hits [N,3], edges [2,E] to logits.")
+        Path | None,
+        typer.Option("--filter", help="TorchScript or ONNX file of the filter: hits [N,3], edges [2,E] to logits."),
     ] = None,
     gnn: Annotated[
-        Path | None, typer.Option("--gnn", help="TorchScript or ONNX file: hits [N,3], edges [2,E] to logits.")
+        Path | None,
+        typer.Option("--gnn", help="TorchScript or ONNX file of the GNN: hits [N,3], edges [2,E] to logits."),
     ] = None,
-    radius: Annotated[float | None, typer.Option(help="Radius of the neighbour search in the embedding.")] = None,
-    max_neighbours: Annotated[int | None, typer.Option(help="Neighbours of a hit at most.")] = None,
-    filter_cut: Annotated[float | None, typer.Option(help="Probability above which an edge passes the filter.")] = None,
-    gnn_cut: Annotated[float | None, typer.Option(help="Probability above which an edge joins its hits.")] = None,
+    radius: Annotated[float | None, typer.Option(help="Radius of the neighbour search in the embedding space.")] = None,
+    max_neighbours: Annotated[int | None, typer.Option(help="Maximum number of neighbours per hit.")] = None,
+    filter_cut: Annotated[
+        float | None, typer.Option(help="Minimum probability for an edge to pass the filter.")
+    ] = None,
+    gnn_cut: Annotated[float | None, typer.Option(help="Minimum probability for an edge to join its two hits.")] = None,
     scores: Annotated[
-        Literal["logits", "probabilities"] | None, typer.Option(help="What filter and gnn give; default: logits.")
+        Literal["logits", "probabilities"] | None, typer.Option(help="Output of filter and gnn (default: logits).")
     ] = None,
     edge_order: Annotated[
         Literal["number", "radius", "both"] | None,
-        typer.Option(help="First hit of an edge: the larger number (default), the inner one; or each edge both ways."),
+        typer.Option(
+            help="First hit of an edge: the higher number (default), the inner hit (radius), or both directions."
+        ),
     ] = None,
     events: Annotated[
         Path | None,
-        typer.Option("--events", "-d", help="Events of your detector to try them with; default: simulated."),
+        typer.Option("--events", "-d", help="Events of your detector for the checks (default: simulated events)."),
     ] = None,
     features: Annotated[
-        Path | None, typer.Option("--features", help="JSON file: the columns of a hit, their scales and ranges.")
+        Path | None, typer.Option("--features", help="JSON file with the features of a hit: names, scales and ranges.")
     ] = None,
     source: Source = None,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Put your own networks and constants into a repository, checked on a sample: all of them, or none."""
+    """Install your own networks and constants into a repository, after checks on sample events.
+
+    Either everything is installed or nothing.
+    """
     given = {"embed": embed, "filter": edge_filter, "gnn": gnn}
     constants = {
         "radius": radius,
@@ -182,29 +197,35 @@ def _samples(folder: Path) -> tuple[Sample, ...]:
     finally:
         reader.close()
     if not found:
-        raise InputError(f"{folder} has no event of {_LEAST_HITS} hits or more to try the networks with")
+        raise InputError(
+            f"{folder} has no event with {_LEAST_HITS} hits or more to check the networks with; choose another --events"
+        )
     return tuple(found)
 
 
 @models_app.command(epilog="Example: exatrkx-hpc models test exatrkx events/evt_000000.csv --server 127.0.0.1:9191")
 def test(
-    model: Annotated[str, typer.Argument(help="The model's name, exatrkx or any other that the server has.")],
+    model: Annotated[str, typer.Argument(help="Model name, such as exatrkx.")],
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT.csv", help="A file for each input in its order, or NAME=FILE.")
+        list[str],
+        typer.Argument(
+            metavar="INPUT.csv", help="One CSV file per model input, in the order of the inputs, or NAME=FILE."
+        ),
     ],
     server: Annotated[
-        str | None, typer.Option("--server", "-s", help="The endpoint, HOST:PORT; default: the running farm's.")
+        str | None, typer.Option("--server", "-s", help="Endpoint, HOST:PORT (default: that of the running farm).")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where the outputs go: a folder, or a .csv for a single one.")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the outputs as CSV files, or one .csv file for a single output."),
     ] = None,
-    version: Annotated[str, typer.Option("--model-version", help="The model's version; default: the newest.")] = "",
+    version: Annotated[str, typer.Option("--model-version", help="Model version (default: the newest).")] = "",
     as_json: Json = False,
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
 ) -> None:
-    """Send the tensors of CSV files to one model, show the shapes and types, and write its outputs as CSV."""
+    """Send tensors from CSV files to one model and show its outputs."""
     farm = resolved(config, site=site, run_root=run_root).farm
     address = server or story.endpoint_record(farm).grpc
     asked = ask_model(address, model, inputs, version=version, timeout=farm.clients.request_timeout)
@@ -213,33 +234,44 @@ def test(
     if as_json:
         typer.echo(json.dumps(asked.to_dict(), indent=2))
     else:
-        console().print(asked_table(asked))
+        console().print(reply_table(asked))
 
 
 @models_app.command("pack-env", epilog="Example: exatrkx-hpc models pack-env --out environment --package torch")
 def pack_env(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write, or an archive NAME.tar.gz.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write, or archive NAME.tar.gz.")],
     python: Annotated[
-        Path | None, typer.Option("--python", help="The Python whose packages are taken; default: this one.")
+        Path | None, typer.Option("--python", help="Python interpreter whose packages are packed (default: this one).")
     ] = None,
-    package: Annotated[list[str] | None, typer.Option("--package", help="A further package, such as torch.")] = None,
+    package: Annotated[
+        list[str] | None, typer.Option("--package", help="Additional package, such as torch; repeatable.")
+    ] = None,
 ) -> None:
-    """Pack Python, numpy and scipy into an environment that the models can use inside a container."""
+    """Pack Python, numpy and scipy into an environment for the models.
+
+    The environment is relocatable, so that the models can use it inside a container.
+    """
     packed = pack_environment(out, python=python or Path(sys.executable), packages=(*NEEDED, *(package or ())))
     typer.echo(f"{out}: Python {packed.python}, {packed.libc} or newer, {len(packed.packages)} package(s)")
 
 
 @models_app.command(epilog="Example: exatrkx-hpc models train --out models --seed 1")
 def train(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The repository that gets the weights.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model repository to write the weights to.")],
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of data and weights; default: that of the shipped ones.")
+        int | None,
+        typer.Option(min=0, help="Random seed of data and weights (default: the seed of the shipped weights)."),
     ] = None,
     events: EventSource = "auto",
-    quick: Annotated[bool, typer.Option("--quick", help="Seconds, not minutes; the weights find little.")] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Train for seconds instead of minutes; for tests only, the weights find few tracks."
+        ),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train the three networks on simulated events and write their weights; minutes on one core."""
+    """Train the three networks on simulated events. Takes minutes on one core."""
     try:
         from exatrkx_hpc.tracking.training import provenance
         from exatrkx_hpc.tracking.training import train as training
@@ -277,4 +309,6 @@ def _refuse_unwritable(out: Path) -> None:
 
 def _unwritable(out: Path, error: OSError | RuntimeError) -> OutputError:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
-    return OutputError(f"the weights cannot be written to {out}: {reason}; make room, or choose another --out")
+    return OutputError(
+        f"cannot write the weights to {out}: {reason}; check permissions and free space, or choose another --out"
+    )

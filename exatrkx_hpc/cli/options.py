@@ -17,22 +17,26 @@ def _engines(incomplete: str) -> list[str]:
 
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", help="The farm's file; default: farm.toml here, if there is one.")
+    Path | None, typer.Option("--config", "-c", help="Configuration file (default: ./farm.toml, if it exists).")
 ]
-SiteName = Annotated[str | None, typer.Option("--site", help="The site profile: perlmutter, generic or local.")]
+SiteName = Annotated[
+    str | None, typer.Option("--site", help="Site profile: perlmutter, generic or local (default: site).")
+]
 EngineName = Annotated[
     str | None,
     typer.Option(
         "--engine",
         metavar="|".join(ENGINES),
-        help="What starts the container; none: a bare binary.",
+        help="Container engine; none: run without a container (default: server.engine).",
         autocompletion=_engines,
     ),
 ]
-RunRoot = Annotated[str | None, typer.Option("--run-root", help="Folder of the run directories.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-JsonLines = Annotated[bool, typer.Option("--json", help="Print each change as a line of JSON for programs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
+RunRoot = Annotated[
+    str | None, typer.Option("--run-root", help="Directory that holds the run directories (default: run_root).")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print each change as one JSON object per line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not print progress.")]
 
 
 def resolved(config: Path | None = None, /, **flags: object) -> Resolved:

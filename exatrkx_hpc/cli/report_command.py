@@ -1,4 +1,4 @@
-"""`report`: the page of a run again, from what the run left."""
+"""`report`: write the page of a run again."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from exatrkx_hpc.page.write import write_page
 
 
 def report(
-    out: Annotated[Path, typer.Argument(help="The folder that run-clients wrote, with its ledger.")] = Path("results"),
-    times: Annotated[bool, typer.Option("--times", help="Also write times.csv, each stage of each event.")] = False,
+    out: Annotated[Path, typer.Argument(help="Output folder of run-clients, with its ledger.")] = Path("results"),
+    times: Annotated[
+        bool, typer.Option("--times", help="Also write times.csv with the time of each stage of each event.")
+    ] = False,
 ) -> None:
-    """Write report.html again, the page of a run, and print where it is; also of a run that was killed.
+    """Write report.html for a run again and print its path.
+
+    Works for a run that was killed, too.
 
     Example: exatrkx-hpc report results
     """

@@ -1,4 +1,4 @@
-"""`score`: how good the labels of a run are."""
+"""`score`: score the labels of a run."""
 
 from __future__ import annotations
 
@@ -29,20 +29,24 @@ _MOST_NAMES = 5
 
 
 def score(
-    results: Annotated[Path, typer.Argument(help="The folder that run-clients wrote, with labels/.")],
-    truth: Annotated[Path, typer.Option("--truth", help="The folder of events that holds truth/.")],
-    plots: Annotated[Path | None, typer.Option("--plots", help="Write figures against pT and η here.")] = None,
-    plot_format: Annotated[Format, typer.Option("--format", help="Of the figures: png, svg or pdf.")] = "png",
-    stages: Annotated[
-        Path | None, typer.Option("--stages", help="A model repository: run its stages here and score their edges.")
+    results: Annotated[Path, typer.Argument(help="Output folder of run-clients, with labels/.")],
+    truth: Annotated[Path, typer.Option("--truth", help="Folder of events, with truth/.")],
+    plots: Annotated[
+        Path | None, typer.Option("--plots", help="Write figures against pT and η to this folder.")
     ] = None,
-    min_pt: Annotated[float, typer.Option(min=0.0, help="Particles count above this pT, in GeV.")] = MIN_PT_GEV,
-    min_hits: Annotated[int, typer.Option(min=1, help="Particles count from this number of hits.")] = MIN_PARTICLE_HITS,
-    min_track_hits: Annotated[int, typer.Option(min=1, help="Tracks count from this number of hits.")] = MIN_TRACK_HITS,
+    plot_format: Annotated[Format, typer.Option("--format", help="Figure format: png, svg or pdf.")] = "png",
+    stages: Annotated[
+        Path | None, typer.Option("--stages", help="Model repository; run its stages here and score their edges.")
+    ] = None,
+    min_pt: Annotated[float, typer.Option(min=0.0, help="Minimum pT of particles that count, in GeV.")] = MIN_PT_GEV,
+    min_hits: Annotated[int, typer.Option(min=1, help="Minimum hits of particles that count.")] = MIN_PARTICLE_HITS,
+    min_track_hits: Annotated[int, typer.Option(min=1, help="Minimum hits of tracks that count.")] = MIN_TRACK_HITS,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Compare the labels of a run with the truth: efficiency, purity, fake and duplicate rates, by double majority.
+    """Score the labels of a run against the truth.
+
+    Prints efficiency, purity, fake rate and duplicate rate, with tracks matched to particles by double majority.
 
     Example: exatrkx-hpc score results --truth events --plots figures
     """

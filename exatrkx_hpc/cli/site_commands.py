@@ -1,4 +1,4 @@
-"""`status`, `logs`, `doctor`, `setup`, `clean`: what is here, what runs, what may go."""
+"""`status`, `logs`, `doctor`, `setup`, `clean`: inspect and maintain a site."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def doctor(
     engine: EngineName = None,
     as_json: Json = False,
 ) -> None:
-    """Look for each thing that the farm needs, and say what to do about what is missing.
+    """Check that everything the farm needs is available.
+
+    Prints one line per check, and what to do if the check fails.
 
     Example: exatrkx-hpc doctor --site perlmutter
     """
@@ -46,7 +48,7 @@ def doctor(
         console().print(table)
     missing = sum(not finding.ok for finding in findings)
     if missing:
-        raise MissingComponent(f"{missing} thing(s) are not as the farm needs them; the table says what to do")
+        raise MissingComponent(f"{missing} check(s) failed; see the last column of the table for what to do")
 
 
 def _mark(finding: Finding) -> str:
@@ -56,22 +58,25 @@ def _mark(finding: Finding) -> str:
 
 
 def setup(
-    bench: Annotated[bool, typer.Option("--bench", help="Also install perf_analyzer, which bench wants.")] = False,
+    bench: Annotated[bool, typer.Option("--bench", help="Also install perf_analyzer, which bench needs.")] = False,
     trust_run_root: Annotated[
-        bool, typer.Option("--trust-run-root", help="Take a run root that looks as if no node could see it.")
+        bool, typer.Option("--trust-run-root", help="Accept a run root that seems not to be shared with the nodes.")
     ] = False,
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
     engine: EngineName = None,
     package: Annotated[
-        list[str] | None, typer.Option("--package", help="A further package of the models' Python.")
+        list[str] | None,
+        typer.Option("--package", help="Additional package for the models' Python environment; repeatable."),
     ] = None,
     fused: Annotated[
-        bool, typer.Option("--fused/--no-fused", help="Build the fused model, which on a GPU needs PyTorch and CuPy.")
+        bool, typer.Option("--fused/--no-fused", help="Build the fused model; on a GPU it needs PyTorch and CuPy.")
     ] = True,
 ) -> None:
-    """Make the folders, pull the image, fetch the models' packages and build the models; safe to repeat.
+    """Pull the image and build the models; safe to repeat.
+
+    Creates the folders, pulls the container image, fetches the models' Python packages and builds the models.
 
     Example: exatrkx-hpc setup --bench
     """
@@ -81,28 +86,28 @@ def setup(
     if bench:
         analyzer = install(analyzer_folder(farm), tell)
         typer.echo(f"perf_analyzer {analyzer.version}: {' '.join(analyzer.command)}")
-    typer.echo(f"{farm.run_root}: ready; 'exatrkx-hpc doctor' looks at the rest")
+    typer.echo(f"{farm.run_root}is ready; check the rest with 'exatrkx-hpc doctor'")
 
 
 def status(
-    job: Annotated[str | None, typer.Argument(help="The job's id; default: every job of the run root.")] = None,
+    job: Annotated[str | None, typer.Argument(help="Job ID (default: all jobs of the run root).")] = None,
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Tell the state of a job, its servers and its endpoint.
+    """Show the state of a job, its servers and its endpoint.
 
     Example: exatrkx-hpc status 4242
     """
     farm = resolved(config, site=site, run_root=run_root).farm
     found = [story.find_job(farm, job)] if job is not None else list(story.jobs(farm))
-    views = [story.look(one) for one in found]
+    views = [story.status(one) for one in found]
     if as_json:
         typer.echo(json.dumps([view.as_dict() for view in views], indent=2))
         return
     if not views:
-        typer.echo(f"no job below {farm.run_root}; 'exatrkx-hpc deploy' submits one")
+        typer.echo(f"no jobs in {farm.run_root}; submit one with 'exatrkx-hpc deploy'")
         return
     jobs = Table("job", "state", "ready", "time left", "endpoint", "note")
     for view in views:
@@ -124,15 +129,15 @@ def status(
 
 
 def logs(
-    job: Annotated[str, typer.Argument(help="The job's id; default: the job used last.")] = LATEST,
-    server: Annotated[str | None, typer.Argument(help="One server's name; default: all.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many lines of each, from its end.")] = 20,
+    job: Annotated[str, typer.Argument(help="Job ID; latest is the job used last.")] = LATEST,
+    server: Annotated[str | None, typer.Argument(help="Server name (default: all servers).")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the logs until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Number of lines from the end of each log.")] = 20,
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
 ) -> None:
-    """Print the end of the logs of a job and of its servers, and before it the lines that say what failed.
+    """Print the logs of a job and its servers, errors first.
 
     Example: exatrkx-hpc logs 4242 nid001234-0 -f
     """
@@ -140,7 +145,7 @@ def logs(
     files = found.run_dir.log_files(server)
     if not files:
         there = ", ".join(path.stem for path in found.run_dir.log_files()) or "none yet"
-        raise InputError(f"job {found.id} has no log of {server or 'a server'}; there are: {there}")
+        raise InputError(f"job {found.id} has no log of {server or 'a server'}; available: {there}")
     # A log may grow while it is read, so what is followed goes on from what was shown.
     raw = {path: path.read_bytes() for path in files}
     places = {path: len(data) for path, data in raw.items()}
@@ -161,12 +166,12 @@ def logs(
 
 
 def clean(
-    older_than: Annotated[str, typer.Option("--older-than", help="An age such as 12h, 7d or 2w.")] = "7d",
+    older_than: Annotated[str, typer.Option("--older-than", help="Minimum age, such as 12h, 7d or 2w.")] = "7d",
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
 ) -> None:
-    """Remove the run directories and scripts of jobs that ended some time ago, and nothing else.
+    """Remove the run directories and scripts of ended jobs.
 
     Example: exatrkx-hpc clean --older-than 7d
     """

@@ -27,21 +27,23 @@ def refuse_mixtures(
 ) -> None:
     """Raise ConfigError for flags that have no meaning together; `of_a_job` are those that shape a job."""
     if ignore_first and (srun or sbatch):
-        raise ConfigError("-i is for a run on one machine; leave out --srun and --sbatch, or -i")
+        raise ConfigError("-i works only for a run on one machine; omit -i, or --srun and --sbatch")
     if srun and sbatch:
-        raise ConfigError("--srun and --sbatch exclude each other: in an allocation say --srun, elsewhere --sbatch")
+        raise ConfigError(
+            "--srun and --sbatch are mutually exclusive; use --srun inside an allocation, --sbatch elsewhere"
+        )
     for flag, value in of_a_job.items():
         if value is not None and not (sbatch or (srun and flag == "-N")):
-            raise ConfigError(f"{flag} is of a job of workers; say --sbatch with it" + ", or --srun" * (flag == "-N"))
+            raise ConfigError(f"{flag} applies only to a workers' job; add --sbatch" + " or --srun" * (flag == "-N"))
     if dry_run and not sbatch:
-        raise ConfigError("--dry-run prints the script of a job of workers; say --sbatch with it")
+        raise ConfigError("--dry-run prints the script of a workers' job; add --sbatch")
 
 
 def submit(found: Resolved, settings: Settings, *, dry_run: bool, as_json: bool) -> None:
     """Submit the job of workers and print its id, or print its script."""
     farm = found.farm
     if not abilities_of(farm).allocations:
-        raise ConfigError(f"--sbatch needs Slurm, which site {farm.site} has not; leave it out to run here")
+        raise ConfigError(f"--sbatch needs Slurm, which site {farm.site} does not use; omit --sbatch to run here")
     require_reachable(settings)
     plan = make_workers_plan(
         farm,
@@ -65,7 +67,7 @@ def submit(found: Resolved, settings: Settings, *, dry_run: bool, as_json: bool)
         typer.echo(json.dumps(told))
         return
     typer.echo(str(job))
-    say(f"{_size(farm)}; what they say will be in {log}; submit {script} again to go on")
+    say(f"{_size(farm)}; log: {log}; to resume, submit {script} again")
 
 
 def _size(farm: Farm) -> str:

@@ -1,4 +1,4 @@
-"""`run-clients` and `metrics`: push events through an endpoint, and see what the servers say of it."""
+"""`run-clients` and `metrics`: send events to an endpoint, and print the statistics of its servers."""
 
 from __future__ import annotations
 
@@ -32,23 +32,29 @@ from exatrkx_hpc.work.workloads.table import workload_of
 
 def run_clients(
     server: Annotated[
-        str | None, typer.Option("--server", "-s", help="The endpoint, HOST:PORT; default: the running farm's.")
+        str | None, typer.Option("--server", "-s", help="Endpoint, HOST:PORT (default: that of the running farm).")
     ] = None,
     events: Annotated[
-        Path, typer.Option("--events", "-d", help="The folder of events: *.csv, *.npy, *.npz or *.parquet.")
+        Path, typer.Option("--events", "-d", help="Folder of events: *.csv, *.npy, *.npz or *.parquet.")
     ] = Path("events"),
     event_column: Annotated[
-        str, typer.Option("--event-column", help="The column of Parquet files that names the event of each hit.")
+        str, typer.Option("--event-column", help="Column of Parquet files with the event of each hit.")
     ] = EVENT,
     labels: Annotated[
-        LabelFormat | None, typer.Option("--labels", help="Labels as csv, one file an event, or as parquet.")
+        LabelFormat | None,
+        typer.Option("--labels", help="csv (one label file per event) or parquet (default: clients.labels)."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="The model to ask; its workload says what events and results are.")
+        str | None, typer.Option("--model", help="Model name; it selects the workload, too (default: clients.model).")
     ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", "-n", help="Worker processes, on each node.")] = None,
-    in_flight: Annotated[int | None, typer.Option("--in-flight", "-j", help="Concurrent requests per worker.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for results.")] = Path("results"),
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-n", help="Worker processes per node (default: clients.workers).")
+    ] = None,
+    in_flight: Annotated[
+        int | None,
+        typer.Option("--in-flight", "-j", help="Concurrent requests per worker (default: clients.in_flight)."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("results"),
     mode: Annotated[
         Mode | None,
         typer.Option(
@@ -58,38 +64,51 @@ def run_clients(
         ),
     ] = None,
     model_repository: Annotated[
-        str | None, typer.Option("--model-repository", help="The folder of the models, for mode direct.")
+        str | None,
+        typer.Option("--model-repository", help="Model repository for mode direct (default: that of [server])."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Resume from the ledger in --out, or start anew.")
+        bool, typer.Option("--resume/--fresh", help="Resume from the ledger in --out, or start over.")
     ] = True,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Also try the events in quarantine again.")
-    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry the events in quarantine.")] = False,
     accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="Do changed events again, forget those that are gone.")
+        bool, typer.Option("--accept-changes", help="Redo changed events and drop missing ones.")
     ] = False,
     times: Annotated[
-        bool, typer.Option("--times", help="With --mode stages: write times.csv, the seconds of each stage.")
+        bool, typer.Option("--times", help="With --mode stages: write times.csv with the seconds per stage.")
     ] = False,
     ignore_first: Annotated[
-        int, typer.Option("--ignore-first", "-i", help="Leave the first events of this run out of its latency.")
+        int, typer.Option("--ignore-first", "-i", help="Exclude the first N events of this run from the latency.")
     ] = 0,
-    wait: Annotated[float | None, typer.Option("--wait", help="Seconds to wait until the endpoint is ready.")] = None,
-    srun: Annotated[
-        bool, typer.Option("--srun", help="Spread the workers over the nodes of the allocation that this shell is in.")
-    ] = False,
-    sbatch: Annotated[bool, typer.Option("--sbatch", help="Submit a job that does so, and print its id.")] = False,
-    nodes: Annotated[int | None, typer.Option("--nodes", "-N", min=1, help="How many nodes.")] = None,
-    account: Annotated[str | None, typer.Option("--account", "-A", help="With --sbatch: who is charged.")] = None,
-    qos: Annotated[str | None, typer.Option("--qos", help="With --sbatch: the quality of service.")] = None,
-    partition: Annotated[str | None, typer.Option("--partition", "-p", help="With --sbatch: the partition.")] = None,
-    constraint: Annotated[
-        str | None, typer.Option("--constraint", "-C", help="With --sbatch: features of the nodes.")
+    wait: Annotated[
+        float | None,
+        typer.Option("--wait", help="Maximum seconds to wait until the endpoint is ready (default: clients.wait)."),
     ] = None,
-    time_limit: Annotated[str | None, typer.Option("--time", "-t", help="With --sbatch: the time limit.")] = None,
+    srun: Annotated[
+        bool, typer.Option("--srun", help="Spread the workers over the nodes of this shell's allocation.")
+    ] = False,
+    sbatch: Annotated[bool, typer.Option("--sbatch", help="Submit a workers' job and print its ID.")] = False,
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", "-N", min=1, help="Number of nodes (default: clients.nodes).")
+    ] = None,
+    account: Annotated[
+        str | None,
+        typer.Option("--account", "-A", help="With --sbatch: Slurm account to charge (default: clients.account)."),
+    ] = None,
+    qos: Annotated[str | None, typer.Option("--qos", help="With --sbatch: Slurm QOS (default: clients.qos).")] = None,
+    partition: Annotated[
+        str | None,
+        typer.Option("--partition", "-p", help="With --sbatch: Slurm partition (default: clients.partition)."),
+    ] = None,
+    constraint: Annotated[
+        str | None,
+        typer.Option("--constraint", "-C", help="With --sbatch: node features (default: that of [clients])."),
+    ] = None,
+    time_limit: Annotated[
+        str | None, typer.Option("--time", "-t", help="With --sbatch: time limit (default: clients.time).")
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --sbatch: print the script, submit nothing.")
+        bool, typer.Option("--dry-run", help="With --sbatch: print the job script; do not submit it.")
     ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -97,12 +116,12 @@ def run_clients(
     site: SiteName = None,
     run_root: RunRoot = None,
 ) -> None:
-    """Push every event of a folder through the endpoint, each once; one label file for each event.
+    """Send every event of a folder to the endpoint exactly once.
 
-    A second run with the same -o does what is left.
+    Writes the results to -o. A second run with the same -o resumes the first.
 
-    With --srun or --sbatch -n workers on each of -N nodes do it, each node some shards of the events with ledgers of
-    their own; what a lost node leaves is done by the others, or by the next run with the same -o.
+    With --srun or --sbatch, run -n workers on each of -N nodes. The events are divided into shards, each with its own
+    ledger. If a node is lost, the other nodes, or the next run with the same -o, take over its shards.
 
     Example: exatrkx-hpc run-clients -n 8 -j 4 -d events -o results
     """
@@ -145,7 +164,7 @@ def run_clients(
 def _settings(farm: Farm, server: str | None, events: Path, out: Path) -> Settings:
     clients, direct = farm.clients, farm.clients.mode == "direct"
     if direct and server:
-        raise ConfigError("--server and mode direct exclude each other: direct asks no server; leave one of them out")
+        raise ConfigError("--server and mode direct are mutually exclusive; omit one of them")
     return Settings(
         server="" if direct else server or story.endpoint_record(farm).grpc,
         events=events,
@@ -184,20 +203,23 @@ def _run(settings: Settings, do: Callable[..., Report], *, quiet: bool, as_json:
 def metrics(
     server: Annotated[
         list[str] | None,
-        typer.Option("--server", "-s", help="A server's metrics address, HOST:8002; may be given several times."),
+        typer.Option(
+            "--server", "-s", help="Metrics address, HOST:8002; repeatable (default: all servers of the farm)."
+        ),
     ] = None,
     watch: Annotated[float | None, typer.Option("--watch", "-w", min=0.1, help="Refresh every N seconds.")] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Append the rows to this CSV file, too.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Also append the rows to this CSV file.")] = None,
     as_json: Json = False,
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
 ) -> None:
-    """Print each model's requests and mean times: request, queue, input, compute, output.
+    """Print request counts and mean times per model.
 
-    With --watch each table but the first covers the time since the one before. Without --server, all ready
-    servers of the running farm are summed, with --watch those that are ready each time. What the columns do not
-    count is in docs/reference/metrics.md.
+    The times are request, queue, input, compute and output. With --watch, each table after the first covers the
+    time since the one before. Without --server, sums over all ready servers of the running farm, with --watch
+    over those that are ready each time. docs/reference/metrics.md
+    explains what the columns do not count.
 
     Example: exatrkx-hpc metrics --server 127.0.0.2:8002 --watch 5 --csv times.csv
     """
@@ -214,7 +236,7 @@ def metrics(
             tell(ServerLeftOut(reason=str(error)))
         late = [snapshot for snapshot in found if snapshot.url in unheard]
         for snapshot in late:
-            tell(ServerLeftOut(reason=f"{snapshot.url} answers for the first time; it counts from now on"))
+            tell(ServerLeftOut(reason=f"{snapshot.url} answers for the first time; counted from now on"))
         times = measure.fleet_times((one for one in found if one not in late), earlier.values())
         if csv is not None:
             append_csv(csv, times, at=time.time())
@@ -239,6 +261,6 @@ def _servers_of(farm: Farm) -> dict[str, str]:
     record = story.endpoint_record(farm)
     if not record.metrics:
         raise EndpointError(
-            f"no server of job {record.job} is ready; see what 'exatrkx-hpc monitor' says, or name one with --server"
+            f"no server of job {record.job} is ready; see the output of 'exatrkx-hpc monitor', or set --server"
         )
     return {address: record.instances.get(name, "") for name, address in record.metrics.items()}

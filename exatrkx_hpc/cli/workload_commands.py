@@ -1,4 +1,4 @@
-"""`workload list` and `workload check`: the kinds of events, and whether one of them holds together."""
+"""`workload list` and `workload check`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from exatrkx_hpc.work.inference.check_workload import check_workload
 from exatrkx_hpc.work.workloads.base import Workload
 from exatrkx_hpc.work.workloads.table import names, workload
 
-workload_app = typer.Typer(help="The kinds of events: what goes into a service, and what comes out.")
+workload_app = typer.Typer(help="List and check workloads: kinds of events, with their inputs and outputs.")
 
 Folder = Annotated[
-    str | None, typer.Option("--workloads", help="The folder of workloads of your own; default: clients.workloads.")
+    str | None, typer.Option("--workloads", help="Folder of your own workloads (default: clients.workloads).")
 ]
 
 
 @workload_app.command("list")
 def list_workloads(workloads: Folder = None, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Print the workloads with their inputs and outputs."""
+    """List the workloads with their inputs and outputs."""
     folder = resolved(config, clients__workloads=workloads).farm.clients.workloads
     found = [workload(name, folder) for name in names(folder)]
     if as_json:
@@ -41,15 +41,16 @@ def list_workloads(workloads: Folder = None, as_json: Json = False, config: Conf
 
 @workload_app.command(epilog="Example: exatrkx-hpc workload check echo --server 127.0.0.1:9191")
 def check(
-    name: Annotated[str, typer.Argument(help="The workload's name.")],
-    server: Annotated[
-        str, typer.Option("--server", "-s", help="An endpoint, HOST:PORT, which is asked with the sample.")
-    ] = "",
+    name: Annotated[str, typer.Argument(help="Workload name.")],
+    server: Annotated[str, typer.Option("--server", "-s", help="Endpoint, HOST:PORT, to send the sample to.")] = "",
     workloads: Folder = None,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Check a workload: its names and types, its sample, its results on disk and, with --server, its service."""
+    """Check a workload: names, types, sample and results on disk.
+
+    With --server, the sample is also sent to the endpoint.
+    """
     folder = resolved(config, clients__workloads=workloads).farm.clients.workloads
     checks = check_workload(workload(name, folder), server=server)
     if as_json:
@@ -58,7 +59,7 @@ def check(
         for one in checks:
             typer.echo(f"{'FAULT' if one.fault else 'ok':<6}{one.what}{f': {one.fault}' if one.fault else ''}")
     if faults := [one.fault for one in checks if one.fault]:
-        raise ModelError(f"workload {name} has {len(faults)} fault(s): {faults[0]}")
+        raise ModelError(f"workload {name} has {len(faults)} error(s): {faults[0]}")
 
 
 def _facts(one: Workload) -> dict[str, object]:

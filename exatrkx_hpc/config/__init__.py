@@ -1,1 +1,1 @@
-"""What a farm is, and where each of its values comes from."""
+"""The configuration of a farm, and the source of each value."""

@@ -24,7 +24,7 @@ else:
 
 ENVIRONMENT_PREFIX = "EXATRKX_HPC_"
 DEFAULT_FILE = "farm.toml"
-#: The source of a value that nobody set.
+#: The source of a value that is not set.
 DEFAULT = "default"
 #: Keys whose values are filled in, so that a plain $ is written $$.
 _FOLDERS = (
@@ -87,8 +87,8 @@ def commented_file(site: str, chosen: Mapping[str, object] | None = None) -> str
     chosen = {"site": site, **(chosen or {})}
     profile = {**_from_profile(site), **chosen}
     lines = [
-        f"# A farm of Triton servers, with the profile of site {site}. A value that is commented out is the one",
-        "# that it has anyway; take the '# ' away to set another.",
+        f"# Configuration of a farm of Triton servers, with the profile of site {site}. A commented-out value is the",
+        "# default; remove the '# ' and change the value to override it.",
         "",
     ]
     section = ""
@@ -171,7 +171,7 @@ def _from_file(file: Path | None) -> tuple[str, dict[str, object]]:
     except FileNotFoundError as error:
         if file is None:
             return str(path), {}
-        raise ConfigError(f"{path} does not exist; 'exatrkx-hpc init SITE' writes one") from error
+        raise ConfigError(f"{path} does not exist; create it with 'exatrkx-hpc init SITE'") from error
     except OSError:
         pass  # reading it says what is wrong
     return str(path), _read(path)

@@ -44,14 +44,14 @@ class _Section(BaseModel):
 class Cluster(_Section):
     """The facts of one cluster, which a site's profile knows."""
 
-    scheduler: Literal["slurm", "local"] = Field("slurm", description="Slurm, or this machine alone")
-    host_suffix: Host = Field("", description="appended to a node's name to find its address")
+    scheduler: Literal["slurm", "local"] = Field("slurm", description="slurm, or local: this machine only")
+    host_suffix: Host = Field("", description="suffix of a node's name that gives its address")
     local_address: Line = Field(
-        "127.0.0.2", description="local: the first pretend node's address; the others follow it"
+        "127.0.0.2", description="local: address of the first simulated node; the other nodes follow"
     )
 
-    cores_per_gpu: int = Field(0, ge=0, le=1024, description="CPUs that a job gets with each GPU; 0: Slurm decides")
-    gpu_account_suffix: Line = Field("", description="what GPU hours' accounts end with, and those of CPU hours do not")
+    cores_per_gpu: int = Field(0, ge=0, le=1024, description="CPUs per GPU; 0: Slurm decides")
+    gpu_account_suffix: Line = Field("", description="suffix of accounts for GPU hours")
 
     @field_validator("local_address")
     @classmethod
@@ -68,57 +68,59 @@ class Cluster(_Section):
 class JobSection(_Section):
     """What the job asks of Slurm; an empty value is left out of the script."""
 
-    account: Line = Field("", description="the account to charge")
-    qos: Line = Field("", description="the quality of service")
-    partition: Line = Field("", description="the partition")
-    constraint: Line = Field("", description="the node features asked for")
-    nodes: int = Field(1, ge=1, le=10000, description="how many nodes")
-    time: TimeLimit = Field("00:30:00", description="the time limit")
-    gpus_per_node: int = Field(0, ge=0, le=64, description="GPUs of each node; 0 asks for none")
-    reservation: Line = Field("", description="a reservation to run in")
-    cpus_per_task: int = Field(0, ge=0, le=1024, description="CPUs of each server; 0: as cluster.cores_per_gpu says")
-    memory: Memory = Field("", description="memory of each node, such as 64G; 0 is all of it")
-    exclusive: bool = Field(False, description="share the nodes with no other job")
+    account: Line = Field("", description="Slurm account to charge")
+    qos: Line = Field("", description="Slurm QOS")
+    partition: Line = Field("", description="Slurm partition")
+    constraint: Line = Field("", description="required node features")
+    nodes: int = Field(1, ge=1, le=10000, description="number of nodes")
+    time: TimeLimit = Field("00:30:00", description="time limit")
+    gpus_per_node: int = Field(0, ge=0, le=64, description="GPUs per node; 0: none")
+    reservation: Line = Field("", description="Slurm reservation")
+    cpus_per_task: int = Field(0, ge=0, le=1024, description="CPUs per server; 0: from cluster.cores_per_gpu")
+    memory: Memory = Field("", description="memory per node, such as 64G; 0: all")
+    exclusive: bool = Field(False, description="do not share the nodes with other jobs")
     hint: Literal["", "compute_bound", "memory_bound", "multithread", "nomultithread"] = Field(
         "", description="how Slurm places the servers on the cores"
     )
     gpu_bind: Line = Field("", description="how Slurm binds servers to GPUs, such as none or closest")
-    signal: SignalSpec = Field("B:TERM@60", description="signal before the time limit; the servers then drain")
-    requeue: bool = Field(False, description="run the job again after the failure of a node")
+    signal: SignalSpec = Field("B:TERM@60", description="signal before the time limit, on which the servers drain")
+    requeue: bool = Field(False, description="requeue the job after a node failure")
     mail_type: Line = Field("", description="when to send mail, such as END,FAIL")
-    mail_user: Line = Field("", description="whom to send mail")
+    mail_user: Line = Field("", description="mail address")
     dependency: Line = Field("", description="jobs to wait for, such as afterany:42")
     licenses: Line = Field("", description="licenses, such as scratch")
-    comment: Line = Field("", description="a comment that the accounting keeps")
-    extra_directives: Options = Field((), description="further #SBATCH options, each one word")
+    comment: Line = Field("", description="comment for the accounting")
+    extra_directives: Options = Field((), description="additional #SBATCH options, one word each")
 
-    prologue: tuple[Line, ...] = Field((), description="lines of bash before the servers, such as module load")
-    epilogue: tuple[Line, ...] = Field((), description="lines of bash after the servers")
+    prologue: tuple[Line, ...] = Field((), description="bash lines to run before the servers, such as module load")
+    epilogue: tuple[Line, ...] = Field((), description="bash lines to run after the servers")
 
 
 class ServerSection(_Section):
     """How one Triton server is started."""
 
-    engine: Engine = Field("none", description="what starts the container; none: a bare binary")
-    image: Line = Field("", description="the container's image")
-    triton: Line = Field("tritonserver", description="the tritonserver program, inside the image if there is one")
-    model_repository: Folder = Field("", description="folder of the models; empty: RUN_ROOT/model_repository")
+    engine: Engine = Field("none", description="container engine; none: run without a container")
+    image: Line = Field("", description="container image")
+    triton: Line = Field("tritonserver", description="tritonserver program, inside the image if an image is set")
+    model_repository: Folder = Field("", description="model repository; empty: RUN_ROOT/model_repository")
     python_environment: Folder = Field(
-        "", description="the models' Python packages, which setup fetches for the image; empty: the image's own"
+        "", description="Python environment of the models, fetched by setup for the image; empty: that of the image"
     )
-    device: Literal["cpu", "gpu"] = Field("gpu", description="what the models run on")
-    instances: int = Field(1, ge=1, le=64, description="instances of each model in a server")
-    servers_per_node: int = Field(1, ge=1, le=16, description="servers on each node")
-    gpus_per_server: int = Field(0, ge=0, le=64, description="GPUs of each server; 0: all that the node has")
-    base_port: int = Field(8000, ge=1024, le=65000, description="HTTP port; gRPC and metrics ports follow it")
-    shm_size: Line = Field("20g", description="shared memory of the container, where the engine has a say")
+    device: Literal["cpu", "gpu"] = Field("gpu", description="device of the models")
+    instances: int = Field(1, ge=1, le=64, description="instances of each model per server")
+    servers_per_node: int = Field(1, ge=1, le=16, description="servers per node")
+    gpus_per_server: int = Field(0, ge=0, le=64, description="GPUs per server; 0: all of the node")
+    base_port: int = Field(8000, ge=1024, le=65000, description="first HTTP port; the gRPC and metrics ports follow")
+    shm_size: Line = Field("20g", description="shared memory of the container, if the engine supports it")
     modules: tuple[Line, ...] = Field((), description="site modules of the engine, such as gpu")
-    mounts: tuple[Mount, ...] = Field((), description="further folders of a container, FOLDER or FOLDER:PLACE_IN_IT")
-    environment: dict[Variable, Line] = Field({}, description="variables set for the server")
-    extra_arguments: tuple[Line, ...] = Field((), description="further arguments of tritonserver")
-    drain: int = Field(5, ge=0, le=3600, description="seconds between leaving the balancer and the end of the server")
-    exit_timeout: int = Field(20, ge=1, le=3600, description="seconds that running requests have to finish at the end")
-    max_restarts: int = Field(5, ge=0, le=1000, description="how often a server that dies is started again")
+    mounts: tuple[Mount, ...] = Field((), description="additional mounts, FOLDER or FOLDER:PATH_IN_CONTAINER")
+    environment: dict[Variable, Line] = Field({}, description="environment variables of the server")
+    extra_arguments: tuple[Line, ...] = Field((), description="additional arguments of tritonserver")
+    drain: int = Field(5, ge=0, le=3600, description="seconds between leaving the balancer and stopping the server")
+    exit_timeout: int = Field(
+        20, ge=1, le=3600, description="seconds for running requests to finish when the server stops"
+    )
+    max_restarts: int = Field(5, ge=0, le=1000, description="maximum restarts of a server that dies")
 
     @model_validator(mode="after")
     def _image_or_none(self) -> ServerSection:
@@ -130,72 +132,80 @@ class ServerSection(_Section):
 class BalancerSection(_Section):
     """The endpoint that clients use."""
 
-    host: Host = Field("127.0.0.1", min_length=1, description="the address that nginx listens on")
-    grpc_port: UserPort = Field(9191, description="gRPC port of the endpoint; 0: any free one; user: one of your own")
-    http_port: UserPort = Field(9190, description="HTTP port of the endpoint; 0: any free one; user: one of your own")
+    host: Host = Field("127.0.0.1", min_length=1, description="address that nginx listens on")
+    grpc_port: UserPort = Field(
+        9191, description="gRPC port of the endpoint; 0: any free port; user: derived from your user ID"
+    )
+    http_port: UserPort = Field(
+        9190, description="HTTP port of the endpoint; 0: any free port; user: derived from your user ID"
+    )
     worker_processes: int = Field(1, ge=1, le=128, description="nginx worker processes")
 
 
 class MonitorSection(_Section):
     """How the monitor watches the servers."""
 
-    interval: Seconds = Field(1, description="seconds between two looks at the servers")
-    probe_timeout: Seconds = Field(1, description="seconds that a server has to answer a probe")
-    tolerance: int = Field(2, ge=1, le=100, description="missed probes in a row that take a server out")
-    prometheus: bool = Field(True, description="run Prometheus beside the balancer, where there is one")
-    prometheus_port: UserPort = Field(9090, description="Prometheus' port; 0: any free one; user: one of your own")
+    interval: Seconds = Field(1, description="seconds between two checks of the servers")
+    probe_timeout: Seconds = Field(1, description="timeout of a probe, in seconds")
+    tolerance: int = Field(2, ge=1, le=100, description="consecutive failed probes after which a server is ejected")
+    prometheus: bool = Field(True, description="run Prometheus next to the balancer, if installed")
+    prometheus_port: UserPort = Field(
+        9090, description="port of Prometheus; 0: any free port; user: derived from your user ID"
+    )
     scrape_interval: int = Field(5, ge=1, le=3600, description="seconds between two scrapes")
 
 
 class ClientsSection(_Section):
     """How events are pushed through the endpoint."""
 
-    workload: Name = Field("exatrkx", description="the kind of events: exatrkx, or another that 'workload list' shows")
-    workloads: Folder = Field("", description="folder of workloads of your own, one NAME.py each; empty: none")
-    model: Line = Field("", description="the model that is asked; empty: the workload's own")
-    mode: Mode = Field("ensemble", description="ensemble, stages, fused, or direct: without any server")
-    workers: int = Field(8, ge=1, le=4096, description="worker processes, on each node")
-    in_flight: int = Field(4, ge=1, le=4096, description="requests that each worker keeps in flight")
-    labels: LabelFormat = Field("csv", description="csv: a label file for each event; parquet: files of many")
-    wait: Seconds = Field(60, description="seconds to wait for the endpoint to be ready at the start")
-    patience: Seconds = Field(120, description="seconds that an event is tried again before it fails")
-    request_timeout: Seconds = Field(60, description="seconds that one request may take")
-    nodes: int = Field(1, ge=1, le=10000, description="nodes of the workers' own job (--sbatch)")
-    time: TimeLimit = Field("00:30:00", description="its time limit")
-    account: Line = Field("", description="the account it is charged to; empty: job.account")
-    qos: Line = Field("", description="its quality of service; empty: job.qos")
-    partition: Line = Field("", description="its partition; empty: job.partition")
-    constraint: Line = Field("", description="the features of its nodes, such as cpu")
-    extra_directives: Options = Field((), description="further #SBATCH options of it, each one word")
+    workload: Name = Field("exatrkx", description="workload: exatrkx, or another of 'workload list'")
+    workloads: Folder = Field("", description="folder of your own workloads, one NAME.py each; empty: none")
+    model: Line = Field("", description="model name; empty: that of the workload")
+    mode: Mode = Field("ensemble", description="ensemble, stages, fused, or direct (no server)")
+    workers: int = Field(8, ge=1, le=4096, description="worker processes per node")
+    in_flight: int = Field(4, ge=1, le=4096, description="concurrent requests per worker")
+    labels: LabelFormat = Field("csv", description="csv: one label file per event; parquet: many events per file")
+    wait: Seconds = Field(60, description="maximum seconds to wait until the endpoint is ready")
+    patience: Seconds = Field(120, description="seconds to retry an event before it fails")
+    request_timeout: Seconds = Field(60, description="timeout of one request, in seconds")
+    nodes: int = Field(1, ge=1, le=10000, description="nodes of the workers' job (--sbatch)")
+    time: TimeLimit = Field("00:30:00", description="time limit of the workers' job")
+    account: Line = Field("", description="account of the workers' job; empty: job.account")
+    qos: Line = Field("", description="QOS of the workers' job; empty: job.qos")
+    partition: Line = Field("", description="partition of the workers' job; empty: job.partition")
+    constraint: Line = Field("", description="node features of the workers' job, such as cpu")
+    extra_directives: Options = Field((), description="additional #SBATCH options of the workers' job, one word each")
 
 
 class BenchSection(_Section):
     """How a farm is measured with perf_analyzer."""
 
-    model: Line = Field("exatrkx", description="the model that is asked")
+    model: Line = Field("exatrkx", description="model to measure")
     concurrency: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
-        (1, 2, 4, 8), min_length=1, description="numbers of requests in flight, each a point"
+        (1, 2, 4, 8), min_length=1, description="concurrencies to measure, one point each"
     )
     calls: Literal["default", "sync", "async"] = Field(
-        "default", description="how perf_analyzer calls: default is its own choice"
+        "default", description="request mode of perf_analyzer; default: its own choice"
     )
-    window: Seconds = Field(5, description="seconds that a repetition measures")
-    repeats: int = Field(3, ge=1, le=1000, description="repetitions of each point")
-    most_repeats: int = Field(6, ge=1, le=1000, description="repetitions of a point that is not steady")
-    variation: float = Field(0.05, ge=0, le=10, description="steady below this standard deviation over mean")
-    minutes: float = Field(60, gt=0, le=100000, description="no repetition begins after so many minutes")
+    window: Seconds = Field(5, description="seconds per repetition")
+    repeats: int = Field(3, ge=1, le=1000, description="minimum repetitions per point")
+    most_repeats: int = Field(6, ge=1, le=1000, description="maximum repetitions per point, if it is not stable")
+    variation: float = Field(0.05, ge=0, le=10, description="relative standard deviation below which a point is stable")
+    minutes: float = Field(60, gt=0, le=100000, description="minutes after which no repetition starts")
     perf_analyzer: tuple[Line, ...] = Field(
-        (), description="the words of a command that starts perf_analyzer; empty: the one that is found"
+        (), description="command of perf_analyzer, as a list of words; empty: the one found"
     )
 
 
 class Farm(_Section):
     """A named set of Triton servers behind one endpoint."""
 
-    name: Name = Field("exatrkx", description="the farm's and its jobs' name")
-    site: Name = Field("generic", description="the site profile: perlmutter, generic or local")
+    name: Name = Field("exatrkx", description="name of the farm and its jobs")
+    site: Name = Field("generic", description="site profile: perlmutter, generic or local")
     run_root: Folder = Field(
-        "~/exatrkx-hpc", min_length=1, description="folder of the run directories, shared with the nodes"
+        "~/exatrkx-hpc",
+        min_length=1,
+        description="directory of the run directories, on a file system shared with the nodes",
     )
     cluster: Cluster = Cluster()
     job: JobSection = JobSection()
@@ -208,7 +218,7 @@ class Farm(_Section):
     @model_validator(mode="before")
     @classmethod
     def _models_beside_runs(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Put the models into the run root when nobody said where they are."""
+        """Put the models into the run root unless set otherwise."""
         run_root = data.get("run_root", cls.model_fields["run_root"].default)
         server = dict(data.get("server", {}))
         if isinstance(run_root, str) and server.get("model_repository", "") == "":
@@ -218,7 +228,7 @@ class Farm(_Section):
     @model_validator(mode="before")
     @classmethod
     def _workers_charged_as_servers(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Let the workers' own job go where the servers' goes when nobody said otherwise.
+        """Use account, QOS and partition of the servers' job for the workers' job unless set otherwise.
 
         Workers that ask for no GPU nodes are charged in CPU hours.
         """
@@ -233,7 +243,7 @@ class Farm(_Section):
 
     @model_validator(mode="after")
     def _cpus_of_the_gpus(self) -> Farm:
-        """Give each server its share of the CPUs that come with the node's GPUs when nobody said otherwise."""
+        """Give each server its share of the CPUs that come with the node's GPUs unless set otherwise."""
         if self.job.cpus_per_task or not self.cluster.cores_per_gpu or not self.job.gpus_per_node:
             return self
         share = self.cluster.cores_per_gpu * self.job.gpus_per_node // self.server.servers_per_node

@@ -1,4 +1,4 @@
-"""The kinds of value that farm.toml holds: each checked where it enters, and safe from then on."""
+"""The value types of farm.toml, each validated on input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LabelFormat = Literal["csv", "parquet"]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
-#: What stands for a port of one's own, which ports.user_port tells.
+#: Stands for the user's own port, which ports.user_port computes.
 USER = "user"
 
 _TIME_LIMIT = re.compile(r"([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}")
@@ -31,7 +31,7 @@ _DEFAULT_LEAD = 60
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]*")
-#: Control characters, the two line breaks of Unicode, and bytes of the environment that are no UTF-8.
+#: Control characters, the two line breaks of Unicode, and bytes of the environment that are not UTF-8.
 _NOT_IN_A_LINE = {"Cc", "Zl", "Zp", "Cs"}
 
 
@@ -121,7 +121,7 @@ def _options(words: tuple[str, ...]) -> tuple[str, ...]:
 def _folder(text: str) -> str:
     folder = str(expand(text)) if text else ""
     if ":" in folder:
-        raise ValueError("must not contain ':', at which PYTHONPATH and the mounts of containers are cut")
+        raise ValueError("must not contain ':', which separates folders in PYTHONPATH and in container mounts")
     return _without_breaks(folder)
 
 
@@ -145,14 +145,14 @@ def expand(folder: str) -> Path:
             return "$"
         name = match[1] or match[2]
         if name not in os.environ:
-            raise ValueError(f"{folder!r} names ${name}, which is not set; set it, or write the folder itself")
+            raise ValueError(f"{folder!r} uses ${name}, which is not set; set it, or write the full path")
         return os.environ[name]
 
     filled = re.sub(r"\$\$|\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}", value, folder)
     try:
         return Path(filled).expanduser().absolute()
     except RuntimeError as error:
-        raise ValueError(f"{folder!r} begins with a home that nobody has; write the folder itself") from error
+        raise ValueError(f"{folder!r} begins with the home of an unknown user; write the full path") from error
 
 
 #: A port, 0 for any free one, or the word for one of the user's own.

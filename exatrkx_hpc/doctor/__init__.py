@@ -1,4 +1,4 @@
-"""Is everything here that a farm needs? Each thing is looked for, found or not, with what to do if not."""
+"""Check that everything a farm needs is available; each check has a remedy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from exatrkx_hpc.base.process import find_program
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.doctor.engine import engine_findings
 from exatrkx_hpc.doctor.finding import Finding, asked
-from exatrkx_hpc.doctor.leftovers import leftover_findings
+from exatrkx_hpc.doctor.orphans import orphan_findings
 from exatrkx_hpc.doctor.places import place_findings
 from exatrkx_hpc.doctor.ports import port_findings
 from exatrkx_hpc.doctor.slurm import slurm_findings
@@ -36,7 +36,7 @@ def examine(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding]:
     if farm.monitor.prometheus:
         yield _prometheus()
     scheduler = scheduler_of(farm)
-    yield from leftover_findings(farm, lambda job: scheduler.info(job).state)
+    yield from orphan_findings(farm, lambda job: scheduler.info(job).state)
 
 
 def _embedded_findings(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding]:

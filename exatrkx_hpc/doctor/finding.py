@@ -1,4 +1,4 @@
-"""What is found of one thing that a farm needs."""
+"""The result of one check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The farm's folders: the run root and the model repository."""
+"""Checks of the farm's folders: run root and model repository."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def _run_root(run_root: Path) -> Finding:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        remedy = "name a folder that you may write to, on a file system that the nodes share"
+        remedy = "choose a folder that you may write to, on a file system that the nodes share"
         return Finding(what="run root", ok=False, found=f"{existing}: {error.strerror}", remedy=f"{remedy} (run_root)")
     free = shutil.disk_usage(existing).free / 2**30
-    note = "" if run_root.exists() else ", made by the first deploy"
+    note = "" if run_root.exists() else ", created by the first deploy"
     return Finding(what="run root", ok=True, found=f"{run_root}{note}, {free:.0f} GiB free")
 
 
@@ -44,7 +44,7 @@ def _shared(run_root: Path) -> Finding:
     if why := of_this_machine(run_root):
         remedy = "set run_root to a folder on the file system that login node and nodes share"
         return Finding(what="run root shared", ok=False, found=f"{run_root} {why}", remedy=remedy)
-    return Finding(what="run root shared", ok=True, found="nothing speaks against it")
+    return Finding(what="run root shared", ok=True, found="no sign of a local file system")
 
 
 def _existing(path: Path) -> Path:
@@ -53,7 +53,7 @@ def _existing(path: Path) -> Path:
 
 def _models(repository: Path, farm: Farm) -> Finding:
     if not repository.is_dir() and abilities_of(farm).builds_models:
-        return Finding(what="models", ok=True, found=f"{repository} is made by the first deploy")
+        return Finding(what="models", ok=True, found=f"{repository} is created by the first deploy")
     if not repository.is_dir():
         remedy = f"exatrkx-hpc models build --device {farm.server.device} --out {repository}"
         remedy = "exatrkx-hpc setup" if farm.server.python_environment else remedy

@@ -1,4 +1,4 @@
-"""The ports: those of the endpoint on this machine, and those of the servers on the nodes."""
+"""Checks of the ports: those of the endpoint on this machine, and those of the servers on the nodes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from exatrkx_hpc.base.ports import port_trouble, user_port
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.doctor.finding import Finding
-from exatrkx_hpc.doctor.leftovers import OF_MONITORS
+from exatrkx_hpc.doctor.orphans import OF_MONITORS
 from exatrkx_hpc.fleet.endpoint import read_endpoint
-from exatrkx_hpc.fleet.leftovers import farm_processes
+from exatrkx_hpc.fleet.orphans import farm_processes
 from exatrkx_hpc.launch.plan import PORTS_PER_SERVER
 from exatrkx_hpc.launch.run_dir import FarmDir
 
@@ -42,7 +42,7 @@ def _endpoint_port(key: str, host: str, wanted: int | str, ours: Mapping[int, st
     if port in ours:
         return Finding(what=what, ok=True, found=f"{found}, of the monitor of job {ours[port]}")
     if wanted == "user":
-        return Finding(what=what, ok=True, found=f"{found}: {trouble}; a monitor takes any free one instead")
+        return Finding(what=what, ok=True, found=f"{found}: {trouble}; the monitor uses any free port instead")
     remedy = f"choose another with {key}, or 0 for any free one"
     return Finding(what=what, ok=False, found=f"{found}: {trouble}", remedy=remedy)
 

@@ -1,4 +1,4 @@
-"""Slurm: its commands, its controller, whether it would take the job, and the time that it leaves for a drain."""
+"""Checks of Slurm: its commands, its controller, whether it accepts the job, and the time left to drain."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MARGIN = 5
 def slurm_findings(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding]:
     """Yield a finding for each command, then for what Slurm answers; what cannot be asked is left out."""
     yield _time_limit(farm)
-    remedy = "run this where Slurm's commands are, such as a login node"
+    remedy = "run this on a machine with Slurm's commands, such as a login node"
     programs = [asked(name, lambda name=name: find_program(name, remedy=remedy)) for name in _PROGRAMS]  # type: ignore[misc]
     yield from programs
     if not all(finding.ok for finding in programs):
@@ -43,7 +43,7 @@ def _controller(settings: dict[str, str]) -> str:
     done = ask(["scontrol", "show", "config"])
     if done.returncode:
         said = done.stderr.strip() or done.stdout
-        step = next_step(said, otherwise="'scontrol ping' tells whether Slurm's controller answers")
+        step = next_step(said, otherwise="check Slurm's controller with 'scontrol ping'")
         raise LaunchError(f"no answer: {own_words(said).replace('; ', ', ')}; {step}")
     settings.update(re.findall(r"^(\w+)\s*= (.*?)\s*$", done.stdout, re.MULTILINE))
     return f"cluster {settings.get('ClusterName', '')}, Slurm {settings.get('SLURM_VERSION', '')}"
@@ -58,13 +58,13 @@ def _test_only(plan: FarmPlan) -> str:
 
 
 def _time_limit(farm: Farm) -> Finding:
-    """Tell whether the job may serve at all before Slurm tells it to end."""
+    """Check that the job has time to serve before Slurm signals it to end."""
     seconds, lead = limit_seconds(farm.job.time), signal_lead(farm.job.signal)
     found = f"job.time {farm.job.time}"
     if lead is None or seconds > lead + EARLY_SIGNAL:
         return Finding(what="time limit", ok=True, found=found)
-    found += f": Slurm tells the job to end {lead} to {lead + EARLY_SIGNAL} s before that (job.signal)"
-    return Finding(what="time limit", ok=False, found=found, remedy="ask for more with job.time")
+    found += f": Slurm signals the job {lead} to {lead + EARLY_SIGNAL} s before that (job.signal)"
+    return Finding(what="time limit", ok=False, found=found, remedy="increase job.time")
 
 
 def _drain_time(farm: Farm, kill_wait: str) -> Finding:
@@ -74,7 +74,7 @@ def _drain_time(farm: Farm, kill_wait: str) -> Finding:
     after_cancel = int(re.sub(r"\D.*", "", kill_wait) or 0)
     if lead is None:
         lead, source = after_cancel, "no job.signal reaches the script, Slurm's KillWait"
-    found = f"a server takes {need} s to end; before the time limit it has {lead} s ({source})"
+    found = f"a server needs {need} s to stop; before the time limit it has {lead} s ({source})"
     if lead < need:
         remedy = f"set job.signal to B:TERM@{need}, or lower server.drain or server.exit_timeout"
         return Finding(what="drain time", ok=False, found=found, remedy=remedy)

@@ -17,56 +17,56 @@ from exatrkx_hpc.config.values import EARLY_SIGNAL
 from exatrkx_hpc.fleet.members.record import ServerRecord
 from exatrkx_hpc.launch.run_dir import RunDir
 
-_AGAIN = "'exatrkx-hpc deploy' submits it again"
+_AGAIN = "resubmit it with 'exatrkx-hpc deploy'"
 _WHAT = {
     JobState.CANCELLED: "it was cancelled",
     JobState.FAILED: "its script failed",
-    JobState.TIMEOUT: "its time limit is over",
+    JobState.TIMEOUT: "it reached its time limit",
     JobState.OUT_OF_MEMORY: "it ran out of memory",
     JobState.NODE_FAIL: "a node of it failed",
-    JobState.PREEMPTED: "a job with more rights took its nodes",
+    JobState.PREEMPTED: "a job with higher priority preempted it",
 }
 _NEXT = {
     JobState.CANCELLED: _AGAIN,
-    JobState.FAILED: "'exatrkx-hpc logs {id}' shows why",
-    JobState.TIMEOUT: f"{_AGAIN}, job.time is the limit",
-    JobState.OUT_OF_MEMORY: "ask for more with job.memory, or set fewer server.instances",
-    JobState.NODE_FAIL: f"{_AGAIN}, job.requeue = true lets Slurm do so",
-    JobState.PREEMPTED: f"{_AGAIN}, job.requeue = true lets Slurm do so",
-    JobState.PENDING: "'squeue --me --start' tells when Slurm expects to start it",
+    JobState.FAILED: "see 'exatrkx-hpc logs {id}'",
+    JobState.TIMEOUT: f"{_AGAIN}; job.time sets the limit",
+    JobState.OUT_OF_MEMORY: "increase job.memory, or decrease server.instances",
+    JobState.NODE_FAIL: f"{_AGAIN}, or let Slurm do so with job.requeue = true",
+    JobState.PREEMPTED: f"{_AGAIN}, or let Slurm do so with job.requeue = true",
+    JobState.PENDING: "'squeue --me --start' shows the expected start",
 }
 #: What to do about UNKNOWN, when the scheduler has answered and when not.
 _UNKNOWN = {
     True: "'squeue --me --states=all' lists your jobs",
-    False: "'scontrol ping' tells when Slurm is back",
+    False: "'scontrol ping' shows whether Slurm is back",
 }
 #: Slurm's reasons why a job waits, in words; others stand for themselves.
 _WAITS = {
     "Resources": "no nodes are free",
-    "Priority": "other jobs go first",
+    "Priority": "other jobs have higher priority",
     "Dependency": "another job must end first",
-    "BeginTime": "its time to begin has not come",
-    "JobHeldUser": "it is held, 'scontrol release {id}' lets it go",
+    "BeginTime": "its begin time is in the future",
+    "JobHeldUser": "it is held; release it with 'scontrol release {id}'",
     "JobHeldAdmin": "it is held by the site",
     "ReqNodeNotAvail": "nodes that it needs are down or reserved",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the script of a job was asked: to `drain` or to `halt`, `by` SIGTERM (Slurm's word) or a request."""
+class StopRequest:
+    """A request to stop a job: to `drain` or to `halt`, `by` SIGTERM (from Slurm) or a request (from a user)."""
 
     what: str
     by: str
 
 
-def read_asked(run_dir: RunDir) -> Asked | None:
-    """Return what the script of the job was asked, or None when it was asked nothing."""
+def read_stop_request(run_dir: RunDir) -> StopRequest | None:
+    """Return the stop request that the script of the job received, or None."""
     try:
         words = run_dir.stop.read_text(errors="replace").split()
     except OSError:
         return None
-    return Asked(what=words[0], by=words[1] if len(words) > 1 else "request") if words else None
+    return StopRequest(what=words[0], by=words[1] if len(words) > 1 else "request") if words else None
 
 
 def read_notice(run_dir: RunDir) -> float:
@@ -94,7 +94,7 @@ def explained(info: JobInfo, run_dir: RunDir, records: Iterable[ServerRecord]) -
     if info.state is JobState.UNKNOWN:
         return replace(info, reason=f"{info.reason}; {_UNKNOWN[info.answered]}")
     if info.state is JobState.COMPLETED:
-        return replace(info, reason=_completed(info, read_asked(run_dir), read_notice(run_dir)))
+        return replace(info, reason=_completed(info, read_stop_request(run_dir), read_notice(run_dir)))
     if info.state is JobState.PENDING:
         again = any(of_former_run(record, info) for record in records)
         what = f"{'requeued, ' if again else ''}{_waits(info)}"
@@ -102,21 +102,21 @@ def explained(info: JobInfo, run_dir: RunDir, records: Iterable[ServerRecord]) -
         what = _ended(info, records)
     else:
         lost = {record.node for record in records if of_lost_node(record, info)}
-        return replace(info, reason=f"lost {names(lost)}; the other servers go on") if lost else info
+        return replace(info, reason=f"lost {names(lost)}; the other servers keep running") if lost else info
     return replace(info, reason=f"{what}; {_NEXT[info.state].format(id=info.id)}")
 
 
-def _completed(info: JobInfo, asked: Asked | None, notice: float) -> str:
+def _completed(info: JobInfo, asked: StopRequest | None, notice: float) -> str:
     if asked is None:
         return info.reason
     if asked.by == "beside":
-        return "drained when what ran beside its servers had ended"
+        return "drained after the command beside its servers had ended"
     if asked.by != "SIGTERM":
         return f"{'drained' if asked.what == 'drain' else 'ended at once'}, as 'exatrkx-hpc stop' asked"
     if info.unused is None:
         return "drained on SIGTERM"
     if info.unused <= notice + EARLY_SIGNAL:
-        return f"time limit: Slurm told it to drain, {info.unused:.0f} s were left; {_NEXT[JobState.TIMEOUT]}"
+        return f"time limit: drained on Slurm's signal, {info.unused:.0f} s were left; {_NEXT[JobState.TIMEOUT]}"
     return f"drained on SIGTERM, {info.unused:.0f} s before its time limit; {_AGAIN}"
 
 

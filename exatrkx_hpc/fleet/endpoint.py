@@ -1,4 +1,4 @@
-"""The file in which a monitor tells other commands where its endpoint is."""
+"""The file in which a monitor publishes its endpoint to other commands."""
 
 from __future__ import annotations
 
@@ -63,8 +63,6 @@ def running_endpoint(farm: FarmDir, job: str = LATEST) -> EndpointRecord:
     """Return the endpoint of `job`, or of the job watched last; raises EndpointError when there is none."""
     record = read_endpoint(farm.job(job))
     if record is None:
-        which = "no farm is being watched" if job == LATEST else f"job {job} is not being watched"
-        raise EndpointError(
-            f"{which} below {farm}; start 'exatrkx-hpc monitor JOBID', or name an endpoint with --server HOST:PORT"
-        )
+        which = "no monitor is running" if job == LATEST else f"no monitor is running for job {job}"
+        raise EndpointError(f"{which} below {farm}; start 'exatrkx-hpc monitor JOBID', or set --server HOST:PORT")
     return record

@@ -1,4 +1,4 @@
-"""The loop that keeps an endpoint: observe the servers, reconcile, render, apply; again each second."""
+"""The monitor loop: observe the servers, reconcile, render, apply; once per interval."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Monitor:
     def refuse_ended(self) -> None:
         """Raise LaunchError when the job has ended already, and says how."""
         if (now := self._look(())).job.over:
-            raise LaunchError(f"{now.sentence}; there is nothing to watch")
+            raise LaunchError(f"{now.sentence}; nothing to monitor")
 
     def _look(self, previous: tuple[Member, ...]) -> View:
         info, members = observe(
@@ -233,6 +233,6 @@ def _only_monitor_of(run_dir: RunDir) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise EndpointError(
-                f"another monitor watches job {run_dir.job}; stop it first, or use the endpoint that it keeps"
+                f"another monitor is running for job {run_dir.job}; stop that monitor, or use its endpoint"
             ) from error
         yield

@@ -1,4 +1,4 @@
-"""Why a server failed, out of its log: the lines that say so, among hundreds that do not."""
+"""Why a server failed: extract the error lines from its log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One look at a job: its state, its servers as they answer now, and its endpoint."""
+"""The status of a job: its state, its servers as they answer now, and its endpoint."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from exatrkx_hpc.launch.run_dir import RunDir
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """What a job is at one moment; `endpoint` is empty when no monitor keeps one."""
+class JobStatus:
+    """The state of a job and its servers at one moment; `endpoint` is empty when no monitor is running."""
 
     info: JobInfo
     servers: tuple[Member, ...]
@@ -49,31 +49,31 @@ class Look:
         }
 
 
-def look(info: JobInfo, run_dir: RunDir, *, timeout: float) -> Look:
-    """Look once at the job of `run_dir`; each server has `timeout` seconds to answer."""
+def job_status(info: JobInfo, run_dir: RunDir, *, timeout: float) -> JobStatus:
+    """Query the job of `run_dir` once; each server has `timeout` seconds to answer."""
     now, servers = observe(info, run_dir, timeout=timeout)
     endpoint = read_endpoint(run_dir)
     servers = tuple(_with_age(member, time.time()) for member in servers)
-    return Look(info=now, servers=servers, endpoint=endpoint.grpc if endpoint else "")
+    return JobStatus(info=now, servers=servers, endpoint=endpoint.grpc if endpoint else "")
 
 
-def look_until_ready(look_now: Callable[[], Look], *, wanted: int, timeout: float, tell: Tell) -> Look:
-    """Return the first look in which `wanted` servers are ready, each change told before.
+def wait_until_ready(query: Callable[[], JobStatus], *, wanted: int, timeout: float, tell: Tell) -> JobStatus:
+    """Wait until `wanted` servers are ready and return that status; each change is passed to `tell`.
 
     Raises EndpointError when the job ends before, or `timeout` seconds have passed.
     """
     until, said = time.monotonic() + timeout, ""
-    while (now := look_now()).ready < wanted:
+    while (now := query()).ready < wanted:
         job, state = now.info.id, now.info.state
         news = JobProgress(job=job, state=state, ready=now.ready, wanted=wanted, reason=now.info.reason)
         if str(news) != said:
             tell(news)
             said = str(news)
         if state.over:
-            why = now.info.reason or f"'exatrkx-hpc logs {job}' shows its logs"
+            why = now.info.reason or f"see 'exatrkx-hpc logs {job}'"
             raise EndpointError(f"job {job} is {state.value} before its servers were ready; {why}")
         if time.monotonic() > until:
-            raise EndpointError(f"{now.ready} of {wanted} servers ready after {timeout:g} s; the job goes on")
+            raise EndpointError(f"{now.ready} of {wanted} servers ready after {timeout:g} s; the job keeps running")
         time.sleep(1.0)
     return now
 
@@ -97,7 +97,7 @@ def _told(member: Member, info: JobInfo) -> Member:
     if info.state.over and member.record.state == "gone":
         return replace(member, note=f"{member.record.note}; {member.note}")
     if member.state != "ready" and of_former_run(member.record, info):
-        return replace(member, state="gone", note="of the former run; its job waits to run again")
+        return replace(member, state="gone", note="from the previous run; its job waits to restart")
     if member.state != "ready" and member.record.state != "gone" and of_lost_node(member.record, info):
         return replace(member, state="gone", note="its node has left the job")
     return member

@@ -1,4 +1,4 @@
-"""What a monitor knows after one look, and what of the job is news."""
+"""What a monitor knows after one observation, and which changes of the job are news."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A monitor at work beside this program: in a thread, where no signal interrupts it between two steps."""
+"""A monitor in a thread of this program, where no signal interrupts it between two steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Python code that the models need on the nodes, laid out in a folder of the run root."""
+"""The Python code that the models need on the nodes, copied to a folder of the run root."""
 
 from __future__ import annotations
 

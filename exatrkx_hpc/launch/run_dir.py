@@ -1,4 +1,4 @@
-"""Where each file of a farm is, and each file of a job of it."""
+"""The paths of all files of a farm and of each of its jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run directories below a run root: which may go, how one goes, and whether other machines see them."""
+"""The run directories of a run root: which can be removed, their removal, and whether nodes can see them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def parse_age(text: str) -> float:
     """Return the seconds of an age such as 90m, 12h, 7d or 2w; raises ConfigError for anything else."""
     match = re.fullmatch(r"(\d+)([mhdw])", text)
     if match is None:
-        raise ConfigError(f"{text!r} is no age; write a number and m, h, d or w, such as 7d")
+        raise ConfigError(f"{text!r} is not a valid age; write a number and m, h, d or w, such as 7d")
     return int(match[1]) * _UNITS[match[2]]
 
 
@@ -50,7 +50,7 @@ def old_jobs(
 ) -> tuple[str, ...]:
     """Return the jobs that have ended and whose run directory has not changed for `older_than` seconds.
 
-    `is_over` is asked last, and only for directories that are old enough; a job of which nobody can say whether
+    `is_over` is asked last, and only for directories that are old enough; a job of which it is unknown whether
     it has ended is not among them, nor is a folder that only has a number for its name.
     """
     moment = time.time() if now is None else now
@@ -113,7 +113,7 @@ def local_file_system(path: Path) -> str | None:
     """Return the type of the file system of `path` if no other machine can see it, such as tmpfs; else None.
 
     `path` need not exist yet. A folder of such a file system that somebody mounted again in another place counts
-    as arranged for. None is no proof: a disk may be exported to the nodes, or not.
+    as arranged for. None proves nothing: a disk may be exported to the nodes, or not.
     """
     resolved = path.resolve()
     found, longest = None, -1
@@ -134,7 +134,7 @@ def of_this_machine(path: Path) -> str:
     for own in _OWN_FOLDERS:
         # A folder that somebody mounted below it is another matter.
         if existing.is_relative_to(own) and existing.stat().st_dev == own.stat().st_dev:
-            return f"is below {own}, of which every machine has its own"
+            return f"is below {own}, which is local to each machine"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""What every scheduler can do: take a script, tell a job's state, end a job."""
+"""The interface of a scheduler: submit a script, report a job's state, end a job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SchedulerSilentError(LaunchError):
 
 
 class JobMayRunError(LaunchError):
-    """Nobody can tell whether a script was submitted: its job may run."""
+    """It is unknown whether a script was submitted: its job may run."""
 
 
 @dataclass(frozen=True, kw_only=True)

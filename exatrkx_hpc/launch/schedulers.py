@@ -1,4 +1,4 @@
-"""Which schedulers there are, and the one that runs the jobs of a farm."""
+"""The available schedulers, and the one of a farm."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the servers measured of themselves."""
+"""Measurements of the servers."""

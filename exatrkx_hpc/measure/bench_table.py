@@ -1,4 +1,4 @@
-"""The figures of a scan on disk: a file for each repetition, whole or absent, and one tidy table of them all."""
+"""The measurements of a scan on disk: one file per repetition, written atomically, and one table of them all."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Store:
         return self.folder / _POINTS / f"{point.name}-{repetition}.csv"
 
     def add(self, row: Row) -> None:
-        """Keep a repetition, and write the table anew; raises OutputError when that cannot be done."""
+        """Keep a repetition, and rewrite the table; raises OutputError when that cannot be done."""
         path = self.report(row.point, row.repetition).with_suffix(".json")
         try:
             write_whole(path, json.dumps(nulls(dataclasses.asdict(row)), indent=2) + "\n")
@@ -166,11 +166,11 @@ def read_table(path: Path) -> tuple[Row, ...]:
         lines = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
         rows = tuple(_row(line) for line in lines)
     except FileNotFoundError as error:
-        raise InputError(f"there is no {table}; 'exatrkx-hpc bench --out FOLDER' measures one") from error
+        raise InputError(f"{table} does not exist; create it with 'exatrkx-hpc bench --out FOLDER'") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{table} is no table of 'exatrkx-hpc bench' ({_named(error)})") from error
+        raise InputError(f"{table} is not a table of 'exatrkx-hpc bench' ({_named(error)})") from error
     if not rows:
-        raise InputError(f"{table} holds no figures yet; 'exatrkx-hpc bench' goes on with its scan")
+        raise InputError(f"{table} has no measurements yet; resume the scan with 'exatrkx-hpc bench'")
     return rows
 
 
@@ -203,7 +203,9 @@ def _read_points(folder: Path) -> Iterable[Row]:
         try:
             yield _row(json.loads(path.read_text()))
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path} cannot be used ({_named(error)}); remove it, and it is measured again") from error
+            raise InputError(
+                f"{path} cannot be used ({_named(error)}); remove it to measure this repetition again"
+            ) from error
 
 
 def _take_up(path: Path, facts: Mapping[str, object]) -> None:
@@ -215,12 +217,12 @@ def _take_up(path: Path, facts: Mapping[str, object]) -> None:
         found = dict(json.loads(path.read_text()))
         differ = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path} is no file of 'exatrkx-hpc bench'; choose another --out") from error
+        raise InputError(f"{path} is not a file of 'exatrkx-hpc bench'; choose another --out") from error
     if differ:
         first = differ[0]
         raise ConfigError(
-            f"{path.parent} holds a scan with another {first} ({found.get(first)}, now {wanted.get(first)}); its "
-            "figures would not belong together: choose another --out"
+            f"{path.parent} holds a scan with a different {first} ({found.get(first)}, now {wanted.get(first)}), so "
+            "the results cannot be compared; choose another --out"
         )
 
 
@@ -240,4 +242,6 @@ def _named(error: Exception) -> str:
 
 
 def _unusable(folder: Path, error: OSError) -> OutputError:
-    return OutputError(f"{folder} cannot be written: {error.strerror}; make room, or choose another --out")
+    return OutputError(
+        f"{folder} cannot be written: {error.strerror}; check permissions and free space, or choose another --out"
+    )

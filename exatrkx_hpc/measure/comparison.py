@@ -75,7 +75,7 @@ def _lines(scans: Mapping[str, Sequence[Row]]) -> dict[str, list[Summary]]:
     for name, rows in scans.items():
         served = [one for one in summaries(rows) if one.point.kind == "service"]
         if not served:
-            raise InputError(f"{name} holds no point with a server; 'exatrkx-hpc bench' goes on with its scan")
+            raise InputError(f"{name} has no point with a server; resume the scan with 'exatrkx-hpc bench'")
         for one in served:
             place = f"{one.point.servers}x{one.point.instances}"
             lines.setdefault(f"{labels[name]}, {place}", []).append(one)

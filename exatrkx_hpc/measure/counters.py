@@ -1,4 +1,4 @@
-"""What one Triton has counted since it began, model by model, read from the text of its metrics.
+"""The counters of one Triton since its start, per model, parsed from its metrics text.
 
 A text that holds something else than counts is refused: a NaN, an infinity or a negative number would pass for a
 time, and a counter that is missing for a time of 0.
@@ -104,13 +104,13 @@ def parse(text: str, *, url: str, instance: str = "") -> Snapshot:
         where = f"{url}: {_PREFIX}{name} of {_called(model)}"
         series = name, frozenset(sample.labels.items())
         if series in seen:
-            raise EndpointError(f"{where} is there twice; see what answers at this address")
+            raise EndpointError(f"{where} appears twice; check which program listens at this address")
         seen.add(series)
         # Failures come once for each reason, all counters once for each GPU: values of one model are summed.
         values = counters.setdefault(model, {})
         values[name] = values.get(name, 0.0) + _count(sample.value, whole=name not in _TIMES, where=where)
     if not triton:
-        raise EndpointError(f"{url} answers, but not with Triton's metrics; --server wants the metrics port")
+        raise EndpointError(f"{url} does not return Triton's metrics; set --server to the metrics port")
     _require_all(counters, url)
     counted = {model: Counters(**values) for model, values in counters.items()}
     return Snapshot(url=url, instance=instance, counters=counted)
@@ -120,12 +120,14 @@ def _samples(text: str, url: str) -> list[Sample]:
     try:
         return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     except Exception as error:  # the parser says what it cannot read with whatever error it runs into
-        raise EndpointError(f"{url} does not answer in Prometheus' format; is it a metrics port?") from error
+        raise EndpointError(f"{url} does not answer in Prometheus' format; check that it is a metrics port") from error
 
 
 def _count(value: float, *, whole: bool, where: str) -> float:
     if not math.isfinite(value) or not 0 <= value <= _LARGEST or (whole and value != int(value)):
-        raise EndpointError(f"{where} is {value:.17g}, which is no count; see what answers at this address")
+        raise EndpointError(
+            f"{where} is {value:.17g}, which is not a count; check which program listens at this address"
+        )
     return value
 
 

@@ -1,4 +1,4 @@
-"""What all figures share: colours that everybody can tell apart, a canvas, and files that are the same each time."""
+"""What all figures share: distinguishable colours, a canvas, and reproducible files."""
 
 from __future__ import annotations
 

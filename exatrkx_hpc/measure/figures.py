@@ -1,4 +1,4 @@
-"""The figures of a scan: throughput, utilisation, latency, scaling, and the service beside no service."""
+"""The figures of a scan: throughput, utilisation, latency, scaling, and service compared with mode direct."""
 
 from __future__ import annotations
 

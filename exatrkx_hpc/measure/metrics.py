@@ -1,4 +1,4 @@
-"""What Triton counts about itself: per-model times, from one server or a fleet, now or since a moment.
+"""Triton's statistics: times per model, of one server or a fleet, since the start or since a moment.
 
 Triton's counters only grow while a server lives, and start again from zero with it. Over several servers the
 counters are summed first and divided then: a mean of means would weigh an idle server like a busy one.
@@ -71,12 +71,12 @@ def fetch_text(server: str, *, deadline: float = 5.0) -> str:
     except requests.ConnectionError as error:
         what = "nothing answers" if "refused" in str(error) else "no metrics"
         raise EndpointError(
-            f"{what} at {url}; is the server up? --server wants the metrics port, mostly 8002"
+            f"{what} at {url}; check that the server is up and that --server is its metrics port, usually 8002"
         ) from error
     except (requests.RequestException, HTTPError) as error:
-        raise EndpointError(f"no metrics from {url}: {type(error).__name__}; is the address right?") from error
+        raise EndpointError(f"no metrics from {url}: {type(error).__name__}; check the address") from error
     if answer.status_code != 200:
-        raise EndpointError(f"{url} answers {answer.status_code}; --server wants Triton's metrics port, mostly 8002")
+        raise EndpointError(f"{url} answers {answer.status_code}; set --server to Triton's metrics port, usually 8002")
     return str(answer.text)
 
 
@@ -103,14 +103,16 @@ def fetch_fleet(
     if not snapshots:
         if len(errors) == 1:
             raise errors[0]
-        raise EndpointError(f"none of {len(errors)} servers gives metrics" + "".join(f"; {one}" for one in errors[:1]))
+        raise EndpointError(
+            f"none of {len(errors)} servers returns metrics" + "".join(f"; {one}" for one in errors[:1])
+        )
     return snapshots, errors
 
 
 def model_times(snapshot: Snapshot, earlier: Snapshot | None = None) -> tuple[ModelTimes, ...]:
     """Return the times of each model of one server, all versions together, sorted by name.
 
-    With `earlier`, only what was counted since then. A server that began anew in between counts from zero.
+    With `earlier`, only what was counted since then. A server that restarted in between counts from zero.
     """
     return fleet_times([snapshot], [earlier] if earlier else [])
 

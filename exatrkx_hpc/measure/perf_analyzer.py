@@ -27,7 +27,7 @@ PROGRAM: Final = "perf_analyzer"
 LAUNCHER: Final = "bin/perf_analyzer"
 #: perf_analyzer itself calls three windows one measurement.
 WINDOWS: Final = 3
-REMEDY: Final = "'exatrkx-hpc setup --bench' installs it, and bench.perf_analyzer in farm.toml names another way"
+REMEDY: Final = "install it with 'exatrkx-hpc setup --bench', or set bench.perf_analyzer in farm.toml"
 _MARGIN: Final = 120.0
 _WARM_UPS: Final = 3
 #: The binary in the wheel calls itself 0.0.0; its commit tells which it is.
@@ -135,8 +135,8 @@ def measure(analyzer: PerfAnalyzer, load: Load, report: Path) -> ClientFigures:
     # The program that the wheel puts on PATH (2.60) has exit status 0 whatever happens.
     if done.returncode or not report.is_file():
         raise EndpointError(
-            f"perf_analyzer measured nothing at {load.server} with {load.concurrency} in flight "
-            f"(exit {done.returncode}): {_complaint(done)}; does 'exatrkx-hpc run-clients' work there?"
+            f"perf_analyzer measured nothing at {load.server} at concurrency {load.concurrency} "
+            f"(exit {done.returncode}): {_complaint(done)}; check that 'exatrkx-hpc run-clients' works there"
         )
     return parse_csv(report.read_text(errors="replace"), where=str(report))
 
@@ -167,9 +167,9 @@ def parse_csv(text: str, *, where: str) -> ClientFigures:
         (row,) = rows
         values = dict(zip(header, row, strict=True))
     except (ValueError, csv.Error) as error:
-        raise _other_form(where, "a header and one row with as many cells are wanted") from error
+        raise _other_form(where, "expected a header and one row with as many cells") from error
     if missing := [name for name in _NEEDED if header.count(name) != 1]:
-        raise _other_form(where, f"the column {missing[0]} is wanted once")
+        raise _other_form(where, f"expected the column {missing[0]} exactly once")
     per_second, *micros = (_figure(values[name], name, where) for name in _NEEDED)
     mean, p50, p95, p99 = (one / 1000.0 for one in micros)
     return ClientFigures(per_second=per_second, mean_ms=mean, p50_ms=p50, p95_ms=p95, p99_ms=p99)

@@ -1,4 +1,4 @@
-"""The knee of a scan: the smallest placement that gives nearly the most events per second."""
+"""The knee of a scan: the smallest placement with nearly the highest throughput."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def recommend(rows: Iterable[Row], *, within: float = WITHIN) -> Recommendation:
     """
     known = [one for one in summaries(rows) if one.point.kind == "service"]
     if not known:
-        raise InputError("nothing was measured with a server; 'exatrkx-hpc bench' goes on with the scan")
+        raise InputError("no point was measured with a server; resume the scan with 'exatrkx-hpc bench'")
     best = max(known, key=lambda one: one.events_per_s)
     enough = (1.0 - within) * best.events_per_s
     knee = min((one for one in known if one.events_per_s >= enough), key=_size)

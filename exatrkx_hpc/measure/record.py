@@ -1,4 +1,4 @@
-"""Model times as rows of a CSV file that grows while it is watched."""
+"""Model times as rows of a CSV file that grows during `metrics --watch`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def append_csv(path: Path, times: Sequence[ModelTimes], *, at: float) -> None:
         finally:
             os.close(file)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; make room, or choose another --csv") from error
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}; check permissions and free space, or choose another --csv"
+        ) from error
 
 
 def _write(file: int, data: bytes, end: int) -> None:

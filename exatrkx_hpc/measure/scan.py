@@ -1,4 +1,4 @@
-"""A scan: which points are measured, how often, and when it is enough."""
+"""A scan: which points are measured, how often, and when to stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The points of a scan as its figures want them."""
+"""The points of a scan, grouped for its figures."""
 
 from __future__ import annotations
 

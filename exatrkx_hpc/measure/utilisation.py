@@ -1,4 +1,4 @@
-"""How busy the servers are while something else happens: what Triton says of its processors and GPUs."""
+"""CPU and GPU utilisation of the servers during a measurement, from Triton's metrics."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Samples:
 def watched(servers: Sequence[str], *, interval: float = 0.5) -> Iterator[Callable[[], Utilisation]]:
     """Look at the servers (`HOST:8002`) each `interval` seconds inside the block; the function gives the means so far.
 
-    A server that does not answer is left out, and a value that is no share.
+    A server that does not answer is left out, and so is a value that is not a share.
     """
     samples, over = _Samples(), threading.Event()
 

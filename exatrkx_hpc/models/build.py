@@ -124,10 +124,10 @@ def _chosen(models: tuple[Model, ...], settings: BuildSettings) -> tuple[Model, 
 
 
 def _names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the further names of the fused model, each once; raise ConfigError for one that is no model's name."""
+    """Return the additional names of the fused model, each once; raise ConfigError for an invalid model name."""
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name, re.ASCII):
-            raise ConfigError(f"--as is {name!r}; use letters, digits and _ . -, as a folder's name")
+            raise ConfigError(f"--as {name!r} is not a valid model name; use letters, digits, '_', '.' and '-'")
     return tuple(dict.fromkeys(names))
 
 
@@ -138,10 +138,10 @@ def _serve_as(repository: Path, names: tuple[str, ...]) -> None:
     models = read_models(repository)
     fused = next((model for model in models if is_fused(model)), None)
     if fused is None:
-        raise ModelError(f"no model of the repository is a fused one, which could be served as {names[0]}")
+        raise ModelError(f"the repository has no fused model to serve as {names[0]}; omit --as")
     for name in names:
         if (repository / name).exists():
-            raise ConfigError(f"--as is {name!r}, which is a model of the repository already; choose another name")
+            raise ConfigError(f"--as {name!r}: the repository already has a model of this name; choose another name")
         shutil.copytree(fused.folder, repository / name)
         config = read_config(repository / name / CONFIG)
         config.name = name
@@ -152,7 +152,7 @@ def _environment(stated: Path, places: Places) -> Path:
     """Return the absolute path of the environment; raise ModelError when it can be looked for and is not there."""
     host = on_host(stated, places) if stated.is_absolute() else stated
     if host is not None and not host.exists():
-        raise ModelError(f"environment {host.absolute()} does not exist; make it, or leave it out")
+        raise ModelError(f"environment {host.absolute()} does not exist; create it, or omit --environment")
     return stated.absolute()
 
 
@@ -176,7 +176,7 @@ def _refuse_faults(source: Path, *, environment: Path | None, places: Places) ->
 
 def _refuse_foreign(source: Path, out: Path) -> None:
     if out.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(out.resolve()):
-        raise ModelError(f"{out} lies within {source}, or the other way round; choose another folder")
+        raise ModelError(f"{out} is inside {source}, or contains it; choose another folder")
     empty = out.is_dir() and not any(out.iterdir())
     if (out.exists() or out.is_symlink()) and not empty and not (out / MARK).is_file():
         raise ModelError(f"{out} exists and was not built by exatrkx-hpc; choose another folder, or remove it")
@@ -188,11 +188,11 @@ def _specialise(model: Model, settings: BuildSettings) -> None:
     config = model.config
     network, onnx, fused = model.backend == "pytorch", runs_onnx(model), is_fused(model)
     if settings.device == "gpu" and WEIGHTS in model.parameters and not onnx:
-        raise ModelError(
-            f"{model.name} was built for the CPU already; build for the GPU from the repository as shipped"
-        )
+        raise ModelError(f"{model.name} is already built for the CPU; build for the GPU from the shipped repository")
     if settings.device == "cpu" and (place := gpu_code(model)):
-        raise ModelError(f"{model.name} wants a GPU: {place}; build with --device gpu, or write it for the CPU, too")
+        raise ModelError(
+            f"{model.name} needs a GPU: {place}; build with --device gpu, or change it to run on the CPU, too"
+        )
     if network and settings.device == "cpu":
         _run_in_python(model, settings)
     if fused or onnx:

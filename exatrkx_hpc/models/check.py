@@ -1,4 +1,4 @@
-"""Find in a model repository what Triton would refuse, or would silently get wrong, before a server starts."""
+"""Check a model repository for what Triton would refuse, or silently get wrong, before a server starts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from exatrkx_hpc.tracking.parameters import networks_folder
 
 #: What EXECUTION_ENV_PATH may begin with; Triton puts the model's folder there.
 _MODEL_FOLDER = "$$TRITON_MODEL_DIRECTORY"
-_PLAIN_FOLDER = "use a folder without spaces, quotes and other characters that a shell reads"
+_PLAIN_FOLDER = "use a folder without spaces, quotes and other special characters of the shell"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def check(
     through them, and one of the image is not looked for. `environment` is the Python environment that takes the place
     of the stated ones. Without `packages` what is packed in it is not compared with what the models need: a build may
     leave models out, or have them run on something else. Nothing is loaded or started. Raises ModelError when
-    `repository` is no folder or holds no model.
+    `repository` is not a folder or holds no model.
     """
     findings: list[Finding] = []
     models: dict[str, Model] = {}
@@ -94,12 +94,12 @@ def _own_faults(model: Model) -> Iterator[Finding]:
 
     stated = model.config.name
     if stated and stated != model.name:
-        yield finding(f"{CONFIG} says the name is {stated!r}, the folder says {model.name!r}", "make them the same")
+        yield finding(f"the name in {CONFIG} is {stated!r}, but the folder is {model.name!r}", "make them the same")
     if not model.is_ensemble and not model.backend:
         yield finding(f"{CONFIG} names no backend", "add a line such as backend: 'python'")
     served = model.served()
     if not served:
-        yield finding("there is no version folder to serve", f"make {model.folder / '1'}")
+        yield finding("no version folder to serve", f"create {model.folder / '1'}")
     for version in served:
         for name in model.files_needed():
             path = model.folder / str(version) / name
@@ -111,7 +111,9 @@ def _own_faults(model: Model) -> Iterator[Finding]:
         if path.is_file() and is_lfs_pointer(path):
             yield finding(f"{path.relative_to(model.folder)} is a Git LFS pointer, not the file itself", LFS_REMEDY)
     if model.backend == "python" and (odd := odd_characters(model.folder)):
-        yield finding(f"its folder's name holds {odd!r}, at which Triton's Python backend fails", _PLAIN_FOLDER)
+        yield finding(
+            f"its folder name contains {odd!r}, which Triton's Python backend does not support", _PLAIN_FOLDER
+        )
 
 
 def _how_to_get(name: str) -> str:
@@ -130,10 +132,10 @@ def _environment_faults(
     if path is None:
         return
     remedy = (
-        "make it, or build with --environment FOLDER; if it is a place in the farm's container, set server.image and "
+        "create it, or build with --environment FOLDER; if it is a path in the farm's container, set server.image and "
         "server.mounts in farm.toml"
         if places is None
-        else f"make it, or correct server.mounts, which says that {stated} is there in the container"
+        else f"create it, or correct server.mounts, which maps {stated} of the container to it"
     )
     if is_lfs_pointer(path):
         yield f"the Python environment {path} is a Git LFS pointer, not the file itself", LFS_REMEDY
@@ -160,9 +162,9 @@ def _package_faults(model: Model, path: Path, packages: Mapping[str, str]) -> It
             )
     elif int(packages.get("numpy", "0").partition(".")[0]) >= 2 and model.parameters.get("numpy2") != "allow":
         yield (
-            f"the Python environment {path} has numpy {packages['numpy']}, under which Triton 2.51 reads zeros and "
-            "answers with 0 bytes",
-            "pack one with numpy<2, or set the parameter numpy2 to 'allow' if this server can use it",
+            f"the Python environment {path} has numpy {packages['numpy']}, with which Triton 2.51 reads zeros and "
+            "returns 0 bytes",
+            "pack one with numpy<2, or set the parameter numpy2 to 'allow' if this server supports numpy 2",
         )
 
 

@@ -1,4 +1,4 @@
-"""What the code of a Python model does, told from its text: which of our stages it is, what it reads, what it imports.
+"""Inspect the code of a Python model: which of our stages it is, what it reads, and what it imports.
 
 Nothing is imported or run.
 """

@@ -1,4 +1,4 @@
-"""Let the configurations of a repository say which tensors its networks take and give."""
+"""Set the tensor shapes in the configurations of a repository to those of its networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does an ensemble fit together? Follows its tensors from step to step, as Triton does when it loads it."""
+"""Check that an ensemble is consistent: follow its tensors from step to step, as Triton does on load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make a Python environment for the models that an image's own interpreter runs: the packages, and a word to it.
+"""Make a Python environment of the models for an image: packages for the image's own interpreter.
 
 NVIDIA's images have numpy and nothing else that models need. The interpreter stays in the image, so that nothing is
 packed that would have to fit its libc, and the machine that makes the environment needs no Python of its version.

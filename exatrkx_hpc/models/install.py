@@ -1,4 +1,4 @@
-"""Put a site's own networks and constants into a model repository: all of them, or none."""
+"""Install a site's own networks and constants into a model repository: all of them, or none."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def install(
     check_settings(constants)
     out = out.resolve()  # the folder that a link points to is replaced, not the link
     if not weights and not constants and features is None:
-        raise ConfigError("there is nothing to install; give --embed, --filter and --gnn, or a constant")
+        raise ConfigError("nothing to install; set --embed, --filter and --gnn, or a constant")
     base = _base(out, source, weights)
     hit = _features(base, features)
     networks = tuple(check_network(name, weights[name], hit) for name in NETWORK_NAMES if name in weights)
@@ -110,10 +110,10 @@ def _base(out: Path, source: Path, weights: Mapping[str, Path]) -> Path:
     missing = [f"--{name}" for name in NETWORK_NAMES if name not in weights]
     if weights and missing:
         raise ConfigError(
-            f"{out} is new, and networks of two trainings do not fit together; give {' and '.join(missing)}, too"
+            f"{out} is new, and networks of different trainings do not work together; also set {' and '.join(missing)}"
         )
     if out.is_relative_to(source.resolve()):
-        raise ModelError(f"{out} lies within {source}; choose another folder")
+        raise ModelError(f"{out} is inside {source}; choose another folder")
     return source
 
 
@@ -122,10 +122,12 @@ def _put(repository: Path, network: Signature) -> None:
     model = read_model(repository / network.model)
     if model.versions() != (1,):
         found = ", ".join(map(str, model.versions())) or "none"
-        raise ModelError(f"{network.model} has the versions {found}; one alone, 1, can be replaced: remove the others")
+        raise ModelError(
+            f"{network.model} has the versions {found}, but only version 1 can be replaced; remove the others"
+        )
     wanted = [name for name in model.files_needed() if name == model.parameters.get(WEIGHTS) or name.endswith(".pt")]
     if len(wanted) != 1:
-        raise ModelError(f"{network.model} of this repository runs no network's file; start from the shipped one")
+        raise ModelError(f"{network.model} of this repository does not run a network file; start from the shipped one")
     if runs_onnx(model) and not network.onnx:
         raise ModelError(
             f"{network.model} of this repository runs an ONNX file, and {network.file} is TorchScript; install into a "

@@ -1,4 +1,4 @@
-"""Load a network that somebody else made: a TorchScript file or an ONNX file, told apart by what is in it."""
+"""Load a network from a TorchScript or ONNX file; the format is detected from the content."""
 
 from __future__ import annotations
 

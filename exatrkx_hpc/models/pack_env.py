@@ -1,4 +1,4 @@
-"""Pack a Python environment for the models of Triton's Python backend: a folder that works wherever it lies.
+"""Pack a relocatable Python environment for the models of Triton's Python backend.
 
 A plain venv points at the Python that made it, which a container does not have. What is packed here carries
 its interpreter, its standard library and the libraries that these need, and nothing else of the machine.
@@ -148,7 +148,8 @@ def _is_archive(out: Path) -> bool:
 def _refuse_foreign(out: Path) -> None:
     if odd := odd_characters(out.absolute()):
         raise ModelError(
-            f"{out} holds {odd!r}, at which Triton's Python backend fails; choose a name without spaces and quotes"
+            f"{out} contains {odd!r}, which Triton's Python backend does not support; choose a name without spaces "
+            "and quotes"
         )
     if not out.exists() or (_is_archive(out) and out.is_file()) or (out / MANIFEST).is_file():
         return
@@ -159,7 +160,7 @@ def _refuse_foreign(out: Path) -> None:
 def _ask(python: Path) -> _Python:
     done = run([str(python), "-I", "-c", _ASK])
     if done.returncode:
-        raise ModelError(f"{python} is no Python that can be packed: {done.complaint}; name another with --python")
+        raise ModelError(f"cannot pack {python}: {done.complaint}; choose another Python with --python")
     facts = json.loads(done.stdout)
     place = run([facts["executable"], "-I", "-c", _ASK_PLACE])
     return _Python(**facts, place=place.stdout.strip())
@@ -172,8 +173,8 @@ def _refuse_numpy_2(packages: Sequence[Package], python: Path) -> None:
     for package in packages:
         if package.name == "numpy" and int(package.version.partition(".")[0]) >= 2:
             raise ModelError(
-                f"{python} has numpy {package.version}, under which Triton's Python backend answers with 0 bytes; "
-                f"'{python} -m pip install \"numpy<2\"' gives one that works, or for exatrkx_fused alone, add "
+                f"{python} has numpy {package.version}, with which Triton's Python backend returns 0 bytes; "
+                f"'{python} -m pip install \"numpy<2\"' installs a working one; for exatrkx_fused alone, add "
                 "'--package torch'"
             )
 
@@ -225,11 +226,11 @@ def _try(folder: Path, modules: Sequence[str]) -> None:
     argv = ["bash", "-c", command, "bash", str(folder), _CHECK, *modules]
     done = run(argv, timeout=300)
     if done.returncode:
-        raise ModelError(f"the packed environment does not work: {done.complaint}; look at the packages in its source")
+        raise ModelError(f"the packed environment does not work: {done.complaint}; check the packages of its source")
     prefix, found = json.loads(done.stdout)
     strangers = [name for name, file in found.items() if not Path(file).is_relative_to(prefix)]
     if strangers or not Path(prefix).samefile(folder):
-        raise ModelError(f"the packed environment takes {', '.join(strangers) or prefix} from elsewhere; pack another")
+        raise ModelError(f"the packed environment loads {', '.join(strangers) or prefix} from outside; pack another")
 
 
 def _put(fresh: Path, out: Path, aside: Path) -> None:

@@ -1,4 +1,4 @@
-"""Find installed Python packages with all that they require, and copy their files."""
+"""Find installed Python packages with their requirements, and copy their files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def find_packages(folders: Sequence[Path], names: Sequence[str], *, python: Path
 def _package(found: Distribution) -> Package:
     name, files = plain_name(found.name), tuple(PurePosixPath(file) for file in found.files or ())
     if not files:
-        raise ModelError(f"{name} has no list of its files; install it again with pip, then pack")
+        raise ModelError(f"{name} has no list of its files; reinstall it with pip, then pack")
     if any(file.suffix == ".pth" and "editable" in file.name for file in files):
         raise ModelError(f"{name} is installed as a link to its sources; install it with pip without -e, then pack")
     return Package(name=name, version=found.version, folder=Path(str(found.locate_file(""))), files=files)

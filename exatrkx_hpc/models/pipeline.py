@@ -1,4 +1,4 @@
-"""One repository, one pipeline: what its stages, its fused model and direct inference must have in common.
+"""The pipeline of a repository: what its stages, its fused model and direct inference must have in common.
 
 The weights are those of `embed`, `filter` and `gnn`; the constants are parameters of `frnn`, `applyfilter` and
 `wcc`, and, a second time, of a fused model. A model is a fused one when its parameter `networks` names the folder
@@ -51,13 +51,13 @@ def load_pipeline(repository: Path, *, device: str = "cpu") -> Pipeline:
     """
     settings = require_pipeline(repository)
     from exatrkx_hpc.tracking.pipeline import Pipeline
-    from exatrkx_hpc.tracking.serving_fused import rehearse
+    from exatrkx_hpc.tracking.serving_fused import warm_up
 
     try:
         pipeline = Pipeline.load(repository, settings=settings, device=device)
-        rehearse(pipeline)
+        warm_up(pipeline)
     except ValueError as error:
-        raise ModelError(f"{repository}: {error}; 'exatrkx-hpc models check {repository}' may say more") from error
+        raise ModelError(f"{repository}: {error}; run 'exatrkx-hpc models check {repository}'") from error
     return pipeline
 
 
@@ -87,7 +87,7 @@ def require_pipeline(repository: Path) -> PipelineSettings:
     Raises ModelError when a stage or a weight is missing, MissingComponent when PyTorch or SciPy is.
     """
     if not repository.is_dir():
-        remedy = f"'exatrkx-hpc models build --device cpu --out {repository}' makes it"
+        remedy = f"build it with 'exatrkx-hpc models build --device cpu --out {repository}'"
         raise ModelError(f"model repository {repository} does not exist; {remedy}")
     settings = pipeline_settings(repository)
     for name in NETWORK_NAMES:
@@ -114,7 +114,7 @@ def pipeline_digest(repository: Path) -> str:
 def pipeline_settings(repository: Path) -> PipelineSettings:
     """Return the constants that the stages of a repository have in their config.pbtxt.
 
-    Raises ModelError when a stage is missing, a constant is no number, or two stages differ in what scores are.
+    Raises ModelError when a stage is missing, a constant is not a number, or two stages differ in what scores are.
     """
     stages = {stage: read_model(repository / stage).parameters for stage, _ in CONSTANTS.values()}
     stated = {
@@ -124,7 +124,7 @@ def pipeline_settings(repository: Path) -> PipelineSettings:
         first, second = (scores_of(stages[stage]) for stage in SCORED)
         settings = settings_of(stated | {SCORES: first})
     except ValueError as error:
-        raise ModelError(f"{repository}: a constant cannot be used ({error}); correct it in config.pbtxt") from error
+        raise ModelError(f"{repository}: invalid constant ({error}); correct it in config.pbtxt") from error
     if first != second:
         raise ModelError(f"{repository}: {_differ('wcc', second, first)}; {_SAME}")
     return settings
@@ -211,4 +211,4 @@ def _other_weights(network: Model) -> Iterator[Fault]:
     missing = weight == ONNX_WEIGHT and not (network.folder / "1" / weight).is_file()
     if served and (served != (1,) or (weight != ours and not missing)):
         found = ", ".join(f"{version}/{weight}" for version in served)
-        yield f"it runs 1/{ours} of {network.name}, but Triton serves {found}", f"have 1/{ours} alone there"
+        yield f"it runs 1/{ours} of {network.name}, but Triton serves {found}", f"keep only 1/{ours} there"

@@ -1,4 +1,4 @@
-"""Replace a folder as a whole: a reader sees the old one or the new one, never a mixture."""
+"""Replace a folder atomically: a reader sees the old one or the new one, never a mixture."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def replaced(out: Path) -> Iterator[Path]:
             yield fresh
             _swap(fresh, out, aside / "old")
     except OSError as error:
-        raise OutputError(f"{out} cannot be written: {_reason(error)}; make room, or choose another folder") from error
+        raise OutputError(
+            f"{out} cannot be written: {_reason(error)}; check permissions and free space, or choose another folder"
+        ) from error
 
 
 def _swap(fresh: Path, out: Path, old: Path) -> None:

@@ -100,7 +100,7 @@ class Model:
 def model_folders(repository: Path) -> tuple[Path, ...]:
     """Return the folders of a repository that hold a model, in the order of their names.
 
-    Raises ModelError when the repository is no folder or holds no model.
+    Raises ModelError when the repository is not a folder or holds no model.
     """
     if not repository.is_dir():
         raise ModelError(f"{repository} is not a model repository: no such folder; check the path")
@@ -123,7 +123,7 @@ def read_models(repository: Path) -> tuple[Model, ...]:
 def read_config(path: Path) -> ModelConfig:
     """Return the message in a config.pbtxt.
 
-    Raises ModelError when the file cannot be read or is no text form of Triton's ModelConfig.
+    Raises ModelError when the file cannot be read or is not the text form of Triton's ModelConfig.
     """
     try:
         return text_format.Parse(path.read_text(), ModelConfig())

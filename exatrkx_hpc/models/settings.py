@@ -48,7 +48,7 @@ def write_settings(repository: Path, changes: Mapping[str, float | str]) -> None
             if not reads(models[model_name], parameter):
                 raise ModelError(
                     f"{model_name} does not read the parameter {parameter}, so --{name.replace('_', '-')} would change "
-                    f"nothing; change its own code, or take {model_name} from the shipped repository"
+                    f"nothing; change the model's code, or take {model_name} from the shipped repository"
                 )
             models[model_name].config.parameters[parameter].string_value = str(value)
             touched.add(model_name)
@@ -61,5 +61,5 @@ def _places(models: Mapping[str, Model], name: str, repository: Path) -> list[tu
     stages = [(stage, name) for stage in SCORED] if name == SCORES else [CONSTANTS[name]]
     for stage, _ in stages:
         if stage not in models:
-            raise ModelError(f"{repository} has no model {stage}, whose parameter {name} is; add it")
+            raise ModelError(f"{repository} has no model {stage}, which has the parameter {name}; add the model")
     return [*stages, *((model.name, name) for model in models.values() if is_fused(model))]

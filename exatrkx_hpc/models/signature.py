@@ -1,4 +1,4 @@
-"""Is a TorchScript or ONNX file the network it is meant to be? Asks it on a sample: tensors in, tensors out."""
+"""Check that a TorchScript or ONNX file is the expected network: run it on a sample."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _ask(model: str, file: Path, network: Any, hits: Float32, edges: Int64) -> A
         names = _inputs(1 if model == "embed" else 2, hits.shape[1])
         if "cuda" in str(getattr(network, "inlined_graph", "")):
             raise ModelError(
-                f"{model}: {file} has a GPU written into its code, so it runs nowhere else ({reason(error)}); "
+                f"{model}: {file} has a hard-coded GPU device, so it runs nowhere else ({reason(error)}); "
                 "trace it again on the CPU, or script it"
             ) from error
         raise ModelError(f"{model}: {file} fails on {names}: {reason(error)}; choose another file") from error
@@ -134,7 +134,7 @@ def _fault(model: str, answer: Any, rows: int) -> str:  # noqa: ANN401 - as abov
     if answer.dtype != torch.float32 or not right:
         return found
     if not torch.isfinite(answer).all():
-        return f"{_OUTPUT} has a NaN or an infinity for a good event; expected finite numbers"
+        return f"{_OUTPUT} has a NaN or an infinity for a valid event; expected finite numbers"
     return ""
 
 
@@ -157,12 +157,13 @@ def _notes(
             fault = _fault(model, answer, rows) or _other_shape(tuple(answer.shape), (rows, *dims[1:]))
         if fault:
             what = f"{n_hits} hit(s)" if model == "embed" else f"{n_hits} hit(s) and {n_edges} edge(s)"
-            yield f"{model}: {file.name} cannot do {what}, so such an event may get an error: {fault}"
+            yield f"{model}: {file.name} fails for {what}, so such events may fail: {fault}"
     # onnxruntime gets edges that our stage has looked at.
     if model != "embed" and not is_onnx(file) and not _minds_strange_edges(model, network, hits[:2]):
         yield (
-            f"{model}: {file.name} gives no NaN for an edge of a hit that is not there; sent to this model alone on a "
-            "GPU, such an edge breaks the GPU for the whole server: let nothing but the ensemble send it edges"
+            f"{model}: {file.name} does not return NaN for an edge of a hit that does not exist; sent directly to "
+            "this model on a "
+            "GPU, such an edge makes the GPU unusable for the whole server: let only the ensemble send it edges"
         )
 
 

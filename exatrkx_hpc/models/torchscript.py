@@ -1,4 +1,4 @@
-"""Load a TorchScript file that somebody else made, or say what it is instead.
+"""Load a TorchScript file, or report what it is instead.
 
 Only `torch.jit.load` reads it. That runs no pickled Python, unlike `torch.load`. A TorchScript file is a program
 all the same: take it from people whom you trust.
@@ -76,4 +76,4 @@ def _refuse_other_files(name: str, path: Path) -> None:
             f"{_REMEDY}"
         )
     if _PROGRAM not in held:
-        raise ModelError(f"{name}: {path} is no TorchScript file, nor ONNX; {_REMEDY}")
+        raise ModelError(f"{name}: {path} is neither a TorchScript nor an ONNX file; {_REMEDY}")

@@ -1,4 +1,4 @@
-"""Does a repository find anything? Runs its networks on sample events and tells answers that no good network gives."""
+"""Try the networks of a repository on sample events, and report answers that no good network gives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from exatrkx_hpc.tracking.simulation.synthetic import TruthEvent, generate_event
 
 #: The simulated events: how many, and of how many particles; some 660 hits each.
 _EVENTS, _TRACKS = 3, 60
-#: More of all pairs of hits than this within the radius is no neighbourhood.
+#: More of all pairs of hits than this within the radius is not a neighbourhood.
 _MOST_PAIRS = 0.5
 #: So few edges say nothing of a network.
 _FEW = 20
@@ -144,14 +144,14 @@ def _embedding_remarks(runs: Sequence[_Run], settings: PipelineSettings) -> Iter
     def remark(what: str, *, refused: bool = True) -> Remark:
         return Remark(model="embed", what=what, refused=refused)
 
-    own = "look at the radius (--radius), or try it with events of your detector (--events FOLDER)"
+    own = "check the radius (--radius), or repeat the check with events of your detector (--events FOLDER)"
     bad = [run for run in runs if not np.isfinite(run.embedding).all()]
     if bad:
         yield remark("gives a NaN or an infinity for a sample event; choose another file")
         return
     share = float(np.mean([_share_within(run.embedding, settings.radius) for run in runs]))
     if all(len(run.embedding) > 1 and np.ptp(run.embedding, axis=0).max() <= 1e-6 for run in runs):
-        yield remark("gives the same place for every hit; choose another file")
+        yield remark("maps every hit to the same point; choose another file")
     elif share > _MOST_PAIRS:
         yield remark(f"puts {share:.0%} of all pairs of hits within the radius {settings.radius:g}; {own}")
     elif not any(run.candidates.shape[1] for run in runs):
@@ -206,16 +206,16 @@ def _score_remarks(
     elif apart is not None and apart < _FLIPPED:
         what = f"scores pairs of one track below others in {1 - apart:.0%} of cases"
         yield remark(
-            f"{what}; is its sign flipped, or does it want other features (--features FILE)? If not, try it with "
-            "events of your detector (--events FOLDER)"
+            f"{what}; is its sign flipped, or does it want other features (--features FILE)? If not, repeat the check "
+            "with events of your detector (--events FOLDER)"
         )
     elif passing in (0, values.size):
         kept = "no" if not passing else "every"
-        own = f"look at {option} and --scores, or try it with events of your detector (--events FOLDER)"
+        own = f"check {option} and --scores, or repeat the check with events of your detector (--events FOLDER)"
         yield remark(f"lets {kept} edge pass the cut {cut:g}: {between}; {own}")
     elif apart is not None and apart < _GUESSING:
-        what = f"tells pairs of one track from others hardly better than guessing ({apart:.0%}) on simulated events"
-        yield remark(f"{what}; try it with events of your detector (--events FOLDER)", refused=False)
+        what = f"separates pairs of one track from others hardly better than chance ({apart:.0%}) on simulated events"
+        yield remark(f"{what}; repeat the check with events of your detector (--events FOLDER)", refused=False)
     elif settings.scores == "logits" and high <= 0.0:
         yield remark(f"seems to give logarithms of probabilities: {between}; logits are expected", refused=False)
 

@@ -1,4 +1,4 @@
-"""One network as it is served, for a trial: arrays in and out, and what its answers must not depend on."""
+"""One network as it is served, for a trial: arrays in and out, and checks of its invariance."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ def behaviour(network: Network, hits: Float32, edges: Int64 | None) -> Iterator[
     if not given:
         other = network(hits[order])[place]
         if not _close(answer[: len(hits) // 2], network(hits[: len(hits) // 2])):
-            yield remark("places a hit by which other hits are in the event", refused=False)
+            yield remark("maps a hit depending on which other hits are in the event", refused=False)
     else:
         shuffled = np.random.default_rng(2).permutation(given[0].shape[1])
         other = network(hits[order], place[given[0]][:, shuffled])[np.argsort(shuffled)]
     if not _close(answer, other):
-        yield remark("depends on the order of hits or edges, which means nothing in an event file", refused=False)
+        yield remark("depends on the order of hits or edges, which has no meaning in an event file", refused=False)
 
 
 def _close(first: Float32, second: Float32) -> bool:

@@ -1,1 +1,1 @@
-"""What a run was, told on one page: its ledger becomes a value, the value becomes HTML."""
+"""The page of a run: its ledger becomes a value, the value becomes HTML."""

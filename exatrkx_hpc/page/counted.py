@@ -1,4 +1,4 @@
-"""What the servers of an endpoint counted while a run was on: compute by stage, answers by server."""
+"""What the servers of an endpoint counted during a run: compute time per stage, events per server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened in a run, and in those that it went on from: the small frozen value that the page is made of."""
+"""The history of a run and of the runs that it resumed: the frozen value that the page shows."""
 
 from __future__ import annotations
 

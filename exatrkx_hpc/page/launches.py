@@ -1,4 +1,4 @@
-"""The runs of shards, told as the person knows them: one for each time that run-clients was started."""
+"""The runs of shards, grouped by each start of run-clients."""
 
 from __future__ import annotations
 

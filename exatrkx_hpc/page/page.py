@@ -1,4 +1,4 @@
-"""The page of a run: `OUT/report.html`, one file that refers to nothing outside and holds no script."""
+"""The page of a run: `OUT/report.html`, one self-contained file without scripts."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _figures(told: History) -> Iterable[Figure | None]:
     yield _throughput(told)
     yield _latency(told)
     yield _shares(
-        "members", "Events by server", "Who answered, as far as it is known.", told.members,
+        "members", "Events by server", "The server that processed each event, where known.", told.members,
         unit="events", total="the events that are done",
     )  # fmt: skip
     yield _shares(
@@ -132,7 +132,7 @@ def _figures(told: History) -> Iterable[Figure | None]:
         unit="s", total="the compute time of all stages",
     )  # fmt: skip
     yield _shares(
-        "failures", "Failures by kind", "What kept events from having a result.", told.kinds,
+        "failures", "Failures by kind", "Events without a result, by kind of failure.", told.kinds,
         unit="events", total="the events that failed",
     )  # fmt: skip
 
@@ -212,7 +212,7 @@ def _events_tables(told: History) -> list[Table]:
             (moment(run.began, utc=True), duration(run.ended - run.began), _clean(run.server), _end(run))
             for run in told.runs
         ),
-        caption="This result is of several runs, each of which went on where the one before had ended.",
+        caption="This result comes from several runs. Each run resumed the run before.",
     )
     return [table for table in (failures, runs) if len(table.rows) > (table is runs)]
 

@@ -128,7 +128,7 @@ class _Sums:
 
     def runs(self) -> Iterator[Run]:
         """Yield the runs; one that was killed ended, as far as anybody knows, with its last event."""
-        with self._ledger.told():
+        with self._ledger.sqlite_errors():
             rows = self._ledger.db.execute("SELECT run, began, ended, server, stopped FROM runs").fetchall()
         for run, began, ended, server, stopped in rows:
             end = self._last.get(run, began) if ended is None else ended
@@ -138,7 +138,7 @@ class _Sums:
 
 def _columns(ledger: Ledger, columns: str, where: str = "") -> Iterator[tuple[tuple[Any, ...], ...]]:
     """Yield the columns of some thousand events at a time."""
-    with ledger.told():
+    with ledger.sqlite_errors():
         cursor = ledger.db.execute(f"SELECT {columns} FROM events {where}")
         while rows := cursor.fetchmany(_FETCHED):
             yield tuple(zip(*rows, strict=True))

@@ -1,4 +1,4 @@
-"""Words of SVG: elements with escaped values, and scales with round ticks."""
+"""Build SVG: elements with escaped values, and scales with round ticks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`OUT/report.html` is written: after a run, with what only the run knew, or again from what is in OUT."""
+"""Write `OUT/report.html`: after a run, with what only the run knows, or again from the files in OUT."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write_page(out: Path, *, times: bool = False, **facts: Mapping[str, str | fl
     try:
         write_whole(results.page, html)
     except OSError as error:
-        raise OutputError(f"cannot write {results.page}: {error.strerror}; make room there") from error
+        raise OutputError(f"cannot write {results.page}: {error.strerror}; check permissions and free space") from error
     return results.page
 
 
@@ -51,7 +51,9 @@ def _opened(results: Results) -> Iterator[list[Ledger]]:
     """Give the ledgers of OUT, those of all shards where it has any."""
     paths = [path for path in _ledgers(results.out) if path.exists()]
     if not paths:
-        raise InputError(f"{results.out} holds no ledger.sqlite of run-clients; name the folder that it wrote with -o")
+        raise InputError(
+            f"{results.out} has no ledger.sqlite of run-clients; choose an output folder (-o) of run-clients"
+        )
     with results.owned(to_write=False) as locks, contextlib.ExitStack() as stack:
         yield [stack.enter_context(Ledger(path, locks=locks)) for path in paths]
 
@@ -63,7 +65,7 @@ def _ledgers(out: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def told_on_a_page(settings: Settings, run_root: Path | None = None) -> Iterator[None]:
+def page_of_run(settings: Settings, run_root: Path | None = None) -> Iterator[None]:
     """Write the page of the run inside the block when it ends, or is stopped; another error leaves none.
 
     `run_root` is where the farm is whose endpoint `settings.server` may be: then its servers are asked what they
@@ -97,7 +99,7 @@ def _write(
     write_page(
         settings.out,
         times=settings.times,
-        settings=settings_told(settings),
+        settings=shown_settings(settings),
         versions=_versions(_record(settings, run_root)),
         compute=found.compute,
         answered=found.answered,
@@ -105,7 +107,7 @@ def _write(
     )
 
 
-def settings_told(settings: Settings) -> dict[str, str]:
+def shown_settings(settings: Settings) -> dict[str, str]:
     """Return the settings of a run in the words of its page."""
     source = {"endpoint": settings.server} if settings.server else {"model repository": str(settings.repository)}
     return {

@@ -1,4 +1,4 @@
-"""Where a stage runs, as torch calls it, and what a GPU's errors mean for the process that gets them."""
+"""The device of a stage, as torch names it, and what GPU errors mean for the process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def require_device(device: str) -> None:
         why = f"torch {torch.__version__} is built without CUDA; install its CUDA build, or run on the CPU"
         raise NoDevice(f"no CUDA on this machine for {device}: {why}")
     if not torch.cuda.is_available():
-        why = "torch sees no GPU; look at nvidia-smi, CUDA_VISIBLE_DEVICES and the driver, or run on the CPU"
+        why = "torch sees no GPU; check nvidia-smi, CUDA_VISIBLE_DEVICES and the driver, or run on the CPU"
         raise NoDevice(f"no CUDA on this machine for {device}: {why}")
     found, number = torch.cuda.device_count(), int(device.partition(":")[2] or 0)
     if number >= found:

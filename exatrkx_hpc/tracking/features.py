@@ -1,4 +1,4 @@
-"""What a hit is to the networks of a repository: its columns, their names, scales and ranges, as data.
+"""The features of a hit in a repository: columns with names, scales and ranges, as data.
 
 They stand in one file of the repository, `features.json`, at which Triton does not look: a list of columns such as
 `{"name": "r", "scale": 3000, "unit": "mm", "least": 0, "most": 10}`. A column holds a quantity divided by its scale,
@@ -84,7 +84,9 @@ def parse_features(path: Path) -> Features:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{path} holds no list of columns; give one entry a column, each with name, least and most")
+        raise ValueError(
+            f"{path} contains no list of columns; add one entry per column, each with name, least and most"
+        )
     columns = tuple(_column(path, number, entry) for number, entry in enumerate(entries))
     names = [column.name for column in columns]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -101,12 +103,12 @@ def _column(path: Path, number: int, entry: object) -> Feature:
     words = [entry["name"], entry.get("unit", "")]
     numbers = [entry["least"], entry["most"], entry.get("scale", 1.0)]
     if not all(isinstance(word, str) for word in words) or not entry["name"]:
-        raise ValueError(f"{path}: column {number} has a name or a unit that is no text: {entry!r}")
+        raise ValueError(f"{path}: column {number} has a name or a unit that is not text: {entry!r}")
     if not all(isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in numbers):
-        raise ValueError(f"{path}: column {entry['name']} has a number that is none: {entry!r}")
+        raise ValueError(f"{path}: column {entry['name']} has a value that is not a number: {entry!r}")
     least, most, scale = map(float, numbers)
     if least >= most or scale == 0.0:
-        raise ValueError(f"{path}: column {entry['name']} wants least below most and a scale that is not 0: {entry!r}")
+        raise ValueError(f"{path}: column {entry['name']} needs least below most and a scale other than 0: {entry!r}")
     return Feature(name=words[0], unit=words[1], least=least, most=most, scale=scale)
 
 

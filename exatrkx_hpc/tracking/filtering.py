@@ -1,4 +1,4 @@
-"""Apply the filter: drop the candidate edges that the filter network finds unlikely."""
+"""Apply the filter: drop the candidate edges with a low score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixed-radius nearest neighbours: which hits lie close together in the embedding."""
+"""Fixed-radius nearest neighbours: the hits that are close to each other in the embedding."""
 
 from __future__ import annotations
 

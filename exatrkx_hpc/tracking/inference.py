@@ -1,4 +1,4 @@
-"""Run a TorchScript network as fast as this machine can, without changing what it answers.
+"""Run a TorchScript network as fast as possible without changing its output.
 
 Each shortcut is tried on samples when the network is loaded. One that fails there, changes an answer by more than
 rounding does, or takes no less time is left out: a site's own weights run as they are, at worst.
@@ -71,7 +71,7 @@ def load_network(path: Path, *, device: str = "cpu", columns: int = N_FEATURES) 
     except (ValueError, RuntimeError, OSError) as error:
         if path.is_file() and path.read_bytes().startswith(LFS_POINTER):
             raise ValueError(f"{path} is a Git LFS pointer: fetch its content with 'git lfs pull'") from error
-        raise ValueError(f"{path} is no TorchScript file that can be read: {reason(error)}") from error
+        raise ValueError(f"{path} is not a readable TorchScript file: {reason(error)}") from error
     return faster(module, device=device, columns=columns)
 
 

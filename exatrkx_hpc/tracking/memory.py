@@ -1,4 +1,4 @@
-"""Keep freed memory in the process: the networks take and free megabytes for every event."""
+"""Keep freed memory in the process: the networks allocate and free megabytes for every event."""
 
 from __future__ import annotations
 

@@ -133,10 +133,10 @@ def _session(path: Path, device: str, threads: int) -> Any:  # noqa: ANN401 - op
     try:
         session = runtime.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:  # each kind of failure is a class of its own
-        raise ValueError(f"{path} is no ONNX file that can be run: {_one_line(error)}; {_help(error)}") from error
+        raise ValueError(f"{path} is not a usable ONNX file: {_one_line(error)}; {_help(error)}") from error
     # Where the libraries of CUDA are missing, onnxruntime would go on, on the CPU.
     if provider[0] not in session.get_providers():
-        raise NoDevice(f"onnxruntime cannot use {device}: {provider[0]} did not start; look at CUDA and cuDNN")
+        raise NoDevice(f"onnxruntime cannot use {device}: {provider[0]} did not start; check CUDA and cuDNN")
     session.disable_fallback()
     return session
 
@@ -147,7 +147,7 @@ def _provider(runtime: Any, device: str) -> tuple[str, dict[str, str]]:  # noqa:
     if (provider := "CUDAExecutionProvider") not in (found := runtime.get_available_providers()):
         raise NoDevice(
             f"onnxruntime {runtime.__version__} has no {provider} for {device}, only {', '.join(found)}; install "
-            "onnxruntime-gpu in its place, or run on the CPU"
+            "onnxruntime-gpu instead, or run on the CPU"
         )
     return provider, {"device_id": device.partition(":")[2] or "0"}
 
@@ -163,7 +163,7 @@ def _refuse_other_files(path: Path) -> None:
     if start == LFS_POINTER:
         raise ValueError(f"{path} is a Git LFS pointer, not the file itself; fetch its content with 'git lfs pull'")
     if not looks_like_onnx(path):
-        raise ValueError(f"{path} is no ONNX file; export the network as one")
+        raise ValueError(f"{path} is not an ONNX file; export the network as one")
 
 
 def _help(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The parameters of the fused model's config.pbtxt, as the server and the tools beside it read them."""
+"""The parameters of the fused model's config.pbtxt, as the server and the tools read them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def networks_folder(folder: Path, parameters: Mapping[str, str]) -> Path:
 def settings_of(parameters: Mapping[str, str]) -> PipelineSettings:
     """Return the settings that `parameters` name by their fields; the others have their defaults.
 
-    Raises ValueError for a value that is no number, or another word than `scores` can be.
+    Raises ValueError for a value that is not a number, or another word than `scores` can be.
     """
     stated = {
         field.name: type(getattr(DEFAULT_SETTINGS, field.name))(parameters[field.name])

@@ -1,4 +1,4 @@
-"""The whole pipeline in one process: TorchScript or ONNX files of a model repository, no server."""
+"""The full pipeline in one process: TorchScript or ONNX files of a model repository, no server."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Pipeline:
         if embedding.ndim != 2 or len(embedding) != len(hits):
             raise BadTensor(f"the embedding has shape {list(embedding.shape)}; expected [{len(hits)}, D]")
         if len(embedding) and not math.isfinite(float(embedding.sum())) and not bool(torch.isfinite(embedding).all()):
-            raise BadTensor("the embedding has a NaN or an infinity; expected finite numbers: look at embed's weights")
+            raise BadTensor("the embedding has a NaN or an infinity; expected finite numbers: check embed's weights")
         return embedding
 
     def _logits(self, name: str, network: Network, hits: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
@@ -167,7 +167,9 @@ def _host_array(hits: AnyArray) -> NDArray[Any]:
     try:
         return on_host(hits)
     except Exception as error:  # of any library whose array it is
-        raise BadTensor(f"hits is no array: {' '.join(str(error).split())[:200]}; expected float32 [N, 3]") from error
+        raise BadTensor(
+            f"hits is not an array: {' '.join(str(error).split())[:200]}; expected float32 [N, 3]"
+        ) from error
 
 
 def _look_good(hits: torch.Tensor, features: Features) -> bool:

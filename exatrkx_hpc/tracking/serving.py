@@ -1,4 +1,4 @@
-"""The stages of the pipeline as Triton's Python backend runs them, one class a model.
+"""The stages of the pipeline as models of Triton's Python backend, one class per model.
 
 A model folder's `1/model.py` only names its class. Each request is checked before it is computed: what a
 stage cannot use becomes an error of that request alone, which names the model, the tensor and what was
@@ -47,7 +47,7 @@ def refuse_numpy_2(version: str, parameters: Mapping[str, str]) -> None:
     if int(version.partition(".")[0]) >= 2 and parameters.get("numpy2") != "allow":
         raise RuntimeError(
             f"numpy {version} makes Triton 2.51 send empty outputs; put numpy<2 into the models' Python "
-            "environment, or set the parameter numpy2 to 'allow' in config.pbtxt if this server can use it"
+            "environment, or set the parameter numpy2 to 'allow' in config.pbtxt if this server supports numpy 2"
         )
 
 
@@ -127,10 +127,10 @@ class Stage:
         """
         triton = _triton()
         if is_broken(error):
-            end_server(told := f"{self.model}: {reason(error)}; this server ends, so that it can be started again")
+            end_server(told := f"{self.model}: {reason(error)}; this server exits in order to be restarted")
             return triton.TritonError(told, triton.TritonError.UNAVAILABLE)
         if is_out_of_memory(error):
-            told = f"the GPU's memory does not suffice for this event ({reason(error)}); run fewer instances on it"
+            told = f"not enough GPU memory for this event ({reason(error)}); run fewer instances on it"
             return triton.TritonError(f"{self.model}: {told}")
         traceback.print_exception(error, file=sys.stderr)
         return triton.TritonError(f"{self.model}: {type(error).__name__}: {reason(error)}")

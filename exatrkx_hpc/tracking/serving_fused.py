@@ -1,4 +1,4 @@
-"""The whole pipeline as one model of Triton's Python backend: one process, one device, no step in between."""
+"""The full pipeline as one model of Triton's Python backend: one process, one device."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class FusedStage(TorchStage):
         try:
             use_device(device := device_of(args))
             self.pipeline = pipeline.load(folder, settings=settings_of(parameters), device=device, threads=threads)
-            rehearse(self.pipeline)
+            warm_up(self.pipeline)
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"{self.model}: {reason(error)}") from error
 
@@ -63,7 +63,7 @@ class FusedStage(TorchStage):
         return (self.pipeline.find_tracks(hits, name="FEATURES"),)
 
 
-def rehearse(pipeline: Pipeline) -> None:
+def warm_up(pipeline: Pipeline) -> None:
     """Run each network, then whole events of three sizes, twice, so that no later event finds anything not ready.
 
     That compiles the kernels and fills the pools of memory. Raises ValueError, one line, for anything that fails: a

@@ -1,4 +1,4 @@
-"""Does a network take and give what the pipeline's contract says? A sample tells, before any event does."""
+"""Check on a sample that a network takes and returns the tensors of the pipeline's contract."""
 
 from __future__ import annotations
 

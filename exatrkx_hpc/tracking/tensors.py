@@ -1,4 +1,4 @@
-"""What a stage may be given: checks that say which tensor is wrong and what was expected of it."""
+"""Validate the tensors of a stage: errors name the tensor and what was expected."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""An endpoint and a folder of events become results."""
+"""From an endpoint and a folder of events to results."""

@@ -61,12 +61,12 @@ class RunResumed(RunNews):
         """Return what is left, and what is not as it was."""
         said = [f"{self.done} of {self.events} events were done before, {self.left} are left"]
         if self.quarantined:
-            said.append(f"{self.quarantined} in quarantine are passed over (--retry-failed tries them again)")
+            said.append(f"{self.quarantined} in quarantine are skipped (retry them with --retry-failed)")
         changes = {"new": self.new, "changed": self.changed, "gone": self.gone}
         if any(changes.values()):
             said.append("events: " + ", ".join(f"{number} {what}" for what, number in changes.items() if number))
         if self.again:
-            said.append(f"{self.again} results were missing or torn")
+            said.append(f"{self.again} results were missing or damaged")
         return "; ".join(said)
 
 
@@ -96,7 +96,7 @@ class WorkersAboveCores(RunNews):
 
     def line(self) -> str:
         """Return both numbers."""
-        return f"-n {self.workers} is far above the cores of this machine ({self.cores}); fewer workers do more"
+        return f"-n {self.workers} is far more than the CPU cores of this machine ({self.cores}); fewer are faster"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class RunUnheard(RunNews):
 
     def line(self) -> str:
         """Return what is done about it."""
-        return f"nobody waits for job {self.job} any more, its first node may be lost: {self.answer}"
+        return f"no program waits for job {self.job} any more, its first node may be lost: {self.answer}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ class ShardsLost(News):
 
     def __str__(self) -> str:
         """Return the shards, and what is done about them."""
-        return f"{lost(self.shards)} with the node or the program that had it; others do what is left"
+        return f"{lost(self.shards)} because a node or a worker program ended; other nodes take over"
 
 
 def lost(shards: Sequence[int]) -> str:

@@ -171,7 +171,7 @@ BREAKS = (
         name="other-name",
         apply=_configure("frnn", lambda config: setattr(config, "name", "frnm")),
         model="frnn",
-        says="the name is 'frnm', the folder says 'frnn'",
+        says="the name in config.pbtxt is 'frnm', but the folder is 'frnn'",
         triton="unexpected directory name 'frnn' for model 'frnm'",
     ),
     Break(

@@ -83,7 +83,7 @@ def test_labels_in_parts_score_as_label_files_do(run: Path) -> None:
 def test_events_of_another_format_have_no_truth(run: Path) -> None:
     (run / "npy" / "truth").mkdir(parents=True)
     np.save(run / "npy" / "a.npy", np.zeros((2, 3)))
-    with pytest.raises(InputError, match=r"the events of .*npy are \*\.npy; score wants them, and their truth, as CSV"):
+    with pytest.raises(InputError, match=r"the events of .*npy are \*\.npy; score needs events and truth as CSV"):
         score_results(run / "results", run / "npy")
 
 
@@ -97,11 +97,15 @@ def test_what_has_no_partner_is_named_and_not_counted(run: Path) -> None:
 def test_folders_that_cannot_be_used(run: Path) -> None:
     (run / "empty").mkdir()
     for results, truth, says in [
-        ("nowhere", "events", "there is no folder .*nowhere; name the folder that 'exatrkx-hpc run-clients' wrote"),
-        ("results", "nowhere", "there is no folder .*nowhere; name --truth"),
-        ("empty", "events", "empty holds no labels"),
-        ("results", "results", "holds no folder truth; --truth wants the folder that 'exatrkx-hpc events generate'"),
-        ("results", "events/truth", "holds no folder truth; --truth wants .*/events$"),
+        (
+            "nowhere",
+            "events",
+            "folder .*nowhere does not exist; choose the folder that 'exatrkx-hpc run-clients' wrote",
+        ),
+        ("results", "nowhere", "folder .*nowhere does not exist; choose another --truth"),
+        ("empty", "events", "empty has no labels"),
+        ("results", "results", "has no folder truth; set --truth to the folder that 'exatrkx-hpc events generate'"),
+        ("results", "events/truth", "has no folder truth; set --truth to .*/events$"),
     ]:
         with pytest.raises(InputError, match=says):
             score_results(run / results, run / truth)
@@ -111,7 +115,7 @@ def test_folders_that_cannot_be_used(run: Path) -> None:
     ("file", "text", "says"),
     [
         ("results/labels/evt_000000.csv", "1\n2\n", "evt_000000.csv does not belong to .*: 2 labels for"),
-        ("results/labels/evt_000000.csv", "one\n", "evt_000000.csv:1: 'one' is no whole number"),
+        ("results/labels/evt_000000.csv", "one\n", "evt_000000.csv:1: 'one' is not an integer"),
         ("results/labels/evt_000000.csv", f"1\n{2**64}\n", "evt_000000.csv:2: .* does not fit into 64 bits"),
         ("events/evt_000000.csv", "1;2;3\n", "evt_000000.csv:1: 1 column, not 3 .the values are separated by semi"),
         ("events/truth/evt_000000.csv", "\0", "not with the header"),
@@ -159,4 +163,6 @@ def test_the_command(run: Path) -> None:
     assert facts["events"] == 3 and facts["without_results"] == ["evt_000003"]
     assert set(facts["efficiency"]) == {"value", "low", "high"} and len(facts["profiles"]) == 8
     assert None in next(one for one in facts["profiles"] if one["variable"] == "eta")["value"], "an empty bin is null"
-    assert "there is no folder nowhere" in complaint(exatrkx_hpc("score", "nowhere", "--truth", "events", cwd=run), 6)
+    assert "folder nowhere does not exist" in complaint(
+        exatrkx_hpc("score", "nowhere", "--truth", "events", cwd=run), 6
+    )

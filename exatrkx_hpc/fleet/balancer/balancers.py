@@ -1,4 +1,4 @@
-"""Which balancers there are, and the one of a farm."""
+"""The available balancers, and the one of a farm."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from exatrkx_hpc.base.ports import port_trouble
 from exatrkx_hpc.base.process import Child, find_program, run, spawn
 from exatrkx_hpc.base.templates import render
 from exatrkx_hpc.fleet.balancer.base import MEMBER_HEADER, BalancerKind, Listen
-from exatrkx_hpc.fleet.leftovers import end_leftover
 from exatrkx_hpc.fleet.members.reconcile import Member
+from exatrkx_hpc.fleet.orphans import end_orphan
 
 _REMEDY = "load its module, install nginx, or pip install 'exatrkx-hpc[local]'"
 #: `http2 on;` came with nginx 1.25.1; before it, http2 was a word of the listen directive.
@@ -79,7 +79,7 @@ class Nginx:
 
         Raises EndpointError when its port is in use or nginx refuses its configuration.
         """
-        self._stop_leftover()
+        self._stop_orphan()
         for port in (self.listen.grpc_port, self.listen.http_port):
             self._require_free(port)
         for name in ("tmp", "candidate"):
@@ -123,7 +123,7 @@ class Nginx:
         write_whole(candidate / "upstream.conf", upstream)
         done = run([self._program, *self._where(), "-t", "-q", "-c", "candidate/nginx.conf"], timeout=30)
         if done.returncode:
-            raise EndpointError(f"nginx refuses its new configuration, the last good one stays: {done.complaint}")
+            raise EndpointError(f"nginx rejects its new configuration and keeps the last valid one: {done.complaint}")
 
     def _install(self, main: str, upstream: str) -> None:
         write_whole(self._folder / "upstream.conf", upstream)
@@ -143,12 +143,12 @@ class Nginx:
             with contextlib.suppress(OSError), socket.create_connection((host, self.listen.grpc_port), 1):
                 return
             time.sleep(0.02)
-        raise EndpointError(f"nginx did not start; {self._folder / 'error.log'} says why")
+        raise EndpointError(f"nginx did not start; see {self._folder / 'error.log'}")
 
-    def _stop_leftover(self) -> None:
+    def _stop_orphan(self) -> None:
         """End what is left of an earlier nginx of this folder: a killed master's workers keep the port."""
         self.stop(grace=0.0)
-        end_leftover(self._folder / "nginx.pid", program="nginx", mark=str(self._folder))
+        end_orphan(self._folder / "nginx.pid", program="nginx", mark=str(self._folder))
 
 
 KIND = BalancerKind(program="nginx", find=find_nginx, make=Nginx)

@@ -1,1 +1,1 @@
-"""The servers of a farm: their records, probes, and who may receive requests."""
+"""The servers of a farm: their records, probes, and which of them receive requests."""

@@ -1,4 +1,4 @@
-"""Whether servers are ready, asked of all at once: Triton's own answer, never a line in a log."""
+"""Probe the readiness of servers, all at once, through Triton's own health endpoint."""
 
 from __future__ import annotations
 

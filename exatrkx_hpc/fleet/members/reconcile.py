@@ -1,4 +1,4 @@
-"""Who may receive requests: records, probes and the job's state become members. No effects here."""
+"""Which servers receive requests: records, probes and the job's state become members. No effects here."""
 
 from __future__ import annotations
 

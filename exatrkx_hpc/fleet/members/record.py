@@ -35,7 +35,7 @@ class ServerRecord(BaseModel):
 
 
 def read_records(run_dir: RunDir) -> tuple[ServerRecord, ...]:
-    """Return the records of a run directory, by name; a file that is no record is passed over.
+    """Return the records of a run directory, by name; a file that is not a record is skipped.
 
     Servers write aside and rename, so such a file is somebody else's, not a record half written.
     """

@@ -1,1 +1,1 @@
-"""Programs beside the balancer."""
+"""Programs that run next to the balancer."""

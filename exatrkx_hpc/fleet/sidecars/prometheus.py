@@ -19,8 +19,8 @@ from exatrkx_hpc.base.process import Child, find_program, run, spawn
 from exatrkx_hpc.base.templates import render
 from exatrkx_hpc.config.schema import MonitorSection
 from exatrkx_hpc.fleet.events import MetricsStoreMissing
-from exatrkx_hpc.fleet.leftovers import end_leftover
 from exatrkx_hpc.fleet.members.reconcile import Member
+from exatrkx_hpc.fleet.orphans import end_orphan
 
 _REMEDY = "install the package 'prometheus', or set monitor.prometheus to false"
 _OTHER_PORT = "choose another with monitor.prometheus_port, or 0 for any free one"
@@ -84,7 +84,7 @@ class MetricsStore:
     def start(self, members: Iterable[Member]) -> None:
         """Start Prometheus for these members and wait until it is ready; raises EndpointError if it is not."""
         self.stop()
-        end_leftover(self._folder / "prometheus.pid", program="prometheus", mark=str(self._folder))
+        end_orphan(self._folder / "prometheus.pid", program="prometheus", mark=str(self._folder))
         if trouble := port_trouble(self._host, self._port):
             raise EndpointError(f"Prometheus cannot listen on {self._bound} ({trouble}); {_OTHER_PORT}")
         shutil.copytree(asset("prometheus/rules"), self._folder / "rules", dirs_exist_ok=True)
@@ -93,7 +93,7 @@ class MetricsStore:
         write_whole(config, render_config(scrape_interval=self._scrape_interval))
         done = run([self._promtool, "check", "config", str(config)], timeout=30)
         if done.returncode:
-            raise EndpointError(f"Prometheus refuses its configuration: {done.complaint}")
+            raise EndpointError(f"Prometheus rejects its configuration: {done.complaint}")
         arguments = [
             f"--config.file={config}",
             f"--storage.tsdb.path={self._folder / 'data'}",
@@ -129,4 +129,4 @@ class MetricsStore:
                 except requests.RequestException:
                     pass
                 time.sleep(0.05)
-        raise EndpointError(f"Prometheus did not start on {self._bound}; {self._folder / 'prometheus.log'} says why")
+        raise EndpointError(f"Prometheus did not start on {self._bound}; see {self._folder / 'prometheus.log'}")

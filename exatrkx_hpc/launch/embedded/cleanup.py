@@ -1,4 +1,4 @@
-"""What servers that were killed leave on a machine, and how it is told from what others use."""
+"""Cleanup after killed servers: find and remove what they left on a machine, and nothing of others."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def containers(engine: Engine, run_root: Path) -> tuple[ServerContainer, ...]:
     words = engine_named(engine).listing()
     if not words:
         return ()
-    program = find_program(words[0], remedy="load its module, so that its containers can be seen")
+    program = find_program(words[0], remedy="load its module, so that its containers can be listed")
     done = run([program, *words[1:]])
     listed = _listed(engine, done)
     if listed is None:
         raise LaunchError(
-            f"{words[0]} does not tell its containers (exit {done.returncode}): {done.complaint}; "
-            f"'{' '.join(words[:3])}' shows them"
+            f"cannot list the containers of {words[0]} (exit {done.returncode}): {done.complaint}; "
+            f"run '{' '.join(words[:3])}' to see the error"
         )
     found = (_of_a_server(container, FarmDir(run_root).python) for container in listed)
     return tuple(container for container in found if container is not None)
@@ -84,7 +84,9 @@ def remove_containers(engine: Engine, run_root: Path, job: str) -> None:
     argv = removal_argv(engine, names)
     done = run([find_program(argv[0], remedy="load its module"), *argv[1:]])
     if done.returncode:
-        raise LaunchError(f"containers of job {job} are left ({done.complaint}); remove them with '{' '.join(argv)}'")
+        raise LaunchError(
+            f"containers of job {job} still exist ({done.complaint}); remove them with '{' '.join(argv)}'"
+        )
 
 
 def remove_shared_memory(job: str, nodes: Iterable[str]) -> None:

@@ -159,7 +159,7 @@ class EmbeddedScheduler:
 
     def _alive(self, job: str, record: _Job) -> bool:
         if job in self._children:
-            self._children[job].returncode()  # reaps it, so that an ended job is no zombie
+            self._children[job].returncode()  # reaps it, so that an ended job does not stay a zombie
         return _start_time(record.session) == record.started
 
     def _sweep(self, job: str, record: _Job) -> None:
@@ -173,7 +173,7 @@ class EmbeddedScheduler:
         try:
             return _Job.model_validate_json(self._farm.job(job).embedded_job.read_bytes())
         except (OSError, ValidationError) as error:
-            raise LaunchError(f"no job {job!r} in {self._farm}; 'ls {self._farm}' shows the jobs") from error
+            raise LaunchError(f"no job {job!r} in {self._farm}; list the jobs with 'ls {self._farm}'") from error
 
     def _new_run_dir(self) -> RunDir:
         number = int(max(self._farm.job_ids(), default="0", key=int)) + 1
@@ -206,8 +206,8 @@ class EmbeddedScheduler:
             if len(nodes) == plan.nodes:
                 return nodes
         raise LaunchError(
-            f"{plan.nodes} addresses with free ports {ports[0]} to {ports[-1]} are not to be had from "
-            f"{self._first} on; stop what uses them, or set server.base_port"
+            f"no {plan.nodes} addresses with free ports {ports[0]} to {ports[-1]} found from "
+            f"{self._first} on; stop the programs that use them, or change server.base_port"
         )
 
 

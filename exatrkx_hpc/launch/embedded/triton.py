@@ -49,14 +49,14 @@ def embedded_triton(work_dir: Path, *, lay_out: bool = True) -> EmbeddedTriton:
     """
     if odd := odd_characters(work_dir.absolute()):
         raise LaunchError(
-            f"run_root {work_dir.parent} holds {odd!r}, at which Triton's Python backend fails; "
-            "choose one without spaces, quotes and other characters that a shell reads"
+            f"run_root {work_dir.parent} contains {odd!r}, which Triton's Python backend does not support; "
+            "choose one without spaces, quotes and other special characters of the shell"
         )
     root = _wheel_root()
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = root / "python_backend_stubs" / version / _STUB
     if not stub.is_file():
-        raise MissingComponent(f"the embedded Triton has no part for Python {version}; use Python 3.10 to 3.13")
+        raise MissingComponent(f"the embedded Triton does not support Python {version}; use Python 3.10 to 3.13")
     work_dir = work_dir.resolve()
     if lay_out:
         _lay_out_backend(work_dir / "backends" / "python", root / "backends" / "python", stub)

@@ -1,4 +1,4 @@
-"""The variables that Slurm's commands read: what of the shell's they get.
+"""The environment variables that Slurm's commands read, and which of the shell's are passed on.
 
 Each option of sbatch, salloc, srun, squeue and the others may come from a variable, which goes before the #SBATCH
 lines of a script; sbatch hands the shell's variables on to the job as well, where srun reads them. Only the farm says

@@ -1,4 +1,4 @@
-"""Slurm, and beside it what the run directories tell: farms that a terminal runs, and nodes that see no run root."""
+"""Slurm jobs with run directories: farms run from a terminal, and nodes that do not see the run root."""
 
 from __future__ import annotations
 
@@ -146,11 +146,15 @@ class FarmSlurm:
         job, run_dir = inside.job, self._farm.job(inside.job)
         if 0 < inside.nodes < nodes:
             has = f"{inside.nodes} node{'s' if inside.nodes > 1 else ''}"
-            raise LaunchError(f"this shell's allocation {job} has {has}, the farm wants {nodes}; ask for fewer with -N")
+            raise LaunchError(
+                f"this shell's allocation {job} has {has}, but the farm needs {nodes}; request fewer nodes with -N"
+            )
         if (state := self._slurm(inside.cluster).info(job).state) is not JobState.RUNNING:
-            raise LaunchError(f"this shell's allocation {job} is {state.value}; leave the shell and get another")
+            raise LaunchError(
+                f"this shell's allocation {job} is {state.value}; exit the shell and request a new allocation"
+            )
         if run_dir.path.is_dir() and not self.info(job).state.over:
-            raise LaunchError(f"job {job} has a farm already; 'exatrkx-hpc stop {job}' ends it")
+            raise LaunchError(f"job {job} already runs a farm; stop it with 'exatrkx-hpc stop {job}'")
         for old in (run_dir.exit_status, *run_dir.records.glob("*.json")):
             old.unlink(missing_ok=True)
 
@@ -165,7 +169,7 @@ class FarmSlurm:
             return self._of_terminal(found, run_dir)
         seen = run_dir.server_script.exists() or run_dir.job_log.exists()
         if found.state is JobState.FAILED and found.nodes and run_dir.path.is_dir() and not seen:
-            why = f"{found.nodes[0]} left no trace in {self._farm}; run_root must be a folder that all nodes share"
+            why = f"{found.nodes[0]} wrote nothing to {self._farm}; set run_root to a folder that all nodes share"
             return replace(found, reason=why)
         return found
 
@@ -176,10 +180,10 @@ class FarmSlurm:
         key = (found.id, found.name)
         if key not in self._others:
             try:
-                self._others[key] = self._of(found.id).whose(found.id, self._owner(found.id))
+                self._others[key] = self._of(found.id).why_foreign(found.id, self._owner(found.id))
             except LaunchError:
                 return f"Slurm's job {found.id} is called {found.name!r}, and this one was {record.name!r}"
-        return self._others[key] and f"the number is that of another job by now: {self._others[key]}"
+        return self._others[key] and f"the job ID now belongs to another job: {self._others[key]}"
 
     def _of_terminal(self, found: JobInfo, run_dir: RunDir) -> JobInfo:
         """Return what the farm in an allocation is; the allocation may go on when the farm has ended."""
@@ -188,7 +192,7 @@ class FarmSlurm:
         if status is None and (started is None or started.runs()):
             return found
         state = JobState.COMPLETED if status == 0 else JobState.FAILED
-        return replace(found, state=state, time_left=None, reason="its farm has ended, its allocation goes on")
+        return replace(found, state=state, time_left=None, reason="its farm has ended, its allocation is kept")
 
     def cancel(self, job: str, *, drain: bool = True) -> None:
         """End the job and wait for its end; of a farm in the allocation of a shell, the allocation stays.
@@ -228,7 +232,7 @@ class FarmSlurm:
         elif started is None:
             raise LaunchError(
                 f"the servers of job {job} have not ended after {self._grace:g} s; "
-                f"'scancel {job}' ends them with the allocation that they are in"
+                f"'scancel {job}' ends them together with their allocation"
             )
 
     def _ours(self, job: str) -> bool:

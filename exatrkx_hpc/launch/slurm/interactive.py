@@ -89,7 +89,7 @@ class Foreground:
                 raise _refused(said)
             time.sleep(0.05)
         self.kill()
-        raise LaunchError(f"salloc named no job within {_NAME_DEADLINE:g} s; 'scontrol ping' tells whether Slurm is up")
+        raise LaunchError(f"salloc reported no job ID within {_NAME_DEADLINE:g} s; check Slurm with 'scontrol ping'")
 
     def settle(self, seconds: float) -> None:
         """Give it `seconds` to end, then end it by force."""

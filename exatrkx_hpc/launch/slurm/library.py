@@ -1,4 +1,4 @@
-"""pyslurm as a faster way to Slurm's queue, where it is installed and was made for the Slurm that is here."""
+"""pyslurm as a faster way to query Slurm's queue, if it is installed for this version of Slurm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Slurm's commands print, read: pure functions from text to values.
+"""Parse the output of Slurm's commands: pure functions from text to values.
 
 The forms are those of Slurm 22.05 to 24.11. `squeue --json` changed with the data parser of 23.02: a number became
 `{"set": true, "infinite": false, "number": 5}` and the state a list of words.
@@ -97,7 +97,7 @@ def _numbers(ranges: str) -> list[str]:
 def parse_queue_json(output: str, *, uid: int, now: float) -> Queue:
     """Return the jobs of the user `uid` in what `squeue --json` printed at `now` (seconds since 1970).
 
-    Raises Unreadable when it is no such answer. A slurmctld that is down makes 22.05 print an empty queue with
+    Raises Unreadable when it is not such an answer. A slurmctld that is down makes 22.05 print an empty queue with
     exit status 0 and the trouble under `errors`: that is Unreadable too.
     """
     try:

@@ -1,4 +1,4 @@
-"""What to do next when Slurm says no: its own words, then one step."""
+"""The next step for each refusal of Slurm."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ _STEPS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"contact slurm controller|Socket timed out|Connection refused",
-        "Slurm's controller does not answer; 'scontrol ping' tells when it is back, then try again",
+        "Slurm's controller does not answer; retry when 'scontrol ping' succeeds",
     ),
     (r"[Ii]nvalid job id|already completing", "'squeue --me --states=all' lists your jobs"),
-    (r"Access/permission denied", "it is not a job of yours; 'squeue --me' lists those"),
+    (r"Access/permission denied", "the job belongs to another user; 'squeue --me' lists your jobs"),
     (r"image", "check server.image; 'exatrkx-hpc setup' pulls it"),
 )
 _PREFIX = re.compile(

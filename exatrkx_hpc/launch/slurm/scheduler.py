@@ -1,4 +1,4 @@
-"""Slurm as the scheduler: tell of a job, end a job.
+"""Slurm as the scheduler: query a job, end a job.
 
 How a job is drained: `scancel --batch --signal=USR2` reaches the batch script alone, which passes the word on to
 the servers. SIGTERM would do the same, but is Slurm's own word, before the time limit: so the script can tell who
@@ -24,9 +24,9 @@ from exatrkx_hpc.launch.slurm.refusals import next_step, own_words
 from exatrkx_hpc.launch.slurm.snapshot import SlurmJobs
 
 #: What to do where one of Slurm's commands is not here.
-REMEDY = "run this where Slurm's commands are, or set cluster.scheduler to 'local' for this machine alone"
+REMEDY = "run this on a machine with Slurm's commands, or set cluster.scheduler to 'local' to use this machine only"
 #: What to do when Slurm is away.
-WHEN_IT_IS_BACK = "'scontrol ping' tells when it is back, then try again"
+WHEN_IT_IS_BACK = "retry when 'scontrol ping' succeeds"
 #: Slurm kills what is left of a cancelled job after KillWait, 30 s unless a site says otherwise.
 _KILL_WAIT = 60.0
 
@@ -47,12 +47,12 @@ def cancel_argv(job: str) -> list[str]:
 
 
 def requeue_argv(job: str) -> list[str]:
-    """Return the command that lets a running job begin anew, if it was submitted as one that may."""
+    """Return the command that requeues a running job, if it was submitted as requeueable."""
     return ["scontrol", "requeue", job]
 
 
 def show_job_argv(job: str) -> list[str]:
-    """Return the command that tells whose a job is."""
+    """Return the command that shows the owner of a job."""
     return ["scontrol", "show", "job", job]
 
 
@@ -125,7 +125,7 @@ class Slurm:
         if not self._ended(job, within=_KILL_WAIT):
             raise _cannot_end(self.info(job))
 
-    def whose(self, job: str, owner: Owner) -> str:
+    def why_foreign(self, job: str, owner: Owner) -> str:
         """Return why the job of this number is not the owner's, or nothing when it is.
 
         Raises LaunchError when Slurm does not say.
@@ -134,31 +134,29 @@ class Slurm:
         facts = parse_facts(done.stdout) if done.returncode == 0 else ()
         if not facts:
             said = own_words(done.stderr or done.stdout)
-            raise LaunchError(f"Slurm does not say whose it is ({said})")
+            raise LaunchError(f"Slurm does not report its owner ({said})")
         return next(filter(None, (self._why_not(job, one, owner) for one in facts)), "")
 
     def _why_not(self, job: str, facts: JobFacts, owner: Owner) -> str:
         if facts.uid != os.getuid():
-            return f"it is {facts.name!r} of the user {facts.user}"
+            return f"it is {facts.name!r} of user {facts.user}"
         if facts.batch:
             ours = same_log(facts.log, owner.log, job) or owner.line in self._ask(script_argv(job)).stdout.splitlines()
         else:
             ours = bool(owner.name) and facts.name == owner.name
-        return "" if ours else f"it is another job of yours, {facts.name!r}, and none of this run root"
+        return "" if ours else f"it is another job of yours, {facts.name!r}, which does not belong to this run root"
 
     def _refuse_another(self, info: JobInfo, owner: Owner) -> None:
         """Raise LaunchError unless Slurm says that the job is the owner's; a number may be another job's by now."""
         try:
-            why = self.whose(info.id, owner)
+            why = self.why_foreign(info.id, owner)
         except LaunchError as error:
             if info.state is JobState.UNKNOWN and info.answered:
                 raise _cannot_end(info) from error
-            step = next_step(str(error), otherwise=f"'scontrol show job {info.id}' tells more")
+            step = next_step(str(error), otherwise=f"see 'scontrol show job {info.id}'")
             raise LaunchError(f"job {info.id} is not cancelled, because {error}; {step}") from error
         if why:
-            raise LaunchError(
-                f"job {info.id} is not cancelled, because {why}; 'scontrol show job {info.id}' tells more"
-            )
+            raise LaunchError(f"job {info.id} is not cancelled, because {why}; see 'scontrol show job {info.id}'")
 
     def _told_and_ended(self, job: str, drain: bool) -> bool:
         """Tell the batch script; it is not there when the job has just ended, or is none of this user's."""
@@ -182,14 +180,14 @@ def _cannot_end(left: JobInfo) -> LaunchError:
         return LaunchError(f"job {left.id}: {left.reason}; 'squeue --me --states=all' lists your jobs")
     return LaunchError(
         f"job {left.id} is still {left.state.value} {_KILL_WAIT:g} s after scancel; "
-        f"'scontrol show job {left.id}' tells more, 'scancel --signal=KILL --full {left.id}' is the last means"
+        f"see 'scontrol show job {left.id}'; the last resort is 'scancel --signal=KILL --full {left.id}'"
     )
 
 
 def give_back(job: str) -> str:
-    """Let a running job of this user begin anew, or end it where it may not; return which, or Slurm's words."""
+    """Requeue a running job of this user, or end it if it must not be requeued; return which, or Slurm's words."""
     if ask(requeue_argv(job)).returncode == 0:
-        return "it begins anew"
+        return "it restarts"
     done = ask(cancel_argv(job))
     return "it is cancelled" if done.returncode == 0 else own_words(done.stderr or done.stdout)
 

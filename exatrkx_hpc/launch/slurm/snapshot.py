@@ -1,4 +1,4 @@
-"""The user's jobs as Slurm tells them: one question for all of them, seldom, and never in the caller's way."""
+"""A cached snapshot of the user's jobs: one query for all of them, at intervals, without blocking the caller."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def squeue_lines_argv() -> list[str]:
 
 
 def sacct_argv(jobs: Collection[str]) -> list[str]:
-    """Return the command that tells what became of jobs that have left the queue, and of their steps."""
+    """Return the command that shows the outcome of jobs that have left the queue, and of their steps."""
     return ["sacct", "--noheader", "--parsable2", f"--jobs={','.join(jobs)}", f"--format={ACCOUNT_FIELDS}"]
 
 
@@ -105,7 +105,7 @@ class Slurmctld:
 
 
 def unknown(job: str, reason: str, *, answered: bool = True) -> JobInfo:
-    """Return that nobody can say what `job` does, and why; not `answered` when Slurm said nothing at all."""
+    """Return that the state of `job` is unknown, and why; not `answered` when Slurm said nothing at all."""
     return JobInfo(id=job, state=JobState.UNKNOWN, reason=reason, answered=answered)
 
 
@@ -124,7 +124,7 @@ def settle(job: str, queued: JobInfo | None, accounted: JobInfo | None) -> JobIn
         return accounted
     if accounted.state is JobState.COMPLETING:
         return replace(accounted, state=JobState.FAILED)
-    return unknown(job, f"it has left the queue, and the accounting still calls it {accounted.state.value}")
+    return unknown(job, f"it has left the queue, but accounting still reports {accounted.state.value}")
 
 
 class SlurmJobs:
@@ -171,10 +171,10 @@ class SlurmJobs:
             return unknown(job, f"Slurm has not answered for {age:.0f} s", answered=False)
         if snapshot.trouble:
             return unknown(job, snapshot.trouble, answered=False)
-        return snapshot.jobs.get(job) or unknown(job, "Slurm has not been asked for it yet")
+        return snapshot.jobs.get(job) or unknown(job, "Slurm was not queried for it yet")
 
     def forget(self) -> None:
-        """Ask anew at the next `info`, because a job has just been changed."""
+        """Query again at the next `info`, because a job has just been changed."""
         with self._lock:
             self._wait(None)
             self._snapshot = None
@@ -238,4 +238,4 @@ class SlurmJobs:
             return info
         if self._clock() - self._failed.setdefault(info.id, self._clock()) > _LAG:
             return info
-        return replace(info, state=JobState.COMPLETING, reason="it failed; the accounting has yet to say why")
+        return replace(info, state=JobState.COMPLETING, reason="it failed; accounting does not report the reason yet")

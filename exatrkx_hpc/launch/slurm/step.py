@@ -1,4 +1,4 @@
-"""One program on each node of an allocation: a job step of srun, that ends when the last of them has ended."""
+"""Run one program on each node of an allocation as a job step of srun, until the last one ends."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def run_step(
             child.stop(grace=_KILL_WAIT)
     words.show(heard)
     if child.returncode() and not signals:
-        raise LaunchError(f"srun failed (exit {child.returncode()}): {own_words(words.last)}; {log} has all its words")
+        raise LaunchError(f"srun failed (exit {child.returncode()}): {own_words(words.last)}; see {log}")
     return signals[0] if signals else ""
 
 

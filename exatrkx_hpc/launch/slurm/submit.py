@@ -1,4 +1,4 @@
-"""A script given to sbatch: which job came of it, or why there is none, or that nobody can tell."""
+"""Submit a script with sbatch: the job it became, a refusal, or an unclear answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exatrkx_hpc.launch.slurm.job import JobId, named_jobs, parse_facts, same_lo
 from exatrkx_hpc.launch.slurm.refusals import may_run, own_words, start_estimate
 from exatrkx_hpc.launch.slurm.scheduler import ask, refused, show_job_argv
 
-#: How many characters of an answer that nobody can read are shown.
+#: How many characters of an unreadable answer are shown.
 _MOST_WORDS = 200
 
 
@@ -55,7 +55,7 @@ def submit(script: Path, *, name: str, log: str, section: str = "job", options: 
 
 
 def _alone(answer: str) -> bool:
-    """Return whether an answer has one line: then a number in it is no part of a banner."""
+    """Return whether an answer has one line: then a number in it is not part of a banner."""
     return len(answer.split("\n")) <= 2 and bool(answer.strip())
 
 
@@ -76,13 +76,11 @@ def _writes(job: JobId, log: str) -> bool | None:
 def _unclear(done: Completed, named: Sequence[JobId], name: str, *, taken_over: bool) -> JobMayRunError:
     said = own_words(done.stdout if done.returncode == 0 else done.stderr or done.stdout)
     said = said if len(said) <= _MOST_WORDS else f"{said[:_MOST_WORDS]}…"
-    which = (
-        f"does not tell which job is this one ({', '.join(map(str, named))})" if named else f"names no job: {said!r}"
-    )
-    take_over = "'exatrkx-hpc monitor JOBID' takes it over, " if taken_over else ""
+    which = f"does not identify the job ({', '.join(map(str, named))})" if named else f"contains no job ID: {said!r}"
+    take_over = "take it over with 'exatrkx-hpc monitor JOBID', " if taken_over else ""
     return JobMayRunError(
-        f"sbatch's answer {which}; the job may wait or run all the same: 'squeue --me --name={name}' lists it, "
-        f"{take_over}'scancel JOBID' ends it; look before you submit again"
+        f"sbatch's answer {which}; the job may be queued or running: find it with 'squeue --me --name={name}', "
+        f"{take_over}or end it with 'scancel JOBID'; check before you submit again"
     )
 
 

@@ -1,4 +1,4 @@
-"""The workers' own job: `run-clients --srun` in a script that a person can read, and submit by hand."""
+"""The workers' job: `run-clients --srun` in a readable script that can also be submitted by hand."""
 
 from __future__ import annotations
 

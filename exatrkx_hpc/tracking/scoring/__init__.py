@@ -1,1 +1,1 @@
-"""How good labels are."""
+"""Quality of labels."""

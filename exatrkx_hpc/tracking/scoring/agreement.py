@@ -1,4 +1,4 @@
-"""Do two ways to compute a stage agree? Edges are compared as sets, labels as partitions."""
+"""Compare two implementations of a stage: edges as sets, labels as partitions."""
 
 from __future__ import annotations
 

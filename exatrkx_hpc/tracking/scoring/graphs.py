@@ -1,4 +1,4 @@
-"""Edges and their truth: which hits belong together, and which edges a network should accept."""
+"""Edges and their truth: the true edges of an event, and the edges a network should accept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which track belongs to which particle: the counting under every score."""
+"""Match tracks to particles: the counts under every score."""
 
 from __future__ import annotations
 

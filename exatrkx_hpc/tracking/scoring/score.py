@@ -1,4 +1,4 @@
-"""How good labels are, measured against the truth.
+"""Quality of labels, measured against the truth.
 
 A track is the set of hits that share a label; it is a candidate from `MIN_TRACK_HITS` hits on, since three
 points make a helix. A track *matches* a particle when more than half of its hits are that particle's: the
@@ -71,7 +71,7 @@ def score_event(
 ) -> Score:
     """Return the counts of one event: `labels` `[N]` (any integers) against the truth of the same N hits.
 
-    The label -1 is no track. A particle counts when its pT is above `min_pt` GeV and it left at least `min_hits`
+    The label -1 means no track. A particle counts when its pT is above `min_pt` GeV and it left at least `min_hits`
     hits. Raises ValueError when the numbers of labels and hits differ.
     """
     matches = match_event(labels, truth, min_track_hits=min_track_hits)

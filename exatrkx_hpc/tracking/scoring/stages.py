@@ -1,7 +1,7 @@
-"""How many of the true edges each stage keeps, and how many of the edges it keeps are right.
+"""Efficiency and purity of the edges after each stage.
 
 A true edge joins two hits that follow each other along one particle; an edge is right when both its hits are of one
-particle, next to each other or not, since joining them is no mistake. Edge efficiency and purity are those of the
+particle, next to each other or not, since joining them is correct. Edge efficiency and purity are those of the
 Exa.TrkX pipeline (Ju et al., Eur. Phys. J. C 81 (2021) 876, arXiv:2103.06995), whose purity counts the true
 edges alone: here `neighbour_share`.
 """

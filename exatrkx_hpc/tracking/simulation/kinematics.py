@@ -1,4 +1,4 @@
-"""What the hits of a track say of its momentum and direction, without a fit of the detector."""
+"""Estimate momentum and direction from the hits of a track, without a fit."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def truth_text(event: TruthEvent) -> str:
 def parse_event(hits: str, truth: str) -> TruthEvent:
     """Return the event of a hits text and a truth text; the inverse of `hits_text` and `truth_text`.
 
-    Raises ValueError when a text is no such table or the two do not have the same number of hits.
+    Raises ValueError when a text is not such a table or the two do not have the same number of hits.
     """
     return with_truth(_parse(hits).astype(np.float32), truth)
 
@@ -114,7 +114,7 @@ def parse_event(hits: str, truth: str) -> TruthEvent:
 def with_truth(hits: Float32, truth: str) -> TruthEvent:
     """Return the event of hits `[N, 3]` and the text of their truth; numbers of particles are exact for 64 bits.
 
-    Raises ValueError, with the line of the truth, when that is no such table or not of as many hits.
+    Raises ValueError, with the line of the truth, when that is not such a table or has another number of hits.
     """
     header, *lines = truth.removeprefix("\ufeff").rstrip().split("\n")
     if header.strip() != TRUTH_HEADER:
@@ -151,7 +151,7 @@ def _particle(text: str) -> int:
     if abs(number) >= 2**53:
         raise ValueError(f"the particle {text[:40]!r} is written as a float, which is not exact from 2^53 on")
     if not number.is_integer() or Decimal(text) != int(number):
-        raise ValueError(f"the particle {text[:40]!r} is no whole number; noise is particle 0")
+        raise ValueError(f"the particle {text[:40]!r} is not an integer; noise is particle 0")
     return int(number)
 
 

@@ -1,1 +1,1 @@
-"""How the stand-in networks are trained."""
+"""Training of the stand-in networks."""

@@ -1,4 +1,4 @@
-"""What the networks are taught with: whole small events and wedges out of dense ones, turned at every use."""
+"""Training data: whole small events and wedges of dense ones, rotated at every use."""
 
 from __future__ import annotations
 

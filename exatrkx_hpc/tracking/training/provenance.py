@@ -1,4 +1,4 @@
-"""Where the shipped weights come from, and whether a training here can be expected to give them again."""
+"""Provenance of the shipped weights, and whether a training here should reproduce them."""
 
 from __future__ import annotations
 

@@ -52,13 +52,13 @@ def direction(source: Path, to: Target | None) -> Target:
     Raises ConfigError when that cannot be told, InputError when there is no source.
     """
     if not source.exists():
-        raise InputError(f"there is no {source}; name a folder of events, an event file or a JSON file")
+        raise InputError(f"{source} does not exist; name a folder of events, an event file or a JSON file")
     found: Target | None = "json" if holds_events(source) else "csv" if source.suffix == ".json" else None
     if to is None and found is None:
         kinds = ", ".join(f"*.{form}" for form in FORMATS)
-        raise ConfigError(f"{source} is neither a folder nor {kinds} or *.json; if it is JSON, say so with --to csv")
+        raise ConfigError(f"{source} is neither a folder nor {kinds} or *.json; for JSON input, add --to csv")
     if to == "json" and not holds_events(source):
-        raise ConfigError(f"{source} is no folder of events and no event file; leave out --to json")
+        raise ConfigError(f"{source} is not a folder of events or an event file; omit --to json")
     return to or found or "csv"
 
 
@@ -135,10 +135,12 @@ def json_to_events(
             if on_progress:
                 on_progress("events", count, len(names or ()))
         if names is not None and count != len(names):
-            more = "more" if count > len(names) else "less"
-            raise InputError(f"{path} holds {more} than the {len(names)} events whose names it is to have")
+            more = "more" if count > len(names) else "fewer"
+            raise InputError(
+                f"{path} contains {more} events than the {len(names)} names of --names; choose the matching folder"
+            )
         if not count:
-            raise InputError(f"{path} holds no event")
+            raise InputError(f"{path} contains no events")
     return count
 
 
@@ -150,7 +152,7 @@ def _events(path: Path, tensor: str) -> Iterator[Float32]:
             where = f"{path}: event {number}"
             if not isinstance(step, dict) or tensor not in step:
                 found = ", ".join(map(str, step)) if isinstance(step, dict) and step else "none"
-                raise InputError(f"{where} has no tensor {tensor} (it has: {found}); --tensor names another")
+                raise InputError(f"{where} has no tensor {tensor} (it has: {found}); choose another with --tensor")
             yield json_hits(step[tensor], f"{where}: {tensor}")
             number += 1
 
@@ -170,7 +172,9 @@ def _whole_file(out: Path) -> Iterator[IO[str]]:
             Path(aside).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror}; make room, or choose another file") from error
+        raise OutputError(
+            f"{out} cannot be written: {error.strerror}; check permissions and free space, or choose another file"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -186,4 +190,6 @@ def _whole_folder(out: Path) -> Iterator[Path]:
             yield fresh
             fresh.replace(out)
     except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror}; make room, or choose another folder") from error
+        raise OutputError(
+            f"{out} cannot be written: {error.strerror}; check permissions and free space, or choose another folder"
+        ) from error

@@ -1,4 +1,4 @@
-"""The hits of an event file, for tools that know ExaTrkX alone: conversion, score, benchmarks."""
+"""The hits of an event file, for tools that support ExaTrkX only: conversion, score, benchmarks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read a large JSON file a piece at a time: the elements of its one array, without the whole file in memory."""
+"""Read a large JSON file incrementally: the elements of its one array, without the whole file in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from exatrkx_hpc.base.errors import InputError
-from exatrkx_hpc.base.parsing import blamed_on
+from exatrkx_hpc.base.parsing import parse_errors
 
 #: More text than any event has: a file whose brackets do not match must not fill the memory.
 LONGEST: Final = 1 << 29
@@ -26,16 +26,18 @@ def array_elements(path: Path, key: str, *, longest: int = LONGEST) -> Iterator[
     of at most `longest` characters. Raises InputError for a file that cannot be read or is no such JSON.
     """
     try:
-        with blamed_on(path, "JSON", but=(UnicodeDecodeError, OSError)), path.open(encoding="utf-8-sig") as file:
+        with parse_errors(path, "JSON", but=(UnicodeDecodeError, OSError)), path.open(encoding="utf-8-sig") as file:
             text = _Text(file, path, longest)
             for sign in ("{", f'"{key}"', ":", "["):
                 if not text.take(sign):
                     raise InputError(f'{path} does not begin with {{"{key}": [, as perf_analyzer\'s input data do')
             yield from _elements(text, path)
             if not text.take("}") and not text.take(","):
-                raise InputError(f"{path} ends behind the last event without a }}; it is cut off: write it again")
+                raise InputError(
+                    f"{path} ends after the last event without a }}: the file is truncated; write it again"
+                )
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text ({error.reason}); JSON is UTF-8") from error
+        raise InputError(f"{path} is not UTF-8 text ({error.reason}); save the JSON as UTF-8") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
 
@@ -50,13 +52,15 @@ def _elements(text: _Text, path: Path) -> Iterator[object]:
             element = json.loads(piece, object_pairs_hook=_members)
         except (ValueError, RecursionError, MemoryError) as error:
             said = str(error)[:200] or type(error).__name__
-            raise InputError(f"{path}: event {number} is no JSON: {said}; write the file again") from error
+            raise InputError(f"{path}: event {number} is not valid JSON: {said}; write the file again") from error
         yield element
         number += 1
         if text.take("]"):
             return
         if not text.take(","):
-            raise InputError(f"{path}: neither a comma nor ] after event {number - 1}; it is cut off or no JSON")
+            raise InputError(
+                f"{path}: neither a comma nor ] after event {number - 1}; the file is truncated or not JSON"
+            )
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -64,7 +68,7 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
-        raise ValueError(f"{twice[:40]!r} is there twice")
+        raise ValueError(f"the key {twice[:40]!r} appears twice")
     return found
 
 
@@ -90,14 +94,14 @@ class _Text:
         """Return the text of the object or array that comes next; `what` it is, in messages."""
         self.take(" ")
         if self._text[self._place : self._place + 1] not in ("{", "["):
-            raise InputError(f"{self._path}: {what} is no object; it is cut off or no JSON")
+            raise InputError(f"{self._path}: {what} is not an object; the file is truncated or not JSON")
         depth, offset = 0, 0  # counted from the place, which moves when more is read
         while True:
             mark = _MARK.search(self._text, self._place + offset)
             if mark is None or mark[0] == '"':
                 offset = (mark.start() if mark else len(self._text)) - self._place
                 if not self._more():
-                    raise InputError(f"{self._path} ends within {what}; it is cut off: write it again")
+                    raise InputError(f"{self._path} ends within {what}: the file is truncated; write it again")
                 continue
             offset = mark.end() - self._place
             depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(mark[0], 0)
@@ -110,7 +114,9 @@ class _Text:
         """Read on, as much again as is looked at, so that long pieces are not searched too often."""
         rest = self._text[self._place :]
         if len(rest) > self._longest:
-            raise InputError(f"{self._path}: more than {self._longest} characters in one event; do its brackets match?")
+            raise InputError(
+                f"{self._path}: more than {self._longest} characters in one event; check that its brackets match"
+            )
         fresh = self._file.read(max(_CHUNK, len(rest)))
         self._text, self._place = rest + fresh, 0
         return bool(fresh)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from exatrkx_hpc.base.errors import InputError, MissingComponent
-from exatrkx_hpc.base.parsing import blamed_on
+from exatrkx_hpc.base.parsing import parse_errors
 from exatrkx_hpc.work.events.values import Stamp, UnreadableEvent
 from exatrkx_hpc.work.workloads.base import Workload
 
@@ -81,7 +81,7 @@ def _name(path: Path, value: int | str, column: str) -> str:
     fault = (
         "is empty"
         if not name
-        else "begins with a point"
+        else "begins with a dot"
         if name[0] == "."
         else "holds a / or a NUL"
         if "/" in name or "\0" in name
@@ -90,7 +90,7 @@ def _name(path: Path, value: int | str, column: str) -> str:
         else None
     )
     if fault:
-        raise InputError(f"{path}: the event {name[:40]!r} in '{column}' {fault}; a label file has the event's name")
+        raise InputError(f"{path}: the event {name[:40]!r} in '{column}' {fault}; label files are named after events")
     return name
 
 
@@ -109,7 +109,7 @@ def _require_columns(path: Path, parquet: ParquetFile, column: str, workload: Wo
         if len(schema.get_all_field_indices(name)) != 1:
             held = ", ".join(schema.names)
             other = (
-                "; --event-column names another one"
+                "; choose another with --event-column"
                 if name == column
                 else f"; workload {workload.name} has the columns {', '.join(kinds)}"
             )
@@ -123,9 +123,9 @@ def _require_columns(path: Path, parquet: ParquetFile, column: str, workload: Wo
         else:
             plain = kind.value_type if types.is_dictionary(kind) else kind
             right = types.is_integer(plain) or types.is_string(plain) or types.is_large_string(plain)
-            wanted = "a whole number or a string"
+            wanted = "an integer or a string"
         if not right:
-            raise InputError(f"{path}: the column '{name}' is {kind}, not {wanted}; write it as that")
+            raise InputError(f"{path}: the column '{name}' is {kind}, not {wanted}; convert the column")
 
 
 @contextlib.contextmanager
@@ -134,14 +134,14 @@ def opened(path: Path) -> Iterator[ParquetFile]:
     require_pyarrow()
     from pyarrow.parquet import ParquetFile
 
-    with told(path), path.open("rb") as file, ParquetFile(file, pre_buffer=False) as parquet:
+    with parquet_errors(path), path.open("rb") as file, ParquetFile(file, pre_buffer=False) as parquet:
         yield parquet
 
 
 @contextlib.contextmanager
-def told(path: Path) -> Iterator[None]:
+def parquet_errors(path: Path) -> Iterator[None]:
     """Turn what is raised inside the block into one line: UnreadableEvent for the file, InputError for its bytes."""
-    with blamed_on(path, "Parquet"):
+    with parse_errors(path, "Parquet"):
         try:
             yield
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Events out of Parquet files, by their rows: the last file stays open, and its last row groups in memory."""
+"""Read events from Parquet files by their rows; the last file and its last row groups stay in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from exatrkx_hpc.base.errors import InputError
-from exatrkx_hpc.work.events.parquet_files import opened, told
+from exatrkx_hpc.work.events.parquet_files import opened, parquet_errors
 from exatrkx_hpc.work.events.values import EventFile, EventInput, Rows, UnreadableEvent
 from exatrkx_hpc.work.workloads.base import Array, Tensor, Tensors, Workload
 from exatrkx_hpc.work.workloads.given import as_tensors
@@ -54,7 +54,7 @@ class ParquetReader:
             if self._open is None or (self._open.path, self._open.mtime_ns) != (event.path, rows.mtime_ns):
                 self._close()
                 parquet = self._closing.enter_context(opened(event.path))
-                with told(event.path):
+                with parquet_errors(event.path):
                     self._open = _OpenFile(event.path, rows.mtime_ns, parquet, self._workload)
             values = self._open.rows(rows.first, rows.number)
             _require_unchanged(event.path, rows)  # now what was read is known to be of that time
@@ -105,7 +105,7 @@ class _OpenFile:
             while len(self._groups) >= _HELD:
                 del self._groups[next(iter(self._groups))]
             columns = [name for spec in self._inputs for name in spec.columns]
-            with told(self.path):
+            with parquet_errors(self.path):
                 table = self._parquet.read_row_group(number, columns=columns, use_threads=False)
                 held = {spec.name: _filled(spec, table, self.path) for spec in self._inputs}
         self._groups[number] = held  # the one that was used last is at the end
@@ -140,4 +140,4 @@ def _require_unchanged(path: Path, rows: Rows) -> None:
 
 
 def _changed(path: Path) -> UnreadableEvent:
-    return UnreadableEvent(f"{path} changed since the run began; run it again when nobody writes to it")
+    return UnreadableEvent(f"{path} changed since the run began; run again when no program writes to the file")

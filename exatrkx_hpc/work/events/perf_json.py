@@ -12,7 +12,7 @@ from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.work.events.writing import DIGITS, Float32
 from exatrkx_hpc.work.workloads.hits_numpy import COLUMNS
 
-_ROWS: Final = f"[N, {COLUMNS}] is wanted, a row for each hit"
+_ROWS: Final = f"expected [N, {COLUMNS}], one row per hit"
 
 
 def json_event(hits: Float32, tensor: str, *, as_base64: bool) -> str:
@@ -33,15 +33,15 @@ def json_hits(tensor: object, where: str) -> Float32:
         held = {**held, **content}
         content = content.get("content")
     if "b64" in held and content is not None:
-        raise InputError(f"{where} has both content and b64; leave one out")
+        raise InputError(f"{where} has both content and b64; remove one")
     values = _decoded(held["b64"], where) if "b64" in held else _numbers(content, where)
     hits = values.size // COLUMNS
     shape = held.get("shape", [hits, COLUMNS])
     if shape != [hits, COLUMNS]:
         shown = str(shape)[:60]
-        raise InputError(f"{where} has the shape {shown} and {values.size} numbers; [N, {COLUMNS}] is wanted")
+        raise InputError(f"{where} has the shape {shown} but {values.size} numbers; expected [N, {COLUMNS}]")
     if values.size % COLUMNS:
-        raise InputError(f"{where} has {values.size} numbers, which is no multiple of {COLUMNS}")
+        raise InputError(f"{where} has {values.size} numbers, which is not a multiple of {COLUMNS}")
     hits_found = values.reshape(-1, COLUMNS)
     finite = np.isfinite(hits_found).all(axis=1)
     if not finite.all():
@@ -54,13 +54,13 @@ def json_hits(tensor: object, where: str) -> Float32:
 
 def _decoded(text: object, where: str) -> Float32:
     if not isinstance(text, str):
-        raise InputError(f"{where}: b64 is no string")
+        raise InputError(f"{where}: b64 is not a string")
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InputError(f"{where}: b64 is no base64: {error}") from error
+        raise InputError(f"{where}: b64 is not valid base64: {error}") from error
     if len(data) % 4:
-        raise InputError(f"{where}: b64 has {len(data)} bytes, which are no float32 numbers")
+        raise InputError(f"{where}: b64 has {len(data)} bytes, which is not a multiple of 4 (float32)")
     return np.frombuffer(data, dtype="<f4").astype(np.float32)
 
 
@@ -74,7 +74,7 @@ def _numbers(content: object, where: str) -> Float32:
     flat = [value for row in content for value in row] if nested else content
     for place, value in enumerate(flat):
         if type(value) not in (int, float):  # nor True, which is an int to Python
-            raise InputError(f"{where}: {str(value)[:40]!r} in content, in hit {place // COLUMNS}, is no number")
+            raise InputError(f"{where}: {str(value)[:40]!r} in content, in hit {place // COLUMNS}, is not a number")
     try:
         with np.errstate(over="ignore"):  # 1e39 becomes an infinity, and is refused
             return np.array(flat, dtype=np.float32)
@@ -91,5 +91,5 @@ def _require_rows(content: list[object], where: str) -> None:
             raise InputError(f"{where}: row {number} holds lists; {_ROWS}")
         if len(row) != COLUMNS:
             turned = len(content) == COLUMNS and len({len(one) for one in content if isinstance(one, list)}) == 1
-            how = f" (is this [{COLUMNS}, N], with all r first? Turn it)" if turned else ""
+            how = f" (is this [{COLUMNS}, N], with all r first? Transpose it)" if turned else ""
             raise InputError(f"{where}: row {number} has {len(row)} values, not {COLUMNS}{how}; {_ROWS}")

@@ -1,4 +1,4 @@
-"""Events as files: the door to every format.
+"""Events as files: the entry to every format.
 
 A source of events is a folder of `*.csv`, `*.npy` or `*.npz`, one event a file, or a folder of `*.parquet`, or one
 such file, with many events each. Of one folder all events have the same format.
@@ -18,7 +18,7 @@ from typing import Final
 
 from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.base.files import LFS_REMEDY, is_lfs_pointer
-from exatrkx_hpc.base.parsing import blamed_on
+from exatrkx_hpc.base.parsing import parse_errors
 from exatrkx_hpc.work.events.parquet_files import EVENT, index, require_pyarrow
 from exatrkx_hpc.work.events.parquet_reader import ParquetReader
 from exatrkx_hpc.work.events.table_files import parse_arrays, parse_csv_table
@@ -71,14 +71,15 @@ def no_events(source: Path) -> InputError:
     kinds = ", ".join(f"*.{form}" for form in FORMATS)
     packed = next((path.name for path in sorted(source.glob("[!.]*.csv.*")) if path.suffix in _PACKED), None)
     if packed:
-        return InputError(f"no events ({kinds}) in {source}, but {packed}: unpack such files, as with gunzip")
-    return InputError(f"no events ({kinds}) in {source}; 'exatrkx-hpc events generate' makes some")
+        return InputError(f"no events ({kinds}) in {source}, but {packed}; unpack such files, for example with gunzip")
+    return InputError(f"no events ({kinds}) in {source}; generate some with 'exatrkx-hpc events generate'")
 
 
 def scattered_events(source: Path, names: list[str]) -> InputError:
-    """Return what to say of events that are in more than one place of their Parquet files."""
+    """Return the error for events whose rows are in more than one place of their Parquet files."""
     return InputError(
-        f"{source} holds events in more than one place ({', '.join(names)}, …); sort the rows by event, in one file"
+        f"{source}: the rows of an event are not contiguous ({', '.join(names)}, …); sort the rows by event, in one "
+        "file"
     )
 
 
@@ -98,7 +99,9 @@ def format_of(source: Path) -> str:
         raise no_events(source)
     if len(found) > 1:
         held = " and ".join(found[form] for form in sorted(found))
-        raise InputError(f"{source} holds events in several formats ({held}); keep one, move the others elsewhere")
+        raise InputError(
+            f"{source} holds events in several formats ({held}); keep one format and move the other files elsewhere"
+        )
     (form,) = found
     if form == PARQUET:
         require_pyarrow()
@@ -147,9 +150,9 @@ def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
                 if entry.name.endswith(ends) and entry.name[0] != "." and entry.is_file():
                     yield entry
     except NotADirectoryError as error:
-        raise InputError(f"{folder} is a file; -d wants the folder that holds the events, or a *.parquet") from error
+        raise InputError(f"{folder} is a file; set -d to a folder of events or a *.parquet file") from error
     except FileNotFoundError as error:
-        raise InputError(f"there is no folder {folder}; -d names the folder that holds the events") from error
+        raise InputError(f"folder {folder} does not exist; set -d to the folder of events") from error
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error.strerror}; check its permissions") from error
 
@@ -197,14 +200,14 @@ def read_event(path: Path, workload: Workload | None = None) -> EventInput:
     """
     form = path.suffix[1:] if path.suffix[1:] in FORMATS else CSV
     try:
-        with blamed_on(path, f"*.{form}", but=(OSError,)), path.open("rb") as file:
+        with parse_errors(path, f"*.{form}", but=(OSError,)), path.open("rb") as file:
             before = os.fstat(file.fileno())
             data = file.read()  # a file that is too large for the memory is told as that
             after = os.fstat(file.fileno())
     except OSError as error:
         raise UnreadableEvent(f"cannot read {path}: {error.strerror}") from error
     if (before.st_mtime_ns, len(data)) != (after.st_mtime_ns, after.st_size):
-        raise UnreadableEvent(f"{path} changed while it was read; run it again when nobody writes to it")
+        raise UnreadableEvent(f"{path} changed while it was read; run again when no program writes to the file")
     tensors = _parsed(path, data, form, workload or default_workload())
     digest = hashlib.sha256(data).hexdigest()
     return EventInput(tensors=tensors, size=len(data), mtime_ns=after.st_mtime_ns, sha256=digest)
@@ -215,7 +218,7 @@ def _parsed(path: Path, data: bytes, form: str, workload: Workload) -> Tensors:
     if form not in parsers:
         raise InputError(f"{path}: events of workload {workload.name} are {', '.join(parsers)} or parquet, not {form}")
     try:
-        with blamed_on(path, f"*.{form}"):
+        with parse_errors(path, f"*.{form}"):
             return parsers[form](path, data)
     except InputError as error:
         if is_lfs_pointer(path):

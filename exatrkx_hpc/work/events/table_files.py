@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from exatrkx_hpc.base.errors import InputError
-from exatrkx_hpc.base.parsing import blamed_on, read_npy, unpack_npz
+from exatrkx_hpc.base.parsing import parse_errors, read_npy, unpack_npz
 from exatrkx_hpc.base.whole_numbers import whole_numbers
 from exatrkx_hpc.work.workloads.base import Array, Tensor, Tensors, Workload
 from exatrkx_hpc.work.workloads.given import as_tensors
@@ -28,7 +28,7 @@ def parse_csv_table(workload: Workload, path: Path, data: bytes) -> Tensors:
     Raises InputError, with the file and the line, for a column that is missing and for a value that is no number of
     the column's type.
     """
-    with blamed_on(path, "CSV"):
+    with parse_errors(path, "CSV"):
         lines = data.decode("utf-8-sig").splitlines()
         while lines and not lines[-1].strip():
             lines.pop()
@@ -37,7 +37,9 @@ def parse_csv_table(workload: Workload, path: Path, data: bytes) -> Tensors:
     header = rows[0] if rows else []
     if missing := [column for column in wanted if column not in header]:
         held = ",".join(header)[:80] or "nothing"
-        raise InputError(f"{path}:1: has no column {missing[0]} (it has: {held}); the header names {','.join(wanted)}")
+        raise InputError(
+            f"{path}:1: has no column {missing[0]} (it has: {held}); expected the header {','.join(wanted)}"
+        )
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
             raise InputError(f"{path}:{number}: {len(row)} columns, not {len(header)}, as in the header")

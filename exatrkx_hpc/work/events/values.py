@@ -1,4 +1,4 @@
-"""What every format of events speaks of: the place of an event, its stamp, its content, and what may be wrong."""
+"""What every format of events shares: the location of an event, its stamp, its content and its errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events written in any format: a file for each, or one Parquet file of them all."""
+"""Write events in any format: one file per event, or one Parquet file."""
 
 from __future__ import annotations
 
@@ -83,7 +83,10 @@ class _Groups:
 
     def add(self, name: str, hits: Float32) -> None:
         if not len(hits):
-            raise InputError(f"{name} has no hits, and Parquet no rows for it; choose another format, or leave it out")
+            raise InputError(
+                f"{name} has no hits, and Parquet cannot store an event without rows; choose another format, or "
+                "remove the event"
+            )
         self._names.append(name)
         self._hits.append(hits)
         self._number += len(hits)

@@ -1,4 +1,4 @@
-"""Run a coroutine to its end from anywhere: a script, a thread, or a notebook, where a loop already runs."""
+"""Run a coroutine to completion from a script, a thread, or a notebook with a running loop."""
 
 from __future__ import annotations
 

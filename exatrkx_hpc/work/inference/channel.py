@@ -1,4 +1,4 @@
-"""One gRPC channel to a Triton or to the balancer before it: its calls, each of which may fail as RequestFailed."""
+"""One gRPC channel to Triton or the balancer: its calls, each of which may fail as RequestFailed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a workload hold together? Its names, its sample, its results on disk and, if there is one, its service."""
+"""Check a workload: its names, its sample, its results on disk and, with a server, its service."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ class Check:
 def check_workload(workload: Workload, *, server: str = "") -> tuple[Check, ...]:
     """Return what was checked of a workload; with `server` (`host:port`) its sample is asked there, too."""
     checks = [
-        _checked("the names of tensors and requests belong together", lambda: _names(workload)),
-        _checked("its tensors have types that Triton and numpy know", lambda: _types(workload)),
-        _checked("its sample is an event", lambda: _sample(workload)),
-        _checked("a result is read as it was written", lambda: _results(workload)),
+        _checked("tensor names and request names match", lambda: _names(workload)),
+        _checked("Triton and numpy know the tensor types", lambda: _types(workload)),
+        _checked("the sample is a valid event", lambda: _sample(workload)),
+        _checked("a result is read back unchanged", lambda: _results(workload)),
     ]
     if server and not any(check.fault for check in checks):
-        checks.append(_checked(f"{server} answers the sample as promised", lambda: _asked(workload, server)))
+        checks.append(
+            _checked(f"{server} answers the sample with the declared outputs", lambda: _asked(workload, server))
+        )
     return tuple(checks)
 
 
@@ -52,29 +54,29 @@ def _checked(what: str, faults: Callable[[], Iterator[str]]) -> Check:
 def _names(workload: Workload) -> Iterator[str]:
     inputs, outputs = ([spec.name for spec in specs] for specs in (workload.inputs, workload.outputs))
     for name in {name for name in (*inputs, *outputs) if (*inputs, *outputs).count(name) > 1}:
-        yield f"{name} is the name of two tensors"
+        yield f"two tensors are named {name}"
     if not any(workload.item in spec.shape for spec in workload.inputs):
-        yield f"no input has an axis {workload.item}, which is what an event counts"
+        yield f"no input has the axis {workload.item}, which the workload counts"
     if not workload.suffix.startswith(".") or "/" in workload.folder:
-        yield f"results would be in {workload.folder}/EVENT{workload.suffix}; a plain folder and a suffix are wanted"
+        yield f"results would be in {workload.folder}/EVENT{workload.suffix}; use a plain folder name and a suffix"
     for mode, requests in workload.modes.items():
         known = set(inputs)
         for request in requests:
             for tensor, source in request.inputs.items():
                 if source not in known:
-                    yield f"mode {mode}: {request.model} takes {tensor} from {source!r}, which nothing gives"
+                    yield f"mode {mode}: {request.model} needs {tensor} from {source!r}, which nothing provides"
             known |= set(request.outputs.values())
         for name in outputs:
             if name not in known:
-                yield f"mode {mode} gives no {name}"
+                yield f"mode {mode} returns no {name}"
     if not workload.modes:
-        yield "there is no mode"
+        yield "the workload has no mode"
 
 
 def _types(workload: Workload) -> Iterator[str]:
     for spec in (*workload.inputs, *workload.outputs):
         if np_to_triton_dtype(np.dtype(spec.dtype)) is None:
-            yield f"{spec.name} is {spec.dtype}, which Triton does not have"
+            yield f"{spec.name} is {spec.dtype}, which Triton does not support"
         fixed = spec.shape[1] if len(spec.shape) == 2 else 1
         if spec.columns and fixed != len(spec.columns):
             yield f"{spec.name} names {len(spec.columns)} columns for the shape {list(spec.shape)}"
@@ -82,11 +84,11 @@ def _types(workload: Workload) -> Iterator[str]:
 
 def _sample(workload: Workload) -> Iterator[str]:
     if workload.sample is None:
-        yield "there is no sample; give one that makes the inputs of a small event"
+        yield "the workload has no sample; add a function that returns the inputs of a small event"
         return
     inputs = as_tensors(workload, workload.sample(np.random.default_rng(1)))
     if workload.items(inputs) < 1:
-        yield f"it has no {workload.item}"
+        yield f"the sample has no {workload.item}"
 
 
 def _results(workload: Workload) -> Iterator[str]:
@@ -95,10 +97,10 @@ def _results(workload: Workload) -> Iterator[str]:
         read = workload.decode(Path(f"EVENT{workload.suffix}"), workload.encode(outputs))
         for name, array in outputs.items():
             if name not in read or not _same(read[name], array):
-                yield f"{name} of {size} rows is not what was written"
+                yield f"{name} of {size} rows differs from what was written"
         for name, number in workload.counts(outputs).items():
             if not isinstance(number, int):
-                yield f"it counts {name} as {type(number).__name__}; a whole number is wanted"
+                yield f"the count {name} is {type(number).__name__}; expected an integer"
 
 
 def _filled(spec: Tensor, size: int) -> Array:

@@ -1,4 +1,4 @@
-"""One channel to the endpoint: an event's tensors in, its results out, with patience for servers that come and go."""
+"""One channel to the endpoint: tensors of an event in, results out, with retries while servers come and go."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Client:
             raise explain(failure, server=self.server, model=request.model) from failure
         except ValueError as error:  # the bytes do not make up the shape
             what = f"{', '.join(request.outputs)}: {one_line(str(error))}"
-            raise ModelError(f"{request.model} at {self.server} sent broken {what}") from error
+            raise ModelError(f"{request.model} at {self.server} sent invalid {what}") from error
 
     def _outputs(self, request: Request, reply: Reply) -> Tensors:
         for name in request.outputs:
@@ -187,8 +187,8 @@ class Client:
     def _unreachable(self, failure: RequestFailed, model: str) -> ExatrkxError:
         if failure.status in {"UNIMPLEMENTED", "UNKNOWN", "INTERNAL"}:
             return EndpointError(
-                f"{self.server} is no Triton gRPC endpoint ({failure.status}: {failure.message}); "
-                "--server wants the gRPC port"
+                f"{self.server} is not a Triton gRPC endpoint ({failure.status}: {failure.message}); "
+                "set --server to the gRPC port"
             )
         return explain(failure, server=self.server, model=model)
 
@@ -227,5 +227,5 @@ def checked_address(server: str) -> str:
     """Return `server` if it reads HOST:PORT; raise ConfigError otherwise."""
     found = _ADDRESS.fullmatch(server)
     if not found or not 0 < int(found["port"]) < 65536:
-        raise ConfigError(f"--server wants HOST:PORT, such as 127.0.0.1:9191, not {server!r}")
+        raise ConfigError(f"--server must be HOST:PORT, such as 127.0.0.1:9191, not {server!r}")
     return server

@@ -1,4 +1,4 @@
-"""Results without a server: the workload's own function in the worker's process, asked as a client is."""
+"""Results without a server: the workload's own function in the worker's process, with a client's interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ask one model of a server, whichever it is: tensors from CSV files in, tensors out, as its metadata say."""
+"""Send one request to any model of a server: tensors from CSV files in, tensors out, by its metadata."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Sent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Reply:
     """One request and its answer; `seconds` is the time of the request alone, `values` are the outputs by name."""
 
     server: str
@@ -70,7 +70,7 @@ class Asked:
         return facts | {key: [asdict(tensor) for tensor in group] for key, group in tensors.items()}
 
 
-def ask_model(server: str, model: str, files: Sequence[str], *, version: str = "", timeout: float = 60.0) -> Asked:
+def ask_model(server: str, model: str, files: Sequence[str], *, version: str = "", timeout: float = 60.0) -> Reply:
     """Send the tensors of CSV files to `model` at `server` (`host:port`) and return what it answers.
 
     `files` are paths in the order of the model's inputs, or `NAME=PATH`; an input that is optional may be left out
@@ -90,7 +90,7 @@ def ask_model(server: str, model: str, files: Sequence[str], *, version: str = "
         )
         seconds = time.monotonic() - begin
     values, received = _received(model, answer, outputs)
-    return Asked(
+    return Reply(
         server=server,
         model=model,
         version=served,
@@ -101,7 +101,7 @@ def ask_model(server: str, model: str, files: Sequence[str], *, version: str = "
     )
 
 
-def save_outputs(asked: Asked, out: Path) -> Asked:
+def save_outputs(asked: Reply, out: Path) -> Reply:
     """Write each output as CSV and return what was asked with the files' names.
 
     `out` is a file `NAME.csv` for a model of one output, else a folder, which gets `MODEL.OUTPUT.csv` for each. No
@@ -110,7 +110,7 @@ def save_outputs(asked: Asked, out: Path) -> Asked:
     alone = out.suffix == ".csv"
     if alone and len(asked.outputs) != 1:
         raise OutputError(
-            f"{asked.model} has {len(asked.outputs)} outputs, not one for {out}; name a folder with --out"
+            f"{asked.model} has {len(asked.outputs)} outputs, but {out} is a single file; set --out to a folder"
         )
     paths = [out] if alone else _paths(out, asked)
     written: list[Path] = []
@@ -129,7 +129,7 @@ def save_outputs(asked: Asked, out: Path) -> Asked:
     return replace(asked, outputs=tuple(replace(one, file=str(path)) for one, path in named))
 
 
-def _paths(folder: Path, asked: Asked) -> list[Path]:
+def _paths(folder: Path, asked: Reply) -> list[Path]:
     """Return a file for each output; names that differ only in what a file's name cannot hold get a number."""
     chosen: dict[str, Path] = {}
     for one in asked.outputs:
@@ -142,7 +142,7 @@ def _paths(folder: Path, asked: Asked) -> list[Path]:
     return list(chosen.values())
 
 
-def asked_table(asked: Asked) -> Table:
+def reply_table(asked: Reply) -> Table:
     """Return the tensors of a request and of its answer as a table."""
     from rich.table import Table
 
@@ -229,7 +229,7 @@ def _assign(model: str, inputs: tuple[Declared, ...], files: Sequence[str]) -> d
         given[name] = Path(path)
     missing = [tensor.name for tensor in inputs if not tensor.optional and tensor.name not in given]
     if missing:
-        raise InputError(f"{model} wants a file for {', '.join(missing)}, too; its inputs are {wanted}")
+        raise InputError(f"{model} also needs a file for {', '.join(missing)}; its inputs are {wanted}")
     return given
 
 
@@ -251,9 +251,9 @@ def _received(
         try:
             value = answer.as_numpy(entry.name)
         except ValueError as error:  # the bytes do not make up the shape
-            raise ModelError(f"{model} sent a broken {entry.name}: {one_line(str(error))}") from error
+            raise ModelError(f"{model} sent an invalid {entry.name}: {one_line(str(error))}") from error
         if value is None or value.shape != shape:
-            raise ModelError(f"{model} sent no data for {entry.name} {list(shape)}; look at the server's log")
+            raise ModelError(f"{model} sent no data for {entry.name} {list(shape)}; see the server's log")
         values[entry.name] = value
         declared = known.get(entry.name) or Declared(name=entry.name, datatype=entry.datatype, shape=shape)
         sent.append(_sent(declared, shape, None))

@@ -1,4 +1,4 @@
-"""What to do when a request fails: again at once (gRPC itself), again after a pause, a while longer, or never.
+"""Retry policy of failed requests: at once (gRPC), after a pause, for longer, or never.
 
 gRPC repeats UNAVAILABLE by itself, quickly and a few times. What it does not repeat is left to `persist`:
 a server that unloads its models on SIGTERM, a stream that a killed server tore, a deadline that a hung server
@@ -122,16 +122,22 @@ class UnknownModel(ModelError):
 def explain(failure: RequestFailed, *, server: str, model: str) -> ExatrkxError:
     """Return the error that a user sees for a failed request: EndpointError or ModelError, one line."""
     if failure.status == "DEADLINE_EXCEEDED":
-        return EndpointError(f"no answer from {server} in time; raise the request timeout, or look at the servers")
+        return EndpointError(
+            f"no answer from {server} within the request timeout; raise the timeout, or check the servers"
+        )
     if refused(failure):
         return EndpointError(
-            f"nothing answers at {server} (connection refused); is the farm up, and 'exatrkx-hpc monitor' at work?"
+            f"nothing answers at {server} (connection refused); check that the farm is up and that 'exatrkx-hpc "
+            "monitor' is running"
         )
     if failure.status == "UNAVAILABLE" and "hostname lookup error" in failure.message:
-        return EndpointError(f"the host of {server} is not known here; --server is the address that 'monitor' prints")
+        return EndpointError(
+            f"the host name of {server} cannot be resolved; set --server to the address that 'exatrkx-hpc monitor' "
+            "prints"
+        )
     if worth_repeating(failure):
         said = f"{failure.status}: {failure.message}"
-        return EndpointError(f"{server} does not serve {model} ({said}); look at the servers' logs")
+        return EndpointError(f"{server} does not serve {model} ({said}); see the servers' logs")
     kind = UnknownModel if unknown_model(failure) else ModelError
     return kind(f"{model} at {server} failed ({failure.status}): {failure.message}")
 

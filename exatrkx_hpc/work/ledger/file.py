@@ -1,4 +1,4 @@
-"""The file of a ledger: made whole, opened by one process, checked, and its faults told in one line."""
+"""The file of a ledger: created atomically, locked by one process, checked, with one-line errors."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def create(path: Path, facts: Mapping[str, str], *, locks: bool = True) -> None:
             remove(aside)
         raise explain(path, error) from error
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; make room there, or choose another -o") from error
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}; check permissions and free space, or choose another -o"
+        ) from error
 
 
 def remove(path: Path) -> None:
@@ -126,11 +128,11 @@ def _require_ours(path: Path, db: sqlite3.Connection) -> None:
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (schema,) = db.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
-        raise OutputError(f"{path} is no ledger of run-clients; choose another -o, or begin anew with --fresh")
+        raise OutputError(f"{path} is not a run-clients ledger; choose another -o, or start over with --fresh")
     if not 2 <= schema <= SCHEMA:
         raise OutputError(
-            f"{path} is a ledger of version {schema}, and this program writes version {SCHEMA}; go on with the "
-            "program that began it, choose another -o, or begin anew with --fresh"
+            f"{path} is a ledger of version {schema}, but this program uses version {SCHEMA}; resume with the "
+            "program version that created it, choose another -o, or start over with --fresh"
         )
 
 
@@ -150,16 +152,18 @@ def explain(path: Path, error: sqlite3.Error) -> OutputError:
     """Return what to say when SQLite fails with the ledger at `path`: one line."""
     said = str(error)
     if "full" in said:
-        return OutputError(f"cannot write {path}: No space left on device; make room there, and run it again")
+        return OutputError(f"cannot write {path}: No space left on device; free space there, then run again")
     if said == "database is locked":
-        return OutputError(f"{path} is open in another program; close that, or choose another -o")
+        return OutputError(f"{path} is locked by another program; stop that program, or choose another -o")
     if isinstance(error, sqlite3.OperationalError):
-        return OutputError(f"cannot use {path}: {said}; look at its permissions and its disk, or choose another -o")
+        return OutputError(
+            f"cannot open {path}: {said}; check permissions, free space and 'ulimit -n', or choose another -o"
+        )
     return _damaged(path, said)
 
 
 def _damaged(path: Path, why: object) -> OutputError:
     return OutputError(
-        f"{path} is damaged ({' '.join(str(why).split())}); put a copy of it in its place, choose another -o, or do "
+        f"{path} is damaged ({' '.join(str(why).split())}); restore it from a backup, choose another -o, or do "
         "all events again with --fresh"
     )

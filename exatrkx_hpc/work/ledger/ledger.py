@@ -84,11 +84,11 @@ class Ledger:
 
     def close(self) -> None:
         """Close the file; what was noted and not committed is lost."""
-        with self.told():
+        with self.sqlite_errors():
             self.db.close()
 
     @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
+    def sqlite_errors(self) -> Iterator[None]:
         """Turn what SQLite says inside the block into an OutputError of one line."""
         try:
             yield
@@ -98,18 +98,18 @@ class Ledger:
     @property
     def facts(self) -> Mapping[str, str]:
         """What the ledger is of: names and values, as they were given to `create` or `set_facts`."""
-        with self.told():
+        with self.sqlite_errors():
             return MappingProxyType(dict(self.db.execute("SELECT name, value FROM facts")))
 
     def set_facts(self, **facts: str) -> None:
         """Change some facts."""
-        with self.told(), self.db:
+        with self.sqlite_errors(), self.db:
             rows = [(name, as_text(value)) for name, value in facts.items()]
             self.db.executemany("INSERT OR REPLACE INTO facts VALUES (?, CAST(? AS TEXT))", rows)
 
     def begin_run(self, *, server: str, version: str) -> None:
         """Note that a run begins: what the infrastructure failed waits again, and pages start anew."""
-        with self.told(), self.db:
+        with self.sqlite_errors(), self.db:
             self.db.execute("UPDATE events SET state = 'waiting' WHERE state = 'failed'")
             row = (time.time(), server, version)
             self.run = int(
@@ -120,12 +120,12 @@ class Ledger:
     def end_run(self, stopped: str | None) -> None:
         """Write everything down, and note that the run ended well, or why it was stopped."""
         self.commit()
-        with self.told(), self.db:
+        with self.sqlite_errors(), self.db:
             self.db.execute("UPDATE runs SET ended = ?, stopped = ? WHERE run = ?", (time.time(), stopped, self.run))
 
     def release(self) -> None:
         """Let the events in quarantine wait again."""
-        with self.told(), self.db:
+        with self.sqlite_errors(), self.db:
             self.db.execute("UPDATE events SET state = 'waiting' WHERE state = 'quarantined'")
 
     def waiting(self, folder: Path, limit: int = PAGE) -> list[EventFile]:
@@ -148,7 +148,7 @@ class Ledger:
     def _places(self, folder: Path, condition: str, *values: object) -> list[EventFile]:
         form = self.facts.get("format", CSV)
         query = f"SELECT name, size, mtime_ns, file, first FROM events WHERE {condition}"
-        with self.told():
+        with self.sqlite_errors():
             return [place_event(folder, form, Stamp(*row)) for row in self.db.execute(query, values)]
 
     def done(self, result: Result, *, attempts: int = 1) -> None:
@@ -198,20 +198,20 @@ class Ledger:
         """Write down what was noted; raises OutputError when the disk is full or the ledger is damaged."""
         if not self._pending:
             return
-        with self.told(), self.db:
+        with self.sqlite_errors(), self.db:
             for statement, group in _grouped(self._pending):
                 self.db.executemany(statement, group)
         self._pending.clear()
 
     def counts(self) -> Counts:
         """Return how many events are in each state."""
-        with self.told():
+        with self.sqlite_errors():
             return Counts(**dict(self.db.execute("SELECT state, count(*) FROM events GROUP BY state")))
 
     def failures(self, limit: int) -> tuple[Failed, ...]:
         """Return the first events that failed, in natural order."""
         query = "SELECT name, kind, reason FROM events WHERE state IN ('failed', 'quarantined') ORDER BY key LIMIT ?"
-        with self.told():
+        with self.sqlite_errors():
             return tuple(
                 Failed(event=name, kind=kind, reason=why) for name, kind, why in self.db.execute(query, (limit,))
             )

@@ -1,4 +1,4 @@
-"""What a ledger says of its events, held against the folder: what is new, what changed, what is gone."""
+"""Compare the events of a ledger with the folder: new, changed and missing events."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def match_events(
     changed ones wait again and those that are gone are forgotten. Also raises InputError for a folder without events.
     Of Parquet files `column` names the events. Of a `shard` only its own events count, and there may be none.
     """
-    with ledger.told():
+    with ledger.sqlite_errors():
         try:
             listing = _Listing(folder=folder, column=column, shard=shard, workload=workload)
             changes = _match_events(ledger, listing, accept=accept)
@@ -199,18 +199,21 @@ def _refuse(ledger: Ledger, folder: Path, changed: list[str], gone: list[str], n
     if changed:
         said.append(f"events changed since they were done ({_named(changed, len(changed))})")
     if gone:
-        said.append(f"{number_gone} are no longer in {folder} ({_named(gone, number_gone)})")
+        said.append(
+            f"{number_gone} {'event is' if number_gone == 1 else 'events are'} missing from {folder} "
+            f"({_named(gone, number_gone)})"
+        )
     if not said:
         return
     former = ledger.facts.get("folder", "")
     if former != os.path.realpath(folder):
         raise InputError(
-            f"{ledger.path} is of the events in {former}, and those in {folder} are others: {'; '.join(said)}; "
-            "choose another -o, or begin anew with --fresh"
+            f"{ledger.path} was created for the events in {former}; those in {folder} differ: {'; '.join(said)}; "
+            "choose another -o, or start over with --fresh"
         )
     raise InputError(
-        f"{'; '.join(said)}; put them back, or do changed ones again and forget those that are gone with "
-        "--accept-changes, or begin anew with --fresh"
+        f"{'; '.join(said)}; restore them, rerun with --accept-changes to redo changed events and drop missing ones, "
+        "or start over with --fresh"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a ledger says of its part files, held against the files: a part is right as a whole, or all of it is done again.
+"""Compare the part files of a ledger with the disk: a damaged part is done again as a whole.
 
 Every event has one result: a part that the ledger does not know, or of which any event is no longer done, is removed.
 """
@@ -76,7 +76,7 @@ def is_whole(path: Path, size: int, sha256: bytes, recent: bool) -> bool:
 def sweep_parts(ledger: Ledger, results: Results) -> None:
     """Remove the parts that the ledger does not know: a worker may outlive its coordinator for a moment."""
     for key, path in _part_files(results):
-        with ledger.told():
+        with ledger.sqlite_errors():
             known = ledger.db.execute("SELECT 1 FROM parts WHERE key = ?", (key,)).fetchone()
         if known is None:
             path.unlink(missing_ok=True)

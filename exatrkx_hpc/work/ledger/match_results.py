@@ -1,4 +1,4 @@
-"""What a ledger says of its results, held against the files: nothing is believed because it was written down."""
+"""Compare the results of a ledger with the disk: missing or damaged results are done again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def match_results(ledger: Ledger, results: Results) -> int:
     """
     present = 0
     in_parts = ledger.facts.get("results", CSV) == PARQUET
-    with ledger.told(), ledger.db:
+    with ledger.sqlite_errors(), ledger.db:
         settled = _settled(ledger)
         again = match_parts(ledger, results, settled=settled)
         for batch in batches(_result_files(results)):
@@ -105,7 +105,7 @@ def match_quarantine(ledger: Ledger, quarantine: Path) -> None:
     """Remove the notes of events that are no longer in quarantine. Raises OSError."""
     for note in quarantine.glob("*.json"):
         key = event_key(note.name.removesuffix(".json"))
-        with ledger.told():
+        with ledger.sqlite_errors():
             row = ledger.db.execute("SELECT state FROM events WHERE key = ?", (key,)).fetchone()
         if row is None or row[0] != "quarantined":
             note.unlink(missing_ok=True)

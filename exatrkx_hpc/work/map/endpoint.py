@@ -1,4 +1,4 @@
-"""The endpoint as a notebook sees it: plain calls, with the event loop out of sight in a thread."""
+"""The endpoint for notebooks: plain calls, with the event loop in a background thread."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ class Endpoint:
     def _submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         if self._loop.is_closed():
             work.close()
-            raise EndpointError("this endpoint is closed; make a new one")
+            raise EndpointError("this endpoint is closed; create a new one")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
 

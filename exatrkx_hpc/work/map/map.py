@@ -119,10 +119,10 @@ class Flow:
         has_name = is_named(event)
         if has_name is not (has_name if named is None else named):
             raise InputError(
-                f"event {self._given} of the map is unlike those before: all are (name, event), or none is"
+                f"event {self._given} differs from those before; give (name, event) for all events, or for none"
             )
         if not has_name and self._scribe is not None:
-            raise InputError("a ledger needs names; give the map pairs (name, event), or a mapping of names to events")
+            raise InputError("a ledger needs event names; give pairs (name, event), or a mapping of names to events")
         self._ordered = self._ordered or not has_name  # nothing but its place tells whose result it is
         name, given = cast("tuple[str, Given]", event if has_name else ("", event))
         read = read_event(self._client.workload, name, given, digest=self._scribe is not None, watch=self._watch)
@@ -142,7 +142,7 @@ class Flow:
         try:
             found = future.result()
         except concurrent.futures.CancelledError:
-            raise EndpointError("this endpoint was closed while it had events; make a new one") from None
+            raise EndpointError("this endpoint was closed while it had events; create a new one") from None
         del self._out[future]
         self._count(found)
         show(self._tally())

@@ -26,7 +26,7 @@ from exatrkx_hpc.work.results.outcome import Failed, Result
 from exatrkx_hpc.work.results.read import read_result
 from exatrkx_hpc.work.results.shards import read_sharding
 from exatrkx_hpc.work.results.write import write_result
-from exatrkx_hpc.work.run.accounts import Book
+from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.progress import Tally
 from exatrkx_hpc.work.run.worker import KINDS, result_of
 from exatrkx_hpc.work.workloads.base import Workload
@@ -35,7 +35,7 @@ from exatrkx_hpc.work.workloads.watch import Watch
 FORMAT: Final = "python"
 """What a ledger says of the format of its events when they came from a map."""
 
-_REMEDY: Final = "give the map another ledger="
+_REMEDY: Final = "choose another ledger="
 
 _ERRORS: Final[dict[str, type[ExatrkxError]]] = {"input": InputError, "model": ModelError, "endpoint": EndpointError}
 
@@ -86,7 +86,7 @@ class Scribe:
         self._accept, self._retry = accept_changes, retry_failed
         self._stack = contextlib.ExitStack()
         self._ledger: Ledger
-        self._book: Book | None = None
+        self._book: Accounts | None = None
         self._begin = self._last_answer = time.monotonic()
 
     def open(self) -> None:
@@ -95,7 +95,7 @@ class Scribe:
         Raises OutputError when it cannot be used, another run has it, or its ledger does not fit.
         """
         if read_sharding(self._results.out) is not None:
-            raise OutputError(f"{self._results.out} is of run-clients, in shards; {_REMEDY}")
+            raise OutputError(f"{self._results.out} was written by run-clients in shards; {_REMEDY}")
         locks = self._stack.enter_context(self._results.owned())
         if not os.path.lexists(self._results.ledger):
             self._results.clear()
@@ -104,14 +104,14 @@ class Scribe:
         # A ledger of run-clients is held against the folder of its events, and is of another format.
         require_same(ledger, self._facts, remedy=_REMEDY)
         match_files(ledger, self._results, retry_failed=self._retry)
-        with ledger.told():
+        with ledger.sqlite_errors():
             ledger.db.execute("CREATE TEMP TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID")
         version = ledger.facts.get("version", "")
-        self._book = Book(ledger, self._results, Path(), server=self._server, version=version)
+        self._book = Accounts(ledger, self._results, Path(), server=self._server, version=version)
         self._begin = self._last_answer = time.monotonic()
 
     @property
-    def _accounts(self) -> Book:
+    def _accounts(self) -> Accounts:
         assert self._book is not None, "the scribe is open"
         return self._book
 
@@ -127,7 +127,7 @@ class Scribe:
         those that were done.
         """
         key = self._new_key(event.name)
-        with self._ledger.told():
+        with self._ledger.sqlite_errors():
             fields = self._ledger.db.execute(_FIND, (key,)).fetchone()
         row = _Row(*fields) if fields is not None else None
         found = self._found(event, row) if row is not None else None
@@ -138,8 +138,8 @@ class Scribe:
     def _found(self, event: Event, row: _Row) -> Found | None:
         if row.state == "done" and row.sha256 != event.sha256 and not self._accept:
             raise InputError(
-                f"{event.name} changed: it is not the event whose result is in {self._results.out}; give it "
-                "another name, or the map another ledger=, or do it again with accept_changes=True"
+                f"{event.name} differs from the event whose result is in {self._results.out}; give it "
+                "another name, choose another ledger=, or redo it with accept_changes=True"
             )
         if row.state not in ("done", "quarantined") or row.sha256 != event.sha256:
             return None
@@ -159,17 +159,20 @@ class Scribe:
 
     def _new_key(self, name: str) -> bytes:
         if not name or name[0] == "." or "/" in name or "\0" in name or len(os.fsencode(name)) > _LONGEST_NAME:
-            raise InputError(f"{name!r} cannot name an event in a ledger: a file is named after it, such as evt_7.csv")
+            raise InputError(
+                f"{name!r} is not a valid event name for a ledger: result files are named after events, such as "
+                "evt_7.csv"
+            )
         key = event_key(name)
-        with self._ledger.told():
+        with self._ledger.sqlite_errors():
             if self._ledger.db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount == 0:
-                raise InputError(f"two events are named {name}; with a ledger each needs a name of its own")
+                raise InputError(f"two events are named {name}; a ledger needs unique names")
         return key
 
     def _expect(self, event: Event, key: bytes, row: _Row | None) -> None:
         """Let an event wait in the ledger, and take it out of the accounts if it was there."""
         book = self._accounts
-        with self._ledger.told():  # it is committed with its result
+        with self._ledger.sqlite_errors():  # it is committed with its result
             if row is None:
                 self._ledger.db.execute(_NEW, (key, as_text(event.name), event.size, event.sha256))
                 book.events += 1
@@ -204,7 +207,9 @@ class Scribe:
 
     def _written(self, event: Event, answer: Answer) -> Result:
         path = self._results.file_of(event.name)
-        written = write_result(self._workload, path, answer.outputs, remedy="make room there, and map again")
+        written = write_result(
+            self._workload, path, answer.outputs, remedy="check permissions and free space there, then map again"
+        )
         return result_of(self._workload, event.name, event.content, answer, written)
 
     def close(self, stopped: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The sign of life of a run over many nodes: a file that is touched as long as somebody waits for the nodes."""
+"""The heartbeat of a run over several nodes: a file that is touched while the run waits for the nodes."""
 
 from __future__ import annotations
 

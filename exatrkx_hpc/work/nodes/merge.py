@@ -1,4 +1,4 @@
-"""The figures of a run in shards, from the ledgers of the shards: one report, as if there had been one ledger."""
+"""Merge the ledgers of the shards of a run into one report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FETCHED: Final = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Whole:
+class RunFacts:
     """What the ledgers do not say: events of shards that nobody began, who did how many, and how it ended."""
 
     server: str
@@ -64,7 +64,7 @@ class Merger:
         self._version = self._version or ledger.facts.get("version", "")
         self._units = self._units or ledger.facts.get("units", "")
         self._failed += ledger.failures(LISTED)
-        with ledger.told():
+        with ledger.sqlite_errors():
             self._add_events(ledger, before)
             (old,) = ledger.db.execute(
                 "SELECT count(*) FROM events WHERE state IN ('failed', 'quarantined') AND run <= ?", (before,)
@@ -95,7 +95,7 @@ class Merger:
                 self._stages.add(json.loads(known))
             self._watch.add_all(np.array(seconds, dtype=np.float64))
 
-    def report(self, whole: Whole) -> Report:
+    def report(self, whole: RunFacts) -> Report:
         """Return the report of all that was added."""
         failed = tuple(sorted(self._failed, key=lambda one: event_key(one.event))[:LISTED])
         return Report(
@@ -132,7 +132,7 @@ def last_runs(ledgers: Mapping[int, Ledger]) -> dict[int, int]:
     """Return the number of the last run of each ledger, 0 where there was none."""
     found = {}
     for shard, ledger in ledgers.items():
-        with ledger.told():
+        with ledger.sqlite_errors():
             (found[shard],) = ledger.db.execute("SELECT coalesce(max(run), 0) FROM runs").fetchone()
     return found
 

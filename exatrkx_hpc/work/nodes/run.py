@@ -1,4 +1,4 @@
-"""A run in shards: who does them is given, what is left of lost ones is given out again, and the figures become one."""
+"""A run in shards: assign shards to nodes, reassign those of lost nodes, and merge the figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exatrkx_hpc.work.inference.blocking import blocking
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.open import require_version
 from exatrkx_hpc.work.news import ShardsLost, lost
-from exatrkx_hpc.work.nodes.merge import Merger, Whole, count_left, last_runs
+from exatrkx_hpc.work.nodes.merge import Merger, RunFacts, count_left, last_runs
 from exatrkx_hpc.work.nodes.shard_task import run_shards
 from exatrkx_hpc.work.nodes.state import ShardState, forget_state, read_state, together
 from exatrkx_hpc.work.results.layout import Results
@@ -81,12 +81,12 @@ def run_sharded(
 def require_shardable(settings: Settings) -> None:
     """Raise InputError without events, OutputError for an OUT that was begun without shards, ConfigError for -i."""
     if settings.ignore_first:
-        raise ConfigError(f"-i is for a run without shards, and {settings.out} has some; leave it out")
+        raise ConfigError(f"-i is for a run without shards, but {settings.out} has shards; omit -i")
     format_of(settings.events)
     ledger = Results(settings.out).ledger
     if ledger.exists():
         raise OutputError(
-            f"{ledger} is of a run without shards; go on without --srun and --sbatch, or choose another -o"
+            f"{ledger} belongs to a run without shards; resume without --srun and --sbatch, or choose another -o"
         )
 
 
@@ -95,7 +95,7 @@ def _sharding(settings: Settings, results: Results, shards: int | None) -> int:
     known = read_sharding(settings.out)
     if settings.fresh or known is None:
         if (number := shards or known) is None:
-            raise ConfigError(f"{settings.out} has no shards; say how many there shall be")
+            raise ConfigError(f"{settings.out} has no shards; set the number of shards")
         blocking(lambda: check_endpoint(settings))  # first: a mistyped address costs no results
         with results.usable():
             results.clear()
@@ -161,7 +161,7 @@ class _Run:
             if not more and not ended:
                 break
             self._tell(ShardsLost(shards=tuple(left)))
-        return f"{lost(left)} again and again; {self._settings.out / 'shards' / LOG} may tell why", None
+        return f"{lost(left)} repeatedly; see {self._settings.out / 'shards' / LOG}", None
 
     def _round(self, do: Do, shards: Sequence[int], *, first: bool) -> str:
         """Let the shards be done once; return why that was stopped."""
@@ -219,7 +219,7 @@ class _Run:
             for shard, ledger in ledgers.items():
                 merger.add(ledger, before=self._before.get(shard, 0))
             unknown = self._count_events(set(range(self._of)) - ledgers.keys())
-        whole = Whole(
+        whole = RunFacts(
             server=source_of(settings),
             model=settings.models,
             mode=settings.mode,

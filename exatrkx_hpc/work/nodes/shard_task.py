@@ -1,4 +1,4 @@
-"""What one node does of a run in shards: its shards, one after the other; and the order that tells it so."""
+"""One node's part of a run in shards: its shards, one after the other; and the order that lists them."""
 
 from __future__ import annotations
 

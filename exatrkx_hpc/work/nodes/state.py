@@ -1,4 +1,4 @@
-"""How far a shard is, in OUT/shards/K/state.json: written by the node that does it, read by who waits for it."""
+"""The progress of a shard, in OUT/shards/K/state.json: written by its node, read by the run."""
 
 from __future__ import annotations
 

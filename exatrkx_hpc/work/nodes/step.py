@@ -1,4 +1,4 @@
-"""The workers spread over the nodes of an allocation: one step of srun, and another one for what was lost."""
+"""Spread the workers over the nodes of an allocation: one srun step, and another for lost shards."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run_on_nodes(
     inside = allocation(os.environ)
     if inside is None:
         raise ConfigError(
-            "--srun spreads the workers over the nodes of an allocation, and this shell is in none; get one with "
+            "--srun spreads the workers over the nodes of an allocation, but this shell is not in one; get one with "
             "'salloc --no-kill -N 2', or use --sbatch"
         )
     require_reachable(settings)
@@ -100,7 +100,7 @@ def require_reachable(settings: Settings) -> None:
     if settings.mode != "direct" and _is_loopback(host):
         raise EndpointError(
             f"other nodes cannot reach the endpoint {settings.server}; let the monitor listen on all addresses "
-            '(balancer.host = "0.0.0.0"), or name another endpoint with --server'
+            '(balancer.host = "0.0.0.0"), or choose another endpoint with --server'
         )
 
 

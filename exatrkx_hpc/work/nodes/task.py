@@ -1,4 +1,4 @@
-"""What srun starts once on each node: the node's share of the shards, then a look whether somebody still waits.
+"""What srun starts once per node: the node's share of the shards, then a check that the run is alive.
 
     python -m exatrkx_hpc.work.nodes.task OUT/shards/task.json
 

@@ -1,1 +1,1 @@
-"""What a run leaves: label files, parts, their layout."""
+"""The output of a run: label files, parts, their layout."""

@@ -1,4 +1,4 @@
-"""The folder of one run: result files, the ledger, the report, the quarantine; one run has it at a time."""
+"""The output folder of a run: result files, ledger, report, quarantine; locked by one run at a time."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Results:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise OutputError(f"another run writes to {self.out}; wait for its end, or choose another -o") from error
+            raise OutputError(f"another run writes to {self.out}; wait until it ends, or choose another -o") from error
         except OSError as error:
             if error.errno in _NO_LOCKS:
                 return False
@@ -102,7 +102,9 @@ class Results:
         try:
             write_whole(self.report, text)
         except OSError as error:
-            raise OutputError(f"cannot write {self.report}: {error.strerror}; make room there") from error
+            raise OutputError(
+                f"cannot write {self.report}: {error.strerror}; check permissions and free space"
+            ) from error
 
     def put_into_quarantine(self, failed: Failed, **more: str) -> None:
         """Write OUT/quarantine/EVENT.json: why an event has no result, and what else is known of it.
@@ -115,7 +117,7 @@ class Results:
             self.quarantine.mkdir(exist_ok=True)
             write_whole(path, json.dumps(known, indent=2) + "\n")
         except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror}; make room there") from error
+            raise OutputError(f"cannot write {path}: {error.strerror}; check permissions and free space") from error
 
     def file_of(self, event: str) -> Path:
         """Return where the result of an event is, where each has a file of its own."""

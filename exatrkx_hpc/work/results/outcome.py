@@ -1,4 +1,4 @@
-"""What became of one event: its result is on disk, or it has none, and why."""
+"""The outcome of one event: a result on disk, or a failure with its reason."""
 
 from __future__ import annotations
 

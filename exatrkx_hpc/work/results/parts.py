@@ -22,7 +22,7 @@ import numpy as np
 
 from exatrkx_hpc.base.errors import ConfigError, InputError, OutputError
 from exatrkx_hpc.base.files import write_whole
-from exatrkx_hpc.work.events.parquet_files import opened, told
+from exatrkx_hpc.work.events.parquet_files import opened, parquet_errors
 from exatrkx_hpc.work.workloads.base import Array, Tensor, Tensors, Workload
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def require_parts(workload: Workload) -> None:
         free = sum(isinstance(axis, str) for axis in spec.shape)
         if free > 1 or np.dtype(spec.dtype).kind not in "iuf" or spec.name == "event":
             raise ConfigError(
-                f"{spec.name} ({spec.shown}) of workload {workload.name} cannot be kept in Parquet; leave out "
+                f"{spec.name} ({spec.shown}) of workload {workload.name} cannot be stored in Parquet; omit "
                 "--labels parquet"
             )
 
@@ -104,7 +104,7 @@ def read_part(workload: Workload, path: Path) -> Mapping[str, Tensors]:
     table = _read(workload, path, _columns(workload))
     if not table.num_rows:
         return {}
-    with told(path):
+    with parquet_errors(path):
         names = table.column("event").to_pylist()
         columns = {spec: table.column(spec.name).chunk(0) for spec in workload.outputs}
         for lists in columns.values():
@@ -135,7 +135,7 @@ def _shaped(spec: Tensor, values: Array, path: Path) -> Array:
 
 def events_of(workload: Workload, path: Path) -> list[str]:
     """Return the names of the events in a part; raises InputError when it cannot be read."""
-    with told(path):
+    with parquet_errors(path):
         names: list[str | None] = _read(workload, path, ["event"]).column("event").to_pylist()
     if None in names:
         raise InputError(f"{path} has an event without a name; write it again")
@@ -147,11 +147,13 @@ def _columns(workload: Workload) -> list[str]:
 
 
 def _read(workload: Workload, path: Path, columns: list[str]) -> Table:
-    with opened(path) as file, told(path):
+    with opened(path) as file, parquet_errors(path):
         schema = file.schema_arrow
         if schema.names != _columns(workload):
             held = ", ".join(schema.names)
-            raise InputError(f"{path} is no part of {workload.folder} (it has: {held[:80]}); move it elsewhere")
+            raise InputError(
+                f"{path} is not a Parquet file of {workload.folder} (it has: {held[:80]}); move it elsewhere"
+            )
         _require_types(workload, path, schema)
         return file.read(columns=columns, use_threads=False).combine_chunks()
 
@@ -166,7 +168,7 @@ def _require_types(workload: Workload, path: Path, schema: Schema) -> None:
         found = schema.field(spec.name).type
         if not good or not _is_list_of(spec, found):
             raise InputError(
-                f"{path}: events are {names} and {spec.name} {found}; string and list of {spec.dtype} are wanted"
+                f"{path}: events are {names} and {spec.name} {found}; expected string and list of {spec.dtype}"
             )
 
 
@@ -235,7 +237,8 @@ class PartWriter:
             write_whole(path, data)
         except OSError as error:
             raise OutputError(
-                f"cannot write {path}: {error.strerror}; make room there, or choose another folder with -o"
+                f"cannot write {path}: {error.strerror}; check permissions and free space, or choose another folder "
+                "with -o"
             ) from error
         return Part(event=batch[0][0], events=len(batch), size=len(data), sha256=hashlib.sha256(data).hexdigest())
 

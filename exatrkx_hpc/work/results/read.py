@@ -1,4 +1,4 @@
-"""The results that lie in a folder, in files of their own or in parts: which events have any, and what they are."""
+"""Read the results of a folder, from single files or parts: which events have results, and their content."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ class FoundResults:
                 del self._held[next(iter(self._held))]
         self._held[path] = part
         if name not in part:
-            raise InputError(f"{path} has changed: {name} is no longer in it; run it again when nobody writes to it")
+            raise InputError(
+                f"{path} has changed: {name} is no longer in it; run again when no program writes to the file"
+            )
         return part[name]
 
 

@@ -67,7 +67,7 @@ def read_sharding(out: Path) -> int | None:
         raise OutputError(f"cannot use {out} for results: {error.strerror} ({path}); choose another -o") from error
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(
-            f"{path} does not say how many shards there are ({error}); put a copy of it in its place, or choose "
+            f"{path} is damaged, the number of shards cannot be read ({error}); restore it from a backup, or choose "
             "another -o"
         ) from error
     return number

@@ -31,7 +31,9 @@ def numpy_type(datatype: str) -> np.dtype[Any]:
     """Return numpy's type for Triton's, such as float32 for FP32; raises ModelError for one that there is not."""
     found = triton_to_np_dtype(datatype)
     if found is None:
-        raise ModelError(f"{datatype} is a type that this client does not know; use another client for this model")
+        raise ModelError(
+            f"{datatype} is a data type that this client does not support; use another client for this model"
+        )
     return np.dtype(found)
 
 
@@ -52,7 +54,9 @@ def read_tensor(path: Path, *, datatype: str, shape: Sequence[int]) -> Array:
                 with np.errstate(over="ignore"):  # what does not fit is refused by the converter
                     values[place] = convert(text)
             except (ValueError, OverflowError) as error:
-                raise InputError(f"{path}:{number}: {text.strip()[:40]!r} is no {datatype}; correct it") from error
+                raise InputError(
+                    f"{path}:{number}: {text.strip()[:40]!r} is not a valid {datatype}; correct it"
+                ) from error
             place += 1
     return values.reshape(size)
 
@@ -80,9 +84,9 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
             reader = csv.reader(file)
             return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text ({error.reason}); a tensor is read from CSV") from error
+        raise InputError(f"{path} is not UTF-8 text ({error.reason}); give the tensor as CSV") from error
     except csv.Error as error:
-        raise InputError(f"{path} is no CSV: {error}; correct it") from error
+        raise InputError(f"{path} is not valid CSV: {error}; correct it") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
 
@@ -92,7 +96,7 @@ def _shape(path: Path, rows: list[tuple[int, list[str]]], declared: tuple[int, .
     wanted = "[" + ", ".join(map(str, declared)) + "]"
     if not rows:
         if not {-1, 0} & set(declared):
-            raise InputError(f"{path} is empty; the model wants {wanted}")
+            raise InputError(f"{path} is empty; the model expects {wanted}")
         return tuple(0 if size == -1 else size for size in declared)
     columns = len(rows[0][1])
     for number, row in rows:
@@ -100,14 +104,16 @@ def _shape(path: Path, rows: list[tuple[int, list[str]]], declared: tuple[int, .
             raise InputError(f"{path}:{number}: {len(row)} columns, but {columns} in the first line; correct it")
     first, *rest = declared
     if first not in (-1, len(rows)):
-        raise InputError(f"{path}: {len(rows)} lines; the model wants {first}, for {wanted}")
+        raise InputError(f"{path}: {len(rows)} lines; the model expects {first}, for {wanted}")
     if rest.count(-1) > 1:
-        raise InputError(f"{path}: {wanted} has several open axes, which a table cannot tell; use another client")
+        raise InputError(
+            f"{path}: {wanted} has several axes of free size, which CSV cannot represent; use another client"
+        )
     known = math.prod(size for size in rest if size != -1)
     fits = columns == known if -1 not in rest else known > 0 and columns % known == 0
     if not fits:
         how = f"a multiple of {known}" if -1 in rest else str(known)
-        raise InputError(f"{path}: {columns} columns; the model wants {how}, for {wanted}")
+        raise InputError(f"{path}: {columns} columns; the model expects {how}, for {wanted}")
     return (len(rows), *(columns // known if size == -1 else size for size in rest))
 
 

@@ -1,4 +1,4 @@
-"""A result is written: its file first, then what the ledger is to say of it. For workers and for maps."""
+"""Write a result: first its file, then its entry for the ledger. For workers and for maps."""
 
 from __future__ import annotations
 

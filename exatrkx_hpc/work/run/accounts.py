@@ -1,4 +1,4 @@
-"""The accounts of one run: which events come next, what became of them, and the figures; the ledger behind them."""
+"""The accounts of one run: the events to do, their outcomes and the figures, kept in the ledger."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LISTED: Final = 1000
 """Failed events that a report lists; the ledger has them all."""
 
 
-class Book:
+class Accounts:
     """Opened at the start of a run, when it says what earlier ones did, and closed at its end.
 
     Its memory does not grow with the number of events. Every method raises OutputError when the disk is full or the

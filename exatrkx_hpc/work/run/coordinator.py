@@ -1,4 +1,4 @@
-"""Keeps worker processes busy: hands out events as they pull, and loses none when a worker dies."""
+"""Keep worker processes busy: hand out events as workers pull, and lose none when a worker dies."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from exatrkx_hpc.base.errors import ExatrkxError, OutputError
 from exatrkx_hpc.work.events.source import EventFile
 from exatrkx_hpc.work.results.outcome import Failed, Result, read_answer
 from exatrkx_hpc.work.results.parts import Part
-from exatrkx_hpc.work.run.accounts import Book
-from exatrkx_hpc.work.run.faults import DEATHS_OF_ONE_EVENT, Blame
+from exatrkx_hpc.work.run.accounts import Accounts
+from exatrkx_hpc.work.run.faults import DEATHS_OF_ONE_EVENT, Faults
 from exatrkx_hpc.work.run.progress import ShowProgress
 from exatrkx_hpc.work.run.report import Report
 from exatrkx_hpc.work.run.worker import LOOKAHEAD, Task
-from exatrkx_hpc.work.run.worker_process import GRACE, Slot, ending
+from exatrkx_hpc.work.run.worker_process import GRACE, WorkerProcess, ending
 
 COMMIT: Final = 0.5
 """Seconds between two commits of the ledger: what a kill may cost is repeated, so there is no haste."""
@@ -32,7 +32,7 @@ class Coordinator:
     def __init__(
         self,
         task: Task,
-        book: Book,
+        book: Accounts,
         *,
         workers: int,
         show: ShowProgress,
@@ -50,14 +50,14 @@ class Coordinator:
         self._waiting: deque[EventFile] = deque()
         # What a dead worker had. One of these may have killed it, so each goes out alone, after the others.
         self._suspects: deque[EventFile] = deque()
-        self._slots = [Slot(grace=grace) for _ in range(workers)]
+        self._slots = [WorkerProcess(grace=grace) for _ in range(workers)]
         self._show = show
         self._grace = grace
         self._longest_silence = longest_silence or SILENCE + 2 * (task.patience + 2 * task.request_timeout)
         self._clock = clock
         self._over = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._blame = Blame(server=task.server, patience=task.patience, workers=workers, clock=clock)
+        self._blame = Faults(server=task.server, patience=task.patience, workers=workers, clock=clock)
         self._begin = self._last_answer = 0.0
         self.stopped: str | None = None
         self.error: ExatrkxError | None = None
@@ -119,7 +119,7 @@ class Coordinator:
             self.error = self.error or error
             self.stop(str(error))
 
-    async def _start(self, slot: Slot) -> None:
+    async def _start(self, slot: WorkerProcess) -> None:
         """Start a worker, unless the run is over; one that cannot be started ends the run."""
         if self._over.is_set():
             return
@@ -158,7 +158,7 @@ class Coordinator:
         for fault in (one for one in outcomes if isinstance(one, Exception)):
             raise fault
 
-    async def _keep(self, slot: Slot) -> None:
+    async def _keep(self, slot: WorkerProcess) -> None:
         """Listen to one worker, and replace it when it dies, until the run is over."""
         while True:
             while line := await slot.answer(self._longest_silence):
@@ -173,7 +173,7 @@ class Coordinator:
             await self._start(slot)
             self._feed()
 
-    def _take(self, slot: Slot, answer: Result | Failed | Part) -> None:
+    def _take(self, slot: WorkerProcess, answer: Result | Failed | Part) -> None:
         self._last_answer = self._clock()
         if isinstance(answer, Failed):
             if answer.kind == "output":
@@ -194,7 +194,7 @@ class Coordinator:
                 self._note(lambda: self._book.add(answer, attempts=attempts))
         self._settle()
 
-    def _good(self, slot: Slot, result: Result) -> int:
+    def _good(self, slot: WorkerProcess, result: Result) -> int:
         """Count an event whose labels are on disk; return how many workers had it."""
         slot.done += 1
         return self._blame.written(result.name)
@@ -209,13 +209,13 @@ class Coordinator:
         if reason is not None:
             self.stop(reason)
 
-    def _bury(self, slot: Slot, status: int) -> None:
+    def _bury(self, slot: WorkerProcess, status: int) -> None:
         """Take the events of a dead worker back; give up those that were there too often."""
         how = ending(status)
         self._book.forget((*slot.outstanding, *slot.told))
         for event in slot.outstanding.values():
             if self._blame.killed_again(event.name):
-                self._fail(event, "worker", f"its worker ended {DEATHS_OF_ONE_EVENT} times, the last time by {how}")
+                self._fail(event, "worker", f"its worker died {DEATHS_OF_ONE_EVENT} times, last by {how}")
             else:
                 self._suspects.append(event)
         slot.outstanding.clear()

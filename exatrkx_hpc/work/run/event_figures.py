@@ -1,4 +1,4 @@
-"""What a run keeps of each event beside its result: what it counts, and how long each stage took.
+"""Figures of each event: its counts, and the time of each stage.
 
 They are in the ledger, and the times are told as OUT/times.csv as well.
 
@@ -47,7 +47,7 @@ def counts_of(ledger: Ledger) -> Counter[str]:
     """Return what the results of all done events count, added up; nothing for those that an earlier program did."""
     query = "SELECT counts FROM events JOIN extras ON extras.key = events.key WHERE state = 'done' AND counts NOT NULL"
     found: Counter[str] = Counter()
-    with ledger.told():
+    with ledger.sqlite_errors():
         for (counts,) in ledger.db.execute(query):
             found.update(json.loads(counts))
     return found
@@ -72,9 +72,9 @@ def write_times(path: Path, ledgers: Sequence[Ledger]) -> None:
         aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror}; make room there") from error
+        raise OutputError(f"cannot write {path}: {error.strerror}; check permissions and free space") from error
 
 
 def _rows(ledger: Ledger) -> Iterator[tuple[bytes, str, str | None, float]]:
-    with ledger.told():
+    with ledger.sqlite_errors():
         yield from ledger.db.execute(_ROWS)

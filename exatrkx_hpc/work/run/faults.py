@@ -1,4 +1,4 @@
-"""Whose fault a failure is: the event's own, its worker's, the model's or the endpoint's."""
+"""The cause of failures: the event, its worker, the model or the endpoint."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable
 from typing import Final
 
 DEATHS_OF_ONE_EVENT: Final = 3
-"""An event is given up when its worker died this often: it may be what kills it."""
+"""Worker deaths after which an event is given up: the event may be the cause."""
 
 DEAD_ENDPOINT: Final = 5.0
-"""Seconds without any labels after which an exhausted patience stops the run, if the patience is shorter."""
+"""Minimum seconds without a result before a dead endpoint stops the run, if the patience is shorter."""
 
 BROKEN_MODEL: Final = 100
-"""Events in a row that fail in the model, after which the model is at fault and not they."""
+"""Consecutive events that fail in the model, after which the model is considered broken."""
 
 
-class Blame:
-    """What one run remembers of its failures; each of the questions is answered with a reason to stop, or None."""
+class Faults:
+    """Counts the failures of one run and decides when to stop: methods return a reason to stop, or None."""
 
     def __init__(self, *, server: str, patience: float, workers: int, clock: Callable[[], float]) -> None:
-        """Know the endpoint and the seconds of patience that each request has with it."""
+        """Take the endpoint, and the patience in seconds for which a request is retried."""
         self._server, self._workers, self._clock = server, workers, clock
         self._silence = max(patience, DEAD_ENDPOINT)
         self._deaths: Counter[str] = Counter()
@@ -28,7 +28,7 @@ class Blame:
         self._last_good = clock()
 
     def begin(self) -> None:
-        """Take the time from now on."""
+        """Start the clock."""
         self._last_good = self._clock()
 
     def answered(self) -> None:
@@ -45,15 +45,15 @@ class Blame:
         return self._deaths.pop(event, 0) + (kind != "worker")
 
     def of_failure(self, kind: str, reason: str) -> str | None:
-        """Say whether an event that failed tells of something that all would fail of."""
+        """Note a failed event; return a reason to stop the run if all events would fail like it, or None."""
         silence = self._clock() - self._last_good
         if kind == "endpoint" and silence >= self._silence:
-            return f"no labels came from {self._server} for {silence:.0f} s ({reason})"
+            return f"no results from {self._server} for {silence:.0f} s ({reason})"
         self._model_failures += kind == "model"
         if self._model_failures >= BROKEN_MODEL:
             return (
-                f"{BROKEN_MODEL} events in a row failed in the model, the last one: {reason}; mend it, then try them "
-                "again with --retry-failed"
+                f"{BROKEN_MODEL} events in a row failed in the model, the last one: {reason}; fix the model, then "
+                "retry them with --retry-failed"
             )
         return None
 
@@ -63,8 +63,8 @@ class Blame:
         return self._deaths[event] >= DEATHS_OF_ONE_EVENT
 
     def of_death(self, ending: str) -> str | None:
-        """Say whether a worker that died is one too many in a row."""
+        """Note a dead worker; return a reason to stop the run if too many died in a row, or None."""
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row > DEATHS_OF_ONE_EVENT * (self._workers + 1):
-            return f"the workers keep ending, the last one by {ending}; see what they printed"
+            return f"the workers keep dying, the last one by {ending}; see their output"
         return None

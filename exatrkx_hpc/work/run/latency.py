@@ -1,4 +1,4 @@
-"""Times of many requests in a memory that does not grow with their number."""
+"""Latency statistics of many requests in constant memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a run is: a table on a terminal, or a line in a notebook, that goes on changing; else a line now and then."""
+"""The progress of a run: a live table on a terminal, a line in a notebook, or a log line at intervals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REFRESHES: Final = 4
-"""So often a second is the table drawn anew."""
+"""Refreshes of the table per second."""
 
 _WINDOW: Final = 10.0
 _SAMPLE: Final = 0.25
@@ -95,7 +95,7 @@ class Pace:
         return (self.tally.done - before.done) / seconds if seconds > 0 else None
 
 
-class LiveTable:
+class ProgressTable:
     """What a terminal shows of a run; rich asks it again at each refresh."""
 
     def __init__(self, pace: Pace) -> None:
@@ -196,7 +196,7 @@ def progress_bar(
         # What the program prints meanwhile comes above the table; a stdout that goes elsewhere stays as it is.
         above = sys.stdout.isatty()
         with Live(
-            LiveTable(pace), console=console, refresh_per_second=REFRESHES, transient=True, redirect_stdout=above
+            ProgressTable(pace), console=console, refresh_per_second=REFRESHES, transient=True, redirect_stdout=above
         ):
             yield pace.note
     elif console.is_jupyter:

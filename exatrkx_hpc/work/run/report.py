@@ -1,4 +1,4 @@
-"""What a run gave: the figures, as JSON and as a table."""
+"""The report of a run: its figures, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def read_report(path: Path) -> Report:
     except OSError as error:
         raise InputError(f"cannot read the report {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no report of run-clients ({error})") from error
+        raise InputError(f"{path} is not a run-clients report ({error})") from error
 
 
 def render_table(report: Report) -> Table:
@@ -137,7 +137,7 @@ def render_table(report: Report) -> Table:
         ("latency p50 / p95 / p99", f"{latency.p50:.1f} / {latency.p95:.1f} / {latency.p99:.1f} ms"),
         ("latency mean", f"{latency.mean:.1f} ms"),
         *([("stages mean", _stages(report.stages_ms))] if report.stages_ms else []),
-        *([("no times of", f"the first {report.ignored_first} events")] if report.ignored_first else []),
+        *([("latency without", f"the first {report.ignored_first} events")] if report.ignored_first else []),
         ("retries", str(report.retries)),
         *([("events per worker", " ".join(str(count) for count in report.workers))] if report.workers else []),
         *([("events per node", _shares(report.nodes))] if report.nodes else []),
@@ -145,7 +145,7 @@ def render_table(report: Report) -> Table:
         *[(f"  {failed.event}", f"{failed.kind}: {failed.reason}") for failed in report.failed[:10]],
     ]
     if report.failures > 10:
-        rows.append(("", f"and {report.failures - 10} more failed; report.json lists more, the ledger all"))
+        rows.append(("", f"and {report.failures - 10} more failed; see report.json and the ledger"))
     for name, value in rows:
         table.add_row(Text(name), Text(value))  # Text: a reason with [brackets] is no markup
     return table

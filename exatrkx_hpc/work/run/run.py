@@ -1,4 +1,4 @@
-"""All events through the endpoint: worker processes that pull, results as files, one report.
+"""Send all events through the endpoint: worker processes that pull, results as files, one report.
 
 `run_clients` is the whole story; `coordinator.py` keeps the workers busy and replaces those that die.
 """
@@ -24,7 +24,7 @@ from exatrkx_hpc.work.news import WorkersAboveCores
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.parts import EVENTS, require_parts
 from exatrkx_hpc.work.results.shards import WHOLE, Shard, read_sharding
-from exatrkx_hpc.work.run.accounts import Book
+from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.coordinator import Coordinator
 from exatrkx_hpc.work.run.progress import ShowProgress
 from exatrkx_hpc.work.run.report import Report
@@ -50,7 +50,7 @@ class Settings:
     `event_column` names the event of each row; or one such file), `out` where results (`labels/`), `ledger.sqlite`
     and `report.json` go (made if missing). `workers` processes keep `in_flight` requests each.
 
-    A run goes on where the ledger in `out` ends. `fresh` begins anew, once the endpoint is ready; `retry_failed`
+    A run goes on where the ledger in `out` ends. `fresh` starts over, once the endpoint is ready; `retry_failed`
     also does what an earlier run put into quarantine; `accept_changes` does events again that changed since they
     were done, and forgets those that are gone: without it both are refused.
 
@@ -97,14 +97,14 @@ class Settings:
         if self.mode != DIRECT:
             checked_address(self.server)
         elif self.repository is None:
-            raise ConfigError("mode direct needs a model repository; name one with --model-repository")
+            raise ConfigError("mode direct needs a model repository; set --model-repository")
         for flag, value in (("-n", self.workers), ("-j", self.in_flight), ("part_events", self.part_events)):
             if value < 1:
                 raise ConfigError(f"{flag} must be at least 1, not {value}")
         if self.result_format == PARQUET:
             require_parts(self.kind)
         if self.times and self.mode != "stages":
-            raise ConfigError(f"--times wants --mode stages; mode {self.mode} does not see the stages")
+            raise ConfigError(f"--times needs --mode stages; mode {self.mode} does not measure the stages")
         if self.ignore_first < 0:
             raise ConfigError(f"-i must be at least 0, not {self.ignore_first}")
         if self.request_timeout <= 0 or self.patience < 0 or self.deadline <= 0:
@@ -170,7 +170,7 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tel
     if settings.result_format == PARQUET:
         require_pyarrow()
     if settings.shard.is_whole and (shards := read_sharding(settings.out)) is not None:
-        raise OutputError(f"{settings.out} is in {shards} shards; 'exatrkx-hpc run-clients' goes on with them all")
+        raise OutputError(f"{settings.out} has {shards} shards; resume them with 'exatrkx-hpc run-clients'")
     results = settings.results
     with results.owned() as locks, contextlib.ExitStack() as stack:
         ledger, version = _ledger(settings, results, locks, form, tell)
@@ -207,7 +207,7 @@ def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: 
 def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress: ShowProgress) -> Report:
     version = ledger.facts.get("version", "")
     first = {"ignore_first": settings.ignore_first}
-    book = Book(ledger, results, settings.events, server=source_of(settings), version=version, **first)
+    book = Accounts(ledger, results, settings.events, server=source_of(settings), version=version, **first)
     run = Coordinator(_task(settings), book, workers=settings.workers, show=progress)
     idle = book.complete
     if idle:

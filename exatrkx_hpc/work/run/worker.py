@@ -132,7 +132,7 @@ class Worker:
     def _write(self, name: str, event: EventInput, answer: Answer) -> Result:
         """Write the result file; no await until the answer is out, so a file and its answer go together."""
         path = self._folder / f"{name}{self._workload.suffix}"
-        remedy = "make room there, or choose another folder with -o"
+        remedy = "check permissions and free space, or choose another folder with -o"
         written = write_result(self._workload, path, answer.outputs, remedy=remedy)
         return result_of(self._workload, name, event, answer, written)
 

@@ -1,4 +1,4 @@
-"""The place of one worker process: start it, hand it events, hear its answers, end it."""
+"""One worker process as the coordinator sees it: start it, send it events, receive its answers, stop it."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def worker_environment() -> dict[str, str]:
     return {**tuned, **os.environ}
 
 
-class Slot:
-    """The place of one worker: the process that fills it now, and the events that it has been given."""
+class WorkerProcess:
+    """A worker process, restarted when it dies, and the events that it has not finished."""
 
     def __init__(self, *, grace: float = GRACE) -> None:
-        """Make an empty place; `grace` is how long its worker may take to end, in seconds."""
+        """Start no process yet; `grace` is how long a process may take to end, in seconds."""
         self._grace = grace
         self._killed = self._lost = False
         self.outstanding: dict[str, EventFile] = {}

@@ -1,1 +1,1 @@
-"""Kinds of events: what goes into a service, what comes out, and how it is kept. One module a workload."""
+"""Workloads: kinds of events with their inputs, outputs and formats. One module per workload."""

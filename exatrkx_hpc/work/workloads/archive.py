@@ -1,4 +1,4 @@
-"""Results as numpy archives, `.npz`: the format of a workload that has no reason for another."""
+"""Results as numpy archives, `.npz`: the default format of a workload."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ def decode_npz(path: Path, data: bytes) -> Tensors:
         with np.load(io.BytesIO(data), allow_pickle=False) as held:
             return {name: held[name] for name in held.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a whole numpy archive ({error}); its event must be done again") from error
+        raise InputError(f"{path} is not a complete numpy archive ({error}); its event must be done again") from error

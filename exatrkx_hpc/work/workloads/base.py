@@ -1,4 +1,4 @@
-"""What a kind of event is, as one frozen value: its tensors, the requests of each mode, its checks and its counts."""
+"""A workload as one frozen value: its tensors, the requests of each mode, its checks and its counts."""
 
 from __future__ import annotations
 
@@ -131,9 +131,7 @@ class Workload:
         Raises ConfigError for a mode that this workload does not have, and for `direct`, which asks nothing.
         """
         if mode == DIRECT and self.in_process is not None:
-            raise ConfigError(
-                "mode direct has no endpoint; 'exatrkx-hpc run-clients --mode direct' works without a server"
-            )
+            raise ConfigError("mode direct needs no endpoint; use 'exatrkx-hpc run-clients --mode direct'")
         if mode not in self.modes:
             raise ConfigError(f"mode is {mode!r}; workload {self.name} has {_listed(self.mode_names)}")
         chosen = model or self.model

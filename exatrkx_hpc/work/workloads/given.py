@@ -1,4 +1,4 @@
-"""What a caller of Python gives as an event becomes the tensors of a workload, or one clear error.
+"""Convert what a Python caller passes as an event to the tensors of a workload, or raise one clear error.
 
 Nothing that a conversion would lose goes unsaid: a mask, an imaginary part, a date, the order of named columns.
 """
@@ -22,7 +22,7 @@ Given: TypeAlias = "ArrayLike | Mapping[str, ArrayLike]"
 #: What is no number, by numpy's kind of a dtype, and what to do about it.
 _NO_NUMBERS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "b": "truth values",
+        "b": "booleans",
         "c": "complex numbers: take .real if that is meant",
         "m": "time spans: divide by their unit",
         "M": "dates",
@@ -84,9 +84,11 @@ def _converted(spec: Tensor, array: Array) -> Array:
         if array.dtype.kind == "f" and not (np.abs(array) < 2**53).all():
             raise InputError(f"{spec.name} are {array.dtype}, not exact from 2^53 on; give integers")
         if array.dtype.kind == "f" and (array != np.trunc(array)).any():
-            raise InputError(f"{spec.name} are not whole numbers; {spec.dtype} is wanted")
+            raise InputError(f"{spec.name} are not integers; expected {spec.dtype}")
         if array.size and (int(array.min()) < limits.min or int(array.max()) > limits.max):
-            raise InputError(f"{spec.name} reach from {array.min()} to {array.max()}, which {spec.dtype} cannot hold")
+            raise InputError(
+                f"{spec.name} reach from {array.min()} to {array.max()}, which does not fit into {spec.dtype}"
+            )
     with np.errstate(over="ignore"):
         found: Array = np.ascontiguousarray(array, dtype=wanted)
     return found
@@ -107,7 +109,9 @@ def _check_axes(workload: Workload, tensors: Tensors) -> None:
             if isinstance(axis, str):
                 first, whose = sizes.setdefault(axis, (size, spec.name))
                 if first != size:
-                    raise InputError(f"{whose} has {first} {axis} and {spec.name} has {size}; they belong together")
+                    raise InputError(
+                        f"{whose} has {first} {axis} but {spec.name} has {size}; both must have the same number"
+                    )
 
 
 def _shape(spec: Tensor) -> str:
@@ -119,12 +123,12 @@ def _units(spec: Tensor) -> str:
 
 
 def _wanted(spec: Tensor) -> str:
-    return f"{spec.dtype} {_shape(spec)} is wanted{_units(spec)}"
+    return f"expected {spec.dtype} {_shape(spec)}{_units(spec)}"
 
 
 def _no_numbers(spec: Tensor, value: object, array: Array) -> InputError:
     if array.ndim == 0:
-        return InputError(f"{spec.name} are one {type(value).__name__}; {_wanted(spec)}")
+        return InputError(f"{spec.name} are a single {type(value).__name__}; {_wanted(spec)}")
     return InputError(f"{spec.name} are {array.dtype}, {_NO_NUMBERS[array.dtype.kind]}; {_wanted(spec)}")
 
 

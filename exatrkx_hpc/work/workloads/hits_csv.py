@@ -1,4 +1,4 @@
-"""Hits as a CSV file: one hit a line, three numbers, no header."""
+"""Hits as a CSV file: one hit per line, three numbers, no header."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _fault(line: str) -> str | None:
     if not line.strip():
         return "a blank line"
     if "\0" in line:
-        return "a NUL character, as UTF-16 text or a torn file has it"
+        return "a NUL character, as in UTF-16 text or a corrupt file"
     values = [value.strip() for value in line.split(",")]
     if len(values) != COLUMNS:
         return f"{len(values)} column{'s' if len(values) > 1 else ''}, not {COLUMNS}{_hint(line, values)}"

@@ -1,4 +1,4 @@
-"""The workloads by name: those that are shipped, and those in a folder of the user's."""
+"""The workloads by name: the shipped ones, and those in the user's folder."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def workload(name: str = DEFAULT, folder: str = "") -> Workload:
         return found
     near = difflib.get_close_matches(name, names(folder), n=1)
     meant = f"; did you mean {near[0]!r}?" if near else ""
-    where = f"; clients.workloads = {folder!r} names the folder of your own" if folder else ""
-    raise ConfigError(f"no workload {name!r}; there are {', '.join(names(folder))}{meant}{where}")
+    where = f"; your own are read from clients.workloads = {folder!r}" if folder else ""
+    raise ConfigError(f"unknown workload {name!r}; known: {', '.join(names(folder))}{meant}{where}")
 
 
 def workload_of(model: str, *, default: str = DEFAULT, folder: str = "") -> Workload:
@@ -59,14 +59,16 @@ def _own(folder: str) -> dict[str, Path]:
         return {}
     path = Path(folder)
     if not path.is_dir():
-        raise ConfigError(f"clients.workloads: there is no folder {folder}; it holds one NAME.py for each workload")
+        raise ConfigError(
+            f"clients.workloads: folder {folder} does not exist; it must contain one NAME.py per workload"
+        )
     return {file.stem: file for file in sorted(path.glob("*.py")) if not file.name.startswith(("_", "."))}
 
 
 def _loaded(file: Path) -> Workload:
     spec = importlib.util.spec_from_file_location(f"exatrkx_workload_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"{file} is no module of Python")
+        raise ConfigError(f"{file} is not a Python module")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -76,5 +78,5 @@ def _loaded(file: Path) -> Workload:
     if not isinstance(found, Workload):
         raise ConfigError(f"{file} has no WORKLOAD that is a Workload; take work/workloads/echo.py as a template")
     if found.name != file.stem:
-        raise ConfigError(f"{file} holds the workload {found.name!r}; name the file {found.name}.py")
+        raise ConfigError(f"{file} defines the workload {found.name!r}; rename the file to {found.name}.py")
     return found

@@ -1,4 +1,4 @@
-"""Units of hits: whether they look like r/3000 mm, phi/pi, z/400 mm, and what they look like instead.
+"""Units of hits: check for r/3000 mm, phi/pi, z/400 mm, and identify other units.
 
 A model takes other units without a word and finds other tracks in them. What can be told is told from the extent of
 the hits: no tracker reaches 3 m in r and 1.2 m in z, but one of 1 m and 3 m does, read as if metres were r/3000 mm.
@@ -54,8 +54,8 @@ class Doubt:
 
     def __str__(self) -> str:
         return (
-            f"{self.said}, not r/3000 mm, phi/pi, z/400 mm; 'exatrkx-hpc events convert EVENTS NEW {self.flags}' "
-            "converts them"
+            f"{self.said}, not r/3000 mm, phi/pi, z/400 mm; convert them with "
+            f"'exatrkx-hpc events convert EVENTS NEW {self.flags}'"
         )
 
 
@@ -90,7 +90,7 @@ class Sample:
         far_mm, along_mm = far * _SERVICE_MM[0], along * _SERVICE_MM[1]
         if _OUTERMOST[0] / 2 <= far_mm <= _OUTERMOST[1] and along_mm <= _LONGEST:
             return ""
-        return f"z reaches {along:.4g} ({along_mm:.4g} mm) and r {far:.4g} ({far_mm:.4g} mm), as in no tracker"
+        return f"z reaches {along:.4g} ({along_mm:.4g} mm) and r {far:.4g} ({far_mm:.4g} mm), which fits no tracker"
 
 
 class HitSample:

@@ -1,4 +1,4 @@
-"""A warning, once, when the events that one caller gives look as if they had other units than the service's."""
+"""Warn once if the events of a caller seem to have other units than the service."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from exatrkx_hpc.base.process import kill_session, session_members
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.doctor.engine import engine_findings
 from exatrkx_hpc.doctor.finding import Finding
-from exatrkx_hpc.doctor.leftovers import leftover_findings
+from exatrkx_hpc.doctor.orphans import orphan_findings
 from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
 from exatrkx_hpc.launch.engines.common import ask
 from exatrkx_hpc.launch.engines.spec import ContainerSpec
@@ -55,8 +55,8 @@ def site(request) -> Iterator[Site]:
         yield made
 
 
-def leftovers_of(job: farm.Job) -> list[Finding]:
-    return list(leftover_findings(job.farm, lambda name: job.scheduler.info(name).state))
+def orphans_of(job: farm.Job) -> list[Finding]:
+    return list(orphan_findings(job.farm, lambda name: job.scheduler.info(name).state))
 
 
 @pytest.fixture
@@ -219,20 +219,20 @@ def test_a_job_that_was_killed_has_left_a_container_until_it_is_stopped(on_path,
     job = fake_farm()
     server = started(job)
     until(lambda: inside(on_path, "fake_tritonserver"), what="the server", deadline=60)
-    assert [finding.what for finding in leftovers_of(job)] == ["leftovers"]
+    assert [finding.what for finding in orphans_of(job)] == ["orphans"]
     session = os.getsid(server.pid)
     for pid in session_members(session):  # first, so that none sees another's death and cleans up
         os.kill(pid, signal.SIGSTOP)
     kill_session(session)
     name = f"exatrkx-{job.id}-{node}-0"
     assert on_path.containers() == [name]
-    (finding,) = leftovers_of(job)
+    (finding,) = orphans_of(job)
     assert (finding.found, finding.ok) == (name, False)
     assert finding.remedy == f"{on_path.engine} rm --force --time 0 --ignore {name}"
     farm.stop(job)
     assert on_path.containers() == []
     assert not inside(on_path, "fake_tritonserver")
-    assert [finding.ok for finding in leftovers_of(job)] == [True]
+    assert [finding.ok for finding in orphans_of(job)] == [True]
 
 
 def test_doctor_finds_the_image_as_the_nodes_will(on_path):

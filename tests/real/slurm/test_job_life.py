@@ -149,7 +149,7 @@ LIVES = {
         settings={"job__signal": ""},
         happens=_out_of_time,
         state="TIMEOUT",
-        says=("its time limit is over", "'exatrkx-hpc deploy' submits it again", "job.time"),
+        says=("it reached its time limit", "resubmit it with 'exatrkx-hpc deploy'", "job.time"),
     ),
     "node-failed": Life(
         settings={},
@@ -160,7 +160,7 @@ LIVES = {
     "told-of-its-limit": Life(
         settings={"job__time": "00:01:00"},
         state="COMPLETED",
-        says=("time limit: Slurm told it to drain", "job.time"),
+        says=("time limit: drained on Slurm's signal", "job.time"),
         status=0,
     ),
     "stopped": Life(
@@ -174,7 +174,7 @@ LIVES = {
         settings={},
         happens=lambda site, job: site.good("scancel", job),
         state="CANCELLED",
-        says=("it was cancelled", "'exatrkx-hpc deploy' submits it again"),
+        says=("it was cancelled", "resubmit it with 'exatrkx-hpc deploy'"),
         status=0,
     ),
     "failed": Life(
@@ -245,7 +245,7 @@ def test_a_job_that_has_ended_is_not_watched(site, lives, ended):
     done = site.do("exatrkx-hpc", "monitor", lives["failed"])
     assert (done.returncode, done.stdout) == (4, "")
     (line,) = done.stderr.splitlines()
-    assert "is FAILED" in line and "gave up" in line and "nothing to watch" in line
+    assert "is FAILED" in line and "gave up" in line and "nothing to monitor" in line
 
 
 @pytest.fixture(scope="module")
@@ -263,10 +263,10 @@ def test_a_job_that_waits_says_why(site, pair):
     monitor = site.monitor(job)
     try:
         site.until_said(job, "job: PENDING (")
-        assert "'squeue --me --start' tells when" in site.said(job)
+        assert "'squeue --me --start' shows the" in site.said(job)
         told = site.status(job)
         assert told["state"] == "PENDING"
-        assert any(word in told["reason"] for word in ("no nodes are free", "other jobs go first", "down"))
+        assert any(word in told["reason"] for word in ("no nodes are free", "other jobs have higher priority", "down"))
         assert monitor.returncode() is None
     finally:
         site.good("scancel", job)

@@ -177,7 +177,7 @@ def test_a_drain_loses_nothing_while_another_server_is_there(site, pair):
     assert running.wait(120) == 9, running.log.read_text()
     line = running.log.read_text().splitlines()[-1]
     assert line.startswith("exatrkx-hpc: ")
-    assert "no labels came from" in line
+    assert "no results from" in line
     left = {path.stem for path in (site.home / "stopped" / "labels").iterdir()}
     report = json.loads((site.home / "stopped" / "report.json").read_text())
     assert report["done"] == len(left) < 960
@@ -244,7 +244,7 @@ def crash_one(site: Site, job: str, log: Path) -> None:
         assert (report["done"], report["failed"]) == (40, [])
         until(lambda: "lost" in site.status(job)["reason"], what="Slurm's word on the node", deadline=60)
         status = site.status(job)
-        assert (status["ready"], status["reason"]) == (1, f"lost {victim}; the other servers go on")
+        assert (status["ready"], status["reason"]) == (1, f"lost {victim}; the other servers keep running")
         notes = {server["node"]: server["note"] for server in status["servers"]}
         assert notes[victim] == "its node has left the job"
         until(lambda: f"job: RUNNING (lost {victim}" in log.read_text(), what="the monitor's word on it")

@@ -88,7 +88,12 @@ def nothing_left(c: Cluster) -> bool:
         ),
         ([], SHIFTER, 4, "the image gateway has no docker:a/b:1; 'exatrkx-hpc setup' pulls it; server.image names it"),
         ([], {**SHIFTER, "SERVER_MOUNTS": '["/data:/etc/data"]'}, 4, "shifter refuses /etc/data as the target of a"),
-        ([], {"RUN_ROOT": "/usr/farm"}, 4, "run_root /usr/farm cannot be made (Permission denied); name a folder that"),
+        (
+            [],
+            {"RUN_ROOT": "/usr/farm"},
+            4,
+            "run_root /usr/farm cannot be made (Permission denied); choose a folder that",
+        ),
         (["--run-root", "/tmp/farm"], {}, 4, "run_root /tmp/farm is on tmpfs, which the nodes do not share"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list | dict) else "",
@@ -101,7 +106,7 @@ def test_a_refusal_is_one_line_with_the_next_step(slurm, words, variables, code,
 def test_no_sbatch_on_the_path(slurm):
     program = str(Path(sys.executable).parent / "exatrkx-hpc")
     done = slurm.run(["env", "PATH=/nowhere", program, "deploy"])
-    assert "sbatch is not on PATH; run this where Slurm's commands are" in complaint(done, 3)
+    assert "sbatch is not on PATH; run this on a machine with Slurm's commands" in complaint(done, 3)
     assert nothing_left(slurm)
 
 
@@ -126,7 +131,7 @@ def head_alone(request, slurm) -> Iterator[Path]:
 
 
 def test_a_run_root_that_the_nodes_do_not_see_is_told_when_the_job_has_failed(slurm, head_alone):
-    why = f"nid001 left no trace in {head_alone}; run_root must be a folder that all nodes share"
+    why = f"nid001 wrote nothing to {head_alone}; set run_root to a folder that all nodes share"
     done = deploy(slurm, "--wait", "60", RUN_ROOT=str(head_alone))
     assert done.returncode == 5, done.complaint
     job = done.stdout.strip()

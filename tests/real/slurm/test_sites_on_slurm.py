@@ -144,7 +144,8 @@ def test_where_the_id_cannot_be_told_the_job_is_found_as_the_message_says(site: 
     (site.home / "mute" / "sbatch").chmod(0o755)
     said = complaint(site.do("exatrkx-hpc", "deploy", env=path(site, "mute")), 4)
     assert (
-        "names no job: 'job taken'; the job may wait or run all the same: 'squeue --me --name=exatrkx' lists it" in said
+        "contains no job ID: 'job taken'; the job may be queued or running: find it with 'squeue --me --name=exatrkx'"
+        in said
     )
     (job,) = site.good("squeue", "--me", "--name=exatrkx", "--noheader", "--format=%i").split()
     until((site.home / "exatrkx-hpc" / job / "records").is_dir, what="the job's own folder")
@@ -162,7 +163,7 @@ def test_a_cluster_by_name_is_kept(site: Site):
     now = site.status(job, {"SLURM_CLUSTERS": "elsewhere"})
     assert (now["cluster"], now["state"]) == ("rehearsal", "RUNNING")
     assert f"{job};rehearsal" in site.good("exatrkx-hpc", "status")
-    assert "is not of cluster alpha" in complaint(site.do("exatrkx-hpc", "stop", f"{job};alpha"), 4)
+    assert "does not belong to cluster alpha" in complaint(site.do("exatrkx-hpc", "stop", f"{job};alpha"), 4)
     done = site.do("exatrkx-hpc", "stop", f"{job};rehearsal", env={"SLURM_CLUSTERS": "elsewhere"})
     assert done.stdout == f"job {job}: COMPLETED\n", done.stderr
 
@@ -190,7 +191,7 @@ def test_a_job_that_has_the_number_by_now_is_not_cancelled(site: Site, name: str
     assert "RUNNING" in site.queue(theirs)
     if name == "training":
         now = site.status(theirs)
-        assert now["state"] == "UNKNOWN" and "the number is that of another job by now" in now["reason"]
+        assert now["state"] == "UNKNOWN" and "the job ID now belongs to another job" in now["reason"]
 
 
 def test_a_job_of_another_user_is_not_cancelled(site: Site):

@@ -146,9 +146,7 @@ def test_a_time_limit_a_cancel_and_a_crashed_node_lose_nothing(site: Site):
     node, shard = until(lambda: in_the_middle(site, "out", not_on="nid001"), what="a shard in its middle")
     site.cluster.node(node).crash()
     said = site.until_over(job, "out")
-    assert re.search(
-        rf"shards? .*{shard}.* lost with the node or the program that had it; others do what is left", said
-    )
+    assert re.search(rf"shards? .*{shard}.* lost because a node or a worker program ended; other nodes take over", said)
     after = report(site, "out")
     assert (after["events"], after["done"], after["failed"]) == (EVENTS, EVENTS, []), said
     assert after["done_before"] == done and after["stopped"] is None

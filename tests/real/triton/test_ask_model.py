@@ -15,7 +15,7 @@ from triton_helper import RunningTriton, running_triton
 from exatrkx_hpc.base.errors import EndpointError, InputError, ModelError, OutputError
 from exatrkx_hpc.base.ports import free_port
 from exatrkx_hpc.base.process import Completed
-from exatrkx_hpc.work.inference.probe import Asked, Sent, ask_model, save_outputs
+from exatrkx_hpc.work.inference.probe import Reply, Sent, ask_model, save_outputs
 
 #: A model of no pipeline of ours: many types, an input that may be left out, and tensors back as they came.
 ECHO = """
@@ -112,14 +112,14 @@ def test_a_model_of_many_types_whose_last_input_may_be_left_out(server: RunningT
     assert [tensor.file for tensor in saved.outputs] == [
         str(files / "out" / f"echo.{name}.csv") for name in ("WORDS_OUT", "layer_out_0", "GIVEN")
     ]
-    with pytest.raises(OutputError, match="has 3 outputs, not one"):
+    with pytest.raises(OutputError, match=r"has 3 outputs, but .* is a single file"):
         save_outputs(asked, files / "all.csv")
 
 
-def answer(model: str, *names: str) -> Asked:
+def answer(model: str, *names: str) -> Reply:
     outputs = tuple(Sent(name=name, datatype="INT64", declared=(-1,), shape=(1,), file=None) for name in names)
     values = {name: np.array([number], dtype=np.int64) for number, name in enumerate(names)}
-    return Asked(server="", model=model, version="1", seconds=0.0, inputs=(), outputs=outputs, values=values)
+    return Reply(server="", model=model, version="1", seconds=0.0, inputs=(), outputs=outputs, values=values)
 
 
 def test_a_second_model_leaves_the_files_of_the_first(tmp_path: Path) -> None:
@@ -151,16 +151,16 @@ def test_no_file_is_replaced_and_no_half_is_left(tmp_path: Path, out: str) -> No
 
 def test_what_does_not_fit_names_what_was_expected(server: RunningTriton, files: Path) -> None:
     words, small, place = (str(files / f"{name}.csv") for name in ("words", "small", "place"))
-    with pytest.raises(InputError, match=r"echo wants a file for SMALL, too; its inputs are WORDS BYTES \[-1\], SMALL"):
+    with pytest.raises(InputError, match=r"echo also needs a file for SMALL; its inputs are WORDS BYTES \[-1\], SMALL"):
         ask_model(server.grpc, "echo", [words])
     with pytest.raises(InputError, match=r"frnn takes 1 input\(s\), not 2: INPUT0 FP32 \[-1, 8\]"):
         ask_model(server.grpc, "frnn", [place, place])
     with pytest.raises(InputError, match="WORDS of echo is given twice"):
         ask_model(server.grpc, "echo", [words, f"WORDS={words}"])
-    with pytest.raises(InputError, match="3 columns; the model wants 8"):
+    with pytest.raises(InputError, match="3 columns; the model expects 8"):
         ask_model(server.grpc, "frnn", [small])
     (files / "two.csv").write_text("track,1\n2,3\n")
-    with pytest.raises(InputError, match="'track' is no UINT8"):
+    with pytest.raises(InputError, match="'track' is not a valid UINT8"):
         ask_model(server.grpc, "echo", [words, str(files / "two.csv")])
 
 
@@ -197,4 +197,4 @@ def test_the_command(server: RunningTriton, files: Path) -> None:
     assert facts["outputs"] == [
         {"name": "OUTPUT0", "datatype": "INT64", "declared": [2, -1], "shape": [2, 6], "file": None}
     ]
-    assert "no farm is being watched" in complaint(call(files, "frnn", "place.csv"), 5)
+    assert "no monitor is running" in complaint(call(files, "frnn", "place.csv"), 5)

@@ -98,7 +98,7 @@ def test_keep_leaves_the_farm_up_until_ctrl_c(tmp_path):
     argv = [PROGRAM, "demo", "--events", "2", "--servers", "1", "--keep", "--folder", str(tmp_path / "demo")]
     child = spawn(argv, log=log, cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)})
     try:
-        until(lambda: "Ctrl-C stops it" in log.read_text(), what="the demo to linger", deadline=180)
+        until(lambda: "press Ctrl-C to stop it" in log.read_text(), what="the demo to linger", deadline=180)
         server = log.read_text().partition(" endpoint: ")[2].split()[0]
         events = tmp_path / "demo" / "events"
         again = exatrkx_hpc("run-clients", "-s", server.rstrip(","), "-d", events, "-n", 1, cwd=tmp_path)

@@ -177,7 +177,7 @@ def test_prometheus_holds_the_servers_counters_by_node(up, endpoint):
 
 
 def test_a_second_monitor_of_the_job_is_refused(up):
-    with pytest.raises(EndpointError, match="another monitor watches job"):
+    with pytest.raises(EndpointError, match="another monitor is running for job"):
         farm.watch(up.job).start()
 
 
@@ -281,5 +281,5 @@ def test_a_farm_without_weights_says_which_and_starts_nothing(tmp_path):
 
 
 def test_a_folder_name_that_breaks_triton_is_refused_before_the_start(tmp_path):
-    with pytest.raises(LaunchError, match="holds ' ', at which Triton's Python backend fails"):
+    with pytest.raises(LaunchError, match="contains ' ', which Triton's Python backend does not support"):
         farm.deploy(resolve(flags=flags(tmp_path / "a b")).farm)

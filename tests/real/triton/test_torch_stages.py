@@ -167,7 +167,7 @@ def test_bad_input_is_still_one_line(infer: Infer, model: str, tensors: dict, sa
 
 def test_a_gpu_out_of_memory_fails_its_request_alone_and_in_one_line(server: RunningTriton, infer: Infer) -> None:
     for n_hits, says in (
-        (14, "awkward: the GPU's memory does not suffice for this event (CUDA out of memory. Tried to allocate 20.00"),
+        (14, "awkward: not enough GPU memory for this event (CUDA out of memory. Tried to allocate 20.00"),
         (15, "awkward: Error: something else"),
     ):
         with pytest.raises(InferenceServerException) as error:
@@ -187,7 +187,7 @@ def test_a_gpu_that_failed_ends_the_server_in_order_and_says_why(tmp_path: Path)
     with running_triton(repository, tmp_path) as server, InferenceServerClient(server.grpc) as client:
         with pytest.raises(InferenceServerException) as error:
             client.infer("awkward", [tensor])
-        says = "awkward: CUDA error: device-side assert triggered; this server ends, so that it can be started again"
+        says = "awkward: CUDA error: device-side assert triggered; this server exits in order to be restarted"
         assert error.value.message() == says
         assert error.value.status() == "StatusCode.UNAVAILABLE"  # which every client of ours asks again elsewhere
         until(lambda: server.child.returncode() is not None, what="the server's end", deadline=90)

@@ -159,10 +159,10 @@ def test_the_disk_is_found_whatever_the_error_says(tmp_path):
         (disk / "fill").unlink()
         for number in range(5):
             (disk / str(number)).touch()
-        assert full_disk(bare, disk) == f"the disk of {disk} takes no more files (6 are there)"
+        assert full_disk(bare, disk) == f"the disk of {disk} has no free inodes (6 in use)"
         with pytest.raises(OSError, match="No space left") as caught:
             write_whole(disk / "whole", "x")
-        assert full_disk(caught.value).startswith(f"the disk of {disk} takes")
+        assert full_disk(caught.value).startswith(f"the disk of {disk} has no")
     assert "quota" in full_disk(OSError(errno.EDQUOT, "Disk quota exceeded"))
     assert full_disk(ValueError("/x")) == ""
 

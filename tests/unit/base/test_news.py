@@ -28,7 +28,7 @@ from exatrkx_hpc.base.news import Level, News, Words, from_json, kinds
 from exatrkx_hpc.base.process import run, spawn
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.fleet.events import BalancerReloaded, JobChanged, MemberChanged, SchedulerSilent
-from exatrkx_hpc.fleet.leftovers import farm_processes
+from exatrkx_hpc.fleet.orphans import farm_processes
 from exatrkx_hpc.fleet.view import job_news
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.measure.events import PointNews
@@ -142,8 +142,8 @@ def test_news_of_a_run_say_whose_they_are():
     of_node(ShardsLost(shards=(1, 3)))
     assert [str(news) for news in told] == [
         "n1: shard 0/4: 3 of 4 events were done before, 1 are left",
-        "n1: nobody waits for job 7 any more, its first node may be lost: scancel 7",
-        "shards 1, 3 were lost with the node or the program that had it; others do what is left",
+        "n1: no program waits for job 7 any more, its first node may be lost: scancel 7",
+        "shards 1, 3 were lost because a node or a worker program ended; other nodes take over",
     ]
 
 

@@ -32,7 +32,7 @@ def test_a_port_of_ones_own_makes_room_when_it_is_taken(what):
         found = chosen_port("127.0.87.1", "user", what, said.append)
     assert found != own and port_trouble("127.0.87.1", found) is None
     assert [str(news) for news in said] == [
-        f"{what} port: {own}, your own, cannot be used (Address already in use); it is {found} this time"
+        f"{what} port: your own port {own} is not available (Address already in use); using {found} this time"
     ]
 
 

@@ -136,12 +136,12 @@ def test_the_servers_of_a_job_are_measured_and_a_stopped_scan_goes_on(there: Pat
         shares = dict(one.split("=") for one in row.members.split())
         assert len(shares) == 2 and all(float(share) > 0.1 for share in shares.values()), row.members
     assert "smallest within 5 %" in second.stdout
-    assert len(farm.look(job).servers) == 2  # they go on
+    assert len(farm.status(job).servers) == 2  # they go on
     named = exatrkx_hpc("bench", "--recommend", "--json", "-o", "of-job", cwd=there)
     assert json.loads(named.stdout)["knee"]["servers"] == 2
     other = exatrkx_hpc(*argv, "--window", "0.4", cwd=there)
     assert other.returncode == 2
-    assert "holds a scan with another window (0.3, now 0.4)" in other.stderr.splitlines()[-1]
+    assert "holds a scan with a different window (0.3, now 0.4)" in other.stderr.splitlines()[-1]
 
 
 @pytest.mark.triton
@@ -203,7 +203,7 @@ def test_the_script_of_such_a_job_stands_alone(tmp_path: Path, monkeypatch: pyte
     [
         (["-d", "nowhere"], 6, "there is no nowhere; name "),
         (["-d", "."], 3, "perf_analyzer"),
-        (["--interactive"], 2, "does not go with --with"),
+        (["--interactive"], 2, "cannot be combined with --with"),
     ],
 )
 def test_deploy_refuses_a_scan_that_could_not_work(tmp_path: Path, words: list[str], code: int, says: str):
@@ -228,7 +228,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(tmp_path: Path):
     argv = ["bench", "--site", "local", "--servers", "1,2", "--instances", "3", "--dry-run", "--run-root", "run"]
     done = exatrkx_hpc(*argv, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "2 server(s) x 3 instance(s): 1, 2, 4, 8 in flight" in done.stdout
+    assert "2 server(s) x 3 instance(s): concurrency 1, 2, 4, 8" in done.stdout
     assert "6 process(es)" in done.stdout
     assert list(tmp_path.iterdir()) == []
     plan = json.loads(exatrkx_hpc(*argv, "--no-direct", "--minutes", "2", "--json", cwd=tmp_path).stdout)
@@ -239,12 +239,12 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(tmp_path: Path):
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["--servers", "two"], 2, "--servers 'two' is no list of numbers; write them as 1,2,4"),
+        (["--servers", "two"], 2, "--servers 'two' is not a list of integers; write it as 1,2,4"),
         (["--concurrency", "0"], 2, "bench.concurrency"),
         (["--instances", "65"], 2, "--instances 65 is too many"),
-        (["--job", "1", "--servers", "2"], 2, "--job measures servers as they are"),
+        (["--job", "1", "--servers", "2"], 2, "--job measures the running servers"),
         (["-d", "nowhere"], 6, "there is no nowhere; name events or a *.json with --events"),
-        (["--recommend"], 6, "there is no bench; 'exatrkx-hpc bench --out FOLDER' measures one"),
+        (["--recommend"], 6, "bench does not exist; create it with 'exatrkx-hpc bench --out FOLDER'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_started(tmp_path: Path, words: list[str], code: int, says: str):

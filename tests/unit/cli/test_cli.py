@@ -99,7 +99,7 @@ def test_an_endpoint_that_refuses(tmp_path, events):
 
 def test_no_endpoint_named_and_no_farm_watched(tmp_path, events):
     done = exatrkx_hpc("run-clients", cwd=tmp_path)
-    assert "no farm is being watched" in complaint(done, 5)
+    assert "no monitor is running" in complaint(done, 5)
     assert "--server" in done.stderr
 
 
@@ -197,7 +197,7 @@ def test_a_repository_with_a_weight_missing(tmp_path):
     done = exatrkx_hpc("models", "check", "models", cwd=tmp_path)
     assert done.returncode == 7
     assert "gnn: 1/model.pt is missing" in done.stdout
-    assert "1 fault(s)" in complaint(done, 7)
+    assert "1 error(s)" in complaint(done, 7)
     found = json.loads(exatrkx_hpc("models", "check", "models", "--json", cwd=tmp_path).stdout)
     assert [finding["model"] for finding in found] == ["gnn"]
 
@@ -217,7 +217,7 @@ def test_the_same_seed_makes_the_same_events(tmp_path):
 
 def test_a_demo_never_touches_what_is_not_its_own(tmp_path, events):
     message = complaint(exatrkx_hpc("demo", "--folder", ".", cwd=tmp_path), 8)
-    assert "holds files that are not the demo's" in message
+    assert "contains files that the demo did not write" in message
     assert (events / "evt_0.csv").exists()
     (tmp_path / "file").write_text("")
     assert "cannot be used" in complaint(exatrkx_hpc("demo", "--folder", "file", cwd=tmp_path), 8)
@@ -276,7 +276,7 @@ def test_clean_removes_ended_jobs_and_nothing_else(deployed):
     assert exatrkx_hpc("clean", "--older-than", "0m", cwd=deployed).stdout == "1 run directories removed: 1\n"
     assert not (root / "1").exists()
     assert other.is_dir() and (root / "model_repository").is_dir()
-    assert "is no age" in complaint(exatrkx_hpc("clean", "--older-than", "soon", cwd=deployed), 2)
+    assert "is not a valid age" in complaint(exatrkx_hpc("clean", "--older-than", "soon", cwd=deployed), 2)
 
 
 def test_doctor_names_what_is_missing_and_the_remedy(tmp_path):

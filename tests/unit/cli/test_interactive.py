@@ -75,12 +75,12 @@ def test_salloc_gets_what_the_batch_job_would_get():
 @pytest.mark.parametrize("flag", ["--json", "--wait=5"])
 def test_flags_that_do_not_go_with_it(tmp_path, flag):
     done = exatrkx_hpc("deploy", "--interactive", flag, cwd=tmp_path)
-    assert f"does not go with {flag.partition('=')[0]}" in complaint(done, 2)
+    assert f"cannot be combined with {flag.partition('=')[0]}" in complaint(done, 2)
 
 
 def test_without_slurm_there_is_nothing_to_be_in(tmp_path):
     done = exatrkx_hpc("deploy", "--interactive", "--site", "local", cwd=tmp_path)
-    assert "site local has not; use deploy and monitor" in complaint(done, 2)
+    assert "site local does not use; run deploy and monitor" in complaint(done, 2)
 
 
 @pytest.mark.parametrize(("inside", "program"), [({}, "salloc"), ({"SLURM_JOB_ID": "7"}, "srun")])
@@ -196,17 +196,17 @@ def in_allocation(command: str, nodes: int) -> str:
 def test_inside_an_allocation_ctrl_c_drains_and_the_allocation_goes_on(slurm, terminal):
     run = "exatrkx-hpc deploy --interactive"
     shell = terminal(in_allocation(f"{run} -N 3; {run}; {run} -N 1", 2))
-    shell.says("has 2 nodes, the farm wants 3; ask for fewer with -N")
+    shell.says("has 2 nodes, but the farm needs 3; request fewer nodes with -N")
     shell.says("2 of 2 servers ready; in another terminal: exatrkx-hpc run-clients --run-root")
     job = shell.job()
     assert (slurm.shared / "runs" / job / "server.sh").exists()
     now = status(slurm, job)
     assert (now["state"], now["ready"], len(now["nodes"])) == ("RUNNING", 2, 2)
     again = f"SLURM_JOB_ID={job} SLURM_JOB_NUM_NODES=2 {run}"
-    assert f"job {job} has a farm already" in complaint(slurm.run(["bash", "-c", again]), 4)
+    assert f"job {job} already runs a farm" in complaint(slurm.run(["bash", "-c", again]), 4)
     shell.press_ctrl_c()
     shell.says("the servers of job")
-    shell.says(f"the farm of job {job} has ended, its allocation goes on")
+    shell.says(f"the farm of job {job} has ended, its allocation is kept")
     assert "nid001-0: draining" in shell.text, "they leave the endpoint before it ends"
     # A second farm in the same allocation, which is smaller; nothing of the first is taken for its own.
     shell.says("1 of 1 servers ready")
@@ -233,7 +233,7 @@ def test_by_itself_it_gets_an_allocation_and_gives_it_back_when_ctrl_c_comes_twi
     shell.press_ctrl_c()
     shell.says("nid001-0: draining")
     shell.press_ctrl_c()
-    shell.says("they end at once")
+    shell.says("stopping them at once")
     shell.says("ended with 0\n")
     until(lambda: state(slurm, job) == "COMPLETED", what="the end of the allocation")
     until(lambda: left(slurm) == "", what="the end of all that it started")

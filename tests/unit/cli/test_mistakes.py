@@ -180,7 +180,7 @@ def test_a_watch_goes_on_with_the_servers_that_there_are(tmp_path, metrics_serve
         one.stop()
         three.stop()
         assert child.wait(30) == 5
-        assert "none of 2 servers gives metrics" in log.read_text().splitlines()[-1]
+        assert "none of 2 servers returns metrics" in log.read_text().splitlines()[-1]
 
 
 def test_a_server_that_was_silent_for_a_round_does_not_count_twice(tmp_path, metrics_server):
@@ -279,4 +279,4 @@ def test_weights_in_a_place_that_cannot_be_are_refused_before_the_training(tmp_p
     pytest.importorskip("torch")
     (tmp_path / "file").write_text("")
     done = exatrkx_hpc("models", "train", "--out", "file/x", cwd=tmp_path, timeout=60)
-    assert "the weights cannot be written to file/x: " in complaint(done, 8)
+    assert "cannot write the weights to file/x: " in complaint(done, 8)

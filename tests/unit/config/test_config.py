@@ -156,9 +156,9 @@ def test_folders_are_expanded_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_a_folder_of_nobody_is_refused_in_words(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("SCRATCH", raising=False)
-    with pytest.raises(ValueError, match=r"names \$SCRATCH, which is not set"):
+    with pytest.raises(ValueError, match=r"uses \$SCRATCH, which is not set"):
         expand("$SCRATCH/x")
-    with pytest.raises(ValueError, match="home that nobody has"):
+    with pytest.raises(ValueError, match="home of an unknown user"):
         expand("~nobody-has-this-name/x")
 
 

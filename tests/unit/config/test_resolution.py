@@ -139,7 +139,7 @@ def test_every_key_has_a_variable_of_its_own():
         ("[server.environment]\n'A B' = '1'", "farm.toml: server.environment: must be the name of an environment"),
         ("run_root = 5", "farm.toml: run_root: input should be a valid string (got 5)"),
         ("run_root = '$NO_SUCH/x'", "farm.toml: run_root: '$NO_SUCH/x' names $NO_SUCH, which is not set"),
-        ("run_root = '~nobody-has-this-name'", "farm.toml: run_root: '~nobody-has-this-name' begins with a home"),
+        ("run_root = '~nobody-has-this-name'", "farm.toml: run_root: '~nobody-has-this-name' begins with the home"),
         ('[job]\nqos = "a\\nb"', "farm.toml: job.qos: must not contain a line break or a control character"),
         ("[server]\nengine = 'podman'", "server: image: engine 'podman' needs one"),
         ("site = 'perlmuter'", "unknown site 'perlmuter'; the profiles are generic, local, perlmutter"),
@@ -168,7 +168,7 @@ def test_what_is_wrong_in_a_flag_is_one_line():
 
 
 def test_a_file_that_is_not_there_says_what_makes_one():
-    assert refusal(file=Path("none.toml")) == "none.toml does not exist; 'exatrkx-hpc init SITE' writes one"
+    assert refusal(file=Path("none.toml")) == "none.toml does not exist; create it with 'exatrkx-hpc init SITE'"
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path):

@@ -190,7 +190,7 @@ def test_the_ports_of_ones_own_are_told_and_taken_ones_are_no_fault(bench):
         taken.listen()
         finding = bench.one("endpoint grpc_port", **values)
     assert (finding.ok, finding.remedy) == (True, "")
-    assert finding.found == f"127.0.87.2:{own}: Address already in use; a monitor takes any free one instead"
+    assert finding.found == f"127.0.87.2:{own}: Address already in use; the monitor uses any free port instead"
 
 
 def test_a_machine_without_prometheus_is_a_warning(bench, monkeypatch):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from exatrkx_hpc.base.job import JobInfo, JobState
-from exatrkx_hpc.fleet.endings import Asked, explained, of_former_run, read_asked, read_notice
+from exatrkx_hpc.fleet.endings import StopRequest, explained, of_former_run, read_notice, read_stop_request
 from exatrkx_hpc.fleet.members.record import ServerRecord
-from exatrkx_hpc.fleet.status import look
+from exatrkx_hpc.fleet.status import job_status
 from exatrkx_hpc.launch.run_dir import RunDir
 
 
@@ -28,15 +28,19 @@ def told(run_dir: Path, state: JobState, *records: ServerRecord, **info: object)
 @pytest.mark.parametrize(
     ("state", "says"),
     [
-        (JobState.CANCELLED, "it was cancelled; 'exatrkx-hpc deploy' submits it again"),
-        (JobState.FAILED, "its script failed (why); 'exatrkx-hpc logs 42' shows why"),
+        (JobState.CANCELLED, "it was cancelled; resubmit it with 'exatrkx-hpc deploy'"),
+        (JobState.FAILED, "its script failed (why); see 'exatrkx-hpc logs 42'"),
         (
             JobState.TIMEOUT,
-            "its time limit is over (why); 'exatrkx-hpc deploy' submits it again, job.time is the limit",
+            "it reached its time limit (why); resubmit it with 'exatrkx-hpc deploy'; job.time sets the limit",
         ),
-        (JobState.OUT_OF_MEMORY, "it ran out of memory (why); ask for more with job.memory, or set fewer"),
-        (JobState.NODE_FAIL, "a node of it failed (why); 'exatrkx-hpc deploy' submits it again, job.requeue = true"),
-        (JobState.PREEMPTED, "a job with more rights took its nodes (why); 'exatrkx-hpc deploy' submits it again"),
+        (JobState.OUT_OF_MEMORY, "it ran out of memory (why); increase job.memory, or decrease"),
+        (
+            JobState.NODE_FAIL,
+            "a node of it failed (why); resubmit it with 'exatrkx-hpc deploy', or let Slurm do so with job.requeue = "
+            "true",
+        ),
+        (JobState.PREEMPTED, "a job with higher priority preempted it (why); resubmit it with 'exatrkx-hpc deploy'"),
     ],
 )
 def test_each_end_is_named_with_slurms_reason_and_the_next_step(tmp_path, state, says):
@@ -51,8 +55,16 @@ def test_each_end_is_named_with_slurms_reason_and_the_next_step(tmp_path, state,
         ("drain\n", 500.0, "drained, as 'exatrkx-hpc stop' asked"),
         ("drain\nrequest\n", 5.0, "drained, as 'exatrkx-hpc stop' asked"),
         ("halt\nrequest\n", 5.0, "ended at once, as 'exatrkx-hpc stop' asked"),
-        ("drain\nSIGTERM\n", 179.0, "time limit: Slurm told it to drain, 179 s were left; 'exatrkx-hpc deploy'"),
-        ("drain\nSIGTERM\n", 181.0, "drained on SIGTERM, 181 s before its time limit; 'exatrkx-hpc deploy'"),
+        (
+            "drain\nSIGTERM\n",
+            179.0,
+            "time limit: drained on Slurm's signal, 179 s were left; resubmit it with 'exatrkx-hpc deploy'",
+        ),
+        (
+            "drain\nSIGTERM\n",
+            181.0,
+            "drained on SIGTERM, 181 s before its time limit; resubmit it with 'exatrkx-hpc deploy'",
+        ),
         ("drain\nSIGTERM\n", None, "drained on SIGTERM"),
     ],
 )
@@ -71,31 +83,31 @@ def test_without_a_plan_the_notice_is_a_minute(tmp_path, plan):
 
 
 def test_what_the_job_was_asked(tmp_path):
-    assert read_asked(RunDir(tmp_path)) is None
+    assert read_stop_request(RunDir(tmp_path)) is None
     (tmp_path / "stop").write_text("")
-    assert read_asked(RunDir(tmp_path)) is None
+    assert read_stop_request(RunDir(tmp_path)) is None
     (tmp_path / "stop").write_bytes(b"\xff\xfe")
-    assert read_asked(RunDir(tmp_path)) is not None, "somebody asked for something"
+    assert read_stop_request(RunDir(tmp_path)) is not None, "somebody asked for something"
     (tmp_path / "stop").write_text("halt\nrequest\n")
-    assert read_asked(RunDir(tmp_path)) == Asked(what="halt", by="request")
+    assert read_stop_request(RunDir(tmp_path)) == StopRequest(what="halt", by="request")
 
 
 def test_servers_that_gave_up_say_more_than_a_failed_script(tmp_path):
     note = "ended with status 3 at start number 1; gave up, see logs/n1-0.log"
     one, two = record(note=note), record(server="n2-0", note=note)
     said = told(tmp_path, JobState.FAILED, one, two, reason="NonZeroExitCode")
-    assert said == f"n1-0 {note} (and 1 more); 'exatrkx-hpc logs 42' shows why"
+    assert said == f"n1-0 {note} (and 1 more); see 'exatrkx-hpc logs 42'"
 
 
 @pytest.mark.parametrize(
     ("reason", "says"),
     [
-        ("Resources", "Resources: no nodes are free; 'squeue --me --start' tells"),
-        ("Priority", "Priority: other jobs go first; "),
-        ("JobHeldUser", "JobHeldUser: it is held, 'scontrol release 42' lets it go; "),
+        ("Resources", "Resources: no nodes are free; 'squeue --me --start' shows"),
+        ("Priority", "Priority: other jobs have higher priority; "),
+        ("JobHeldUser", "JobHeldUser: it is held; release it with 'scontrol release 42'; "),
         ("ReqNodeNotAvail, UnavailableNodes:n1", "ReqNodeNotAvail, UnavailableNodes:n1: nodes that it needs are down"),
-        ("QOSMaxJobsPerUserLimit", "QOSMaxJobsPerUserLimit; 'squeue --me --start' tells"),
-        ("", "it waits in the queue; 'squeue --me --start' tells"),
+        ("QOSMaxJobsPerUserLimit", "QOSMaxJobsPerUserLimit; 'squeue --me --start' shows"),
+        ("", "it waits in the queue; 'squeue --me --start' shows"),
     ],
 )
 def test_a_job_that_waits_says_why(tmp_path, reason, says):
@@ -104,7 +116,7 @@ def test_a_job_that_waits_says_why(tmp_path, reason, says):
 
 def test_a_requeued_job_says_so(tmp_path):
     info = JobInfo(id="42", state=JobState.PENDING, submit=100.0, reason="BeginTime")
-    assert explained(info, RunDir(tmp_path), [record()]).reason.startswith("requeued, BeginTime: its time to begin")
+    assert explained(info, RunDir(tmp_path), [record()]).reason.startswith("requeued, BeginTime: its begin time is")
     assert of_former_run(record(), info)
     assert not of_former_run(record(updated=101), info)
     assert not of_former_run(record(), JobInfo(id="42", state=JobState.RUNNING, submit=100.0))
@@ -124,7 +136,7 @@ def test_a_running_job_has_nothing_to_explain(tmp_path):
 
 def test_a_job_that_lost_a_node_says_which(tmp_path):
     servers = [record(), record(server="n1-1"), record(server="n2-0", node="n2")]
-    assert told(tmp_path, JobState.RUNNING, *servers, nodes=("n2",)) == "lost n1; the other servers go on"
+    assert told(tmp_path, JobState.RUNNING, *servers, nodes=("n2",)) == "lost n1; the other servers keep running"
 
 
 @pytest.mark.parametrize(
@@ -142,5 +154,5 @@ def test_a_server_that_does_not_answer_tells_what_is_known_of_it(tmp_path, monke
     words = record(state=state, note="word", address="127.0.0.1", http_port=1)
     (tmp_path / "records" / "n1-0.json").write_text(words.model_dump_json())
     monkeypatch.setattr(time, "time", lambda: 190.0)
-    (server,) = look(JobInfo(id="42", state=JobState.RUNNING, nodes=nodes), RunDir(tmp_path), timeout=1.0).servers
+    (server,) = job_status(JobInfo(id="42", state=JobState.RUNNING, nodes=nodes), RunDir(tmp_path), timeout=1.0).servers
     assert (server.state, server.note) == says

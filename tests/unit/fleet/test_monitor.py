@@ -156,11 +156,11 @@ def test_what_happens_is_told_as_news_of_the_job(job, recording):
 def test_what_cannot_be_applied_now_is_said_once_and_tried_again(job, recording):
     serving = Serving(job, balancer=recording)
     with serving.monitor.serving():
-        recording.trouble = "nginx refuses its new configuration"
+        recording.trouble = "nginx rejects its new configuration"
         until(lambda: serving.ready(2), what="two ready servers")
         for _ in range(3):
             serving.monitor.tick()
-        assert serving.lines.count("balancer: nginx refuses its new configuration") == 1
+        assert serving.lines.count("balancer: nginx rejects its new configuration") == 1
         recording.trouble = ""
         serving.monitor.tick()
         assert len(recording.calls[-1][1]) == 2
@@ -326,13 +326,13 @@ class Told:
 
 def test_each_change_of_the_job_is_one_line(job):
     told = Told(job)
-    ping = "'scontrol ping' tells when Slurm is back"
+    ping = "'scontrol ping' shows whether Slurm is back"
     with told.serving.monitor.serving():
         assert told.looks() == [
             f"job: not known, the endpoint goes on (Slurm does not answer: connect failure; {ping})"
         ]
         (line,) = told.news(JobState.PENDING, "Priority")
-        assert line.startswith("job: PENDING, Slurm answers again (Priority: other jobs go first; ")
+        assert line.startswith("job: PENDING, Slurm answers again (Priority: other jobs have higher priority; ")
         (line,) = told.news(JobState.PENDING, "Resources")
         assert line.startswith("job: PENDING (Resources: no nodes are free; ")
         assert told.news(JobState.RUNNING) == ["job: RUNNING"]
@@ -343,7 +343,9 @@ def test_each_change_of_the_job_is_one_line(job):
         assert read_endpoint(job.run_dir) is not None
         assert told.news(JobState.RUNNING) == ["job: RUNNING, Slurm answers again"]
         (line,) = told.news(JobState.TIMEOUT, "TimeLimit")
-        assert line.startswith("job: TIMEOUT (its time limit is over (TimeLimit); 'exatrkx-hpc deploy'")
+        assert line.startswith(
+            "job: TIMEOUT (it reached its time limit (TimeLimit); resubmit it with 'exatrkx-hpc deploy'"
+        )
 
 
 @pytest.mark.parametrize("torn", [b"", b"{", b"[]", b"\xff\xfe"])
@@ -400,7 +402,7 @@ def test_a_job_that_nobody_knows_is_not_waited_for(job):
 
 def test_a_job_that_has_ended_is_not_watched(job):
     farm.stop(job, drain=False)
-    with pytest.raises(LaunchError, match=f"job {job.id} is CANCELLED: it was cancelled; .*there is nothing to watch"):
+    with pytest.raises(LaunchError, match=f"job {job.id} is CANCELLED: it was cancelled; .*nothing to monitor"):
         farm.watch(job).start()
     assert not (job.run_dir.balancer("nginx") / "nginx.pid").exists()
 

@@ -45,7 +45,7 @@ def test_a_refused_configuration_is_not_kept(nginx, tmp_path):
     try:
         balancer.start([])
         good = (tmp_path / "upstream.conf").read_text()
-        with pytest.raises(EndpointError, match="last good one stays"):
+        with pytest.raises(EndpointError, match="keeps the last valid one"):
             balancer.update([member(address="no such host !")])
         assert (tmp_path / "upstream.conf").read_text() == good
     finally:

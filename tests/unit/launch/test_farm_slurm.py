@@ -67,11 +67,11 @@ def test_a_job_is_watched_and_stopped_on_the_cluster_that_took_it(cluster: Clust
     assert (job.id, job.cluster) == ("4242", "alpha")
     info = farm_slurm(made).info("4242")
     assert (info.state, info.name, info.cluster) == (JobState.RUNNING, "exatrkx", "alpha")
-    assert [view.as_dict()["cluster"] for view in map(farm.look, farm.jobs(made))] == ["alpha"]
+    assert [view.as_dict()["cluster"] for view in map(farm.status, farm.jobs(made))] == ["alpha"]
     farm.stop(job)
     assert scancels(tmp_path) == ["--clusters=alpha --batch --signal=USR2 4242"]
     assert farm.find_job(made, "4242;alpha").id == "4242"
-    with pytest.raises(LaunchError, match="is not of cluster beta"):
+    with pytest.raises(LaunchError, match="does not belong to cluster beta"):
         farm.find_job(made, "4242;beta")
 
 
@@ -93,7 +93,7 @@ def test_a_recycled_number_is_unknown(cluster: Cluster, tmp_path: Path):
     made = resolve(flags={"run_root": str(tmp_path / "runs")}, ambient=False).farm
     info = farm_slurm(made).info("4242")
     assert info.state is JobState.UNKNOWN
-    assert info.reason.startswith("the number is that of another job by now: it is another job of yours, 'training'")
+    assert info.reason.startswith("the job ID now belongs to another job: it is another job of yours, 'training'")
     with pytest.raises(LaunchError, match="is not cancelled"):
         farm_slurm(made).cancel("4242")
     assert scancels(tmp_path) == []

@@ -157,7 +157,7 @@ def test_an_age_is_a_number_and_a_unit(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "7", "d", "-1d", "1.5h", "7 d", "7d\n", "1y"])
 def test_anything_else_is_no_age(text):
-    with pytest.raises(ConfigError, match="is no age"):
+    with pytest.raises(ConfigError, match="is not a valid age"):
         parse_age(text)
 
 

@@ -87,7 +87,7 @@ def test_the_words_that_ask():
 
 def test_without_slurm_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingComponent, match=r"squeue is not on PATH; run this where .* cluster\.scheduler"):
+    with pytest.raises(MissingComponent, match=r"squeue is not on PATH; run this on .* cluster\.scheduler"):
         Slurm().info("42")
 
 
@@ -240,7 +240,7 @@ def test_a_job_that_the_accounting_calls_running_and_the_queue_has_not_is_unknow
     info = jobs.info("4242")
     assert (info.state, info.reason) == (
         JobState.UNKNOWN,
-        "it has left the queue, and the accounting still calls it RUNNING",
+        "it has left the queue, but accounting still reports RUNNING",
     )
 
 
@@ -260,7 +260,7 @@ def test_a_failed_job_waits_for_the_accounting_which_lags(cluster: Cluster, jobs
     cluster.says("squeue", line(4242, "FAILED"))
     cluster.says("sacct", account(4242, "RUNNING"))
     info = jobs.info("4242")
-    assert (info.state, info.reason) == (JobState.COMPLETING, "it failed; the accounting has yet to say why")
+    assert (info.state, info.reason) == (JobState.COMPLETING, "it failed; accounting does not report the reason yet")
     cluster.says("sacct", account(4242, "FAILED") + account(4242, "OUT_OF_MEMORY", step=".0"))
     clock.sleep(6)
     assert jobs.info("4242").state is JobState.OUT_OF_MEMORY
@@ -471,14 +471,14 @@ def test_a_job_that_is_over_is_left_alone(cluster: Cluster, slurm: Slurm):
     assert scancels(cluster) == []
 
 
-FACTS = "Slurm does not say whose it is"
+FACTS = "Slurm does not report its owner"
 
 
 @pytest.mark.parametrize(
     ("facts", "why"),
     [
         ({"log": "/x/job-4242.log", "uid": UID + 1}, "it is 'exatrkx' of the user somebody"),
-        ({"log": "/y/job-4242.log"}, "it is another job of yours, 'exatrkx', and none of this run root"),
+        ({"log": "/y/job-4242.log"}, "it is another job of yours, 'exatrkx', which does not belong to this run root"),
         ({"log": "/x/job-4243.log", "name": "training"}, "it is another job of yours, 'training'"),
         ({"log": "", "batch": 0}, "it is another job of yours, 'exatrkx'"),
         ({"log": "(null)", "batch": 0, "name": "bash"}, "it is another job of yours, 'bash'"),
@@ -545,7 +545,7 @@ def test_a_job_that_does_not_exist_is_an_error_though_scancel_is_silent(cluster:
     [
         (
             "scancel: error: Kill job error on job id 4242: Access/permission denied\n",
-            r"scancel refused job 4242 \(exit 1\): Access/permission denied; it is not a job of yours",
+            r"scancel refused job 4242 \(exit 1\): Access/permission denied; the job belongs to another user",
         ),
         (
             "scancel: error: Kill job error on job id 4242: Unable to contact slurm controller (connect failure)\n",

@@ -88,11 +88,11 @@ def test_a_banner_around_the_id_changes_nothing(cluster: Cluster, where: str, li
 def test_where_nobody_can_tell_the_job_may_run_and_is_told_how_to_find(cluster: Cluster, said: str):
     cluster.says("sbatch", said)
     with pytest.raises(
-        JobMayRunError, match=r"may wait or run all the same: 'squeue --me --name=exatrkx' lists it"
+        JobMayRunError, match=r"may be queued or running: find it with 'squeue --me --name=exatrkx'"
     ) as e:
         submit(Path("/x/farm.sbatch"), name="exatrkx", log=LOG)
     assert "\n" not in str(e.value) and len(str(e.value)) < 600 and e.value.exit_code == 4
-    assert "'exatrkx-hpc monitor JOBID' takes it over" in str(e.value)
+    assert "take it over with 'exatrkx-hpc monitor JOBID'" in str(e.value)
     assert len(cluster.calls("sbatch")) == 1, "a script is submitted once"
 
 
@@ -108,7 +108,7 @@ def test_a_number_in_a_banner_that_is_another_job_is_not_taken_for_this_one(clus
     """The hours that are left, on a line of their own, and an answer that nobody can read."""
     cluster.says("sbatch", "Hours left:\n4242\njob 17 submitted\n")
     cluster.knows(4242, log="/home/me/training.out", name="training")
-    with pytest.raises(JobMayRunError, match=r"does not tell which job is this one \(4242\); the job may"):
+    with pytest.raises(JobMayRunError, match=r"does not identify the job \(4242\); the job may"):
         submit(Path("/x/farm.sbatch"), name="exatrkx", log=LOG)
 
 
@@ -121,7 +121,7 @@ def test_a_number_in_a_banner_that_is_another_job_is_not_taken_for_this_one(clus
 )
 def test_an_answer_that_was_lost_on_the_way_is_no_refusal(cluster: Cluster, complaint: str):
     cluster.refuses("sbatch", complaint)
-    with pytest.raises(JobMayRunError, match="may wait or run all the same"):
+    with pytest.raises(JobMayRunError, match="may be queued or running"):
         submit(Path("/x/farm.sbatch"), name="exatrkx", log=LOG)
 
 
@@ -240,5 +240,5 @@ def test_test_only_tells_when_it_would_start_or_why_not(cluster: Cluster):
 
 def test_without_slurm_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingComponent, match=r"sbatch is not on PATH; run this where .* cluster\.scheduler"):
+    with pytest.raises(MissingComponent, match=r"sbatch is not on PATH; run this on .* cluster\.scheduler"):
         submit(Path("/x/farm.sbatch"), name="exatrkx", log=LOG)

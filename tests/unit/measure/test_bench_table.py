@@ -34,7 +34,7 @@ def test_a_scan_finds_again_what_is_finished_and_nothing_of_what_was_torn(tmp_pa
 def test_a_scan_of_something_else_is_refused_and_stays_as_it_is(tmp_path: Path, facts: dict):
     Store(tmp_path, FACTS).add(row())
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=r"holds a scan with another (window|events) .*choose another --out"):
+    with pytest.raises(ConfigError, match=r"holds a scan with a different (window|events) .*choose another --out"):
         Store(tmp_path, facts)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
@@ -47,7 +47,7 @@ def test_a_spoilt_file_is_named(tmp_path: Path):
     with pytest.raises(InputError, match=r"service-1x1x1-1.json cannot be used .*remove it"):
         Store(tmp_path, FACTS)
     (tmp_path / "bench.json").write_text("[1]")
-    with pytest.raises(InputError, match="is no file of 'exatrkx-hpc bench'"):
+    with pytest.raises(InputError, match="is not a file of 'exatrkx-hpc bench'"):
         Store(tmp_path, FACTS)
 
 
@@ -59,7 +59,7 @@ def test_a_figure_that_is_none_is_no_row_of_a_table(tmp_path: Path, value: str):
     cells = line.split(",")
     cells[COLUMNS.index("events_per_s")] = value
     table.write_text(f"{header}\n{','.join(cells)}\n")
-    with pytest.raises(InputError, match=r"bench.csv is no table of 'exatrkx-hpc bench' \(ValueError: "):
+    with pytest.raises(InputError, match=r"bench.csv is not a table of 'exatrkx-hpc bench' \(ValueError: "):
         read_table(tmp_path)
 
 
@@ -112,11 +112,11 @@ def test_the_table_is_complete_after_each_repetition(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (None, "there is no .*; 'exatrkx-hpc bench --out FOLDER' measures one"),
-        ("", "holds no figures yet"),
-        (",".join(COLUMNS) + "\n", "holds no figures yet"),
-        ("a,b\n1,2\n", "is no table of 'exatrkx-hpc bench'"),
-        (",".join(COLUMNS) + "\nservice,x\n", "is no table of 'exatrkx-hpc bench'"),
+        (None, "does not exist; create it with 'exatrkx-hpc bench --out FOLDER'"),
+        ("", "has no measurements yet"),
+        (",".join(COLUMNS) + "\n", "has no measurements yet"),
+        ("a,b\n1,2\n", "is not a table of 'exatrkx-hpc bench'"),
+        (",".join(COLUMNS) + "\nservice,x\n", "is not a table of 'exatrkx-hpc bench'"),
     ],
 )
 def test_a_table_that_is_none_is_said_to_be_none(tmp_path: Path, text: str | None, says: str):

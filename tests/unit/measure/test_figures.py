@@ -141,7 +141,7 @@ def test_a_comparison_that_cannot_be_drawn_is_refused(tmp_path: Path):
     many = {str(n): points(instances=n) for n in range(1, MOST + 2)}
     with pytest.raises(ConfigError, match=f"{MOST + 1} lines are more than {MOST}"):
         save_comparison(many, tmp_path)
-    with pytest.raises(InputError, match="b holds no point with a server"):
+    with pytest.raises(InputError, match="b has no point with a server"):
         save_comparison({"a": points(), "b": [row(0, 2, 2, kind="direct")]}, tmp_path)
     assert not list(tmp_path.iterdir())
 

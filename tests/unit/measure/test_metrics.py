@@ -196,7 +196,7 @@ def test_what_is_no_count_is_an_error_of_one_line(counter: str, value: str):
         parse(text, url="http://n1:8002/metrics")
     said = str(error.value)
     assert said.startswith(f"http://n1:8002/metrics: nv_inference_{counter} of model 'gnn' version '1' is ")
-    assert "which is no count" in said and "\n" not in said
+    assert "which is not a count" in said and "\n" not in said
 
 
 def test_a_counter_that_is_missing_is_no_zero():
@@ -210,7 +210,7 @@ def test_a_counter_that_is_missing_is_no_zero():
 
 def test_a_series_that_is_there_twice_is_no_sum():
     line = 'nv_inference_request_success{model="gnn",version="1"} 16\n'
-    with pytest.raises(EndpointError, match="nv_inference_request_success of model 'gnn' version '1' is there twice"):
+    with pytest.raises(EndpointError, match="nv_inference_request_success of model 'gnn' version '1' appears twice"):
         parse(REAL.replace(line, 2 * line), url="u")
 
 
@@ -278,16 +278,21 @@ def test_the_servers_of_a_fleet_are_asked_at_once():
 
 
 def test_what_is_no_triton_says_so():
-    with pytest.raises(EndpointError, match=r"nothing answers at http://127.0.0.1:\d+/metrics; is the server up"):
+    with pytest.raises(
+        EndpointError, match=r"nothing answers at http://127.0.0.1:\d+/metrics; check that the server is up"
+    ):
         fetch(f"127.0.0.1:{free_port()}")
-    with http_server("go_goroutines 7\n") as server, pytest.raises(EndpointError, match="not with Triton's metrics"):
+    with (
+        http_server("go_goroutines 7\n") as server,
+        pytest.raises(EndpointError, match="does not return Triton's metrics"),
+    ):
         fetch(server)
     with http_server("<html>no {metrics\n") as server, pytest.raises(EndpointError, match="Prometheus' format"):
         fetch(server)
     with http_server("", status=500) as server, pytest.raises(EndpointError, match="answers 500"):
         fetch(server)
     for address in ("a b:1", "[::1:8002", "host:99999", "*:1", "", f"{'x' * 64}:8002", "file:///etc/passwd"):
-        with pytest.raises(EndpointError, match=r"no metrics from .*is the address right"):
+        with pytest.raises(EndpointError, match=r"no metrics from .*check the address"):
             fetch(address)
 
 
@@ -379,7 +384,7 @@ def test_a_fleet_of_which_nobody_answers():
     one, two = (f"127.0.0.1:{free_port()}" for _ in range(2))
     with pytest.raises(EndpointError, match=f"^nothing answers at http://{one}"):
         fetch_fleet([one])
-    with pytest.raises(EndpointError, match=f"none of 2 servers gives metrics; nothing answers at http://{one}"):
+    with pytest.raises(EndpointError, match=f"none of 2 servers returns metrics; nothing answers at http://{one}"):
         fetch_fleet([one, two])
     with pytest.raises(EndpointError, match="none of 0 servers"):
         fetch_fleet([])

@@ -191,7 +191,7 @@ def empty_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_it_is_found_by_its_command_then_on_path_then_where_it_was_installed(tmp_path: Path, empty_path: Path):
     place = tmp_path / "place"
-    with pytest.raises(MissingComponent, match=r"'exatrkx-hpc setup --bench' installs it"):
+    with pytest.raises(MissingComponent, match=r"install it with 'exatrkx-hpc setup --bench'"):
         find(place)
     installed = program(place / "bin", f"echo '{VERSION}'")
     assert find(place) == PerfAnalyzer(command=(str(installed),), version="2.60.0")

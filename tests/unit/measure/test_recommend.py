@@ -71,7 +71,7 @@ def test_one_repetition_is_never_sure():
 
 def test_what_has_no_server_is_no_placement():
     assert recommend(scan()).knee.point.kind == "service"
-    with pytest.raises(InputError, match="nothing was measured with a server"):
+    with pytest.raises(InputError, match="no point was measured with a server"):
         recommend([row(0, 2, 2, kind="direct")])
 
 

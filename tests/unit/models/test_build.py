@@ -136,7 +136,7 @@ def test_a_built_repository_is_a_source_too(tmp_path: Path) -> None:
 
 def test_a_build_for_the_cpu_is_no_source_for_the_gpu(tmp_path: Path) -> None:
     build(SHIPPED, tmp_path / "one", device="cpu")
-    with pytest.raises(ModelError, match="embed was built for the CPU already"):
+    with pytest.raises(ModelError, match="embed is already built for the CPU"):
         build(tmp_path / "one", tmp_path / "two", device="gpu")
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
@@ -168,7 +168,7 @@ def test_a_file_is_not_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["file/out", "file/deeper/out"])
 def test_a_place_that_cannot_be_is_named_in_one_line(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=rf"{place} cannot be written: [A-Z][a-z ]+; make room, or choose") as caught:
+    with pytest.raises(OutputError, match=rf"{place} cannot be written: [A-Z][a-z ]+; check permissions") as caught:
         build(SHIPPED, tmp_path / place, device="cpu")
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -178,7 +178,9 @@ def test_a_disk_that_is_full_leaves_nothing_behind(tmp_path: Path) -> None:
     largest = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, largest[1]))
     try:
-        with pytest.raises(OutputError, match=r"out cannot be written: \[?.*File too large.*; make room") as caught:
+        with pytest.raises(
+            OutputError, match=r"out cannot be written: \[?.*File too large.*; check permissions"
+        ) as caught:
             build(SHIPPED, tmp_path / "out", device="cpu")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, largest)
@@ -195,7 +197,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 def test_the_source_is_never_the_target(tmp_path: Path) -> None:
     build(SHIPPED, tmp_path / "one", device="cpu")
     for out in (tmp_path / "one", tmp_path / "one" / "deeper", tmp_path):
-        with pytest.raises(ModelError, match="lies within"):
+        with pytest.raises(ModelError, match="is inside"):
             build(tmp_path / "one", out, device="cpu")
     assert (tmp_path / "one" / MARK).is_file()
 
@@ -248,7 +250,7 @@ def test_code_that_wants_a_gpu_is_not_built_for_a_cpu(tmp_path: Path, code: str)
         (source / place).parent.mkdir(exist_ok=True)
         (source / place).write_text(code)
         with pytest.raises(
-            ModelError, match=rf"^wcc wants a GPU: {place.removeprefix('wcc/')} line \d+ (imports|calls)"
+            ModelError, match=rf"^wcc needs a GPU: {place.removeprefix('wcc/')} line \d+ (imports|calls)"
         ):
             build(source, tmp_path / "out", device="cpu")
         assert not (tmp_path / "out").exists()
@@ -288,7 +290,7 @@ def test_the_fused_model_is_served_under_further_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("exatrkx", "is a model of the repository already"),
+        ("exatrkx", "already has a model of this name"),
         ("a/b", "use letters, digits"),
         ("..", "use letters, digits"),
         ("", "use letters, digits"),
@@ -302,7 +304,7 @@ def test_a_further_name_that_cannot_be_is_refused(tmp_path: Path, name: str, say
 
 
 def test_a_repository_without_a_fused_model_has_nothing_to_name(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no model of the repository is a fused one"):
+    with pytest.raises(ModelError, match="the repository has no fused model"):
         build(small_repository(tmp_path / "small"), tmp_path / "out", device="cpu", names=("exatrkxcpu",))
 
 

@@ -150,7 +150,7 @@ def test_a_new_repository_has_the_networks_and_the_constants(tmp_path: Path) -> 
     assert [one.model for one in done.networks] == ["embed", "filter", "gnn"]
     assert (done.path / "filter/1/model.pt").read_bytes() == flat.read_bytes()
     missing, warning = done.warnings
-    assert missing.startswith("filter: Flat.pt gives no NaN for an edge of a hit that is not there")
+    assert missing.startswith("filter: Flat.pt does not return NaN for an edge of a hit that does not exist")
     assert warning.startswith("embed and gnn are of the shipped stand-ins, not trained with filter; install --embed")
     assert asdict(pipeline_settings(done.path)) == constants | {"scores": "logits", "edge_order": "number"}
     assert check(done.path) == ()
@@ -191,11 +191,15 @@ def state_dict(path: Path, *, old: bool = False) -> Path:
 WRONG = {
     "state_dict": ("embed", lambda f: state_dict(f / "a.pt"), "is a checkpoint of torch.save"),
     "old state_dict": ("gnn", lambda f: state_dict(f / "a.pt", old=True), "is a checkpoint of torch.save"),
-    "text": ("filter", lambda f: write(f / "a.pt", b"weights"), "is no TorchScript file"),
+    "text": ("filter", lambda f: write(f / "a.pt", b"weights"), "is neither a TorchScript nor an ONNX file"),
     "empty": ("filter", lambda f: write(f / "a.pt", b""), "is empty"),
     "missing": ("filter", lambda f: f / "a.pt", "No such file"),
     "folder": ("filter", lambda f: f, "Is a directory"),
-    "cut off": ("gnn", lambda f: write(f / "a.pt", NETWORKS["gnn"].read_bytes()[:9000]), "is no TorchScript file"),
+    "cut off": (
+        "gnn",
+        lambda f: write(f / "a.pt", NETWORKS["gnn"].read_bytes()[:9000]),
+        "is neither a TorchScript nor an ONNX file",
+    ),
     "gnn as embed": ("embed", lambda _: NETWORKS["gnn"], "expected INPUT__0 float32 [N, 3]; are --embed and"),
     "embed as gnn": ("gnn", lambda _: NETWORKS["embed"], "INPUT__1 int64 [2, E]; are --embed and"),
     "features": ("embed", lambda f: saved(f, Cells()), "fails on INPUT__0 float32 [N, 3]: mat1 and mat2"),
@@ -203,7 +207,7 @@ WRONG = {
     "two tensors": ("embed", lambda f: saved(f, Pair()), "OUTPUT__0 is a tuple; expected one tensor"),
     "too few": ("embed", lambda f: saved(f, Short()), "; expected float32 ["),
     "not finite": ("embed", lambda f: saved(f, NotFinite()), "OUTPUT__0 has a NaN or an infinity"),
-    "traced on a GPU": ("embed", lambda f: saved(f, OnGpu()), "has a GPU written into its code"),
+    "traced on a GPU": ("embed", lambda f: saved(f, OnGpu()), "has a hard-coded GPU device"),
 }
 
 
@@ -254,7 +258,7 @@ def test_two_edge_networks_the_other_way_round_are_a_warning(repository: Path) -
         ({"max_neighbours": 0}, "--max-neighbours is 0"),
         ({"filter_cut": 1.0}, "--filter-cut is 1"),
         ({"gnn_cut": float("nan")}, "--gnn-cut is nan"),
-        ({}, "there is nothing to install"),
+        ({}, "nothing to install"),
     ],
 )
 def test_constants_that_make_no_sense_are_refused(repository: Path, constants: dict[str, float], says: str) -> None:

@@ -169,7 +169,7 @@ REFUSED: dict[str, tuple[str, Callable[[], torch.nn.Module], str]] = {
     "all above": ("filter", lambda: Shifted("filter"), "lets every edge pass the cut 0.21"),
     "none above": ("gnn", lambda: LogSigmoid("gnn"), "lets no edge pass the cut 0.75"),
     "dropout always": ("gnn", lambda: AlwaysDropout("gnn"), "differently each time"),
-    "point": ("embed", Point, "the same place for every hit"),
+    "point": ("embed", Point, "maps every hit to the same point"),
     "near": ("embed", Near, "100% of all pairs of hits within the radius 1.6"),
     "far": ("embed", Far, "puts no two hits within the radius 1.6"),
     "random": ("embed", Random, "differently each time"),
@@ -192,9 +192,9 @@ def test_answers_that_no_good_network_gives_are_refused(tmp_path: Path, case: st
 @pytest.mark.parametrize(
     ("model", "make", "says"),
     [
-        ("embed", Centred, "places a hit by which other hits are in the event"),
+        ("embed", Centred, "maps a hit depending on which other hits are in the event"),
         ("filter", lambda: LogSigmoid("filter"), "seems to give logarithms of probabilities"),
-        ("filter", lambda: Guessing("filter"), "hardly better than guessing"),
+        ("filter", lambda: Guessing("filter"), "hardly better than chance"),
         ("gnn", lambda: Numbered("gnn"), "depends on the order of hits or edges"),
     ],
     ids=["batch", "logarithms", "guessing", "order"],

@@ -13,7 +13,7 @@ from exatrkx_hpc.launch.run_dir import RunDir
 from exatrkx_hpc.measure.counters import COUNTED, Counters, Snapshot
 from exatrkx_hpc.page.counted import counted, snapshots
 from exatrkx_hpc.page.read import noted
-from exatrkx_hpc.page.write import told_on_a_page, write_page
+from exatrkx_hpc.page.write import page_of_run, write_page
 from exatrkx_hpc.work.events.source import event_key
 from exatrkx_hpc.work.ledger.file import create
 from exatrkx_hpc.work.ledger.ledger import Ledger
@@ -89,7 +89,7 @@ def words(settings: Settings) -> str:
 
 
 def test_a_run_that_ends_and_one_that_is_stopped_have_a_page(settings, ledger_of):
-    with told_on_a_page(settings):
+    with page_of_run(settings):
         ledger_of()
     assert "127.0.0.1:9191" in words(settings) and "request timeout" in words(settings)
     Results(settings.out).page.unlink()
@@ -105,13 +105,13 @@ def test_a_run_that_ends_and_one_that_is_stopped_have_a_page(settings, ledger_of
         retries=0,
         workers=(),
     )
-    with pytest.raises(StoppedRun), told_on_a_page(settings):
+    with pytest.raises(StoppedRun), page_of_run(settings):
         raise StoppedRun("stopped", report)
     assert "1 not done yet" in words(settings)
 
 
 def test_a_run_that_fails_keeps_its_error_and_has_no_page(settings, ledger_of):
-    with pytest.raises(IncompleteRun, match=r"^boom$"), told_on_a_page(settings):
+    with pytest.raises(IncompleteRun, match=r"^boom$"), page_of_run(settings):
         raise IncompleteRun("boom")
     report = Report(
         server="",
@@ -125,7 +125,7 @@ def test_a_run_that_fails_keeps_its_error_and_has_no_page(settings, ledger_of):
         retries=0,
         workers=(),
     )
-    with pytest.raises(StoppedRun, match=r"^stopped$"), told_on_a_page(settings):
+    with pytest.raises(StoppedRun, match=r"^stopped$"), page_of_run(settings):
         raise StoppedRun("stopped", report)  # and there is no ledger
     assert not Results(settings.out).page.exists()
 
@@ -176,7 +176,7 @@ def farm(tmp_path, settings):
 
 def test_the_farms_servers_are_asked_what_they_did_and_runs_add_up(settings, ledger_of, farm):
     for requests in (1, 2):
-        with told_on_a_page(settings, farm):
+        with page_of_run(settings, farm):
             ledger_of()
         with Ledger(Results(settings.out).ledger) as ledger:
             assert noted(ledger, "answered") == {"n1": requests}
@@ -188,7 +188,7 @@ def test_the_farms_servers_are_asked_what_they_did_and_runs_add_up(settings, led
 def test_servers_that_were_not_known_before_the_run_are_not_counted_from_their_beginning(settings, ledger_of, farm):
     record = RunDir(farm / "7").endpoint
     for first, second in ((record, record.with_name("aside")), (record.with_name("aside"), record)):
-        with told_on_a_page(settings, farm):
+        with page_of_run(settings, farm):
             ledger_of()
             first.rename(second)
         with Ledger(Results(settings.out).ledger) as ledger:
@@ -198,13 +198,13 @@ def test_servers_that_were_not_known_before_the_run_are_not_counted_from_their_b
 
 def test_another_endpoint_is_not_the_farms(tmp_path, settings, ledger_of, farm):
     other = Settings(server="127.0.0.1:9192", events=settings.events, out=settings.out)
-    with told_on_a_page(other, farm):
+    with page_of_run(other, farm):
         ledger_of()
     assert 'id="stages"' not in words(settings) and "Triton" not in words(settings)
 
 
 def test_the_page_is_made_again_from_the_ledger(settings, ledger_of):
-    with told_on_a_page(settings):
+    with page_of_run(settings):
         ledger_of()
     first = words(settings)
     Results(settings.out).page.unlink()
@@ -214,9 +214,9 @@ def test_the_page_is_made_again_from_the_ledger(settings, ledger_of):
 
 
 def test_a_folder_without_a_ledger_and_one_that_a_run_has(tmp_path, settings, ledger_of):
-    assert "holds no ledger" in complaint(exatrkx_hpc("report", "nothing", cwd=tmp_path), 6)
+    assert "has no ledger" in complaint(exatrkx_hpc("report", "nothing", cwd=tmp_path), 6)
     assert not (tmp_path / "nothing").exists()
-    with pytest.raises(InputError, match="holds no ledger"):
+    with pytest.raises(InputError, match="has no ledger"):
         write_page(settings.out)
     ledger_of()
     with Results(settings.out).owned(), pytest.raises(OutputError, match="another run writes"):

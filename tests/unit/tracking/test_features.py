@@ -123,7 +123,7 @@ def test_a_model_that_takes_hits_of_another_width_is_a_fault(site: Path, tmp_pat
     assert "has the dims [-1, 5], but a hit has 4 features (z, r, phi, eta)" in findings[0].what
     (copy / FEATURES_FILE).write_text("{}")
     (finding,) = check(copy)
-    assert finding.model == FEATURES_FILE and "holds no list of columns" in finding.what
+    assert finding.model == FEATURES_FILE and "contains no list of columns" in finding.what
     edit(copy, "wcc", lambda config: None)
 
 
@@ -143,15 +143,15 @@ def test_edges_by_radius_follow_the_features_and_need_a_radius(site: Path, tmp_p
     ("text", "says"),
     [
         ("", "cannot be read as JSON"),
-        ("[]", "holds no list of columns"),
-        ('{"r": 1}', "holds no list of columns"),
+        ("[]", "contains no list of columns"),
+        ('{"r": 1}', "contains no list of columns"),
         ('[{"name": "r"}]', "column 0 needs name, least and most"),
         ('[{"name": "r", "least": 0, "most": 1, "size": 3}]', "column 0 needs name, least and most"),
-        ('[{"name": "r", "least": 1, "most": 1}]', "wants least below most"),
-        ('[{"name": "r", "least": 0, "most": 1, "scale": 0}]', "wants least below most and a scale that is not 0"),
-        ('[{"name": "r", "least": "0", "most": 1}]', "has a number that is none"),
-        ('[{"name": "r", "least": true, "most": 2}]', "has a number that is none"),
-        ('[{"name": "r", "least": 0, "most": NaN}]', "has a number that is none"),
+        ('[{"name": "r", "least": 1, "most": 1}]', "needs least below most"),
+        ('[{"name": "r", "least": 0, "most": 1, "scale": 0}]', "needs least below most and a scale other than 0"),
+        ('[{"name": "r", "least": "0", "most": 1}]', "has a value that is not a number"),
+        ('[{"name": "r", "least": true, "most": 2}]', "has a value that is not a number"),
+        ('[{"name": "r", "least": 0, "most": NaN}]', "has a value that is not a number"),
         ('[{"name": 3, "least": 0, "most": 1}]', "no text"),
         ('[{"name": "r", "least": 0, "most": 1}, {"name": "r", "least": 0, "most": 1}]', "has r twice"),
     ],

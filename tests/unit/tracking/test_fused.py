@@ -122,7 +122,7 @@ def test_it_has_the_weights_of_its_siblings_even_behind_a_link(copy: Path, tmp_p
 
 def test_a_wrong_network_is_not_loaded(copy: Path) -> None:
     (copy / "filter/1/model.pt").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match=r"exatrkx_fused: .*filter/1/model\.pt is no TorchScript file"):
+    with pytest.raises(ValueError, match=r"exatrkx_fused: .*filter/1/model\.pt is not a readable TorchScript file"):
         fused(copy)
     shutil.copy(copy / "gnn/1/model.pt", copy / "embed/1/model.pt")
     shutil.copy(copy / "gnn/1/model.pt", copy / "filter/1/model.pt")

@@ -200,5 +200,5 @@ def test_the_shipped_networks_answer_the_same(name: str):
 
 def test_a_file_that_is_no_network_is_named(tmp_path):
     (tmp_path / "model.pt").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match=r"model\.pt is no TorchScript file"):
+    with pytest.raises(ValueError, match=r"model\.pt is not a readable TorchScript file"):
         load_network(tmp_path / "model.pt")

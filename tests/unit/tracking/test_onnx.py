@@ -191,11 +191,11 @@ BAD = {
     "missing": (lambda p: p, "cannot be read: No such file"),
     "pointer": (lambda p: a_file(p, POINTER), "is a Git LFS pointer, not the file itself; fetch its content with 'git"),
     "empty": (lambda p: a_file(p, b""), "is empty"),
-    "text": (lambda p: a_file(p, b"weights"), "is no ONNX file"),
-    "one byte": (lambda p: a_file(p, b"\x08"), "is no ONNX file"),
-    "head alone": (lambda p: a_file(p, b"\x08\x08"), "is no ONNX file that can be run: "),
-    "torn": (lambda p: torn(p, lambda n: n // 2), "is no ONNX file that can be run: Protobuf parsing failed"),
-    "last byte": (lambda p: torn(p, lambda n: n - 1), "is no ONNX file that can be run: Protobuf parsing failed"),
+    "text": (lambda p: a_file(p, b"weights"), "is not an ONNX file"),
+    "one byte": (lambda p: a_file(p, b"\x08"), "is not an ONNX file"),
+    "head alone": (lambda p: a_file(p, b"\x08\x08"), "is not a usable ONNX file: "),
+    "torn": (lambda p: torn(p, lambda n: n // 2), "is not a usable ONNX file: Protobuf parsing failed"),
+    "last byte": (lambda p: torn(p, lambda n: n - 1), "is not a usable ONNX file: Protobuf parsing failed"),
     "edges": (edge_network, "takes hits float32 [N, 3], edges int64 [2, E]; expected hits float32 [N, 3]"),
     "no input": (
         lambda p: embedding(p, inputs=(), constants={"W": WEIGHTS, "hits": hits(3)}),
@@ -317,7 +317,7 @@ def test_an_instance_of_a_gpu_does_not_load_where_onnxruntime_has_no_cuda(tmp_pa
         ValueError, match=r"^network: onnxruntime .* has no CUDAExecutionProvider for cuda:1, only"
     ) as e:
         configured(embedding(tmp_path / "e.onnx"), dims=[-1, 8], kind="GPU")
-    assert "\n" not in str(e.value) and "install onnxruntime-gpu in its place" in str(e.value)
+    assert "\n" not in str(e.value) and "install onnxruntime-gpu instead" in str(e.value)
 
 
 # --- a repository -----------------------------------------------------------------------------------------
@@ -400,7 +400,7 @@ def test_the_trial_refuses_onnx_networks_that_find_nothing(exported: dict[str, P
         [node("MatMul", ["hits", "W"])],
         constants={"W": np.zeros((3, 8), np.float32)},
     )
-    with pytest.raises(ModelError, match="gives the same place for every hit"):
+    with pytest.raises(ModelError, match="maps every hit to the same point"):
         put(tmp_path / "out", **exported | {"embed": same})
     with pytest.raises(ModelError, match=r"filter: .*step.onnx (scores pairs|lets|tells|gives|seems)"):
         put(tmp_path / "out", **exported | {"filter": edge_network(tmp_path / "step.onnx")})
@@ -503,7 +503,7 @@ def test_the_pipeline_without_a_server_finds_the_same_tracks(site: Path, tmp_pat
     edge_network(other / "gnn/1/model.onnx", rank=1)
     assert pipeline_digest(other) != pipeline_digest(site)
     (other / "gnn/1/model.onnx").write_bytes(b"\x08\x08 torn")
-    with pytest.raises(ModelError, match=r"gnn/1/model.onnx is no ONNX file that can be run: Protobuf parsing failed"):
+    with pytest.raises(ModelError, match=r"gnn/1/model.onnx is not a usable ONNX file: Protobuf parsing failed"):
         load_pipeline(other)
 
 
@@ -588,7 +588,7 @@ def test_triton_does_not_load_what_cannot_run_and_its_log_says_why(
     if case == "torn":
         file = tmp_path / "repository/gnn/1/model.onnx"
         file.write_bytes(file.read_bytes()[:5000])
-        says = "gnn: .*model.onnx is no ONNX file that can be run: Protobuf parsing failed; copy or export it again"
+        says = "gnn: .*model.onnx is not a usable ONNX file: Protobuf parsing failed; copy or export it again"
     else:
         (tmp_path / "first").mkdir()
         (tmp_path / "first/onnxruntime.py").write_text("raise ImportError('libonnxruntime.so: no such file')")

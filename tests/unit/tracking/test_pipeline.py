@@ -178,7 +178,7 @@ def test_what_a_conversion_would_lose_is_refused(pipeline):
         (hits.astype(object), "hits is object; expected float32"),
         (hits.astype(">f4"), "hits is >f4; expected float32"),
         (hits.tolist(), "hits is float64; expected float32"),
-        ([[1.0, 2.0], [3.0]], "hits is no array"),
+        ([[1.0, 2.0], [3.0]], "hits is not an array"),
         (None, "hits is object; expected float32"),
     ):
         with pytest.raises(BadTensor, match=says) as caught:

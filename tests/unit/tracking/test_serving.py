@@ -160,7 +160,7 @@ def test_a_network_that_does_not_answer_as_promised_is_not_loaded() -> None:
     weights = asset("model_repos/exatrkx") / "gnn/1/model.pt"
     with pytest.raises(ValueError, match=r"embed: .*the network does not take INPUT__0 float32 \[N, 3\] and give one"):
         _stage(TorchScriptStage, "embed", weights=str(weights))
-    with pytest.raises(ValueError, match=r"embed: .*config\.pbtxt is no TorchScript file"):
+    with pytest.raises(ValueError, match=r"embed: .*config\.pbtxt is not a readable TorchScript file"):
         weights = asset("model_repos/exatrkx") / "gnn/1/../config.pbtxt"
         _stage(TorchScriptStage, "embed", weights=str(weights))
 

@@ -46,7 +46,7 @@ def test_a_sign_that_does_not_change_is_none(tmp_path: Path, there: bool):
 
 @pytest.mark.parametrize(
     ("requeue", "cancel", "told"),
-    [(0, 0, "it begins anew"), (1, 0, "it is cancelled"), (1, 1, "Invalid job id specified")],
+    [(0, 0, "it restarts"), (1, 0, "it is cancelled"), (1, 1, "Invalid job id specified")],
 )
 def test_a_job_that_nobody_waits_for_begins_anew_or_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requeue: int, cancel: int, told: str

@@ -78,32 +78,32 @@ WRONG = {
     "": "does not begin with",
     '{"x":[]}': 'does not begin with {"data": [',
     '{"data":{"X":[1,2,3]}}': "does not begin with",
-    '{"data":[]}': "holds no event",
-    '{"data":[': "event 0 is no object; it is cut off",
-    '{"data":[{"X":[1,2,3]},]}': "event 1 is no object",
+    '{"data":[]}': "contains no events",
+    '{"data":[': "event 0 is not an object; the file is truncated",
+    '{"data":[{"X":[1,2,3]},]}': "event 1 is not an object",
     '{"data":[{"X":[1,2,3]} {"X":[1,2,3]}]}': "neither a comma nor ] after event 0",
-    '{"data":[{"X":[1,2,3]}]': "without a }; it is cut off",
-    '{"data":[{"X":[1,2,3': "ends within event 0; it is cut off",
+    '{"data":[{"X":[1,2,3]}]': "without a }: the file is truncated",
+    '{"data":[{"X":[1,2,3': "ends within event 0: the file is truncated",
     '{"data":[{"X":"\\"': "ends within event 0",
-    '{"data":[{"X":[1,2 3]}]}': "event 0 is no JSON: Expecting ',' delimiter",
-    '{"data":[{"X":[1,2,3}]}': "event 0 is no JSON",
-    '{"data":[7]}': "event 0 is no object",
+    '{"data":[{"X":[1,2 3]}]}': "event 0 is not valid JSON: Expecting ',' delimiter",
+    '{"data":[{"X":[1,2,3}]}': "event 0 is not valid JSON",
+    '{"data":[7]}': "event 0 is not an object",
     '{"data":[{"Y":[1,2,3]}]}': "event 0 has no tensor X (it has: Y)",
     '{"data":[[7]]}': "event 0 has no tensor X (it has: none)",
-    '{"data":[{"X":[1,2,3]},{"X":[1,2,"z"]}]}': "event 1: X: 'z' in content, in hit 0, is no number",
-    '{"data":[{"X":[1,2,true]}]}': "'True' in content, in hit 0, is no number",
-    '{"data":[{"X":[1,2,3,1,2,null]}]}': "'None' in content, in hit 1, is no number",
-    '{"data":[{"X":[[1,2,3],[1,2,"3"]]}]}': "'3' in content, in hit 1, is no number",
-    '{"data":[{"X":[1,2,3,{},2,3]}]}': "'{}' in content, in hit 1, is no number",
+    '{"data":[{"X":[1,2,3]},{"X":[1,2,"z"]}]}': "event 1: X: 'z' in content, in hit 0, is not a number",
+    '{"data":[{"X":[1,2,true]}]}': "'True' in content, in hit 0, is not a number",
+    '{"data":[{"X":[1,2,3,1,2,null]}]}': "'None' in content, in hit 1, is not a number",
+    '{"data":[{"X":[[1,2,3],[1,2,"3"]]}]}': "'3' in content, in hit 1, is not a number",
+    '{"data":[{"X":[1,2,3,{},2,3]}]}': "'{}' in content, in hit 1, is not a number",
     '{"data":[{"X":[1,2,3,1,2,NaN]}]}': "X has a NaN or an infinity in hit 1",
     '{"data":[{"X":[1,2,-Infinity]}]}': "X has a NaN or an infinity in hit 0",
     '{"data":[{"X":[1,2,1e39]}]}': "X has a NaN or an infinity in hit 0",
     '{"data":[{"X":[1,2,1e400]}]}': "X has a NaN or an infinity in hit 0",
     '{"data":[{"X":[[1,0.01,0.5,-0.2],[2,0.03,0.4,-0.6],[3,0.1,0.1,0.1]]}]}': "X: row 0 has 4 values, not 3 (is this",
-    '{"data":[{"X":[[1,0.01,0.5,-0.2],[2,0.03,0.4,-0.6]]}]}': "X: row 0 has 4 values, not 3; [N, 3] is wanted",
+    '{"data":[{"X":[[1,0.01,0.5,-0.2],[2,0.03,0.4,-0.6]]}]}': "X: row 0 has 4 values, not 3; expected [N, 3]",
     '{"data":[{"X":[[1,2,3,4],[5,6,7,8],[9,10,11,12]]}]}': "row 0 has 4 values, not 3 (is this [3, N], with all r",
     '{"data":[{"X":[[1],[2],[3]]}]}': "row 0 has 1 values, not 3 (is this [3, N]",
-    '{"data":[{"X":[[0.1,0.2],[0.3,0.4,0.5,0.6]]}]}': "X: row 0 has 2 values, not 3; [N, 3] is wanted",
+    '{"data":[{"X":[[0.1,0.2],[0.3,0.4,0.5,0.6]]}]}': "X: row 0 has 2 values, not 3; expected [N, 3]",
     '{"data":[{"X":[[1,2,3]]},{"X":[[1,2,3],[4,5]]}]}': "event 1: X: row 1 has 2 values, not 3",
     '{"data":[{"X":[[1,2,3],[]]}]}': "row 1 has 0 values",
     '{"data":[{"X":[[]]}]}': "row 0 has 0 values",
@@ -112,21 +112,21 @@ WRONG = {
     '{"data":[{"X":[[1,2,3],4,5,6]}]}': "row 1 is '4', among rows that are lists",
     '{"data":[{"X":[1,2,3,[4,5,6]]}]}': "row 0 is '1', among rows that are lists",
     '{"data":[{"X":{"content":[[1,2,3,4],[5,6,7,8],[9,1,2,3]],"shape":[4,3]}}]}': "row 0 has 4 values, not 3",
-    '{"data":[{"X":{"content":[1,2,3,4,5,6],"shape":[3,2]}}]}': "has the shape [3, 2] and 6 numbers",
-    '{"data":[{"X":{"content":[1,2,3,4,5,6],"shape":[1,2,3]}}]}': "has the shape [1, 2, 3] and 6 numbers",
+    '{"data":[{"X":{"content":[1,2,3,4,5,6],"shape":[3,2]}}]}': "has the shape [3, 2] but 6 numbers",
+    '{"data":[{"X":{"content":[1,2,3,4,5,6],"shape":[1,2,3]}}]}': "has the shape [1, 2, 3] but 6 numbers",
     '{"data":[{"X":{"content":[1,2,3],"b64":"AACAPwAAAEAAAEBA"}}]}': "has both content and b64",
-    '{"data":[{"X":[1,2,3],"X":[4,5,6]}]}': "event 0 is no JSON: 'X' is there twice",
-    '{"data":[{"X":{"content":[1,2,3],"content":[4,5,6]}}]}': "'content' is there twice",
-    '{"data":[' + "[" * 100_000 + "]" * 100_000 + "]}": "event 0 is no JSON: maximum recursion depth",
-    '{"data":[{"X":[1,2,' + "1" * 5000 + "]}]}": "event 0 is no JSON: Exceeds the limit",
+    '{"data":[{"X":[1,2,3],"X":[4,5,6]}]}': "event 0 is not valid JSON: the key 'X' appears twice",
+    '{"data":[{"X":{"content":[1,2,3],"content":[4,5,6]}}]}': "the key 'content' appears twice",
+    '{"data":[' + "[" * 100_000 + "]" * 100_000 + "]}": "event 0 is not valid JSON: maximum recursion depth",
+    '{"data":[{"X":[1,2,' + "1" * 5000 + "]}]}": "event 0 is not valid JSON: Exceeds the limit",
     '{"data":[{"X":[1,2,1' + "0" * 400 + "]}]}": "content has a number that is not finite",
-    '{"data":[{"X":[1,2,3,4]}]}': "4 numbers, which is no multiple of 3",
+    '{"data":[{"X":[1,2,3,4]}]}': "4 numbers, which is not a multiple of 3",
     '{"data":[{"X":{"content":[1,2,3],"shape":[3,1]}}]}': "has the shape [3, 1] and 3 numbers",
     '{"data":[{"X":{"content":[1,2,3],"shape":"big"}}]}': "has the shape big",
     '{"data":[{"X":{"shape":[1,3]}}]}': "has neither content, a list of numbers, nor b64",
-    '{"data":[{"X":{"b64":7}}]}': "b64 is no string",
-    '{"data":[{"X":{"b64":"*"}}]}': "b64 is no base64",
-    '{"data":[{"X":{"b64":"AAAAAA=="}}]}': "is no multiple of 3",
+    '{"data":[{"X":{"b64":7}}]}': "b64 is not a string",
+    '{"data":[{"X":{"b64":"*"}}]}': "b64 is not valid base64",
+    '{"data":[{"X":{"b64":"AAAAAA=="}}]}': "is not a multiple of 3",
     '{"data":[{"X":{"b64":"AAA="}}]}': "b64 has 2 bytes",
 }
 
@@ -143,7 +143,7 @@ def test_what_is_wrong_with_the_json_is_said(tmp_path: Path, text: str) -> None:
 
 def test_names_must_be_as_many_as_events(events: Path, tmp_path: Path) -> None:
     events_to_json(events, tmp_path / "x.json", tensor="X")
-    for names, says in ((["a", "b"], "holds more than the 2"), (list("abcd"), "holds less than the 4")):
+    for names, says in ((["a", "b"], "more events than the 2"), (list("abcd"), "fewer events than the 4")):
         with pytest.raises(InputError, match=says):
             json_to_events(tmp_path / "x.json", tmp_path / "out", tensor="X", names=names)
     assert not (tmp_path / "out").exists()
@@ -183,7 +183,7 @@ def full_disk():
 
 def test_an_event_larger_than_any_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"data":[{"X":[' + "1," * (2 << 20))
-    with pytest.raises(InputError, match="do its brackets match"):
+    with pytest.raises(InputError, match="check that its brackets match"):
         list(array_elements(tmp_path / "x.json", "data", longest=1 << 20))
 
 
@@ -193,7 +193,7 @@ def test_the_elements_of_a_long_file_are_read_one_by_one(tmp_path: Path) -> None
     (tmp_path / "x.json").write_text('{"data": [' + text + ", nonsense")
     elements = array_elements(tmp_path / "x.json", "data")
     assert all(len(next(elements)["s"]) == 100_004 for _ in range(60))
-    with pytest.raises(InputError, match="event 60 is no object"):
+    with pytest.raises(InputError, match="event 60 is not an object"):
         next(elements)
 
 
@@ -227,7 +227,9 @@ def test_an_event_of_no_hits_has_no_place_in_parquet(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     (tmp_path / "events").mkdir()
     (tmp_path / "events" / "a.csv").touch()
-    with pytest.raises(InputError, match="a has no hits, and Parquet no rows for it; choose another format"):
+    with pytest.raises(
+        InputError, match="a has no hits, and Parquet cannot store an event without rows; choose another format"
+    ):
         events_to_events(tmp_path / "events", tmp_path / "out", form="parquet")
     assert not (tmp_path / "out").exists() and [path.name for path in tmp_path.iterdir()] == ["events"]
 
@@ -237,10 +239,10 @@ def test_the_direction_comes_from_the_source(events: Path, tmp_path: Path) -> No
     (tmp_path / "x.txt").write_text("")
     assert direction(events, None) == direction(events, "json") == "json"
     assert direction(tmp_path / "x.json", None) == direction(tmp_path / "x.txt", "csv") == "csv"
-    for source, to, says in (("x.txt", None, r"or \*.json; if it is JSON"), ("x.txt", "json", "leave out --to json")):
+    for source, to, says in (("x.txt", None, r"or \*.json; for JSON input"), ("x.txt", "json", "omit --to json")):
         with pytest.raises(ConfigError, match=says):
             direction(tmp_path / source, to)
-    with pytest.raises(InputError, match="there is no"):
+    with pytest.raises(InputError, match="does not exist"):
         direction(tmp_path / "nowhere", None)
 
 
@@ -265,7 +267,7 @@ def test_a_file_that_is_no_event_leaves_an_earlier_json_as_it_was(tmp_path: Path
     says = {
         "x.txt": (2, "x.txt is neither a folder nor *.csv"),
         "words.csv": (6, "words.csv:1"),
-        "no.csv": (6, "no no.c"),
+        "no.csv": (6, "no.csv does not exist"),
     }
     for source, (status, message) in says.items():
         done = exatrkx_hpc("events", "convert", source, "x.json", cwd=tmp_path)

@@ -16,11 +16,11 @@ from exatrkx_hpc.tracking.scoring import score as scoring
 from exatrkx_hpc.work.events.source import event_key
 from exatrkx_hpc.work.ledger.file import create
 from exatrkx_hpc.work.ledger.ledger import Ledger
-from exatrkx_hpc.work.nodes.merge import Merger, Whole
+from exatrkx_hpc.work.nodes.merge import Merger, RunFacts
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.outcome import Failed, Result
 from exatrkx_hpc.work.results.parts import Part
-from exatrkx_hpc.work.run.accounts import Book
+from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.event_figures import StageMeans, counts_of, write_times
 from exatrkx_hpc.work.workloads.exatrkx import MIN_TRACK_HITS, WORKLOAD, count_tracks
 
@@ -132,7 +132,7 @@ def test_parts_and_shards_have_their_times_too(tmp_path: Path):
     merger = Merger()
     with Ledger(two) as ledger:
         merger.add(ledger, before=0)
-    report = merger.report(Whole(server="", model="", mode="stages", item="hits", nodes={}, stopped=None))
+    report = merger.report(RunFacts(server="", model="", mode="stages", item="hits", nodes={}, stopped=None))
     assert report.counts == {"tracks": 2} and report.stages_ms["gnn"] == pytest.approx(400.0)
 
 
@@ -163,7 +163,7 @@ def test_the_first_events_of_a_run_are_in_its_labels_and_not_in_its_latency(tmp_
     results = Results(tmp_path)
     ledger_of(results.ledger, "a", "b", "c", "d")
     with Ledger(results.ledger) as ledger:
-        book = Book(ledger, results, tmp_path, server="", version="", ignore_first=2)
+        book = Accounts(ledger, results, tmp_path, server="", version="", ignore_first=2)
         for name, seconds in (("c", 100.0), ("a", 50.0), ("b", 1.0), ("d", 3.0)):
             book.add(result(name, stages=(seconds, 0, 0, 0, 0), seconds=seconds), attempts=1)
         book.commit()

@@ -25,18 +25,18 @@ def test_events_are_the_csv_files_of_the_folder_in_natural_order(tmp_path):
 
 def test_a_folder_without_events_says_how_to_make_some(tmp_path):
     (tmp_path / "truth").mkdir()
-    with pytest.raises(InputError, match=r"no events \(\*\.csv, .* in .*; 'exatrkx-hpc events generate'"):
+    with pytest.raises(InputError, match=r"no events \(\*\.csv, .* in .*; generate some with 'exatrkx-hpc"):
         find_events(tmp_path)
 
 
 def test_a_folder_of_packed_events_says_so(tmp_path):
     (tmp_path / "evt_0.csv.gz").write_bytes(gzip.compress(b"1,2,3\n", mtime=0))
-    with pytest.raises(InputError, match=r"no events .*, but evt_0\.csv\.gz: unpack such files"):
+    with pytest.raises(InputError, match=r"no events .*, but evt_0\.csv\.gz; unpack such files"):
         find_events(tmp_path)
 
 
 def test_a_missing_folder_and_a_file_in_its_place(tmp_path):
-    with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
+    with pytest.raises(InputError, match=r"folder .*nowhere does not exist"):
         find_events(tmp_path / "nowhere")
     (tmp_path / "x").write_text("")
     with pytest.raises(InputError, match=r"x is a file"):
@@ -178,7 +178,7 @@ def test_a_file_without_a_hit_is_an_event_without_hits(tmp_path, data):
     ("data", "fault"),
     [
         ("1,2,3\n".encode("utf-16"), "evt.csv is UTF-16 text; save it as UTF-8"),
-        ("1,2,3\n".encode("utf-16-be"), "evt.csv:1: a NUL character, as UTF-16 text"),
+        ("1,2,3\n".encode("utf-16-be"), "evt.csv:1: a NUL character, as in UTF-16 text"),
         (gzip.compress(b"1,2,3\n", mtime=0), "evt.csv is compressed by gzip; unpack it with gunzip"),
         (b"1,2,3\n4,5,6\n7,\xb58,9\n", "evt.csv:3: byte 0xb5 is not text in UTF-8"),
         (b"\x80", "evt.csv:1: byte 0x80 is not text in UTF-8"),
@@ -226,8 +226,8 @@ def test_labels_of_any_program_are_exact(tmp_path, text, labels):
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ("2.5", "'2.5' is no whole number"),
-        ("0.99999999999999999999", "'0.99999999999999999999' is no whole number"),
+        ("2.5", "'2.5' is not an integer"),
+        ("0.99999999999999999999", "'0.99999999999999999999' is not an integer"),
         (f"{2**53}.0", "is written as a float, which is not exact from 2^53 on"),
         ("9.007199254740993e15", "is written as a float"),
         ("1e9999", "is written as a float"),
@@ -235,13 +235,13 @@ def test_labels_of_any_program_are_exact(tmp_path, text, labels):
         (str(-(2**63) - 1), "does not fit into 64 bits"),
         ("9" * 5000, "is longer than any number"),
         (str(2**63), "is negative, in a column with numbers of 2^63 and more"),
-        ("nan", "'nan' is no whole number"),
+        ("nan", "'nan' is not an integer"),
         ("", "a blank line"),
-        ("1_0", "'1_0' is no whole number"),
-        ("\u0661", "'\u0661' is no whole number"),
-        ("0x10", "'0x10' is no whole number"),
-        ("1,2", "'1,2' is no whole number"),
-        ("label", "'label' is no whole number"),
+        ("1_0", "'1_0' is not an integer"),
+        ("\u0661", "'\u0661' is not an integer"),
+        ("0x10", "'0x10' is not an integer"),
+        ("1,2", "'1,2' is not an integer"),
+        ("label", "'label' is not an integer"),
     ],
 )
 def test_a_label_that_is_not_exact_is_refused_with_its_line(tmp_path, line, fault):

@@ -164,7 +164,7 @@ def test_a_ledger_that_another_program_has_open_is_refused(path):
         other.execute("SELECT * FROM facts")
     assert len(other.execute("SELECT * FROM facts").fetchall()) == 2
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(OutputError, match=r"ledger\.sqlite is open in another program; close that, or choose"):
+    with pytest.raises(OutputError, match=r"ledger\.sqlite is locked by another program; stop that program, or choose"):
         Ledger(path)
     other.close()
 
@@ -192,15 +192,15 @@ def overwrite(path, at: int, data: bytes) -> None:
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
-        (lambda path: path.write_bytes(b"\0" * 8192), "is damaged (file is not a database); put a copy"),
-        (lambda path: path.write_text("events"), "is damaged (file is not a database); put a copy"),
+        (lambda path: path.write_bytes(b"\0" * 8192), "is damaged (file is not a database); restore it"),
+        (lambda path: path.write_text("events"), "is damaged (file is not a database); restore it"),
         (lambda path: overwrite(path, 4096, b"x" * 12000), "is damaged ("),
         (lambda path: os.truncate(path, 5000), "is damaged (database disk image is malformed)"),
-        (lambda path: os.truncate(path, 0), "is no ledger of run-clients"),
-        (lambda path: execute(path, "PRAGMA application_id = 0"), "is no ledger of run-clients"),
+        (lambda path: os.truncate(path, 0), "is not a run-clients ledger"),
+        (lambda path: execute(path, "PRAGMA application_id = 0"), "is not a run-clients ledger"),
         (
             lambda path: execute(path, f"PRAGMA user_version = {SCHEMA + 1}"),
-            f"is a ledger of version {SCHEMA + 1}, and this program writes version {SCHEMA}; go on with the program",
+            f"is a ledger of version {SCHEMA + 1}, but this program uses version {SCHEMA}; resume with the program",
         ),
     ],
 )

@@ -8,7 +8,7 @@ import types
 import pytest
 from rich.console import Console
 
-from exatrkx_hpc.work.run.progress import LiveTable, Pace, Tally, progress_bar, time_left
+from exatrkx_hpc.work.run.progress import Pace, ProgressTable, Tally, progress_bar, time_left
 
 
 class Clock:
@@ -27,7 +27,7 @@ def terminal(**more) -> Console:
 
 def shown(pace: Pace) -> str:
     console = terminal()
-    console.print(LiveTable(pace))
+    console.print(ProgressTable(pace))
     return console.file.getvalue()
 
 

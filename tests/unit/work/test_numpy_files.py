@@ -58,9 +58,9 @@ BAD[4, 2] = 1e39
 @pytest.mark.parametrize(
     ("name", "data", "fault"),
     [
-        ("a.npy", b"", "is no whole file of numpy"),
-        ("a.npy", b"1,2,3\n", "is no whole file of numpy"),
-        ("a.npy", npy(HITS)[:40], "is no whole file of numpy"),
+        ("a.npy", b"", "is not a complete numpy file"),
+        ("a.npy", b"1,2,3\n", "is not a complete numpy file"),
+        ("a.npy", npy(HITS)[:40], "is not a complete numpy file"),
         ("a.npy", npy(HITS)[:-1], "is torn: "),
         ("a.npy", npy(HITS) + b"x", "is torn: "),
         ("a.npy", npy(np.empty((3, 3), dtype=object), allow_pickle=True), "holds Python objects, which are never"),
@@ -70,10 +70,10 @@ BAD[4, 2] = 1e39
         ("a.npy", npy(HITS.astype(np.float16)), r"holds float16 \[7, 3\]"),
         ("a.npy", npy(BAD), "hit 4 has 1e.39, which is not finite in single precision"),
         ("a.npy", npy(np.where(HITS[2, 1] == HITS, np.nan, HITS)), "hit 2 has nan"),
-        ("a.npy", npy(HITS).replace(b"{'descr'", b"['descr'"), "is no whole file of numpy"),
-        ("a.npy", npy(HITS).replace(b"False,", b"(((((("), "is no whole file of numpy"),
+        ("a.npy", npy(HITS).replace(b"{'descr'", b"['descr'"), "is not a complete numpy file"),
+        ("a.npy", npy(HITS).replace(b"False,", b"(((((("), "is not a complete numpy file"),
         ("a.npy", npy(HITS).replace(b"'<f4'", b"'<c8'"), r"holds complex64 \[7, 3\]"),
-        ("a.npy", npy(HITS).replace(b"'<f4'", b"b'f4'"), "is no whole file of numpy|holds"),
+        ("a.npy", npy(HITS).replace(b"'<f4'", b"b'f4'"), "is not a complete numpy file|holds"),
         ("a.npy", npy(HITS).replace(b"(7, 3), }", b"(-7, 3),}"), "is torn: "),
         ("a.npy", npy(HITS.astype("M8[s]")), r"holds datetime64\[s\] \[7, 3\]"),
         ("a.npy", npy(HITS > 0), r"holds bool \[7, 3\]"),
@@ -96,7 +96,7 @@ def test_what_is_no_event_is_refused_in_one_line(tmp_path, name, data, fault):
 def test_a_header_that_promises_too_much_costs_no_memory(tmp_path):
     data = npy(HITS).replace(b"(7, 3), }", b"(7" + b"0" * 9 + b", 3)}", 1)
     (tmp_path / "a.npy").write_bytes(data)
-    with pytest.raises(InputError, match=r"is torn|no whole file"):
+    with pytest.raises(InputError, match=r"is truncated|not a complete"):
         read_event(tmp_path / "a.npy")
 
 

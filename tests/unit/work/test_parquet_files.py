@@ -57,7 +57,9 @@ def test_dictionaries_doubles_and_a_column_of_another_name(tmp_path):
     events = find_events(tmp_path, column="run")
     assert [event.name for event in events] == ["a", "b"]
     assert np.array_equal(Reader().read(events[1]).tensors["hits"], values[2:].astype(np.float32))
-    with pytest.raises(InputError, match=r"has no column 'event' \(it has: run, r, phi, z\); --event-column names"):
+    with pytest.raises(
+        InputError, match=r"has no column 'event' \(it has: run, r, phi, z\); choose another with --event-column"
+    ):
         find_events(tmp_path)
 
 
@@ -96,7 +98,9 @@ def test_the_index_of_many_events_holds_one_batch(tmp_path, monkeypatch):
 
 def test_events_in_two_places(tmp_path):
     write(tmp_path / "e.parquet", [(1, hits(2)), (2, hits(2)), (1, hits(2))])
-    with pytest.raises(InputError, match=r"events in more than one place \(1, …\); sort the rows by event, in one"):
+    with pytest.raises(
+        InputError, match=r"the rows of an event are not contiguous \(1, …\); sort the rows by event, in one"
+    ):
         find_events(tmp_path)
     write(tmp_path / "e.parquet", [(1, hits(2))])
     write(tmp_path / "f.parquet", [("1", hits(2))])
@@ -108,8 +112,8 @@ def test_events_in_two_places(tmp_path):
     ("name", "fault"),
     [
         ("", "'' in 'event' is empty"),
-        (".a", "begins with a point"),
-        ("../a", "begins with a point"),
+        (".a", "begins with a dot"),
+        ("../a", "begins with a dot"),
         ("a/b", "holds a / or a NUL"),
         ("a\0", "holds a / or a NUL"),
         ("é" * 101, "is longer than 200 bytes"),
@@ -129,7 +133,7 @@ def test_names_that_no_label_file_can_have(tmp_path, name, fault):
             {"event": [1], "r": [1.0], "phi": [1.0]},
             r"has no column 'z' \(it has: event, r, phi\); workload exatrkx has the",
         ),
-        ({"event": [1.5], "r": [1.0], "phi": [1.0], "z": [1.0]}, "'event' is double, not a whole number or a string"),
+        ({"event": [1.5], "r": [1.0], "phi": [1.0], "z": [1.0]}, "'event' is double, not an integer or a string"),
         ({"event": [1], "r": [1], "phi": [1.0], "z": [1.0]}, "'r' is int64, not float or double"),
         ({"event": [1], "r": [[1.0]], "phi": [1.0], "z": [1.0]}, "'r' is list.*, not float or double"),
     ],
@@ -178,7 +182,7 @@ def test_a_file_that_changes_or_goes_after_it_was_indexed(tmp_path):
     events, reader = find_events(tmp_path), Reader()
     reader.read(events[0])
     os.utime(path, ns=(1, 1))
-    with pytest.raises(UnreadableEvent, match="changed since the run began; run it again"):
+    with pytest.raises(UnreadableEvent, match="changed since the run began; run again"):
         reader.read(events[1])
     path.unlink()
     with pytest.raises(UnreadableEvent, match=r"cannot read .*e\.parquet: No such file"):

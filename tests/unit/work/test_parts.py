@@ -183,7 +183,7 @@ def test_a_part_that_is_missing_or_torn_is_done_again(settings, harm):
     part, events = part_with(settings(), "evt_0")
     harm(part)
     report = run_clients(settings(), tell=said.append)
-    assert report.done_now == len(events) and f"{len(events)} results were missing or torn" in said[0]
+    assert report.done_now == len(events) and f"{len(events)} results were missing or damaged" in said[0]
     assert assert_one_result_each(settings(), sizes) > 1
 
 
@@ -279,9 +279,9 @@ U64 = np.array([2**63, 2**64 - 1], dtype=np.uint64)
         (pa.array([[0, 1], []], pa.large_list(pa.uint8())), {"a": [0, 1], "b": []}),
         (pa.array([U64.tolist(), [0]], pa.list_(pa.uint64())), {"a": U64.tolist(), "b": [0]}),
         (pa.array([[0.0, 1.0], [2.0]], pa.list_(pa.float64())), "labels list<element: double>"),
-        (pa.array([["0"], ["1"]], pa.list_(pa.string())), "list of int64 are wanted"),
-        (pa.array([[True], [False]], pa.list_(pa.bool_())), "list of int64 are wanted"),
-        (pa.array([0, 1], pa.int64()), "list of int64 are wanted"),
+        (pa.array([["0"], ["1"]], pa.list_(pa.string())), "expected string and list of int64"),
+        (pa.array([[True], [False]], pa.list_(pa.bool_())), "expected string and list of int64"),
+        (pa.array([0, 1], pa.int64()), "expected string and list of int64"),
         (pa.array([[0, None], [2]], pa.list_(pa.int64())), "an event without a name or labels"),
         (pa.array([None, [2]], pa.list_(pa.int64())), "an event without a name or labels"),
     ],

@@ -103,7 +103,9 @@ def test_an_event_that_is_gone_is_named(ledger, events, labels):
     do(ledger, events, labels, "evt_0", "evt_1")
     for number in (0, 1, 4, 5):
         (events / f"evt_{number}.csv").unlink()
-    with pytest.raises(InputError, match=r"4 are no longer in .*/events \(evt_0, evt_1, evt_4, …\); put them back"):
+    with pytest.raises(
+        InputError, match=r"4 events are missing from .*/events \(evt_0, evt_1, evt_4, …\); restore them"
+    ):
         match_events(ledger, events)
     assert states(ledger) == "ddwwww"
     assert match_events(ledger, events, accept=True) == Changes(gone=4)
@@ -141,7 +143,7 @@ def test_a_folder_that_moved_is_the_same_dataset_and_another_is_not(ledger, even
     other = tmp_path / "other"
     other.mkdir()
     (other / "run_7.csv").write_text("")
-    refused = r"ledger\.sqlite is of the events in .*/events, and those in .*/other are others: 6 are no longer"
+    refused = r"ledger\.sqlite was created for the events in .*/events; those in .*/other differ: 6 events are missing"
     with pytest.raises(InputError, match=refused):
         match_events(ledger, other)
     assert states(ledger) == "dwwwww"
@@ -151,7 +153,7 @@ def test_a_folder_without_events_and_no_folder(ledger, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no events \(\*\.csv, "):
         match_events(ledger, tmp_path / "empty")
-    with pytest.raises(InputError, match="there is no folder"):
+    with pytest.raises(InputError, match="does not exist"):
         match_events(ledger, tmp_path / "nowhere")
     assert states(ledger) == "wwwwww"
 

@@ -52,7 +52,7 @@ def test_a_report_survives_its_json(tmp_path):
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"events": 3}'])
 def test_a_file_that_is_no_report(tmp_path, content):
     (tmp_path / "report.json").write_text(content)
-    with pytest.raises(InputError, match="no report of run-clients"):
+    with pytest.raises(InputError, match="not a run-clients report"):
         read_report(tmp_path / "report.json")
 
 
@@ -70,7 +70,7 @@ def test_check_speaks_up_when_an_event_has_no_labels():
 
 def test_the_table_shows_the_figures_and_the_first_failures():
     text = shown(make())
-    assert "stages mean" not in text and "no times of" not in text
+    assert "stages mean" not in text and "latency without" not in text
     for figure in (
         "127.0.0.1:9191",
         "10 of 10",

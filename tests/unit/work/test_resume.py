@@ -62,7 +62,7 @@ def test_the_command_line_goes_on_or_begins_anew(settings, tmp_path):
     words = ("run-clients", "-s", run_settings.server, "-n", 1, "--json")
     again = exatrkx_hpc(*words, cwd=tmp_path)
     assert again.returncode == IncompleteRun.exit_code and json.loads(again.stdout)["done_before"] == first.done == 3
-    assert "3 of 4 events were done before, 0 are left; 1 in quarantine are passed over" in again.stderr
+    assert "3 of 4 events were done before, 0 are left; 1 in quarantine are skipped" in again.stderr
     (run_settings.events / "evt_3.csv").write_text("1,2,3\n")
     fresh = exatrkx_hpc(*words, "--fresh", "--quiet", cwd=tmp_path)
     assert fresh.returncode == 0 and json.loads(fresh.stdout)["done_now"] == 4
@@ -137,7 +137,7 @@ def test_another_dataset_is_refused_and_nothing_is_touched(settings, tmp_path):
     run_clients(settings(sizes=[3] * 3))
     before = label_files(settings())
     other = make_events(tmp_path / "other", [5] * 4)
-    with pytest.raises(InputError, match=r"is of the events in .*/events, and those in .*/other are others"):
+    with pytest.raises(InputError, match=r"was created for the events in .*/events; those in .*/other differ"):
         run_clients(settings(events=other))
     assert label_files(settings()) == before and len(ledger_rows(settings())) == 3
     assert run_clients(settings()).done == 3
@@ -147,7 +147,7 @@ def test_a_damaged_ledger_is_never_overwritten_by_itself(settings):
     run_settings = settings(sizes=[3] * 3)
     run_clients(run_settings)
     (run_settings.out / "ledger.sqlite").write_text("torn")
-    with pytest.raises(OutputError, match=r"ledger\.sqlite is damaged \(file is not a database\); put a copy"):
+    with pytest.raises(OutputError, match=r"ledger\.sqlite is damaged \(file is not a database\); restore it"):
         run_clients(run_settings)
     assert len(label_files(run_settings)) == 3 and (run_settings.out / "ledger.sqlite").read_text() == "torn"
     assert run_clients(settings(fresh=True)).done_now == 3
@@ -199,7 +199,7 @@ def test_an_event_that_vanishes_or_changes_during_the_run(settings):
     report = run_clients(run_settings, meddle)
     assert report.done == 59 and [(one.event, one.kind) for one in report.failed] == [("evt_58", "file")]
     assert "cannot read" in report.failed[0].reason and not (run_settings.out / "quarantine").exists()
-    with pytest.raises(InputError, match=r"1 are no longer in .* \(evt_58\)"):  # what was sent of evt_59 is known
+    with pytest.raises(InputError, match=r"1 event is missing from .* \(evt_58\)"):  # what was sent of evt_59 is known
         run_clients(run_settings)
     (run_settings.events / "evt_58.csv").write_text("1,2,3\n")
     run_clients(run_settings).check()
@@ -304,4 +304,4 @@ def test_more_workers_than_cores_work_and_are_warned_of(settings):
     assert said == []
     report = run_clients(settings(workers=4 * cores + 1, fresh=True), tell=said.append)
     assert report.done == 20 and len(said) == 1
-    assert str(said[0]).startswith(f"-n {4 * cores + 1} is far above the cores of this machine ({cores})")
+    assert str(said[0]).startswith(f"-n {4 * cores + 1} is far more than the CPU cores of this machine ({cores})")

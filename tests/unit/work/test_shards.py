@@ -81,7 +81,7 @@ def test_how_many_shards_there_are_is_written_down(tmp_path):
 def test_a_file_that_does_not_say_it_is_refused(tmp_path, settings, text):
     begin_sharding(tmp_path, 4)
     (tmp_path / "shards.json").write_text(text)
-    with pytest.raises(OutputError, match=r"shards\.json does not say how many shards there are \(.*choose another -o"):
+    with pytest.raises(OutputError, match=r"shards\.json is damaged.*choose another -o"):
         read_sharding(tmp_path)
 
 
@@ -115,7 +115,7 @@ def test_a_plain_run_goes_on_with_all_shards(settings, tmp_path):
     done = exatrkx_hpc("run-clients", "-s", run.server, "-o", "out", "-n", 1, "--json", cwd=tmp_path)
     told = json.loads(done.stdout)
     assert (told["done"], told["done_before"], told["events"]) == (9, 7, 9), done.stderr
-    assert "events: 1 new" in done.stderr and "1 results were missing or torn" in done.stderr
+    assert "events: 1 new" in done.stderr and "1 results were missing or damaged" in done.stderr
     page = (run.out / "report.html").read_text()
     assert "9 of 9 events" in page and "events through exatrkx" in page
     again = farm.run_clients(settings(server=f"127.0.0.1:{free_port()}"))
@@ -176,13 +176,15 @@ def test_bad_events_fail_alone_and_can_be_tried_again(settings):
 def test_with_and_without_shards_do_not_mix(settings):
     run = settings(sizes=[3] * 4)
     run_clients(run)
-    with pytest.raises(OutputError, match=r"ledger\.sqlite is of a run without shards; go on without --srun and --sba"):
+    with pytest.raises(
+        OutputError, match=r"ledger\.sqlite belongs to a run without shards; resume without --srun and --sba"
+    ):
         run_sharded(run, HERE, shards=2)
     other = dataclasses.replace(run, out=run.out.with_name("other"))
     run_sharded(other, HERE, shards=2)
-    with pytest.raises(OutputError, match=r"other is in 2 shards; 'exatrkx-hpc run-clients' goes on with them all"):
+    with pytest.raises(OutputError, match=r"other has 2 shards; resume them with 'exatrkx-hpc run-clients'"):
         run_clients(other)
-    with pytest.raises(ConfigError, match="has no shards; say how many"):
+    with pytest.raises(ConfigError, match="has no shards; set the number"):
         run_sharded(dataclasses.replace(run, out=run.out.with_name("third")), HERE)
 
 
@@ -199,7 +201,7 @@ def test_two_runs_at_once_are_refused(settings):
     run = settings(sizes=[3] * 4)
 
     def do(order, shards, *, of, look):
-        with pytest.raises(OutputError, match=r"writes to .*out; wait for its end"):
+        with pytest.raises(OutputError, match=r"writes to .*out; wait until it ends"):
             run_sharded(run, HERE)
         return HERE(order, shards, of=of, look=look)
 
@@ -224,7 +226,7 @@ def test_an_event_that_changed_is_told_as_a_plain_run_tells_it(settings):
     run = settings(sizes=[3] * 6)
     run_sharded(run, HERE, shards=2)
     (run.events / "evt_3.csv").write_text("1,2,3\n")
-    with pytest.raises(InputError, match=r"events changed since they were done \(evt_3\); put them back"):
+    with pytest.raises(InputError, match=r"events changed since they were done \(evt_3\); restore them"):
         run_sharded(run, HERE)
     report = run_sharded(settings(accept_changes=True), HERE)
     assert (report.done, report.done_now, report.items) == (6, 1, 1)
@@ -266,7 +268,7 @@ def test_what_is_lost_is_given_out_again(settings):
     report = run_sharded(run, do, shards=4, tell=said.append)
     assert rounds == [[0, 1, 2, 3], [1, 3]]
     assert [str(news) for news in said] == [
-        "shards 1, 3 were lost with the node or the program that had it; others do what is left"
+        "shards 1, 3 were lost because a node or a worker program ended; other nodes take over"
     ]
     assert report.done == 20 and set(report.nodes) == {"a", "b"}
     assert report.nodes["a"] == len(of_shard(run, Shard(0, 4))) + len(of_shard(run, Shard(2, 4)))
@@ -281,7 +283,7 @@ def test_what_is_lost_each_time_ends_the_run_and_the_next_one_goes_on(settings):
         run_shards(order, [0] if 0 in shards else [], of=of, node="a")
         return ""
 
-    with pytest.raises(StoppedRun, match=r"shard 1 was lost again and again; .*srun\.log may tell why; ") as stopped:
+    with pytest.raises(StoppedRun, match=r"shard 1 was lost repeatedly; see .*srun\.log; ") as stopped:
         run_sharded(run, do, shards=2)
     report, first = stopped.value.report, len(of_shard(run, Shard(0, 2)))
     assert rounds == [[0, 1], [1]]
@@ -417,15 +419,15 @@ def test_a_shard_that_has_not_counted_is_taken_for_an_average_one():
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["--srun"], 2, "this shell is in none; get one with 'salloc --no-kill -N 2', or use --sbatch"),
-        (["--srun", "--sbatch"], 2, "--srun and --sbatch exclude each other"),
-        (["-N", "2"], 2, "-N is of a job of workers; say --sbatch with it, or --srun"),
-        (["--srun", "-A", "m1"], 2, "-A is of a job of workers; say --sbatch with it"),
-        (["--dry-run"], 2, "--dry-run prints the script of a job of workers; say --sbatch"),
-        (["--sbatch", "--site", "local"], 2, "--sbatch needs Slurm, which site local has not; leave it out"),
+        (["--srun"], 2, "this shell is not in one; get one with 'salloc --no-kill -N 2', or use --sbatch"),
+        (["--srun", "--sbatch"], 2, "--srun and --sbatch are mutually exclusive"),
+        (["-N", "2"], 2, "-N applies only to a workers' job; add --sbatch or --srun"),
+        (["--srun", "-A", "m1"], 2, "-A applies only to a workers' job; add --sbatch"),
+        (["--dry-run"], 2, "--dry-run prints the script of a workers' job; add --sbatch"),
+        (["--sbatch", "--site", "local"], 2, "--sbatch needs Slurm, which site local does not use; omit --sbatch"),
         (["--sbatch", "-s", "127.0.0.1:9191"], 5, "other nodes cannot reach the endpoint 127.0.0.1:9191; let the"),
         (["--sbatch", "-s", "localhost:9191"], 5, 'balancer.host = "0.0.0.0"'),
-        (["--sbatch"], 6, "there is no folder events"),
+        (["--sbatch"], 6, "folder events does not exist"),
     ],
 )
 def test_what_cannot_work_is_one_line(words, code, says, tmp_path, monkeypatch):

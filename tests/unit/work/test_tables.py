@@ -68,24 +68,24 @@ def test_nan_and_infinity_may_be_sent_to_see_what_a_model_does(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "datatype", "shape", "says"),
     [
-        ("1,2\n", "FP32", (-1, 3), "x.csv: 2 columns; the model wants 3, for [-1, 3]"),
-        ("1,2,3\n", "FP32", (-1, -1, 2), "3 columns; the model wants a multiple of 2"),
-        ("1,2\n3,4\n5,6\n", "INT64", (2, -1), "3 lines; the model wants 2, for [2, -1]"),
+        ("1,2\n", "FP32", (-1, 3), "x.csv: 2 columns; the model expects 3, for [-1, 3]"),
+        ("1,2,3\n", "FP32", (-1, -1, 2), "3 columns; the model expects a multiple of 2"),
+        ("1,2\n3,4\n5,6\n", "INT64", (2, -1), "3 lines; the model expects 2, for [2, -1]"),
         ("1,2\n3\n", "FP32", (-1, 2), "x.csv:2: 1 columns, but 2 in the first line"),
-        ("1,2\n3,x\n", "FP32", (-1, 2), "x.csv:2: 'x' is no FP32"),
-        ("1.5\n", "INT64", (-1,), "x.csv:1: '1.5' is no INT64"),
-        ("300\n", "UINT8", (-1,), "'300' is no UINT8"),
-        ("1e39\n", "FP32", (-1,), "'1e39' is no FP32"),
-        ("9007199254740993.0\n", "INT64", (-1,), "is no INT64"),
-        ("0.0_3\n", "FP32", (-1,), "x.csv:1: '0.0_3' is no FP32"),
-        ("1,2\n\uff11,2\n", "FP32", (-1, 2), "x.csv:2: '\uff11' is no FP32"),
-        ("1_0\n", "INT64", (-1,), "x.csv:1: '1_0' is no INT64"),
-        ("0.99999999999999999999\n", "INT64", (-1,), "is no INT64"),
-        ("18446744073709551616\n", "UINT64", (-1,), "is no UINT64"),
-        ("-1\n", "UINT64", (-1,), "is no UINT64"),
-        ("maybe\n", "BOOL", (-1,), "'maybe' is no BOOL"),
-        ("", "FP32", (1, 3), "x.csv is empty; the model wants [1, 3]"),
-        ("1,2\n", "FP32", (-1, -1, -1), "several open axes"),
+        ("1,2\n3,x\n", "FP32", (-1, 2), "x.csv:2: 'x' is not a valid FP32"),
+        ("1.5\n", "INT64", (-1,), "x.csv:1: '1.5' is not a valid INT64"),
+        ("300\n", "UINT8", (-1,), "'300' is not a valid UINT8"),
+        ("1e39\n", "FP32", (-1,), "'1e39' is not a valid FP32"),
+        ("9007199254740993.0\n", "INT64", (-1,), "is not a valid INT64"),
+        ("0.0_3\n", "FP32", (-1,), "x.csv:1: '0.0_3' is not a valid FP32"),
+        ("1,2\n\uff11,2\n", "FP32", (-1, 2), "x.csv:2: '\uff11' is not a valid FP32"),
+        ("1_0\n", "INT64", (-1,), "x.csv:1: '1_0' is not a valid INT64"),
+        ("0.99999999999999999999\n", "INT64", (-1,), "is not a valid INT64"),
+        ("18446744073709551616\n", "UINT64", (-1,), "is not a valid UINT64"),
+        ("-1\n", "UINT64", (-1,), "is not a valid UINT64"),
+        ("maybe\n", "BOOL", (-1,), "'maybe' is not a valid BOOL"),
+        ("", "FP32", (1, 3), "x.csv is empty; the model expects [1, 3]"),
+        ("1,2\n", "FP32", (-1, -1, -1), "several axes of free size"),
     ],
 )
 def test_a_table_that_does_not_fit(tmp_path: Path, text: str, datatype: str, shape: tuple[int, ...], says: str) -> None:
@@ -98,10 +98,10 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*No such file"):
         read_tensor(tmp_path / "nowhere.csv", datatype="FP32", shape=(-1,))
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match="is not text"):
+    with pytest.raises(InputError, match="is not UTF-8 text"):
         read_tensor(tmp_path / "b.csv", datatype="FP32", shape=(-1,))
 
 
 def test_a_type_that_nobody_knows() -> None:
-    with pytest.raises(ModelError, match="FP8 is a type"):
+    with pytest.raises(ModelError, match="FP8 is a data type"):
         numpy_type("FP8")

@@ -65,7 +65,7 @@ def test_what_was_said_names_the_figures_and_the_flags():
     told = str(doubt(others))
     assert told.startswith(f"z reaches {along:.4g} and r {far:.4g}: these look like metres, phi reaches 3.077: this ")
     assert "looks like radians, not r/3000 mm" in told
-    assert "'exatrkx-hpc events convert EVENTS NEW --scale metres --phi radians' converts them" in told
+    assert "convert them with 'exatrkx-hpc events convert EVENTS NEW --scale metres --phi radians'" in told
 
 
 @pytest.mark.parametrize("most", [1, 5, 40])
@@ -192,6 +192,6 @@ def test_the_command_converts_and_warns(tmp_path, metres):
     twice = exatrkx_hpc("events", "convert", "new", "twice", "--scale", "metres", cwd=tmp_path)
     assert "warning: now z reaches" in twice.stderr and "were the events in metres?" in twice.stderr
     small = exatrkx_hpc("events", "convert", "new", "small", "--scale", "millimetres", cwd=tmp_path)
-    assert "as in no tracker; were the events in millimetres?" in small.stderr
+    assert "which fits no tracker; were the events in millimetres?" in small.stderr
     wrong = exatrkx_hpc("events", "convert", "events", "x", "--scale", "feet", cwd=tmp_path)
     assert wrong.returncode == 2 and not (tmp_path / "x").exists()

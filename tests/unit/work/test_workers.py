@@ -40,12 +40,12 @@ from exatrkx_hpc.work.ledger.open import begin, facts_of
 from exatrkx_hpc.work.map.endpoint import Endpoint
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.run import coordinator as coordinator_module
-from exatrkx_hpc.work.run.accounts import Book
+from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.coordinator import Coordinator
 from exatrkx_hpc.work.run.report import read_report
 from exatrkx_hpc.work.run.run import Settings, StoppedRun, run_clients
 from exatrkx_hpc.work.run.worker import Task
-from exatrkx_hpc.work.run.worker_process import Slot
+from exatrkx_hpc.work.run.worker_process import WorkerProcess
 from exatrkx_hpc.work.workloads.exatrkx import WORKLOAD
 
 
@@ -129,7 +129,7 @@ def test_two_runs_do_not_share_a_folder(settings, tmp_path):
             wait_for(lambda: run_settings.folder.is_dir() and len(list(run_settings.folder.iterdir())) > 5)
             part = run_settings.folder / ".evt_1.csv.of_the_first"
             part.write_text("")
-            with pytest.raises(OutputError, match=r"another run writes to .*/out; wait for its end, or choose"):
+            with pytest.raises(OutputError, match=r"another run writes to .*/out; wait until it ends, or choose"):
                 run_clients(run_settings)
             assert part.exists() and child.returncode() is None
             child.send(signal.SIGTERM)
@@ -228,9 +228,9 @@ def test_workers_that_die_each_time_end_the_run(settings, number):
             if number == 2:
                 report = run_clients(run_settings)
                 assert [failed.kind for failed in report.failed] == ["worker"] * 2
-                assert "ended 3 times, the last time by SIGKILL" in report.failed[0].reason
+                assert "died 3 times, last by SIGKILL" in report.failed[0].reason
             else:
-                with pytest.raises(StoppedRun, match="the workers keep ending, the last one by SIGKILL"):
+                with pytest.raises(StoppedRun, match="the workers keep dying, the last one by SIGKILL"):
                     run_clients(run_settings)
         finally:
             over.set()
@@ -373,7 +373,7 @@ def within(seconds, work):
 
 def test_a_worker_that_hangs_with_an_open_pipe_is_given_up(tmp_path, fake_worker):
     async def ask():
-        slot = Slot(grace=0.3)
+        slot = WorkerProcess(grace=0.3)
         await slot.start(Task(server="h:1", models="m", folder="", in_flight=1, request_timeout=1, patience=1))
         slot.give(EventFile(name="e", path=tmp_path / "e.csv"))
         try:
@@ -387,7 +387,7 @@ def test_a_worker_that_hangs_with_an_open_pipe_is_given_up(tmp_path, fake_worker
 
 def test_a_worker_that_says_no_more_but_does_not_end_is_killed(fake_worker):
     async def ask():
-        slot = Slot(grace=0.3)
+        slot = WorkerProcess(grace=0.3)
         await slot.start(Task(server="h:1", models="m", folder="", in_flight=1, request_timeout=1, patience=1))
         try:
             return await slot.answer(longest=60), await slot.ended(), slot.alive
@@ -460,9 +460,7 @@ def test_an_endpoint_that_stays_dead_stops_the_run_instead_of_failing_event_by_e
     with fake_triton("--die-after", "10") as fake:
         run_settings = settings(sizes=[5] * 200, server=fake.server, patience=1.0, in_flight=2)
         earlier_labels(run_settings)
-        with pytest.raises(
-            StoppedRun, match=r"no labels came from 127\.0\.0\.1:\d+ for \d+ s \(nothing answers"
-        ) as caught:
+        with pytest.raises(StoppedRun, match=r"no results from 127\.0\.0\.1:\d+ for \d+ s \(nothing answers") as caught:
             run_clients(run_settings)
     report = caught.value.report
     assert report.done == assert_whole(run_settings.events, run_settings.folder) <= 10
@@ -638,7 +636,7 @@ def make_coordinator(server, tmp_path, *, events, request_timeout=5, **options):
     results.folder.mkdir()
     folder = make_events(tmp_path / "e", [3] * events)
     ledger = begin(results, folder, facts_of(folder, workload=WORKLOAD, mode="ensemble", model="exatrkx"))
-    book = Book(ledger, results, folder, server=server, version="")
+    book = Accounts(ledger, results, folder, server=server, version="")
     labels = str(results.folder)
     times = {"request_timeout": request_timeout, "patience": request_timeout}
     task = Task(server=server, models="exatrkx", folder=labels, in_flight=1, **times)

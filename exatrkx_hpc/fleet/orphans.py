@@ -1,4 +1,4 @@
-"""What a killed monitor or job leaves behind: programs that still hold their ports."""
+"""Orphaned processes: programs that a killed monitor or job left running and that still hold their ports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FarmProcess:
     job: str
 
 
-def end_leftover(pid_file: Path, *, program: str, mark: str) -> None:
+def end_orphan(pid_file: Path, *, program: str, mark: str) -> None:
     """End the program that an earlier monitor started and whose process id is in `pid_file`.
 
     It is ours only if it is called `program` and `mark` is in its command; if it has ended, its own processes

@@ -19,9 +19,9 @@ from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.process import Child, kill_session, spawn
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.doctor.finding import Finding
-from exatrkx_hpc.doctor.leftovers import OF_MONITORS, leftover_findings
-from exatrkx_hpc.fleet.leftovers import FarmProcess, farm_processes
+from exatrkx_hpc.doctor.orphans import OF_MONITORS, orphan_findings
 from exatrkx_hpc.fleet.members.record import read_records
+from exatrkx_hpc.fleet.orphans import FarmProcess, farm_processes
 from exatrkx_hpc.launch.embedded.cleanup import containers, remove_containers, remove_shared_memory
 
 NODE = "127.0.86.1"
@@ -64,7 +64,7 @@ def server_of(job: farm.Job) -> FarmProcess:
 
 
 def look(job: farm.Job) -> list[Finding]:
-    return list(leftover_findings(job.farm, lambda name: job.scheduler.info(name).state))
+    return list(orphan_findings(job.farm, lambda name: job.scheduler.info(name).state))
 
 
 def server_alone(job: farm.Job) -> FarmProcess:
@@ -81,16 +81,16 @@ def server_alone(job: farm.Job) -> FarmProcess:
 def test_a_server_whose_job_is_over_is_left_over(job):
     server = server_alone(job)
     (finding,) = look(job)
-    assert (finding.what, finding.ok) == ("leftover processes", False)
+    assert (finding.what, finding.ok) == ("orphaned processes", False)
     assert f"{server.program} {server.pid} of job {job.id}" in finding.found
     assert finding.remedy == f"kill -KILL {server.pid}"
     kill_session(os.getsid(server.pid))
-    assert [finding.what for finding in look(job) if finding.ok] == ["leftovers"]
+    assert [finding.what for finding in look(job) if finding.ok] == ["orphans"]
 
 
 def test_a_server_whose_job_goes_on_is_none(job):
     assert server_of(job).job == job.id
-    assert [(finding.what, finding.ok) for finding in look(job)] == [("leftovers", True)]
+    assert [(finding.what, finding.ok) for finding in look(job)] == [("orphans", True)]
 
 
 def test_a_job_of_which_nobody_can_say_whether_it_is_over_has_left_nothing(job):
@@ -102,7 +102,7 @@ def test_a_job_of_which_nobody_can_say_whether_it_is_over_has_left_nothing(job):
 
     server_of(job)
     for state in (unknown, refused):
-        assert all(finding.ok for finding in leftover_findings(job.farm, state))
+        assert all(finding.ok for finding in orphan_findings(job.farm, state))
 
 
 def test_a_server_of_another_run_root_is_not_looked_at(job, tmp_path):
@@ -213,7 +213,7 @@ def test_a_container_that_does_not_go_is_one_line_with_the_command(podman):
 @pytest.mark.parametrize(("rows", "status"), [("no JSON", 0), ("[]", 125), ("{}", 0)])
 def test_a_podman_that_does_not_answer_is_one_line(podman, rows, status):
     podman.set(rows, status=status)
-    with pytest.raises(LaunchError, match="does not tell its containers"):
+    with pytest.raises(LaunchError, match="cannot list the containers of"):
         containers("podman", RUN_ROOT)
 
 
@@ -225,15 +225,15 @@ def test_doctor_names_the_containers_of_jobs_that_are_over(podman, tmp_path):
     podman.set(rows)
     values = {"site": "local", "run_root": str(tmp_path), "server.engine": "podman", "server.image": "a:1"}
     what = resolve(flags=values).farm
-    (finding,) = leftover_findings(what, states.__getitem__)
-    assert (finding.what, finding.ok) == ("leftover containers", False)
+    (finding,) = orphan_findings(what, states.__getitem__)
+    assert (finding.what, finding.ok) == ("orphaned containers", False)
     assert finding.remedy == "podman rm --force --time 0 --ignore exatrkx-3-nid001-0 exatrkx-5-nid001-0"
     podman.set(rows[1:2])
-    (finding,) = leftover_findings(what, states.__getitem__)
-    assert (finding.what, finding.ok) == ("leftovers", True)
+    (finding,) = orphan_findings(what, states.__getitem__)
+    assert (finding.what, finding.ok) == ("orphans", True)
     podman.set([], status=125)
-    findings = list(leftover_findings(what, states.__getitem__))
-    assert [finding.what for finding in findings if not finding.ok] == ["leftover containers"]
+    findings = list(orphan_findings(what, states.__getitem__))
+    assert [finding.what for finding in findings if not finding.ok] == ["orphaned containers"]
 
 
 # Shared memory

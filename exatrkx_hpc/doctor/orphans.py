@@ -1,4 +1,4 @@
-"""What farms of the past have left on this machine: containers and processes of jobs that are over."""
+"""Orphans on this machine: containers and processes of jobs that are over."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.doctor.finding import Finding, refused
 from exatrkx_hpc.fleet.balancer.balancers import BALANCERS
-from exatrkx_hpc.fleet.leftovers import farm_processes
+from exatrkx_hpc.fleet.orphans import farm_processes
 from exatrkx_hpc.launch.embedded.cleanup import containers, removal_argv
 
 #: The names of the programs that a monitor starts.
 OF_MONITORS = (*(kind.program for kind in BALANCERS.values()), "prometheus")
 
 
-def leftover_findings(farm: Farm, state: Callable[[str], JobState]) -> Iterator[Finding]:
+def orphan_findings(farm: Farm, state: Callable[[str], JobState]) -> Iterator[Finding]:
     """Yield what is left of jobs of this run root that are over, with the command that ends it.
 
-    A job of which nobody can say whether it is over has left nothing.
+    A job in an unknown state counts as running.
     """
     engine, run_root = farm.server.engine, Path(farm.run_root)
     over = _Over(run_root, state)
@@ -30,19 +30,19 @@ def leftover_findings(farm: Farm, state: Callable[[str], JobState]) -> Iterator[
     except MissingComponent:  # told already
         left = []
     except LaunchError as error:
-        yield refused("leftover containers", str(error))
+        yield refused("orphaned containers", str(error))
         left = []
     if left:
         names = [container.name for container in left]
         remedy = shlex.join(removal_argv(engine, names))
-        yield Finding(what="leftover containers", ok=False, found=", ".join(names), remedy=remedy)
+        yield Finding(what="orphaned containers", ok=False, found=", ".join(names), remedy=remedy)
     processes = [process for process in farm_processes(run_root, of_monitors=OF_MONITORS) if over(process.job)]
     if processes:
         found = ", ".join(f"{process.program} {process.pid} of job {process.job}" for process in processes)
         remedy = shlex.join(["kill", "-KILL", *(str(process.pid) for process in processes)])
-        yield Finding(what="leftover processes", ok=False, found=found, remedy=remedy)
+        yield Finding(what="orphaned processes", ok=False, found=found, remedy=remedy)
     if not left and not processes:
-        yield Finding(what="leftovers", ok=True, found="none of earlier jobs on this machine")
+        yield Finding(what="orphans", ok=True, found="none of earlier jobs on this machine")
 
 
 class _Over:
