@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fakes.running import fake_triton
-from paths import GOLDEN
+from paths import GOLDEN, ROOT
 from reference_files import reference_folder
 from runs import make_events
 from segments import SHARED_MEMORY, abandoned
@@ -42,6 +42,22 @@ class _ByFile(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         name = Path(nodeid.partition("::")[0]).name
         return nodeid if name in _APART else _TOGETHER.get(name, name)
+
+
+_REAL = ROOT / "tests" / "real"
+#: The mark that a folder of tests/real gives to its tests.
+_MARKS = {"triton": "triton", "slurm": "slurm", "containers": "podman", "browser": "browser", "chaos": "chaos"}
+#: Fixtures of which each is, or starts, a program that is not this Python: a test that uses one needs a part.
+_PARTS = {"triton", "nginx", "prometheus", "server"}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test by its folder, and as one that needs a part by its marks and its fixtures."""
+    if item.path.is_relative_to(_REAL):
+        item.add_marker(_MARKS[item.path.relative_to(_REAL).parts[0]])
+    marks = {mark.name for mark in item.iter_markers()}
+    if _PARTS & set(getattr(item, "fixturenames", ())) or marks & set(_MARKS.values()):
+        item.add_marker("part")
 
 
 @pytest.hookimpl(optionalhook=True)
