@@ -103,12 +103,13 @@ def clean_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def heard_signals() -> None:
-    """What the tests start hears SIGHUP and SIGINT, also where nohup or a shell's & has switched them off.
+    """What the tests start hears SIGHUP, SIGINT and SIGQUIT, also where nohup or a shell's & has switched them off.
 
     A program begins with the default for a signal that its parent handles, and inherits only what is ignored.
     """
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: None)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

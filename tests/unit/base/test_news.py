@@ -148,7 +148,7 @@ def test_what_is_new_of_a_job():
 @pytest.fixture
 def folder(tmp_path: Path, nginx: str) -> Iterator[Path]:
     """A folder with the farm.toml of a fake server; what was deployed from it ends with the test."""
-    what = local_farm(tmp_path / "runs", cluster__local_address="127.0.90.1")
+    what = local_farm(tmp_path / "runs")
     sections = {
         "cluster": {"local_address": what.cluster.local_address},
         "job": {"nodes": 1},
