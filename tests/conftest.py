@@ -47,16 +47,29 @@ class _ByFile(LoadScopeScheduling):
 _REAL = ROOT / "tests" / "real"
 #: The mark that a folder of tests/real gives to its tests.
 _MARKS = {"triton": "triton", "slurm": "slurm", "containers": "podman", "browser": "browser", "chaos": "chaos"}
-#: Fixtures of which each is, or starts, a program that is not this Python: a test that uses one needs a part.
-_PARTS = {"triton", "nginx", "prometheus", "server"}
+#: Fixtures and functions of which each is, or starts, a server or a command: a test that names one needs a part.
+_PARTS = {
+    "triton",
+    "nginx",
+    "prometheus",
+    "server",
+    "exatrkx_hpc",
+    "fake_triton",
+    "running_triton",
+    "driver",
+    "deploy",
+    "exported",
+}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark a test by its folder, and as one that needs a part by its marks and its fixtures."""
+    """Mark a test by its folder, and as one that needs a part by its marks, its fixtures and what it calls."""
     if item.path.is_relative_to(_REAL):
         item.add_marker(_MARKS[item.path.relative_to(_REAL).parts[0]])
-    marks = {mark.name for mark in item.iter_markers()}
-    if _PARTS & set(getattr(item, "fixturenames", ())) or marks & set(_MARKS.values()):
+    named = {mark.name for mark in item.iter_markers()}
+    if isinstance(item, pytest.Function):
+        named.update(item.fixturenames, item.function.__code__.co_names)
+    if named & (_PARTS | set(_MARKS.values())):
         item.add_marker("part")
 
 

@@ -143,6 +143,7 @@ def test_the_index_names_every_page() -> None:
     assert not [ids(page) for page in (ROOT / "docs").rglob("*.md") if page.name != "README.md" and page not in linked]
 
 
+@pytest.mark.slow
 def test_what_a_page_leaves_is_found_and_ended(tmp_path: Path) -> None:
     child = None
     with pytest.raises(AssertionError, match="still running at the end"), nothing_left_of(tmp_path):
@@ -177,6 +178,7 @@ RUNNABLE = [
 @pytest.mark.triton
 @pytest.mark.usefixtures("triton", "nginx", "prometheus")
 @pytest.mark.parametrize("path", RUNNABLE)
+@pytest.mark.slow
 def test_the_commands_of_the_page_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     home.mkdir()

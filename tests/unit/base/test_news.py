@@ -31,7 +31,7 @@ from exatrkx_hpc.fleet.view import job_news
 from exatrkx_hpc.launch.run_dir import FarmDir
 
 for _name in NAMES:
-    if not _name.endswith("__main__"):
+    if not _name.endswith("__main__") and not _name.startswith("exatrkx_hpc.tracking"):  # which knows no news
         importlib.import_module(_name)
 KINDS = sorted(kinds(), key=lambda kind: kind.code)
 TEXT = 'a "b" \\ ü; {c}'

@@ -283,6 +283,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_the_coordinators_memory_does_not_grow_with_the_number_of_events(settings, tmp_path, fake_worker):
     """Neither before the first answer, when a list of all events would be there, nor from answer to answer.
 
