@@ -1,12 +1,14 @@
-# The two commands: make demo and make test. Each sets up .venv first; safe to repeat.
+# Each target sets up .venv first; safe to repeat.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The releases that CI has; they are of this Python alone.
+LOCK := $(if $(filter python3.11,$(notdir $(PYTHON))),--constraint .ci/constraints.txt)
 # Most of the time of the suite is spent waiting for real parts, so more workers than cores.
 WORKERS ?= 3
 
-.PHONY: help demo test mutate cluster check clean system-packages test-packages
+.PHONY: help demo quick test mutate cluster check lock clean system-packages test-packages
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -14,7 +16,7 @@ help:  ## show the targets
 $(STAMP): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[local,train,dev]'
+	$(BIN)/python -m pip install --quiet $(LOCK) --editable '.[local,train,dev]'
 	touch $@
 
 system-packages:
@@ -25,6 +27,9 @@ test-packages:
 
 demo: system-packages $(STAMP)  ## run the main job on this machine: two servers, nginx, Prometheus, eight workers
 	$(BIN)/exatrkx-hpc demo
+
+quick: $(STAMP)  ## run the tests that need no server and no other part: a minute on two cores
+	$(BIN)/python -m pytest -n 2 -m "not part and not slow" $(or $(ARGS),tests/project tests/unit)
 
 test: test-packages $(STAMP)  ## run the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder $(ARGS)
@@ -39,8 +44,11 @@ check: $(STAMP)  ## run the linters: ruff, mypy, shellcheck
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/shellcheck jobs/*.sh benchmarks/*.sh tests/support/cluster/anchor.sh .ci/run .ci/system-packages
+	$(BIN)/shellcheck jobs/*.sh benchmarks/*.sh tests/support/cluster/anchor.sh .ci/run .ci/lock .ci/other-pythons .ci/system-packages
 	$(BIN)/python -m pytest -q tests/unit/launch/test_rendered_scripts.py
 
+lock:  ## renew .ci/constraints.txt, the releases that demo and test install
+	.ci/lock $(PYTHON)
+
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) demo-results dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-3.* demo-results dist build .pytest_cache .mypy_cache .ruff_cache

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fakes.running import fake_triton
-from paths import GOLDEN
+from paths import GOLDEN, ROOT
 from reference_files import reference_folder
 from runs import make_events
 from segments import SHARED_MEMORY, abandoned
@@ -42,6 +42,35 @@ class _ByFile(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         name = Path(nodeid.partition("::")[0]).name
         return nodeid if name in _APART else _TOGETHER.get(name, name)
+
+
+_REAL = ROOT / "tests" / "real"
+#: The mark that a folder of tests/real gives to its tests.
+_MARKS = {"triton": "triton", "slurm": "slurm", "containers": "podman", "browser": "browser", "chaos": "chaos"}
+#: Fixtures and functions of which each is, or starts, a server or a command: a test that names one needs a part.
+_PARTS = {
+    "triton",
+    "nginx",
+    "prometheus",
+    "server",
+    "exatrkx_hpc",
+    "fake_triton",
+    "running_triton",
+    "driver",
+    "deploy",
+    "exported",
+}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test by its folder, and as one that needs a part by its marks, its fixtures and what it calls."""
+    if item.path.is_relative_to(_REAL):
+        item.add_marker(_MARKS[item.path.relative_to(_REAL).parts[0]])
+    named = {mark.name for mark in item.iter_markers()}
+    if isinstance(item, pytest.Function):
+        named.update(item.fixturenames, item.function.__code__.co_names)
+    if named & (_PARTS | set(_MARKS.values())):
+        item.add_marker("part")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -91,8 +120,9 @@ def heard_signals() -> None:
 
     A program begins with the default for a signal that its parent handles, and inherits only what is ignored.
     """
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: None)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:

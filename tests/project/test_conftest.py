@@ -11,6 +11,9 @@ from paths import ROOT
 
 from exatrkx_hpc.base.process import run
 
+pytestmark = pytest.mark.slow
+
+
 OF_A_FILE = "import pytest\npytest.importorskip('no_such_package')\ndef test_it(): pass\n"
 OF_A_TEST = "import pytest\ndef test_it(): pytest.importorskip('no_such_package')\n"
 ALLOWED = "import pytest\ndef test_it(): pytest.skip('GPU: no device on this machine')\n"

@@ -198,6 +198,7 @@ def _leaves(command: object, *path: str) -> Iterator[tuple[str, set[str]]]:
         yield " ".join(path), {option for option in options if option.startswith("-")} - {"--help"}
 
 
+@pytest.mark.slow
 def test_what_a_page_leaves_is_found_and_ended(tmp_path: Path) -> None:
     child = None
     with pytest.raises(AssertionError, match="still running at the end"), nothing_left_of(tmp_path):
@@ -232,6 +233,7 @@ RUNNABLE = [
 @pytest.mark.triton
 @pytest.mark.usefixtures("triton", "nginx", "prometheus")
 @pytest.mark.parametrize("path", RUNNABLE)
+@pytest.mark.slow
 def test_the_commands_of_the_page_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     home.mkdir()

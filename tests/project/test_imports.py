@@ -156,11 +156,13 @@ def test_every_module_postpones_its_annotations(module: str):
         assert isinstance(imports[0], ast.ImportFrom) and imports[0].module == "__future__"
 
 
+@pytest.mark.slow
 def test_the_command_line_starts_without_the_heavy_packages():
     modules = import_alone("exatrkx_hpc.cli")["modules"]
     assert not {"torch", "scipy", "matplotlib", "pandas", "cupy", "pytriton"} & set(modules)
 
 
+@pytest.mark.slow
 def test_importing_everything_starts_nothing():
     seen = import_alone(*NAMES)
     assert seen["events"] == []
@@ -168,6 +170,7 @@ def test_importing_everything_starts_nothing():
     assert seen["threads"] == ["MainThread"]
 
 
+@pytest.mark.slow
 def test_what_travels_to_the_nodes_imports_nothing_else(tmp_path: Path):
     write_payload(tmp_path)
     write_payload(tmp_path)

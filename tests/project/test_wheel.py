@@ -15,7 +15,7 @@ from exatrkx_hpc import __version__
 from exatrkx_hpc.base.process import Completed, run
 
 #: Installing waits for a package registry.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 FOLDERS = ("jobs", "nginx", "prometheus", "grafana", "model_repos")
 
 

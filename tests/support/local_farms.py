@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from addresses import own_address
 from paths import FAKES
 
 from exatrkx_hpc.config.resolve import resolve
@@ -19,7 +20,7 @@ def local_farm(run_root: Path, **flags: object) -> Farm:
     values = {
         "site": "local",
         "run_root": str(run_root).replace("$", "$$"),
-        "cluster.local_address": "127.0.5.1",
+        "cluster.local_address": own_address(last=1),
         "server.triton": str(FAKE_TRITON),
         "server.model_repository": str(repository).replace("$", "$$"),
         "server.drain": 0,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
+from addresses import own_address
 
 from exatrkx_hpc.base.process import Child, kill_session, spawn
 from exatrkx_hpc.launch.embedded.triton import embedded_triton
@@ -42,11 +42,6 @@ class RunningTriton:
 
 class DidNotStart(AssertionError):
     """The server ended, or was not ready in time; the message carries its log."""
-
-
-def own_address() -> str:
-    """An address of this machine that no other test of it has, so that tests can run side by side."""
-    return f"127.{random.randrange(64, 128)}.{random.randrange(256)}.{random.randrange(1, 255)}"
 
 
 def start_triton(repository: Path, work_dir: Path, *, address: str, options: tuple[str, ...] = ()) -> RunningTriton:

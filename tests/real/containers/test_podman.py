@@ -35,7 +35,7 @@ from exatrkx_hpc.tracking.pipeline import Pipeline
 from exatrkx_hpc.tracking.simulation.synthetic import generate_event
 from exatrkx_hpc.work.map.endpoint import Endpoint
 
-pytestmark = [pytest.mark.podman, pytest.mark.usefixtures("nginx")]
+pytestmark = pytest.mark.usefixtures("nginx")
 
 SHARED_MEMORY = Path("/dev/shm")
 #: The image's Python is of the version that runs the tests.

@@ -19,7 +19,7 @@ from exatrkx_hpc.base.process import Completed
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.tracking.simulation.synthetic import write_events
 
-pytestmark = [pytest.mark.slurm, pytest.mark.podman]
+pytestmark = pytest.mark.slurm
 
 #: What a site's nodes have and a bare machine may not: users may open these.
 OPEN_DEVICES = """\

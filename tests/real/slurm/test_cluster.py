@@ -24,8 +24,6 @@ from waiting import until
 
 from exatrkx_hpc.base.process import Completed, run, spawn
 
-pytestmark = pytest.mark.slurm
-
 
 @pytest.fixture(scope="module")
 def slurm(record_testsuite_property) -> Iterator[Cluster]:

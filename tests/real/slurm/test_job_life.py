@@ -16,7 +16,7 @@ from waiting import until
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.process import Completed
 
-pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("nginx")]
+pytestmark = pytest.mark.usefixtures("nginx")
 
 FARM = """\
 site = "generic"

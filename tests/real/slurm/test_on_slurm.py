@@ -19,7 +19,7 @@ from exatrkx_hpc.base.process import Completed
 from exatrkx_hpc.models.build import build
 from exatrkx_hpc.tracking.simulation.synthetic import write_events
 
-pytestmark = [pytest.mark.slurm, pytest.mark.triton, pytest.mark.usefixtures("triton", "nginx", "prometheus")]
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton", "nginx", "prometheus")]
 
 FARM = """\
 site = "generic"

@@ -21,7 +21,7 @@ from waiting import until
 
 from exatrkx_hpc.base.ports import user_port
 
-pytestmark = [pytest.mark.slurm, pytest.mark.triton, pytest.mark.usefixtures("triton", "nginx")]
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton", "nginx")]
 
 PAGE = (ROOT / "docs" / "guides" / "perlmutter.md").read_text()
 QOS = ("regular", "debug", "interactive", "shared_interactive")

@@ -17,8 +17,6 @@ from waiting import until
 
 from exatrkx_hpc.base.process import Completed
 
-pytestmark = pytest.mark.slurm
-
 FARM = """\
 run_root = "{shared}/runs"
 [job]

@@ -17,8 +17,6 @@ from waiting import until
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.process import Completed
 
-pytestmark = pytest.mark.slurm
-
 FARM = """\
 [job]
 account = "m1234"

@@ -51,7 +51,6 @@ class TritonPythonModel:
             ]))
         return answers
 """
-pytestmark = pytest.mark.triton
 
 
 @pytest.fixture(scope="module")

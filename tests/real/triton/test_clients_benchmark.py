@@ -16,7 +16,6 @@ from exatrkx_hpc.base.process import run
 SCRIPT = ROOT / "benchmarks" / "clients.py"
 
 
-@pytest.mark.triton
 @pytest.mark.usefixtures("triton", "nginx")
 def test_a_quick_run_has_every_figure(tmp_path: Path) -> None:
     try:

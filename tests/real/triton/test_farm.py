@@ -37,7 +37,7 @@ from exatrkx_hpc.work.events.source import find_events
 from exatrkx_hpc.work.map.endpoint import Endpoint
 from exatrkx_hpc.work.run.run import Settings
 
-pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton", "nginx", "prometheus")]
+pytestmark = pytest.mark.usefixtures("triton", "nginx", "prometheus")
 
 
 def flags(run_root: Path, **more: object) -> dict[str, object]:

@@ -70,7 +70,6 @@ def script(server: RunningTriton, folder: Path, *, seconds: int) -> Iterator[Chi
         child.stop(grace=1.0)
 
 
-@pytest.mark.triton
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_original_client_finds_the_tracks_of_run_clients(
     server: RunningTriton, place: Path, tmp_path: Path, threads: int
@@ -84,7 +83,6 @@ def test_the_original_client_finds_the_tracks_of_run_clients(
     assert done.stdout == f"Total {sum(map(len, labels))} tracks in {EVENTS} events.\n", done.stderr
 
 
-@pytest.mark.triton
 def test_the_original_metrics_script_reads_seven_models(server: RunningTriton, place: Path, tmp_path: Path) -> None:
     copy_events(place, tmp_path / "events")
     with script(server, tmp_path, seconds=8) as child:

@@ -16,7 +16,6 @@ pytest.importorskip("torch")
 SCRIPT = ROOT / "benchmarks" / "service.py"
 
 
-@pytest.mark.triton
 @pytest.mark.usefixtures("triton")
 def test_a_quick_run_has_every_figure(tmp_path: Path) -> None:
     out = tmp_path / "service.json"

@@ -28,7 +28,6 @@ from exatrkx_hpc.tracking.pipeline import Pipeline
 from exatrkx_hpc.work.inference.channel import RequestFailed
 
 pytestmark = [
-    pytest.mark.triton,
     pytest.mark.usefixtures("triton"),
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
 ]

@@ -13,7 +13,6 @@ from exatrkx_hpc.base.process import run
 from exatrkx_hpc.launch.embedded.triton import embedded_triton
 
 
-@pytest.mark.triton
 def test_the_layout_is_whole_and_safe_to_repeat(tmp_path: Path) -> None:
     first = embedded_triton(tmp_path / "a-work-folder")
     assert embedded_triton(tmp_path / "a-work-folder") == first
@@ -28,7 +27,6 @@ def test_the_layout_is_whole_and_safe_to_repeat(tmp_path: Path) -> None:
     assert (first.cache_directory / "local").is_dir()
 
 
-@pytest.mark.triton
 def test_the_models_get_this_python_and_this_package(tmp_path: Path) -> None:
     environment = embedded_triton(tmp_path).environment
     folder = environment["PATH"].split(os.pathsep)[0]
@@ -37,7 +35,6 @@ def test_the_models_get_this_python_and_this_package(tmp_path: Path) -> None:
     assert done.stdout.split() == [sys.prefix, str(package_parent() / "exatrkx_hpc" / "__init__.py")]
 
 
-@pytest.mark.triton
 def test_the_stub_finds_all_its_libraries(tmp_path: Path) -> None:
     triton = embedded_triton(tmp_path)
     for program in (triton.server, (triton.backend_directory / "python/triton_python_backend_stub").resolve()):

@@ -113,6 +113,7 @@ def test_a_text_that_is_no_utf8_leaves_nothing(tmp_path):
     assert everything(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_many_writers_at_once_leave_one_whole_file(tmp_path):
     code = (
         "import sys; from pathlib import Path; from exatrkx_hpc.base.files import write_whole\n"

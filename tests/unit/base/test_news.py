@@ -35,7 +35,7 @@ from exatrkx_hpc.measure.events import PointNews
 from exatrkx_hpc.work.news import RunNews, RunResumed, RunUnheard, ShardsLost, UnitsDoubtful, told_of
 
 for _name in NAMES:
-    if not _name.endswith("__main__"):
+    if not _name.endswith("__main__") and not _name.startswith("exatrkx_hpc.tracking"):  # which knows no news
         importlib.import_module(_name)
 KINDS = sorted(kinds(), key=lambda kind: kind.code)
 TEXT = 'a "b" \\ ü; {c}'
@@ -177,7 +177,7 @@ def test_what_is_new_of_a_job():
 @pytest.fixture
 def folder(tmp_path: Path, nginx: str) -> Iterator[Path]:
     """A folder with the farm.toml of a fake server; what was deployed from it ends with the test."""
-    what = local_farm(tmp_path / "runs", cluster__local_address="127.0.90.1")
+    what = local_farm(tmp_path / "runs")
     sections = {
         "cluster": {"local_address": what.cluster.local_address},
         "job": {"nodes": 1},

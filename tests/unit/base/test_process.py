@@ -26,6 +26,9 @@ from exatrkx_hpc.base.process import (
 )
 from exatrkx_hpc.base.signals import deferred_signals
 
+pytestmark = pytest.mark.slow
+
+
 #: A shell whose children, and their children, ignore SIGTERM; it says their ids and waits for them.
 STUBBORN = """
 bash -c 'trap "" TERM; sleep 300 & echo $! >&3; while :; do sleep 0.1; done' 3>&1 &

@@ -22,6 +22,9 @@ from exatrkx_hpc.base.process import run
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 
+pytestmark = pytest.mark.slow
+
+
 LANE = ROOT / "benchmarks" / "gpu.py"
 #: What a machine with a GPU may not have; the lane gets along without.
 MISSING = (

@@ -11,6 +11,9 @@ from paths import ROOT
 
 from exatrkx_hpc.base.process import run
 
+pytestmark = pytest.mark.slow
+
+
 BENCHMARK = ROOT / "benchmarks" / "ledger.py"
 
 

@@ -16,6 +16,9 @@ from gpu_lane import triton as packed_triton
 
 from exatrkx_hpc.base.process import run
 
+pytestmark = pytest.mark.slow
+
+
 SCRIPT = str(ROOT / "benchmarks" / "pack_triton.sh")
 LANE = str(ROOT / "benchmarks" / "gpu.py")
 PACKING = {**os.environ, "PYTHON": sys.executable}

@@ -12,6 +12,9 @@ from paths import ROOT
 
 from exatrkx_hpc.base.process import run
 
+pytestmark = pytest.mark.slow
+
+
 BENCHMARK = ROOT / "benchmarks" / "tracking.py"
 RIVALS = ("frnn/cdist", "frnn/cKDTree", "components/networkx", "direct/plain")
 

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from addresses import own_address
 from command import PROGRAM, complaint, exatrkx_hpc
 from fakes.running import fake_triton
 from fakes.slurm import FAKES as FAKE_SLURM
 from local_farms import FAKE_TRITON
 from repositories import tiny_repository
-from triton_helper import own_address
 from waiting import until
 
 from exatrkx_hpc import __version__

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from addresses import own_address
 from local_farms import FAKE_TRITON
 from waiting import until
 
@@ -24,7 +25,7 @@ from exatrkx_hpc.fleet.members.record import read_records
 from exatrkx_hpc.fleet.orphans import FarmProcess, farm_processes
 from exatrkx_hpc.launch.embedded.cleanup import containers, remove_containers, remove_shared_memory
 
-NODE = "127.0.86.1"
+NODE = own_address(last=1)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from addresses import own_address
 from balancers import RecordingBalancer, free_listen
 from fakes.slurm import Cluster
 from local_farms import local_farm
@@ -42,7 +43,7 @@ from exatrkx_hpc.launch.scheduler import SchedulerSilentError
 def job(tmp_path, nginx):
     """A job of two fake servers."""
     ports = {"balancer__grpc_port": 0, "balancer__http_port": 0, "monitor__prometheus_port": 0}
-    made = farm.deploy(local_farm(tmp_path, job__nodes=2, cluster__local_address="127.0.9.1", **ports))
+    made = farm.deploy(local_farm(tmp_path, job__nodes=2, **ports))
     until(lambda: len(read_records(made.run_dir)) == 2, what="two records")
     yield made
     farm.stop(made, drain=False)
@@ -414,11 +415,12 @@ def test_another_server_at_the_address_is_not_the_servers_own_answer(job):
 
 
 def test_two_farms_never_share_an_address(tmp_path):
-    farms = [local_farm(tmp_path / name, cluster__local_address="127.0.9.11") for name in ("one", "two")]
+    first = own_address(last=1)
+    farms = [local_farm(tmp_path / name, cluster__local_address=first) for name in ("one", "two")]
     jobs = [farm.deploy(one) for one in farms]
     try:
         records = [until(lambda j=j: read_records(j.run_dir), what="a record")[0] for j in jobs]
-        assert {r.address for r in records} == {"127.0.9.11", "127.0.9.12"}
+        assert {r.address for r in records} == {first, first.removesuffix(".1") + ".2"}
     finally:
         for job in jobs:
             farm.stop(job, drain=False)
@@ -437,7 +439,7 @@ def test_a_job_whose_first_process_was_killed_is_still_stopped(job):
 
 @pytest.mark.parametrize("attempt", range(3))
 def test_a_stop_right_after_the_start_is_not_lost(tmp_path, attempt):
-    made = farm.deploy(local_farm(tmp_path, cluster__local_address="127.0.9.21"))
+    made = farm.deploy(local_farm(tmp_path))
     scheduler = made.scheduler
     assert isinstance(scheduler, EmbeddedScheduler)
     session = scheduler._read(made.id).session
@@ -456,7 +458,7 @@ class CannotCancel(EmbeddedScheduler):
 
 def test_a_cancel_that_fails_still_stops_the_monitor(tmp_path, nginx, monkeypatch):
     what = local_farm(tmp_path, balancer__grpc_port=0, balancer__http_port=0, monitor__prometheus=False)
-    broken = CannotCancel(run_root=tmp_path, first_address="127.0.9.31")
+    broken = CannotCancel(run_root=tmp_path, first_address=what.cluster.local_address)
     monkeypatch.setattr(farm, "scheduler_of", lambda _: broken)
     with pytest.raises(LaunchError, match="scancel refused"), farm.running(what, wait=30):
         pid = int((tmp_path / "1" / "nginx" / "nginx.pid").read_text())

@@ -14,6 +14,9 @@ from exatrkx_hpc.base.process import run
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.fleet.members.record import read_records
 
+pytestmark = pytest.mark.slow
+
+
 APPTAINER = str(FAKES / "apptainer")
 
 

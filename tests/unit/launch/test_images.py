@@ -15,6 +15,9 @@ from repositories import tiny_repository
 
 from exatrkx_hpc.base.process import Completed
 
+pytestmark = pytest.mark.slow
+
+
 NAME = "nvcr.io/nvidia/tritonserver:24.10-py3"
 IMAGE = f"docker:{NAME}"
 #: What a line of setup begins with.

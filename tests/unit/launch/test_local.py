@@ -8,10 +8,12 @@ import os
 import signal
 import socket
 import time
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import psutil
 import pytest
+from addresses import own_address
 from command import PROGRAM
 from hostile_names import HOSTILE_FOLDERS
 from local_farms import FAKE_TRITON, local_farm
@@ -50,6 +52,11 @@ def record(job: farm.Job, *, state: str, starts: int = 1) -> ServerRecord:
     return until(found, what=f"record {state} of start {starts}; now {read_records(job.run_dir)}")
 
 
+def following(address: str) -> str:
+    """The address of the next pretend node."""
+    return str(IPv4Address(address) + 1)
+
+
 def lives(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
@@ -61,8 +68,9 @@ def session_of(job: farm.Job) -> int:
 def test_each_node_has_an_address_of_its_own(deploy):
     job = deploy(job__nodes=2, server__servers_per_node=2)
     records = until(lambda: (r := read_records(job.run_dir)) and len(r) == 4 and r, what="four records")
+    first = job.farm.cluster.local_address
     places = {(r.node, r.http_port) for r in records}
-    assert places == {(node, port) for node in ("127.0.5.1", "127.0.5.2") for port in (8000, 8010)}
+    assert places == {(node, port) for node in (first, following(first)) for port in (8000, 8010)}
     assert all(r.address == r.node and r.job == job.id and r.metrics_port == r.http_port + 2 for r in records)
     assert job.scheduler.info(job.id).state is JobState.RUNNING
 
@@ -142,16 +150,17 @@ def test_any_folder_name_will_do(deploy, tmp_path, name):
 
 def test_an_address_whose_port_is_used_is_passed_over(deploy):
     with socket.socket() as taken:
-        taken.bind(("127.0.5.1", 8001))
+        first = own_address(last=1)
+        taken.bind((first, 8001))
         taken.listen()
-        job = deploy()
-        assert record(job, state="starting").address == "127.0.5.2"
+        job = deploy(cluster__local_address=first)
+        assert record(job, state="starting").address == following(first)
 
 
 def test_another_scheduler_sees_and_ends_the_job(deploy, tmp_path):
     job = deploy()
     record(job, state="starting")
-    other = EmbeddedScheduler(run_root=tmp_path, first_address="127.0.5.1")
+    other = EmbeddedScheduler(run_root=tmp_path, first_address=job.farm.cluster.local_address)
     assert other.info(job.id).state is JobState.RUNNING
     other.cancel(job.id)
     assert other.info(job.id).state is JobState.CANCELLED
@@ -185,26 +194,27 @@ def test_a_run_root_that_cannot_be_made_is_one_line(tmp_path):
 
 
 def test_a_farm_runs_on_a_machine_without_a_network(tmp_path):
-    """As on an aeroplane: with the loopback device alone, getent finds no address, not even that of 127.0.5.1."""
+    """As on an aeroplane: with the loopback device alone, getent finds no address, not even that of its own."""
     if os.geteuid() != 0:
         pytest.skip("a machine without a network needs root, which may make one")
     made = local_farm(tmp_path, job__nodes=2)
+    first = made.cluster.local_address
     settings = tmp_path / "farm.toml"
     settings.write_text(
-        f'site = "local"\nrun_root = "{tmp_path}"\ncluster.local_address = "127.0.5.1"\njob.nodes = 2\n'
+        f'site = "local"\nrun_root = "{tmp_path}"\ncluster.local_address = "{first}"\njob.nodes = 2\n'
         f'[server]\ntriton = "{FAKE_TRITON}"\nmodel_repository = "{made.server.model_repository}"\ndrain = 0\n'
     )
     lines = (
         "ip link set lo up",
-        "! getent ahostsv4 127.0.5.1",
+        f"! getent ahostsv4 {first}",
         f"trap '{PROGRAM} stop --config {settings} 1' EXIT",
-        f"{PROGRAM} deploy --config {settings} --wait 60",
+        f"{PROGRAM} deploy --config {settings} --wait 180",
         f"{PROGRAM} status --config {settings} 1 --json",
     )
-    done = run(["unshare", "--net", "bash", "-ec", "\n".join(lines)], timeout=120)
+    done = run(["unshare", "--net", "bash", "-ec", "\n".join(lines)], timeout=280)
     assert done.returncode == 0, done.complaint
     told = json.loads(done.stdout[done.stdout.index("[") : done.stdout.rindex("]") + 1])
-    assert [server["address"] for server in told[0]["servers"]] == ["127.0.5.1", "127.0.5.2"]
+    assert [server["address"] for server in told[0]["servers"]] == [first, following(first)]
     assert told[0]["ready"] == 2
 
 

@@ -125,12 +125,14 @@ def every_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return files
 
 
+@pytest.mark.slow
 def test_bash_can_parse_every_script(every_script: list[Path]) -> None:
     for file in every_script:
         done = run(["bash", "-n", str(file)])
         assert (done.returncode, done.stderr) == (0, ""), file.read_text()
 
 
+@pytest.mark.slow
 def test_shellcheck_finds_nothing_in_any_script(every_script: list[Path]) -> None:
     # An argument that is the end mark, indented, ends nothing; shellcheck takes it for a slip.
     shellcheck([file for file in every_script if "\n  END_OF_SERVER_SH\n" not in file.read_text()])
@@ -276,6 +278,7 @@ def _variables(file: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("engine", NAMES)
 @pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.slow
 def test_the_node_runs_what_the_plan_meant_word_for_word(name: str, engine: Engine, tmp_path: Path, run_job) -> None:
     plan = hostile_plan(tmp_path, name, engine)
     wanted = [on_the_node(word) for word in plan.command]

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from addresses import own_address
 from local_farms import FAKE_TRITON, local_farm
 from waiting import until
 
@@ -188,7 +189,7 @@ def test_a_run_directory_is_read_by_its_owner_alone(tmp_path):
     values = {
         "site": "local",
         "run_root": str(run_root),
-        "cluster.local_address": "127.0.87.1",
+        "cluster.local_address": own_address(last=1),
         "server.triton": str(FAKE_TRITON),
         "server.model_repository": str(repository),
         "server.environment": {"AWS_SECRET_ACCESS_KEY": secret},
@@ -276,7 +277,7 @@ def places(value: FarmDir | RunDir) -> set[Path]:
 def test_every_file_of_a_job_is_at_a_place_that_has_a_name(tmp_path, nginx, prometheus):
     """What scripts write is, too: nobody else has to know where it is."""
     ports = {"balancer__grpc_port": 0, "balancer__http_port": 0, "monitor__prometheus_port": 0}
-    what = local_farm(tmp_path / "runs", cluster__local_address="127.0.88.1", **ports)
+    what = local_farm(tmp_path / "runs", **ports)
     with farm.running(what, wait=60) as (job, watch):
         run_dir = job.run_dir
         assert run_dir.endpoint.is_file() and watch.view.ready

@@ -28,6 +28,9 @@ from exatrkx_hpc.launch.render import render_server
 from exatrkx_hpc.launch.run_dir import RunDir
 from exatrkx_hpc.work.map.endpoint import Endpoint
 
+pytestmark = pytest.mark.slow
+
+
 SHIFTER = FAKES / "shifter"
 IMAGE = "docker:nvcr.io/nvidia/tritonserver:24.10-py3"
 

@@ -15,6 +15,9 @@ from exatrkx_hpc.base.errors import LaunchError, MissingComponent
 from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.launch.slurm.step import nodes_of, run_step, srun_argv
 
+pytestmark = pytest.mark.slow
+
+
 #: Notes its words and the variables of the allocation, then runs the command once for each node, all at once.
 SRUN = """\
 #!/usr/bin/env bash

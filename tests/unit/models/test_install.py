@@ -26,6 +26,9 @@ from exatrkx_hpc.models.signature import check_network
 from exatrkx_hpc.tracking.scoring.agreement import same_partition
 from exatrkx_hpc.tracking.simulation.synthetic import generate_event
 
+pytestmark = pytest.mark.slow
+
+
 torch = pytest.importorskip("torch")
 
 SHIPPED = asset("model_repos/exatrkx")

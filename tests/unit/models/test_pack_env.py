@@ -20,6 +20,9 @@ from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.pack_env import MANIFEST, pack_environment
 
+pytestmark = pytest.mark.slow
+
+
 MODEL = """\
 import sys
 

@@ -2,71 +2,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
-from browser import DARK, REMEDY, browse, net
+from told_history import FIGURES, NOTHING, TOLD, Page
 
-from exatrkx_hpc.base.errors import MissingComponent
-from exatrkx_hpc.base.process import find_program
-from exatrkx_hpc.page.history import History, Run, Spread, Throughput
+from exatrkx_hpc.page.history import Throughput
 from exatrkx_hpc.page.page import render_page
-from exatrkx_hpc.work.results.outcome import Failed
 from exatrkx_hpc.work.run.latency import Latency
-
-HOSTILE = "evt_</title><script>alert(1)</script><img src=http://leak.invalid/x>\"'\udcff\x1b[31m\u202e"
-FIGURES = ("throughput", "latency", "members", "stages", "failures")
-TOLD = History(
-    model="exatrkx",
-    mode="ensemble",
-    events=2000,
-    done=1990,
-    failed=3,
-    quarantined=4,
-    item="hits",
-    items=5_000_000,
-    retries=57,
-    runs=(
-        Run(began=1.7e9, ended=1.7e9 + 5, server="127.0.0.1:9191", killed=True),
-        Run(began=1.7e9 + 60, ended=1.7e9 + 65, server="127.0.0.1:9191", stopped="stopped by SIGTERM"),
-    ),
-    throughput=Throughput(counts=(190, 200) * 5 + (40,), edges=(*range(11), 10.8), begins=(5.0,)),
-    latency=Spread(
-        counts=(10, 900, 1000, 70, 10),
-        edges_ms=(20, 40, 80, 160, 320, 640),
-        figures=Latency(mean=85, p50=82, p95=150, p99=300),
-    ),
-    members={"nid001:8001": 1100, HOSTILE: 890},
-    compute={"embed": 8000.0, "gnn": 120_000.0},
-    kinds={"input": 4, "endpoint": 3},
-    failures=(Failed(event=HOSTILE, kind="input", reason=HOSTILE),),
-    settings={"workers": "8", "events": f"/scratch/{HOSTILE}"},
-    versions={"Triton": "2.51.0"},
-)
-NOTHING = History(
-    model="", mode="", events=0, done=0, failed=0, quarantined=0, item="hits", items=0, retries=0, runs=(),
-    throughput=Throughput(), latency=Spread(),
-)  # fmt: skip
-
-
-class Page(HTMLParser):
-    """What is on a page: its elements with their attributes, and its words."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.words += data
-
-    def ids(self, tag: str) -> list[str]:
-        return [found["id"] for name, found in self.elements if name == tag and "id" in found]
 
 
 def test_the_page_holds_every_figure_and_table():
@@ -137,54 +79,3 @@ def test_long_latencies_are_in_seconds(figures, unit):
 def test_the_time_axis_has_a_unit_that_fits(seconds, unit):
     told = replace(TOLD, throughput=Throughput(counts=(5, 5), edges=(0, seconds / 2, seconds)))
     assert f"running time [{unit}]" in Page(render_page(told)).words
-
-
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    """The program of a browser."""
-    try:
-        return find_program("chromium", remedy=REMEDY)
-    except MissingComponent as error:
-        pytest.skip(str(error))
-
-
-@pytest.mark.browser
-def test_a_real_browser_shows_the_figures_and_asks_for_nothing(chromium, tmp_path):
-    path = tmp_path / "a b.html"
-    path.write_text(render_page(TOLD), encoding="utf-8")
-    with net() as server:
-        seen = Page(browse(path.as_uri(), server, tmp_path, picture=tmp_path / "light.png"))
-        assert server.asked == []
-    assert tuple(seen.ids("figure")) == FIGURES
-    assert [found["role"] for name, found in seen.elements if name == "svg"] == ["img"] * len(FIGURES)
-    assert "script" not in {name for name, _ in seen.elements}
-    assert painted(tmp_path / "light.png", (255, 255, 255)) > 10_000 < painted(tmp_path / "light.png", (0, 114, 178))
-
-
-@pytest.mark.browser
-def test_it_is_dark_where_the_reader_wants_it_dark_and_served_it_asks_for_itself_alone(chromium, tmp_path):
-    with net() as server:
-        server.pages = {"http://farm.test/report.html": render_page(TOLD)}
-        browse("http://farm.test/report.html", server, tmp_path, DARK, picture=tmp_path / "dark.png")
-        assert server.asked == ["http://farm.test/report.html"]  # not even an icon
-    assert painted(tmp_path / "dark.png", (18, 22, 27)) > 10_000 < painted(tmp_path / "dark.png", (86, 180, 233))
-
-
-@pytest.mark.browser
-def test_the_policy_keeps_a_page_that_was_tampered_with_from_asking_anyone(chromium, tmp_path):
-    leak = '<img src="http://leak.test/a"><script src="http://leak.test/b"></script></body>'
-    tampered = render_page(TOLD).replace("</body>", leak)
-    with net() as server:
-        (tmp_path / "kept.html").write_text(tampered)
-        browse((tmp_path / "kept.html").as_uri(), server, tmp_path)
-        assert server.asked == []
-        (tmp_path / "open.html").write_text(tampered.replace("Content-Security-Policy", "X-Nothing"))
-        browse((tmp_path / "open.html").as_uri(), server, tmp_path)
-        assert {"http://leak.test/a", "http://leak.test/b"} <= set(server.asked)  # so the net would have seen it
-
-
-def painted(picture: Path, colour: tuple[int, int, int]) -> int:
-    """How many pixels of a picture have a colour."""
-    imread = pytest.importorskip("matplotlib.image").imread
-    pixels = (imread(picture)[..., :3] * 255).round().astype(int)
-    return int((pixels == colour).all(axis=-1).sum())

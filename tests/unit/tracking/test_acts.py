@@ -13,6 +13,9 @@ from exatrkx_hpc.tracking.scoring.graphs import true_edges
 from exatrkx_hpc.tracking.simulation.acts import event_source, is_installed, simulate_event
 from exatrkx_hpc.tracking.simulation.synthetic import TruthEvent, generate_event, read_event
 
+pytestmark = pytest.mark.slow
+
+
 needs_acts = pytest.mark.skipif(not is_installed(), reason="pyacts is not installed")
 #: The radii of the GenericDetector's barrel layers in mm; a layer's modules are staggered by some millimetres.
 LAYERS = np.array([32.0, 72.0, 116.0, 172.0, 260.0, 360.0, 500.0, 660.0, 820.0, 1020.0])

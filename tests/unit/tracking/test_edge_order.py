@@ -22,6 +22,9 @@ from exatrkx_hpc.tracking.scoring.agreement import same_partition
 from exatrkx_hpc.tracking.simulation.synthetic import generate_event, hits_text
 from exatrkx_hpc.work.inference.probe import ask_model
 
+pytestmark = pytest.mark.slow
+
+
 torch = pytest.importorskip("torch")
 
 SHIPPED = asset("model_repos/exatrkx")

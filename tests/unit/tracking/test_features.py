@@ -28,6 +28,9 @@ from exatrkx_hpc.tracking.simulation.synthetic import generate_event
 from exatrkx_hpc.tracking.tensors import BadTensor, check_hits
 from exatrkx_hpc.work.inference.probe import ask_model
 
+pytestmark = pytest.mark.slow
+
+
 torch = pytest.importorskip("torch")
 
 SHIPPED = asset("model_repos/exatrkx")

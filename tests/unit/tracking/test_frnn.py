@@ -123,6 +123,7 @@ def test_scipys_tree_finds_the_same_edges_in_a_large_event():
     assert set(map(tuple, edges[:, ::50].T.tolist())) <= set(map(tuple, pairs[:, ::-1].tolist()))
 
 
+@pytest.mark.slow
 def test_an_event_of_100_000_hits():
     places = cloud(100_000, spread=2.5)
     edges = fixed_radius_edges(places, radius=1.6, max_neighbours=500)
@@ -134,6 +135,7 @@ def test_an_event_of_100_000_hits():
     assert (np.bincount(edges.reshape(-1), minlength=100_000)[some] == counts).all()
 
 
+@pytest.mark.slow
 def test_the_pairs_of_a_large_crowd_are_forgotten_on_the_way():
     # All four million pairs are near; only those of the five smallest numbers, the nearest of all, are kept.
     crowd = np.full((3000, 8), 3.0, dtype=np.float32)

@@ -22,6 +22,8 @@ from exatrkx_hpc.tracking.filtering import apply_filter
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 from exatrkx_hpc.tracking.scoring.agreement import compare_edges, same_partition
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
 def test_the_compiler_of_cuda_takes_the_kernels(architecture: str, tmp_path: Path):

@@ -20,6 +20,9 @@ from exatrkx_hpc.tracking.scoring.score import score_event, total
 from exatrkx_hpc.tracking.simulation.synthetic import generate_event
 from exatrkx_hpc.tracking.tensors import BadTensor
 
+pytestmark = pytest.mark.slow
+
+
 # Not the seed of the training, and not one that any figure in the documentation was chosen by.
 UNSEEN = 31_415
 

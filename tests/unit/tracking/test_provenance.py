@@ -17,6 +17,8 @@ from exatrkx_hpc.tracking.simulation.synthetic import generate_event
 from exatrkx_hpc.tracking.training.provenance import SHIPPED, SHIPPED_SHA256, Provenance, compare
 from exatrkx_hpc.tracking.training.train import hash_state, load
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_shipped_weights_have_the_hash_that_the_code_and_the_model_card_name():
     assert hash_state(load(asset("model_repos/exatrkx"))) == SHIPPED_SHA256

@@ -19,6 +19,9 @@ from exatrkx_hpc.tracking.simulation.synthetic import generate_event  # noqa: E4
 from exatrkx_hpc.tracking.training.networks import Embed  # noqa: E402
 from exatrkx_hpc.tracking.training.train import hash_state, load, save, train  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
+
 SMALL = NetworkSettings(embed_width=32, embed_layers=2, filter_width=16, gnn_width=8, gnn_iterations=2)
 SHORT = TrainingSettings(
     small_events=4,

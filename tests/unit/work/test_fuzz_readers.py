@@ -27,6 +27,9 @@ from exatrkx_hpc.work.events.writing import event_writer
 from exatrkx_hpc.work.results.tables import read_tensor
 from exatrkx_hpc.work.run.run import run_clients
 
+pytestmark = pytest.mark.slow
+
+
 HITS = np.random.default_rng(0).uniform(0.01, 0.3, size=(40, 3)).astype(np.float32)
 #: Bytes that parsers care about more than about others.
 SIGNS = b"\0\n\r\t ,;.:-+eEnaifNI0129xX\"'()[]{}<>=\\/\x7f\x80\xff\xfe\xef\xbb\xbf"

@@ -23,7 +23,7 @@ from waiting import until
 from exatrkx_hpc.base.process import Completed
 from exatrkx_hpc.work.nodes.state import read_state
 
-pytestmark = [pytest.mark.slurm, pytest.mark.chaos]
+pytestmark = pytest.mark.slurm
 
 FARM = """\
 [job]
