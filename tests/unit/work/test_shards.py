@@ -400,6 +400,13 @@ def test_a_task_that_is_killed_leaves_a_shard_without_an_end(settings):
     assert report.done == 60 and assert_whole(run.events, run.folder) == 60
 
 
+def test_a_shard_that_has_just_begun_has_done_nothing(tmp_path):
+    StateFile(tmp_path, 3, node="a")
+    state = read_state(tmp_path, 3)
+    assert (state.node, state.code, state.why, state.members) == ("a", None, "", {})
+    assert {state.events, state.done, state.failed, state.retries, state.in_flight} == {0}
+
+
 def test_an_error_comes_back_in_its_own_class():
     assert isinstance(ShardState(node="a", code=6, why="x").error, InputError)
     assert isinstance(ShardState(node="a", code=8, why="x").error, OutputError)
