@@ -138,7 +138,7 @@ def test_every_key_has_a_variable_of_its_own():
         ("[job]\nextra_directives = [1]", "farm.toml: job.extra_directives: input should be a valid string (got 1)"),
         ("[server.environment]\n'A B' = '1'", "farm.toml: server.environment: must be the name of an environment"),
         ("run_root = 5", "farm.toml: run_root: input should be a valid string (got 5)"),
-        ("run_root = '$NO_SUCH/x'", "farm.toml: run_root: '$NO_SUCH/x' names $NO_SUCH, which is not set"),
+        ("run_root = '$NO_SUCH/x'", "farm.toml: run_root: '$NO_SUCH/x' uses $NO_SUCH, which is not set"),
         ("run_root = '~nobody-has-this-name'", "farm.toml: run_root: '~nobody-has-this-name' begins with the home"),
         ('[job]\nqos = "a\\nb"', "farm.toml: job.qos: must not contain a line break or a control character"),
         ("[server]\nengine = 'podman'", "server: image: engine 'podman' needs one"),
@@ -243,7 +243,7 @@ class TestCommands:
 
     def test_init_never_overwrites(self):
         write("# mine")
-        with pytest.raises(ConfigError, match="there already"):
+        with pytest.raises(ConfigError, match="already exists"):
             self.call("init", "local")
         assert Path("farm.toml").read_text() == "# mine"
         self.call("init", "local", "--out", "other.toml")
@@ -251,7 +251,7 @@ class TestCommands:
 
     def test_init_does_not_write_through_a_link(self):
         Path("farm.toml").symlink_to("elsewhere.toml")
-        with pytest.raises(ConfigError, match="there already"):
+        with pytest.raises(ConfigError, match="already exists"):
             self.call("init", "local")
         assert not Path("elsewhere.toml").exists()
 

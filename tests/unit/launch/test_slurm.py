@@ -447,7 +447,9 @@ def test_cancel_tells_the_batch_script_alone(cluster: Cluster, slurm: Slurm, dra
 def test_a_job_that_does_not_drain_in_time_is_cancelled(cluster: Cluster, slurm: Slurm):
     cluster.knows(4242, log="/x/job-4242.log")
     cluster.says("squeue", line(4242, "RUNNING"))
-    with pytest.raises(LaunchError, match=r"job 4242 is still RUNNING 60 s after scancel; 'scontrol show job 4242'"):
+    with pytest.raises(
+        LaunchError, match=r"job 4242 is still RUNNING 60 s after scancel; see 'scontrol show job 4242'"
+    ):
         slurm.cancel("4242", owner=OURS)
     assert scancels(cluster) == [["--batch", "--signal=USR2", "4242"], ["4242"]]
 
@@ -477,7 +479,7 @@ FACTS = "Slurm does not report its owner"
 @pytest.mark.parametrize(
     ("facts", "why"),
     [
-        ({"log": "/x/job-4242.log", "uid": UID + 1}, "it is 'exatrkx' of the user somebody"),
+        ({"log": "/x/job-4242.log", "uid": UID + 1}, "it is 'exatrkx' of user somebody"),
         ({"log": "/y/job-4242.log"}, "it is another job of yours, 'exatrkx', which does not belong to this run root"),
         ({"log": "/x/job-4243.log", "name": "training"}, "it is another job of yours, 'training'"),
         ({"log": "", "batch": 0}, "it is another job of yours, 'exatrkx'"),
@@ -488,7 +490,9 @@ def test_a_job_that_is_not_the_farms_is_never_cancelled(
     cluster: Cluster, slurm: Slurm, facts: dict[str, object], why: str
 ):
     cluster.knows(4242, **facts)
-    with pytest.raises(LaunchError, match=f"^job 4242 is not cancelled, because {re.escape(why)}.*; 'scontrol show"):
+    with pytest.raises(
+        LaunchError, match=f"^job 4242 is not cancelled, because {re.escape(why)}.*; see 'scontrol show"
+    ):
         slurm.cancel("4242", owner=OURS)
     assert scancels(cluster) == []
 
@@ -496,7 +500,7 @@ def test_a_job_that_is_not_the_farms_is_never_cancelled(
 @pytest.mark.parametrize(
     ("complaint", "said"),
     [
-        (DOWN, "does not answer; 'scontrol ping'"),
+        (DOWN, "does not answer; retry when 'scontrol ping'"),
         ("slurm_load_jobs error: Invalid job id specified\n", "'squeue --me --states=all' lists your jobs"),
     ],
 )
@@ -507,7 +511,7 @@ def test_a_job_of_which_nobody_says_whose_it_is_is_not_cancelled(
     with pytest.raises(LaunchError, match=f"^job 4242 is not cancelled, because {FACTS} .*{re.escape(said)}"):
         slurm.cancel("4242", owner=OURS)
     cluster.says("scontrol-job", "Welcome to the site\n")
-    with pytest.raises(LaunchError, match=f"{FACTS} \\(Welcome to the site\\); 'scontrol show job 4242'"):
+    with pytest.raises(LaunchError, match=f"{FACTS} \\(Welcome to the site\\); see 'scontrol show job 4242'"):
         slurm.cancel("4242", owner=OURS)
     assert scancels(cluster) == []
 

@@ -163,7 +163,7 @@ def test_the_parts_never_add_up_to_more_than_the_latency():
 
 def test_a_failure_says_the_last_error_in_one_line(tmp_path: Path):
     analyzer = fake(tmp_path, "echo 'Batch size: 1'; echo 'error: failed to get model metadata: no such' >&2; exit 99")
-    with pytest.raises(EndpointError, match=r"with 4 in flight \(exit 99\): error: failed to get .* no such; does"):
+    with pytest.raises(EndpointError, match=r"at concurrency 4 \(exit 99\): error: failed to get .* no such; check"):
         measure(analyzer, load(tmp_path), tmp_path / "out.csv")
 
 

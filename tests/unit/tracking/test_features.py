@@ -155,7 +155,7 @@ def test_edges_by_radius_follow_the_features_and_need_a_radius(site: Path, tmp_p
         ('[{"name": "r", "least": "0", "most": 1}]', "has a value that is not a number"),
         ('[{"name": "r", "least": true, "most": 2}]', "has a value that is not a number"),
         ('[{"name": "r", "least": 0, "most": NaN}]', "has a value that is not a number"),
-        ('[{"name": 3, "least": 0, "most": 1}]', "no text"),
+        ('[{"name": 3, "least": 0, "most": 1}]', "not text"),
         ('[{"name": "r", "least": 0, "most": 1}, {"name": "r", "least": 0, "most": 1}]', "has r twice"),
     ],
 )

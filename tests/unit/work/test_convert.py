@@ -121,7 +121,7 @@ WRONG = {
     '{"data":[{"X":[1,2,' + "1" * 5000 + "]}]}": "event 0 is not valid JSON: Exceeds the limit",
     '{"data":[{"X":[1,2,1' + "0" * 400 + "]}]}": "content has a number that is not finite",
     '{"data":[{"X":[1,2,3,4]}]}': "4 numbers, which is not a multiple of 3",
-    '{"data":[{"X":{"content":[1,2,3],"shape":[3,1]}}]}': "has the shape [3, 1] and 3 numbers",
+    '{"data":[{"X":{"content":[1,2,3],"shape":[3,1]}}]}': "has the shape [3, 1] but 3 numbers",
     '{"data":[{"X":{"content":[1,2,3],"shape":"big"}}]}': "has the shape big",
     '{"data":[{"X":{"shape":[1,3]}}]}': "has neither content, a list of numbers, nor b64",
     '{"data":[{"X":{"b64":7}}]}': "b64 is not a string",
