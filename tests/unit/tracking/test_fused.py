@@ -29,6 +29,9 @@ from exatrkx_hpc.tracking.parameters import settings_of
 from exatrkx_hpc.tracking.serving_fused import FusedStage
 from exatrkx_hpc.tracking.tensors import BadTensor
 
+pytestmark = pytest.mark.slow
+
+
 SHIPPED = asset("model_repos/exatrkx")
 
 
