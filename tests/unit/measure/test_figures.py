@@ -15,6 +15,9 @@ from exatrkx_hpc.measure.comparison import MOST, save_comparison
 from exatrkx_hpc.measure.figure_file import Series, draw, new_figure
 from exatrkx_hpc.measure.figures import make_figures, save_figures
 
+pytestmark = pytest.mark.slow
+
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 

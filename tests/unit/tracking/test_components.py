@@ -99,6 +99,7 @@ def test_without_a_number_of_hits_the_largest_one_counts():
     assert label_components(pairs(), scores(), cut=0.75).shape == (0,)
 
 
+@pytest.mark.slow
 def test_an_event_of_100_000_hits():
     rng, n = np.random.default_rng(4), 100_000
     edges = np.sort(rng.integers(0, n, (2, n)), axis=0)[::-1].copy()

@@ -28,6 +28,9 @@ from exatrkx_hpc.tracking.pipeline import Pipeline
 from exatrkx_hpc.tracking.serving_fused import FusedStage
 from exatrkx_hpc.tracking.tensors import BadTensor
 
+pytestmark = pytest.mark.slow
+
+
 SHIPPED = asset("model_repos/exatrkx")
 
 

@@ -12,6 +12,8 @@ torch = pytest.importorskip("torch")
 from exatrkx_hpc.tracking.simulation.synthetic import generate_event  # noqa: E402
 from exatrkx_hpc.tracking.training.networks import EdgeLayer, Embed, Filter, Gnn, HitFeatures, Line, _in_blocks, outward  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["module", "script"])
 def networks(request):

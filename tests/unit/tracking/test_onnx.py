@@ -463,6 +463,7 @@ def without_onnxruntime(*words: object, cwd: Path):
     return run([sys.executable, "-c", code, *map(str, words)], cwd=cwd, timeout=60)
 
 
+@pytest.mark.slow
 def test_without_onnxruntime_the_command_says_what_to_install(
     site: Path, exported: dict[str, Path], tmp_path: Path
 ) -> None:
