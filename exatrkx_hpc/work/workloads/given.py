@@ -22,7 +22,7 @@ Given: TypeAlias = "ArrayLike | Mapping[str, ArrayLike]"
 #: What is no number, by numpy's kind of a dtype, and what to do about it.
 _NO_NUMBERS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "b": "booleans",
+        "b": "truth values, not numbers",
         "c": "complex numbers: take .real if that is meant",
         "m": "time spans: divide by their unit",
         "M": "dates",

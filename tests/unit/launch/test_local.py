@@ -180,7 +180,7 @@ def test_jobs_are_numbered_one_after_the_other(deploy):
 
 
 def test_an_unknown_job_is_one_line_with_the_next_step(tmp_path):
-    with pytest.raises(LaunchError, match=r"no job '42' in .*; 'ls"):
+    with pytest.raises(LaunchError, match=r"no job '42' in .*; list the jobs with 'ls"):
         farm.find_job(local_farm(tmp_path), "42")
     with pytest.raises(LaunchError, match="no job '42'"):
         EmbeddedScheduler(run_root=tmp_path, first_address="127.0.0.2").info("42")

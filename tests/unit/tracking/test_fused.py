@@ -164,7 +164,7 @@ def test_what_fails_for_events_of_a_usual_size_is_not_loaded(copy: Path, fails: 
     torch.jit.script(Judge(fails)).save(str(copy / "gnn/1/model.pt"))
     with pytest.raises(ValueError, match=rf"^exatrkx_fused: a sample event of 217 hits fails: {says}$"):
         fused(copy)
-    with pytest.raises(ModelError, match=rf": a sample event of 217 hits fails: {says}; 'exatrkx-hpc models check"):
+    with pytest.raises(ModelError, match=rf": a sample event of 217 hits fails: {says}; run 'exatrkx-hpc models check"):
         load_tracker(copy)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exatrkx_hpc.work.run.faults import BROKEN_MODEL, DEAD_ENDPOINT, DEATHS_OF_ONE_EVENT, Blame
+from exatrkx_hpc.work.run.faults import BROKEN_MODEL, DEAD_ENDPOINT, DEATHS_OF_ONE_EVENT, Faults
 
 
 class Clock:
@@ -23,9 +23,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def faults(clock) -> Blame:
+def faults(clock) -> Faults:
     """The faults of a run with two workers, whose requests have seven seconds of patience."""
-    return Blame(server="h:1", patience=7.0, workers=2, clock=clock)
+    return Faults(server="h:1", patience=7.0, workers=2, clock=clock)
 
 
 def test_so_many_events_in_a_row_that_fail_in_the_model_are_the_models_fault(faults):
@@ -57,11 +57,11 @@ def test_an_endpoint_that_is_silent_for_the_patience_of_a_request_is_dead(faults
     assert faults.of_failure("endpoint", "refused") is None
     clock.now += 0.1
     assert faults.of_failure("model", "bad shape") is None, "the model did answer"
-    assert faults.of_failure("endpoint", "refused") == "no labels came from h:1 for 7 s (refused)"
+    assert faults.of_failure("endpoint", "refused") == "no results from h:1 for 7 s (refused)"
 
 
 def test_without_patience_a_moment_of_silence_is_no_death(clock):
-    faults = Blame(server="h:1", patience=0.0, workers=2, clock=clock)
+    faults = Faults(server="h:1", patience=0.0, workers=2, clock=clock)
     clock.now += DEAD_ENDPOINT - 0.1
     assert faults.of_failure("endpoint", "refused") is None
     clock.now += 0.1

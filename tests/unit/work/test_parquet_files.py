@@ -104,7 +104,7 @@ def test_events_in_two_places(tmp_path):
         find_events(tmp_path)
     write(tmp_path / "e.parquet", [(1, hits(2))])
     write(tmp_path / "f.parquet", [("1", hits(2))])
-    with pytest.raises(InputError, match="more than one place"):
+    with pytest.raises(InputError, match="are not contiguous"):
         find_events(tmp_path)
 
 
