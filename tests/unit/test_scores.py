@@ -138,6 +138,7 @@ def test_no_event_in_common(run: Path) -> None:
         score_results(run / "results", run / "events")
 
 
+@pytest.mark.slow
 def test_the_stages_of_a_repository(run: Path) -> None:
     pytest.importorskip("torch")
     found = score_results(run / "results", run / "events", repository=asset("model_repos/exatrkx"))

@@ -60,6 +60,7 @@ def test_deploy_refuses_a_scan_that_could_not_work(tmp_path: Path, words: list[s
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_pipeline_without_a_server_is_measured_in_several_processes(tmp_path: Path):
     pytest.importorskip("torch")
     from exatrkx_hpc.base.assets import asset

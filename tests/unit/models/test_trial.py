@@ -14,6 +14,9 @@ from exatrkx_hpc.base.errors import ModelError
 from exatrkx_hpc.models.trial import Remark, Sample, simulated_samples, try_networks
 from exatrkx_hpc.tracking.constants import PipelineSettings
 
+pytestmark = pytest.mark.slow
+
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("scipy")
 

@@ -19,6 +19,9 @@ from exatrkx_hpc.tracking.pipeline import Pipeline
 from exatrkx_hpc.tracking.scoring.agreement import hits_in_other_tracks
 from exatrkx_hpc.tracking.serving_fused import FusedStage
 
+pytestmark = pytest.mark.slow
+
+
 SHIPPED = asset("model_repos/exatrkx")
 
 

@@ -25,7 +25,7 @@ from exatrkx_hpc.tracking.inference import (
     takes_less_time,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", autouse=True)

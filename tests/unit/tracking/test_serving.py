@@ -138,6 +138,7 @@ def test_a_network_that_does_not_answer_as_promised_is_not_loaded() -> None:
 
 
 @pytest.mark.parametrize("n_hits", [0, 1, 2, 50])
+@pytest.mark.slow
 def test_networks_answer_in_the_promised_shape(n_hits: int) -> None:
     torch = pytest.importorskip("torch")
     event = torch.from_numpy(hits(n_hits))

@@ -254,6 +254,7 @@ def test_what_cannot_get_better_fails_at_once(switches, error, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_and_comes_back_is_waited_for():
     port = free_port()
 
