@@ -86,10 +86,10 @@ def test_what_tests_notice_and_what_they_cannot(tmp_path, capsys):
     subject = "work/run/faults.py"
     text = (mutate.ROOT / mutate.path_of(subject)).read_bytes()
     told = next(one for one in mutate.mutants_of(subject, text) if b"self._deaths[event] < DEATHS" in one.of(text))
-    word = dataclasses.replace(told, line=1, start=text.index(b"Whose"), end=text.index(b"Whose") + 5, new=b"WHOSE")
+    word = dataclasses.replace(told, line=1, start=text.index(b"cause"), end=text.index(b"cause") + 5, new=b"CAUSE")
     trial = mutate.Trial(tmp_path, goldens=False)
     assert [trial.notices(one, mutate.tests_of(subject)) for one in (told, word)] == [True, False]
     mutate.show(Counter({subject: 2}), [word], {subject: text})
     shown = capsys.readouterr().out
     assert re.search(r"all +│ 2 +│ 1 +│ 1 ", shown), shown
-    assert f"exatrkx_hpc/{subject}:1\n" in shown and '    +"""WHOSE fault' in shown
+    assert f"exatrkx_hpc/{subject}:1\n" in shown and '    +"""The CAUSE' in shown

@@ -204,7 +204,9 @@ def test_a_repository_with_a_weight_missing(tmp_path):
 
 def test_events_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in complaint(exatrkx_hpc("events", "generate", "-o", "file/x", cwd=tmp_path), 8)
+    assert "cannot write events to file/x" in complaint(
+        exatrkx_hpc("events", "generate", "-o", "file/x", cwd=tmp_path), 8
+    )
 
 
 def test_the_same_seed_makes_the_same_events(tmp_path):

@@ -207,7 +207,9 @@ def test_other_engines_leave_no_container(engine):
 
 def test_a_container_that_does_not_go_is_one_line_with_the_command(podman):
     podman.set(MINE[:1], removal=125)
-    with pytest.raises(LaunchError, match=r"job 3 are left .*'podman rm --force --time 0 --ignore exatrkx-3-nid001-0'"):
+    with pytest.raises(
+        LaunchError, match=r"job 3 still exist .*'podman rm --force --time 0 --ignore exatrkx-3-nid001-0'"
+    ):
         remove_containers("podman", RUN_ROOT, "3")
 
 

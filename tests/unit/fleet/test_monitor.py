@@ -277,7 +277,7 @@ def test_two_monitors_of_a_user_have_two_endpoints(job):
         (name, wanted[name], Level.WARNING) for name in ("grpc", "http")
     ]
     assert taken == second and other.endpoint == f"127.0.0.1:{taken[0].port}"
-    assert str(second[0]).endswith(f"it is {taken[0].port} this time")
+    assert str(second[0]).endswith(f"using {taken[0].port} this time")
 
 
 def monitor_of(job: farm.Job, balancer: BalancerSection, news: list[News]) -> Monitor:

@@ -156,7 +156,7 @@ def test_plot_compares_several_tables(tmp_path: Path):
     done = exatrkx_hpc("plot", "one", "two/bench.csv", "--format", "svg,png", "-o", "out", cwd=tmp_path)
     assert done.stdout.splitlines() == ["out/comparison.svg", "out/comparison.png"], done.stderr
     assert {"sync", "async"} <= set(comments_of(tmp_path / "out/comparison.svg"))
-    assert "there is no" in complaint(exatrkx_hpc("plot", "one", "three", cwd=tmp_path), 6)
+    assert "three does not exist" in complaint(exatrkx_hpc("plot", "one", "three", cwd=tmp_path), 6)
 
 
 def test_plot_writes_the_figures_of_a_table(tmp_path: Path):
@@ -167,4 +167,4 @@ def test_plot_writes_the_figures_of_a_table(tmp_path: Path):
     assert len(list((tmp_path / "out").iterdir())) == 3
     wrong = exatrkx_hpc("plot", ".", "--format", "jpg", cwd=tmp_path)
     assert "--format jpg is unknown; use png, svg, pdf" in complaint(wrong, 2)
-    assert "there is no" in complaint(exatrkx_hpc("plot", "nowhere", cwd=tmp_path), 6)
+    assert "nowhere does not exist" in complaint(exatrkx_hpc("plot", "nowhere", cwd=tmp_path), 6)

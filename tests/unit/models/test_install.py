@@ -233,8 +233,8 @@ def test_a_wrong_file_is_named_and_nothing_changes(case: str, repository: Path, 
 @pytest.mark.parametrize(
     ("module", "says"),
     [
-        (Squeezed(), "cannot do 2 hit(s) and 1 edge(s)"),
-        (Largest(), "cannot do 2 hit(s) and 0 edge(s)"),
+        (Squeezed(), "fails for 2 hit(s) and 1 edge(s)"),
+        (Largest(), "fails for 2 hit(s) and 0 edge(s)"),
     ],
     ids=["squeezed", "largest"],
 )
@@ -371,7 +371,7 @@ def test_constants_alone_are_installed_too(repository: Path) -> None:
 
 
 def test_a_new_repository_wants_networks_that_belong_together(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="give --filter and --gnn, too"):
+    with pytest.raises(ConfigError, match="also set --filter and --gnn"):
         put(tmp_path / "models", embed=NETWORKS["embed"])
     assert list(tmp_path.iterdir()) == []
 

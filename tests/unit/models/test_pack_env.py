@@ -156,7 +156,7 @@ def test_what_cannot_be_packed_is_refused_in_one_line(source, tmp_path):
     source.add("linked", **{"__editable__.linked.pth": "/somewhere"})
     refused("linked is installed as a link to its sources", packages=("linked",))
     refused("cannot pack .*", python=Path("/bin/false"))
-    refused("holds ' '", out=tmp_path / "a b")
+    refused("contains ' '", out=tmp_path / "a b")
     (tmp_path / "file").write_text("")
     source.add("tiny")
     refused("cannot be written", out=tmp_path / "file" / "below", packages=("tiny",))

@@ -88,4 +88,4 @@ def test_workers_that_end_all_the_time_stop_the_run(faults):
         assert {faults.of_death("SIGKILL") for _ in range(most)} == {None}
         faults.written("a")
     assert {faults.of_death("SIGKILL") for _ in range(most)} == {None}
-    assert faults.of_death("SIGSEGV") == "the workers keep ending, the last one by SIGSEGV; see what they printed"
+    assert faults.of_death("SIGSEGV") == "the workers keep dying, the last one by SIGSEGV; see their output"

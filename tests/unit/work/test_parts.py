@@ -183,7 +183,7 @@ def test_a_part_that_is_missing_or_torn_is_done_again(settings, harm):
     part, events = part_with(settings(), "evt_0")
     harm(part)
     report = run_clients(settings(), tell=said.append)
-    assert report.done_now == len(events) and f"{len(events)} results were missing or damaged" in said[0]
+    assert report.done_now == len(events) and f"{len(events)} results were missing or damaged" in str(said[0])
     assert assert_one_result_each(settings(), sizes) > 1
 
 
