@@ -152,7 +152,7 @@ def make_run_root(farm: Farm) -> None:
         run_root.python.mkdir(exist_ok=True)
     except OSError as error:
         raise LaunchError(
-            f"run_root {run_root} cannot be made ({error.strerror}); name a folder that you may write to"
+            f"run_root {run_root} cannot be made ({error.strerror}); choose a folder that you may write to"
         ) from error
 
 

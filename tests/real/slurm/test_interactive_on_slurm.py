@@ -131,7 +131,7 @@ def test_inside_an_allocation_ctrl_c_drains_and_the_allocation_goes_on(slurm, te
     run = "exatrkx-hpc deploy --interactive"
     shell = terminal(in_allocation(f"{run} -N 3; {run}; {run} -N 1", 2))
     shell.says("has 2 nodes, but the farm needs 3; request fewer nodes with -N")
-    shell.says("2 of 2 servers ready; in another terminal: exatrkx-hpc run-clients --run-root")
+    shell.says("2 of 2 servers ready; run in another terminal: exatrkx-hpc run-clients --run-root")
     job = shell.job()
     assert (slurm.shared / "runs" / job / "server.sh").exists()
     now = status(slurm, job)

@@ -196,7 +196,7 @@ def test_a_job_of_another_user_is_not_cancelled(site: Site):
     theirs = site.cluster.run(["sbatch", "--parsable", "--wrap=sleep 600"], user="colleague").stdout.strip()
     site.good("mkdir", "-p", f"exatrkx-hpc/{theirs}")
     said = refused(site.do("exatrkx-hpc", "stop", theirs))
-    assert f"job {theirs} is not cancelled, because it is 'wrap' of the user colleague" in said
+    assert f"job {theirs} is not cancelled, because it is 'wrap' of user colleague" in said
     assert site.queue(theirs)
 
 
