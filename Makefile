@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The releases that CI has; they are of this Python alone.
 LOCK := $(if $(filter python3.11,$(notdir $(PYTHON))),--constraint .ci/constraints.txt)
+# A shell that forbids this makes each of the suite's commands compile the whole package anew.
+export PYTHONDONTWRITEBYTECODE =
 # Most of the time of the suite is spent waiting for real parts, so more workers than cores.
 WORKERS ?= 3
 
@@ -45,7 +47,7 @@ check: $(STAMP)  ## run the linters: ruff, mypy, shellcheck
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/shellcheck jobs/*.sh benchmarks/*.sh tests/support/cluster/anchor.sh .ci/run .ci/lock .ci/other-pythons .ci/system-packages
-	$(BIN)/python -m pytest -q tests/unit/launch/test_rendered_scripts.py
+	$(BIN)/python -m pytest -q tests/unit/launch/test_rendered_scripts.py -k shellcheck
 
 lock:  ## renew .ci/constraints.txt, the releases that demo and test install
 	.ci/lock $(PYTHON)
