@@ -25,7 +25,8 @@ def _stage(kind: type[Stage], name: str, **parameters: str) -> Stage:
     """Set up a stage with the arguments that Triton gives."""
     folder = asset("model_repos/exatrkx") / name
     config = read_config(folder / CONFIG)
-    stated = {key: value.string_value for key, value in config.parameters.items()} | parameters
+    stated = {key: value.string_value for key, value in config.parameters.items()}
+    stated |= {"numpy2": "allow"} | parameters  # no Triton passes these tensors on
     as_json = {
         "input": [{"name": entry.name, "dims": list(entry.dims)} for entry in config.input],
         "output": [{"name": entry.name, "dims": list(entry.dims)} for entry in config.output],
