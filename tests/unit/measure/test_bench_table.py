@@ -86,7 +86,8 @@ def test_the_table_has_a_row_for_each_repetition_and_comes_back(tmp_path: Path):
     assert len(lines) == len(rows)
     assert lines[-1]["cpu_utilisation"] == ""
     back = read_table(tmp_path)
-    assert back[0] == read_table(tmp_path / "bench.csv")[0]
+    # As text: what was not measured is NaN, which equals nothing.
+    assert repr(back[0]) == repr(read_table(tmp_path / "bench.csv")[0])
     for one, other in zip(rows, back, strict=True):
         assert (one.point, one.repetition, one.members) == (other.point, other.repetition, other.members)
         assert other.mean_ms == pytest.approx(one.mean_ms, rel=1e-5)

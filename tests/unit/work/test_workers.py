@@ -322,7 +322,7 @@ def test_events_that_may_have_killed_their_worker_go_out_alone_and_last(settings
     assert not any(event in suspects for given in others[: -len(suspects)] for event in given)
 
 
-def test_the_time_of_a_run_is_from_its_begin_to_its_last_answer(tmp_path, fake_worker):
+def test_the_time_of_a_run_is_from_its_begin_to_its_last_answer(tmp_path, fake_worker, make_coordinator):
     class Clock:
         now = 1000.0
 
@@ -334,7 +334,7 @@ def test_the_time_of_a_run_is_from_its_begin_to_its_last_answer(tmp_path, fake_w
 
     fake_worker(ANSWERS_SOON)
     clock = Clock()
-    coordinator = make_coordinator("h:1", tmp_path, events=4, workers=1, show=later, clock=clock)
+    coordinator = make_coordinator("h:1", events=4, workers=1, show=later, clock=clock)
     asyncio.run(coordinator.run())
     report = coordinator.report()
     assert (report.done, report.seconds, report.events_per_second) == (4, 40.0, 0.1)
@@ -415,9 +415,9 @@ def test_a_worker_that_says_no_more_but_does_not_end_is_killed(fake_worker):
     assert within(60, ask()) == (b"", -signal.SIGKILL, False)
 
 
-def test_a_run_ends_whatever_its_workers_do(tmp_path, fake_worker):
+def test_a_run_ends_whatever_its_workers_do(tmp_path, fake_worker, make_coordinator):
     async def stopped():
-        coordinator = make_coordinator("127.0.0.1:1", tmp_path, events=4, workers=2, show=print, grace=0.5)
+        coordinator = make_coordinator("127.0.0.1:1", events=4, workers=2, show=print, grace=0.5)
         asyncio.get_running_loop().call_later(1.0, coordinator.stop, "enough")
         await coordinator.run()
         return coordinator.report()
@@ -648,25 +648,33 @@ def test_interrupting_a_notebook_cell_stops_the_run(settings):
     assert workers_of(os.getpid()) == []
 
 
-def make_coordinator(server, tmp_path, *, events, request_timeout=5, **options):
-    results = Results(tmp_path)
-    results.folder.mkdir()
-    folder = make_events(tmp_path / "e", [3] * events)
-    ledger = begin(results, folder, facts_of(folder, workload=WORKLOAD, mode="ensemble", model="exatrkx"))
-    book = Accounts(ledger, results, folder, server=server, version="")
-    labels = str(results.folder)
-    times = {"request_timeout": request_timeout, "patience": request_timeout}
-    task = Task(server=server, models="exatrkx", folder=labels, in_flight=1, **times)
-    return Coordinator(task, book, **options)
+@pytest.fixture
+def make_coordinator(tmp_path):
+    """Make a coordinator over some small events; its ledger is closed at the end of the test."""
+    with contextlib.ExitStack() as stack:
+
+        def make(server, *, events, request_timeout=5, **options):
+            results = Results(tmp_path)
+            results.folder.mkdir()
+            folder = make_events(tmp_path / "e", [3] * events)
+            facts = facts_of(folder, workload=WORKLOAD, mode="ensemble", model="exatrkx")
+            ledger = stack.enter_context(begin(results, folder, facts))
+            book = Accounts(ledger, results, folder, server=server, version="")
+            labels = str(results.folder)
+            times = {"request_timeout": request_timeout, "patience": request_timeout}
+            task = Task(server=server, models="exatrkx", folder=labels, in_flight=1, **times)
+            return Coordinator(task, book, **options)
+
+        yield make
 
 
-def test_a_worker_that_hangs_is_replaced(tmp_path):
+def test_a_worker_that_hangs_is_replaced(tmp_path, make_coordinator):
     def stop_one(tally):
         if tally.done == 10:
             workers_of(os.getpid())[0].suspend()
 
     with fake_triton("--delay", "0.02") as fake:
-        coordinator = make_coordinator(fake.server, tmp_path, events=50, workers=2, show=stop_one, longest_silence=5)
+        coordinator = make_coordinator(fake.server, events=50, workers=2, show=stop_one, longest_silence=5)
         asyncio.run(coordinator.run())
     assert coordinator.report().done == 50 and coordinator.report().failed == ()
 
@@ -683,10 +691,12 @@ except FileExistsError:
 )
 
 
-def test_a_worker_that_hangs_is_replaced_although_nobody_said_when(tmp_path, fake_worker, monkeypatch):
+def test_a_worker_that_hangs_is_replaced_although_nobody_said_when(
+    tmp_path, fake_worker, monkeypatch, make_coordinator
+):
     monkeypatch.setattr(coordinator_module, "SILENCE", 2.0)
     fake_worker(HANGS_AT_FIRST)
-    coordinator = make_coordinator("h:1", tmp_path, events=4, workers=1, show=lambda tally: None, request_timeout=0.3)
+    coordinator = make_coordinator("h:1", events=4, workers=1, show=lambda tally: None, request_timeout=0.3)
     assert within(60, done_by(coordinator)) == 4
     assert (tmp_path / "hung").exists()
 
@@ -696,8 +706,8 @@ async def done_by(coordinator: Coordinator) -> int:
     return coordinator.report().done
 
 
-def test_a_run_that_is_interrupted_before_it_began_does_nothing(tmp_path, server):
-    coordinator = make_coordinator(server, tmp_path, events=50, workers=1, show=print)
+def test_a_run_that_is_interrupted_before_it_began_does_nothing(tmp_path, server, make_coordinator):
+    coordinator = make_coordinator(server, events=50, workers=1, show=print)
     coordinator.interrupt("enough")
     asyncio.run(coordinator.run())
     assert coordinator.report().stopped == "enough" and coordinator.report().done == 0
