@@ -192,8 +192,8 @@ def _run(settings: Settings, ledger: Ledger) -> Report:
         request_timeout=settings.request_timeout,
         patience=settings.patience,
     )
-    book = Accounts(ledger, Results(settings.out), settings.events, server=settings.server, version="")
-    coordinator = Coordinator(task, book, workers=settings.workers, show=lambda tally: None)
+    accounts = Accounts(ledger, Results(settings.out), settings.events, server=settings.server, version="")
+    coordinator = Coordinator(task, accounts, workers=settings.workers, show=lambda tally: None)
     asyncio.run(coordinator.run())
     return coordinator.report()
 

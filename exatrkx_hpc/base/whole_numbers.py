@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-RunFacts = NDArray[np.int64] | NDArray[np.uint64]
+Integers = NDArray[np.int64] | NDArray[np.uint64]
 """Whole numbers, all exact."""
 
 #: int() also takes underscores and the digits of other scripts.
@@ -43,7 +43,7 @@ def whole_number(text: str) -> int:
     return int(exact)
 
 
-def whole_numbers(lines: Sequence[str], *, first: int) -> RunFacts:
+def whole_numbers(lines: Sequence[str], *, first: int) -> Integers:
     """Return one whole number for each line, int64 `[N]`, or uint64 where one is 2^63 or more.
 
     Raises ValueError `LINE: what is wrong`; the lines count from `first`.

@@ -122,10 +122,8 @@ def install(
     ] = None,
     radius: Annotated[float | None, typer.Option(help="Radius of the neighbour search in the embedding space.")] = None,
     max_neighbours: Annotated[int | None, typer.Option(help="Maximum number of neighbours per hit.")] = None,
-    filter_cut: Annotated[
-        float | None, typer.Option(help="Minimum probability for an edge to pass the filter.")
-    ] = None,
-    gnn_cut: Annotated[float | None, typer.Option(help="Minimum probability for an edge to join its two hits.")] = None,
+    filter_cut: Annotated[float | None, typer.Option(help="Probability above which an edge passes the filter.")] = None,
+    gnn_cut: Annotated[float | None, typer.Option(help="Probability above which an edge joins its two hits.")] = None,
     scores: Annotated[
         Literal["logits", "probabilities"] | None, typer.Option(help="Output of filter and gnn (default: logits).")
     ] = None,

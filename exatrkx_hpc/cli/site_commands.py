@@ -86,7 +86,7 @@ def setup(
     if bench:
         analyzer = install(analyzer_folder(farm), tell)
         typer.echo(f"perf_analyzer {analyzer.version}: {' '.join(analyzer.command)}")
-    typer.echo(f"{farm.run_root}is ready; check the rest with 'exatrkx-hpc doctor'")
+    typer.echo(f"{farm.run_root} is ready; check the rest with 'exatrkx-hpc doctor'")
 
 
 def status(

@@ -52,7 +52,7 @@ class Sent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
+class ModelReply:
     """One request and its answer; `seconds` is the time of the request alone, `values` are the outputs by name."""
 
     server: str
@@ -70,7 +70,7 @@ class Reply:
         return facts | {key: [asdict(tensor) for tensor in group] for key, group in tensors.items()}
 
 
-def ask_model(server: str, model: str, files: Sequence[str], *, version: str = "", timeout: float = 60.0) -> Reply:
+def ask_model(server: str, model: str, files: Sequence[str], *, version: str = "", timeout: float = 60.0) -> ModelReply:
     """Send the tensors of CSV files to `model` at `server` (`host:port`) and return what it answers.
 
     `files` are paths in the order of the model's inputs, or `NAME=PATH`; an input that is optional may be left out
@@ -90,7 +90,7 @@ def ask_model(server: str, model: str, files: Sequence[str], *, version: str = "
         )
         seconds = time.monotonic() - begin
     values, received = _received(model, answer, outputs)
-    return Reply(
+    return ModelReply(
         server=server,
         model=model,
         version=served,
@@ -101,23 +101,23 @@ def ask_model(server: str, model: str, files: Sequence[str], *, version: str = "
     )
 
 
-def save_outputs(asked: Reply, out: Path) -> Reply:
-    """Write each output as CSV and return what was asked with the files' names.
+def save_outputs(reply: ModelReply, out: Path) -> ModelReply:
+    """Write each output as CSV and return the reply with the files' names.
 
     `out` is a file `NAME.csv` for a model of one output, else a folder, which gets `MODEL.OUTPUT.csv` for each. No
     file is replaced. Raises OutputError when that cannot be done, and then leaves none of the files.
     """
     alone = out.suffix == ".csv"
-    if alone and len(asked.outputs) != 1:
+    if alone and len(reply.outputs) != 1:
         raise OutputError(
-            f"{asked.model} has {len(asked.outputs)} outputs, but {out} is a single file; set --out to a folder"
+            f"{reply.model} has {len(reply.outputs)} outputs, but {out} is a single file; set --out to a folder"
         )
-    paths = [out] if alone else _paths(out, asked)
+    paths = [out] if alone else _paths(out, reply)
     written: list[Path] = []
     try:
         (out.parent if alone else out).mkdir(parents=True, exist_ok=True)
-        for one, path in zip(asked.outputs, paths, strict=True):
-            write_new(path, tensor_text(asked.values[one.name], datatype=one.datatype))
+        for one, path in zip(reply.outputs, paths, strict=True):
+            write_new(path, tensor_text(reply.values[one.name], datatype=one.datatype))
             written.append(path)
     except OSError as error:
         for path in written:
@@ -125,16 +125,16 @@ def save_outputs(asked: Reply, out: Path) -> Reply:
         if isinstance(error, FileExistsError) and paths[len(written)].exists():
             raise OutputError(f"{paths[len(written)]} exists; remove it, or choose another --out") from error
         raise OutputError(f"{out} cannot be written: {error.strerror}; choose another --out") from error
-    named = zip(asked.outputs, written, strict=True)
-    return replace(asked, outputs=tuple(replace(one, file=str(path)) for one, path in named))
+    named = zip(reply.outputs, written, strict=True)
+    return replace(reply, outputs=tuple(replace(one, file=str(path)) for one, path in named))
 
 
-def _paths(folder: Path, asked: Reply) -> list[Path]:
+def _paths(folder: Path, reply: ModelReply) -> list[Path]:
     """Return a file for each output; names that differ only in what a file's name cannot hold get a number."""
     chosen: dict[str, Path] = {}
-    for one in asked.outputs:
+    for one in reply.outputs:
         # Both names may hold a slash or more, and come from a server; some file systems fold case.
-        name = ".".join(re.sub(r"[^A-Za-z0-9_-]+", "_", part) for part in (asked.model, one.name))
+        name = ".".join(re.sub(r"[^A-Za-z0-9_-]+", "_", part) for part in (reply.model, one.name))
         free = next(
             text for n in itertools.count(1) if (text := f"{name}-{n}" if n > 1 else name).lower() not in chosen
         )
@@ -142,15 +142,15 @@ def _paths(folder: Path, asked: Reply) -> list[Path]:
     return list(chosen.values())
 
 
-def reply_table(asked: Reply) -> Table:
+def reply_table(reply: ModelReply) -> Table:
     """Return the tensors of a request and of its answer as a table."""
     from rich.table import Table
 
-    title = f"{asked.model} version {asked.version} at {asked.server}: {1000 * asked.seconds:.1f} ms"
+    title = f"{reply.model} version {reply.version} at {reply.server}: {1000 * reply.seconds:.1f} ms"
     table = Table(title=title, title_justify="left")
     for column in ("", "tensor", "type", "declared", "shape", "file"):
         table.add_column(column)
-    for way, group in (("in", asked.inputs), ("out", asked.outputs)):
+    for way, group in (("in", reply.inputs), ("out", reply.outputs)):
         for one in group:
             shapes = [str(list(one.declared)), str(list(one.shape))]
             table.add_row(way, one.name, one.datatype, *shapes, one.file or "")

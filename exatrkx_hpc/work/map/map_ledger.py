@@ -86,7 +86,7 @@ class Scribe:
         self._accept, self._retry = accept_changes, retry_failed
         self._stack = contextlib.ExitStack()
         self._ledger: Ledger
-        self._book: Accounts | None = None
+        self._opened: Accounts | None = None
         self._begin = self._last_answer = time.monotonic()
 
     def open(self) -> None:
@@ -107,18 +107,18 @@ class Scribe:
         with ledger.sqlite_errors():
             ledger.db.execute("CREATE TEMP TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID")
         version = ledger.facts.get("version", "")
-        self._book = Accounts(ledger, self._results, Path(), server=self._server, version=version)
+        self._opened = Accounts(ledger, self._results, Path(), server=self._server, version=version)
         self._begin = self._last_answer = time.monotonic()
 
     @property
     def _accounts(self) -> Accounts:
-        assert self._book is not None, "the scribe is open"
-        return self._book
+        assert self._opened is not None, "the scribe is open"
+        return self._opened
 
     def tally(self, *, in_flight: int, events: int) -> Tally:
         """Return how far the map is; of the ledger's events, or of `events` if those are more."""
-        book = self._accounts
-        return dataclasses.replace(book.tally(in_flight=in_flight), events=max(book.events, events))
+        accounts = self._accounts
+        return dataclasses.replace(accounts.tally(in_flight=in_flight), events=max(accounts.events, events))
 
     def known(self, event: Event) -> Found | None:
         """Return what an earlier map found of an event, or None: then it is in the ledger, and waits.
@@ -171,17 +171,17 @@ class Scribe:
 
     def _expect(self, event: Event, key: bytes, row: _Row | None) -> None:
         """Let an event wait in the ledger, and take it out of the accounts if it was there."""
-        book = self._accounts
+        accounts = self._accounts
         with self._ledger.sqlite_errors():  # it is committed with its result
             if row is None:
                 self._ledger.db.execute(_NEW, (key, as_text(event.name), event.size, event.sha256))
-                book.events += 1
+                accounts.events += 1
             else:
                 self._ledger.db.execute(_AGAIN, (event.size, event.sha256, key))
         if row is not None and row.state == "done":
-            book.done, book.done_before = book.done - 1, book.done_before - 1
+            accounts.done, accounts.done_before = accounts.done - 1, accounts.done_before - 1
         if row is not None and row.state == "quarantined":
-            book.failed, book.failed_before = book.failed - 1, book.failed_before - 1
+            accounts.failed, accounts.failed_before = accounts.failed - 1, accounts.failed_before - 1
         with self._results.usable():
             self._results.file_of(event.name).unlink(missing_ok=True)
 
@@ -196,13 +196,13 @@ class Scribe:
 
         Raises OutputError when that cannot be written.
         """
-        book = self._accounts
+        accounts = self._accounts
         if found.answer is not None:
-            book.add(self._written(event, found.answer), attempts=1)
+            accounts.add(self._written(event, found.answer), attempts=1)
         elif found.error is not None:
             reason = one_line(str(found.error))
-            book.fail(Failed(event=event.name, kind=KINDS[type(found.error)], reason=reason), attempts=1)
-        book.commit()
+            accounts.fail(Failed(event=event.name, kind=KINDS[type(found.error)], reason=reason), attempts=1)
+        accounts.commit()
         self._last_answer = time.monotonic()
 
     def _written(self, event: Event, answer: Answer) -> Result:
@@ -215,15 +215,15 @@ class Scribe:
     def close(self, stopped: str | None) -> None:
         """Write the end of the map and its report, and let go of the folder; raises OutputError when it cannot."""
         with self._stack:  # which closes, also after a fault
-            book = self._book
-            if book is None:
+            accounts = self._opened
+            if accounts is None:
                 return
             if self._watch.said:
                 self._ledger.set_facts(units=self._watch.said)
-            book.close(stopped)
-            now = book.done - book.done_before
-            if now or book.failed > book.failed_before or not self._results.report.exists():
-                report = book.report(
+            accounts.close(stopped)
+            now = accounts.done - accounts.done_before
+            if now or accounts.failed > accounts.failed_before or not self._results.report.exists():
+                report = accounts.report(
                     model=self._facts["model"],
                     mode=self._facts["mode"],
                     seconds=self._last_answer - self._begin,

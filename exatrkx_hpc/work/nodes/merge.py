@@ -95,21 +95,21 @@ class Merger:
                 self._stages.add(json.loads(known))
             self._watch.add_all(np.array(seconds, dtype=np.float64))
 
-    def report(self, whole: RunFacts) -> Report:
+    def report(self, facts: RunFacts) -> Report:
         """Return the report of all that was added."""
         failed = tuple(sorted(self._failed, key=lambda one: event_key(one.event))[:LISTED])
         return Report(
-            server=whole.server,
-            model=whole.model,
-            mode=whole.mode,
+            server=facts.server,
+            model=facts.model,
+            mode=facts.mode,
             version=self._version,
-            events=self._events + whole.unknown,
+            events=self._events + facts.unknown,
             done=self._done,
             done_before=self._done - self._now,
             failed=failed,
             more_failed=self._failures - len(failed),
             failed_before=self._failed_before,
-            item=whole.item,
+            item=facts.item,
             items=self._items,
             counts=dict(self._counts),
             stages_ms=self._stages.means_ms(),
@@ -118,8 +118,8 @@ class Merger:
             retries=self._retries,
             workers=(),
             members=_named(self._members),
-            nodes=_named(whole.nodes),
-            stopped=whole.stopped,
+            nodes=_named(facts.nodes),
+            stopped=facts.stopped,
             units=self._units,
         )
 

@@ -219,7 +219,7 @@ class _Run:
             for shard, ledger in ledgers.items():
                 merger.add(ledger, before=self._before.get(shard, 0))
             unknown = self._count_events(set(range(self._of)) - ledgers.keys())
-        whole = RunFacts(
+        facts = RunFacts(
             server=source_of(settings),
             model=settings.models,
             mode=settings.mode,
@@ -228,7 +228,7 @@ class _Run:
             nodes=self._nodes,
             stopped=stopped,
         )
-        return merger.report(whole), merger.idle
+        return merger.report(facts), merger.idle
 
     def _count_events(self, shards: Collection[int]) -> int:
         """Count the events of shards that have no ledger yet."""

@@ -27,12 +27,12 @@ SILENCE: Final = 60.0
 
 
 class Coordinator:
-    """One run over the events of a book; `run` it once, then ask for its `report`."""
+    """One run over the events of `accounts`; `run` it once, then ask for its `report`."""
 
     def __init__(
         self,
         task: Task,
-        book: Accounts,
+        accounts: Accounts,
         *,
         workers: int,
         show: ShowProgress,
@@ -46,18 +46,18 @@ class Coordinator:
         well above what two requests in a row may take. `grace` is how long a worker may take to end.
         """
         self._task = task
-        self._book = book
+        self._accounts = accounts
         self._waiting: deque[EventFile] = deque()
         # What a dead worker had. One of these may have killed it, so each goes out alone, after the others.
         self._suspects: deque[EventFile] = deque()
-        self._slots = [WorkerProcess(grace=grace) for _ in range(workers)]
+        self._workers = [WorkerProcess(grace=grace) for _ in range(workers)]
         self._show = show
         self._grace = grace
         self._longest_silence = longest_silence or SILENCE + 2 * (task.patience + 2 * task.request_timeout)
         self._clock = clock
         self._over = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._blame = Faults(server=task.server, patience=task.patience, workers=workers, clock=clock)
+        self._faults = Faults(server=task.server, patience=task.patience, workers=workers, clock=clock)
         self._begin = self._last_answer = 0.0
         self.stopped: str | None = None
         self.error: ExatrkxError | None = None
@@ -65,8 +65,8 @@ class Coordinator:
     def report(self) -> Report:
         """Return the figures so far; raises OutputError when the ledger cannot be read."""
         task, seconds = self._task, self._last_answer - self._begin
-        workers = tuple(slot.done for slot in self._slots)
-        return self._book.report(
+        workers = tuple(worker.done for worker in self._workers)
+        return self._accounts.report(
             model=task.models, mode=task.mode, seconds=seconds, workers=workers, stopped=self.stopped
         )
 
@@ -87,16 +87,16 @@ class Coordinator:
         """Run until every event has an answer or `stop` is called; then no worker is left, and all is noted."""
         self._loop = asyncio.get_running_loop()
         self._begin = self._last_answer = self._clock()
-        self._blame.begin()
+        self._faults.begin()
         keepers: list[asyncio.Task[None]] = []
         clerk = asyncio.create_task(self._commit_often())
         try:
-            for slot in self._slots:
+            for worker in self._workers:
                 # One after the other: after a failure no start is half done.
-                await self._start(slot)
+                await self._start(worker)
             self._feed()
             self._show_tally()
-            keepers = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
+            keepers = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
             over = asyncio.create_task(self._over.wait())
             await asyncio.wait({over, *keepers}, return_when=asyncio.FIRST_COMPLETED)
             over.cancel()
@@ -104,31 +104,31 @@ class Coordinator:
             self._over.set()
             clerk.cancel()
             await self._dismiss(keepers)
-            self._note(lambda: self._book.close(self.stopped))
+            self._note(lambda: self._accounts.close(self.stopped))
 
     async def _commit_often(self) -> None:
         while True:
             await asyncio.sleep(COMMIT)
-            self._note(self._book.commit)
+            self._note(self._accounts.commit)
 
     def _note(self, write: Callable[[], None]) -> None:
-        """Write to the book; what cannot be written ends the run."""
+        """Write to the accounts; what cannot be written ends the run."""
         try:
             write()
         except OutputError as error:
             self.error = self.error or error
             self.stop(str(error))
 
-    async def _start(self, slot: WorkerProcess) -> None:
+    async def _start(self, worker: WorkerProcess) -> None:
         """Start a worker, unless the run is over; one that cannot be started ends the run."""
         if self._over.is_set():
             return
         try:
-            await slot.start(self._task)
+            await worker.start(self._task)
         except ExatrkxError as error:
             self._break_off(error)
         if self._over.is_set():  # in the meantime
-            slot.close()
+            worker.close()
 
     def _break_off(self, error: ExatrkxError) -> None:
         if not self._over.is_set():
@@ -140,117 +140,117 @@ class Coordinator:
 
         It takes four times the grace at most, whatever the workers do.
         """
-        for slot in self._slots:
-            slot.close()
+        for worker in self._workers:
+            worker.close()
         if keepers:
             await asyncio.wait(keepers, timeout=self._grace)
-        for slot in self._slots:
-            slot.kill()
-        await asyncio.gather(*(slot.ended() for slot in self._slots))
+        for worker in self._workers:
+            worker.kill()
+        await asyncio.gather(*(worker.ended() for worker in self._workers))
         if keepers:
             _, deaf = await asyncio.wait(keepers, timeout=self._grace)
             for keeper in deaf:  # its worker was killed, but something keeps the pipe open
                 keeper.cancel()
         outcomes = await asyncio.gather(*keepers, return_exceptions=True)
-        for slot in self._slots:
-            self._book.forget((*slot.outstanding, *slot.told))
-            slot.discard()
+        for worker in self._workers:
+            self._accounts.forget((*worker.outstanding, *worker.told))
+            worker.discard()
         for fault in (one for one in outcomes if isinstance(one, Exception)):
             raise fault
 
-    async def _keep(self, slot: WorkerProcess) -> None:
+    async def _keep(self, worker: WorkerProcess) -> None:
         """Listen to one worker, and replace it when it dies, until the run is over."""
         while True:
-            while line := await slot.answer(self._longest_silence):
-                self._take(slot, read_answer(line))
-            status = await slot.ended()
+            while line := await worker.answer(self._longest_silence):
+                self._take(worker, read_answer(line))
+            status = await worker.ended()
             if self._over.is_set():
                 return
-            slot.close()
-            self._bury(slot, status)
+            worker.close()
+            self._worker_ended(worker, status)
             if self._over.is_set():
                 return
-            await self._start(slot)
+            await self._start(worker)
             self._feed()
 
-    def _take(self, slot: WorkerProcess, answer: Result | Failed | Part) -> None:
+    def _take(self, worker: WorkerProcess, answer: Result | Failed | Part) -> None:
         self._last_answer = self._clock()
         if isinstance(answer, Failed):
             if answer.kind == "output":
-                slot.outstanding.pop(answer.event, None)  # it is not there if it waited for its part
+                worker.outstanding.pop(answer.event, None)  # it is not there if it waited for its part
                 self._break_off(OutputError(answer.reason))
             else:
-                self._fail(slot.outstanding.pop(answer.event), answer.kind, answer.reason)
+                self._fail(worker.outstanding.pop(answer.event), answer.kind, answer.reason)
         elif isinstance(answer, Part):
-            results = [(result, self._good(slot, result)) for result in slot.take_part(answer)]
-            self._note(lambda: self._book.add_part(answer, results))
+            results = [(result, self._good(worker, result)) for result in worker.take_part(answer)]
+            self._note(lambda: self._accounts.add_part(answer, results))
         else:
-            self._blame.answered()
+            self._faults.answered()
             if answer.result_size is None:
-                slot.tell(answer)
+                worker.tell(answer)
             else:
-                del slot.outstanding[answer.name]
-                attempts = self._good(slot, answer)
-                self._note(lambda: self._book.add(answer, attempts=attempts))
+                del worker.outstanding[answer.name]
+                attempts = self._good(worker, answer)
+                self._note(lambda: self._accounts.add(answer, attempts=attempts))
         self._settle()
 
-    def _good(self, slot: WorkerProcess, result: Result) -> int:
+    def _good(self, worker: WorkerProcess, result: Result) -> int:
         """Count an event whose labels are on disk; return how many workers had it."""
-        slot.done += 1
-        return self._blame.written(result.name)
+        worker.done += 1
+        return self._faults.written(result.name)
 
     def _fail(self, event: EventFile, kind: str, reason: str) -> None:
         failed = Failed(event=event.name, kind=kind, reason=reason)
-        attempts = self._blame.given_up(event.name, kind)
-        self._note(lambda: self._book.fail(failed, attempts=attempts))
-        self._stop_for(self._blame.of_failure(kind, reason))
+        attempts = self._faults.given_up(event.name, kind)
+        self._note(lambda: self._accounts.fail(failed, attempts=attempts))
+        self._stop_for(self._faults.of_failure(kind, reason))
 
     def _stop_for(self, reason: str | None) -> None:
         if reason is not None:
             self.stop(reason)
 
-    def _bury(self, slot: WorkerProcess, status: int) -> None:
+    def _worker_ended(self, worker: WorkerProcess, status: int) -> None:
         """Take the events of a dead worker back; give up those that were there too often."""
         how = ending(status)
-        self._book.forget((*slot.outstanding, *slot.told))
-        for event in slot.outstanding.values():
-            if self._blame.killed_again(event.name):
+        self._accounts.forget((*worker.outstanding, *worker.told))
+        for event in worker.outstanding.values():
+            if self._faults.killed_again(event.name):
                 self._fail(event, "worker", f"its worker died {DEATHS_OF_ONE_EVENT} times, last by {how}")
             else:
                 self._suspects.append(event)
-        slot.outstanding.clear()
-        self._waiting.extend(slot.take_back())  # it is not they that killed it: they had their turn
-        self._stop_for(self._blame.of_death(how))
+        worker.outstanding.clear()
+        self._waiting.extend(worker.take_back())  # it is not they that killed it: they had their turn
+        self._stop_for(self._faults.of_death(how))
         self._settle()
 
     def _settle(self) -> None:
         """Show the tally, and end the run or hand out more."""
         self._show_tally()
-        if self._book.complete:
+        if self._accounts.complete:
             self._over.set()
         self._feed()
 
     def _show_tally(self) -> None:
         # What a worker has beyond its requests in flight it reads ahead.
-        in_flight = sum(min(len(slot.outstanding), self._task.in_flight) for slot in self._slots)
-        self._show(self._book.tally(in_flight=in_flight))
+        in_flight = sum(min(len(worker.outstanding), self._task.in_flight) for worker in self._workers)
+        self._show(self._accounts.tally(in_flight=in_flight))
 
     def _more(self) -> bool:
-        """Say whether an event waits, after a look into the book if need be."""
+        """Say whether an event waits, after a look into the accounts if need be."""
         if not self._waiting:
-            self._note(lambda: self._waiting.extend(self._book.page()))
+            self._note(lambda: self._waiting.extend(self._accounts.page()))
         return bool(self._waiting)
 
     def _feed(self) -> None:
         """Give each event to the worker that has the fewest, as long as one has room."""
-        living = [slot for slot in self._slots if slot.alive]
+        living = [worker for worker in self._workers if worker.alive]
         while living and not self._over.is_set():
             more = self._more()
             if not more and not self._suspects:
-                for slot in living:
-                    slot.ask_for_part()
+                for worker in living:
+                    worker.ask_for_part()
                 return
-            slot = min(living, key=lambda one: len(one.outstanding))
-            if len(slot.outstanding) >= (self._task.in_flight + LOOKAHEAD if more else 1):
+            worker = min(living, key=lambda one: len(one.outstanding))
+            if len(worker.outstanding) >= (self._task.in_flight + LOOKAHEAD if more else 1):
                 return
-            slot.give(self._waiting.popleft() if more else self._suspects.popleft())
+            worker.give(self._waiting.popleft() if more else self._suspects.popleft())

@@ -207,11 +207,11 @@ def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: 
 def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress: ShowProgress) -> Report:
     version = ledger.facts.get("version", "")
     first = {"ignore_first": settings.ignore_first}
-    book = Accounts(ledger, results, settings.events, server=source_of(settings), version=version, **first)
-    run = Coordinator(_task(settings), book, workers=settings.workers, show=progress)
-    idle = book.complete
+    accounts = Accounts(ledger, results, settings.events, server=source_of(settings), version=version, **first)
+    run = Coordinator(_task(settings), accounts, workers=settings.workers, show=progress)
+    idle = accounts.complete
     if idle:
-        book.close(None)
+        accounts.close(None)
     else:
         try:
             blocking(lambda: _run(run), interrupt=run.interrupt)

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from exatrkx_hpc.base.errors import InputError
-from exatrkx_hpc.base.whole_numbers import RunFacts, whole_numbers
+from exatrkx_hpc.base.whole_numbers import Integers, whole_numbers
 from exatrkx_hpc.work.workloads.base import Infer, Request, Tensor, Tensors, Workload
 from exatrkx_hpc.work.workloads.hits_csv import parse_csv
 from exatrkx_hpc.work.workloads.hits_numpy import parse_npy, parse_npz
@@ -67,7 +67,7 @@ def labels_text(outputs: Tensors) -> bytes:
     return ("%d\n" * labels.size % tuple(labels.tolist())).encode()
 
 
-def read_labels(path: Path, data: bytes) -> Mapping[str, RunFacts]:
+def read_labels(path: Path, data: bytes) -> Mapping[str, Integers]:
     """Return the labels of a label file that any program wrote, `[N]`, each exact: int64, or uint64 where one needs it.
 
     An empty file has N = 0. Raises InputError with the line for anything but one integer of 64 bits a line.
@@ -83,7 +83,7 @@ def read_labels(path: Path, data: bytes) -> Mapping[str, RunFacts]:
         raise InputError(f"{path}:{error}; a label file has one 64-bit integer per line") from error
 
 
-def count_tracks(labels: RunFacts) -> int:
+def count_tracks(labels: Integers) -> int:
     """Return how many labels of `[N]` belong to MIN_TRACK_HITS hits or more; below 0 is no track's label."""
     _, hits = np.unique(labels[labels >= 0], return_counts=True)
     return int((hits >= MIN_TRACK_HITS).sum())

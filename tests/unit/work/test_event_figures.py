@@ -163,11 +163,11 @@ def test_the_first_events_of_a_run_are_in_its_labels_and_not_in_its_latency(tmp_
     results = Results(tmp_path)
     ledger_of(results.ledger, "a", "b", "c", "d")
     with Ledger(results.ledger) as ledger:
-        book = Accounts(ledger, results, tmp_path, server="", version="", ignore_first=2)
+        accounts = Accounts(ledger, results, tmp_path, server="", version="", ignore_first=2)
         for name, seconds in (("c", 100.0), ("a", 50.0), ("b", 1.0), ("d", 3.0)):
-            book.add(result(name, stages=(seconds, 0, 0, 0, 0), seconds=seconds), attempts=1)
-        book.commit()
-        report = book.report(model="", mode="stages", seconds=1.0, workers=(), stopped=None)
+            accounts.add(result(name, stages=(seconds, 0, 0, 0, 0), seconds=seconds), attempts=1)
+        accounts.commit()
+        report = accounts.report(model="", mode="stages", seconds=1.0, workers=(), stopped=None)
     assert report.done == 4 and report.counts == {"tracks": 8} and report.items == 12 and report.ignored_first == 2
     assert report.latency_ms.mean == pytest.approx(2000.0) and report.stages_ms["embedding"] == pytest.approx(2000.0)
     assert json.loads(report.to_json())["ignored_first"] == 2

@@ -390,13 +390,13 @@ def within(seconds, work):
 
 def test_a_worker_that_hangs_with_an_open_pipe_is_given_up(tmp_path, fake_worker):
     async def ask():
-        slot = WorkerProcess(grace=0.3)
-        await slot.start(Task(server="h:1", models="m", folder="", in_flight=1, request_timeout=1, patience=1))
-        slot.give(EventFile(name="e", path=tmp_path / "e.csv"))
+        worker = WorkerProcess(grace=0.3)
+        await worker.start(Task(server="h:1", models="m", folder="", in_flight=1, request_timeout=1, patience=1))
+        worker.give(EventFile(name="e", path=tmp_path / "e.csv"))
         try:
-            return await slot.answer(longest=0.3), await slot.ended()
+            return await worker.answer(longest=0.3), await worker.ended()
         finally:
-            slot.discard()
+            worker.discard()
 
     fake_worker(DEAF)
     assert within(60, ask()) == (b"", -signal.SIGKILL)
@@ -404,12 +404,12 @@ def test_a_worker_that_hangs_with_an_open_pipe_is_given_up(tmp_path, fake_worker
 
 def test_a_worker_that_says_no_more_but_does_not_end_is_killed(fake_worker):
     async def ask():
-        slot = WorkerProcess(grace=0.3)
-        await slot.start(Task(server="h:1", models="m", folder="", in_flight=1, request_timeout=1, patience=1))
+        worker = WorkerProcess(grace=0.3)
+        await worker.start(Task(server="h:1", models="m", folder="", in_flight=1, request_timeout=1, patience=1))
         try:
-            return await slot.answer(longest=60), await slot.ended(), slot.alive
+            return await worker.answer(longest=60), await worker.ended(), worker.alive
         finally:
-            slot.discard()
+            worker.discard()
 
     fake_worker("#!/bin/sh\nexec sleep 600 >&-")
     assert within(60, ask()) == (b"", -signal.SIGKILL, False)
@@ -659,11 +659,11 @@ def make_coordinator(tmp_path):
             folder = make_events(tmp_path / "e", [3] * events)
             facts = facts_of(folder, workload=WORKLOAD, mode="ensemble", model="exatrkx")
             ledger = stack.enter_context(begin(results, folder, facts))
-            book = Accounts(ledger, results, folder, server=server, version="")
+            accounts = Accounts(ledger, results, folder, server=server, version="")
             labels = str(results.folder)
             times = {"request_timeout": request_timeout, "patience": request_timeout}
             task = Task(server=server, models="exatrkx", folder=labels, in_flight=1, **times)
-            return Coordinator(task, book, **options)
+            return Coordinator(task, accounts, **options)
 
         yield make
 
