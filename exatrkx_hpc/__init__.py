@@ -200,7 +200,7 @@ _HOMES = {
     for name in names.split()
 }
 
-if not TYPE_CHECKING:  # where it stood, a type checker would take every name for one of this module
+if not TYPE_CHECKING:  # a type checker that saw it would accept every name
 
     def __getattr__(name: str) -> object:
         """Import a name of the front door when it is first asked for (PEP 562)."""

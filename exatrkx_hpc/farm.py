@@ -206,7 +206,7 @@ def status(job: Job) -> JobStatus:
 
 
 def wait_ready(job: Job, *, timeout: float, tell: Tell = untold) -> JobStatus:
-    """Return the look at `job` in which every server is ready, each of its changes told before.
+    """Return the status of `job` in which every server is ready; each change goes to `tell` before.
 
     Raises EndpointError when the job ends before, or `timeout` seconds have passed.
     """

@@ -101,8 +101,8 @@ def require_shared(farm: Farm, *, trust_run_root: bool) -> None:
     asked = abilities_of(farm).other_machines and not trust_run_root
     if asked and (why := of_this_machine(Path(farm.run_root))):
         raise LaunchError(
-            f"run_root {farm.run_root} {why}; name a folder of a shared file system, or say --trust-run-root if the "
-            "nodes see it"
+            f"run_root {farm.run_root} {why}; choose a folder on a shared file system, or use --trust-run-root "
+            "if the nodes see it"
         )
 
 
@@ -163,7 +163,7 @@ def require_models(farm: Farm, tell: Tell) -> None:
         build_models(farm, tell)
     if not repository.is_dir() and farm.server.python_environment:
         raise ModelError(
-            f"model repository {repository} does not exist; 'exatrkx-hpc setup' makes it, with its packages"
+            f"model repository {repository} does not exist; create it and its packages with 'exatrkx-hpc setup'"
         )
     if not repository.is_dir():
         raise ModelError(
@@ -174,7 +174,7 @@ def require_models(farm: Farm, tell: Tell) -> None:
         first = findings[0]
         raise ModelError(
             f"model repository {repository} would not work: {first.model}: {first.what}; {first.remedy} "
-            f"('exatrkx-hpc models check {repository}' lists {len(findings)} fault(s))"
+            f"('exatrkx-hpc models check {repository}' lists {len(findings)} error(s))"
         )
 
 
@@ -186,7 +186,7 @@ def write_script(farm: Farm, what: FarmPlan) -> Path:
         write_whole(path, render_job(what), mode=0o700)
     except OSError as error:
         raise LaunchError(
-            f"run_root {farm.run_root} cannot be written to ({error.strerror}); make room there"
+            f"cannot write to run_root {farm.run_root}: {error.strerror}; check permissions and free space"
         ) from error
     return path
 
@@ -236,7 +236,7 @@ def make_python_environment(farm: Farm, tell: Tell, *, packages: Sequence[str] =
         python = read_answer(done.stdout) if done.returncode == 0 else None
         if python is None:
             raise ModelError(
-                f"python3 of {server.image or 'this machine'} does not tell its version: {done.complaint}; make "
+                f"python3 of {server.image or 'this machine'} does not report its version: {done.complaint}; create "
                 f"{place} with 'exatrkx-hpc models pack-env', or empty server.python_environment if the image needs "
                 "none"
             )

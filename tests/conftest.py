@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from command import exatrkx_hpc
 from fakes.running import fake_triton
 from paths import GOLDEN, ROOT
 from reference_files import reference_folder
-from runs import make_events
+from runs import driver, make_events
 from segments import SHARED_MEMORY, abandoned
+from triton_helper import running_triton
 from xdist.scheduler import LoadScopeScheduling
 
 from exatrkx_hpc.base.errors import MissingComponent
@@ -33,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 #: Files whose tests go to the same worker of a parallel run, because they make the same expensive thing first.
 _TOGETHER = {"test_podman_slurm.py": "test_podman.py"}
 #: Files whose tests share nothing, so that each may go where a worker is free.
-_APART = ("test_docs.py", "test_demo.py")
+_APART = ("test_docs.py", "test_demo.py", "test_demo_interrupted.py")
 
 
 class _ByFile(LoadScopeScheduling):
@@ -47,29 +49,22 @@ class _ByFile(LoadScopeScheduling):
 _REAL = ROOT / "tests" / "real"
 #: The mark that a folder of tests/real gives to its tests.
 _MARKS = {"triton": "triton", "slurm": "slurm", "containers": "podman", "browser": "browser", "chaos": "chaos"}
-#: Fixtures and functions of which each is, or starts, a server or a command: a test that names one needs a part.
-_PARTS = {
-    "triton",
-    "nginx",
-    "prometheus",
-    "server",
-    "exatrkx_hpc",
-    "fake_triton",
-    "running_triton",
-    "driver",
-    "deploy",
-    "exported",
-}
+#: Fixtures that are, or start, a server or a command.
+_STARTING = {"triton", "nginx", "prometheus", "server", "deploy", "exported"}
+#: Functions that start one.
+_STARTERS = (exatrkx_hpc, fake_triton, running_triton, driver)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark a test by its folder, and as one that needs a part by its marks, its fixtures and what it calls."""
     if item.path.is_relative_to(_REAL):
         item.add_marker(_MARKS[item.path.relative_to(_REAL).parts[0]])
-    named = {mark.name for mark in item.iter_markers()}
+    needs = {mark.name for mark in item.iter_markers()} & set(_MARKS.values())
     if isinstance(item, pytest.Function):
-        named.update(item.fixturenames, item.function.__code__.co_names)
-    if named & (_PARTS | set(_MARKS.values())):
+        needs |= _STARTING & set(item.fixturenames)
+        called = (item.function.__globals__.get(name) for name in item.function.__code__.co_names)
+        needs |= {one.__name__ for one in called for starter in _STARTERS if one is starter}
+    if needs:
         item.add_marker("part")
 
 

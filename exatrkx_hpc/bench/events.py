@@ -1,4 +1,4 @@
-"""What happens in a scan, as news, beside what measuring a point tells."""
+"""News of a scan; measure/events.py has those of its points."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def bench_command(farm: Farm, events: Path, *, sources: Mapping[str, str] | None
     flight. Raises InputError without events, MissingComponent when perf_analyzer or matplotlib is not here.
     """
     if not events.exists():
-        raise InputError(f"there is no {events}; name a folder of events, or a *.json, with --events")
+        raise InputError(f"{events} does not exist; choose a folder of events, or a *.json, with --events")
     perf_analyzer.find(analyzer_folder(farm), farm.bench.perf_analyzer)
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingComponent("the figures of the job need matplotlib; pip install 'exatrkx-hpc[plots]'")

@@ -143,7 +143,7 @@ def _data(bench: Bench, tell: Tell) -> tuple[Path, str]:
     """Return the file for perf_analyzer, made of a folder of events, and its digest."""
     if not bench.events.exists():
         raise InputError(
-            f"there is no {bench.events}; name events or a *.json with --events, or make events with "
+            f"{bench.events} does not exist; choose events or a *.json with --events, or create events with "
             "'exatrkx-hpc events generate'"
         )
     path = bench.events

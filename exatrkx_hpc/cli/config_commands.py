@@ -10,9 +10,11 @@ import typer
 
 from exatrkx_hpc.base.errors import ConfigError
 from exatrkx_hpc.base.files import write_new
-from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, SiteName, console, resolved
+from exatrkx_hpc.cli.options import ConfigFile, Json, SiteName, console, resolved
+from exatrkx_hpc.config.engines import ENGINES
 from exatrkx_hpc.config.resolve import DEFAULT_FILE, commented_file, value_of
 from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.config.values import known_engine
 
 config_app = typer.Typer(help="Show the configuration and the source of each value.", no_args_is_help=True)
 
@@ -45,7 +47,10 @@ def init(
     account: Annotated[
         str | None, typer.Option("--account", "-A", help="Slurm account to charge (job.account).")
     ] = None,
-    engine: EngineName = None,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", metavar="|".join(ENGINES), help="Container engine (default: that of the profile)."),
+    ] = None,
 ) -> None:
     """Write a commented farm.toml for a site.
 
@@ -53,7 +58,7 @@ def init(
 
     Example: exatrkx-hpc init perlmutter --account m1234_g
     """
-    given = {"job.account": account, "server.engine": engine}
+    given = {"job.account": account, "server.engine": _checked(engine)}
     chosen = {key: value for key, value in given.items() if value is not None}
     text = commented_file(site, chosen)
     try:
@@ -63,3 +68,11 @@ def init(
     except OSError as error:
         raise ConfigError(f"cannot write {out}: {error.strerror}; check permissions and free space") from error
     typer.echo(f"{out} written; edit it, then check the job with 'exatrkx-hpc deploy --dry-run'")
+
+
+def _checked(name: str | None) -> str | None:
+    """Return the engine that --engine names, if any; raises ConfigError for one that there is not."""
+    try:
+        return None if name is None else known_engine(name)
+    except ValueError as error:
+        raise ConfigError(f"--engine: {error} (got {name!r})") from error

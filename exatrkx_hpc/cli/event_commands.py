@@ -82,7 +82,7 @@ def event_source(name: SourceName) -> synthetic.Source:
         return acts.event_source(name)
     except ImportError as error:
         raise MissingComponent(
-            f"--source acts needs pyacts ({error}); pip install 'exatrkx-hpc[acts]', or use --source helices"
+            f"events of ACTS need pyacts ({error}); pip install 'exatrkx-hpc[acts]', or choose helices"
         ) from error
 
 

@@ -22,7 +22,7 @@ from exatrkx_hpc.fleet.events import MonitorStopped
 from exatrkx_hpc.launch.run_dir import LATEST
 from exatrkx_hpc.launch.words import Word
 
-JobId = Annotated[str, typer.Argument(help="Job ID, as printed by deploy; latest is the job used last.")]
+JobId = Annotated[str, typer.Argument(help="Job ID, as printed by deploy; latest is the newest job.")]
 
 
 def deploy(
@@ -148,11 +148,11 @@ def monitor(
 
 
 def stop(job: JobId = LATEST, config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None) -> None:
-    """Drain the servers of a job, then cancel the job.
+    """Drain the servers of a job, then end the job.
 
     Example: exatrkx-hpc stop 4242
     """
     found = story.find_job(resolved(config, site=site, run_root=run_root).farm, job)
-    say(f"job {found.id}: draining, then cancelling")
+    say(f"job {found.id}: draining, then ending")
     story.stop(found)
     typer.echo(f"job {found.id}: {found.scheduler.info(found.id).state.value}")

@@ -42,7 +42,7 @@ def fault_line(error: BaseException, argv: Sequence[str]) -> str:
 def fault_report(error: BaseException, argv: Sequence[str]) -> str:
     """Return what helps to fix a fault: when, the versions, the command line without its secrets, and the traceback.
 
-    No variable of the environment and no file's content is in it.
+    Neither the environment nor a file is added; the error's own words may quote them.
     """
     facts = [
         "exatrkx-hpc: report of a fault. Read it before you send it: it has paths and names of this machine.",
@@ -57,27 +57,42 @@ def fault_report(error: BaseException, argv: Sequence[str]) -> str:
 
 def shown(argv: Sequence[str]) -> list[str]:
     """Return a command line in which the value of each option or key that names a secret is hidden."""
-    secrets = set(_secrets(argv))
-    return [word if word not in secrets else _HIDDEN for word in (hidden(word, argv) for word in argv)]
+    words = []
+    for before, word in zip(["", *argv], argv, strict=False):
+        name, equals, _ = word.partition("=")
+        if _takes_a_secret(before):
+            words.append(_HIDDEN)
+        elif equals and _names_a_secret(name):
+            words.append(f"{name}={_HIDDEN}")
+        else:
+            words.append(hidden(word, argv))
+    return words
 
 
 def hidden(text: str, argv: Sequence[str]) -> str:
     """Return `text` without the secrets of a command line, and without what stands before the @ of an address."""
     for secret in sorted(_secrets(argv), key=len, reverse=True):
         if len(secret) > 3:  # a shorter one would spoil other words
-            text = text.replace(secret, _HIDDEN)
-    return re.sub(r"(?<=://)[^/@\s'\"]+(?=@)", _HIDDEN, text)
+            text = text.replace(secret, _HIDDEN).replace(repr(secret)[1:-1], _HIDDEN)
+    return re.sub(r"(?<=://)[^@\s'\"]+(?=@)", _HIDDEN, text)
 
 
 def _secrets(argv: Sequence[str]) -> Iterator[str]:
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for before, word in zip(["", *argv], argv, strict=False):
         name, equals, value = word.partition("=")
-        if not _SECRET.search(name) or os.sep in name:
-            continue
-        if equals:
+        if _takes_a_secret(before):
+            yield word
+        elif equals and _names_a_secret(name):
             yield value
-        elif name.startswith("-") and following and not following.startswith("-"):
-            yield following
+
+
+def _names_a_secret(name: str) -> bool:
+    return bool(_SECRET.search(name)) and os.sep not in name
+
+
+def _takes_a_secret(option: str) -> bool:
+    """Say whether the next word is an option's value, and secret: whatever that word begins with."""
+    return option.startswith("-") and not option.startswith("--no-") and "=" not in option and _names_a_secret(option)
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -226,13 +226,13 @@ def test(
     """Send tensors from CSV files to one model and show its outputs."""
     farm = resolved(config, site=site, run_root=run_root).farm
     address = server or story.endpoint_record(farm).grpc
-    asked = ask_model(address, model, inputs, version=version, timeout=farm.clients.request_timeout)
+    reply = ask_model(address, model, inputs, version=version, timeout=farm.clients.request_timeout)
     if out is not None:
-        asked = save_outputs(asked, out)
+        reply = save_outputs(reply, out)
     if as_json:
-        typer.echo(json.dumps(asked.to_dict(), indent=2))
+        typer.echo(json.dumps(reply.to_dict(), indent=2))
     else:
-        console().print(reply_table(asked))
+        console().print(reply_table(reply))
 
 
 @models_app.command("pack-env", epilog="Example: exatrkx-hpc models pack-env --out environment --package torch")

@@ -38,7 +38,7 @@ def score(
     stages: Annotated[
         Path | None, typer.Option("--stages", help="Model repository; run its stages here and score their edges.")
     ] = None,
-    min_pt: Annotated[float, typer.Option(min=0.0, help="Minimum pT of particles that count, in GeV.")] = MIN_PT_GEV,
+    min_pt: Annotated[float, typer.Option(min=0.0, help="pT above which a particle counts, in GeV.")] = MIN_PT_GEV,
     min_hits: Annotated[int, typer.Option(min=1, help="Minimum hits of particles that count.")] = MIN_PARTICLE_HITS,
     min_track_hits: Annotated[int, typer.Option(min=1, help="Minimum hits of tracks that count.")] = MIN_TRACK_HITS,
     quiet: Quiet = False,

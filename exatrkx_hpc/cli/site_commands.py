@@ -129,7 +129,7 @@ def status(
 
 
 def logs(
-    job: Annotated[str, typer.Argument(help="Job ID; latest is the job used last.")] = LATEST,
+    job: Annotated[str, typer.Argument(help="Job ID; latest is the newest job.")] = LATEST,
     server: Annotated[str | None, typer.Argument(help="Server name (default: all servers).")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the logs until Ctrl-C.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Number of lines from the end of each log.")] = 20,
@@ -171,7 +171,7 @@ def clean(
     site: SiteName = None,
     run_root: RunRoot = None,
 ) -> None:
-    """Remove the run directories and scripts of ended jobs.
+    """Remove the run directories and scripts of jobs that ended at least --older-than ago.
 
     Example: exatrkx-hpc clean --older-than 7d
     """

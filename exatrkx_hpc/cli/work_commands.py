@@ -116,7 +116,7 @@ def run_clients(
     site: SiteName = None,
     run_root: RunRoot = None,
 ) -> None:
-    """Send every event of a folder to the endpoint exactly once.
+    """Send every event of a folder to the endpoint; each event gets exactly one result.
 
     Writes the results to -o. A second run with the same -o resumes the first.
 

@@ -57,7 +57,7 @@ def check(
         typer.echo(json.dumps([dataclasses.asdict(one) for one in checks], indent=2))
     else:
         for one in checks:
-            typer.echo(f"{'FAULT' if one.fault else 'ok':<6}{one.what}{f': {one.fault}' if one.fault else ''}")
+            typer.echo(f"{'ERROR' if one.fault else 'ok':<6}{one.what}{f': {one.fault}' if one.fault else ''}")
     if faults := [one.fault for one in checks if one.fault]:
         raise ModelError(f"workload {name} has {len(faults)} error(s): {faults[0]}")
 

@@ -17,7 +17,6 @@ from exatrkx_hpc.config.engines import ENGINES
 Mode = Literal["ensemble", "stages", "fused", "direct"]
 #: How labels are written: a file for each event, or many events in a Parquet file.
 LabelFormat = Literal["csv", "parquet"]
-Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 #: Stands for the user's own port, which ports.user_port computes.
@@ -74,7 +73,8 @@ def signal_lead(signal: str) -> int | None:
     return int(match[1] or _DEFAULT_LEAD) if match else None
 
 
-def _engine(text: str) -> str:
+def known_engine(text: str) -> str:
+    """Return the name of a container engine; raises ValueError for another one."""
     if text not in ENGINES:
         *names, last = map(repr, ENGINES)
         raise ValueError(f"input should be {', '.join(names)} or {last}")
@@ -160,7 +160,7 @@ UserPort = Annotated[int | Literal["user"], BeforeValidator(_port_or_user)]
 Line = Annotated[str, AfterValidator(_without_breaks)]
 Name = Annotated[str, AfterValidator(_plain_name)]
 #: What `server.engine` may be.
-Engine = Annotated[str, AfterValidator(_engine), Field(json_schema_extra={"enum": list(ENGINES)})]
+Engine = Annotated[str, AfterValidator(known_engine), Field(json_schema_extra={"enum": list(ENGINES)})]
 Variable = Annotated[str, AfterValidator(_variable)]
 Host = Annotated[str, AfterValidator(_host)]
 #: Expanded once, so that later code sees plain absolute paths.

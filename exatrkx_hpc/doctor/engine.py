@@ -42,8 +42,8 @@ def _sources(spec: ContainerSpec) -> Iterator[Finding]:
         if Path(source).exists():
             yield Finding(what="mount", ok=True, found=found)
         else:
-            remedy = "make it, or take it out of server.mounts"
-            yield Finding(what="mount", ok=False, found=f"{found}: it is not here", remedy=remedy)
+            remedy = "create it, or remove it from server.mounts"
+            yield Finding(what="mount", ok=False, found=f"{found}: it does not exist", remedy=remedy)
 
 
 def _tried(trial: Trial) -> Finding:

@@ -50,11 +50,16 @@ _WAITS = {
     "JobHeldAdmin": "it is held by the site",
     "ReqNodeNotAvail": "nodes that it needs are down or reserved",
 }
+#: Those of them that also say what to do.
+_SAYS_WHAT_TO_DO = {"JobHeldUser"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StopRequest:
-    """A request to stop a job: to `drain` or to `halt`, `by` SIGTERM (from Slurm) or a request (from a user)."""
+    """A request to stop a job, to `drain` or to `halt`.
+
+    `by` is SIGTERM (from Slurm), request (from a user) or beside (the command beside the servers has ended).
+    """
 
     what: str
     by: str
@@ -103,16 +108,18 @@ def explained(info: JobInfo, run_dir: RunDir, records: Iterable[ServerRecord]) -
     else:
         lost = {record.node for record in records if of_lost_node(record, info)}
         return replace(info, reason=f"lost {names(lost)}; the other servers keep running") if lost else info
+    if info.state is JobState.PENDING and _word(info) in _SAYS_WHAT_TO_DO:
+        return replace(info, reason=what)
     return replace(info, reason=f"{what}; {_NEXT[info.state].format(id=info.id)}")
 
 
-def _completed(info: JobInfo, asked: StopRequest | None, notice: float) -> str:
-    if asked is None:
+def _completed(info: JobInfo, request: StopRequest | None, notice: float) -> str:
+    if request is None:
         return info.reason
-    if asked.by == "beside":
+    if request.by == "beside":
         return "drained after the command beside its servers had ended"
-    if asked.by != "SIGTERM":
-        return f"{'drained' if asked.what == 'drain' else 'ended at once'}, as 'exatrkx-hpc stop' asked"
+    if request.by != "SIGTERM":
+        return f"{'drained' if request.what == 'drain' else 'ended at once'}, as 'exatrkx-hpc stop' asked"
     if info.unused is None:
         return "drained on SIGTERM"
     if info.unused <= notice + EARLY_SIGNAL:
@@ -120,8 +127,13 @@ def _completed(info: JobInfo, asked: StopRequest | None, notice: float) -> str:
     return f"drained on SIGTERM, {info.unused:.0f} s before its time limit; {_AGAIN}"
 
 
+def _word(info: JobInfo) -> str:
+    """Return Slurm's word for why a job waits."""
+    return info.reason.split(",")[0].strip("()")
+
+
 def _waits(info: JobInfo) -> str:
-    plain = _WAITS.get(info.reason.split(",")[0].strip("()"))
+    plain = _WAITS.get(_word(info))
     if plain is None:
         return info.reason or "it waits in the queue"
     return f"{info.reason}: {plain.format(id=info.id)}"

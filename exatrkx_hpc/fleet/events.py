@@ -67,7 +67,7 @@ class SchedulerSilent(News):
 
     def __str__(self) -> str:
         """Return what is known of the job: nothing."""
-        return f"job: not known, the endpoint goes on ({self.reason})"
+        return f"job: state unknown, the endpoint keeps running ({self.reason})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,4 +204,6 @@ class MonitorStopped(News):
 
     def __str__(self) -> str:
         """Return how the servers are ended."""
-        return f"monitor ends; the servers of job {self.job} go on, and 'exatrkx-hpc stop {self.job}' ends them"
+        return (
+            f"monitor stopped; the servers of job {self.job} keep running, stop them with 'exatrkx-hpc stop {self.job}'"
+        )

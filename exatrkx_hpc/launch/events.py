@@ -98,7 +98,8 @@ class VariablesUnused(News):
     def __str__(self) -> str:
         """Return the variables, and what counts in their place."""
         verb = "is" if len(self.variables) == 1 else "are"
-        return f"{', '.join(self.variables)} of this shell {verb} not used: farm.toml and the flags say what the job is"
+        unused = ", ".join(self.variables)
+        return f"{unused} of this shell {verb} not used; set the options of the job in farm.toml, or as flags"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,7 @@ class TimeShort(News):
     def __str__(self) -> str:
         """Return the limit, why it is short, and what would do."""
         return (
-            f"{self.key} is {self.limit} ({self.seconds:g} s), and Slurm tells the job to end {self.latest:g} to "
-            f"{self.earliest:g} s before that ({self.signal}): nothing may be done in it; ask for more than "
+            f"{self.key} is {self.limit} ({self.seconds:g} s), but Slurm signals the job to end {self.latest:g} to "
+            f"{self.earliest:g} s before that ({self.signal}), so it may have no time to work; request more than "
             f"{self.least:g} s"
         )

@@ -86,14 +86,14 @@ class AnalyzerBroken(News):
 
 @dataclass(frozen=True, kw_only=True)
 class LibrariesFetching(News):
-    """The C library of this machine is before `glibc`, which perf_analyzer needs; Debian's goes beside it."""
+    """The C library here is older than `glibc`, which perf_analyzer needs; Debian's goes next to it."""
 
     code: ClassVar[str] = "libraries-fetching"
     glibc: str
 
     def __str__(self) -> str:
         """Return what is fetched."""
-        return f"perf_analyzer: this machine's glibc is before {self.glibc}; fetching Debian's beside it"
+        return f"perf_analyzer: this machine's glibc is older than {self.glibc}; installing Debian's next to it"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -219,4 +219,4 @@ def _complaint(done: Completed) -> str:
     """Return what it said last, without what it says every time, on one line."""
     lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines()]
     errors = [line for line in lines if re.match(r"error|failed", line, re.IGNORECASE)]
-    return "; ".join(errors[-2:]) if errors else done.complaint
+    return ", ".join(errors[-2:]) if errors else done.complaint

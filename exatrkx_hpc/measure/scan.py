@@ -54,7 +54,7 @@ class Grid:
             ("--concurrency", self.concurrency),
         ):
             if not numbers or min(numbers) < 1:
-                raise ConfigError(f"{flag} wants whole numbers from 1 on, such as 1,2,4")
+                raise ConfigError(f"{flag} needs integers of at least 1, such as 1,2,4")
 
     def placements(self) -> tuple[tuple[int, int], ...]:
         """Return every pair of servers and instances, the smallest first."""

@@ -137,8 +137,8 @@ def environment_aside(out: Path) -> Iterator[Path]:
         with folder_aside(out) as aside:
             yield aside
     except OSError as error:
-        remedy = "make room, or choose a folder that you may write to"
-        raise ModelError(f"{out} cannot be written: {error.strerror}; {remedy}") from error
+        remedy = "check permissions and free space, or choose another folder"
+        raise ModelError(f"cannot write {out}: {error.strerror}; {remedy}") from error
 
 
 def _is_archive(out: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Replace a folder atomically: a reader sees the old one or the new one, never a mixture."""
+"""Replace a folder as a whole: a reader sees the old one or the new one, never a mixture."""
 
 from __future__ import annotations
 

@@ -162,8 +162,8 @@ def _notes(
     if model != "embed" and not is_onnx(file) and not _minds_strange_edges(model, network, hits[:2]):
         yield (
             f"{model}: {file.name} does not return NaN for an edge of a hit that does not exist; sent directly to "
-            "this model on a "
-            "GPU, such an edge makes the GPU unusable for the whole server: let only the ensemble send it edges"
+            "this model on a GPU, such an edge makes the GPU unusable for the whole server: let only the ensemble send "
+            "it edges"
         )
 
 

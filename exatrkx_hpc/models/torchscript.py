@@ -62,7 +62,7 @@ def _refuse_other_files(name: str, path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(2)
     except OSError as error:
-        raise ModelError(f"{name}: {path} cannot be read: {error.strerror}; name a TorchScript file") from error
+        raise ModelError(f"{name}: {path} cannot be read: {error.strerror}; choose a TorchScript file") from error
     if not start:
         raise ModelError(f"{name}: {path} is empty; copy it again")
     if is_lfs_pointer(path):

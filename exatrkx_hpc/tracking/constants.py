@@ -20,7 +20,6 @@ Names = NDArray[np.int64] | NDArray[np.uint64]
 Scores = Literal["logits", "probabilities"]
 
 #: One hit is (r / 3000 mm, phi / pi, z / 400 mm).
-FEATURE_NAMES = ("r", "phi", "z")
 R_SCALE_MM = 3000.0
 PHI_SCALE = float(np.pi)
 Z_SCALE_MM = 400.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import operator
 import re
 import sys
-import typing
 from pathlib import Path
 
 import pytest
@@ -116,7 +116,7 @@ def test_all_of_it_comes_without_torch():
 
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'exatrkx_hpc' has no attribute 'dploy'"):
-        typing.cast(typing.Any, exatrkx_hpc).dploy  # noqa: B018
+        operator.attrgetter("dploy")(exatrkx_hpc)
     with pytest.raises(ImportError):
         exec("from exatrkx_hpc import dploy")
 

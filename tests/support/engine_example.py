@@ -57,7 +57,7 @@ class Box(ContainerEngine):
         if done.returncode == 1:
             raise LaunchError(f"box has no {image}; {SETUP}")
         if done.returncode:
-            raise LaunchError(f"box does not tell its images: {done.complaint}; 'box has {image}' shows more")
+            raise LaunchError(f"box cannot list its images: {done.complaint}; see 'box has {image}'")
         return image
 
     def pull(self, image: str) -> Command | None:
@@ -94,7 +94,7 @@ class Box(ContainerEngine):
 
 
 def _not_shown(source: str, done: Completed) -> str:
-    return f"box does not show {source}: {done.complaint}; take it out of server.mounts"
+    return f"box does not show {source}: {done.complaint}; remove it from server.mounts"
 
 
 ENGINE: Final = Box()

@@ -46,7 +46,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "fleet/members/reconcile.py": ("test_membership.py",),
     "fleet/members/record.py": ("test_membership.py",),
     "fleet/monitor.py": ("test_monitor.py",),
-    "fleet/watch.py": ("test_monitor.py", "test_farm.py"),
+    "fleet/watch.py": ("test_monitor.py",),
     "launch/plan.py": ("test_rendered_scripts.py", "test_containers.py"),
     "launch/render.py": ("test_rendered_scripts.py",),
     "launch/slurm/farm_jobs.py": ("test_farm_slurm.py", "test_slurm_submit.py"),
@@ -78,7 +78,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "nginx/nginx.conf.j2": ("test_nginx.py", "test_balancers.py"),
     "nginx/upstream.conf.j2": ("test_nginx.py", "test_balancers.py"),
 }
-NOT = "not (" + " or ".join(("slurm", "podman", "triton", "browser", "dashboards", "chaos", "gpu")) + ")"
+NOT = "not (" + " or ".join(("slurm", "podman", "triton", "browser", "chaos", "gpu")) + ")"
 #: Nothing of this machine's is seen: not the ports that others listen on, nor their shared memory, which would seem to
 #: be left behind without the processes that hold it. Bash stays, to reap what a namespace leaves to its first process.
 _APART = 'ip link set lo up && mount -t tmpfs tmpfs /dev/shm && "$@"; exit $?'
@@ -234,7 +234,7 @@ class Trial:
     def __init__(self, folder: Path, *, goldens: bool) -> None:
         self._tree, self._tmp, self._goldens = folder / "tree", folder / "tmp", goldens
         self._tmp.mkdir()
-        unwanted = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "demo-results", "dist", "build")
+        unwanted = shutil.ignore_patterns(".git", ".venv*", "__pycache__", ".*_cache", "demo-results", "dist", "build")
         shutil.copytree(ROOT, self._tree, symlinks=True, ignore=unwanted)
         self._stamps = itertools.count(int(time.time()))
         self._seconds: dict[tuple[str, ...], float | None] = {}

@@ -61,9 +61,9 @@ class Apptainer(ContainerEngine):
         """Look for the file; a URI is taken at its word."""
         image = self.image_name(image)
         if _is_uri(image):
-            return f"{image}, which each server fetches; 'apptainer pull FILE {image}' makes a file of it"
+            return f"{image}, which each server fetches; 'apptainer pull FILE {image}' saves it as a file"
         if not Path(image).exists():
-            raise LaunchError(f"{image} does not exist; 'apptainer pull {image} docker://NAME:TAG' makes it")
+            raise LaunchError(f"{image} does not exist; create it with 'apptainer pull {image} docker://NAME:TAG'")
         return image
 
 

@@ -18,7 +18,7 @@ class Bare(ContainerEngine):
     def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
         """Return the mounts that would have another place: without a container there is none."""
         return tuple(
-            f"engine none has no container, so {source} cannot be seen as {target}; take it out of server.mounts"
+            f"engine none has no container, so {source} cannot be mounted as {target}; remove it from server.mounts"
             for source, target in spec.mounts
             if source != target
         )

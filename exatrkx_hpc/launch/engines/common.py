@@ -12,7 +12,7 @@ from exatrkx_hpc.launch.engines.spec import DEFAULT_SHM_SIZE, ContainerSpec
 from exatrkx_hpc.launch.words import Word
 
 #: What to do about an image that can be pulled and was not.
-SETUP: Final = "'exatrkx-hpc setup' pulls it; server.image names it"
+SETUP: Final = "pull it with 'exatrkx-hpc setup', or correct server.image"
 #: The name of a site module that can be part of an engine's options.
 MODULE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -37,19 +37,19 @@ def server_command(spec: ContainerSpec) -> tuple[Word, ...]:
 def bad_image(spec: ContainerSpec, form: re.Pattern[str], example: str) -> Iterator[str]:
     """Yield a fault when the image has no name, or one that the engine would take for something else."""
     if not spec.image:
-        yield f"no image is named; set server.image, such as {example}"
+        yield f"no image is set; set server.image, such as {example}"
     elif not form.fullmatch(spec.image):
-        yield f"{spec.image!r} is no name of an image; write server.image as {example}"
+        yield f"{spec.image!r} is not a valid image name; write server.image as {example}"
 
 
 def no_shm_size(spec: ContainerSpec, engine: str) -> Iterator[str]:
     """Yield a fault when somebody asks for shared memory of an engine that has no say in it."""
     if spec.shm_size != DEFAULT_SHM_SIZE:
-        yield f"{engine} cannot set the size of /dev/shm, which is the node's; take server.shm_size out"
+        yield f"{engine} cannot set the size of /dev/shm, which is the node's; remove server.shm_size"
 
 
 def no_modules(spec: ContainerSpec, engine: str) -> Iterator[str]:
     """Yield a fault for each module that an engine without site modules is asked for."""
     for name in spec.modules:
         if name != "gpu":  # which server.device says anyway
-            yield f"{engine} has no site module {name!r}; take it out of server.modules"
+            yield f"{engine} has no site module {name!r}; remove it from server.modules"

@@ -20,9 +20,13 @@ _SHM_SIZE = re.compile(r"[1-9][0-9]*[bkmgBKMG]?")
 class Podman(ContainerEngine):
     """podman, which is told everything; its containers outlast a server that was killed."""
 
-    program: ClassVar[str] = "podman"
     programs: ClassVar[tuple[str, ...]] = ("podman",)
     images_of_each_node: ClassVar[bool] = True
+
+    @property
+    def program(self) -> str:
+        """The name of the command."""
+        return self.programs[0]
 
     def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
         """Return what podman has no word for, or would take for something else."""
@@ -57,11 +61,11 @@ class Podman(ContainerEngine):
     def find_image(self, image: str, *, other_machines: bool) -> str:
         """Look for the image in the store of this machine."""
         image = self.image_name(image)
-        done = ask(Command(words=("podman", "image", "exists", image)))
+        done = ask(Command(words=(self.program, "image", "exists", image)))
         if done.returncode == 1:
             raise LaunchError(f"podman has no {image}; {SETUP}")
         if done.returncode:
-            raise LaunchError(f"podman does not tell its images: {done.complaint}; 'podman info' shows what is wrong")
+            raise LaunchError(f"podman cannot list its images: {done.complaint}; see 'podman info'")
         return image
 
     def pull(self, image: str) -> Command | None:

@@ -15,14 +15,13 @@ from exatrkx_hpc.launch.engines.spec import ContainerSpec
 class PodmanHpc(Podman):
     """podman-hpc, which hands its words on to podman."""
 
-    program: ClassVar[str] = "podman-hpc"
     programs: ClassVar[tuple[str, ...]] = ("podman-hpc",)
     images_of_each_node: ClassVar[bool] = False
 
     def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
         """Beside what podman cannot do: a module must be able to be a flag, and such a flag reaches no server."""
         modules = (
-            f"podman-hpc has no module {name!r}; name modules such as gpu or nccl in server.modules"
+            f"podman-hpc has no module {name!r}; use modules such as gpu or nccl in server.modules"
             for name in spec.modules
             if not MODULE.fullmatch(name)
         )
@@ -31,14 +30,16 @@ class PodmanHpc(Podman):
     def find_image(self, image: str, *, other_machines: bool) -> str:
         """Look for the migrated, read-only copy, which alone a node sees: migrate says nothing when it failed."""
         image = self.image_name(image)
-        done = ask(Command(words=("podman-hpc", "images", "--noheading", image)))
+        done = ask(Command(words=(self.program, "images", "--noheading", image)))
         if done.returncode:
-            raise LaunchError(f"podman-hpc does not tell its images: {done.complaint}; 'podman-hpc images' shows more")
+            raise LaunchError(f"podman-hpc cannot list its images: {done.complaint}; see 'podman-hpc images'")
         rows = done.stdout.splitlines()
         if not rows:
             raise LaunchError(f"podman-hpc has no {image}; {SETUP}")
         if other_machines and not any(row.split()[-1:] == ["true"] for row in rows):
-            raise LaunchError(f"{image} is on this machine alone; 'podman-hpc migrate {image}' shows it to the nodes")
+            raise LaunchError(
+                f"{image} exists only on this machine; make it visible to the nodes with 'podman-hpc migrate {image}'"
+            )
         return image
 
     def _device_flags(self, spec: ContainerSpec) -> tuple[str, ...]:
@@ -51,7 +52,7 @@ def _stolen(spec: ContainerSpec) -> Iterator[str]:
     own = {"--help", "--gpu", *(f"--{name}" for name in spec.modules)}
     for word in spec.command:
         if word in own:
-            yield f"podman-hpc takes {word} for an option of its own; take it out of server.extra_arguments"
+            yield f"podman-hpc takes {word} for an option of its own; remove it from server.extra_arguments"
 
 
 ENGINE: Final = PodmanHpc()

@@ -88,9 +88,9 @@ class Shifter(ContainerEngine):
         if done.returncode == 0 and said:
             return f"{image}, {said[-1][:12]}"
         if said or done.stderr.strip():
-            again = f"'shifterimg lookup {image}' asks again"
-            raise LaunchError(f"the image gateway does not tell whether it has {image}: {done.complaint}; {again}")
-        listed = "server.image names it, 'shifterimg images' lists those it has"
+            again = f"retry with 'shifterimg lookup {image}'"
+            raise LaunchError(f"the image gateway does not report whether it has {image}: {done.complaint}; {again}")
+        listed = "correct server.image; 'shifterimg images' lists the images"
         raise LaunchError(f"the image gateway has no {image}; {SETUP if self.pull(image) else listed}")
 
     def pull(self, image: str) -> Command | None:
@@ -148,13 +148,13 @@ def _bad_volumes(spec: ContainerSpec) -> Iterator[str]:
 def _empty_values(spec: ContainerSpec) -> Iterator[str]:
     for name, value in spec.environment:
         if not value:
-            yield f"shifter refuses the empty value of {name}; take it out of server.environment, or give it a value"
+            yield f"shifter refuses the empty value of {name}; remove it from server.environment, or set a value"
 
 
 def _odd_modules(spec: ContainerSpec) -> Iterator[str]:
     for name in spec.modules:
         if not MODULE.fullmatch(name):
-            yield f"shifter has no module {name!r}; name modules such as gpu or mpich in server.modules"
+            yield f"shifter has no module {name!r}; use modules such as gpu or mpich in server.modules"
 
 
 def _below(path: str, folders: tuple[str, ...]) -> bool:

@@ -113,6 +113,8 @@ class _Words:
             whole = file.read().rpartition(b"\n")[0]
         if whole:
             self._place += len(whole) + 1
-            self.last = whole.decode(errors="replace")
-            for line in self.last.splitlines():
+            lines = whole.decode(errors="replace").splitlines()
+            # News of a task is no reason of srun's.
+            self.last = "\n".join(line for line in lines if not line.startswith("{")) or self.last
+            for line in lines:
                 heard(line)

@@ -52,7 +52,7 @@ def direction(source: Path, to: Target | None) -> Target:
     Raises ConfigError when that cannot be told, InputError when there is no source.
     """
     if not source.exists():
-        raise InputError(f"{source} does not exist; name a folder of events, an event file or a JSON file")
+        raise InputError(f"{source} does not exist; choose a folder of events, an event file or a JSON file")
     found: Target | None = "json" if holds_events(source) else "csv" if source.suffix == ".json" else None
     if to is None and found is None:
         kinds = ", ".join(f"*.{form}" for form in FORMATS)

@@ -119,7 +119,7 @@ def _require_columns(path: Path, parquet: ParquetFile, column: str, workload: Wo
             right = types.is_float32(kind) or types.is_float64(kind)
             wanted = "float or double"
         elif name in kinds:
-            right, wanted = types.is_integer(kind), "a whole number"
+            right, wanted = types.is_integer(kind), "an integer"
         else:
             plain = kind.value_type if types.is_dictionary(kind) else kind
             right = types.is_integer(plain) or types.is_string(plain) or types.is_large_string(plain)

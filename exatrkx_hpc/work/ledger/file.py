@@ -157,7 +157,7 @@ def explain(path: Path, error: sqlite3.Error) -> OutputError:
         return OutputError(f"{path} is locked by another program; stop that program, or choose another -o")
     if isinstance(error, sqlite3.OperationalError):
         return OutputError(
-            f"cannot open {path}: {said}; check permissions, free space and 'ulimit -n', or choose another -o"
+            f"cannot use {path}: {said}; check permissions, free space and 'ulimit -n', or choose another -o"
         )
     return _damaged(path, said)
 

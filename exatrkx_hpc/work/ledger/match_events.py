@@ -45,10 +45,6 @@ class Changes:
     changed: int = 0
     gone: int = 0
 
-    def __str__(self) -> str:
-        said = [f"{number} {what}" for what, number in vars(self).items() if number]
-        return ", ".join(said)
-
 
 def match_events(
     ledger: Ledger,

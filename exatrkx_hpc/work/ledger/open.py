@@ -23,7 +23,7 @@ from exatrkx_hpc.work.workloads.base import Workload
 _LOOKED_AT: Final = 10
 """Events that are looked at for what may be doubtful."""
 
-REMEDY: Final = "choose another -o, or begin anew with --fresh"
+REMEDY: Final = "choose another -o, or start over with --fresh"
 """What to do about a ledger that does not fit."""
 
 
@@ -163,7 +163,7 @@ def require_same(ledger: Ledger, facts: Mapping[str, str], *, remedy: str = REME
     for name in ("format", "results", "workload", "mode", "model", "shard"):
         if former.get(name, "") != facts.get(name, ""):
             raise OutputError(
-                f"{ledger.path} is of {name} {former.get(name, '(none)')}, and this run is of {name} "
+                f"{ledger.path} was made with {name} {former.get(name, '(none)')}, but this run uses {name} "
                 f"{facts.get(name, '(none)')}; {remedy}"
             )
 

@@ -160,7 +160,7 @@ class Flow:
             self._in_a_row.clear()
         elif isinstance(error, (EndpointError, UnknownModel)):
             # Each of them had all the patience that a request has. A run goes by the time since the last answer
-            # (`Blame`); here the caller may do anything for any time between two results.
+            # (`Faults`); here the caller may do anything for any time between two results.
             self._in_a_row[EndpointError] += 1
             if self._in_a_row[EndpointError] >= max(2, self._way.in_flight):
                 raise error

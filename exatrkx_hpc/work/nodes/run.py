@@ -150,6 +150,7 @@ class _Run:
     def _rounds(self, do: Do) -> tuple[str, ExatrkxError | None]:
         """Let the shards be done; return why that was stopped, and the error that ended a shard."""
         left: list[int] = list(range(self._of))
+        log = self._settings.out / "shards" / LOG
         for turn in range(ROUNDS):
             stopped = self._round(do, left, first=not turn)
             states, more = self._states(), self._count()
@@ -159,9 +160,10 @@ class _Run:
             if stopped or error or not left:
                 return stopped, error
             if not more and not ended:
-                break
-            self._tell(ShardsLost(shards=tuple(left)))
-        return f"{lost(left)} repeatedly; see {self._settings.out / 'shards' / LOG}", None
+                return f"{lost(left)}, and no further event was done; see {log}", None
+            if turn + 1 < ROUNDS:
+                self._tell(ShardsLost(shards=tuple(left)))
+        return f"{lost(left)} repeatedly; see {log}", None
 
     def _round(self, do: Do, shards: Sequence[int], *, first: bool) -> str:
         """Let the shards be done once; return why that was stopped."""

@@ -22,9 +22,6 @@ from exatrkx_hpc.work.run.worker_process import GRACE, WorkerProcess, ending
 COMMIT: Final = 0.5
 """Seconds between two commits of the ledger: what a kill may cost is repeated, so there is no haste."""
 
-SILENCE: Final = 60.0
-"""Seconds that a worker with events may say nothing beyond what two requests in a row may take; then it hangs."""
-
 
 class Coordinator:
     """One run over the events of `accounts`; `run` it once, then ask for its `report`."""
@@ -37,13 +34,14 @@ class Coordinator:
         workers: int,
         show: ShowProgress,
         longest_silence: float | None = None,
+        spare: float = 60.0,
         grace: float = GRACE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; nothing is started yet. `show` is called in the event loop as it begins and after each event.
 
         `longest_silence` is when a worker that has events and says nothing is killed, in seconds; by default
-        well above what two requests in a row may take. `grace` is how long a worker may take to end.
+        `spare` seconds above what two requests in a row may take. `grace` is how long a worker may take to end.
         """
         self._task = task
         self._accounts = accounts
@@ -53,7 +51,7 @@ class Coordinator:
         self._workers = [WorkerProcess(grace=grace) for _ in range(workers)]
         self._show = show
         self._grace = grace
-        self._longest_silence = longest_silence or SILENCE + 2 * (task.patience + 2 * task.request_timeout)
+        self._longest_silence = longest_silence or spare + 2 * (task.patience + 2 * task.request_timeout)
         self._clock = clock
         self._over = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None

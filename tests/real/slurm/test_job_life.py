@@ -307,7 +307,7 @@ def test_slurm_is_away_and_comes_back(site, pair):
         for command in ("status", "deploy")
     }
     try:
-        site.until_said(pair, "job: not known, the endpoint goes on (Unable to contact slurm controller")
+        site.until_said(pair, "job: state unknown, the endpoint keeps running (Unable to contact slurm controller")
         for command, asks in asking.items():
             assert asks.wait(60) == 4
             (line,) = (site.home / f"{command}.log").read_text().splitlines()

@@ -82,9 +82,14 @@ def nothing_left(c: Cluster) -> bool:
             [],
             {"SERVER_ENGINE": "apptainer", "SERVER_IMAGE": "/no.sif"},
             4,
-            "/no.sif does not exist; 'apptainer pull /no.sif docker://",
+            "/no.sif does not exist; create it with 'apptainer pull /no.sif docker://",
         ),
-        ([], SHIFTER, 4, "the image gateway has no docker:a/b:1; 'exatrkx-hpc setup' pulls it; server.image names it"),
+        (
+            [],
+            SHIFTER,
+            4,
+            "the image gateway has no docker:a/b:1; pull it with 'exatrkx-hpc setup', or correct server.image",
+        ),
         ([], {**SHIFTER, "SERVER_MOUNTS": '["/data:/etc/data"]'}, 4, "shifter refuses /etc/data as the target of a"),
         (
             [],

@@ -15,7 +15,7 @@ from triton_helper import RunningTriton, running_triton
 from exatrkx_hpc.base.errors import EndpointError, InputError, ModelError, OutputError
 from exatrkx_hpc.base.ports import free_port
 from exatrkx_hpc.base.process import Completed
-from exatrkx_hpc.work.inference.probe import Reply, Sent, ask_model, save_outputs
+from exatrkx_hpc.work.inference.probe import ModelReply, Sent, ask_model, save_outputs
 
 #: A model of no pipeline of ours: many types, an input that may be left out, and tensors back as they came.
 ECHO = """
@@ -115,10 +115,10 @@ def test_a_model_of_many_types_whose_last_input_may_be_left_out(server: RunningT
         save_outputs(asked, files / "all.csv")
 
 
-def answer(model: str, *names: str) -> Reply:
+def answer(model: str, *names: str) -> ModelReply:
     outputs = tuple(Sent(name=name, datatype="INT64", declared=(-1,), shape=(1,), file=None) for name in names)
     values = {name: np.array([number], dtype=np.int64) for number, name in enumerate(names)}
-    return Reply(server="", model=model, version="1", seconds=0.0, inputs=(), outputs=outputs, values=values)
+    return ModelReply(server="", model=model, version="1", seconds=0.0, inputs=(), outputs=outputs, values=values)
 
 
 def test_a_second_model_leaves_the_files_of_the_first(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from command import complaint, exatrkx_hpc
+from job_scripts import shellcheck
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.errors import ConfigError
-from exatrkx_hpc.base.process import find_program, run
 from exatrkx_hpc.bench import direct
 from exatrkx_hpc.bench.in_job import bench_command
 from exatrkx_hpc.bench.places import sized
@@ -37,8 +37,7 @@ def test_the_script_of_such_a_job_stands_alone(tmp_path: Path, monkeypatch: pyte
     command = bench_command(found.farm, Path("events"), sources=found.sources)
     path = tmp_path / "job.sbatch"
     path.write_text(farm.script(found.farm, sources=found.sources, beside=command))
-    checked = run([find_program("shellcheck", remedy="install shellcheck"), str(path)])
-    assert checked.returncode == 0, checked.stdout
+    shellcheck([path])
     for name, value in (word.split("=", 1) for word in command if isinstance(word, str) and "EXATRKX_HPC_" in word):
         monkeypatch.setenv(name, value)
     again = resolve().farm
@@ -49,7 +48,7 @@ def test_the_script_of_such_a_job_stands_alone(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["-d", "nowhere"], 6, "there is no nowhere; name "),
+        (["-d", "nowhere"], 6, "nowhere does not exist; choose "),
         (["-d", "."], 3, "perf_analyzer"),
         (["--interactive"], 2, "cannot be combined with --with"),
     ],
@@ -92,7 +91,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(tmp_path: Path):
         (["--concurrency", "0"], 2, "bench.concurrency"),
         (["--instances", "65"], 2, "--instances 65 is too many"),
         (["--job", "1", "--servers", "2"], 2, "--job measures the running servers"),
-        (["-d", "nowhere"], 6, "there is no nowhere; name events or a *.json with --events"),
+        (["-d", "nowhere"], 6, "nowhere does not exist; choose events or a *.json with --events"),
         (["--recommend"], 6, "bench does not exist; create it with 'exatrkx-hpc bench --out FOLDER'"),
     ],
 )

@@ -249,6 +249,11 @@ class TestCommands:
         self.call("init", "local", "--out", "other.toml")
         assert resolve(Path("other.toml")).farm.site == "local"
 
+    def test_init_refuses_an_engine_that_nobody_knows(self):
+        with pytest.raises(ConfigError, match=r"^--engine: input should be 'shifter', .* \(got 'dokcer'\)$"):
+            self.call("init", "perlmutter", "--engine", "dokcer")
+        assert not Path("farm.toml").exists()
+
     def test_init_does_not_write_through_a_link(self):
         Path("farm.toml").symlink_to("elsewhere.toml")
         with pytest.raises(ConfigError, match="already exists"):

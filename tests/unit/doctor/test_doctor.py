@@ -297,8 +297,8 @@ def test_a_gateway_that_does_not_answer_is_not_an_image_that_is_missing(bench, s
     monkeypatch.setenv("FAKE_GATEWAY", state)
     finding = bench.one("image", **engine("shifter") | {"server__image": TRITON})
     words = {"dead": "ERROR: failed to contact the image gateway.", "slow": "err 28"}[state]
-    assert finding.found == f"the image gateway does not tell whether it has {TRITON}: {words}"
-    assert finding.remedy == f"'shifterimg lookup {TRITON}' asks again"
+    assert finding.found == f"the image gateway does not report whether it has {TRITON}: {words}"
+    assert finding.remedy == f"retry with 'shifterimg lookup {TRITON}'"
 
 
 def test_a_target_that_is_not_in_shifters_image(bench, shifter):
@@ -359,7 +359,7 @@ ROW = f"{IMAGE.rpartition(':')[0]}  24.10  1c6b2f1a9d3e  2 days ago  14.1 GB"
     [
         (f"echo '{ROW}  true'", True, IMAGE),
         (f"echo '{ROW}  false'; echo '{ROW}  true'", True, IMAGE),
-        (f"echo '{ROW}  false'", False, "on this machine alone"),
+        (f"echo '{ROW}  false'", False, "exists only on this machine"),
         ("true", False, "podman-hpc has no"),
         ("echo 'no such file: podman_hpc.yaml' >&2; exit 1", False, "podman_hpc.yaml"),
     ],

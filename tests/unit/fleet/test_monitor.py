@@ -330,7 +330,7 @@ def test_each_change_of_the_job_is_one_line(job):
     ping = "'scontrol ping' shows whether Slurm is back"
     with told.serving.monitor.serving():
         assert told.looks() == [
-            f"job: not known, the endpoint goes on (Slurm does not answer: connect failure; {ping})"
+            f"job: state unknown, the endpoint keeps running (Slurm does not answer: connect failure; {ping})"
         ]
         (line,) = told.news(JobState.PENDING, "Priority")
         assert line.startswith("job: PENDING, Slurm answers again (Priority: other jobs have higher priority; ")
@@ -338,7 +338,7 @@ def test_each_change_of_the_job_is_one_line(job):
         assert line.startswith("job: PENDING (Resources: no nodes are free; ")
         assert told.news(JobState.RUNNING) == ["job: RUNNING"]
         assert told.news(JobState.UNKNOWN, "down", answered=False) == [
-            f"job: not known, the endpoint goes on (down; {ping})"
+            f"job: state unknown, the endpoint keeps running (down; {ping})"
         ]
         assert told.news(JobState.UNKNOWN, "Slurm has not answered for 36 s", answered=False) == []
         assert read_endpoint(job.run_dir) is not None

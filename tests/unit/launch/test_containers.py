@@ -142,9 +142,9 @@ def test_only_podmans_leave_something_to_remove():
 
 FULL = ContainerSpec(image="name:1", command=("tritonserver",), folders=("/models",), modules=("gpu",))
 FAULTS = [
-    ("none", {"mounts": (("/a", "/b"),)}, "engine none has no container, so /a cannot be seen as /b"),
-    ("shifter", {"image": ""}, "no image is named; set server.image"),
-    ("shifter", {"image": "-x"}, "'-x' is no name of an image"),
+    ("none", {"mounts": (("/a", "/b"),)}, "engine none has no container, so /a cannot be mounted as /b"),
+    ("shifter", {"image": ""}, "no image is set; set server.image"),
+    ("shifter", {"image": "-x"}, "'-x' is not a valid image name"),
     ("shifter", {"shm_size": "1g"}, "shifter cannot set the size of /dev/shm"),
     ("shifter", {"folders": ("/var/models",)}, "shifter shows the image's own /var/models"),
     ("shifter", {"folders": ("/etc",)}, "shifter shows the image's own /etc"),
@@ -159,15 +159,15 @@ FAULTS = [
     ("shifter", {"environment": (("A", "b"), ("B", ""))}, "shifter refuses the empty value of B"),
     ("shifter", {"modules": ("gpu,mpich",)}, "shifter has no module 'gpu,mpich'"),
     ("shifter", {"modules": ("",)}, "shifter has no module ''"),
-    ("podman", {"image": ""}, "no image is named"),
-    ("podman", {"image": "--privileged"}, "'--privileged' is no name of an image"),
+    ("podman", {"image": ""}, "no image is set"),
+    ("podman", {"image": "--privileged"}, "'--privileged' is not a valid image name"),
     ("podman", {"shm_size": "much"}, "podman reads no amount of memory in 'much'"),
     ("podman", {"modules": ("gpu", "nccl")}, "podman has no site module 'nccl'"),
     ("podman-hpc", {"modules": ("gpu --privileged",)}, "podman-hpc has no module 'gpu --privileged'"),
     ("podman-hpc", {"shm_size": "0"}, "podman-hpc reads no amount of memory in '0'"),
     ("podman-hpc", {"command": ("tritonserver", "--help")}, "podman-hpc takes --help for an option of its own"),
     ("podman-hpc", {"command": ("tritonserver", "--gpu")}, "podman-hpc takes --gpu for an option of its own"),
-    ("apptainer", {"image": ""}, "no image is named"),
+    ("apptainer", {"image": ""}, "no image is set"),
     ("apptainer", {"shm_size": "1g"}, "apptainer cannot set the size of /dev/shm"),
     ("apptainer", {"modules": ("mpich",)}, "apptainer has no site module 'mpich'"),
     ("apptainer", {"mounts": (("/a,b", "/c"),)}, "apptainer cannot mount /a,b as /c"),
@@ -202,7 +202,7 @@ def test_a_farm_that_its_engine_cannot_run_is_refused_before_anything_is_written
     flags = {"run_root": str(tmp_path / "run"), "server.engine": "shifter", "server.image": "docker:a:1"}
     what = resolve(flags={**flags, "server.mounts": ["/a:/etc"], "server.shm_size": "1g"}).farm
     assert len(engine_faults(what)) == 2
-    with pytest.raises(LaunchError, match=r"engine shifter: .*; take server.shm_size out \(and 1 more\)"):
+    with pytest.raises(LaunchError, match=r"engine shifter: .*; remove server.shm_size \(and 1 more\)"):
         farm.deploy(what)
     assert not (tmp_path / "run").exists()
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from addresses import own_address
 from engines import EXAMPLE, NAMES, add_example, write_program
 from paths import FAKES
 from repositories import tiny_repository
@@ -223,8 +224,9 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_new_engine_runs_a_farm_from_setup_to_stop(box, tmp_path):
     tiny_repository(tmp_path / "models")
+    address = own_address()
     more = {
-        "cluster.local_address": "127.0.86.1",
+        "cluster.local_address": address,
         "job.nodes": 1,
         "server.model_repository": str(tmp_path / "models"),
         "server.triton": str(FAKES / "fake_tritonserver"),
@@ -235,7 +237,7 @@ def test_a_new_engine_runs_a_farm_from_setup_to_stop(box, tmp_path):
         "monitor.prometheus": False,
     }
     what = farm_of(EXAMPLE, tmp_path, **more)
-    with pytest.raises(LaunchError, match=rf"^box has no {IMAGE}; 'exatrkx-hpc setup' pulls it"):
+    with pytest.raises(LaunchError, match=rf"^box has no {IMAGE}; pull it with 'exatrkx-hpc setup'"):
         farm.deploy(what)
     told: list[str] = []
     set_up(what, lambda news: told.append(str(news)), trust_run_root=True)
@@ -248,7 +250,7 @@ def test_a_new_engine_runs_a_farm_from_setup_to_stop(box, tmp_path):
     try:
         record = until(lambda: next(iter(read_records(job.run_dir)), None), what="a record")
         (one,) = until(lambda: containers(EXAMPLE, tmp_path / "runs"), what="a container")
-        assert (one.name, one.job, one.running) == (f"exatrkx-{job.id}-127.0.86.1-0", job.id, True)
+        assert (one.name, one.job, one.running) == (f"exatrkx-{job.id}-{address}-0", job.id, True)
         assert record.state == "starting"
     finally:
         farm.stop(job, drain=False)

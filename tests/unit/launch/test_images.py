@@ -112,7 +112,7 @@ def test_an_image_of_the_gateways_own_is_asked_for_and_not_pulled(shifter):
     assert "image: custom:mine:1, 7f1a3c9f0e5d" in done.stderr
     said = refused(shifter.setup("shifter", "custom:other:1"))
     assert said.endswith(
-        "the image gateway has no custom:other:1; server.image names it, 'shifterimg images' lists those it has"
+        "the image gateway has no custom:other:1; correct server.image; 'shifterimg images' lists the images"
     )
 
 
@@ -130,7 +130,7 @@ def test_podman_hpc_pulls_and_shows_the_image_to_the_nodes(site, image):
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        (f"[ $1 != images ] || echo '{ROW}  false'", f"{NAME} is on this machine alone"),
+        (f"[ $1 != images ] || echo '{ROW}  false'", f"{NAME} exists only on this machine"),
         ("true", f"podman-hpc has no {NAME}"),
         ("echo 'no space left' >&2; [ $1 = images ]", "podman-hpc pull"),
     ],
@@ -147,5 +147,7 @@ def test_podman_that_has_no_image_after_its_pull(site):
 
 def test_an_image_file_of_apptainers_that_is_not_there(site):
     (site.bin / "apptainer").symlink_to(FAKES / "apptainer")
-    assert "triton.sif does not exist; 'apptainer pull" in refused(site.setup("apptainer", "/nowhere/triton.sif"))
+    assert "triton.sif does not exist; create it with 'apptainer pull" in refused(
+        site.setup("apptainer", "/nowhere/triton.sif")
+    )
     assert site.setup("apptainer").returncode == 0, "each server fetches it"

@@ -102,6 +102,11 @@ def test_a_program_that_fails_is_told_with_its_last_words(step):
         step("import sys; print('srun: error: it broke'); sys.exit(5)")
 
 
+def test_news_of_a_program_are_no_reason_of_sruns(step):
+    with pytest.raises(LaunchError, match=r"srun failed \(exit 5\): it broke; see "):
+        step("""import sys; print('srun: error: it broke'); print('{"code": "run-resumed"}'); sys.exit(5)""")
+
+
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_the_programs_as_the_agreed_one(step, told):
     code = ON_USR1.format("exit(say(b'bye'))")

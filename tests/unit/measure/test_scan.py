@@ -47,7 +47,7 @@ def test_a_grid_has_every_combination_once_the_smallest_first():
 @pytest.mark.parametrize("numbers", [(), (0,), (1, -2)])
 def test_a_grid_refuses_numbers_that_cannot_be(flag: str, numbers: tuple[int, ...]):
     values = {"servers": (1,), "instances": (1,), "concurrency": (1,), flag: numbers}
-    with pytest.raises(ConfigError, match=f"--{flag} wants whole numbers from 1 on"):
+    with pytest.raises(ConfigError, match=f"--{flag} needs integers of at least 1"):
         Grid(**values)
 
 

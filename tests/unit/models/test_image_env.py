@@ -147,7 +147,7 @@ def test_an_image_without_python(setup, tmp_path):
     (tmp_path / "bin" / "python3").write_text("#!/bin/bash\necho no python here >&2\nexit 127\n")
     (tmp_path / "bin" / "python3").chmod(0o755)
     said = refused(setup(), 7)
-    assert f"python3 of {IMAGE} does not tell its version: no python here; make {tmp_path}/environment" in said
+    assert f"python3 of {IMAGE} does not report its version: no python here; create {tmp_path}/environment" in said
 
 
 def test_a_repository_that_takes_no_notice_of_the_packages_is_told(setup, tmp_path):
@@ -171,7 +171,7 @@ def test_a_container_sees_the_packages_that_are_there(tmp_path):
 def test_without_models_deploy_says_setup_which_brings_the_packages_too(tmp_path):
     env = {"EXATRKX_HPC_RUN_ROOT": str(tmp_path / "runs"), "EXATRKX_HPC_SERVER_PYTHON_ENVIRONMENT": str(tmp_path / "e")}
     said = complaint(exatrkx_hpc("deploy", "--trust-run-root", cwd=tmp_path, env=env), 7)
-    assert said.endswith("does not exist; 'exatrkx-hpc setup' makes it, with its packages")
+    assert said.endswith("does not exist; create it and its packages with 'exatrkx-hpc setup'")
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_each_format_gives_the_same_labels(run, tmp_path):
         assert second.done_now == 0 and label_files(again) == found[form]
     assert len(found["csv"]) == 12 and all(labels == found["csv"] for labels in found.values())
     assert all(hits == read["csv"] for hits in read.values())
-    with pytest.raises(OutputError, match=r"is of format csv, and this run is of format npy; choose another -o"):
+    with pytest.raises(OutputError, match=r"was made with format csv, but this run uses format npy; choose another -o"):
         run(tmp_path / "npy", out="out-csv")
 
 

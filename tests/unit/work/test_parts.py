@@ -128,7 +128,9 @@ def test_every_event_is_in_one_part_and_a_second_run_has_nothing_to_do(settings)
     kept = {file: file.stat().st_ino for file in run_settings.folder.iterdir()}
     assert run_clients(settings()).done_now == 0
     assert {file: file.stat().st_ino for file in run_settings.folder.iterdir()} == kept
-    with pytest.raises(OutputError, match="is of results parquet, and this run is of results csv; choose another -o"):
+    with pytest.raises(
+        OutputError, match="was made with results parquet, but this run uses results csv; choose another -o"
+    ):
         run_clients(settings(result_format="csv"))
 
 

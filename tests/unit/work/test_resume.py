@@ -112,8 +112,11 @@ def test_the_ledger_has_the_member_that_answered_where_the_balancer_says_so(sett
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"mode": "fused"}, "is of mode ensemble, and this run is of mode fused; choose another -o, or begin anew"),
-        ({"model": "other"}, "is of model exatrkx, and this run is of model other; choose another -o"),
+        (
+            {"mode": "fused"},
+            "was made with mode ensemble, but this run uses mode fused; choose another -o, or start over",
+        ),
+        ({"model": "other"}, "was made with model exatrkx, but this run uses model other; choose another -o"),
     ],
 )
 def test_labels_of_another_kind_are_not_mixed_in(settings, changes, complaint):
@@ -127,7 +130,7 @@ def test_labels_of_another_version_of_the_model_are_not_mixed_in(settings):
     run_clients(settings(sizes=[3] * 2))
     (settings().events / "evt_9.csv").write_text("")
     with fake_triton("--version", "3") as fake:
-        refused = r"of version 1 of the model, and 127\.0\.0\.1:\d+ serves version 3; choose another -o, or begin anew"
+        refused = r"of version 1 of the model, and 127\.0\.0\.1:\d+ serves version 3; choose another -o, or start over"
         with pytest.raises(OutputError, match=refused):
             run_clients(settings(server=fake.server))
         assert run_clients(settings(server=fake.server, fresh=True)).version == "3"

@@ -283,7 +283,9 @@ def test_what_is_lost_each_time_ends_the_run_and_the_next_one_goes_on(settings):
         run_shards(order, [0] if 0 in shards else [], of=of, node="a")
         return ""
 
-    with pytest.raises(StoppedRun, match=r"shard 1 was lost repeatedly; see .*srun\.log; ") as stopped:
+    with pytest.raises(
+        StoppedRun, match=r"shard 1 was lost, and no further event was done; see .*srun\.log; "
+    ) as stopped:
         run_sharded(run, do, shards=2)
     report, first = stopped.value.report, len(of_shard(run, Shard(0, 2)))
     assert rounds == [[0, 1], [1]]

@@ -40,7 +40,6 @@ from exatrkx_hpc.work.events.source import EventFile, find_events
 from exatrkx_hpc.work.ledger.open import begin, facts_of
 from exatrkx_hpc.work.map.endpoint import Endpoint
 from exatrkx_hpc.work.results.layout import Results
-from exatrkx_hpc.work.run import coordinator as coordinator_module
 from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.coordinator import Coordinator
 from exatrkx_hpc.work.run.report import read_report
@@ -357,8 +356,8 @@ def test_the_coordinators_memory_does_not_grow_with_the_number_of_events(setting
         run_settings = settings(events=folder, out=tmp_path / f"out-{number}", workers=1)
         held = sizes, peaks = array("q"), array("q")  # which hardly grow themselves
 
-        def note(_) -> None:
-            for noted, size in zip(held, tracemalloc.get_traced_memory(), strict=True):  # noqa: B023
+        def note(_, held=held) -> None:
+            for noted, size in zip(held, tracemalloc.get_traced_memory(), strict=True):
                 noted.append(size)
 
         tracemalloc.start()
@@ -691,12 +690,10 @@ except FileExistsError:
 )
 
 
-def test_a_worker_that_hangs_is_replaced_although_nobody_said_when(
-    tmp_path, fake_worker, monkeypatch, make_coordinator
-):
-    monkeypatch.setattr(coordinator_module, "SILENCE", 2.0)
+def test_a_worker_that_hangs_is_replaced_although_nobody_said_when(tmp_path, fake_worker, make_coordinator):
     fake_worker(HANGS_AT_FIRST)
-    coordinator = make_coordinator("h:1", events=4, workers=1, show=lambda tally: None, request_timeout=0.3)
+    options = {"show": lambda tally: None, "request_timeout": 0.3, "spare": 2.0}
+    coordinator = make_coordinator("h:1", events=4, workers=1, **options)
     assert within(60, done_by(coordinator)) == 4
     assert (tmp_path / "hung").exists()
 
