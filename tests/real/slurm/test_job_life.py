@@ -315,7 +315,7 @@ def test_slurm_is_away_and_comes_back(site, pair):
     finally:
         site.cluster.start_controller()
     site.until_said(pair, "job: RUNNING, Slurm answers again")
-    assert site.said(pair).count("not known") == 1
+    assert site.said(pair).count("job: state unknown") == 1
     assert site.monitors[pair].returncode() is None
     told = site.status(pair)
     assert (told["state"], told["ready"], told["endpoint"]) == ("RUNNING", 1, endpoint)

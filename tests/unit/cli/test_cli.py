@@ -153,7 +153,7 @@ def test_deploy_without_slurm_says_so(tmp_path):
 def test_deploy_without_models_says_how_to_make_them(tmp_path):
     stub = {"PATH": f"{FAKE_SLURM}{os.pathsep}{os.environ['PATH']}"}
     message = complaint(exatrkx_hpc("deploy", "--site", "generic", cwd=tmp_path, env=stub), 4)
-    assert f"run_root {tmp_path}/exatrkx-hpc is " in message and "say --trust-run-root" in message, "told first"
+    assert f"run_root {tmp_path}/exatrkx-hpc is " in message and "or use --trust-run-root" in message, "told first"
     assert message == complaint(exatrkx_hpc("setup", "--site", "generic", cwd=tmp_path), 4)
     message = complaint(exatrkx_hpc("deploy", "--site", "generic", "--trust-run-root", cwd=tmp_path, env=stub), 7)
     assert "exatrkx-hpc models build --device gpu" in message
@@ -167,7 +167,7 @@ def test_the_partition_is_a_flag(tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["-t", "1"], "job.time is 1 (60 s), and Slurm tells the job to end 60 to 120 s before that (B:TERM@60)"),
+        (["-t", "1"], "job.time is 1 (60 s), but Slurm signals the job to end 60 to 120 s before that (B:TERM@60)"),
         (["-t", "00:02:00"], "job.time is 00:02:00 (120 s)"),
         (["-t", "00:02:01"], ""),
         (["-t", "0"], ""),

@@ -104,7 +104,7 @@ def test_servers_that_gave_up_say_more_than_a_failed_script(tmp_path):
     [
         ("Resources", "Resources: no nodes are free; 'squeue --me --start' shows"),
         ("Priority", "Priority: other jobs have higher priority; "),
-        ("JobHeldUser", "JobHeldUser: it is held; release it with 'scontrol release 42'; "),
+        ("JobHeldUser", "JobHeldUser: it is held; release it with 'scontrol release 42'"),
         ("ReqNodeNotAvail, UnavailableNodes:n1", "ReqNodeNotAvail, UnavailableNodes:n1: nodes that it needs are down"),
         ("QOSMaxJobsPerUserLimit", "QOSMaxJobsPerUserLimit; 'squeue --me --start' shows"),
         ("", "it waits in the queue; 'squeue --me --start' shows"),

@@ -90,7 +90,7 @@ def test_only_what_slurm_needs_stays():
 def test_what_is_left_out_is_named():
     shell = {"SBATCH_QOS": "debug", "SBATCH_ACCOUNT": "m1", "SBATCH_CLUSTERS": "a", "SRUN_DEBUG": "3", "HOME": "/"}
     assert str(unused_variables(shell, "sbatch")).startswith(
-        "SBATCH_ACCOUNT, SBATCH_QOS of this shell are not used: farm.toml"
+        "SBATCH_ACCOUNT, SBATCH_QOS of this shell are not used; set the options of the job in farm.toml"
     )
     assert str(unused_variables(shell, "srun")).startswith("SRUN_DEBUG of this shell is not used: ")
     assert unused_variables(shell, "salloc") is None

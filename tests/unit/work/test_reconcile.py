@@ -74,7 +74,7 @@ def test_new_events_wait_in_their_natural_place(ledger, events, labels, tmp_path
     (events / "evt_00.csv").write_text("")
     (events / "evt_10.csv").write_text("")
     changes = match_events(ledger, events)
-    assert changes == Changes(new=2) and str(changes) == "2 new"
+    assert changes == Changes(new=2)
     ledger.begin_run(server="h:1", version="1")
     assert [one.name for one in ledger.waiting(events)] == ["evt_00", "evt_4", "evt_5", "evt_10"]
 
