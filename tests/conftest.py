@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from inspect import unwrap
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 from command import exatrkx_hpc
@@ -55,6 +57,22 @@ _STARTING = {"triton", "nginx", "prometheus", "server", "deploy", "exported"}
 _STARTERS = (exatrkx_hpc, fake_triton, running_triton, driver)
 
 
+def _starters(function: FunctionType, seen: set[FunctionType]) -> set[str]:
+    """Return the names of the starters that a function calls, itself or through functions of its own module."""
+    function = unwrap(function)
+    found: set[str] = set()
+    if function in seen:
+        return found
+    seen.add(function)
+    for name in function.__code__.co_names:
+        called = function.__globals__.get(name)
+        if any(called is starter for starter in _STARTERS):
+            found.add(name)
+        elif isinstance(called, FunctionType) and called.__module__ == function.__module__:
+            found |= _starters(called, seen)
+    return found
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark a test by its folder, and as one that needs a part by its marks, its fixtures and what it calls."""
     if item.path.is_relative_to(_REAL):
@@ -62,8 +80,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     needs = {mark.name for mark in item.iter_markers()} & set(_MARKS.values())
     if isinstance(item, pytest.Function):
         needs |= _STARTING & set(item.fixturenames)
-        called = (item.function.__globals__.get(name) for name in item.function.__code__.co_names)
-        needs |= {one.__name__ for one in called for starter in _STARTERS if one is starter}
+        needs |= _starters(item.function, set())
     if needs:
         item.add_marker("part")
 

@@ -25,6 +25,9 @@ from exatrkx_hpc.base.process import run, spawn
 from exatrkx_hpc.cli import app
 from exatrkx_hpc.config.resolve import known_keys
 
+#: The program's commands; they are expensive to make.
+PROGRAM = typer.main.get_command(app)
+
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SHARED_MEMORY = Path("/dev/shm")
 RUN_PYTHON = "\n<!-- test: run the python blocks -->\n"
@@ -57,7 +60,7 @@ def complaint(command: str) -> str:
 
 
 def _fault(arguments: list[str]) -> str:
-    command = typer.main.get_command(app)
+    command = PROGRAM
     for word in arguments:
         if word == "…":
             break
@@ -191,7 +194,7 @@ def test_the_reference_has_every_command_with_its_options_and_no_others() -> Non
     sections = {part.partition("\n")[0]: set(re.findall(r"`(--?[A-Za-z0-9-]+)`", _options(part))) for part in parts[1:]}
     common = sections.pop("Common options")
     named = {re.match(r"[a-z -]+[a-z]", title)[0]: options for title, options in sections.items()}
-    assert named == {name: options - common for name, options in _leaves(typer.main.get_command(app))}
+    assert named == {name: options - common for name, options in _leaves(PROGRAM)}
 
 
 def _options(part: str) -> str:

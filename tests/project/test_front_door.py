@@ -109,6 +109,7 @@ def test_a_name_costs_nothing_until_it_is_used():
     assert (done.returncode, done.stdout) == (0, "exatrkx_hpc.base exatrkx_hpc.base.errors\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_all_of_it_comes_without_torch():
     modules = import_alone(*sorted(set(exatrkx_hpc._HOMES.values())))["modules"]
     assert "tritonclient" in modules and not {"torch", "cupy", "matplotlib", "pyarrow"} & set(modules)
@@ -121,6 +122,7 @@ def test_an_unknown_name_is_an_attribute_error():
         exec("from exatrkx_hpc import dploy")
 
 
+@pytest.mark.slow
 def test_a_module_is_still_found_by_name():
     code = "from exatrkx_hpc import farm, up; assert farm.up is up"
     assert run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

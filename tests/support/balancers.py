@@ -90,7 +90,7 @@ def answering(name: str, address: str) -> Iterator[Member]:
             pass
 
     server = ThreadingHTTPServer((address, 0), Handler)
-    thread = Thread(target=server.serve_forever)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
         yield member(name, address, http_port=server.server_port)

@@ -165,6 +165,7 @@ def watching(tmp_path: Path) -> Iterator[tuple[object, Path]]:
         child.stop(grace=1.0)
 
 
+@pytest.mark.slow
 def test_a_watch_goes_on_with_the_servers_that_there_are(tmp_path, metrics_server):
     one, two, three = metrics_server(), metrics_server(), metrics_server()
     watched_farm(tmp_path, one, two)
@@ -183,6 +184,7 @@ def test_a_watch_goes_on_with_the_servers_that_there_are(tmp_path, metrics_serve
         assert "none of 2 servers returns metrics" in log.read_text().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_server_that_was_silent_for_a_round_does_not_count_twice(tmp_path, metrics_server):
     one, two = metrics_server(), metrics_server()
     watched_farm(tmp_path, one, two)
@@ -215,6 +217,7 @@ def test_counters_that_are_none_are_one_line_and_no_totals(tmp_path, metrics_ser
     assert [{row["successes"] for row in json.loads(line)} for line in lines if line[0] == "["][:2] == [{16}, {0}]
 
 
+@pytest.mark.slow
 def test_a_server_that_answers_late_counts_from_its_first_answer(tmp_path, metrics_server):
     one, two = metrics_server(), metrics_server()
     two.text = "not yet"
@@ -266,6 +269,7 @@ def without(package: str, *words: str, cwd: Path) -> Completed:
     return run([sys.executable, "-c", script, package, *words], cwd=cwd)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["torch", "scipy"])
 def test_training_without_the_packages_for_it(tmp_path, package):
     done = without(package, "models", "train", "--out", "models", cwd=tmp_path)

@@ -79,6 +79,7 @@ def server_alone(job: farm.Job) -> FarmProcess:
     return server
 
 
+@pytest.mark.part
 def test_a_server_whose_job_is_over_is_left_over(job):
     server = server_alone(job)
     (finding,) = look(job)
@@ -89,11 +90,13 @@ def test_a_server_whose_job_is_over_is_left_over(job):
     assert [finding.what for finding in look(job) if finding.ok] == ["orphans"]
 
 
+@pytest.mark.part
 def test_a_server_whose_job_goes_on_is_none(job):
     assert server_of(job).job == job.id
     assert [(finding.what, finding.ok) for finding in look(job)] == [("orphans", True)]
 
 
+@pytest.mark.part
 def test_a_job_of_which_nobody_can_say_whether_it_is_over_has_left_nothing(job):
     def unknown(name: str) -> JobState:
         return JobState.UNKNOWN
@@ -106,6 +109,7 @@ def test_a_job_of_which_nobody_can_say_whether_it_is_over_has_left_nothing(job):
         assert all(finding.ok for finding in orphan_findings(job.farm, state))
 
 
+@pytest.mark.part
 def test_a_server_of_another_run_root_is_not_looked_at(job, tmp_path):
     server_of(job)
     assert not servers(tmp_path / "other")

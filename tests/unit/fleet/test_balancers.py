@@ -43,13 +43,17 @@ def installed(kind: BalancerKind) -> BalancerKind:
     return kind
 
 
-@pytest.fixture(params=[*BALANCERS, "recording"])
+#: The balancers that are programs.
+PROGRAMS = [pytest.param(name, marks=pytest.mark.part) for name in BALANCERS]
+
+
+@pytest.fixture(params=[*PROGRAMS, "recording"])
 def kind(request: pytest.FixtureRequest) -> BalancerKind:
     """Every balancer, also the one that moves no request."""
     return installed({**BALANCERS, "recording": RECORDING}[request.param])
 
 
-@pytest.fixture(params=list(BALANCERS))
+@pytest.fixture(params=PROGRAMS)
 def real(request: pytest.FixtureRequest) -> BalancerKind:
     """Every balancer that moves requests."""
     return installed(BALANCERS[request.param])
@@ -210,7 +214,7 @@ def slow() -> Iterator[tuple[Member, Event, Event]]:
             pass
 
     server = ThreadingHTTPServer(("127.0.6.3", 0), Handler)
-    thread = Thread(target=server.serve_forever)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
         yield member("slow-0", "127.0.6.3", http_port=server.server_port), was_asked, may_answer

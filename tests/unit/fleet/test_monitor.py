@@ -414,6 +414,7 @@ def test_another_server_at_the_address_is_not_the_servers_own_answer(job):
     assert not is_ready(record.model_copy(update={"instance": "another"}), 1)
 
 
+@pytest.mark.slow
 def test_two_farms_never_share_an_address(tmp_path):
     first = own_address(last=1)
     farms = [local_farm(tmp_path / name, cluster__local_address=first) for name in ("one", "two")]

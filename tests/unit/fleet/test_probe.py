@@ -33,7 +33,7 @@ def serving(answer: Answer, *, name: str = "n1-0") -> Iterator[ServerRecord]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
         yield record(name, address="127.0.0.1", http_port=server.server_port)
@@ -78,6 +78,7 @@ def test_where_nobody_listens():
     assert not is_ready(server, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silent", ["/v2/health/ready", "/v2"])
 def test_a_server_that_hangs_is_not_waited_for(silent):
     go_on = Event()
@@ -99,6 +100,7 @@ def test_no_proxy_is_asked(web_proxy):
         assert is_ready(server, 5)
 
 
+@pytest.mark.slow
 def test_all_are_asked_at_once():
     """Each answers only when all have been asked."""
     together = Barrier(5, timeout=20)

@@ -222,6 +222,7 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_new_engine_runs_a_farm_from_setup_to_stop(box, tmp_path):
     tiny_repository(tmp_path / "models")
     address = own_address()

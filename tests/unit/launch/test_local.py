@@ -193,6 +193,7 @@ def test_a_run_root_that_cannot_be_made_is_one_line(tmp_path):
         farm.deploy(resolve(flags=flags).farm)
 
 
+@pytest.mark.slow
 def test_a_farm_runs_on_a_machine_without_a_network(tmp_path):
     """As on an aeroplane: with the loopback device alone, getent finds no address, not even that of its own."""
     if os.geteuid() != 0:

@@ -176,6 +176,7 @@ def test_memory_is_a_file_system_of_one_machine():
     assert local_file_system(Path("/proc/self")) is None
 
 
+@pytest.mark.slow
 def test_a_run_directory_is_read_by_its_owner_alone(tmp_path):
     """The secret is a variable of the server's, as a password of a model store is; everything it gets into is closed.
 

@@ -444,6 +444,7 @@ def test_cancel_tells_the_batch_script_alone(cluster: Cluster, slurm: Slurm, dra
     assert scancels(cluster) == [["--batch", f"--signal={signal}", "4242"]]
 
 
+@pytest.mark.slow
 def test_a_job_that_does_not_drain_in_time_is_cancelled(cluster: Cluster, slurm: Slurm):
     cluster.knows(4242, log="/x/job-4242.log")
     cluster.says("squeue", line(4242, "RUNNING"))

@@ -92,7 +92,7 @@ def test_what_is_left_out_is_named():
     assert str(unused_variables(shell, "sbatch")).startswith(
         "SBATCH_ACCOUNT, SBATCH_QOS of this shell are not used; set the options of the job in farm.toml"
     )
-    assert str(unused_variables(shell, "srun")).startswith("SRUN_DEBUG of this shell is not used: ")
+    assert str(unused_variables(shell, "srun")).startswith("SRUN_DEBUG of this shell is not used; ")
     assert unused_variables(shell, "salloc") is None
 
 

@@ -222,6 +222,7 @@ def test_the_series_of_several_gpus_are_summed():
     assert gnn.successes == 32 and gnn.infer_ms == pytest.approx(595.548 / 16)
 
 
+@pytest.mark.slow
 def test_whatever_is_broken_in_the_text_is_an_error_of_one_line():
     broken = random.Random(1)
     data = REAL.encode()

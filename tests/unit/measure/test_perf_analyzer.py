@@ -173,6 +173,7 @@ def test_an_exit_status_of_0_without_figures_is_a_failure(tmp_path: Path):
         measure(fake(tmp_path, "exit 0"), load(tmp_path), tmp_path / "out.csv")
 
 
+@pytest.mark.slow
 def test_a_warm_up_is_tried_again_and_leaves_nothing(tmp_path: Path):
     text = f'[ -e "{tmp_path}/once" ] || {{ touch "{tmp_path}/once"; exit 99; }}\n'
     text += f'for word; do out=$word; done\ncat >"$out" <<"END"\n{CSV}END'
@@ -207,6 +208,7 @@ def test_one_that_does_not_run_is_refused(tmp_path: Path):
         version_of([str(broken)])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_installed_names_the_other_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
         monkeypatch.delenv(name, raising=False)

@@ -27,6 +27,7 @@ def empty(title: str) -> Panel:
     return Panel(title=title, axis="η", edges=[-1.0, 0.0, 1.0], value=[NAN] * 2, low=[NAN] * 2, high=[NAN] * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_each_format(tmp_path: Path, suffix: str, start: bytes) -> None:
     path = tmp_path / "new" / f"x.{suffix}"
@@ -34,6 +35,7 @@ def test_each_format(tmp_path: Path, suffix: str, start: bytes) -> None:
     assert path.read_bytes().startswith(start)
 
 
+@pytest.mark.slow
 def test_the_same_figures_make_the_same_file(tmp_path: Path) -> None:
     for name in ("a.pdf", "b.pdf"):
         save_panels(tmp_path / name, [PANEL], heading="h")

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from waiting import until
 
 from exatrkx_hpc.measure.utilisation import watched
@@ -32,11 +33,12 @@ def serving(text: str) -> Iterator[str]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield f"127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_the_means_are_over_servers_and_gpus_and_a_silent_one_is_left_out():
     with (
         serving((CPU + GPUS).format(cpu=0.25)) as one,
@@ -47,6 +49,7 @@ def test_the_means_are_over_servers_and_gpus_and_a_silent_one_is_left_out():
         assert abs(busy().gpu - 0.4) < 1e-9
 
 
+@pytest.mark.slow
 def test_a_value_that_is_no_share_does_not_spoil_the_mean():
     odd = "".join(
         f'nv_gpu_utilization{{gpu_uuid="{n}"}} {value}\n' for n, value in enumerate(("NaN", "-1", "+Inf", 55))

@@ -51,6 +51,7 @@ def cloud(n: int, *, seed: int = 1, width: int = 8, spread: float = 1.0) -> np.n
     return np.random.default_rng(seed).normal(0, spread, (n, width)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 128, 129, 500])
 def test_every_size_of_event(search: Search, n: int):
     edges = search(cloud(n), radius=1.6, max_neighbours=500)
@@ -100,6 +101,7 @@ def test_one_hit_far_from_all_others_changes_nothing(search: Search):
     assert np.array_equal(search(places, radius=1.6, max_neighbours=30), by_hand(places, radius=1.6, max_neighbours=30))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [3])
 def test_an_embedding_of_any_width(search: Search, width: int):
     places = cloud(300, width=width)
@@ -114,6 +116,7 @@ def test_a_float64_embedding_is_not_rounded():
     assert fixed_radius_edges(places, radius=1.6, max_neighbours=5).shape == (2, 0)
 
 
+@pytest.mark.slow
 def test_scipys_tree_finds_the_same_edges_in_a_large_event():
     places = cloud(10_000, spread=1.2)
     edges = fixed_radius_edges(places, radius=1.6, max_neighbours=500)

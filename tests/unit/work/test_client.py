@@ -202,6 +202,7 @@ def test_an_address(address):
     assert checked_address(address) == address
 
 
+@pytest.mark.slow
 def test_a_host_that_nobody_knows_is_told():
     with pytest.raises(
         EndpointError, match=r"the host name of no-such-host.invalid:80 cannot be resolved; set --server"
@@ -272,6 +273,7 @@ def test_a_server_that_dies_and_comes_back_is_waited_for():
 # Before a run
 
 
+@pytest.mark.slow
 def test_a_refused_connection_is_named():
     with pytest.raises(
         EndpointError, match=r"nothing answers at 127.0.0.1:\d+ \(connection refused\); check that the farm is up"
@@ -285,6 +287,7 @@ def test_a_model_that_is_not_loaded_is_named_with_those_that_are(server):
         check_endpoint(server, "traccc-gpu")
 
 
+@pytest.mark.slow
 def test_a_port_that_speaks_no_grpc():
     def answer_http(listener):
         connection, _ = listener.accept()

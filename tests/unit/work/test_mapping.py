@@ -321,7 +321,10 @@ def test_another_version_of_the_model_is_refused(server, tmp_path):
 def test_a_ledger_of_other_labels_is_refused(server, tmp_path):
     with Endpoint(server) as endpoint:
         list(endpoint.map(events(2), ledger=tmp_path / "map"))
-    with Endpoint(server, mode="fused") as endpoint, pytest.raises(OutputError, match=r"with mode ensemble.*mode fused"):
+    with (
+        Endpoint(server, mode="fused") as endpoint,
+        pytest.raises(OutputError, match=r"with mode ensemble.*mode fused"),
+    ):
         list(endpoint.map(events(2), ledger=tmp_path / "map"))
     (tmp_path / "events").mkdir()
     (tmp_path / "events" / "evt_1.csv").write_text("1,1,1\n")

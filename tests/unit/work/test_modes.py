@@ -95,6 +95,7 @@ def test_what_a_mode_cannot_do_is_said(tmp_path: Path) -> None:
     assert WORKLOAD.models("stages") == ", ".join(STAGES)
 
 
+@pytest.mark.slow
 def test_direct_needs_no_server_and_reports_the_same_way(tmp_path: Path) -> None:
     events = tmp_path / "events"
     events.mkdir()
@@ -114,6 +115,7 @@ def test_direct_needs_no_server_and_reports_the_same_way(tmp_path: Path) -> None
         assert labels.tolist() == find(read_hits(events / f"evt_{size}.csv")).tolist()
 
 
+@pytest.mark.slow
 def test_direct_has_the_constants_of_the_repository(tmp_path: Path) -> None:
     hits = some_hits(300)
     strict = load_tracker(changed(tmp_path / "strict", "wcc", cut="1.0"))

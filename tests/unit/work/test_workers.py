@@ -387,6 +387,7 @@ def within(seconds, work):
     return value
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_with_an_open_pipe_is_given_up(tmp_path, fake_worker):
     async def ask():
         worker = WorkerProcess(grace=0.3)
@@ -401,6 +402,7 @@ def test_a_worker_that_hangs_with_an_open_pipe_is_given_up(tmp_path, fake_worker
     assert within(60, ask()) == (b"", -signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_worker_that_says_no_more_but_does_not_end_is_killed(fake_worker):
     async def ask():
         worker = WorkerProcess(grace=0.3)
@@ -414,6 +416,7 @@ def test_a_worker_that_says_no_more_but_does_not_end_is_killed(fake_worker):
     assert within(60, ask()) == (b"", -signal.SIGKILL, False)
 
 
+@pytest.mark.slow
 def test_a_run_ends_whatever_its_workers_do(tmp_path, fake_worker, make_coordinator):
     async def stopped():
         coordinator = make_coordinator("127.0.0.1:1", events=4, workers=2, show=print, grace=0.5)
@@ -690,6 +693,7 @@ except FileExistsError:
 )
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced_although_nobody_said_when(tmp_path, fake_worker, make_coordinator):
     fake_worker(HANGS_AT_FIRST)
     options = {"show": lambda tally: None, "request_timeout": 0.3, "spare": 2.0}
