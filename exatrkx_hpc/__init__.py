@@ -1,22 +1,22 @@
-"""exatrkx-hpc: a Slurm allocation becomes one Triton endpoint, and every event of a dataset goes through it.
+"""exatrkx-hpc: turn a Slurm allocation into one Triton endpoint, and send every event of a dataset through it.
 
-`__all__` is the front door: what a program of yours may rely on. docs/python.md has a table of it. Every other name,
-and every module below this package, is private and may change with any version.
+`__all__` is the public interface; docs/python.md lists it. All other names, and all modules below this package, are
+private: any version may change or remove them.
 
     import exatrkx_hpc as hpc
 
     with hpc.up("farm.toml") as endpoint:
         labels = endpoint.find_tracks(hits)
 
-A name is imported when it is first used. So this module costs nothing, and a server that has no more of the package
-than `exatrkx_hpc.tracking` can import it.
+Each name is imported on first use. So importing this module is fast, and a server that has only
+`exatrkx_hpc.tracking` of the package can import it.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 
-#: True for type checkers, which know it by this name; the import of `typing` would take longer than all the rest.
+#: Type checkers treat this name as True; importing `typing` would take longer than the rest of this module.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from exatrkx_hpc.base.errors import (
@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     from exatrkx_hpc.work.workloads.base import Request, Tensor, Tensors, Workload
     from exatrkx_hpc.work.workloads.table import workload
 
-#: The one place of the version; the wheel and the command line read it here.
+#: The version; the wheel and the command line read it here.
 __version__ = "0.1.0"
 
 __all__ = [
@@ -168,7 +168,7 @@ __all__ = [
     "workload",
 ]
 
-#: The module in which each name of `__all__` is; tests/project/test_front_door.py compares it with the imports above.
+#: The module of each name of `__all__`; tests/project/test_front_door.py compares it with the imports above.
 _HOMES = {
     name: f"exatrkx_hpc.{home}"
     for home, names in {
@@ -200,10 +200,10 @@ _HOMES = {
     for name in names.split()
 }
 
-if not TYPE_CHECKING:  # a type checker that saw it would accept every name
+if not TYPE_CHECKING:  # with __getattr__, a type checker would accept every name
 
     def __getattr__(name: str) -> object:
-        """Import a name of the front door when it is first asked for (PEP 562)."""
+        """Import a public name on first use (PEP 562)."""
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         found = globals()[name] = getattr(import_module(_HOMES[name]), name)
@@ -211,5 +211,5 @@ if not TYPE_CHECKING:  # a type checker that saw it would accept every name
 
 
 def __dir__() -> list[str]:
-    """Return what is here, the names that were not asked for yet included."""
+    """Return all names of this module, including public names that are not imported yet."""
     return sorted({*globals(), *__all__})

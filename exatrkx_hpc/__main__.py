@@ -1,4 +1,4 @@
-"""The program: what comes before its import, which takes most of a second."""
+"""The program: set up Ctrl-C before the import of the command line, which takes most of a second."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 
 
 def main() -> None:
-    """Run the command line; until it can unwind, Ctrl-C just ends the program: nothing has begun yet."""
+    """Run the command line; during its import, Ctrl-C ends the program at once, because nothing has started yet."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from exatrkx_hpc import cli

@@ -26,28 +26,28 @@ from exatrkx_hpc.work.run.report import Report
 from exatrkx_hpc.work.run.run import Settings, ShowProgress
 from exatrkx_hpc.work.workloads.exatrkx import LABELS, WORKLOAD
 
-#: Another seed than that of the training events, so that the demo's events are unseen.
+#: Differs from the seed of the training events, so that the networks have not seen the demo's events.
 _SEED = 20_000
 _WAIT_READY = 180.0
-#: A folder with this file was made by the demo, which may therefore begin anew in it.
+#: A folder with this file belongs to the demo, so a later demo may delete the results in it.
 _MARK = ".exatrkx-hpc-demo"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EventsMaking(News):
-    """Events are being made."""
+    """The demo generates events."""
 
     code: ClassVar[str] = "demo-events"
     events: int
 
     def __str__(self) -> str:
-        """Return how many."""
+        """Return the number of events."""
         return f"events: generating {self.events} with known truth"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointReady(News):
-    """Every server behind the endpoint is ready, so many seconds after the start."""
+    """Every server behind the endpoint is ready, `seconds` after the start of the demo."""
 
     code: ClassVar[str] = "demo-ready"
     grpc: str
@@ -60,7 +60,7 @@ class EndpointReady(News):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """What the demo found: the run's report, each model's share of the compute time (0 to 1), and the score."""
+    """The results of the demo: the run's report, each model's share of the compute time (0 to 1), and the score."""
 
     endpoint: str
     prometheus: str
@@ -72,7 +72,7 @@ class DemoResult:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """How large the demo is, and where its files go; each worker keeps four requests in flight."""
+    """The size of the demo and its folder; `in_flight` is the number of concurrent requests per worker."""
 
     folder: Path
     servers: int = 2
@@ -88,9 +88,9 @@ def run_demo(
     show: ShowProgress,
     linger: Callable[[DemoResult], None] = lambda result: None,
 ) -> DemoResult:
-    """Do it all and stop everything; `linger` is called with the result while the farm is still up.
+    """Run the full pipeline and stop everything; call `linger` with the result while the farm still runs.
 
-    Raises what the parts raise: MissingComponent, LaunchError, EndpointError, IncompleteRun, OutputError.
+    Raises the errors of its steps: MissingComponent, LaunchError, EndpointError, IncompleteRun, OutputError.
     """
     began = time.monotonic()
     _take_folder(settings.folder)
@@ -127,7 +127,7 @@ def score_folder(labels: Path, events: Path) -> scoring.Score:
 
 
 def _farm(settings: DemoSettings) -> Farm:
-    # Any free ports: the demo must not fail because another farm is up.
+    # Any free port, so that the demo does not fail when another farm is up.
     flags: dict[str, object] = {
         "site": "local",
         "name": "demo",
@@ -138,7 +138,7 @@ def _farm(settings: DemoSettings) -> Farm:
         "monitor.prometheus_port": 0,
         "monitor.scrape_interval": 1,
     }
-    # Nor may it take over what a farm.toml here, or the environment, says of another farm.
+    # Ignore farm.toml and the environment, which may describe another farm.
     return resolve(flags=flags, ambient=False).farm
 
 
@@ -153,7 +153,10 @@ def _clients(settings: DemoSettings, server: str) -> Settings:
 
 
 def _take_folder(folder: Path) -> None:
-    """Make the demo's folder, without the events of an earlier demo; whatever is not a demo's stays as it is."""
+    """Create the demo's folder; remove the events and results of an earlier demo, but no other files.
+
+    Raises OutputError for a folder that the demo cannot use, or that has files but is not the demo's.
+    """
     mark = folder / _MARK
     try:
         if folder.is_dir() and any(folder.iterdir()) and not mark.exists():

@@ -1,4 +1,4 @@
-"""The story in order: deploy a farm, watch it, push events through it, stop it.
+"""The steps in order: deploy a farm, monitor it, send events through it, stop it.
 
 In a notebook:
 
@@ -7,7 +7,7 @@ In a notebook:
     with hpc.up("farm.toml") as endpoint:
         labels = endpoint.find_tracks(hits)
 
-The command line calls the same functions and prints what they return.
+The command line calls the same functions and prints their results.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from exatrkx_hpc.work.workloads.table import workload_of
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One job of a farm: its id, where its files are, and who runs it."""
+    """One job of a farm: its ID, its farm and its scheduler."""
 
     id: str
     farm: Farm
@@ -63,12 +63,12 @@ class Job:
 
     @property
     def cluster(self) -> str:
-        """The cluster that it was submitted to, where that is another one than this machine's own."""
+        """The cluster named at submission; empty for the default cluster of this machine."""
         return read_record(self.run_dir).cluster or ""
 
 
 def script(farm: Farm, *, sources: Mapping[str, str] | None = None, beside: Sequence[Word] = ()) -> str:
-    """Return the script of `farm`; nothing is submitted or written. `sources` and `beside` are as in `deploy`."""
+    """Return the job script of `farm`, without submitting or writing it; see `deploy` for `sources` and `beside`."""
     return render_job(_plan(farm, sources, beside, lay_out=False))
 
 
@@ -85,11 +85,14 @@ def deploy(
     trust_run_root: bool = False,
     beside: Sequence[Word] = (),
 ) -> Job:
-    """Submit the job of `farm` and return it; `interactive` starts it in this shell's allocation, or in salloc's.
+    """Submit the job of `farm` and return it.
 
-    `sources` tells the script's reader where each value comes from; `trust_run_root` takes one that no node seems
-    to see; `beside` is a command that runs beside the servers on the first node, and ends them with its own end.
-    Raises LaunchError (refused), ModelError (no repository), MissingComponent (a program is not here).
+    `interactive` starts the job in this shell's allocation, or in a new one from salloc. `sources` maps keys to the
+    source of their value, for the comments in the script. `trust_run_root` accepts a run root that seems not to be
+    shared with the nodes. `beside` is a command that runs beside the servers on the first node; when the command
+    ends, the servers end.
+    Raises LaunchError (job refused), ModelError (missing or invalid model repository), MissingComponent (program not
+    found).
     """
     prepare.refuse_faults(farm)
     prepare.require_site(farm, interactive=interactive, trust_run_root=trust_run_root)
@@ -120,9 +123,10 @@ def deploy(
 
 
 def find_job(farm: Farm, job: str = LATEST) -> Job:
-    """Return a job that was submitted before; by default the newest.
+    """Return a submitted job by its ID, or the newest one.
 
-    Raises LaunchError when its run directory is not there.
+    `job` may name the cluster, `ID;CLUSTER`. Raises LaunchError when the job has no run directory or belongs to
+    another cluster.
     """
     known = FarmDir.of(farm).job_ids()
     job, _, cluster = job.partition(";")
@@ -139,7 +143,7 @@ def find_job(farm: Farm, job: str = LATEST) -> Job:
 
 
 def watch(job: Job, *, tell: Tell = untold) -> Watch:
-    """Return a monitor of `job`, ready to start; it keeps the endpoint until it is stopped."""
+    """Return a monitor of `job`, not started yet; it runs the endpoint until `stop()` or the end of the job."""
     farm, host = job.farm, job.farm.balancer.host
     told = of_job(job.id, tell)
     monitor = Monitor(
@@ -160,10 +164,10 @@ def run_clients(
     tell: Tell = untold,
     farm: Farm | None = None,
 ) -> Report:
-    """Push every event of a folder through the endpoint, and tell it on a page, OUT/report.html.
+    """Send every event of a folder through the endpoint, and write a report page, OUT/report.html.
 
-    See `exatrkx_hpc.work.run.run.run_clients`. `farm` is the one whose endpoint may be asked: then its servers'
-    counters are on the page. Shards of a run over several nodes are done here, one after the other.
+    See `exatrkx_hpc.work.run.run.run_clients`. If the endpoint belongs to `farm`, the page has the counters of its
+    servers. If OUT belongs to a run over several nodes, process its shards on this machine, one after the other.
     """
     with page_of_run(settings, Path(farm.run_root) if farm is not None else None):
         if read_sharding(settings.out) is not None:
@@ -179,7 +183,7 @@ def run_clients_on_nodes(
     nodes: int | None = None,
     tell: Tell = untold,
 ) -> Report:
-    """Do what `run_clients` does, with `settings.workers` workers on each node of this shell's allocation.
+    """Like `run_clients`, with `settings.workers` workers on each of `nodes` nodes of this shell's allocation.
 
     See `exatrkx_hpc.work.nodes.step.run_on_nodes`.
     """
@@ -188,27 +192,27 @@ def run_clients_on_nodes(
 
 
 def stop(job: Job, *, drain: bool = True) -> None:
-    """End `job`: its servers leave the balancer, finish what they have and end."""
+    """Stop `job`. With `drain`, its servers first leave the balancer and finish their requests."""
     with deferred_signals():
         job.scheduler.cancel(job.id, drain=drain)
 
 
 def jobs(farm: Farm) -> Iterator[Job]:
-    """Yield every job that has a run directory, in the order of their ids."""
+    """Yield every job that has a run directory, in the order of the job IDs."""
     scheduler = scheduler_of(farm)
     for job in FarmDir.of(farm).job_ids():
         yield Job(id=job, farm=farm, scheduler=scheduler)
 
 
 def status(job: Job) -> JobStatus:
-    """Return what `job`, its servers and its endpoint are now."""
+    """Return the current status of `job`, its servers and its endpoint."""
     return job_status(job.scheduler.info(job.id), job.run_dir, timeout=job.farm.monitor.probe_timeout)
 
 
 def wait_ready(job: Job, *, timeout: float, tell: Tell = untold) -> JobStatus:
-    """Return the status of `job` in which every server is ready; each change goes to `tell` before.
+    """Wait until every server of `job` is ready and return that status; report each change to `tell`.
 
-    Raises EndpointError when the job ends before, or `timeout` seconds have passed.
+    Raises EndpointError when the job ends first, or after `timeout` seconds.
     """
     wanted = job.farm.job.nodes * job.farm.server.servers_per_node
     return wait_until_ready(lambda: status(job), wanted=wanted, timeout=timeout, tell=tell)
@@ -222,19 +226,19 @@ def setup(
     packages: Sequence[str] = (),
     fused: bool = True,
 ) -> None:
-    """Make the folders, pull the image, fetch the models' packages, build and check the models; safe to repeat.
+    """Create the folders, pull the image, fetch the models' packages, build and check the models; safe to repeat.
 
-    `trust_run_root` takes a run root that no node seems to see; `packages` are fetched beside those that the shipped
-    models import; `fused` is whether the fused model is built. Raises LaunchError, MissingComponent or ModelError for
-    what cannot be done.
+    `trust_run_root` accepts a run root that seems not to be shared with the nodes. `packages` are fetched in addition
+    to the packages that the shipped models import. `fused` builds the fused model, too. Raises LaunchError,
+    MissingComponent or ModelError when a step fails.
     """
     prepare.set_up(farm, tell, trust_run_root=trust_run_root, packages=packages, fused=fused)
 
 
 def clean(farm: Farm, *, older_than: float) -> tuple[str, ...]:
-    """Remove the run directories of the jobs that ended more than `older_than` seconds ago; return their ids.
+    """Remove the run directories of ended jobs, unchanged for `older_than` seconds; return the job IDs.
 
-    Scripts that are older, and of no job that has a run directory, go too.
+    Also removes job scripts of that age that belong to no job with a run directory.
     """
     folder, scheduler = FarmDir.of(farm), scheduler_of(farm)
     old = old_jobs(folder, older_than=older_than, is_over=lambda job: scheduler.info(job).state.over)
@@ -246,9 +250,9 @@ def clean(farm: Farm, *, older_than: float) -> tuple[str, ...]:
 
 @contextmanager
 def running(farm: Farm, *, tell: Tell = untold, wait: float = 600.0) -> Iterator[tuple[Job, Watch]]:
-    """Deploy `farm`, keep its endpoint inside the block, and stop all of it when the block is left.
+    """Deploy `farm`, run its endpoint inside the block, and stop both when the block ends.
 
-    All servers are ready when the block begins; raises EndpointError when they are not within `wait` seconds.
+    All servers are ready when the block begins; raises EndpointError when they are not ready within `wait` seconds.
     """
     job: Job | None = None
     monitor: Watch | None = None
@@ -282,15 +286,15 @@ def up(
     tell: Tell = untold,
     wait: float = 600.0,
 ) -> Iterator[Endpoint]:
-    """Bring the farm of `file` up and yield its endpoint; leaving the block stops what was started.
+    """Start the farm of `file` and yield its endpoint; leaving the block stops the farm.
 
-    `flags` are values by dotted key that go before those of the file, such as `{"job.nodes": 2}`. Raises
-    ConfigError, MissingComponent, LaunchError, ModelError, EndpointError.
+    `flags` override values of the file by dotted key, such as `{"job.nodes": 2}`. The servers must be ready within
+    `wait` seconds. Raises ConfigError, MissingComponent, LaunchError, ModelError, EndpointError.
     """
     farm = resolve(file, flags=flags).farm
     clients = farm.clients
     chosen = workload_of(clients.model, default=clients.workload, folder=clients.workloads)
-    chosen.requests(clients.mode)  # refuses mode direct before anything is started
+    chosen.requests(clients.mode)  # raises ConfigError for mode direct before anything starts
     with (
         running(farm, tell=tell, wait=wait) as (_, monitor),
         Endpoint(
@@ -306,5 +310,8 @@ def up(
 
 
 def endpoint_record(farm: Farm, job: str = LATEST) -> EndpointRecord:
-    """Return where the endpoint of `job`, or of the job watched last, is; raises EndpointError if nowhere."""
+    """Return the addresses of the endpoint of `job`, by default of the job monitored last.
+
+    Raises EndpointError when no monitor runs.
+    """
     return running_endpoint(FarmDir.of(farm), job)

@@ -1,4 +1,4 @@
-"""What must be in place before a farm's job is submitted: folders, plan, models, image, script."""
+"""Prepare everything that a farm's job needs before it is submitted: folders, plan, models, image, script."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ from exatrkx_hpc.models.repository import ENVIRONMENT, read_models
 
 
 def plan(farm: Farm, *, lay_out: bool = True, sources: Mapping[str, str] | None = None) -> FarmPlan:
-    """Return what the job of `farm` will do; `lay_out` also puts the embedded Triton's parts in their place.
+    """Return the plan of the job of `farm`; `lay_out` also installs the embedded Triton's files.
 
-    `sources` says of each key where its value comes from.
+    `sources` maps each key to the source of its value.
     """
     tool = _embedded_tool(farm, lay_out=lay_out) if uses_own_triton(farm) else None
     return make_plan(farm, tool=tool, sources=sources)
@@ -61,10 +61,10 @@ def _embedded_tool(farm: Farm, *, lay_out: bool) -> Tool:
 
 
 def set_up(farm: Farm, tell: Tell, *, trust_run_root: bool, packages: Sequence[str] = (), fused: bool = True) -> None:
-    """Make, pull and build all that a job of `farm` needs; safe to repeat. Raises what each of the steps says.
+    """Create, pull and build everything that a job of `farm` needs; safe to repeat. Raises the errors of the steps.
 
-    `packages` are further ones of the models' Python; `fused` is whether the fused model is built, which on a GPU needs
-    PyTorch and CuPy there.
+    `packages` are additional packages for the models' Python. `fused` builds the fused model, too; on a GPU, that
+    model needs PyTorch and CuPy in the models' Python.
     """
     require_shared(farm, trust_run_root=trust_run_root)
     make_run_root(farm)
@@ -76,7 +76,7 @@ def set_up(farm: Farm, tell: Tell, *, trust_run_root: bool, packages: Sequence[s
 
 
 def refuse_faults(farm: Farm) -> None:
-    """Raise LaunchError when the farm asks for something that its engine cannot do, or for an image that it has not."""
+    """Raise LaunchError for settings that the engine cannot fulfil, or for a missing image."""
     faults = engine_faults(farm)
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
@@ -85,9 +85,10 @@ def refuse_faults(farm: Farm) -> None:
 
 
 def require_site(farm: Farm, *, interactive: bool, trust_run_root: bool) -> None:
-    """Raise what speaks against a job of `farm` on other machines, before anything is written.
+    """Check that a job of `farm` can run on other machines, before anything is written.
 
-    A run root that this machine alone can see is refused unless it is trusted.
+    Raises MissingComponent without the Slurm command that starts the job, LaunchError for a run root that only this
+    machine sees (unless `trust_run_root`), ModelError for a missing or invalid model repository.
     """
     if not abilities_of(farm).other_machines:
         return
@@ -97,7 +98,7 @@ def require_site(farm: Farm, *, interactive: bool, trust_run_root: bool) -> None
 
 
 def require_shared(farm: Farm, *, trust_run_root: bool) -> None:
-    """Raise LaunchError for a run root that other machines must see and this one alone can, unless it is trusted."""
+    """Raise LaunchError if the nodes need the run root but only this machine sees it, unless `trust_run_root`."""
     asked = abilities_of(farm).other_machines and not trust_run_root
     if asked and (why := of_this_machine(Path(farm.run_root))):
         raise LaunchError(
@@ -107,9 +108,10 @@ def require_shared(farm: Farm, *, trust_run_root: bool) -> None:
 
 
 def short_time(limit: str, signal: str, *, key: str, end: float) -> TimeShort | None:
-    """Return news of a time limit that leaves no time to work in, or None.
+    """Return a warning if the time limit leaves no time to work, else None.
 
-    `key` is that of farm.toml, `signal` what Slurm sends before the limit, and `end` what the job then takes, in s.
+    `key` is the key of the limit in farm.toml, `signal` the signal that Slurm sends before the limit, and `end` the
+    seconds that the job takes to end after the signal.
     """
     seconds, lead = limit_seconds(limit), signal_lead(signal)
     if lead is None or seconds > lead + EARLY_SIGNAL:
@@ -127,14 +129,14 @@ def short_time(limit: str, signal: str, *, key: str, end: float) -> TimeShort | 
 
 
 def _starter(*, interactive: bool) -> str:
-    """Return the command of Slurm that starts a farm from this shell."""
+    """Return the Slurm command that starts a farm from this shell."""
     if not interactive:
         return "sbatch"
     return "srun" if allocation(os.environ) is not None else "salloc"
 
 
 def cautions(farm: Farm, *, interactive: bool) -> Iterator[News]:
-    """Yield news of each thing that a person should know before a job on other machines is submitted."""
+    """Yield the warnings for a job on other machines, before it is submitted."""
     if not abilities_of(farm).other_machines:
         return
     if (unused := unused_variables(os.environ, _starter(interactive=interactive))) is not None:
@@ -145,7 +147,7 @@ def cautions(farm: Farm, *, interactive: bool) -> Iterator[News]:
 
 
 def make_run_root(farm: Farm) -> None:
-    """Make the folders below the run root; raises LaunchError when that cannot be done."""
+    """Create the folders below the run root; raises LaunchError when that fails."""
     run_root = FarmDir.of(farm)
     try:
         run_root.scripts.mkdir(parents=True, exist_ok=True)
@@ -157,7 +159,10 @@ def make_run_root(farm: Farm) -> None:
 
 
 def require_models(farm: Farm, tell: Tell) -> None:
-    """On this machine the shipped models are built when they are missing; a site builds its own once."""
+    """Raise ModelError unless the model repository exists and is valid.
+
+    Without Slurm, build a missing repository from the shipped models; on a site, a person builds it once.
+    """
     repository = Path(farm.server.model_repository)
     if abilities_of(farm).builds_models:
         build_models(farm, tell)
@@ -179,7 +184,10 @@ def require_models(farm: Farm, tell: Tell) -> None:
 
 
 def write_script(farm: Farm, what: FarmPlan) -> Path:
-    """Write the job's script, and the Python that its models need; return the script's path."""
+    """Write the job's script and the Python code of its models; return the script's path.
+
+    Raises LaunchError when the run root cannot be written.
+    """
     path = FarmDir.of(farm).scripts / f"{farm.name}-{time.strftime('%Y%m%d-%H%M%S')}.sbatch"
     try:
         write_payload(Path(python_folder(farm)))
@@ -192,7 +200,7 @@ def write_script(farm: Farm, what: FarmPlan) -> Path:
 
 
 def build_models(farm: Farm, tell: Tell, *, fused: bool = True) -> None:
-    """Build the model repository from the shipped models, unless it is there; `fused` is whether with the fused one."""
+    """Build the model repository from the shipped models if it is missing; `fused` includes the fused model."""
     server = farm.server
     repository = Path(server.model_repository)
     if not repository.is_dir():
@@ -213,7 +221,7 @@ def build_models(farm: Farm, tell: Tell, *, fused: bool = True) -> None:
 
 
 def gpus_of_server(farm: Farm) -> int:
-    """Return how many GPUs a server of `farm` has, at least 1."""
+    """Return the number of GPUs of a server of `farm`, at least 1."""
     return farm.server.gpus_per_server or farm.job.gpus_per_node or 1
 
 
@@ -222,9 +230,9 @@ def _gpus_option(farm: Farm) -> str:
 
 
 def make_python_environment(farm: Farm, tell: Tell, *, packages: Sequence[str] = (), fused: bool = True) -> None:
-    """Fetch the packages of the models for the Python of the image, unless they are there or none are wanted.
+    """Fetch the models' packages for the Python of the image, unless they exist or server.python_environment is empty.
 
-    A repository that is there already and takes no notice of them is told. Raises ModelError when they cannot be had.
+    Reports an existing repository whose Python models do not use them. Raises ModelError when fetching fails.
     """
     server = farm.server
     if not server.python_environment:

@@ -43,7 +43,10 @@ _RATES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which particles and tracks count: above `min_pt` GeV, `min_hits` hits; a track from `min_track_hits` hits."""
+    """The particles and tracks that count.
+
+    Particles have a pT above `min_pt` GeV and at least `min_hits` hits, tracks at least `min_track_hits` hits.
+    """
 
     min_pt: float = MIN_PT_GEV
     min_hits: int = MIN_PARTICLE_HITS
@@ -52,9 +55,9 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultsScore:
-    """The score of a folder of results: over `events`, with its profiles and, where asked for, its stages.
+    """The score of a folder of results over `events` events, with profiles and, if requested, stages.
 
-    `without_truth` are the names of results without a truth, `without_results` those of events without a result;
+    `without_truth` has the names of results without a truth, `without_results` the names of events without a result;
     neither is part of the score.
     """
 
@@ -67,7 +70,7 @@ class ResultsScore:
     stages: tuple[StageScore, ...]
 
     def rates(self) -> dict[str, tuple[float, float, float]]:
-        """Return each rate with the ends of its interval, as `wilson_interval`; nan for nothing to divide by."""
+        """Return each rate as (value, low, high) with its `wilson_interval`; nan if the denominator is 0."""
         score = self.score
         counts = {name: (getattr(score, part), getattr(score, whole)) for name, (part, whole) in _RATES.items()}
         counts["fake_rate"] = (score.tracks - score.matched, score.tracks)
@@ -79,7 +82,7 @@ class ResultsScore:
         return found
 
     def to_dict(self) -> dict[str, object]:
-        """Return all of it as JSON has it; null where there is nothing to divide by."""
+        """Return the score as JSON values; null if a denominator is 0."""
         return {
             "events": self.events,
             "without_truth": list(self.without_truth),
@@ -100,12 +103,13 @@ def score_results(
     repository: Path | None = None,
     on_progress: Progress | None = None,
 ) -> ResultsScore:
-    """Return the score of what `run-clients` wrote to `results`, against the events of `truth` with their truth.
+    """Return the score of the labels that `run-clients` wrote to `results`, against the truth in the folder `truth`.
 
-    `results` holds `labels/NAME.csv`, or the parts of `--labels parquet`, or is the folder of these; `truth` holds
-    `NAME.csv` and `truth/NAME.csv`, as `events generate` writes them. With a model `repository` the same events also
-    go through its pipeline in this process, and each stage is scored. Raises InputError for a folder or file that
-    cannot be used, or when no event has both; ModelError or MissingComponent for a repository that cannot be run.
+    `results` is the output folder with `labels/`, or the labels folder itself, with `NAME.csv` or Parquet files.
+    `truth` has `NAME.csv` and `truth/NAME.csv`, as `events generate` writes them. With a model `repository`, the same
+    events also go through its pipeline in this process, and each stage is scored. Raises InputError for a folder or
+    file that cannot be used, or when no event has labels and truth; ModelError or MissingComponent for a repository
+    that cannot run.
     """
     chosen = selection or Selection()
     labels = _labels(results)
@@ -142,7 +146,7 @@ def _labels(results: Path) -> FoundResults:
 
 
 def _truth_events(folder: Path) -> dict[str, Path]:
-    """Return the events of a folder that have a truth, by name."""
+    """Return the paths of the events that have a truth, by name."""
     _require_folder(folder, "another --truth, the folder of events")
     if not (folder / TRUTH_FOLDER).is_dir():
         where = folder.parent if folder.name == TRUTH_FOLDER else "the folder that 'exatrkx-hpc events generate' wrote"

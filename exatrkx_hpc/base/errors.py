@@ -1,4 +1,4 @@
-"""Every error that a user may meet, each with its exit code.
+"""The errors that a user sees, each with its exit code.
 
     ExatrkxError (1)
     ├── ConfigError (2)        farm.toml, an environment variable or a flag is wrong
@@ -10,8 +10,8 @@
     ├── OutputError (8)        a result cannot be written
     └── IncompleteRun (9)      the run ended, but not every event has a result
 
-A message says what, where and what to do next, in one line. Any other exception is a fault of this program; the
-command line reports it in a file and ends with 70 (cli/fault.py).
+A message is one line: what happened, where, what to do next. For an OSError, the command line exits with 8. Any
+other exception is a fault of this program: the command line writes a report file and exits with 70 (cli/fault.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import ClassVar
 
 
 class ExatrkxError(Exception):
-    """The root of the tree; its message is the one line that a user reads."""
+    """The root of all errors; its message is the line that a user reads."""
 
     exit_code: ClassVar[int] = 1
 

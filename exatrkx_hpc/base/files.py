@@ -11,16 +11,16 @@ from pathlib import Path
 
 from exatrkx_hpc.base.readable import size
 
-#: A disk with less than this free is as good as full: what did not fit is gone again.
+#: A disk with fewer free bytes counts as full: removing the partial file may have freed some space again.
 _AS_GOOD_AS_NOTHING = 1 << 20
-#: How the text file begins that Git LFS leaves in a clone in the place of the content.
+#: The first bytes of a Git LFS pointer, the text file that a clone has in place of the content.
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
-#: What to say of such a file.
+#: The remedy for such a file.
 LFS_REMEDY = "fetch its content with 'git lfs pull'"
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """Say whether `path` is what Git LFS leaves in the place of a file whose content was not fetched."""
+    """Return whether `path` is a Git LFS pointer, whose content was not fetched."""
     try:
         with path.open("rb") as file:
             return file.read(len(_LFS_POINTER)) == _LFS_POINTER
@@ -31,7 +31,7 @@ def is_lfs_pointer(path: Path) -> bool:
 def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
     """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
 
-    Raises OSError (disk full, no permission) and then leaves neither a part nor the file aside behind.
+    Raises OSError (disk full, no permission); `path` is then unchanged, and no temporary file is left.
     """
     data = content.encode() if isinstance(content, str) else content
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -48,7 +48,7 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
 
 
 def write_new(path: Path, content: str) -> None:
-    """Write a file that must not be there yet, whole; raises FileExistsError when it is, else as write_whole."""
+    """Write a new file atomically; raises FileExistsError if it exists, OSError if it cannot be written."""
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -60,10 +60,10 @@ def write_new(path: Path, content: str) -> None:
 
 
 def full_disk(error: BaseException, *places: Path) -> str:
-    """Return which disk is full and how large it is, where that is what `error` or its cause says; nothing otherwise.
+    """Return which disk is full and its size if `error` or one of its causes reports a full disk, else ''.
 
-    A write that fails does not always say of which file: then it is looked for at the paths that the error's text
-    names, at `places`, and in the folders for temporary files and of this process.
+    A failed write does not always name its file. Candidates are the paths in the error texts, `places`, the folder
+    for temporary files and the current folder.
     """
     full = next((one for one in _causes(error) if _says_full(one)), None)
     if full is None:
@@ -77,7 +77,7 @@ def full_disk(error: BaseException, *places: Path) -> str:
 
 
 def _disk(folder: Path) -> tuple[str, bool]:
-    """Return what is left on the disk of a folder, in words, and whether it is as good as nothing."""
+    """Return the free space on the disk of a folder, as text, and whether the disk counts as full."""
     existing = next(one for one in (folder, *folder.absolute().parents) if os.path.exists(one))  # noqa: PTH110 - Path.exists raises for a long name
     disk = os.statvfs(existing)
     if disk.f_files and not disk.f_favail:
@@ -97,13 +97,13 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _says_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    # shutil's collection of errors, SQLite and libraries in C have words alone.
+    # Errors of shutil, SQLite and C libraries have only text.
     return re.search(r"No space left on device|database or disk is full", str(error)) is not None
 
 
 def odd_characters(path: Path) -> str:
-    """Return the characters of `path` that a shell reads as more than text, in their order, or nothing.
+    """Return the characters of `path` that a shell may interpret, each once and in order; '' if there are none.
 
-    Triton's Python backend (2.51) starts a model by a command line that it does not quote.
+    Triton's Python backend (2.51) starts a model with a command line that it does not quote.
     """
     return "".join(dict.fromkeys(re.findall(r"[^\w@%+=:,./-]", str(path))))

@@ -1,4 +1,4 @@
-"""A job of a scheduler: its states, and what is known of it at one moment."""
+"""A job of a scheduler: its states, and the facts that the scheduler reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class JobState(str, Enum):
-    """The states of a job, in Slurm's words, and UNKNOWN: not reported."""
+    """Slurm's job states, and UNKNOWN for a job that the scheduler does not report."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -23,7 +23,7 @@ class JobState(str, Enum):
 
     @property
     def over(self) -> bool:
-        """Whether the job has ended permanently; UNKNOWN has not."""
+        """Whether the job has ended permanently; False for UNKNOWN."""
         return self not in _ALIVE
 
 
@@ -32,14 +32,13 @@ _ALIVE = {JobState.PENDING, JobState.RUNNING, JobState.COMPLETING, JobState.UNKN
 
 @dataclass(frozen=True, kw_only=True)
 class JobInfo:
-    """What the scheduler says of a job at one moment; what it does not say is empty or None.
+    """The scheduler's facts on a job at one moment; unreported facts are empty or None.
 
-    `nodes` are host names. `time_left` is in seconds: to the end of a running job, or the limit of one that has
-    not begun; None where there is no limit or the job is over. `unused` is what a job that is over had left of its
-    limit, in seconds. `submit` and `start` are seconds since 1970; `start` of a pending job is when Slurm expects
-    it, and `submit` of a requeued one is when it came back into the queue. `reason` says why the state is what it
-    is. With `answered` false the scheduler said nothing, of this job or of any other. `cluster` is empty for
-    the cluster of this machine.
+    `nodes` are host names. `time_left` is in seconds: until the limit of a running job, or the whole limit of a
+    pending job; None without a limit or after the end. `unused` is the part of the limit that an ended job did not
+    use, in seconds. `submit` and `start` are in seconds since 1970. `start` of a pending job is Slurm's estimate;
+    `submit` of a requeued job is the time of the requeue. `reason` explains the state. `answered` is False if the
+    scheduler did not answer at all. `cluster` is empty for the cluster of this machine.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""What happened, as values: lines for people and JSON for programs are made from them, in one place."""
+"""News: what happened, as values that become lines for people and JSON for programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exatrkx_hpc.base.readable import moment
 
 
 class Level(str, Enum):
-    """How much somebody should care; DEBUG is for programs alone."""
+    """The severity of news; DEBUG is for programs only."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -26,10 +26,10 @@ class Level(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class News(ABC):
-    """Something that happened at `time`, in seconds since 1970, to `job` where it concerns one.
+    """Something that happened at `time`, in seconds since 1970; `job` is empty if no job is concerned.
 
-    A subclass has a `code` of its own, which never changes, and fields that JSON can say. No field is called
-    `code`, `level` or `message`. `usual` is the level of its kind.
+    Each subclass has its own `code`, which never changes, and fields that JSON can represent. No field is called
+    `code`, `level` or `message`. `usual` is the default level of the class.
     """
 
     code: ClassVar[str]
@@ -39,7 +39,7 @@ class News(ABC):
 
     @property
     def level(self) -> Level:
-        """How much somebody should care: as of its kind, where the fields do not say otherwise."""
+        """The severity: the default of the class, unless a subclass derives it from the fields."""
         return self.usual
 
     @abstractmethod
@@ -47,31 +47,31 @@ class News(ABC):
         """Return one line for people, without the time."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as what JSON can say: code, level, time, job, the fields of its kind, and the line as `message`."""
+        """Return the news as JSON values: code, level, time, job, the class's fields, and the line as `message`."""
         fields = TypeAdapter(type(self)).dump_python(self, mode="json")
         first = {"code": self.code, "level": self.level.value, "time": self.time, "job": self.job}
         return {**first, **fields, "message": str(self)}
 
     def as_json(self) -> str:
-        """Return it as one line of JSON."""
+        """Return the news as one line of JSON."""
         return json.dumps(self.as_dict(), ensure_ascii=False)
 
     def as_line(self) -> str:
-        """Return one line for people, which begins with the local time."""
+        """Return one line for people, with the local time in front."""
         return f"{moment(self.time)} {self}"
 
 
-#: Who is told what happens; it is called in the thread in which that happens, and must not raise.
+#: A function that receives news, in the thread in which the change happens; it must not raise.
 Tell: TypeAlias = Callable[[News], None]
 
 
 def untold(news: News) -> None:
-    """Listen to nothing."""
+    """Ignore the news."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Words(News):
-    """News of a part that has nothing but a line for people to say."""
+    """News with only a line for people."""
 
     text: str
 
@@ -81,12 +81,12 @@ class Words(News):
 
 
 def of_job(job: str, tell: Tell) -> Tell:
-    """Return a listener that tells `tell` the same, as news of `job`."""
+    """Return a listener that passes all news to `tell`, with `job` set."""
     return lambda news: tell(replace(news, job=job))
 
 
 def kinds(root: type[News] = News) -> Iterator[type[News]]:
-    """Yield every kind of news of the modules that are imported."""
+    """Yield every news class of the imported modules."""
     for kind in root.__subclasses__():
         if "code" in vars(kind):
             yield kind
@@ -94,9 +94,9 @@ def kinds(root: type[News] = News) -> Iterator[type[News]]:
 
 
 def from_json(line: str) -> News:
-    """Return the news that `as_json` made this line of; its module must be imported.
+    """Return the news of a line of `as_json`; the module of its class must be imported.
 
-    Raises ValueError for anything else.
+    Raises ValueError for any other line.
     """
     told = json.loads(line)
     code = told.get("code") if isinstance(told, dict) else None

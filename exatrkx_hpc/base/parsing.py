@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from exatrkx_hpc.base.errors import ExatrkxError, InputError
 
-#: Bytes of an array in an archive, unpacked: a few hundred of zeros may claim to be any number.
+#: Maximum unpacked bytes of an array in an archive: a small archive of zeros can unpack to any size.
 _LARGEST = 1 << 30
 _HEADERS: Mapping[tuple[int, int], Callable[[io.BytesIO], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
     (1, 0): npy.read_array_header_1_0,
@@ -25,10 +25,10 @@ _HEADERS: Mapping[tuple[int, int], Callable[[io.BytesIO], tuple[tuple[int, ...],
 
 @contextlib.contextmanager
 def parse_errors(path: Path, form: str, *, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn whatever a parser raises inside the block into an InputError of one line: bytes can surprise any parser.
+    """Turn every parser error inside the block into a one-line InputError; corrupt bytes can raise anything.
 
-    `form` is what the file at `path` should be, such as "a .npy file". Errors of ours pass as they are, and
-    those of the classes `but`.
+    `form` names the expected format of the file at `path`, such as "a .npy file". ExatrkxErrors and errors of the
+    classes `but` pass unchanged.
     """
     passing: tuple[type[Exception], ...] = (ExatrkxError, *but)
     try:
@@ -43,15 +43,15 @@ def parse_errors(path: Path, form: str, *, but: tuple[type[Exception], ...] = ()
 
 
 def npy_header(path: Path, data: bytes, *, wanted: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Return shape, whether columns come first, type and first byte of the array in the bytes of a `.npy` file.
+    """Return the shape, Fortran order, dtype and data offset of the array in the bytes of a `.npy` file.
 
-    Raises InputError, which says what is `wanted`, for a torn header and for Python objects, which are never loaded.
+    Raises InputError with the remedy `wanted` for a corrupt header and for Python objects, which are never loaded.
     """
     file = io.BytesIO(data)
     read_magic: Callable[[io.BytesIO], tuple[int, int]] = npy.read_magic
     try:
-        # The header alone first: what it promises need not be there, and may be Python objects. It is read as Python
-        # is, so a torn one may raise whatever a torn program does.
+        # Read only the header: the data may be missing, or be Python objects. numpy parses the header as Python code,
+        # so a corrupt header can raise any error of Python's parser.
         shape, by_columns, dtype = _HEADERS[read_magic(file)](file)
     except Exception as error:
         raise InputError(f"{path} is not a complete numpy file; {wanted}") from error
@@ -61,10 +61,13 @@ def npy_header(path: Path, data: bytes, *, wanted: str) -> tuple[tuple[int, ...]
 
 
 def read_npy(path: Path, data: bytes, *, wanted: str) -> NDArray[Any]:
-    """Return the array in the bytes of the `.npy` file at `path`, a view of them; raises InputError as `npy_header`."""
+    """Return the array in the bytes of the `.npy` file at `path`, as a view of them.
+
+    Raises InputError like `npy_header`, and for truncated data.
+    """
     shape, by_columns, dtype, start = npy_header(path, data, wanted=wanted)
     number = 1
-    for size in shape:  # as Python's numbers: what a torn header promises may be more than 64 bits hold
+    for size in shape:  # Python integers: a corrupt header may need more than 64 bits
         number *= size
     if len(data) - start != number * dtype.itemsize or any(size < 0 for size in shape):
         raise InputError(f"{path} is truncated: {len(data)} bytes do not hold {list(shape)}; write it again")
@@ -72,9 +75,9 @@ def read_npy(path: Path, data: bytes, *, wanted: str) -> NDArray[Any]:
 
 
 def unpack_npz(path: Path, data: bytes, *, wanted: str) -> Mapping[str, Callable[[], bytes]]:
-    """Return what unpacks each array of the `.npz` file at `path`, by the names of the arrays.
+    """Return a function per array that unpacks its bytes from the `.npz` file at `path`, by array name.
 
-    Raises InputError for an archive that is torn, at once or when an array is unpacked.
+    Raises InputError for a corrupt archive, at once or when an array is unpacked, and for an array above 1 GiB.
     """
     with parse_errors(path, "an .npz file"):
         archive = zipfile.ZipFile(io.BytesIO(data))
@@ -82,7 +85,7 @@ def unpack_npz(path: Path, data: bytes, *, wanted: str) -> Mapping[str, Callable
 
     def unpack(name: str) -> bytes:
         with parse_errors(path, "an .npz file"):
-            if archive.getinfo(name).file_size > _LARGEST:  # no more than this is ever unpacked
+            if archive.getinfo(name).file_size > _LARGEST:  # zipfile never unpacks more than file_size
                 raise InputError(f"{path} unpacks to more than {_LARGEST >> 20} MB, too much for an event; {wanted}")
             return archive.read(name)
 

@@ -1,4 +1,4 @@
-"""TCP ports of this machine: which are free, and which are a user's own."""
+"""TCP ports of this machine: free ports, and ports derived from the user ID."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import ClassVar, Literal
 
 from exatrkx_hpc.base.news import Level, News, Tell, untold
 
-#: Users' own ports lie between those that sites give to services and those that the kernel gives to connections.
+#: Users' own ports are above the usual ports of services and below the kernel's range for outgoing connections.
 _FIRST, _PORTS_PER_USER, _USERS = 20_000, 3, 4_000
-#: What a user has a port for; another's, of a user id that is 4,000 away, are the same.
+#: The parts for which a user has a port. Users whose IDs differ by a multiple of 4,000 share their ports.
 _PLACES = ("http", "grpc", "prometheus")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PortTaken(News):
-    """The port that is a user's `own` for a part (grpc, http, prometheus) cannot be used; `port` takes its place."""
+    """The user's `own` port for `part` (grpc, http, prometheus) is not available; `port` replaces it."""
 
     code: ClassVar[str] = "port-taken"
-    #: Who has noted the own one finds another there.
+    #: A client that still uses the own port may reach another program.
     usual: ClassVar[Level] = Level.WARNING
     part: str
     own: int
@@ -28,16 +28,16 @@ class PortTaken(News):
     reason: str
 
     def __str__(self) -> str:
-        """Return both ports, and why."""
+        """Return both ports and the reason."""
         return (
             f"{self.part} port: your own port {self.own} is not available ({self.reason}); using {self.port} this time"
         )
 
 
 def port_trouble(host: str, port: int) -> str | None:
-    """Return why `port` of `host` cannot be listened on now, or None when it can."""
+    """Return why no program can listen on `port` of `host` now, or None if one can."""
     with socket.socket() as probe:
-        # As a server would: a port whose last connections are still fading away is free.
+        # Servers set this option, too: a port with connections in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -54,14 +54,14 @@ def free_port(host: str) -> int:
 
 
 def user_port(what: str, uid: int) -> int:
-    """Return the port that the user `uid` has for `what` (http, grpc, prometheus), the same on every machine."""
+    """Return the port of user `uid` for `what` (http, grpc, prometheus); it is the same on every machine."""
     return _FIRST + _PORTS_PER_USER * (uid % _USERS) + _PLACES.index(what)
 
 
 def chosen_port(host: str, wanted: int | Literal["user"], what: str, tell: Tell = untold) -> int:
-    """Return the port to listen on: `wanted` itself, any free one for 0, for `user` one's own, if it is free.
+    """Return the port to listen on: `wanted`, any free port for 0, or the user's own port for `user`.
 
-    One that is not makes room for any free one, which `tell` is told.
+    If the own port is not available, return any free port and report PortTaken to `tell`.
     """
     if wanted != "user":
         return wanted or free_port(host)
@@ -74,5 +74,5 @@ def chosen_port(host: str, wanted: int | Literal["user"], what: str, tell: Tell 
 
 
 def public_host(host: str) -> str:
-    """Return how others call the host that a program listens on: one on every address has this machine's name."""
+    """Return the name by which clients reach `host`: the name of this machine if `host` means every address."""
     return socket.getfqdn() if host in ("0.0.0.0", "::", "[::]") else host

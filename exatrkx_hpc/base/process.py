@@ -1,6 +1,6 @@
 """The only module that starts programs: run one to completion, or start one and stop it with its children.
 
-Nothing else imports subprocess. A command is a list of words, never a string for a shell.
+No other module imports subprocess. A command is a list of words, never a string for a shell.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pathlib import Path
 
 from exatrkx_hpc.base.errors import MissingComponent
 
-#: The exit status of a program that `run` has killed because it took too long.
+#: The exit status of a program that `run` killed after its timeout.
 TIMED_OUT = 124
 
 
 @dataclass(frozen=True, kw_only=True)
 class Completed:
-    """A program that ran to its end: its command, exit status and what it printed."""
+    """A finished program: its command, exit status and output."""
 
     argv: tuple[str, ...]
     returncode: int
@@ -36,15 +36,15 @@ class Completed:
 
     @property
     def complaint(self) -> str:
-        """What it said about its failure, on one line and without a `; `, which ends what an error says of this."""
+        """The last three lines of output as one line; `; ` becomes `, `, because `; ` separates an error's remedy."""
         text = self.stderr.strip() or self.stdout.strip() or "it printed nothing"
         return ", ".join(line.strip() for line in text.splitlines()[-3:]).replace("; ", ", ")
 
 
 def find_program(name: str, *, remedy: str) -> str:
-    """Return the full path of the program `name`, looked for on PATH and beside this Python.
+    """Return the full path of the program `name`, found on PATH or beside this Python.
 
-    Raises MissingComponent, whose message ends with `remedy`: what to do to get it.
+    Raises MissingComponent, whose message ends with `remedy`: how to get the program.
     """
     beside_python = Path(sys.executable).parent
     found = shutil.which(name) or shutil.which(name, path=str(beside_python))
@@ -54,7 +54,7 @@ def find_program(name: str, *, remedy: str) -> str:
 
 
 def own_command() -> tuple[str, ...]:
-    """Return the words that start this program again with this very Python, also on a node that has it in its place."""
+    """Return the command that starts this program with the same Python, also on a node with the same paths."""
     return (sys.executable, "-m", "exatrkx_hpc")
 
 
@@ -66,9 +66,9 @@ def run(
     cwd: Path | None = None,
     stdin: str = "",
 ) -> Completed:
-    """Run `argv` to its end, at most `timeout` seconds, and return its output; a failing exit status raises nothing.
+    """Run `argv` to its end, at most `timeout` seconds, and return its output; a nonzero exit status raises nothing.
 
-    A program that outlasts its time is killed and reported as exit status 124. Raises MissingComponent when
+    After the timeout, the program is killed and reported with exit status 124. Raises MissingComponent when
     the program does not exist or cannot be started. Output that is not UTF-8 is replaced by '�'.
     """
     try:
@@ -92,7 +92,7 @@ def run(
 
 
 class Child:
-    """A program that runs in a session of its own, so that it can be stopped with all that it started."""
+    """A program in its own session, so that it can be stopped with every process that it started."""
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         """Take over a started process, which must be the leader of its session."""
@@ -100,26 +100,26 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id, which is its session's id too."""
+        """The process ID, which is also the session ID."""
         return self._popen.pid
 
     def returncode(self) -> int | None:
-        """Return its exit status, or None while it runs."""
+        """Return the exit status, or None while the program runs."""
         return self._popen.poll()
 
     def wait(self, timeout: float) -> int | None:
-        """Wait up to `timeout` seconds for its end; return its exit status, or None if it still runs."""
+        """Wait up to `timeout` seconds for the end; return the exit status, or None if the program still runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._popen.wait(timeout)
         return None
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the program alone; nothing happens if it has ended."""
+        """Send a signal to the program only, not to its children; does nothing if the program has ended."""
         with contextlib.suppress(ProcessLookupError):
             self._popen.send_signal(number)
 
     def stop(self, *, grace: float, first: signal.Signals = signal.SIGTERM) -> None:
-        """Ask with `first`, wait up to `grace` seconds, then kill every process that is left of its session."""
+        """Send the signal `first`, wait up to `grace` seconds, then kill every process left in the session."""
         if self.returncode() is None:
             self.send(first)
             self.wait(grace)
@@ -135,9 +135,9 @@ def spawn(
     cwd: Path | None = None,
     keep_open: Sequence[int] = (),
 ) -> Child:
-    """Start `argv` in a session of its own, with its output appended to `log`.
+    """Start `argv` in its own session, with its output appended to `log`.
 
-    It and what it starts hold the file descriptors `keep_open`, too.
+    The program and its children inherit the file descriptors `keep_open`.
 
     Raises MissingComponent when the program does not exist or cannot be started.
     """
@@ -165,9 +165,9 @@ def _cannot_start(program: str, error: OSError) -> MissingComponent:
 
 
 async def spawn_piped(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
-    """Start `argv` in a session of its own with stdin and stdout as pipes; its stderr is this process's.
+    """Start `argv` in its own session with stdin and stdout as pipes; stderr is that of this process.
 
-    Raises OSError when it cannot be started: no such program, or no file, process or thread is left for it.
+    Raises OSError when it cannot start: no such program, or the limit of files, processes or threads is reached.
     """
     try:
         return await asyncio.create_subprocess_exec(
@@ -177,12 +177,12 @@ async def spawn_piped(argv: Sequence[str], *, env: Mapping[str, str] | None = No
             env=env,
             start_new_session=True,
         )
-    except RuntimeError as error:  # asyncio waits for a child in a thread of its own, which counts as a process
+    except RuntimeError as error:  # asyncio waits for a child in a separate thread, which counts as a process
         raise OSError(errno.EAGAIN, str(error)) from error
 
 
 def session_members(session: int) -> list[int]:
-    """Return the ids of the living processes of a session."""
+    """Return the process IDs of the living processes of a session."""
     members = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -194,7 +194,7 @@ def session_members(session: int) -> list[int]:
 
 
 def kill_session(session: int, *, deadline: float = 5.0) -> None:
-    """Kill every process of a session that this user may kill, until none is left or `deadline` is over."""
+    """Kill every process of a session that this user may kill, until none is left or after `deadline` seconds."""
     until = time.monotonic() + deadline
     while time.monotonic() < until:
         living = session_members(session)

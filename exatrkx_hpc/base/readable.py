@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 def names(hosts: Iterable[str]) -> str:
-    """Return names in their order with numbers in a row drawn together as Slurm does: nid[001-064], login1."""
+    """Return sorted host names, with numbers as ranges in Slurm's notation: nid[001-064], login1."""
     found: list[tuple[str, str, str, list[int]]] = []
     for name in sorted(set(hosts)):
         match = re.fullmatch(r"(.*?)([0-9]+)([^0-9]*)", name, re.ASCII)
@@ -23,7 +23,7 @@ def names(hosts: Iterable[str]) -> str:
 
 
 def _numbers(row: list[int], width: int) -> str:
-    """Return numbers that rise as one of them alone, or as ranges in brackets, each `width` digits wide."""
+    """Return rising numbers as text, `width` digits each: one number alone, several as ranges in brackets."""
     ranges: list[list[int]] = []
     for value in row:
         if ranges and value == ranges[-1][-1] + 1:
@@ -41,7 +41,7 @@ def one_line(text: str, *, longest: int = 400) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number with three digits that count, and commas between thousands: 0.0123, 4.57, 1,235,000."""
+    """Return a number with three significant digits, or all of its integer part: 0.0123, 4.57, 1,234,567."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
@@ -50,12 +50,12 @@ def number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share, 0 to 1, in per cent with one digit behind the point."""
+    """Return a share (0 to 1) in percent, with one decimal place."""
     return f"{100.0 * share:.1f} %"
 
 
 def size(count: float) -> str:
-    """Return a number of bytes in the unit that a person would choose: 0 B, 64 KiB, 1.5 GiB."""
+    """Return a number of bytes in a readable unit: 0 B, 64 KiB, 1.5 GiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{number(count)} {unit}"
@@ -64,7 +64,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the units that a person would choose: 0.5 s, 1 min 30 s, 2 h 14 min."""
+    """Return a duration in readable units: 0.5 s, 1 min 30 s, 2 h 14 min."""
     if seconds < 60:
         return f"{number(seconds)} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -73,7 +73,7 @@ def duration(seconds: float) -> str:
 
 
 def moment(seconds: float, *, utc: bool = False) -> str:
-    """Return a moment, in seconds since 1970, as the local date and time, 2026-11-26 14:03:09, or as that in UTC."""
+    """Return a time in seconds since 1970 as local date and time, 2026-11-26 14:03:09, or in UTC."""
     if utc:
         return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: The stops that have begun to unwind this program, in their order.
+#: The stop signals that have started to unwind this program, in order.
 _unwound: list[int] = []
 
 
@@ -20,10 +20,10 @@ def _unwind(number: int, frame: FrameType | None) -> None:
 
 
 def unwind_on_stop() -> None:
-    """Let SIGTERM, and the end of the terminal, unwind this program as Ctrl-C does: it stops what it started.
+    """Let SIGTERM and SIGHUP (closed terminal) unwind this program like Ctrl-C, so that it stops what it started.
 
-    A signal that is switched off, as SIGHUP is by nohup, stays off. SIGINT gets Python's own handler, which asyncio
-    replaces by a cancellation while a loop runs: an exception in the middle of gRPC's C code crashes the program.
+    Ignored signals stay ignored, such as SIGHUP under nohup. SIGINT keeps Python's own handler: asyncio replaces it
+    by a cancellation while a loop runs, because an exception inside gRPC's C code crashes the program.
     """
     for number in _STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -31,21 +31,20 @@ def unwind_on_stop() -> None:
 
 
 def unwound() -> int | None:
-    """Return the exit code of a program that SIGTERM or SIGHUP unwinds, 128 + number; None when none has come.
+    """Return the exit code of a program that SIGTERM or SIGHUP unwinds, 128 + number; None without such a signal.
 
-    The exception alone cannot say: a library in C that the signal interrupts may put an error of its own in its
-    place (protobuf's enumerations make an AttributeError of it).
+    The exception is not enough: an interrupted C library may replace SystemExit by its own error (protobuf's
+    enumerations raise AttributeError).
     """
     return 128 + _unwound[-1] if _unwound else None
 
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Hold SIGINT, SIGTERM and SIGHUP back inside the block and deliver the first of them after it.
+    """Hold SIGINT, SIGTERM and SIGHUP back inside the block, and deliver the first of them after the block.
 
-    Between the start of a process and the note that it was started, or in the middle of stopping what runs,
-    a signal would leave something behind. In other threads than the main one this does nothing: signals never
-    arrive there.
+    For critical sections: a signal between the start of a process and the record of it, or during a stop, would leave
+    orphans. Does nothing outside the main thread: Python handles signals only there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -64,9 +63,9 @@ def deferred_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def noted_signals() -> Iterator[list[str]]:
-    """Give a list to which SIGINT, SIGTERM and SIGHUP only add their names inside the block; nothing else happens.
+    """Yield a list; inside the block, SIGINT, SIGTERM and SIGHUP append their names to it and do nothing else.
 
-    In other threads than the main one it stays empty: signals never arrive there.
+    Outside the main thread, the list stays empty: Python handles signals only in the main thread.
     """
     heard: list[str] = []
     if threading.current_thread() is not threading.main_thread():

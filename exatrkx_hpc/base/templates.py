@@ -21,7 +21,7 @@ def render(template: str, *, filters: Mapping[str, Callable[..., str]] | None = 
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        # Scripts and configurations have a filter that quotes for them; HTML is escaped here.
+        # Scripts and configurations quote their values with filters; HTML is escaped here.
         autoescape=template.endswith(".html.j2"),
     )
     environment.filters.update(filters or {})

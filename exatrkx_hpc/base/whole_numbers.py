@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 Integers = NDArray[np.int64] | NDArray[np.uint64]
 """Whole numbers, all exact."""
 
-#: int() also takes underscores and the digits of other scripts.
+#: ASCII digits only: int() also accepts underscores and the digits of other scripts.
 _PLAIN: Final = re.compile(r"[+-]?[0-9]{1,400}")
 _POINTED: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
-#: What was a float64 may have been rounded from here on.
+#: From here on, a number that was a float64 may be rounded.
 _EXACT: Final = 2**53
-#: Digits of the longest number of 64 bits; also bounds the work.
+#: Maximum number of characters of a number; bounds the work.
 _DIGITS: Final = 400
 
 
 def whole_number(text: str) -> int:
-    """Return the number in a text such as `7`, `-1`, or `3.000e+00`, as floats are written, below 2^53.
+    """Return the integer in a text such as `7` or `-1`, or `3.000e+00` (float notation, below 2^53 only).
 
-    Raises ValueError that says what is wrong with it.
+    Raises ValueError with the reason for any other text.
     """
     word = text.strip()
     shown = repr(word[:40])
@@ -44,9 +44,9 @@ def whole_number(text: str) -> int:
 
 
 def whole_numbers(lines: Sequence[str], *, first: int) -> Integers:
-    """Return one whole number for each line, int64 `[N]`, or uint64 where one is 2^63 or more.
+    """Return one integer per line, int64 `[N]`, or uint64 `[N]` if one is 2^63 or more.
 
-    Raises ValueError `LINE: what is wrong`; the lines count from `first`.
+    Raises ValueError `LINE: REASON`; line numbers start at `first`.
     """
     numbers = [int(line) if _PLAIN.fullmatch(line) else _told(line, place) for place, line in enumerate(lines, first)]
     low, high = min(numbers, default=0), max(numbers, default=0)

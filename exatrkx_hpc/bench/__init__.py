@@ -1,1 +1,1 @@
-"""The evaluation: farms of several sizes, each measured with perf_analyzer, and the same work without a server."""
+"""Benchmarks: farms of several sizes measured with perf_analyzer, and the same work without a server."""

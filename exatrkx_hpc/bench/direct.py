@@ -1,7 +1,7 @@
-"""The pipeline without a server, in as many processes as wanted: what the service is compared with.
+"""The pipeline without a server, in several processes: the baseline for the service.
 
-As a program, `python -m exatrkx_hpc.bench.direct REPOSITORY EVENTS` says `ready`, then works for each line of stdin
-that is a number of seconds, and says how long each event took, as JSON. It ends with stdin.
+As a program, `python -m exatrkx_hpc.bench.direct REPOSITORY EVENTS` prints `ready`. For each line of stdin, a number
+of seconds, it processes events for that time and prints the seconds of each event as JSON. It ends when stdin closes.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from exatrkx_hpc.work.run.worker_process import worker_environment
 
 _START_DEADLINE: Final = 300.0
 _MARGIN: Final = 120.0
-#: A line with the seconds of every event is longer than asyncio's default takes.
 _READY: Final = b"ready\n"
 
 
 @contextlib.contextmanager
 def running(repository: Path, events: Path, processes: int) -> Iterator[Callable[[float], ClientFigures]]:
-    """Start the processes; the function lets them work for so many seconds and returns what they did together.
+    """Start the processes and yield a function that lets them work for some seconds and returns their total figures.
 
-    Raises EndpointError when one of them cannot start or ends; what it said is on stderr.
+    Raises EndpointError when a process does not become ready or ends, with its output on stderr; OSError when it
+    cannot be started.
     """
     loop = asyncio.new_event_loop()
     started: list[asyncio.subprocess.Process] = []
@@ -64,7 +64,7 @@ async def _work(processes: list[asyncio.subprocess.Process], seconds: float) -> 
     times = 1000.0 * np.concatenate([np.asarray(one["times"]) for one in told])
     p50, p95, p99 = (float(value) for value in np.percentile(times, (50, 95, 99)))
     return ClientFigures(
-        # Each by its own time: one that began its last event late does not make the others slower.
+        # Each process by its own time, so that a long last event in one does not lower the rate of the others.
         per_second=sum(len(one["times"]) / one["seconds"] for one in told),
         mean_ms=float(times.mean()),
         p50_ms=p50,
@@ -74,6 +74,7 @@ async def _work(processes: list[asyncio.subprocess.Process], seconds: float) -> 
 
 
 async def _lines(processes: list[asyncio.subprocess.Process], deadline: float) -> list[bytes]:
+    # Not readline(): a line with the seconds of every event may exceed the limit of asyncio.
     async def line(process: asyncio.subprocess.Process) -> bytes:
         assert process.stdout is not None
         text = b""
@@ -97,7 +98,7 @@ async def _end(processes: list[asyncio.subprocess.Process]) -> None:
 
 
 def main() -> None:
-    """Be one of the processes."""
+    """Run one of the processes."""
     repository, folder = (Path(word) for word in sys.argv[1:3])
     reader = Reader()
     events = [reader.read(event).tensors["hits"] for event in events_of(folder)]

@@ -10,20 +10,20 @@ from exatrkx_hpc.base.news import News
 
 @dataclass(frozen=True, kw_only=True)
 class BenchEventsWritten(News):
-    """So many events of `folder` are written as the input of perf_analyzer."""
+    """The events of `folder` are written as input of perf_analyzer; `events` is their number."""
 
     code: ClassVar[str] = "bench-events"
     events: int
     folder: str
 
     def __str__(self) -> str:
-        """Return how many, and of which folder."""
+        """Return the number of events and the folder."""
         return f"events: {self.events} of {self.folder}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchWarming(News):
-    """A placement is up and warms up, which counts for nothing."""
+    """A placement is ready and warms up; the warm-up is not measured."""
 
     code: ClassVar[str] = "bench-warming"
     servers: int

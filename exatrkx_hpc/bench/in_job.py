@@ -1,4 +1,4 @@
-"""A scan as part of a job: the command that a job runs beside its servers, on its first node."""
+"""A scan inside a job: the command that the job runs beside its servers, on its first node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exatrkx_hpc.launch.plan import settings_of
 from exatrkx_hpc.launch.words import Var, Word
 from exatrkx_hpc.measure import perf_analyzer
 
-#: The endpoint is the scan's own: it must not fail because another job of the node has one, too.
+#: The scan has its own endpoint on free ports, so that it cannot collide with another job of the node.
 _OWN_ENDPOINT: Final = {
     f"{ENVIRONMENT_PREFIX}BALANCER_GRPC_PORT": "0",
     f"{ENVIRONMENT_PREFIX}BALANCER_HTTP_PORT": "0",
@@ -25,10 +25,10 @@ _OWN_ENDPOINT: Final = {
 
 
 def bench_command(farm: Farm, events: Path, *, sources: Mapping[str, str] | None = None) -> tuple[Word, ...]:
-    """Return the command that measures the servers of its own job and leaves `bench/` in the run directory.
+    """Return the command that measures the servers of its own job and writes `bench/` into the run directory.
 
-    The job's values go with it, so it needs no farm.toml. Its placement is the job's: the scan is over the requests in
-    flight. Raises InputError without events, MissingComponent when perf_analyzer or matplotlib is not here.
+    The command passes the job's values as environment variables, so it needs no farm.toml. The scan varies only the
+    concurrency. Raises InputError without events, MissingComponent without perf_analyzer or matplotlib.
     """
     if not events.exists():
         raise InputError(f"{events} does not exist; choose a folder of events, or a *.json, with --events")

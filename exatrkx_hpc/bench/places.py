@@ -1,4 +1,4 @@
-"""What is measured: a farm of a given size that is up for the block, or the servers of a job that runs already."""
+"""The target of a measurement: a farm of a given size, started for the block, or the servers of a running job."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_INSTANCES: Final = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """An endpoint with `servers` servers of `instances` instances; `record` tells who its members are at the moment."""
+    """An endpoint with `servers` servers of `instances` instances each; `record` returns its current record."""
 
     endpoint: str
     servers: int
@@ -35,10 +35,10 @@ class Target:
 
 
 def sized(farm: Farm, servers: int, instances: int) -> Farm:
-    """Return `farm` with so many servers in all, and a balancer on free ports without a Prometheus beside it.
+    """Return `farm` with `servers` servers in total, `instances` instances each, free ports and no Prometheus.
 
-    Full nodes first: more than `server.servers_per_node` servers need a multiple of it. Raises ConfigError for a
-    number that cannot be.
+    Nodes are filled: more than `server.servers_per_node` servers must be a multiple of it. Raises ConfigError for
+    any other number, and for too many instances.
     """
     on_node = farm.server.servers_per_node
     if servers > on_node and servers % on_node:
@@ -57,7 +57,7 @@ def sized(farm: Farm, servers: int, instances: int) -> Farm:
 
 
 def _unobtrusive(farm: Farm) -> Farm:
-    """Only the scan asks its endpoint: any free port will do, and no Prometheus takes time beside it."""
+    """Use any free ports and no Prometheus: only the scan uses the endpoint, and Prometheus would take CPU time."""
     return farm.model_copy(
         update={
             "balancer": farm.balancer.model_copy(update={"grpc_port": 0, "http_port": 0}),
@@ -68,7 +68,7 @@ def _unobtrusive(farm: Farm) -> Farm:
 
 @contextlib.contextmanager
 def placed(farm: Farm, servers: int, instances: int, *, wait: float, tell: Tell) -> Iterator[Target]:
-    """Bring `farm` up in this size for the block; `wait` is how many seconds its servers may take to be ready."""
+    """Run `farm` in this size for the block; its servers must be ready within `wait` seconds."""
     what = with_models(sized(farm, servers, instances), tell)
     with story.running(what, tell=tell, wait=wait) as (job, watch):
         yield Target(
@@ -80,9 +80,9 @@ def placed(farm: Farm, servers: int, instances: int, *, wait: float, tell: Tell)
 
 
 def with_models(farm: Farm, tell: Tell) -> Farm:
-    """Return `farm` with a model repository of its own for its number of instances, built beside the runs.
+    """Return `farm` with a separate model repository for its number of instances, built in the run root.
 
-    It is a copy of the farm's repository, or where there is none, of the shipped one.
+    The repository is a copy of the farm's, or of the shipped one if the farm has none.
     """
     source, shipped = source_models(farm), not Path(farm.server.model_repository).is_dir()
     out = FarmDir.of(farm).bench_models / str(farm.server.instances)
@@ -94,21 +94,21 @@ def with_models(farm: Farm, tell: Tell) -> Farm:
 
 
 def analyzer_folder(farm: Farm) -> Path:
-    """Return where perf_analyzer is installed for a farm: beside its runs, so that the nodes see it."""
+    """Return the installation folder of perf_analyzer: in the farm's run root, so that the nodes see it."""
     return FarmDir.of(farm).perf_analyzer
 
 
 def source_models(farm: Farm) -> Path:
-    """Return the models that a scan is of: the farm's, or where it has none yet, the shipped ones."""
+    """Return the model repository that a scan measures: the farm's, or the shipped one if the farm has none."""
     repository = Path(farm.server.model_repository)
     return repository if repository.is_dir() else asset("model_repos/exatrkx")
 
 
 @contextlib.contextmanager
 def of_job(farm: Farm, job: str, *, wait: float, tell: Tell) -> Iterator[Target]:
-    """Give the endpoint of a running job: the one that a monitor keeps, or one of its own for the block.
+    """Yield the endpoint of a running job: that of its monitor, or if none runs, a new one for the block.
 
-    Raises EndpointError when its servers are not ready within `wait` seconds.
+    Raises EndpointError if the new one does not have all servers of `farm` ready within `wait` seconds.
     """
     found = story.find_job(farm, job)
     servers = farm.job.nodes * farm.server.servers_per_node

@@ -1,4 +1,4 @@
-"""One repetition of a point, measured: with perf_analyzer and the servers' counters, or without a server."""
+"""Measure one repetition of a point: with perf_analyzer and the servers' counters, or without a server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def measure_service(
     window: float,
     calls: str = "default",
 ) -> Measure:
-    """Return what measures a point at `target`; the CSV of perf_analyzer stays in the store."""
+    """Return a function that measures a point at `target`; the CSV of perf_analyzer goes to the store."""
     version = triton_version(target.record())
 
     def measure(point: Point, repetition: int) -> Row:
@@ -64,7 +64,7 @@ def measure_service(
 
 
 def measure_direct(work: Callable[[float], ClientFigures], *, model: str, window: float) -> Measure:
-    """Return what measures a point without a server; all of its latency is compute."""
+    """Return a function that measures a point without a server; its whole latency counts as compute."""
 
     def measure(point: Point, repetition: int) -> Row:
         now = _Moment(model)
@@ -76,7 +76,10 @@ def measure_direct(work: Callable[[float], ClientFigures], *, model: str, window
 
 
 def _all_of(members: Mapping[str, str]) -> tuple[Snapshot, ...]:
-    """Return what each member counts; a silent one would count with its whole life, or not at all."""
+    """Return the counters of all members; raises EndpointError if one is silent.
+
+    A member missing from one of two snapshots would count since its start, or not at all.
+    """
     snapshots, silent = fetch_fleet(members.values())
     if silent:
         raise silent[0]
@@ -84,7 +87,7 @@ def _all_of(members: Mapping[str, str]) -> tuple[Snapshot, ...]:
 
 
 class _Moment:
-    """What a row says of the moment before its measurement."""
+    """The load average and the UTC time before a measurement, for its row."""
 
     def __init__(self, model: str) -> None:
         self._model = model
@@ -103,7 +106,7 @@ class _Moment:
         versions: tuple[str, str] = ("", ""),
         calls: str = "",
     ) -> Row:
-        """Return the row of what was measured; `versions` are Triton's and perf_analyzer's."""
+        """Return the row of a measurement; `versions` are those of Triton and perf_analyzer."""
         busy = busy or Utilisation()
         return Row(
             kind=point.kind,
@@ -135,19 +138,19 @@ class _Moment:
 
 
 def triton_version(record: EndpointRecord) -> str:
-    """Return the version that a server behind the endpoint says it has, or nothing."""
+    """Return the version that a server behind the endpoint reports, or ''."""
     import requests
 
     try:
         with requests.Session() as session:
-            session.trust_env = False  # a server is inside the cluster; http_proxy is for the world outside it
+            session.trust_env = False  # ignore http_proxy: the servers are inside the cluster
             return str(session.get(f"http://{record.http}/v2", timeout=5.0).json()["version"])
     except (requests.RequestException, KeyError, ValueError):
         return ""
 
 
 def shares(model: str, members: Mapping[str, str], before: tuple[Snapshot, ...], after: tuple[Snapshot, ...]) -> str:
-    """Return each member's share of the requests to `model`, `NAME=SHARE` with blanks between; '' without requests."""
+    """Return each member's share of the requests to `model` as `NAME=SHARE NAME=SHARE …`; '' without requests."""
     earlier = {snapshot.url: snapshot for snapshot in before}
     done = {}
     for snapshot in after:

@@ -1,4 +1,4 @@
-"""A whole scan: each placement brought up, its points measured until they are known well enough, and taken down."""
+"""A full scan: start each placement, measure its points until they are precise enough, and stop it."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _TAKEN_UP: Final = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A scan: its farm, what is measured how well, with which events, and where the figures go.
+    """A scan: its farm, points, effort, events and output folder.
 
-    `events` is a folder of events, or a JSON of perf_analyzer's for a model that wants other tensors. `wait` is how
-    many seconds the servers of a placement may take to be ready. With `job` the servers of that running job are
-    measured as they are, and the grid counts for its concurrency alone.
+    `events` is a folder of events, or a perf_analyzer JSON file for a model with other tensors. `wait` is the maximum
+    number of seconds until the servers of a placement are ready. With `job`, the scan measures the servers of that
+    running job as they are, and of the grid uses only the concurrency.
     """
 
     farm: Farm
@@ -50,13 +50,13 @@ class Bench:
 
 
 def run_bench(bench: Bench, *, tell: Tell) -> tuple[Row, ...]:
-    """Do what is left of the scan and return all its rows; the table is `bench.csv` in the folder of the scan.
+    """Run or resume the scan and return all its rows; the table is `bench.csv` in the folder of the scan.
 
-    Raises IncompleteRun when a point has no figures in the end or time was out; the same call goes on then. Raises
-    what bringing a farm up raises, ConfigError for figures of another scan in the folder, InputError without events.
+    Raises IncompleteRun when a point failed or the time was over; the same call then resumes the scan. Raises the
+    errors of starting a farm, ConfigError for another scan in the folder, InputError without events.
     """
     for servers, instances in bench.grid.placements() if bench.job is None else ():
-        sized(bench.farm, servers, instances)  # refuses what cannot be before anything is started
+        sized(bench.farm, servers, instances)  # raises ConfigError before anything is started
     scan = _Scan(bench, tell)
     if bench.job is not None:
         scan.place(of_job(bench.farm, bench.job, wait=bench.wait, tell=tell))
@@ -70,7 +70,7 @@ def run_bench(bench: Bench, *, tell: Tell) -> tuple[Row, ...]:
 
 
 class _Scan:
-    """A scan at work: what it has measured, and how far it is."""
+    """A running scan: its store and its progress."""
 
     def __init__(self, bench: Bench, tell: Tell) -> None:
         self._bench, self._tell = bench, tell
@@ -79,7 +79,7 @@ class _Scan:
         self._progress = Progress(until=time.monotonic() + 60.0 * bench.effort.minutes)
 
     def wants(self, points: tuple[Point, ...]) -> bool:
-        """Whether one of the points is to be measured, and there is time for it."""
+        """Whether one of the points needs a measurement and there is time for it."""
         if not pending(points, self._store, self._bench.effort):
             return False
         progress = self._progress
@@ -87,7 +87,7 @@ class _Scan:
         return not progress.out_of_time
 
     def without_server(self) -> None:
-        """Measure the pipeline without a server, in each number of processes."""
+        """Measure the pipeline without a server, for each number of processes."""
         bench = self._bench
         for point in bench.grid.direct_points():
             if self.wants((point,)):
@@ -95,12 +95,12 @@ class _Scan:
                     self._run((point,), measure_direct(work, model=bench.model, window=bench.effort.window))
 
     def place(self, place: AbstractContextManager[Target]) -> None:
-        """Measure the points of one placement, after a warm-up that counts for nothing."""
+        """Measure the points of one placement, after a warm-up that is not measured."""
         bench = self._bench
         with place as target:
             most = max(*bench.grid.concurrency, target.servers * target.instances)
             self._tell(BenchWarming(servers=target.servers, instances=target.instances))
-            # nginx may still be about to take up the members; run-clients would ask again, perf_analyzer does not.
+            # nginx may not have loaded the members yet; unlike run-clients, perf_analyzer does not retry.
             check_endpoint(target.endpoint, bench.model, deadline=_TAKEN_UP)
             warm = Load(
                 server=target.endpoint,
@@ -127,7 +127,7 @@ class _Scan:
         run_points(points, measure, store=self._store, effort=effort, progress=self._progress, tell=self._tell)
 
     def check(self) -> None:
-        """Raise IncompleteRun when something was not measured."""
+        """Raise IncompleteRun when a point failed or the time was over."""
         failed = self._progress.failed
         if failed:
             point, why = next(iter(failed.items()))
@@ -140,7 +140,7 @@ class _Scan:
 
 
 def _data(bench: Bench, tell: Tell) -> tuple[Path, str]:
-    """Return the file for perf_analyzer, made of a folder of events, and its digest."""
+    """Return the input file of perf_analyzer, converted from events if necessary, and its digest."""
     if not bench.events.exists():
         raise InputError(
             f"{bench.events} does not exist; choose events or a *.json with --events, or create events with "
@@ -162,6 +162,6 @@ def _facts(bench: Bench, digest: str) -> dict[str, object]:
         "device": bench.farm.server.device,
         "exatrkx-hpc": __version__,
         "perf_analyzer": bench.analyzer.version,
-        # Scans of earlier programs do not say; they are gone on with as they began.
+        # Scans of earlier versions lack this fact and can be resumed with the default.
         **({"calls": bench.farm.bench.calls} if bench.farm.bench.calls != "default" else {}),
     }

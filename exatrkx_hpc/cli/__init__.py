@@ -1,4 +1,4 @@
-"""The command line: parse, one call of the library, print. Only main() catches errors."""
+"""The command line: parse the arguments, call the library once, print. Only main() catches errors."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ app.add_typer(workload_app, name="workload")
 
 
 def _complain(line: str, error: BaseException) -> None:
-    """Print the one line of an error; where a disk is full, it names the disk and its size."""
+    """Print an error as one line; for a full disk, add the disk and its size."""
     words = [Path(word.partition("=")[2] if word.startswith("--") else word) for word in sys.argv[1:]]
     line = re.sub(r"\[Errno \d+\] ", "", line)
     why = full_disk(error, *(path for path in words if path.is_absolute() or os.path.exists(path)))  # noqa: PTH110 - Path.exists raises for a long name
@@ -80,24 +80,24 @@ def _complain(line: str, error: BaseException) -> None:
 
 
 def _plain(error: OSError) -> str:
-    """Return an error of the system without its number."""
+    """Return a system error without its errno."""
     where = f": {error.filename}" if error.filename else ""
     return f"{error.strerror}{where}" if error.strerror else str(error).partition("\n")[0]
 
 
 def main() -> None:
-    """Run the command that the arguments name; an error is one line on stderr and its exit code."""
+    """Run the command of the arguments; print an error as one line on stderr and exit with its code."""
     unwind_on_stop()
     try:
         app(standalone_mode=True)
     except ExatrkxError as error:
         _complain(str(error), error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:  # between the commands: while one runs, Typer answers it
+    except KeyboardInterrupt:  # outside a command: inside one, Typer handles it
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         sys.exit(141)
-    except OSError as error:  # a full disk, a folder that may not be written: whatever has no line of its own
+    except OSError as error:  # any that the library did not translate, such as a full disk
         _complain(_plain(error), error)
         sys.exit(OutputError.exit_code)
     except Exception as error:

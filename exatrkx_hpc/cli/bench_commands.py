@@ -220,7 +220,7 @@ def _effort(farm: Farm) -> Effort:
 
 
 def _analyzer(farm: Farm, tell: Tell) -> PerfAnalyzer:
-    """Return the perf_analyzer, installed after a question where there is somebody to ask."""
+    """Return perf_analyzer; if it is missing, offer on a terminal to install it."""
     folder = analyzer_folder(farm)
     try:
         return perf_analyzer.find(folder, farm.bench.perf_analyzer)
@@ -235,7 +235,7 @@ def _analyzer(farm: Farm, tell: Tell) -> PerfAnalyzer:
 
 
 def _measure(scan: Bench, tell: Tell, *, plots: bool) -> tuple[Sequence[Row], Sequence[Path]]:
-    """Return the rows of the scan and the files of its figures; one that is not done has figures of what it has."""
+    """Return the rows of the scan and the files of its figures; draw figures of an incomplete scan, too."""
     figures = scan.out / "figures"
     try:
         rows = run_bench(scan, tell=tell)

@@ -71,7 +71,7 @@ def init(
 
 
 def _checked(name: str | None) -> str | None:
-    """Return the engine that --engine names, if any; raises ConfigError for one that there is not."""
+    """Return the engine of --engine, if given; raises ConfigError for an unknown one."""
     try:
         return None if name is None else known_engine(name)
     except ValueError as error:

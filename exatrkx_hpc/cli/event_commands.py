@@ -77,7 +77,7 @@ def generate(
 
 
 def event_source(name: SourceName) -> synthetic.Source:
-    """Return what makes events; raises MissingComponent when ACTS is asked for and is not installed."""
+    """Return the event generator; raises MissingComponent if it is ACTS and not installed."""
     try:
         return acts.event_source(name)
     except ImportError as error:
@@ -149,7 +149,7 @@ def convert(
 
 
 def _refuse_events_of_another_call(out: Path) -> None:
-    """Raise OutputError when `out` holds events: those of two calls or seeds would pass for one set."""
+    """Raise OutputError if `out` has events: events of two calls or seeds would look like one set."""
     held = sum(1 for form in FORMATS for path in out.glob(f"[!.]*.{form}"))
     if held:
         raise OutputError(f"{out} holds {held} events already; use them, remove the folder, or choose another --out")

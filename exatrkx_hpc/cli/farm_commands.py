@@ -104,7 +104,7 @@ def _submit(
     trust_run_root: bool,
     as_json: bool,
 ) -> None:
-    """Submit the job and print its id; `wait` is how long to wait for its servers, if at all."""
+    """Submit the job and print its ID; with `wait`, wait up to that many seconds for its servers."""
     tell = teller(as_json=as_json)
     job = story.deploy(farm, tell=tell, sources=sources, trust_run_root=trust_run_root, beside=beside)
     told = {"job": job.id, "cluster": job.cluster, "run_dir": str(job.run_dir)}
@@ -112,7 +112,7 @@ def _submit(
     if wait is not None:
         story.wait_ready(job, timeout=wait, tell=tell)
     if as_json:
-        return  # programs have read all that there is
+        return  # the next line is for people
     after = f"the figures will be in {job.run_dir.bench}" if beside else f"next: exatrkx-hpc monitor {job.id}"
     say(f"run directory {job.run_dir}; {after}")
 

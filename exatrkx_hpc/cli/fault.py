@@ -1,4 +1,4 @@
-"""A fault of this program rather than of its user: one line, and a report in a file for those who fix it."""
+"""Faults of this program: one line for the user, and a report file for its developers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from types import ModuleType
 
 from exatrkx_hpc import __version__
 
-#: What sysexits.h calls EX_SOFTWARE.
+#: EX_SOFTWARE of sysexits.h.
 EXIT_CODE = 70
-#: Whose versions a report has, if they are loaded: to import one now might fail, too.
+#: Packages whose versions are in a report if they are loaded; importing one now might fail, too.
 _PACKAGES = ("tritonclient", "grpc", "numpy", "pydantic", "typer", "torch")
 _SECRET = re.compile(r"token|passw|secret|credential|api-?_?key", re.IGNORECASE)
 _HIDDEN = "***"
 
 
 def fault_line(error: BaseException, argv: Sequence[str]) -> str:
-    """Write the report of a fault and return the line for the user, which names its file.
+    """Write the report of a fault and return the line for the user, which names the report file.
 
-    Where no file can be written, the report goes to stderr.
+    If no file can be written, the report goes to stderr.
     """
     report = fault_report(error, argv)
     said = hidden("".join(traceback.format_exception_only(error)).strip().partition("\n")[0], argv)
@@ -40,9 +40,9 @@ def fault_line(error: BaseException, argv: Sequence[str]) -> str:
 
 
 def fault_report(error: BaseException, argv: Sequence[str]) -> str:
-    """Return what helps to fix a fault: when, the versions, the command line without its secrets, and the traceback.
+    """Return the report of a fault: time, versions, the command line without secrets, and the traceback.
 
-    Neither the environment nor a file is added; the error's own words may quote them.
+    The report has no environment variables and no files, but the error message may quote them.
     """
     facts = [
         "exatrkx-hpc: report of a fault. Read it before you send it: it has paths and names of this machine.",
@@ -56,7 +56,7 @@ def fault_report(error: BaseException, argv: Sequence[str]) -> str:
 
 
 def shown(argv: Sequence[str]) -> list[str]:
-    """Return a command line in which the value of each option or key that names a secret is hidden."""
+    """Return the command line with the value of each option or key that names a secret hidden."""
     words = []
     for before, word in zip(["", *argv], argv, strict=False):
         name, equals, _ = word.partition("=")
@@ -70,9 +70,9 @@ def shown(argv: Sequence[str]) -> list[str]:
 
 
 def hidden(text: str, argv: Sequence[str]) -> str:
-    """Return `text` without the secrets of a command line, and without what stands before the @ of an address."""
+    """Return `text` without the secrets of a command line, and without user and password in URLs."""
     for secret in sorted(_secrets(argv), key=len, reverse=True):
-        if len(secret) > 3:  # a shorter one would spoil other words
+        if len(secret) > 3:  # replacing a shorter one would damage other words
             text = text.replace(secret, _HIDDEN).replace(repr(secret)[1:-1], _HIDDEN)
     return re.sub(r"(?<=://)[^@\s'\"]+(?=@)", _HIDDEN, text)
 
@@ -91,7 +91,7 @@ def _names_a_secret(name: str) -> bool:
 
 
 def _takes_a_secret(option: str) -> bool:
-    """Say whether the next word is an option's value, and secret: whatever that word begins with."""
+    """Return whether the next word is the secret value of `option`, even if that word starts with a dash."""
     return option.startswith("-") and not option.startswith("--no-") and "=" not in option and _names_a_secret(option)
 
 
@@ -114,19 +114,19 @@ def _version(name: str, module: ModuleType) -> str:
 
 
 def _written(report: str) -> Path:
-    """Write the report where its user alone can read it, and return where; raises OSError when no place takes it."""
+    """Write the report to a file that only its user can read, and return the path; raises OSError on failure."""
     name = {"prefix": time.strftime("fault-%Y%m%d-%H%M%S-"), "suffix": ".txt"}
     folder = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state", "exatrkx-hpc")
     try:
         folder = folder.expanduser()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return _write(report, str(folder), **name)
-    except (OSError, RuntimeError):  # no home, a full quota: the temporary folder is on another disk
+    except (OSError, RuntimeError):  # no home or a full quota; the temporary folder is usually on another disk
         return _write(report, tempfile.gettempdir(), **{**name, "prefix": f"exatrkx-hpc-{name['prefix']}"})
 
 
 def _write(report: str, folder: str, *, prefix: str, suffix: str) -> Path:
-    handle, path = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=suffix)  # of mode 0600
+    handle, path = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=suffix)  # mkstemp uses mode 0600
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(report)

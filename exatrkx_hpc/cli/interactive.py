@@ -27,14 +27,14 @@ from exatrkx_hpc.launch.slurm.interactive import allocation, job_argv, salloc_ar
 
 
 def refuse_mixture(given: Mapping[str, bool]) -> None:
-    """Raise ConfigError when one of the flags, which do not go with --interactive, was given."""
+    """Raise ConfigError if one of these flags, which cannot be combined with --interactive, was given."""
     for flag, there in given.items():
         if there:
             raise ConfigError(f"--interactive cannot be combined with {flag}; omit {flag}")
 
 
 def within_allocation(found: Resolved, *, nodes_given: bool) -> Resolved:
-    """Return the configuration with the nodes of this shell's allocation, unless a flag said how many to use.
+    """Return the configuration with the number of nodes of this shell's allocation, unless a flag sets the number.
 
     Raises ConfigError at a site without Slurm.
     """
@@ -54,15 +54,16 @@ def within_allocation(found: Resolved, *, nodes_given: bool) -> Resolved:
 
 
 def what_would_run(farm: Farm) -> str:
-    """Return the command that --interactive would start, for a reader."""
+    """Return the command that --interactive would start, as text."""
     argv = job_argv(Path("SCRIPT"), Path(farm.run_root))
     return shlex.join(argv if allocation(os.environ) else [*salloc_argv(prepare.plan(farm, lay_out=False)), *argv])
 
 
 def run_here(farm: Farm, sources: Mapping[str, str], *, trust_run_root: bool) -> None:
-    """Run the farm and keep its endpoint until its end or Ctrl-C; then the servers drain, at a second one they end.
+    """Run the farm and its endpoint until the farm ends or Ctrl-C.
 
-    Raises LaunchError when the farm failed, and what deploy and monitor raise.
+    The first Ctrl-C drains the servers, the second stops them at once. Raises LaunchError when the farm failed, and
+    the errors of deploy and monitor.
     """
     job: story.Job | None = None
     keeper: Watch | None = None
@@ -83,16 +84,16 @@ def run_here(farm: Farm, sources: Mapping[str, str], *, trust_run_root: bool) ->
 
 
 class _Words:
-    """What a job's script and its srun say, each line once; an earlier farm of this allocation is left out."""
+    """The output of a job's script and its srun, each line once, without that of an earlier farm of the allocation."""
 
     def __init__(self, run_root: Path) -> None:
-        """Begin at the end of what is there already below `run_root`."""
+        """Start at the end of the existing log below `run_root`."""
         self._farm = FarmDir(run_root)
         inside = allocation(os.environ)
         self._place = len(self._read(inside.job)) if inside is not None else 0
 
     def show(self, job: str) -> None:
-        """Print what is new."""
+        """Print the new lines."""
         whole = self._read(job).rpartition(b"\n")[0]
         if fresh := whole[self._place :]:
             typer.echo(fresh.decode(errors="replace").lstrip("\n"))
@@ -106,7 +107,7 @@ class _Words:
 
 
 def _follow(job: story.Job, keeper: Watch, words: _Words, tell: Tell) -> None:
-    """Show what happens until the job is over."""
+    """Print output and prompts until the job has ended."""
     wanted = job.farm.job.nodes * job.farm.server.servers_per_node
     began = f"job {job.id}, run directory {job.run_dir}; press Ctrl-C to drain the servers and stop the farm"
     tell(Prompt(job=job.id, text=began))
@@ -122,7 +123,7 @@ def _follow(job: story.Job, keeper: Watch, words: _Words, tell: Tell) -> None:
 
 
 def _clients(job: story.Job) -> str:
-    """Return the command that another terminal, in whatever folder, runs clients with."""
+    """Return the command that runs clients from another terminal, in any folder."""
     return shlex.join(["exatrkx-hpc", "run-clients", "--run-root", job.farm.run_root, "-d", "EVENTS", "-o", "RESULTS"])
 
 
@@ -135,7 +136,7 @@ def _drain(job: story.Job) -> None:
 
 
 def _end(job: story.Job | None, keeper: Watch | None) -> None:
-    """End what has not ended, and the endpoint last, so that a server that drains has left it."""
+    """Cancel the job, then stop the endpoint, so that draining servers leave it first."""
     try:
         if job is not None:
             job.scheduler.cancel(job.id, drain=False)

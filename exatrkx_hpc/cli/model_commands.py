@@ -33,7 +33,7 @@ from exatrkx_hpc.work.workloads.exatrkx import HITS
 
 models_app = typer.Typer(help="Build, check, fill, test and train model repositories.", no_args_is_help=True)
 
-#: `install` tries networks on so many events of a folder, of so many hits at least, among the first so many.
+#: `install` tests networks on this many events of a folder, with at least this many hits, among this many first events.
 _SAMPLES, _LEAST_HITS, _MOST_TRIED = 3, 50, 100
 
 Source = Annotated[
@@ -184,7 +184,7 @@ def _print_installed(installed: Installed, *, as_json: bool) -> None:
 
 
 def _samples(folder: Path) -> tuple[Sample, ...]:
-    """Return the first events of a folder that have enough hits to tell anything."""
+    """Return the first events of a folder that have enough hits for a check."""
     reader = Reader()
     found: list[Sample] = []
     try:
@@ -286,7 +286,7 @@ def train(
         )
     try:
         training.save(networks, out)
-    except (OSError, RuntimeError) as error:  # PyTorch says RuntimeError for a full disk
+    except (OSError, RuntimeError) as error:  # PyTorch raises RuntimeError for a full disk
         raise _unwritable(out, error) from error
     found = training.hash_state(networks)
     typer.echo(f"weights written to {out}, sha256 of their values {found}")

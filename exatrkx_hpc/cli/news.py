@@ -12,15 +12,15 @@ from exatrkx_hpc.base.news import Level, News, Tell, Words, untold
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt(Words):
-    """What a command that keeps the terminal says to the person before it."""
+    """A message of a foreground command to its user."""
 
     code: ClassVar[str] = "terminal-prompt"
 
 
 def teller(*, as_json: bool = False, quiet: bool = False, results: bool = False) -> Tell:
-    """Return what prints news: on stderr, or on stdout where news are all that the command has to say (`results`).
+    """Return a function that prints news on stderr, or on stdout if news are the results of the command (`results`).
 
-    JSON has all news, a person gets what is worth a line.
+    JSON output has all news, text output all except DEBUG.
     """
 
     def tell(news: News) -> None:

@@ -1,4 +1,4 @@
-"""The options that several commands share, and how they become flags of the configuration."""
+"""Options shared by several commands, and their conversion to flags of the configuration."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not print progres
 
 
 def resolved(config: Path | None = None, /, **flags: object) -> Resolved:
-    """Return the configuration; `section__key` names a flag's value, and None means that it was not given."""
+    """Return the configuration; an argument `section__key` sets `section.key`, and None means not given."""
     given = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
     for key in ("run_root", "server.model_repository"):
         if isinstance(folder := given.get(key), str):
-            given[key] = folder.replace("$", "$$")  # the shell has filled in its variables already
+            given[key] = folder.replace("$", "$$")  # the shell has already expanded variables
     return resolve(config, flags=given)
 
 
 def say(line: str) -> None:
-    """Print one line of progress on stderr; results alone go to stdout."""
+    """Print one line of progress on stderr; only results go to stdout."""
     typer.echo(line, err=True)
 
 
 def console() -> Console:
-    """Return the console for results on stdout; a file or a pipe gets lines as long as they need to be."""
+    """Return the console for results on stdout; for a file or a pipe, it is 200 columns wide."""
     made = Console(highlight=False, markup=False)
     return made if made.is_terminal else Console(highlight=False, markup=False, width=200)

@@ -146,7 +146,7 @@ def logs(
     if not files:
         there = ", ".join(path.stem for path in found.run_dir.log_files()) or "none yet"
         raise InputError(f"job {found.id} has no log of {server or 'a server'}; available: {there}")
-    # A log may grow while it is read, so what is followed goes on from what was shown.
+    # A log may grow meanwhile, so --follow continues from the bytes read here.
     raw = {path: path.read_bytes() for path in files}
     places = {path: len(data) for path, data in raw.items()}
     texts = {path: data.decode(errors="replace") for path, data in raw.items()}

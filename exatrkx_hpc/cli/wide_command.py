@@ -25,7 +25,7 @@ from exatrkx_hpc.work.run.run import Settings
 def refuse_mixtures(
     *, srun: bool, sbatch: bool, of_a_job: Mapping[str, object], dry_run: bool, ignore_first: int
 ) -> None:
-    """Raise ConfigError for flags that have no meaning together; `of_a_job` are those that shape a job."""
+    """Raise ConfigError for flags that cannot be combined; `of_a_job` has the flags of a workers' job."""
     if ignore_first and (srun or sbatch):
         raise ConfigError("-i works only for a run on one machine; omit -i, or --srun and --sbatch")
     if srun and sbatch:
@@ -40,7 +40,7 @@ def refuse_mixtures(
 
 
 def submit(found: Resolved, settings: Settings, *, dry_run: bool, as_json: bool) -> None:
-    """Submit the job of workers and print its id, or print its script."""
+    """Submit the workers' job and print its ID, or print its script."""
     farm = found.farm
     if not abilities_of(farm).allocations:
         raise ConfigError(f"--sbatch needs Slurm, which site {farm.site} does not use; omit --sbatch to run here")
@@ -50,7 +50,7 @@ def submit(found: Resolved, settings: Settings, *, dry_run: bool, as_json: bool)
         options_of(settings),
         events=settings.events,
         out=settings.out,
-        requeue=not settings.fresh,  # begun anew it would lose what it did
+        requeue=not settings.fresh,  # a requeued job with --fresh would discard its results
         sources=found.sources,
     )
     if dry_run:
@@ -75,7 +75,7 @@ def _size(farm: Farm) -> str:
 
 
 def options_of(settings: Settings) -> tuple[tuple[str, ...], ...]:
-    """Return the options of `run-clients` that mean these settings on nodes, beside the values of `[clients]`."""
+    """Return the options of `run-clients` for these settings on nodes; the values of `[clients]` are separate."""
     flags = {
         "--fresh": settings.fresh,
         "--times": settings.times,
@@ -84,7 +84,7 @@ def options_of(settings: Settings) -> tuple[tuple[str, ...], ...]:
     }
     return (
         ("--srun",),
-        ("--config", "/dev/null"),  # its values are in the environment
+        ("--config", "/dev/null"),  # the script sets the values of farm.toml in the environment
         *((("--server", settings.server),) if settings.server else ()),
         ("--events", str(settings.events.absolute())),
         ("--event-column", settings.event_column),

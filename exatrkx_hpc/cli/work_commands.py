@@ -184,7 +184,7 @@ def _settings(farm: Farm, server: str | None, events: Path, out: Path) -> Settin
 
 
 def _run(settings: Settings, do: Callable[..., Report], *, quiet: bool, as_json: bool) -> None:
-    """Let `do` do the run and print its report, also that of a run that was stopped."""
+    """Run `do` and print its report, even if the run was stopped."""
     try:
         with progress_bar(quiet=quiet) as show:
             report = do(settings, show, tell=teller(as_json=as_json, quiet=quiet))
@@ -231,7 +231,7 @@ def metrics(
         servers = _servers_of(farm) if farm is not None else dict.fromkeys(server or (), "")
         found, silent = measure.fetch_fleet(servers, instances=servers)
         if silent and watch is None:
-            raise silent[0]  # totals without one server would pass for those of all
+            raise silent[0]  # totals without one server would look complete
         for error in silent:
             tell(ServerLeftOut(reason=str(error)))
         late = [snapshot for snapshot in found if snapshot.url in unheard]
@@ -246,8 +246,7 @@ def metrics(
             console().print(measure.render_table(times))
         if watch is None:
             return
-        # What a server counted while it was silent belongs to the round in which it answers again, if it is known
-        # what it had counted before.
+        # Counts of a silent server belong to the round in which it answers again, if its earlier counts are known.
         earlier |= {snapshot.url: snapshot for snapshot in found}
         unheard = {measure.metrics_url(one) for one in servers} - earlier.keys()
         time.sleep(watch)
@@ -256,7 +255,7 @@ def metrics(
 def _servers_of(farm: Farm) -> dict[str, str]:
     """Return the metrics address of each ready server of the farm, with the name of its process, '' if unknown.
 
-    Raises EndpointError when there is none.
+    Raises EndpointError when no server is ready or no monitor runs.
     """
     record = story.endpoint_record(farm)
     if not record.metrics:

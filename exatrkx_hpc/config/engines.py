@@ -1,10 +1,10 @@
-"""Which container engines there are: the values of `server.engine`, each with the module that holds it."""
+"""The container engines: the values of `server.engine`, each with its module."""
 
 from __future__ import annotations
 
 from typing import Final
 
-#: Loaded when they are asked for (launch/engines/table.py). A new engine is its file and a line here.
+#: Modules are imported on first use (launch/engines/table.py). A new engine needs its file and a line here.
 ENGINES: Final = {
     "shifter": "exatrkx_hpc.launch.engines.shifter",
     "podman-hpc": "exatrkx_hpc.launch.engines.podman_hpc",

@@ -1,4 +1,4 @@
-"""Where each value of a farm comes from: flags over environment over farm.toml over the site's profile."""
+"""Resolve each value of a farm and its source: flags over environment over farm.toml over the site's profile."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENVIRONMENT_PREFIX = "EXATRKX_HPC_"
 DEFAULT_FILE = "farm.toml"
 #: The source of a value that is not set.
 DEFAULT = "default"
-#: Keys whose values are filled in, so that a plain $ is written $$.
+#: Keys whose values may contain variables, so that a plain $ is written $$.
 _FOLDERS = (
     "run_root",
     "server.model_repository",
@@ -39,30 +39,30 @@ _SITES = Path(__file__).resolve().parent / "sites"
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A farm, and for each of its dotted keys the place that its value came from."""
+    """A farm, and the source of each value by dotted key."""
 
     farm: Farm
     sources: Mapping[str, str]
 
 
 def known_keys() -> Iterator[str]:
-    """Yield every key that farm.toml may have, in dotted form and in the order of the file."""
+    """Yield every key of farm.toml, in dotted form and in the order of the file."""
     yield from (key for key, _ in _fields(Farm))
 
 
 def site_names() -> tuple[str, ...]:
-    """Return the names of the site profiles that are part of the package."""
+    """Return the names of the site profiles in the package."""
     return tuple(sorted(path.stem for path in _SITES.glob("*.toml")))
 
 
 def resolve(
     file: str | Path | None = None, *, flags: Mapping[str, object] | None = None, ambient: bool = True
 ) -> Resolved:
-    """Return the farm that flags, environment, file and profile make together.
+    """Return the farm that flags, environment, file and profile define together.
 
-    Without `file`, `farm.toml` of the current folder is read if it is there. `flags` has dotted keys.
-    Without `ambient`, only flags and profile count: neither a file nor the environment has a say.
-    Raises ConfigError, in one line, for whatever is wrong with a value or its key.
+    Without `file`, read `farm.toml` of the current folder if it exists. `flags` has dotted keys. Without `ambient`,
+    ignore file and environment and use only flags and profile. Raises ConfigError for an unknown key, an invalid
+    value or an unreadable file.
     """
     layers = [("flag", dict(flags or {}))]
     if ambient:
@@ -78,11 +78,11 @@ def resolve(
 
 
 def commented_file(site: str, chosen: Mapping[str, object] | None = None) -> str:
-    """Return a farm.toml for `site` that names every key, commented out, with the value that it has for the site.
+    """Return a farm.toml for `site` with every key commented out, and its default for the site.
 
-    The keys of `chosen` have its values, and count.
+    The keys of `chosen` have the values of `chosen` and are not commented out.
 
-    Raises ConfigError for a site that has no profile.
+    Raises ConfigError for a site without a profile.
     """
     chosen = {"site": site, **(chosen or {})}
     profile = {**_from_profile(site), **chosen}
@@ -111,7 +111,7 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
 
 
 def _toml(value: object) -> str:
-    """Write a default as TOML; what JSON writes of texts, numbers, booleans and lists is TOML, too."""
+    """Return a default as TOML; the JSON of strings, numbers, booleans and lists is valid TOML."""
     return "{}" if value == {} else json.dumps(value)
 
 
@@ -124,7 +124,7 @@ def value_of(farm: Farm, key: str) -> object:
 
 
 def as_environment(farm: Farm, keys: Iterable[str]) -> dict[str, str]:
-    """Return the variables that give a farm the values which `farm` has for these keys."""
+    """Return the environment variables that set these keys to the values of `farm`."""
     return {ENVIRONMENT_PREFIX + key.upper().replace(".", "_"): _as_text(key, value_of(farm, key)) for key in keys}
 
 
@@ -134,9 +134,9 @@ def _as_text(key: str, value: object) -> str:
 
 
 def nearest(word: str, choices: tuple[str, ...]) -> str:
-    """Return `; did you mean 'x'?` for the known word that is most like `word`, or nothing."""
-    # The last part counts first: a key in the wrong section is more likely than another key of the section. Of two
-    # sections that have it, the first one is meant.
+    """Return `; did you mean 'x'?` with the choice most similar to `word`, or '' if none is similar."""
+    # Compare the last part first: a key in the wrong section is more likely than another key of the section. If two
+    # sections have the key, suggest the first.
     by_last = {choice.rpartition(".")[2]: choice for choice in reversed(choices)}
     close = difflib.get_close_matches(word.rpartition(".")[2], by_last, n=1, cutoff=0.6)
     close = close or difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
@@ -157,7 +157,7 @@ def _from_environment() -> dict[str, object]:
 
 
 def _parse_text(text: str, name: str) -> object:
-    """Read a list or table from the environment, where it is written as JSON."""
+    """Parse a list or table from the environment, written as JSON."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -173,7 +173,7 @@ def _from_file(file: Path | None) -> tuple[str, dict[str, object]]:
             return str(path), {}
         raise ConfigError(f"{path} does not exist; create it with 'exatrkx-hpc init SITE'") from error
     except OSError:
-        pass  # reading it says what is wrong
+        pass  # _read reports the error
     return str(path), _read(path)
 
 

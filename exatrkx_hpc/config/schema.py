@@ -1,7 +1,7 @@
-"""What a farm is: the values of farm.toml, checked, frozen, and each with the place it came from.
+"""The schema of farm.toml: the values of a farm, validated and frozen.
 
-A value is looked for in the flags, then in the environment (`EXATRKX_HPC_JOB_NODES` sets `job.nodes`), then
-in farm.toml, then in the site's profile; anything unset keeps the default given here.
+The first source that sets a value wins: flags, environment (`EXATRKX_HPC_JOB_NODES` sets `job.nodes`), farm.toml,
+profile of the site (see config/resolve.py). Anything unset keeps the default given here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Section(BaseModel):
 
 
 class Cluster(_Section):
-    """The facts of one cluster, which a site's profile knows."""
+    """The properties of a cluster, set by the profile of the site."""
 
     scheduler: Literal["slurm", "local"] = Field("slurm", description="slurm, or local: this machine only")
     host_suffix: Host = Field("", description="suffix of a node's name that gives its address")
@@ -66,7 +66,7 @@ class Cluster(_Section):
 
 
 class JobSection(_Section):
-    """What the job asks of Slurm; an empty value is left out of the script."""
+    """The job's Slurm options; empty values are omitted from the script."""
 
     account: Line = Field("", description="Slurm account to charge")
     qos: Line = Field("", description="Slurm QOS")
@@ -156,7 +156,7 @@ class MonitorSection(_Section):
 
 
 class ClientsSection(_Section):
-    """How events are pushed through the endpoint."""
+    """How clients send events to the endpoint."""
 
     workload: Name = Field("exatrkx", description="workload: exatrkx, or another of 'workload list'")
     workloads: Folder = Field("", description="folder of your own workloads, one NAME.py each; empty: none")
@@ -218,7 +218,7 @@ class Farm(_Section):
     @model_validator(mode="before")
     @classmethod
     def _models_beside_runs(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Put the models into the run root unless set otherwise."""
+        """Default the model repository to a folder of the run root."""
         run_root = data.get("run_root", cls.model_fields["run_root"].default)
         server = dict(data.get("server", {}))
         if isinstance(run_root, str) and server.get("model_repository", "") == "":
@@ -228,9 +228,9 @@ class Farm(_Section):
     @model_validator(mode="before")
     @classmethod
     def _workers_charged_as_servers(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Use account, QOS and partition of the servers' job for the workers' job unless set otherwise.
+        """Default account, QOS and partition of the workers' job to those of the servers' job.
 
-        Workers that ask for no GPU nodes are charged in CPU hours.
+        Drop the suffix for GPU hours of that account, unless the workers' constraint names GPU nodes.
         """
         job, clients = dict(data.get("job", {})), dict(data.get("clients", {}))
         suffix = data.get("cluster", {}).get("gpu_account_suffix", "")
@@ -243,7 +243,7 @@ class Farm(_Section):
 
     @model_validator(mode="after")
     def _cpus_of_the_gpus(self) -> Farm:
-        """Give each server its share of the CPUs that come with the node's GPUs unless set otherwise."""
+        """Default the CPUs of a server to its share of the CPUs that come with the node's GPUs."""
         if self.job.cpus_per_task or not self.cluster.cores_per_gpu or not self.job.gpus_per_node:
             return self
         share = self.cluster.cores_per_gpu * self.job.gpus_per_node // self.server.servers_per_node

@@ -13,19 +13,19 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from exatrkx_hpc.config.engines import ENGINES
 
-#: How an event becomes labels: one request to the ensemble, one to each stage, one to the fused model, no server.
+#: The inference modes: one request to the ensemble, one per stage, one to the fused model, no server.
 Mode = Literal["ensemble", "stages", "fused", "direct"]
-#: How labels are written: a file for each event, or many events in a Parquet file.
+#: The formats of labels: one CSV file per event, or Parquet files with many events each.
 LabelFormat = Literal["csv", "parquet"]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
-#: Stands for the user's own port, which ports.user_port computes.
+#: The value that means the user's own port, which ports.user_port computes.
 USER = "user"
 
 _TIME_LIMIT = re.compile(r"([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}")
-#: Slurm may send the signal so many seconds before the moment that was asked for (sbatch's manual; seen with 22.05).
+#: Slurm may send the signal up to this many seconds earlier than requested (sbatch's manual; seen with 22.05).
 EARLY_SIGNAL = 60
-#: The lead time of a signal that names none, in seconds (sbatch's manual).
+#: The lead time of a signal without `@SECONDS`, in seconds (sbatch's manual).
 _DEFAULT_LEAD = 60
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -56,7 +56,7 @@ def _time_limit(text: str) -> str:
 
 
 def limit_seconds(limit: str) -> float:
-    """Return the seconds of a Slurm time limit: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S; 0 is no limit."""
+    """Return the seconds of a Slurm time limit: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S; inf for 0, no limit."""
     days, _, rest = limit.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
     if days:
@@ -68,13 +68,16 @@ def limit_seconds(limit: str) -> float:
 
 
 def signal_lead(signal: str) -> int | None:
-    """Return how many seconds before the time limit the script is told to end by a SignalSpec, or None if it is not."""
+    """Return the lead time, in seconds, of a SignalSpec before the time limit.
+
+    None unless it sends SIGTERM or SIGUSR1 to the batch script.
+    """
     match = re.fullmatch(r"[BR]*B[BR]*:(?:SIG)?(?:TERM|USR1|15|10)(?:@(\d+))?", signal)
     return int(match[1] or _DEFAULT_LEAD) if match else None
 
 
 def known_engine(text: str) -> str:
-    """Return the name of a container engine; raises ValueError for another one."""
+    """Return `text` if it names a container engine; raises ValueError otherwise."""
     if text not in ENGINES:
         *names, last = map(repr, ENGINES)
         raise ValueError(f"input should be {', '.join(names)} or {last}")
@@ -135,9 +138,9 @@ def _mount(text: str) -> str:
 
 
 def expand(folder: str) -> Path:
-    """Return `folder` as an absolute path with a leading `~` and `$NAME` filled in; `$$` is a plain `$`.
+    """Return `folder` as an absolute path with a leading `~` and `$NAME` expanded; `$$` is a plain `$`.
 
-    Raises ValueError when it names a variable that is not set, or the home of somebody who does not exist.
+    Raises ValueError for an unset variable or the home of an unknown user.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -155,11 +158,11 @@ def expand(folder: str) -> Path:
         raise ValueError(f"{folder!r} begins with the home of an unknown user; write the full path") from error
 
 
-#: A port, 0 for any free one, or the word for one of the user's own.
+#: A port, 0 for any free port, or `user` for the user's own port.
 UserPort = Annotated[int | Literal["user"], BeforeValidator(_port_or_user)]
 Line = Annotated[str, AfterValidator(_without_breaks)]
 Name = Annotated[str, AfterValidator(_plain_name)]
-#: What `server.engine` may be.
+#: The values of `server.engine`.
 Engine = Annotated[str, AfterValidator(known_engine), Field(json_schema_extra={"enum": list(ENGINES)})]
 Variable = Annotated[str, AfterValidator(_variable)]
 Host = Annotated[str, AfterValidator(_host)]

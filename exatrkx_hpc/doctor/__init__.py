@@ -23,9 +23,9 @@ __all__ = ["Finding", "examine"]
 
 
 def examine(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding]:
-    """Yield a finding for each thing that `farm` needs, in the order in which a farm meets them.
+    """Yield a finding for each thing that `farm` needs, in the order of use.
 
-    `plan` makes the plan of its job.
+    `plan` returns the plan of its job.
     """
     yield from place_findings(farm)
     yield from _ASKED[farm.cluster.scheduler](farm, plan)
@@ -44,7 +44,7 @@ def _embedded_findings(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Fin
         yield asked("tritonserver", lambda: str(embedded_triton(FarmDir.of(farm).triton, lay_out=False).server))
 
 
-#: What is asked of each scheduler, by the value of `cluster.scheduler`.
+#: The checks of each scheduler, by the value of `cluster.scheduler`.
 _ASKED: Mapping[str, Callable[[Farm, Callable[[], FarmPlan]], Iterator[Finding]]] = {
     "slurm": slurm_findings,
     "local": _embedded_findings,
@@ -52,7 +52,7 @@ _ASKED: Mapping[str, Callable[[Farm, Callable[[], FarmPlan]], Iterator[Finding]]
 
 
 def _prometheus() -> Finding:
-    """Say that it is missing, which ends nothing."""
+    """Check that Prometheus is installed; a missing one is only a warning."""
     remedy = "install the package 'prometheus', or set monitor.prometheus to false"
     found = asked("prometheus", lambda: find_program("prometheus", remedy=remedy))
     if found.ok:

@@ -1,4 +1,4 @@
-"""The container engine: its program, whether it can do what is asked, its image, and the mounts."""
+"""Checks of the container engine: its programs, the server settings, the image and the mounts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from exatrkx_hpc.launch.plan import Tool, container_spec
 
 
 def engine_findings(farm: Farm) -> Iterator[Finding]:
-    """Yield what the engine of `farm` has and what it would refuse; what cannot be asked without it is left out."""
+    """Yield the findings on the engine of `farm`; omit checks that need a missing program or image."""
     engine = engine_of(farm)
     spec = container_spec(farm, Tool(triton=farm.server.triton))
     faults = [refused("server settings", fault) for fault in engine.faults(spec)]

@@ -10,9 +10,9 @@ from exatrkx_hpc.base.errors import ExatrkxError
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that the farm needs: its name, whether it is there, what was found, what to do if it is not.
+    """The result of a check: what was checked, whether it is ok, what was found, and the remedy if it is not.
 
-    One that the farm can go without is ok, and has something to do all the same: a warning.
+    A finding that is ok and has a remedy is a warning: the farm works without this thing.
     """
 
     what: str
@@ -22,7 +22,7 @@ class Finding:
 
 
 def asked(what: str, question: Callable[[], str]) -> Finding:
-    """Turn an answer, or the error whose message already says what to do, into a finding."""
+    """Return the finding of a check: the answer of `question`, or its ExatrkxError, whose message has the remedy."""
     try:
         return Finding(what=what, ok=True, found=question())
     except ExatrkxError as error:
@@ -30,6 +30,6 @@ def asked(what: str, question: Callable[[], str]) -> Finding:
 
 
 def refused(what: str, line: str) -> Finding:
-    """Turn a line that says what is wrong and, after its first semicolon, what to do, into a finding."""
+    """Return a failed finding from a message: the fault, then `; `, then the remedy."""
     found, _, remedy = line.partition("; ")
     return Finding(what=what, ok=False, found=found, remedy=remedy)

@@ -1,4 +1,4 @@
-"""Orphans on this machine: containers and processes of jobs that are over."""
+"""Checks for orphans on this machine: containers and processes of ended jobs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from exatrkx_hpc.fleet.balancer.balancers import BALANCERS
 from exatrkx_hpc.fleet.orphans import farm_processes
 from exatrkx_hpc.launch.embedded.cleanup import containers, removal_argv
 
-#: The names of the programs that a monitor starts.
+#: The programs that a monitor starts, by name.
 OF_MONITORS = (*(kind.program for kind in BALANCERS.values()), "prometheus")
 
 
 def orphan_findings(farm: Farm, state: Callable[[str], JobState]) -> Iterator[Finding]:
-    """Yield what is left of jobs of this run root that are over, with the command that ends it.
+    """Yield the orphans of ended jobs of this run root, each with the command that removes them.
 
     A job in an unknown state counts as running.
     """
@@ -27,7 +27,7 @@ def orphan_findings(farm: Farm, state: Callable[[str], JobState]) -> Iterator[Fi
     over = _Over(run_root, state)
     try:
         left = [container for container in containers(engine, run_root) if over(container.job)]
-    except MissingComponent:  # told already
+    except MissingComponent:  # the check of the engine reports it
         left = []
     except LaunchError as error:
         yield refused("orphaned containers", str(error))
@@ -46,7 +46,7 @@ def orphan_findings(farm: Farm, state: Callable[[str], JobState]) -> Iterator[Fi
 
 
 class _Over:
-    """Whether a job is over, each asked once; one without a run directory is, whatever is known of it."""
+    """Whether a job has ended, cached per job; a job without a run directory counts as ended."""
 
     def __init__(self, run_root: Path, state: Callable[[str], JobState]) -> None:
         self._run_root = run_root

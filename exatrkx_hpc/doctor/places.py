@@ -17,7 +17,7 @@ from exatrkx_hpc.models.check import check
 
 
 def place_findings(farm: Farm) -> Iterator[Finding]:
-    """Yield whether the run root can be written to and is seen by the nodes, and whether the models will load."""
+    """Yield findings: whether the run root is writable, whether the nodes share it, whether the models will load."""
     run_root = Path(farm.run_root)
     yield _run_root(run_root)
     if abilities_of(farm).other_machines:
@@ -69,7 +69,7 @@ def _models(repository: Path, farm: Farm) -> Finding:
 
 
 def _packages(place: Path) -> Finding:
-    """Models that name them are a fault without them; others may find theirs in the image."""
+    """Warn about missing packages: models may find them in the image; models that need them fail their own check."""
     if place.is_dir():
         return Finding(what="models' packages", ok=True, found=str(place))
     remedy = "exatrkx-hpc setup fetches them for the image, if it lacks them"

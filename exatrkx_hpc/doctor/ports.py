@@ -19,7 +19,7 @@ _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def port_findings(farm: Farm) -> Iterator[Finding]:
-    """Yield whether the endpoint's ports are free, and whether the servers' lie where nothing takes them by chance."""
+    """Yield findings: whether outgoing connections can take the servers' ports, and whether the endpoint's are free."""
     yield _server_ports(farm)
     ports: dict[str, int | str] = {
         "balancer.grpc_port": farm.balancer.grpc_port,
@@ -48,7 +48,7 @@ def _endpoint_port(key: str, host: str, wanted: int | str, ours: Mapping[int, st
 
 
 def _of_own_monitors(farm: FarmDir) -> dict[int, str]:
-    """Return the ports of the endpoints that this user's monitors keep on this machine, each with its job."""
+    """Return the ports of the endpoints of this user's monitors on this machine, each with its job."""
     keeps = {process.job for process in farm_processes(farm.path, of_monitors=OF_MONITORS)}
     records = {job: read_endpoint(farm.job(job)) for job in farm.job_ids() if job in keeps}
     return {
@@ -61,7 +61,7 @@ def _of_own_monitors(farm: FarmDir) -> dict[int, str]:
 
 
 def _server_ports(farm: Farm) -> Finding:
-    """Tell whether the kernel may give one of them to a connection; this machine's range stands for the nodes'."""
+    """Check whether the kernel may use one for an outgoing connection; assumes this machine's range on the nodes."""
     first = farm.server.base_port
     last = first + (farm.server.servers_per_node - 1) * PORTS_PER_SERVER + 2
     low, high = (int(number) for number in _OUTGOING.read_text().split())

@@ -19,12 +19,12 @@ from exatrkx_hpc.launch.slurm.scheduler import ask
 from exatrkx_hpc.launch.slurm.submit import would_start
 
 _PROGRAMS = ("sbatch", "squeue", "scancel", "sacct", "scontrol")
-#: What a job gets beyond drain and exit timeout: the servers look for their word once a second, then write records.
+#: Seconds beyond drain and exit timeout: the servers check for a stop request once per second, then write records.
 _MARGIN = 5
 
 
 def slurm_findings(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding]:
-    """Yield a finding for each command, then for what Slurm answers; what cannot be asked is left out."""
+    """Yield the findings on the time limit, Slurm's commands, and Slurm's answers; omit checks that cannot run."""
     yield _time_limit(farm)
     remedy = "run this on a machine with Slurm's commands, such as a login node"
     programs = [asked(name, lambda name=name: find_program(name, remedy=remedy)) for name in _PROGRAMS]  # type: ignore[misc]
@@ -39,7 +39,7 @@ def slurm_findings(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding
 
 
 def _controller(settings: dict[str, str]) -> str:
-    """Fill in the cluster's settings and return which cluster answers; LaunchError when none does."""
+    """Fill in the cluster's settings; return its name and Slurm's version. Raises LaunchError without an answer."""
     done = ask(["scontrol", "show", "config"])
     if done.returncode:
         said = done.stderr.strip() or done.stdout
@@ -50,7 +50,7 @@ def _controller(settings: dict[str, str]) -> str:
 
 
 def _test_only(plan: FarmPlan) -> str:
-    """Ask Slurm whether it would take the job, without submitting it; its words, or LaunchError."""
+    """Return Slurm's answer to a test of the job, without submitting it; raises LaunchError if refused."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "farm.sbatch")
         path.write_text(render_job(plan))
@@ -58,7 +58,7 @@ def _test_only(plan: FarmPlan) -> str:
 
 
 def _time_limit(farm: Farm) -> Finding:
-    """Check that the job has time to serve before Slurm signals it to end."""
+    """Check that the job has time to serve before Slurm signals its end."""
     seconds, lead = limit_seconds(farm.job.time), signal_lead(farm.job.signal)
     found = f"job.time {farm.job.time}"
     if lead is None or seconds > lead + EARLY_SIGNAL:
@@ -68,7 +68,7 @@ def _time_limit(farm: Farm) -> Finding:
 
 
 def _drain_time(farm: Farm, kill_wait: str) -> Finding:
-    """At the time limit the servers have what the job's signal gives, and without such a signal Slurm's KillWait."""
+    """Check the time to drain at the time limit: the lead of job.signal, or KillWait without such a signal."""
     need = farm.server.drain + farm.server.exit_timeout + _MARGIN
     lead, source = signal_lead(farm.job.signal), f"job.signal {farm.job.signal}"
     after_cancel = int(re.sub(r"\D.*", "", kill_wait) or 0)
