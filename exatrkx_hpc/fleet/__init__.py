@@ -1,1 +1,1 @@
-"""Jobs become one endpoint: records, health, members, the balancer and the metrics store."""
+"""Make one endpoint of jobs: records, health, members, the balancer and the metrics store."""

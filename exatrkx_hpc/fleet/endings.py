@@ -1,7 +1,8 @@
-"""How a job ended, or why it waits, in one line with the next step: the scheduler's words and the job's own together.
+"""Explain in one line how a job ended or why it waits, with the next step.
 
-Slurm calls a job COMPLETED that drained in time before its limit, and FAILED whatever made its servers give up. What
-was asked of the job's script stands in the file `stop` of the run directory, what became of a server in its record.
+The scheduler's answer is not enough: Slurm reports COMPLETED for a job that drained before its time limit, and FAILED
+for every cause that made its servers give up. The file `stop` in the run directory holds the request that the job's
+script received; a server's record holds how that server ended.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ _NEXT = {
     JobState.PREEMPTED: f"{_AGAIN}, or let Slurm do so with job.requeue = true",
     JobState.PENDING: "'squeue --me --start' shows the expected start",
 }
-#: What to do about UNKNOWN, when the scheduler has answered and when not.
+#: Next step for UNKNOWN, by whether the scheduler answered.
 _UNKNOWN = {
     True: "'squeue --me --states=all' lists your jobs",
     False: "'scontrol ping' shows whether Slurm is back",
 }
-#: Slurm's reasons why a job waits, in words; others stand for themselves.
+#: Explanations of Slurm's reasons why a job waits; other reasons are shown as they are.
 _WAITS = {
     "Resources": "no nodes are free",
     "Priority": "other jobs have higher priority",
@@ -50,15 +51,15 @@ _WAITS = {
     "JobHeldAdmin": "it is held by the site",
     "ReqNodeNotAvail": "nodes that it needs are down or reserved",
 }
-#: Those of them that also say what to do.
+#: Reasons whose explanation includes the next step.
 _SAYS_WHAT_TO_DO = {"JobHeldUser"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StopRequest:
-    """A request to stop a job, to `drain` or to `halt`.
+    """A request to stop a job; `what` is `drain` or `halt`.
 
-    `by` is SIGTERM (from Slurm), request (from a user) or beside (the command beside the servers has ended).
+    `by` is `SIGTERM` (from Slurm), `request` (from a user) or `beside` (the command beside the servers has ended).
     """
 
     what: str
@@ -75,7 +76,7 @@ def read_stop_request(run_dir: RunDir) -> StopRequest | None:
 
 
 def read_notice(run_dir: RunDir) -> float:
-    """Return how many seconds before its time limit the job asked to be told, as its plan says; 60 without one."""
+    """Return how many seconds before its time limit the job requests a signal, from its plan; 60 if not set."""
     try:
         directives = dict(json.loads(run_dir.plan.read_text())["directives"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -85,17 +86,17 @@ def read_notice(run_dir: RunDir) -> float:
 
 
 def of_former_run(record: ServerRecord, info: JobInfo) -> bool:
-    """Return whether the record is from before the requeue of a job that waits again."""
+    """Return whether the job was requeued and is pending, and the record is from before the requeue."""
     return info.state is JobState.PENDING and info.submit is not None and record.updated <= info.submit
 
 
 def of_lost_node(record: ServerRecord, info: JobInfo) -> bool:
-    """Return whether the scheduler has taken the record's node from a job that runs on without it."""
+    """Return whether the job runs on without the record's node."""
     return info.state is JobState.RUNNING and bool(info.nodes) and record.node not in info.nodes
 
 
 def explained(info: JobInfo, run_dir: RunDir, records: Iterable[ServerRecord]) -> JobInfo:
-    """Return `info` with a reason that says in one line what happened, and the next step where there is one."""
+    """Return `info` with a one-line reason: what happened and, if there is one, the next step."""
     if info.state is JobState.UNKNOWN:
         return replace(info, reason=f"{info.reason}; {_UNKNOWN[info.answered]}")
     if info.state is JobState.COMPLETED:
@@ -128,7 +129,7 @@ def _completed(info: JobInfo, request: StopRequest | None, notice: float) -> str
 
 
 def _word(info: JobInfo) -> str:
-    """Return Slurm's word for why a job waits."""
+    """Return the first of Slurm's reasons why a job waits, without parentheses."""
     return info.reason.split(",")[0].strip("()")
 
 

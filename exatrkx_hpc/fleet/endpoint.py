@@ -12,9 +12,10 @@ from exatrkx_hpc.launch.run_dir import LATEST, FarmDir, RunDir
 
 
 class EndpointRecord(BaseModel):
-    """Where the endpoint of a job is; each address is `host:port`, `prometheus` is empty when there is none.
+    """The endpoint of a job; each address is `host:port`, `prometheus` is empty without Prometheus.
 
-    `metrics` is where each ready server gives its metrics, `instances` the name of its process, by the servers' names.
+    `metrics` maps the name of each ready server to its metrics address, `instances` to the ID that its Triton reports.
+    `updated` is in seconds since the epoch.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -31,13 +32,13 @@ class EndpointRecord(BaseModel):
 
 
 def write_endpoint(run_dir: RunDir, record: EndpointRecord) -> None:
-    """Write the endpoint's file in the run directory and let `latest` beside the run directory point to it."""
+    """Write the endpoint file into the run directory, and point `latest` to that run directory."""
     write_whole(run_dir.endpoint, record.model_dump_json(indent=2) + "\n")
     point_latest(run_dir)
 
 
 def point_latest(run_dir: RunDir) -> None:
-    """Let `latest` beside the run directory point to it."""
+    """Point the link `latest` in the run root to the run directory."""
     latest = run_dir.farm.latest
     aside = latest.with_name(f".{latest.name}.{os.getpid()}")
     aside.unlink(missing_ok=True)
@@ -46,12 +47,12 @@ def point_latest(run_dir: RunDir) -> None:
 
 
 def remove_endpoint(run_dir: RunDir) -> None:
-    """Take the endpoint's file away: nothing answers there any more."""
+    """Remove the endpoint file: the endpoint no longer answers."""
     run_dir.endpoint.unlink(missing_ok=True)
 
 
 def read_endpoint(run_dir: RunDir) -> EndpointRecord | None:
-    """Return what the run directory says of its endpoint, or None when it has none."""
+    """Return the endpoint record of the run directory; None if it is missing or invalid."""
     try:
         record = EndpointRecord.model_validate_json(run_dir.endpoint.read_bytes())
     except (OSError, ValidationError):
@@ -60,7 +61,7 @@ def read_endpoint(run_dir: RunDir) -> EndpointRecord | None:
 
 
 def running_endpoint(farm: FarmDir, job: str = LATEST) -> EndpointRecord:
-    """Return the endpoint of `job`, or of the job watched last; raises EndpointError when there is none."""
+    """Return the endpoint of `job`, by default of the last monitored job; raises EndpointError if there is none."""
     record = read_endpoint(farm.job(job))
     if record is None:
         which = "no monitor is running" if job == LATEST else f"no monitor is running for job {job}"

@@ -1,4 +1,4 @@
-"""What happens to a farm, as news: to its job, its servers, its balancer and what runs beside it."""
+"""News of a running farm: its job, servers, balancer, Prometheus and monitor."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.news import Level, News
 from exatrkx_hpc.fleet.members.reconcile import MemberState
 
-#: States of a job that ended as somebody wanted it to.
+#: End states of a job that are no error.
 _WANTED = (JobState.COMPLETED, JobState.CANCELLED)
-#: What a farm is like on a machine that has no Prometheus, as login nodes have none.
+#: The effect of a missing Prometheus, which is usual on login nodes.
 WITHOUT_PROMETHEUS = "the endpoint goes without it, and 'exatrkx-hpc metrics' asks the servers themselves"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemberChanged(News):
-    """A server is new, or has another state or start; `ready` servers receive requests now."""
+    """A server is new, or its state or start changed; `ready` is the number of ready servers now."""
 
     code: ClassVar[str] = "member-changed"
     server: str
@@ -28,17 +28,17 @@ class MemberChanged(News):
 
     @property
     def level(self) -> Level:
-        """A server that is gone deserves a look; so far nobody says whether it was to go."""
+        """WARNING for a server that is gone, even on request; otherwise INFO."""
         return Level.WARNING if self.state == "gone" else Level.INFO
 
     def __str__(self) -> str:
-        """Return the line of today's monitor."""
+        """Return the server, its state, its note and the number of ready servers."""
         return f"{self.server}: {self.state} ({self.note}), {self.ready} ready"
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobChanged(News):
-    """The job has another state or another reason for it; `back` says that the scheduler answers again."""
+    """The job's state or its reason changed; `back` is true if the scheduler answers again."""
 
     code: ClassVar[str] = "job-changed"
     state: JobState
@@ -47,32 +47,32 @@ class JobChanged(News):
 
     @property
     def level(self) -> Level:
-        """An end that nobody wanted is an error."""
+        """ERROR for an end other than COMPLETED or CANCELLED; otherwise INFO."""
         return Level.ERROR if self.state.over and self.state not in _WANTED else Level.INFO
 
     def __str__(self) -> str:
-        """Return the state, and why it is so."""
+        """Return the state and its reason."""
         back = ", Slurm answers again" if self.back else ""
         return f"job: {self.state.value}{back}{f' ({self.reason})' if self.reason else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerSilent(News):
-    """The scheduler does not answer; the endpoint goes on as it was."""
+    """The scheduler does not answer; the endpoint keeps running."""
 
     code: ClassVar[str] = "scheduler-silent"
-    #: It may come back.
+    #: The scheduler may answer again.
     usual: ClassVar[Level] = Level.WARNING
     reason: str
 
     def __str__(self) -> str:
-        """Return what is known of the job: nothing."""
+        """Return that the job's state is unknown, and why."""
         return f"job: state unknown, the endpoint keeps running ({self.reason})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobProgress(News):
-    """How far a job is from `wanted` ready servers, as long as somebody waits for them."""
+    """Progress of a job towards `wanted` ready servers, while a command waits for them."""
 
     code: ClassVar[str] = "job-progress"
     state: JobState
@@ -95,16 +95,16 @@ class EndpointOpened(News):
     http: str
 
     def __str__(self) -> str:
-        """Return the address that most clients use."""
+        """Return the gRPC address, which most clients use."""
         return f"endpoint: {self.grpc}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BalancerReloaded(News):
-    """The balancer spreads new requests over these servers."""
+    """The balancer now sends new requests to these servers."""
 
     code: ClassVar[str] = "balancer-reloaded"
-    #: A person has read of the servers already.
+    #: MemberChanged already reports the servers to users.
     usual: ClassVar[Level] = Level.DEBUG
     servers: tuple[str, ...]
 
@@ -115,7 +115,7 @@ class BalancerReloaded(News):
 
 @dataclass(frozen=True, kw_only=True)
 class BalancerEnded(News):
-    """The balancer has ended though nobody stopped it; it is started again."""
+    """The balancer ended unexpectedly; the monitor restarts it."""
 
     code: ClassVar[str] = "balancer-ended"
     #: Requests in flight were lost.
@@ -124,7 +124,7 @@ class BalancerEnded(News):
     endpoint: str
 
     def __str__(self) -> str:
-        """Return what is done about it."""
+        """Return the balancer and its address."""
         return f"balancer: {self.balancer} has ended; starts again on {self.endpoint}"
 
 
@@ -136,13 +136,13 @@ class MetricsStoreStarted(News):
     address: str
 
     def __str__(self) -> str:
-        """Return its page."""
+        """Return the address of its web page."""
         return f"prometheus: http://{self.address}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsStoreMissing(News):
-    """There is no Prometheus on this machine."""
+    """Prometheus is not on this machine."""
 
     code: ClassVar[str] = "prometheus-missing"
     #: There is no history, and there are no alerts.
@@ -150,44 +150,44 @@ class MetricsStoreMissing(News):
     reason: str
 
     def __str__(self) -> str:
-        """Return what is missing, and what does without it."""
+        """Return what is missing, and the effect."""
         return f"prometheus: {self.reason}; {WITHOUT_PROMETHEUS}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsStoreEnded(News):
-    """Prometheus has ended though nobody stopped it; it is started again."""
+    """Prometheus ended unexpectedly; the monitor restarts it."""
 
     code: ClassVar[str] = "prometheus-ended"
-    #: The endpoint serves on.
+    #: The endpoint keeps running.
     usual: ClassVar[Level] = Level.WARNING
 
     def __str__(self) -> str:
-        """Return what is done about it."""
+        """Return that Prometheus restarts."""
         return "prometheus: it has ended; starts again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotApplied(News):
-    """What changed could not be applied to a part, `balancer` or `prometheus`; it is tried again at each look."""
+    """A change could not be applied to `part` (`balancer` or `prometheus`); the monitor retries at each tick."""
 
     code: ClassVar[str] = "part-not-applied"
-    #: What was applied last stays.
+    #: The last valid configuration stays active.
     usual: ClassVar[Level] = Level.WARNING
     part: str
     reason: str
 
     def __str__(self) -> str:
-        """Return the part and why."""
+        """Return the part and the reason."""
         return f"{self.part}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorFailed(News):
-    """The monitor has ended by an error, and the endpoint with it."""
+    """An error ended the monitor and its endpoint."""
 
     code: ClassVar[str] = "monitor-failed"
-    #: Nothing answers any more.
+    #: The endpoint no longer answers.
     usual: ClassVar[Level] = Level.ERROR
     reason: str
 
@@ -198,12 +198,12 @@ class MonitorFailed(News):
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorStopped(News):
-    """The monitor was stopped; the servers of its job go on without an endpoint."""
+    """The monitor was stopped; the servers of its job keep running without an endpoint."""
 
     code: ClassVar[str] = "monitor-stopped"
 
     def __str__(self) -> str:
-        """Return how the servers are ended."""
+        """Return that the servers keep running, and how to stop them."""
         return (
             f"monitor stopped; the servers of job {self.job} keep running, stop them with 'exatrkx-hpc stop {self.job}'"
         )

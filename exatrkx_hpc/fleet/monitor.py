@@ -32,12 +32,12 @@ from exatrkx_hpc.fleet.view import View, job_news
 from exatrkx_hpc.launch.run_dir import RunDir
 from exatrkx_hpc.launch.scheduler import SchedulerSilentError
 
-#: How long a scheduler that answers may not know the job, in seconds, before there is nothing to wait for.
+#: How long, in seconds, the scheduler may answer without knowing the job before the monitor gives up.
 _LOST = 10.0
 
 
 class Monitor:
-    """Keeps the endpoint of one job; `tell` gets each change as news."""
+    """Maintains the endpoint of one job; `tell` gets each change as news."""
 
     def __init__(
         self,
@@ -52,8 +52,8 @@ class Monitor:
     ) -> None:
         """Prepare the monitor of the job whose run directory is `run_dir`; nothing runs before serving().
 
-        The monitor starts and stops the balancer and the metrics store that it is given. A job that a scheduler which
-        answers does not know is waited for `patience` seconds, or while it has servers.
+        The monitor starts and stops the given balancer and metrics store. If the scheduler answers but does not know
+        the job, the monitor waits for `patience` seconds, or as long as the job has ready servers.
         """
         self._run_dir = run_dir
         self._job_info = job_info
@@ -70,7 +70,7 @@ class Monitor:
 
     @property
     def view(self) -> View:
-        """What the last look found."""
+        """The result of the last tick."""
         return self._view
 
     @property
@@ -85,7 +85,7 @@ class Monitor:
 
     @contextmanager
     def serving(self) -> Iterator[Monitor]:
-        """Hold the endpoint: the balancer runs inside the block, and leaving it stops all that was started."""
+        """Run the balancer inside the block; on exit, stop the balancer and the metrics store."""
         with _only_monitor_of(self._run_dir):
             try:
                 self._balancer.start(())
@@ -99,7 +99,7 @@ class Monitor:
                     self._store.stop()
 
     def watch(self, *, stop: threading.Event) -> View:
-        """Look at the servers each interval until the job is over or `stop` is set; return the last view."""
+        """Run a tick at each interval until the job is over or `stop` is set; return the last view."""
         while not stop.is_set():
             self.tick()
             if self._view.job.over:
@@ -108,18 +108,18 @@ class Monitor:
         return self._view
 
     def tick(self) -> View:
-        """Look once: observe, reconcile, and apply what has changed."""
+        """Observe once, reconcile, and apply the changes; raises LaunchError if the job stays unknown."""
         before = self._view
         now = self._look(before.members)
         self._apply(now)
         self._report(before, now)
-        # Last, so that who waits for a ready member finds it behind the endpoint already.
+        # Set the view last: when a caller sees a ready member, the endpoint already includes that member.
         self._view = now
         self._refuse_lost(now)
         return now
 
     def refuse_ended(self) -> None:
-        """Raise LaunchError when the job has ended already, and says how."""
+        """Raise LaunchError if the job has already ended; the message says how."""
         if (now := self._look(())).job.over:
             raise LaunchError(f"{now.sentence}; nothing to monitor")
 
@@ -136,7 +136,7 @@ class Monitor:
     def _ask(self) -> JobInfo:
         try:
             return self._job_info()
-        except SchedulerSilentError as error:  # it was away when this began, and will be back
+        except SchedulerSilentError as error:  # the scheduler has not answered yet, but may later
             why = str(error).split("; ")[0]
             return JobInfo(id=self._run_dir.job, state=JobState.UNKNOWN, reason=why, answered=False)
 
@@ -148,7 +148,7 @@ class Monitor:
             raise LaunchError(view.sentence)
 
     def _apply(self, view: View) -> None:
-        """Apply what has changed; what cannot be done now is said, and tried again at the next look."""
+        """Apply the changes; report a new failure once, and retry at the next tick."""
         for part, step in (("balancer", self._balance), ("prometheus", self._scrape)):
             try:
                 step(view)
@@ -172,10 +172,10 @@ class Monitor:
             self.tell(BalancerReloaded(job=self._run_dir.job, servers=_names(view.ready)))
 
     def _scrape(self, view: View) -> None:
-        """Prometheus starts with the first ready server and follows the others."""
+        """Start Prometheus with the first ready server, then update its targets."""
         if self._store is None:
             return
-        # A server that does not answer stays a target, so that Prometheus too can tell that it is down.
+        # A server that does not answer stays a target, so that Prometheus shows the server as down.
         targets = tuple(m for m in view.members if m.state != "starting" and m.record.state != "gone")
         if self._scraped is not None and not self._store.alive():
             self.tell(MetricsStoreEnded(job=self._run_dir.job))
@@ -227,7 +227,7 @@ def _names(members: tuple[Member, ...]) -> tuple[str, ...]:
 
 @contextmanager
 def _only_monitor_of(run_dir: RunDir) -> Iterator[None]:
-    """Hold the run directory's lock; raises EndpointError when another monitor holds it."""
+    """Hold the monitor lock of the run directory; raises EndpointError if another monitor holds it."""
     with run_dir.monitor_lock.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Orphaned processes: programs that a killed monitor or job left running and that still hold their ports."""
+"""Orphans: programs that a killed monitor or job left running, and that still hold their ports."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from exatrkx_hpc.base.process import kill_session, session_members
 
 _PROC = Path("/proc")
-#: In the command of a Triton server, and of the processes that run its Python models.
+#: The job's ID in the command of a Triton server, and of the processes that run its Python models.
 _SERVER = re.compile(r"(?:--id=|exatrkx_)([0-9]+)[/_]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FarmProcess:
-    """A process of a farm on this machine: its id, its program, and the job that it belongs to."""
+    """A process of a farm on this machine: its process ID, its program and its job."""
 
     pid: int
     program: str
@@ -27,11 +27,11 @@ class FarmProcess:
 
 
 def end_orphan(pid_file: Path, *, program: str, mark: str) -> None:
-    """End the program that an earlier monitor started and whose process id is in `pid_file`.
+    """End the program that an earlier monitor started, with its process ID in `pid_file`.
 
-    It is ours only if it is called `program` and `mark` is in its command; if it has ended, its own processes
-    of that name may have outlived it, as nginx's workers do. Nothing else is ended: the number may be stale, or
-    of another machine.
+    The process and its session are killed only if its name is `program` and its command contains `mark`. If it has
+    ended, processes of its session with that name are killed, such as nginx's workers. No other process is touched: the
+    process ID may be stale or from another machine.
     """
     with contextlib.suppress(OSError, ValueError):
         pid = int(pid_file.read_text())
@@ -45,13 +45,13 @@ def end_orphan(pid_file: Path, *, program: str, mark: str) -> None:
 
 
 def farm_processes(run_root: Path, *, of_monitors: Collection[str]) -> Iterator[FarmProcess]:
-    """Yield this user's servers, and what monitors started, of all jobs of `run_root` on this machine.
+    """Yield this user's servers and monitor programs of all jobs of `run_root` on this machine.
 
-    `of_monitors` are the names of the programs that a monitor starts. What runs in a container is left out: it ends
-    with the container.
+    `of_monitors` are the names of the programs that a monitor starts. Processes in containers are skipped: they end
+    with their container.
     """
     for entry in sorted(_PROC.glob("[0-9]*"), key=lambda path: int(path.name)):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
+        with contextlib.suppress(OSError):  # the process has ended
             if entry.stat().st_uid == os.getuid() and _outside_containers(entry):
                 job = _job_of(entry, run_root, of_monitors)
                 if job is not None:
@@ -63,7 +63,7 @@ def _outside_containers(entry: Path) -> bool:
 
 
 def _job_of(entry: Path, run_root: Path, of_monitors: Collection[str]) -> str | None:
-    """Return the job that the process was started for, or None when it is no farm's of this run root."""
+    """Return the job of a process, or None if the process does not belong to a farm of this run root."""
     command = os.fsdecode((entry / "cmdline").read_bytes()).replace("\0", " ")
     if _name(int(entry.name)) in of_monitors:
         found = re.search(rf"{re.escape(str(run_root))}/([0-9]+)/", command)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-#: A line of Triton's log: its level, then time, process and place in the source.
+#: A line of Triton's log: level, time, process and source line.
 _TRITON = re.compile(r"([EFIW])\d{4} [\d:.]+ +\d+ [\w./-]+:\d+\] ?(.*)")
-#: Triton says it on every machine without a GPU.
+#: Triton logs these on every machine without a GPU.
 _HARMLESS = ("CudaDriverHelper has not been initialized", "Unable to allocate pinned system memory")
-#: What Triton says around the reason: the same one comes once from the backend and once from the model's loading.
+#: Triton's prefixes of a reason: the backend and the model loader log the same reason.
 _AROUND = re.compile(r"^(ERROR: Failed to create instance: |failed to load '[^']*' version \d+: (Internal: )?)")
-#: What follows from another failure.
+#: Errors that follow from another failure.
 _CONSEQUENCE = re.compile(r"ensemble '.*' depends on|creating server: Internal - failed to load all models")
-#: Lines of programs that are not Triton: the shell, Slurm, the engines, nginx, Python, the kernel.
+#: Error lines of other programs: the shell, Slurm, the engines, nginx, Python, the kernel.
 _TELLING = re.compile(
     r"^\s*(error|fatal|failed|panic)\b[:!]?|^[\w./ -]{1,60}: (error|fatal)\b|\[(emerg|alert|crit)\]|"
     r"^(\w+\.)*\w*(Error|Exception|Interrupt): |: command not found$|: No such file or directory$|: Permission denied$|"
@@ -25,7 +25,7 @@ _LONGEST = 400
 
 
 def reasons(text: str) -> tuple[str, ...]:
-    """Return the lines of a log that say why something failed, each once, in their order, without time and place."""
+    """Return the error lines of a log, each once, in order, without time and source line."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         said = _said(line)
@@ -36,7 +36,7 @@ def reasons(text: str) -> tuple[str, ...]:
 
 
 def reasons_of(texts: Mapping[str, str], *, most: int = 10) -> Iterator[str]:
-    """Yield `NAME: line` for each reason in the logs `texts`, by name; one that several logs give comes once."""
+    """Yield `NAME: line` for each reason in the logs `texts` (name to text); a reason of several logs once."""
     who: dict[str, list[str]] = {}
     for name, text in texts.items():
         for line in reasons(text):
@@ -49,7 +49,7 @@ def reasons_of(texts: Mapping[str, str], *, most: int = 10) -> Iterator[str]:
 
 
 def _said(line: str) -> str:
-    """Return what a line says of a failure, '' for nothing."""
+    """Return the error in a line of a log, or ''."""
     if match := _TRITON.match(line):
         return match[2].strip('" ') if match[1] in "EF" else ""
     return line.strip() if not line.startswith(("|", "+")) and _TELLING.search(line) else ""

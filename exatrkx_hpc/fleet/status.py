@@ -1,4 +1,4 @@
-"""The status of a job: its state, its servers as they answer now, and its endpoint."""
+"""The status of a job: its state, its servers and its endpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from exatrkx_hpc.launch.run_dir import RunDir
 
 @dataclass(frozen=True, kw_only=True)
 class JobStatus:
-    """The state of a job and its servers at one moment; `endpoint` is empty when no monitor is running."""
+    """The state of a job and its servers at one moment; `endpoint` is empty without an endpoint file."""
 
     info: JobInfo
     servers: tuple[Member, ...]
@@ -29,11 +29,11 @@ class JobStatus:
 
     @property
     def ready(self) -> int:
-        """How many servers answer that they are ready."""
+        """The number of ready servers."""
         return len(ready_members(self.servers))
 
     def as_dict(self) -> dict[str, object]:
-        """Return it as what JSON can say."""
+        """Return the status as JSON values."""
         return {
             "job": self.info.id,
             "cluster": self.info.cluster,
@@ -58,9 +58,9 @@ def job_status(info: JobInfo, run_dir: RunDir, *, timeout: float) -> JobStatus:
 
 
 def wait_until_ready(query: Callable[[], JobStatus], *, wanted: int, timeout: float, tell: Tell) -> JobStatus:
-    """Wait until `wanted` servers are ready and return that status; each change is passed to `tell`.
+    """Wait until `wanted` servers are ready and return the status; `tell` gets each change.
 
-    Raises EndpointError when the job ends before, or `timeout` seconds have passed.
+    Raises EndpointError if the job ends before, or after `timeout` seconds.
     """
     until, said = time.monotonic() + timeout, ""
     while (now := query()).ready < wanted:
@@ -81,9 +81,9 @@ def wait_until_ready(query: Callable[[], JobStatus], *, wanted: int, timeout: fl
 def observe(
     info: JobInfo, run_dir: RunDir, *, timeout: float, previous: Iterable[Member] = (), tolerance: int = 1
 ) -> tuple[JobInfo, tuple[Member, ...]]:
-    """Return the job with its reason explained, and its members; see `membership.reconcile`.
+    """Return the job with its reason explained, and its members; `reconcile` explains `previous` and `tolerance`.
 
-    Each server has `timeout` seconds to answer. A requeued job that waits has no servers but those of its former run.
+    Each server has `timeout` seconds to answer. A requeued job that is pending has only servers of its former run.
     """
     records = read_records(run_dir)
     serving = [record for record in records if record.state == "starting"] if not info.state.over else []
@@ -93,7 +93,7 @@ def observe(
 
 
 def _told(member: Member, info: JobInfo) -> Member:
-    """Keep a server's own last word when its job ends, and let it not outlive a requeue."""
+    """Keep the note of an ended server when its job ends; a server of a former run or a lost node is gone."""
     if info.state.over and member.record.state == "gone":
         return replace(member, note=f"{member.record.note}; {member.note}")
     if member.state != "ready" and of_former_run(member.record, info):
@@ -104,7 +104,7 @@ def _told(member: Member, info: JobInfo) -> Member:
 
 
 def _with_age(member: Member, now: float) -> Member:
-    """Say how long a server has not answered: one look cannot tell whether it is slow to load or has died."""
+    """Add to a starting server's note the age of its record: a single probe cannot distinguish slow from dead."""
     if member.state != "starting":
         return member
     age = duration(max(0, round(now - member.record.updated)))

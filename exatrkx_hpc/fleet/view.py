@@ -1,4 +1,4 @@
-"""What a monitor knows after one observation, and which changes of the job are news."""
+"""The result of one observation by the monitor, and the changes of the job that are news."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exatrkx_hpc.fleet.members.reconcile import Member, ready_members
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What a monitor knows after one look: the job, its reason explained, and its members."""
+    """The result of one observation: the job with its reason explained, and its members."""
 
     info: JobInfo
     members: tuple[Member, ...]
@@ -24,7 +24,7 @@ class View:
 
     @property
     def sentence(self) -> str:
-        """What the job is and why: `job 42 is TIMEOUT: its time limit is over; …`."""
+        """The job's state and its reason: `job 42 is TIMEOUT: it reached its time limit; …`."""
         return f"job {self.info.id} is {self.job.value}" + (f": {self.info.reason}" if self.info.reason else "")
 
     @property
@@ -34,7 +34,7 @@ class View:
 
 
 def job_news(before: JobInfo, now: JobInfo) -> News | None:
-    """Return what is new of the job, or None."""
+    """Return the news of the job, or None if nothing changed."""
     if not now.answered:
         return SchedulerSilent(job=now.id, reason=now.reason) if before.answered else None
     if before.answered and before.state is now.state and (now.state.over or before.reason == now.reason):

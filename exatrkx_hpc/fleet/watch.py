@@ -1,4 +1,4 @@
-"""A monitor in a thread of this program, where no signal interrupts it between two steps."""
+"""A monitor in its own thread, where no signal interrupts it between two steps."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from exatrkx_hpc.fleet.events import MonitorFailed
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.view import View
 
-#: The scheduler is asked first, and Slurm may take a minute for each of two questions.
+#: In seconds. The monitor first queries the scheduler; Slurm may take a minute for each of two queries.
 _START_DEADLINE = 150.0
-#: The monitor's longest single steps are questions to Slurm and the balancer's end.
+#: In seconds. The longest single steps of the monitor are Slurm queries and the stop of the balancer.
 _STOP_DEADLINE = 180.0
 
 
 class Watch:
-    """Runs a monitor until it is stopped or its job is over."""
+    """Runs a monitor in a thread until it is stopped or its job is over."""
 
     def __init__(self, monitor: Monitor) -> None:
         """Prepare; nothing runs before start()."""
@@ -32,7 +32,7 @@ class Watch:
 
     @property
     def view(self) -> View:
-        """What the monitor's last look found."""
+        """The result of the monitor's last tick."""
         return self._monitor.view
 
     @property
@@ -41,7 +41,10 @@ class Watch:
         return self._monitor.endpoint
 
     def start(self) -> None:
-        """Start the monitor; raises what it raised when it could not start, LaunchError when its job is over."""
+        """Start the monitor and wait for its balancer.
+
+        Raises the monitor's error if it cannot start, LaunchError if its job is over, EndpointError after 150 s.
+        """
         self._thread.start()
         if not self._serves.wait(_START_DEADLINE):
             raise EndpointError(f"the balancer did not start within {_START_DEADLINE:g} s; {self._where()}")
@@ -50,7 +53,8 @@ class Watch:
     def wait_ready(self, servers: int, *, timeout: float) -> None:
         """Wait until `servers` servers are ready.
 
-        Raises EndpointError when `timeout` seconds pass before, or when the job ends.
+        Raises EndpointError after `timeout` seconds, if the job or the monitor ends, or if a server gave up; raises the
+        error of a failed monitor.
         """
         until = time.monotonic() + timeout
         while len(self.view.ready) < servers:
@@ -69,9 +73,9 @@ class Watch:
     def wait(self) -> View:
         """Wait until the job is over, then return the last view.
 
-        Raises what the monitor raised, and LaunchError when the job neither completed nor was cancelled.
+        Raises the error of a failed monitor, and LaunchError if the job ended other than COMPLETED or CANCELLED.
         """
-        # Not Thread.join(): in Python 3.11 a signal that interrupts it takes a living thread for ended.
+        # Not Thread.join(): in Python 3.11, a join() that a signal interrupts marks the running thread as ended.
         while not self._ended.wait(0.2):
             pass
         self.raise_error()
@@ -80,7 +84,7 @@ class Watch:
         return self.view
 
     def stop(self) -> None:
-        """Stop the monitor with all that it started."""
+        """Stop the monitor with all that it started; wait up to 180 s for its end."""
         self._stop.set()
         if self._thread.ident is not None:
             self._ended.wait(_STOP_DEADLINE)
@@ -91,9 +95,9 @@ class Watch:
             with self._monitor.serving():
                 self._serves.set()
                 self._monitor.watch(stop=self._stop)
-        except BaseException as error:  # handed to the thread that waits for this one
+        except BaseException as error:  # raised in the thread that waits for this one
             self._error = error
-            with contextlib.suppress(OSError):  # who listened may be gone, too
+            with contextlib.suppress(OSError):  # the reader of the news may be gone, too
                 if self._serves.is_set():
                     self._monitor.tell(MonitorFailed(job=self.view.info.id, reason=str(error)))
         finally:
@@ -101,7 +105,7 @@ class Watch:
             self._ended.set()
 
     def raise_error(self) -> None:
-        """Raise what ended the monitor, if something did."""
+        """Raise the error that ended the monitor, if any; RuntimeError for an unexpected one."""
         if isinstance(self._error, ExatrkxError | BrokenPipeError):
             raise self._error
         if self._error is not None:

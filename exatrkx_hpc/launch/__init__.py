@@ -1,1 +1,1 @@
-"""A farm becomes jobs: plans, scripts, and the schedulers that run them."""
+"""Make jobs of a farm: plans, scripts, and the schedulers that run them."""

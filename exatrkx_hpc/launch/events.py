@@ -1,4 +1,4 @@
-"""What happens before a job is submitted, as news."""
+"""News of the steps before a job is submitted."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from exatrkx_hpc.base.news import Level, News
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsBuilding(News):
-    """A model repository is being built, for servers on `device`, with so many instances of each model.
+    """A model repository is being built for servers on `device`, with `instances` instances of each model.
 
-    `fused` is whether it has the fused model.
+    `fused` is true if the repository contains the fused model.
     """
 
     code: ClassVar[str] = "models-building"
@@ -22,7 +22,7 @@ class ModelsBuilding(News):
     fused: bool = True
 
     def __str__(self) -> str:
-        """Return where it will be."""
+        """Return the repository, the device and the options."""
         several = f", {self.instances} instances of each" if self.instances > 1 else ""
         without = "" if self.fused else ", without exatrkx_fused"
         return f"models: building {self.repository} for {self.device}{several}{without}"
@@ -30,7 +30,7 @@ class ModelsBuilding(News):
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePulling(News):
-    """An image is being pulled with this command of its engine."""
+    """The engine's `command` is pulling an image."""
 
     code: ClassVar[str] = "image-pulling"
     command: str
@@ -42,7 +42,7 @@ class ImagePulling(News):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFound(News):
-    """The image that servers will start from is there; `image` is how its engine calls it."""
+    """The image of the servers was found; `image` is its name for the engine."""
 
     code: ClassVar[str] = "image-found"
     image: str
@@ -54,7 +54,7 @@ class ImageFound(News):
 
 @dataclass(frozen=True, kw_only=True)
 class PackagesFetching(News):
-    """The packages that models import are being fetched for `python`, a version, to the folder `environment`."""
+    """The packages that models import are being fetched for Python version `python` to the folder `environment`."""
 
     code: ClassVar[str] = "packages-fetching"
     packages: tuple[str, ...]
@@ -62,23 +62,23 @@ class PackagesFetching(News):
     environment: str
 
     def __str__(self) -> str:
-        """Return what is fetched, and where it will be."""
+        """Return the packages and the target folder."""
         return f"packages: fetching {', '.join(self.packages)} for Python {self.python} to {self.environment}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsWithoutPackages(News):
-    """Models of a repository that was there already take no notice of the packages in `environment`."""
+    """Models of an existing repository do not use the packages in `environment`."""
 
     code: ClassVar[str] = "models-without-packages"
-    #: They may miss what they import.
+    #: Imports of these models may fail.
     usual: ClassVar[Level] = Level.WARNING
     models: tuple[str, ...]
     repository: str
     environment: str
 
     def __str__(self) -> str:
-        """Return the models, and how a repository is built that uses the packages."""
+        """Return the models, and the command that builds a repository with the packages."""
         return (
             f"models: {', '.join(self.models)} of {self.repository} use the image's own Python, without the packages "
             f"of {self.environment}; 'exatrkx-hpc models build --environment {self.environment}' builds a repository "
@@ -88,15 +88,15 @@ class ModelsWithoutPackages(News):
 
 @dataclass(frozen=True, kw_only=True)
 class VariablesUnused(News):
-    """These variables of the shell would be options of the job, and Slurm's command does not get them."""
+    """Shell variables that would set options of the job; Slurm's command does not get them."""
 
     code: ClassVar[str] = "variables-unused"
-    #: The job is another one than they say.
+    #: The job differs from what the variables request.
     usual: ClassVar[Level] = Level.WARNING
     variables: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Return the variables, and what counts in their place."""
+        """Return the variables, and where to set the options instead."""
         verb = "is" if len(self.variables) == 1 else "are"
         unused = ", ".join(self.variables)
         return f"{unused} of this shell {verb} not used; set the options of the job in farm.toml, or as flags"
@@ -104,13 +104,14 @@ class VariablesUnused(News):
 
 @dataclass(frozen=True, kw_only=True)
 class TimeShort(News):
-    """The limit that `key` sets leaves no time to work in: `signal` comes `earliest` seconds before it, or later.
+    """The time limit in `key` leaves no time to work.
 
-    `least` seconds are what the job needs to end; all times are in seconds.
+    `signal` arrives between `earliest` and `latest` seconds before the limit, which is `seconds` long. The job needs a
+    limit of more than `least` seconds. All times are in seconds.
     """
 
     code: ClassVar[str] = "time-short"
-    #: The job is submitted all the same.
+    #: The job is submitted anyway.
     usual: ClassVar[Level] = Level.WARNING
     key: str
     limit: str
@@ -121,7 +122,7 @@ class TimeShort(News):
     least: float
 
     def __str__(self) -> str:
-        """Return the limit, why it is short, and what would do."""
+        """Return the limit, why it is too short, and the limit to request."""
         return (
             f"{self.key} is {self.limit} ({self.seconds:g} s), but Slurm signals the job to end {self.latest:g} to "
             f"{self.earliest:g} s before that ({self.signal}), so it may have no time to work; request more than "

@@ -1,4 +1,4 @@
-"""The image of a farm: pulled by setup, and looked for, so that a job is not sent to wait for nothing."""
+"""The image of a farm: pull it, and check that it exists before a job waits in the queue."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from exatrkx_hpc.launch.events import ImageFound, ImagePulling
 from exatrkx_hpc.launch.schedulers import abilities_of
 
 _CHECK_NAME = "check the name in server.image, and that this machine reaches its registry"
-#: What an engine writes over with its next words, and how it says so to a terminal.
+#: Text that an engine overwrites in a terminal (a carriage return follows), and escape sequences.
 _TERMINAL = re.compile(r"[^\n]*\r(?!\n)|\x1b\[[0-9;]*[A-Za-z]")
 
 
 def refuse_missing_image(farm: Farm) -> None:
-    """Raise LaunchError when no server of `farm` could start from its image, as far as this machine can know.
+    """Raise LaunchError if no server of `farm` can start from its image, as far as this machine can check.
 
-    It cannot where the engine's program is on the nodes alone, nor where each node keeps images of its own.
+    It cannot check an engine that is only on the nodes, or an engine with a separate image store on each node.
     """
     engine = engine_of(farm)
     if not engine.has_container or (engine.images_of_each_node and abilities_of(farm).other_machines):
@@ -32,18 +32,18 @@ def refuse_missing_image(farm: Farm) -> None:
 
 
 def find_image(farm: Farm) -> str:
-    """Return what the engine of `farm` says of the image.
+    """Return the engine's description of the image of `farm`.
 
-    Raises LaunchError when no server could start from it, MissingComponent when the engine's program is not here.
+    Raises LaunchError if no server can start from the image, MissingComponent if the engine is not on this machine.
     """
     return engine_of(farm).find_image(farm.server.image, other_machines=abilities_of(farm).other_machines)
 
 
 def pull_image(farm: Farm, tell: Tell) -> None:
-    """Pull the image of `farm` with the engine's own command, and see that it is there afterwards.
+    """Pull the image of `farm` with the engine's own command, then check that the image exists.
 
-    A pull that fails may well end with status 0. Raises LaunchError when no server could start from the image,
-    MissingComponent when the engine's program is not here.
+    The check is needed because a failed pull may end with status 0. Raises LaunchError if no server can start from the
+    image, MissingComponent if the engine is not on this machine.
     """
     if not engine_of(farm).has_container:
         return
@@ -58,7 +58,7 @@ def pull_image(farm: Farm, tell: Tell) -> None:
 
 
 def _pull(farm: Farm, tell: Tell) -> str:
-    """Return what the engine said last, on one line; nothing for an image that is not pulled."""
+    """Pull the image and return the last line of the engine's output; '' for an image that is not pulled."""
     pull = engine_of(farm).pull(farm.server.image)
     if pull is None:
         return ""

@@ -1,4 +1,4 @@
-"""The Python code that the models need on the nodes, copied to a folder of the run root."""
+"""Copy the Python code that the models need on the nodes to a folder of the run root."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from exatrkx_hpc.base.assets import package_parent
 from exatrkx_hpc.base.files import write_whole
 
 _PARTS = ("exatrkx_hpc/__init__.py", "exatrkx_hpc/tracking")
-#: Code of Python, and that of the GPU, which is compiled where it runs.
+#: Python code, and GPU code, which is compiled on the node.
 _KINDS = (".py", ".cu")
 
 
 def write_payload(folder: Path) -> None:
-    """Copy `exatrkx_hpc.tracking`, which imports nothing of the rest, into `folder`; safe to repeat.
+    """Copy `exatrkx_hpc.tracking`, which imports no other part of the package, into `folder`; safe to repeat.
 
-    A server gets `folder` as its PYTHONPATH, and a container mounts it.
+    `folder` is the PYTHONPATH of a server; a container mounts it.
     """
     for part in _PARTS:
         source = package_parent() / part

@@ -1,4 +1,4 @@
-"""A farm becomes a plan: every value that the scripts need, computed once and never looked up again."""
+"""Make a plan of a farm: every value that the scripts need, computed once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from exatrkx_hpc.launch.engines.table import engine_of
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.words import Var, Word
 
-#: HTTP, gRPC and metrics ports stand side by side; the next server of the node starts this much higher.
+#: Distance between the HTTP ports of two servers on a node; the gRPC and metrics ports follow the HTTP port.
 PORTS_PER_SERVER = 10
 
 
 class Tool(BaseModel):
-    """A program with the variables that it needs: how this machine starts Triton without a container."""
+    """The program that starts Triton without a container, with its arguments and environment variables."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,7 +31,7 @@ class Tool(BaseModel):
 
 
 class Setting(BaseModel):
-    """A value that somebody set: its dotted key, the value as TOML would have it, and where, if that is known."""
+    """A value that was set: its dotted key, the value as TOML, and its source, if known."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,7 +41,7 @@ class Setting(BaseModel):
 
 
 class FarmPlan(BaseModel):
-    """What one job will do; the scripts are this and nothing else."""
+    """All input of the scripts of one job."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -75,9 +75,9 @@ class FarmPlan(BaseModel):
 
 
 def make_plan(farm: Farm, *, tool: Tool | None = None, sources: Mapping[str, str] | None = None) -> FarmPlan:
-    """Return the plan of `farm`; `tool` replaces the tritonserver that farm.toml names (engine none only).
+    """Return the plan of `farm`; `tool` replaces the tritonserver of farm.toml (engine none only).
 
-    `sources` says of each key where its value comes from, for the reader of the script.
+    `sources` maps each key to the source of its value; the script shows these sources.
     """
     server = farm.server
     spec = container_spec(farm, tool or Tool(triton=server.triton))
@@ -113,7 +113,10 @@ def make_plan(farm: Farm, *, tool: Tool | None = None, sources: Mapping[str, str
 
 
 def settings_of(farm: Farm, sources: Mapping[str, str] | None = None) -> tuple[Setting, ...]:
-    """Return the values that are not defaults, in the order of farm.toml; without `sources` those that differ."""
+    """Return the values that `sources` does not mark as default, in the order of farm.toml.
+
+    Without `sources`, return the values that differ from the defaults.
+    """
     keys = tuple(known_keys())
     if sources is None:
         bare = Farm()
@@ -123,16 +126,16 @@ def settings_of(farm: Farm, sources: Mapping[str, str] | None = None) -> tuple[S
 
 
 def _as_toml(value: object) -> str:
-    """Write texts, numbers, booleans and lists as JSON does, which is TOML; a table becomes an inline one."""
+    """Return `value` as TOML: an inline table for a dict; JSON, which is valid TOML here, for other values."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name} = {_as_toml(item)}" for name, item in value.items()) + "}"
     return json.dumps(value, ensure_ascii=False)
 
 
 def container_spec(farm: Farm, tool: Tool) -> ContainerSpec:
-    """Return what the servers of `farm` need of their containers."""
+    """Return the container specification of the servers of `farm`."""
     server, python = farm.server, python_folder(farm)
-    # Models of an image that has all their packages need no other, and podman mounts no folder that is not there.
+    # Without this folder, the models use the packages of the image. podman cannot mount a missing folder.
     extra = tuple(folder for folder in (server.python_environment,) if folder and Path(folder).is_dir())
     return ContainerSpec(
         image=server.image,
@@ -147,27 +150,27 @@ def container_spec(farm: Farm, tool: Tool) -> ContainerSpec:
 
 
 def container_places(farm: Farm) -> tuple[tuple[str, str], ...] | None:
-    """Return the folders of this machine that the servers' container has, with their places in it; None without one."""
+    """Return pairs of a folder of this machine and its path in the servers' container; None without a container."""
     if not engine_of(farm).has_container:
         return None
     return container_spec(farm, Tool(triton=farm.server.triton)).places
 
 
 def engine_faults(farm: Farm) -> tuple[str, ...]:
-    """Return what the engine of `farm` cannot do of what is asked of it, each in one line with the next step."""
+    """Return the settings of `farm` that its engine does not support, one line each with the next step."""
     return engine_of(farm).faults(container_spec(farm, Tool(triton=farm.server.triton)))
 
 
 def python_folder(farm: Farm) -> str:
-    """Return the folder that a server finds the models' Python code in: a copy of `exatrkx_hpc.tracking`.
+    """Return the folder with the models' Python code for the servers: a copy of `exatrkx_hpc.tracking`.
 
-    It holds nothing else, so that PYTHONPATH never puts this installation's packages before an image's own.
+    It holds nothing else, so that PYTHONPATH never puts packages of this installation before those of the image.
     """
     return str(FarmDir.of(farm).python / __version__)
 
 
 def _triton_command(farm: Farm, tool: Tool) -> tuple[Word, ...]:
-    """Return the command of tritonserver; address, ports and identity are known on the node only."""
+    """Return the command of tritonserver; only the node knows the address, the ports and the server's ID."""
     return (
         tool.triton,
         ("--id=", Var("instance")),
@@ -179,7 +182,7 @@ def _triton_command(farm: Farm, tool: Tool) -> tuple[Word, ...]:
         ("--metrics-address=", Var("address")),
         ("--metrics-port=", Var("metrics_port")),
         f"--exit-timeout-secs={farm.server.exit_timeout}",
-        # A server that is killed leaves its shared memory behind; by this prefix the script finds it.
+        # A killed server leaves shared memory behind; the script finds it by this prefix.
         ("--backend-config=python,shm-region-prefix-name=", Var("shm_prefix")),
         *(("--allow-gpu-metrics=false",) if farm.server.device == "cpu" else ()),
         *tool.arguments,
@@ -210,12 +213,12 @@ def _directives(farm: Farm) -> tuple[tuple[str, str], ...]:
         ("dependency", job.dependency),
         ("licenses", job.licenses),
         ("comment", job.comment),
-        # Slurm makes no folder for this file, and the job's own does not exist yet. It reads %% as a plain %.
+        # Slurm does not create the folder of this file, and the run directory does not exist yet. %% means %.
         ("output", farm.run_root.replace("%", "%%") + "/job-%j.log"),
     )
     given = tuple((name, value) for name, value in pairs if value)
-    # Said either way: some sites requeue unless told otherwise.
-    # And a node that crashes must not take the others along.
+    # Always set one of the two: some sites requeue by default.
+    # no-kill: a node that crashes must not end the other nodes.
     switches = ("requeue" if job.requeue else "no-requeue", "no-kill", *(("exclusive",) if job.exclusive else ()))
     return (*given, *((name, "") for name in switches))
 
@@ -223,8 +226,8 @@ def _directives(farm: Farm) -> tuple[tuple[str, str], ...]:
 def _step_options(farm: Farm) -> tuple[str, ...]:
     """Return the options of the srun that starts the servers.
 
-    A dead server or node must not end the others. Since Slurm 22.05 a step does not inherit --cpus-per-task, and in
-    a shell's own allocation there is nothing to inherit.
+    A dead server or node must not end the others. The step gets --cpus-per-task explicitly: since Slurm 22.05, a step
+    does not inherit it, and in a shell's allocation there is nothing to inherit.
     """
     job, server = farm.job, farm.server
     size = (f"--nodes={job.nodes}", f"--ntasks-per-node={server.servers_per_node}")
@@ -235,10 +238,10 @@ def _step_options(farm: Farm) -> tuple[str, ...]:
 
 
 def _binding(farm: Farm) -> str:
-    """Return how Slurm shows the GPUs to the servers.
+    """Return the value of srun's --gpu-bind.
 
-    `closest` may show one GPU to two servers. A server of one GPU gets the closest that no other has, and servers of
-    several share the node's among them.
+    `closest` may bind two servers to one GPU. So `single:1` gives a server with one GPU the closest GPU that no other
+    server has. With several GPUs per server, `none` shows all GPUs, and the servers divide them.
     """
     if farm.job.gpu_bind != "closest" or not farm.server.gpus_per_server:
         return farm.job.gpu_bind

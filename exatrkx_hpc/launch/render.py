@@ -1,4 +1,4 @@
-"""A plan becomes the text of the scripts."""
+"""Render the scripts of a plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def render_server(plan: FarmPlan) -> str:
 
 
 def render_job(plan: FarmPlan) -> str:
-    """Return the text of `farm.sbatch`, which holds `server.sh` and so stands alone."""
+    """Return the text of `farm.sbatch`, which contains `server.sh`."""
     server_script = render_server(plan).rstrip("\n")
     filters = {"sh": sh, "directive": directive, "comment": comment}
     return render("jobs/farm.sbatch.j2", filters=filters, plan=plan, server_script=server_script)

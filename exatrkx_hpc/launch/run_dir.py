@@ -10,48 +10,48 @@ from typing import Final
 
 from exatrkx_hpc.config.schema import Farm
 
-#: Names the job that was watched last, in the place of an id.
+#: Replaces a job ID: the last monitored job.
 LATEST: Final = "latest"
 _ID = re.compile(r"[1-9][0-9]*", re.ASCII)
 
 
 @dataclass(frozen=True)
 class FarmDir(os.PathLike[str]):
-    """The folder of a farm, its run root: what its jobs share, and a run directory for each job."""
+    """The run root of a farm: files that its jobs share, and a run directory for each job."""
 
     path: Path
 
     @classmethod
     def of(cls, farm: Farm) -> FarmDir:
-        """Return the folder of `farm`."""
+        """Return the run root of `farm`."""
         return cls(Path(farm.run_root))
 
     def __fspath__(self) -> str:
-        """Return the folder as open() takes it."""
+        """Return the path, for functions such as open()."""
         return str(self.path)
 
     def __str__(self) -> str:
-        """Return the folder as people read it."""
+        """Return the path."""
         return str(self.path)
 
     @property
     def scripts(self) -> Path:
-        """The folder of the scripts that were submitted."""
+        """The folder of the submitted scripts."""
         return self.path / "scripts"
 
     @property
     def python(self) -> Path:
-        """The folder of the Python code that servers load, a folder for each version."""
+        """The folder of the Python code that servers load, with a subfolder for each version."""
         return self.path / "python"
 
     @property
     def triton(self) -> Path:
-        """The folder of the parts of the embedded Triton."""
+        """The folder with the layout of the embedded Triton."""
         return self.path / "triton"
 
     @property
     def bench_models(self) -> Path:
-        """The folder of the model repositories that scans made."""
+        """The folder of the model repositories that scans create."""
         return self.path / "bench-models"
 
     @property
@@ -61,15 +61,15 @@ class FarmDir(os.PathLike[str]):
 
     @property
     def latest(self) -> Path:
-        """The link to the run directory of the job that was watched last."""
+        """The link to the run directory of the last monitored job."""
         return self.path / LATEST
 
     def job(self, job: str) -> RunDir:
-        """Return the run directory of a job, whether or not it is there; LATEST is the job watched last."""
+        """Return the run directory of a job, which need not exist; LATEST is the last monitored job."""
         return RunDir(self.path / job)
 
     def job_ids(self) -> tuple[str, ...]:
-        """Return the ids of the jobs that have a run directory, the newest id last."""
+        """Return the IDs of the jobs with a run directory, highest last."""
         if not self.path.is_dir():
             return ()
         folders = (path for path in self.path.iterdir() if _ID.fullmatch(path.name))
@@ -78,39 +78,39 @@ class FarmDir(os.PathLike[str]):
 
 @dataclass(frozen=True)
 class RunDir(os.PathLike[str]):
-    """The run directory of a job: its script, records, logs and configuration; the folder is named by the job's id.
+    """The run directory of a job: its script, records, logs and configuration; the folder's name is the job's ID.
 
-    jobs/farm.sbatch.j2 and jobs/server.sh.j2 write to the same places.
+    jobs/farm.sbatch.j2 and jobs/server.sh.j2 write to the same paths.
     """
 
     path: Path
 
     def __fspath__(self) -> str:
-        """Return the folder as open() takes it."""
+        """Return the path, for functions such as open()."""
         return str(self.path)
 
     def __str__(self) -> str:
-        """Return the folder as people read it."""
+        """Return the path."""
         return str(self.path)
 
     @property
     def job(self) -> str:
-        """The id of the job."""
+        """The ID of the job."""
         return self.path.name
 
     @property
     def farm(self) -> FarmDir:
-        """The folder of the job's farm."""
+        """The run root of the job's farm."""
         return FarmDir(self.path.parent)
 
     @property
     def job_log(self) -> Path:
-        """The log of the job's script; it is beside the run directory, because Slurm opens it before there is one."""
+        """The log of the job's script; outside the run directory, because Slurm opens the log before that exists."""
         return self.path.parent / f"job-{self.job}.log"
 
     @property
     def plan(self) -> Path:
-        """The plan that the job's script was made from, JSON."""
+        """The plan of the job's script, JSON."""
         return self.path / "plan.json"
 
     @property
@@ -125,52 +125,52 @@ class RunDir(os.PathLike[str]):
 
     @property
     def logs(self) -> Path:
-        """The folder of the servers' logs, and of what runs beside them."""
+        """The folder of the logs of the servers and of the command beside them."""
         return self.path / "logs"
 
     @property
     def stop(self) -> Path:
-        """The file that asks the servers to end: `drain` or `halt`, then who asks."""
+        """The stop request to the servers: `drain` or `halt`, then the origin of the request."""
         return self.path / "stop"
 
     @property
     def beside_status(self) -> Path:
-        """The exit status of the program that ran beside the servers."""
+        """The exit status of the command beside the servers."""
         return self.path / "beside-status"
 
     @property
     def exit_status(self) -> Path:
-        """The exit status of a script that no Slurm keeps: of the embedded scheduler, or of a terminal."""
+        """The exit status of a script that is not a Slurm batch job: from the embedded scheduler or a terminal."""
         return self.path / "exit-status"
 
     @property
     def interactive(self) -> Path:
-        """The mark of a farm that a terminal runs: whose the allocation is."""
+        """The marker of a farm that a terminal runs; it says where the allocation comes from."""
         return self.path / "interactive"
 
     @property
     def slurm_job(self) -> Path:
-        """What Slurm knows the job by, where it was submitted from here, JSON."""
+        """The record of a job submitted to Slurm by this program: cluster, name and script, JSON."""
         return self.path / "slurm-job.json"
 
     @property
     def embedded_job(self) -> Path:
-        """What the embedded scheduler keeps of the job, JSON."""
+        """The embedded scheduler's record of the job, JSON."""
         return self.path / "embedded-job.json"
 
     @property
     def cancelled(self) -> Path:
-        """The mark of a job of the embedded scheduler that was cancelled."""
+        """The marker of a cancelled job of the embedded scheduler."""
         return self.path / "cancelled"
 
     @property
     def programs(self) -> Path:
-        """The folder of the programs that the embedded scheduler puts on the script's PATH."""
+        """The folder of programs that the embedded scheduler puts first on the script's PATH."""
         return self.path / "bin"
 
     @property
     def endpoint(self) -> Path:
-        """Where the endpoint of the job is, JSON; here while a monitor keeps it."""
+        """The endpoint of the job, JSON; exists while a monitor maintains the endpoint."""
         return self.path / "endpoint.json"
 
     @property
@@ -185,17 +185,17 @@ class RunDir(os.PathLike[str]):
 
     @property
     def bench(self) -> Path:
-        """The folder of a scan that the job made of itself."""
+        """The folder of a scan that the job itself ran."""
         return self.path / "bench"
 
     @property
     def job_records(self) -> tuple[Path, ...]:
-        """Files of which a run directory has one: it notes, among others, as which `script` the job was submitted."""
+        """The possible job records, of which a run directory has one; its `script` is the submitted script."""
         return (self.slurm_job, self.embedded_job)
 
     @property
     def marks(self) -> tuple[Path, ...]:
-        """Files of which a run directory has at least one, and another folder that a number names has none."""
+        """Files that identify a run directory: it has at least one; another folder with a numeric name has none."""
         return (self.server_script, self.plan, self.embedded_job)
 
     def balancer(self, kind: str) -> Path:
@@ -203,7 +203,7 @@ class RunDir(os.PathLike[str]):
         return self.path / kind
 
     def log_files(self, server: str | None = None) -> tuple[Path, ...]:
-        """Return the logs that are there: the job's own, then each server's; or the log of one server."""
+        """Return the existing logs: the job's log, then those in `logs`; or only the log of `server`."""
         servers = tuple(sorted(self.logs.glob("*.log")))
         if server is not None:
             return tuple(path for path in servers if path.stem == server)

@@ -1,4 +1,4 @@
-"""The run directories of a run root: which can be removed, their removal, and whether nodes can see them."""
+"""The run directories of a run root: find and remove old ones, and check whether nodes can see them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from exatrkx_hpc.base.errors import ConfigError, LaunchError
 from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-#: What the names of the scripts end with that `deploy` wrote.
+#: The end of the name of a script that `deploy` wrote.
 _OF_DEPLOY = re.compile(r"-[0-9]{8}-[0-9]{6}\.sbatch$")
-#: File systems that live in one machine's memory or in one container.
+#: File systems in the memory of one machine or in one container.
 _OF_ONE_MACHINE = {"tmpfs", "ramfs", "devtmpfs", "overlay", "aufs", "squashfs", "rootfs"}
 _MOUNTS = Path("/proc/self/mountinfo")
-#: Every machine has its own of these, whatever file system they are on.
+#: Folders that each machine has for itself, on any file system.
 _OWN_FOLDERS = (Path("/tmp"), Path("/var/tmp"))
 
 
 def parse_age(text: str) -> float:
-    """Return the seconds of an age such as 90m, 12h, 7d or 2w; raises ConfigError for anything else."""
+    """Return an age such as 90m, 12h, 7d or 2w in seconds; raises ConfigError for anything else."""
     match = re.fullmatch(r"(\d+)([mhdw])", text)
     if match is None:
         raise ConfigError(f"{text!r} is not a valid age; write a number and m, h, d or w, such as 7d")
@@ -33,14 +33,14 @@ def parse_age(text: str) -> float:
 
 
 def last_change(run_dir: Path) -> float:
-    """Return when something in the run directory was last written, in seconds since the epoch.
+    """Return the time of the last change in the run directory, in seconds since the epoch.
 
-    What a link points to does not count. Raises OSError when the run directory is gone.
+    Targets of links do not count. Raises OSError if the run directory does not exist.
     """
     times = [run_dir.lstat().st_mtime]
     for folder, _, names in os.walk(run_dir):
         for name in names:
-            with contextlib.suppress(FileNotFoundError):  # taken away meanwhile
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                 times.append(Path(folder, name).lstat().st_mtime)
     return max(times)
 
@@ -50,8 +50,8 @@ def old_jobs(
 ) -> tuple[str, ...]:
     """Return the jobs that have ended and whose run directory has not changed for `older_than` seconds.
 
-    `is_over` is asked last, and only for directories that are old enough; a job of which it is unknown whether
-    it has ended is not among them, nor is a folder that only has a number for its name.
+    `is_over` is called last, and only for directories that are old enough. Jobs with an unknown state are left out, and
+    so are folders that are not run directories but have a numeric name.
     """
     moment = time.time() if now is None else now
     return tuple(job for job in farm.job_ids() if _removable(farm.job(job), moment - older_than, is_over))
@@ -65,9 +65,9 @@ def _removable(run_dir: RunDir, before: float, is_over: Callable[[str], bool]) -
 
 
 def remove(run_dir: RunDir) -> None:
-    """Remove a job's run directory, its script and the log that Slurm wrote beside it; what a link points to stays.
+    """Remove a job's run directory, its script and its log in the run root; targets of links stay.
 
-    Raises LaunchError when not all of it can be removed.
+    Raises LaunchError if the run directory or the log cannot be removed.
     """
     script = _script_of(run_dir)
     try:
@@ -84,14 +84,14 @@ def remove(run_dir: RunDir) -> None:
 
 
 def remove_script(script: Path) -> None:
-    """Remove a script that `deploy` wrote, and what it said in a terminal; one that cannot be removed stays."""
+    """Remove a script that `deploy` wrote, and its log of a terminal; files that cannot be removed stay."""
     for path in (script, script.with_suffix(".log")):
         with contextlib.suppress(OSError):
             path.unlink()
 
 
 def remove_old_scripts(farm: FarmDir, *, older_than: float, now: float | None = None) -> None:
-    """Remove the scripts that have not changed for `older_than` seconds, but none of a job with a run directory."""
+    """Remove scripts of `deploy` unchanged for `older_than` seconds, except those of jobs with a run directory."""
     moment = time.time() if now is None else now
     kept = {_script_of(farm.job(job)) for job in farm.job_ids()}
     for script in farm.scripts.glob("*.sbatch"):
@@ -101,7 +101,7 @@ def remove_old_scripts(farm: FarmDir, *, older_than: float, now: float | None = 
 
 
 def _script_of(run_dir: RunDir) -> Path | None:
-    """Return the script that the job of a run directory was submitted as, if that is noted."""
+    """Return the submitted script of the job of a run directory, or None if no record names it."""
     for record in run_dir.job_records:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             if script := json.loads(record.read_text()).get("script"):
@@ -110,14 +110,14 @@ def _script_of(run_dir: RunDir) -> Path | None:
 
 
 def local_file_system(path: Path) -> str | None:
-    """Return the type of the file system of `path` if no other machine can see it, such as tmpfs; else None.
+    """Return the type of the file system of `path`, such as tmpfs, if it is local to this machine; else None.
 
-    `path` need not exist yet. A folder of such a file system that somebody mounted again in another place counts
-    as arranged for. None proves nothing: a disk may be exported to the nodes, or not.
+    `path` need not exist. A bind mount of a folder of such a file system counts as shared, because somebody set it up
+    on purpose. None proves nothing: a disk may or may not be exported to the nodes.
     """
     resolved = path.resolve()
     found, longest = None, -1
-    for line in _MOUNTS.read_text().splitlines():  # a later mount covers an earlier one in the same place
+    for line in _MOUNTS.read_text().splitlines():  # a later mount hides an earlier one at the same path
         fields, _, rest = line.partition(" - ")
         root, place = (_unescaped(field) for field in fields.split()[3:5])
         if len(place) >= longest and resolved.is_relative_to(place):
@@ -127,17 +127,17 @@ def local_file_system(path: Path) -> str | None:
 
 
 def of_this_machine(path: Path) -> str:
-    """Return why no other machine sees `path`, which need not exist yet, or nothing when nothing speaks against it."""
+    """Return why `path`, which need not exist, is local to this machine; '' if it may be shared."""
     if (kind := local_file_system(path)) is not None:
         return f"is on {kind}, which the nodes do not share with this machine"
     existing = next(one for one in (path, *path.parents) if one.exists()).resolve()
     for own in _OWN_FOLDERS:
-        # A folder that somebody mounted below it is another matter.
+        # A file system that is mounted below the folder may be shared.
         if existing.is_relative_to(own) and existing.stat().st_dev == own.stat().st_dev:
             return f"is below {own}, which is local to each machine"
     return ""
 
 
 def _unescaped(field: str) -> str:
-    r"""Return a field of mountinfo, in which a blank is \040."""
+    r"""Return a field of mountinfo without octal escapes, such as \040 for a space."""
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)

@@ -1,4 +1,4 @@
-"""The interface of a scheduler: submit a script, report a job's state, end a job."""
+"""The interface of a scheduler: submit a script, report a job's state, cancel a job."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from exatrkx_hpc.launch.plan import FarmPlan
 
 
 class SchedulerSilentError(LaunchError):
-    """The scheduler has not answered once since this program began."""
+    """The scheduler has not answered since this program started."""
 
 
 class JobMayRunError(LaunchError):
-    """It is unknown whether a script was submitted: its job may run."""
+    """It is unknown whether the script was submitted; its job may run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Abilities:
-    """What a scheduler can do, and what its jobs need; who depends on it asks this and not the scheduler's name.
+    """What a scheduler can do, and what its jobs need; code checks these flags, not the name of the scheduler.
 
     `other_machines`: jobs run on other machines, which must see the run root.
-    `allocations`: a shell can be inside a job, and a script can run from a terminal or spread over a job's nodes.
-    `brings_triton`: where the farm names neither a container nor a program, the Triton of the `local` extra serves.
-    `builds_models`: the shipped models are built at the first deploy; elsewhere somebody builds them once.
-    `measures_direct`: `bench` also runs the models without any server, on this machine, unless a flag says otherwise.
+    `allocations`: a shell can be inside a job; a script can run from a terminal, or on all nodes of a job.
+    `brings_triton`: a farm without a container or its own program uses the Triton of the `local` extra.
+    `builds_models`: the first deploy builds the shipped models; with other schedulers, a user builds them once.
+    `measures_direct`: by default, `bench` also measures the models on this machine without a server.
     """
 
     other_machines: bool
@@ -38,28 +38,28 @@ class Abilities:
 
 
 class Scheduler(Protocol):
-    """Slurm, or the embedded one of this machine."""
+    """Slurm, or the embedded scheduler of this machine."""
 
     @property
     def abilities(self) -> Abilities:
-        """What it can do; the same for every job."""
+        """What the scheduler can do; the same for every job."""
         ...
 
     def submit(self, script: Path, plan: FarmPlan) -> str:
-        """Submit `script` and return the job's id; raises LaunchError when it is refused."""
+        """Submit `script` and return the job's ID; raises LaunchError if the scheduler refuses it."""
         ...
 
     def info(self, job: str) -> JobInfo:
-        """Return what is known of the job now; what cannot be told is UNKNOWN with the reason.
+        """Return the job's current state; UNKNOWN with a reason if the scheduler does not report it.
 
-        Raises SchedulerSilentError when the scheduler has not answered once since this program began, and LaunchError
-        when the scheduler knows that it never had the job.
+        Raises SchedulerSilentError if the scheduler has not answered since this program started, and LaunchError if the
+        scheduler knows that it never had the job.
         """
         ...
 
     def cancel(self, job: str, *, drain: bool = True) -> None:
-        """End the job and wait for its end: its servers leave the balancer first (`drain`), or end at once.
+        """End the job and wait for its end; with `drain`, its servers leave the balancer first.
 
-        A job that has ended already is left alone. Raises LaunchError when the job does not end.
+        Does nothing if the job has already ended. Raises LaunchError if the job does not end.
         """
         ...

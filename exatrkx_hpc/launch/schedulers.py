@@ -1,4 +1,4 @@
-"""The available schedulers, and the one of a farm."""
+"""The available schedulers, and the scheduler of a farm."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from exatrkx_hpc.launch.slurm.scheduler import Slurm
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerKind:
-    """A kind of scheduler: what it can do, and how the one of a farm is made."""
+    """A kind of scheduler: what it can do, and the function that makes the scheduler of a farm."""
 
     abilities: Abilities
     make: Callable[[Farm], Scheduler]
 
 
 def scheduler_of(farm: Farm) -> Scheduler:
-    """Return the scheduler that the site has."""
+    """Return the scheduler of the site of `farm`."""
     return SCHEDULERS[farm.cluster.scheduler].make(farm)
 
 
 def abilities_of(farm: Farm) -> Abilities:
-    """Return what the scheduler of the site can do."""
+    """Return what the scheduler of the site of `farm` can do."""
     return SCHEDULERS[farm.cluster.scheduler].abilities
 
 
 def uses_own_triton(farm: Farm) -> bool:
-    """Return whether the servers of `farm` are the Triton of the `local` extra."""
+    """Return whether the servers of `farm` run the Triton of the `local` extra."""
     named = engine_of(farm).has_container or farm.server.triton != "tritonserver"
     return abilities_of(farm).brings_triton and not named
 
 
 def farm_slurm(farm: Farm, *, interactive: bool = False) -> FarmSlurm:
-    """Return the Slurm of the site; with `interactive` it runs a farm's script from this terminal."""
-    # What a drain takes at the most, and what Slurm and the script need beside it.
+    """Return Slurm as the scheduler; with `interactive`, it runs a farm's script from this terminal."""
+    # The longest drain, plus 30 s for Slurm and the script.
     grace = farm.server.drain + farm.server.exit_timeout + 30.0
     return FarmSlurm(
         lambda cluster: Slurm(grace=grace, cluster=cluster),

@@ -1,6 +1,6 @@
-"""Words of a command that a script will run: plain text, and values that only the node knows.
+"""Words of a command in a script: plain text, and values that only the node knows.
 
-A command stays data until the template; there each word is quoted, once.
+A command stays data until the template quotes each word, once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Var:
-    """A shell variable of the script, filled in on the node."""
+    """A shell variable of the script, expanded on the node."""
 
     name: str
 
@@ -21,7 +21,7 @@ Word: TypeAlias = str | Var | tuple[str | Var, ...]
 
 
 def sh(word: Word) -> str:
-    """Return `word` quoted for bash, so that it stays one word whatever it holds."""
+    """Return `word` quoted for bash as a single word."""
     if isinstance(word, Var):
         return f'"${{{word.name}}}"'
     if isinstance(word, tuple):
@@ -32,11 +32,11 @@ def sh(word: Word) -> str:
 def directive(value: str) -> str:
     """Return `value` quoted for a #SBATCH line, so that sbatch reads it as one word.
 
-    sbatch knows both kinds of quotes, but to it a backslash escapes between single quotes, too.
+    Unlike in a shell, a backslash is an escape for sbatch even between single quotes.
     """
     return shlex.quote(value).replace("\\", "\\\\")
 
 
 def comment(text: str) -> str:
-    """Return `text` on one line that a person can read: a line break or another control character is spelled out."""
+    """Return `text` on one readable line: line breaks and other control characters are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

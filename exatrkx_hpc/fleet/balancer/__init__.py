@@ -1,1 +1,1 @@
-"""The balancer before the ready members."""
+"""The balancer in front of the ready members."""

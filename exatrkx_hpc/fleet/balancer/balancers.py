@@ -1,4 +1,4 @@
-"""The available balancers, and the one of a farm."""
+"""The available balancers, and the balancer of a farm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exatrkx_hpc.config.schema import BalancerSection
 from exatrkx_hpc.fleet.balancer import nginx
 from exatrkx_hpc.fleet.balancer.base import Balancer, BalancerKind, Listen
 
-#: Every kind of balancer, by its name.
+#: Every kind of balancer, by name.
 BALANCERS: Final[Mapping[str, BalancerKind]] = {"nginx": nginx.KIND}
 _USED: Final = "nginx"
 
@@ -23,11 +23,12 @@ def kind_of(section: BalancerSection) -> BalancerKind:
 
 
 def balancer_of(section: BalancerSection, folder: Path, tell: Tell = untold) -> Balancer:
-    """Return the balancer of a farm, not yet started, with its files in `folder`; a port 0 becomes a free one.
+    """Return the balancer of a farm, not yet started, with its files in `folder`.
 
-    A port of the user's own that is taken is replaced by a free one, which `tell` is told.
+    Port 0 means any free port, `user` the port derived from the user ID. If the derived port is taken, a free port
+    replaces it, and `tell` gets PortTaken.
 
-    Raises MissingComponent when its program is not here.
+    Raises MissingComponent if the balancer's program is not on this machine.
     """
     listen = Listen(
         host=section.host,

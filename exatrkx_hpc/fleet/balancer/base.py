@@ -1,7 +1,7 @@
-"""What a balancer is: one address before the ready servers of a farm. Each kind of balancer is one file beside this.
+"""The interface of a balancer: one address for the ready servers of a farm. Each kind is one module in this folder.
 
-A balancer ends with the monitor that started it. One that outlives its monitor needs two more verbs here: to leave it
-running, and to take over one that runs.
+A balancer stops with the monitor that started it. A balancer that outlives its monitor would need two more methods:
+detach from a running balancer, and take one over.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Final, Protocol
 from exatrkx_hpc.base.ports import public_host
 from exatrkx_hpc.fleet.members.reconcile import Member
 
-#: The header of a gRPC answer in which a balancer names the server that answered, `host:port`. After a retry inside the
-#: balancer the header may name all servers that were asked, separated by ", "; the one that answered is the last.
+#: Header of a gRPC response with the server that answered, `host:port`. After a retry inside the balancer, the header
+#: may list all servers tried, separated by ", "; the last of them answered.
 MEMBER_HEADER: Final = "exatrkx-member"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listen:
-    """Where a balancer listens, and with how many processes."""
+    """The addresses on which a balancer listens, and its number of processes."""
 
     host: str
     grpc_port: int
@@ -40,50 +40,51 @@ class Listen:
 
 
 class Balancer(Protocol):
-    """Spreads requests over the ready servers of a farm; gRPC answers carry MEMBER_HEADER.
+    """Distributes requests over the ready servers of a farm; gRPC responses carry MEMBER_HEADER.
 
-    Inference changes nothing, so a request whose server fails may be sent to another one. Without a server, a request
-    is refused at once, and never waits.
+    Inference is idempotent, so the balancer may retry a failed request on another server. Without a ready server, the
+    balancer rejects a request at once.
     """
 
     @property
     def name(self) -> str:
-        """What kind of balancer it is, such as `nginx`."""
+        """The kind of the balancer, such as `nginx`."""
         ...
 
     @property
     def listen(self) -> Listen:
-        """Where it listens."""
+        """The addresses on which the balancer listens."""
         ...
 
     def start(self, members: Iterable[Member]) -> None:
-        """Start for these members and return when it listens; ends what an earlier one of its folder left running.
+        """Start for these members and return when the balancer listens; end orphans of an earlier one in its folder.
 
-        Raises EndpointError when a port is in use or the configuration is refused; the message says what to do.
+        Raises EndpointError if a port is in use or the configuration is rejected; the message names the next step.
         """
         ...
 
     def update(self, members: Iterable[Member]) -> None:
-        """Spread new requests over these members; requests that run end where they are.
+        """Send new requests to these members; running requests finish on their server.
 
-        Raises EndpointError when that is refused; requests then go on as before.
+        Raises EndpointError if the change is rejected; the last valid configuration then stays active.
         """
         ...
 
     def alive(self) -> bool:
-        """Return whether it runs."""
+        """Return whether the balancer runs."""
         ...
 
     def stop(self, *, grace: float = 5.0) -> None:
-        """Finish running requests for up to `grace` seconds, then end with all processes; safe to repeat."""
+        """Finish running requests for up to `grace` seconds, then end all processes; safe to repeat."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class BalancerKind:
-    """A kind of balancer: the name of its processes, how its program is found, how one with its own folder is made.
+    """A kind of balancer: the name of its processes, and the functions that find its program and make a balancer.
 
-    `find` returns the path of the program; `find` and `make` raise MissingComponent when it is not here.
+    `find` returns the path of the program. `make` takes the balancer's own folder. Both raise MissingComponent if the
+    program is not on this machine.
     """
 
     program: str

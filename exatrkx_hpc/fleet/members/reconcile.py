@@ -1,4 +1,4 @@
-"""Which servers receive requests: records, probes and the job's state become members. No effects here."""
+"""Compute the members from records, probes and the job's state. No side effects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MemberState = Literal["starting", "ready", "draining", "gone"]
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A server as the fleet sees it; `missed` counts its unanswered probes since the last answer."""
+    """A server as the monitor sees it; `missed` counts the failed probes since the last answer."""
 
     record: ServerRecord
     state: MemberState
@@ -28,17 +28,17 @@ class Member:
 
     @property
     def grpc(self) -> str:
-        """Its gRPC address, `host:port`."""
+        """The server's gRPC address, `host:port`."""
         return f"{self.record.address}:{self.record.grpc_port}"
 
     @property
     def http(self) -> str:
-        """Its HTTP address, `host:port`."""
+        """The server's HTTP address, `host:port`."""
         return f"{self.record.address}:{self.record.http_port}"
 
     @property
     def metrics(self) -> str:
-        """Its metrics address, `host:port`."""
+        """The server's metrics address, `host:port`."""
         return f"{self.record.address}:{self.record.metrics_port}"
 
 
@@ -50,11 +50,10 @@ def reconcile(
     previous: Iterable[Member],
     tolerance: int,
 ) -> tuple[Member, ...]:
-    """Return the members that follow from what was observed.
+    """Return the members from the records, the probes in `ready`, the job's state and the previous members.
 
-    A server's own word that it drains or has ended counts at once, and so does the end of its job. A server
-    that was ready may miss up to `tolerance` - 1 probes in a row before it is gone; when it answers again, it
-    is ready again.
+    The end of the job, and a record with the state `draining` or `gone`, take effect at once. A ready server may miss
+    up to `tolerance` - 1 probes in a row before it is gone. A server that answers again is ready again.
     """
     before = {member.name: member for member in previous}
     return tuple(
@@ -79,11 +78,11 @@ def _judge(record: ServerRecord, job: JobState, ready: bool, before: Member | No
 
 
 def ready_members(members: Iterable[Member]) -> tuple[Member, ...]:
-    """Return the members that may receive requests."""
+    """Return the ready members, which receive requests."""
     return tuple(member for member in members if member.state == "ready")
 
 
 def changes(before: Iterable[Member], after: Iterable[Member]) -> tuple[Member, ...]:
-    """Return the members of `after` that are new, or whose state or start differs from `before`."""
+    """Return the members of `after` that are new, or that have another state or start than in `before`."""
     known = {member.name: (member.state, member.record.starts) for member in before}
     return tuple(member for member in after if known.get(member.name) != (member.state, member.record.starts))

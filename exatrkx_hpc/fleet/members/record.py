@@ -10,10 +10,10 @@ from exatrkx_hpc.launch.run_dir import RunDir
 
 
 class ServerRecord(BaseModel):
-    """What a server says of itself.
+    """The state of a server as its own script writes it.
 
-    `instance` is the name that its Triton answers with, `starts` counts its starts, `updated` is in seconds since
-    the epoch.
+    `instance` is the ID that its Triton reports. `starts` counts its starts, and is set back to 1 after a run of more
+    than ten minutes. `updated` is in seconds since the epoch.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -35,9 +35,9 @@ class ServerRecord(BaseModel):
 
 
 def read_records(run_dir: RunDir) -> tuple[ServerRecord, ...]:
-    """Return the records of a run directory, by name; a file that is not a record is skipped.
+    """Return the records of a run directory, sorted by file name; a file that is not a record is skipped.
 
-    Servers write aside and rename, so such a file is somebody else's, not a record half written.
+    Servers write a record aside and rename it, so a skipped file is never a partial record.
     """
     records = []
     for path in sorted(run_dir.records.glob("*.json")):

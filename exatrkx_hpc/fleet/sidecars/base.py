@@ -1,4 +1,4 @@
-"""What a sidecar is: a program beside the balancer that follows the servers; the farm serves without it."""
+"""The interface of a sidecar: an optional program next to the balancer that follows the servers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from exatrkx_hpc.fleet.members.reconcile import Member
 
 
 class Sidecar(Protocol):
-    """A program that the monitor keeps beside the balancer; what it cannot do is reported, and tried again."""
+    """A program that the monitor runs next to the balancer; the monitor reports a failure and retries."""
 
     @property
     def address(self) -> str:
-        """Where its own page is, `host:port`."""
+        """The address of its web page, `host:port`."""
         ...
 
     def start(self, members: Iterable[Member]) -> None:
-        """Start for these members and return when it is ready; raises EndpointError when it is not."""
+        """Start for these members and return when the program is ready; raises EndpointError if it fails."""
         ...
 
     def update(self, members: Iterable[Member]) -> None:
@@ -25,9 +25,9 @@ class Sidecar(Protocol):
         ...
 
     def alive(self) -> bool:
-        """Return whether it runs."""
+        """Return whether the program runs."""
         ...
 
     def stop(self) -> None:
-        """End it after it has written what it holds; safe to repeat."""
+        """Stop the program after it has written its data; safe to repeat."""
         ...

@@ -1,4 +1,4 @@
-"""The metrics store: Prometheus, with the members as its targets. Rendering is pure; a Store checks and runs it."""
+"""The metrics store: Prometheus with the members as targets. Rendering is pure; `MetricsStore` checks and runs it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def render_config(*, scrape_interval: int) -> str:
 
 
 def render_targets(members: Iterable[Member]) -> str:
-    """Return the text of targets.json: each member's metrics port, labelled by job, node and server."""
+    """Return the text of targets.json: each member's metrics address, labelled with job, node and server."""
     groups = [
         {
             "targets": [member.metrics],
@@ -48,7 +48,7 @@ def render_targets(members: Iterable[Member]) -> str:
 
 
 def metrics_store(settings: MonitorSection, folder: Path, *, host: str, tell: Tell = untold) -> MetricsStore | None:
-    """Return the metrics store that these settings ask for, not yet started; None without one, which `tell` is told."""
+    """Return the metrics store for these settings, not yet started; None if disabled, or missing (`tell` gets news)."""
     if not settings.prometheus:
         return None
     try:
@@ -64,10 +64,10 @@ def metrics_store(settings: MonitorSection, folder: Path, *, host: str, tell: Te
 
 
 class MetricsStore:
-    """One running Prometheus with its files in a folder of its own."""
+    """One Prometheus with its files in its own folder."""
 
     def __init__(self, folder: Path, *, host: str, port: int, scrape_interval: int) -> None:
-        """Prepare it; raises MissingComponent when there is no Prometheus."""
+        """Prepare Prometheus; raises MissingComponent if prometheus or promtool is not on this machine."""
         self._folder = folder
         self._host, self._port = host, port
         self._bound = f"{host}:{port}"
@@ -78,11 +78,11 @@ class MetricsStore:
 
     @property
     def address(self) -> str:
-        """Where its page is, `host:port`; one that listens on every address is asked by this machine's name."""
+        """The address of its web page, `host:port`; the host is this machine's name if it listens on every address."""
         return f"{public_host(self._host)}:{self._port}"
 
     def start(self, members: Iterable[Member]) -> None:
-        """Start Prometheus for these members and wait until it is ready; raises EndpointError if it is not."""
+        """Start Prometheus for these members and wait until it is ready; raises EndpointError if it fails."""
         self.stop()
         end_orphan(self._folder / "prometheus.pid", program="prometheus", mark=str(self._folder))
         if trouble := port_trouble(self._host, self._port):
@@ -104,7 +104,7 @@ class MetricsStore:
         self._wait_until_ready()
 
     def update(self, members: Iterable[Member]) -> None:
-        """Scrape these members from now on; Prometheus notices the new file by itself."""
+        """Write these members as the targets; Prometheus reads the changed file by itself."""
         self._folder.mkdir(parents=True, exist_ok=True)
         write_whole(self._folder / "targets.json", render_targets(members))
 
@@ -113,7 +113,7 @@ class MetricsStore:
         return self._child is not None and self._child.returncode() is None
 
     def stop(self) -> None:
-        """End Prometheus after it has written what it holds."""
+        """Stop Prometheus after it has written its data; kill it after 10 s."""
         if self._child is not None:
             self._child.stop(grace=10)
             self._child = None

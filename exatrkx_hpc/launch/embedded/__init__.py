@@ -1,1 +1,1 @@
-"""The embedded scheduler: the same scripts on this machine."""
+"""The embedded scheduler, which runs the same scripts on this machine."""

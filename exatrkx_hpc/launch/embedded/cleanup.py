@@ -1,4 +1,4 @@
-"""Cleanup after killed servers: find and remove what they left on a machine, and nothing of others."""
+"""Cleanup after killed servers: find and remove their containers and shared memory, and nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CONTAINER = re.compile(r"exatrkx-([0-9]+)-.+-[0-9]+")
 
 @dataclass(frozen=True, kw_only=True)
 class ServerContainer:
-    """A container of a farm's server: its name, the job that started it, whether it runs."""
+    """A container of a farm's server: its name, its job, and whether it runs."""
 
     name: str
     job: str
@@ -32,9 +32,9 @@ class ServerContainer:
 def containers(engine: Engine, run_root: Path) -> tuple[ServerContainer, ...]:
     """Return the containers that jobs of this run root started on this machine, running or not.
 
-    Job ids of the embedded scheduler are a run root's own, so that a name says too little: counted are those that
-    see the Python folder of this run root. Raises MissingComponent when the engine is not here, LaunchError when
-    it does not answer.
+    The name is not enough, because each run root has its own job IDs of the embedded scheduler. So a container counts
+    only if it mounts the Python folder of this run root. Raises MissingComponent if the engine is not on this machine,
+    LaunchError if the engine cannot list its containers.
     """
     words = engine_named(engine).listing()
     if not words:
@@ -52,7 +52,7 @@ def containers(engine: Engine, run_root: Path) -> tuple[ServerContainer, ...]:
 
 
 def _listed(engine: Engine, done: Completed) -> tuple[Container, ...] | None:
-    """Return the containers that the engine has told, or None when it has told none of them."""
+    """Return the containers in the engine's answer, or None if the command failed or the answer is unreadable."""
     if done.returncode:
         return None
     try:
@@ -62,7 +62,7 @@ def _listed(engine: Engine, done: Completed) -> tuple[Container, ...] | None:
 
 
 def _of_a_server(container: Container, python: Path) -> ServerContainer | None:
-    """Return the container as one of a farm's servers, if it is one that sees `python`."""
+    """Return the container as that of a farm's server, or None if it is not one or mounts no subfolder of `python`."""
     match = _CONTAINER.fullmatch(container.name)
     if match is None or not any(Path(place).parent == python for place in container.mounts):
         return None
@@ -70,14 +70,14 @@ def _of_a_server(container: Container, python: Path) -> ServerContainer | None:
 
 
 def removal_argv(engine: Engine, names: Sequence[str]) -> list[str]:
-    """Return the command that removes the containers of these names at once, whether they run or not."""
+    """Return the command that removes the containers with these names at once, running or not."""
     container = Var("container")
     words = (names if word == container else (word,) for word in engine_named(engine).removal())
     return [text for group in words for text in group if isinstance(text, str)]
 
 
 def remove_containers(engine: Engine, run_root: Path, job: str) -> None:
-    """Remove the containers of `job` from this machine; raises as `containers`, and when one does not go."""
+    """Remove the containers of `job` from this machine; raises as `containers`, and LaunchError if removal fails."""
     names = [container.name for container in containers(engine, run_root) if container.job == job]
     if not names:
         return
@@ -90,7 +90,7 @@ def remove_containers(engine: Engine, run_root: Path, job: str) -> None:
 
 
 def remove_shared_memory(job: str, nodes: Iterable[str]) -> None:
-    """Remove the segments of the servers of `job` on these nodes that no process uses any more."""
+    """Remove the shared memory segments of the servers of `job` on these nodes that no process maps."""
     for node in nodes:
         for segment in _SHARED_MEMORY.glob(f"exatrkx_{job}_{node}-*"):
             if not _mapped(segment):

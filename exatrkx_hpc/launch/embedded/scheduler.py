@@ -1,8 +1,7 @@
-"""The embedded scheduler: the rendered scripts run on this machine, as Slurm would run them on its nodes.
+"""The embedded scheduler: run the rendered scripts on this machine, as Slurm runs them on its nodes.
 
-Each pretend node is a loopback address (127.0.0.2, 127.0.0.3, …), so that every server has its own address and
-the usual ports. A job is one session of processes; its id, state and end are on disk, so that another command
-can watch it and end it.
+Each node is a loopback address (127.0.0.2, 127.0.0.3, …), so that the servers of each node use the usual ports. A job
+is one session of processes. Its ID, state and end are on disk, so that another command can monitor and cancel it.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 from exatrkx_hpc.launch.scheduler import Abilities
 
-#: Beyond drain and exit timeout: what the scripts need to write their records and to end.
+#: Time, in seconds, that the scripts need beyond drain and exit timeout to write their records and to end.
 _END_MARGIN = 10.0
 
 
 class _Job(BaseModel):
-    """What another command needs to find a job again; `started` tells it from a later process of its id."""
+    """What another command needs to find a job; `started` distinguishes it from a later process with the same ID."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,20 +52,20 @@ class _Job(BaseModel):
 
 
 class EmbeddedScheduler:
-    """Runs jobs on this machine; the servers need the `local` extra or a tritonserver of the machine's own."""
+    """Runs jobs on this machine; the servers need the `local` extra, a tritonserver program or a container engine."""
 
     abilities = Abilities(
         other_machines=False, allocations=False, brings_triton=True, builds_models=True, measures_direct=True
     )
 
     def __init__(self, *, run_root: Path, first_address: str) -> None:
-        """Keep jobs below `run_root`; the first pretend node is `first_address`, the others follow it."""
+        """Keep jobs below `run_root`; nodes are free addresses from `first_address` on."""
         self._farm = FarmDir(run_root)
         self._first = IPv4Address(first_address)
         self._children: dict[str, Child] = {}
 
     def submit(self, script: Path, plan: FarmPlan) -> str:
-        """Start `script` and return its job id; raises LaunchError when there are no free addresses."""
+        """Start `script` and return its job ID; raises LaunchError if there are too few free addresses."""
         run_dir = self._new_run_dir()
         try:
             with contextlib.ExitStack() as locks:
@@ -95,7 +94,7 @@ class EmbeddedScheduler:
         return run_dir.job
 
     def _start(self, script: Path, plan: FarmPlan, run_dir: RunDir, nodes: Mapping[str, int]) -> Child:
-        """Start the script as slurmd would; `nodes` are addresses with the locks that the job holds from now on."""
+        """Start the script as slurmd does; `nodes` maps addresses to the locks that the job holds from now on."""
         shims = run_dir.programs
         shims.mkdir(mode=0o700)
         (shims / "srun").symlink_to(asset("jobs/embedded-srun.sh"))
@@ -108,13 +107,13 @@ class EmbeddedScheduler:
         }
         argv = ["bash", str(asset("jobs/embedded-job.sh")), str(script), str(run_dir.exit_status)]
         log = run_dir.job_log
-        log.touch(mode=0o600)  # what a prologue says is nobody else's
+        log.touch(mode=0o600)  # output of a prologue is private
         return spawn(argv, log=log, env={**os.environ, **variables}, keep_open=tuple(nodes.values()))
 
     def info(self, job: str) -> JobInfo:
-        """Return what is known of the job; it starts at once and has no time limit.
+        """Return the job's current state; a job starts at once and has no time limit.
 
-        Raises LaunchError for a job that this scheduler never had.
+        Raises LaunchError if this scheduler does not know the job.
         """
         record = self._read(job)
         return JobInfo(
@@ -137,9 +136,9 @@ class EmbeddedScheduler:
         return JobState.NODE_FAIL
 
     def cancel(self, job: str, *, drain: bool = True) -> None:
-        """End the job and wait for its end; whatever is left of it then is killed.
+        """End the job and wait for its end, then kill its remaining processes and clean up.
 
-        Raises LaunchError for an unknown job, and when a container of it does not go.
+        Raises LaunchError if the job is unknown or one of its containers cannot be removed.
         """
         record = self._read(job)
         if self._alive(job, record):
@@ -151,7 +150,7 @@ class EmbeddedScheduler:
                 time.sleep(0.05)
             kill_session(record.session)
         elif record.boot == _boot_id() and not Path(f"/proc/{record.session}").exists():
-            # The job's first process was killed; a session keeps its number while one of its processes lives.
+            # The job's first process was killed. The session ID stays in use while a process of the session lives.
             kill_session(record.session)
         if job in self._children:
             self._children.pop(job).wait(timeout=5)
@@ -159,13 +158,13 @@ class EmbeddedScheduler:
 
     def _alive(self, job: str, record: _Job) -> bool:
         if job in self._children:
-            self._children[job].returncode()  # reaps it, so that an ended job does not stay a zombie
+            self._children[job].returncode()  # reaps the child, so that an ended job is no zombie
         return _start_time(record.session) == record.started
 
     def _sweep(self, job: str, record: _Job) -> None:
-        """Remove what a killed script could not: the shared memory and the containers of its servers."""
+        """Remove the shared memory and the containers of the servers, which a killed script leaves behind."""
         remove_shared_memory(job, record.nodes)
-        # Who cancels may be in a shell without the engine's module; doctor tells of what is left then.
+        # The user's shell may lack the engine's module; then doctor reports the remaining containers.
         with contextlib.suppress(MissingComponent):
             remove_containers(record.engine, self._farm.path, job)
 
@@ -186,10 +185,10 @@ class EmbeddedScheduler:
                 number += 1
 
     def _claim_nodes(self, plan: FarmPlan, locks: contextlib.ExitStack) -> dict[str, int]:
-        """Return the first addresses on which every port of a node is free, each with the lock that claims it.
+        """Return the first addresses on which all ports of a node are free, each with its lock.
 
-        A server binds its ports only seconds later. Until then the lock keeps other farms away, and it is free
-        again when the last process of the job has ended.
+        A server binds its ports only seconds later. The lock keeps other farms of this user away until the last process
+        of the job ends.
         """
         ports = [
             plan.base_port + place * plan.ports_per_server + offset
@@ -217,7 +216,7 @@ def _loopback_from(first: IPv4Address) -> Iterator[str]:
 
 
 def _try_lock(name: str) -> int | None:
-    """Return an open file that holds the lock `name` of this user, or None when somebody else holds it."""
+    """Return an open file that holds the lock `name` of this user, or None if another process holds it."""
     folder = Path(tempfile.gettempdir(), f"exatrkx-hpc-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     file = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -230,12 +229,12 @@ def _try_lock(name: str) -> int | None:
 
 
 def _boot_id() -> str:
-    """Return the name of this run of the machine; process ids of another one mean nothing."""
+    """Return the ID of this boot of the machine; process IDs are valid within one boot only."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _start_time(pid: int) -> int | None:
-    """Return when a living process started, in clock ticks since boot (field 22 of /proc/PID/stat)."""
+    """Return the start of a living process in clock ticks since boot (field 22 of /proc/PID/stat), else None."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

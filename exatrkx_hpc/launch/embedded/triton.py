@@ -1,7 +1,7 @@
-"""Find the Triton server that the `local` extra brings, and lay it out so that it starts.
+"""Find the Triton server of the `local` extra, and prepare a folder layout with which it starts.
 
-The wheel `nvidia-pytriton` carries a whole `tritonserver` with its Python backend. The wheel itself is left
-as it is: what Triton wants in one folder is put together as links in a work folder.
+The wheel `nvidia-pytriton` contains a complete `tritonserver` with its Python backend. The wheel stays unchanged: a
+work folder contains links to the files that Triton needs in one folder.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _STUB = "triton_python_backend_stub"
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedTriton:
-    """Where the embedded Triton's parts are, and what its environment needs.
+    """The paths of the embedded Triton, and its environment.
 
-    `environment` holds only the variables to set, ready to be laid over this process's own.
+    `environment` contains only the variables to add to, or replace in, the environment of this process.
     """
 
     server: Path
@@ -41,11 +41,11 @@ class EmbeddedTriton:
 def embedded_triton(work_dir: Path, *, lay_out: bool = True) -> EmbeddedTriton:
     """Return the embedded Triton, with its backends laid out under `work_dir`; safe to repeat.
 
-    Without `lay_out` nothing is written, and the answer is where the parts would be.
+    Without `lay_out`, nothing is written; the paths are those of a later layout.
 
-    The models run in this Python, which therefore needs numpy, scipy and torch; PYTHONPATH lets them import
-    this package. Raises MissingComponent when the wheel, its part for this Python's version, or the shared
-    library of this Python is not installed, LaunchError when the name of `work_dir` would break Triton.
+    The models run in this Python, which therefore needs numpy, scipy and torch; PYTHONPATH lets them import this
+    package. Raises MissingComponent if the wheel, its stub for this Python version, `python3`, or the shared library of
+    this Python is missing; LaunchError if Triton does not support the name of `work_dir`.
     """
     if odd := odd_characters(work_dir.absolute()):
         raise LaunchError(
@@ -71,7 +71,7 @@ def embedded_triton(work_dir: Path, *, lay_out: bool = True) -> EmbeddedTriton:
 def _lay_out_backend(folder: Path, shipped: Path, stub: Path) -> None:
     for part in (shipped / "libtriton_python.so", stub):
         _link(folder / part.name, part)
-    # A copy would do as well; as a link its byte code is still written here, not in the wheel.
+    # Python writes the byte code into this folder, not into the wheel, although the file is a link.
     utilities = "triton_python_backend_utils.py"
     _link(folder / utilities, shipped / utilities)
 
@@ -86,7 +86,7 @@ def _wheel_root() -> Path:
 
 
 def _environment(library_folder: Path, version: str, *, lay_out: bool) -> dict[str, str]:
-    # The stub starts the `python3` that is first on PATH; it must be the one that has torch and scipy.
+    # The stub starts the first `python3` on PATH, which must have torch and scipy.
     python_folder = Path(sys.executable).parent
     if not (python_folder / "python3").exists():
         raise MissingComponent(f"{python_folder} has no python3, which Triton's models need; {_INSTALL} in a venv")
@@ -105,11 +105,11 @@ def _first(value: str, variable: str, default: str) -> str:
 
 
 def _put_libpython(folder: Path, version: str, *, lay_out: bool) -> bool:
-    """Link this Python's shared library into `folder`; False when the system's own loader finds it already."""
+    """Link this Python's shared library into `folder`; return False if the system's loader finds it already."""
     name = f"libpython{version}.so.1.0"
     beside = Path(str(sysconfig.get_config_var("LIBDIR"))) / name
     if beside.is_file():
-        # Only this one library: a whole LIBDIR (conda's) on LD_LIBRARY_PATH would shadow the wheel's others.
+        # Link only this library: conda's whole LIBDIR on LD_LIBRARY_PATH would shadow other libraries of the wheel.
         if lay_out:
             _link(folder / name, beside)
         return True

@@ -1,1 +1,1 @@
-"""Container engines: what a server needs of one, and how each of them starts it."""
+"""Container engines: the specification of a server's container, and how each engine starts the container."""

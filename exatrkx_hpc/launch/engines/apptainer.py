@@ -1,6 +1,6 @@
 """apptainer (formerly singularity): the host's network and /dev/shm, an image as a file or a URI.
 
-An image that is a URI is not kept under a name: whoever uses it fetches it, or has it in its cache.
+apptainer keeps no named copy of an image that is a URI: each use pulls the image or takes it from the cache.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _IMAGE = re.compile(r"[^-].*")
 
 
 class Apptainer(ContainerEngine):
-    """apptainer exec: a process of the user's, which leaves nothing behind."""
+    """apptainer exec: a process of the user that leaves nothing behind."""
 
     programs: ClassVar[tuple[str, ...]] = ("apptainer",)
 
     def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
-        """Return what apptainer has no word for, or would cut."""
+        """Return the settings that apptainer does not support, and mounts that it would split."""
         commas = (
             f"apptainer cannot mount {source} as {target}, because it cuts at a comma; use another folder"
             for source, target in spec.places
@@ -34,9 +34,9 @@ class Apptainer(ContainerEngine):
         return (*image, *no_shm_size(spec, "apptainer"), *no_modules(spec, "apptainer"), *commas)
 
     def argv(self, spec: ContainerSpec) -> tuple[Word, ...]:
-        """Return the command; variables of the host reach the container by themselves.
+        """Return the command; the container inherits the variables of the host.
 
-        Its own --env cuts a value at a comma and fills in a $, so that env, inside, sets the variables.
+        `env` in the container sets the variables, because apptainer's --env splits a value at a comma and expands $.
         """
         return (
             "apptainer",
@@ -48,7 +48,7 @@ class Apptainer(ContainerEngine):
         )
 
     def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> Command:
-        """Return the command in apptainer, which pulls an image that is a URI before it can answer."""
+        """Return `command` in apptainer, which first pulls an image that is a URI."""
         image = self.image_name(spec.image)
         words = ("apptainer", "exec", image, *command)
         return Command(words=words, deadline=PULL_DEADLINE) if _is_uri(image) else Command(words=words)
@@ -58,7 +58,7 @@ class Apptainer(ContainerEngine):
         return f"docker://{registry_name(image)}" if image.startswith("docker:") else image
 
     def find_image(self, image: str, *, other_machines: bool) -> str:
-        """Look for the file; a URI is taken at its word."""
+        """Check that the file exists; a URI is not checked."""
         image = self.image_name(image)
         if _is_uri(image):
             return f"{image}, which each server fetches; 'apptainer pull FILE {image}' saves it as a file"

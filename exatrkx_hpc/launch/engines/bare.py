@@ -1,4 +1,4 @@
-"""No container: the server is a program of the node."""
+"""No container: the server is a program on the node."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from exatrkx_hpc.launch.words import Word
 
 
 class Bare(ContainerEngine):
-    """A program of the node, with the node's folders, variables and network."""
+    """A program on the node, with the node's folders, variables and network."""
 
     has_container: ClassVar[bool] = False
 
     def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
-        """Return the mounts that would have another place: without a container there is none."""
+        """Return the mounts with a different path in the container, because there is no container."""
         return tuple(
             f"engine none has no container, so {source} cannot be mounted as {target}; remove it from server.mounts"
             for source, target in spec.mounts
@@ -28,7 +28,7 @@ class Bare(ContainerEngine):
         return server_command(spec)
 
     def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> Command:
-        """Return the command itself."""
+        """Return `command` unchanged."""
         return Command(words=command)
 
 

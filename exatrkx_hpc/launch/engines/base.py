@@ -1,7 +1,7 @@
-"""What the farm asks of a container engine; an engine is one file, which answers this.
+"""The interface of a container engine; each engine is one module.
 
-What most engines have in common is answered here, so that an engine says only what it does in its own way. An engine
-knows a container's specification and the name of an image, and nothing of farms.
+The base class implements what most engines have in common. An engine knows a container's specification and the name of
+an image; it does not know farms.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from exatrkx_hpc.base.process import Completed
 from exatrkx_hpc.launch.engines.spec import ContainerSpec
 from exatrkx_hpc.launch.words import Word
 
-#: For a big image over a slow network, in seconds.
+#: Timeout of a pull, in seconds: enough for a big image over a slow network.
 PULL_DEADLINE: Final = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command of an engine on this machine, and how long it may take, in seconds."""
+    """A command of an engine on this machine, and its timeout, in seconds."""
 
     words: tuple[str, ...]
     deadline: float = 60.0
@@ -29,10 +29,10 @@ class Command:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Something that only the engine can tell, because the site has decided it: a command that succeeds or fails.
+    """A check of the site's configuration that only the engine can make: a command that succeeds or fails.
 
-    `found` says what is so when the command succeeds; `refusal` makes of its answer what is wrong and, after a
-    semicolon, what to do.
+    `found` describes the result of success. `refusal` makes a message of the output of a failed command: what is wrong
+    and, after a semicolon, what to do.
     """
 
     command: Command
@@ -42,7 +42,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """A container on this machine: its name, the folders of the host that are mounted, whether the container runs."""
+    """A container on this machine: its name, its mounts, and whether it runs."""
 
     name: str
     mounts: tuple[str, ...]
@@ -50,11 +50,11 @@ class Container:
 
 
 class ContainerEngine(ABC):
-    """What starts the container of a server, and what this engine can and cannot do.
+    """A container engine: the commands that it needs, and its limits.
 
-    `programs` are what the engine needs on this machine, in the order in which a farm meets them. `has_container` is
-    false only where the server is a program of the node. With `images_of_each_node` every node has a store of its own,
-    so that another machine cannot tell which images are there.
+    `programs` are the programs that the engine needs on this machine, in the order in which a farm uses them.
+    `has_container` is false only if the server is a program on the node. With `images_of_each_node`, each node has its
+    own image store, so that another machine cannot check which images it contains.
     """
 
     programs: ClassVar[tuple[str, ...]] = ()
@@ -63,18 +63,18 @@ class ContainerEngine(ABC):
 
     @abstractmethod
     def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
-        """Return what the engine cannot do of `spec`, each in one line with what to do about it after a semicolon.
+        """Return the parts of `spec` that the engine does not support, one line each, with the next step after `; `.
 
-        Faults are said before anything is submitted or written.
+        Faults are reported before anything is submitted or written.
         """
 
     @abstractmethod
     def argv(self, spec: ContainerSpec) -> tuple[Word, ...]:
-        """Return the command that starts the container and, in it, the server, whose own words come last."""
+        """Return the command that starts the server in a container; the server's own words come last."""
 
     @abstractmethod
     def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> Command:
-        """Return what runs `command` in the image, on a machine without GPUs, for its answer."""
+        """Return the engine's command that runs `command` in the image, on a machine without GPUs."""
 
     # Slurm and the node
 
@@ -83,49 +83,49 @@ class ContainerEngine(ABC):
         return ()
 
     def exports(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
-        """Return the variables of the node that the engine reads before it starts the container."""
+        """Return the variables that the engine reads on the node before it starts the container."""
         return ()
 
     def foreign(self) -> tuple[str, ...]:
-        """Return the variables by which a shell's own allocation would say something else to the engine."""
+        """Return the variables of a shell's allocation that would override the settings of the engine."""
         return ()
 
     # Images
 
     def image_name(self, image: str) -> str:
-        """Return the name that the engine knows `image` by, which server.image may write in another form."""
+        """Return the engine's name of `image`, which server.image may write in another form."""
         return image
 
     def find_image(self, image: str, *, other_machines: bool) -> str:
-        """Return what the engine says of the image; `other_machines` is whether others than this one must see it.
+        """Return the engine's description of the image; with `other_machines`, other machines must see the image.
 
-        Raises LaunchError when no server could start from it, MissingComponent when the engine's program is not here.
+        Raises LaunchError if no server can start from the image, MissingComponent if the engine is not on this machine.
         """
         return self.image_name(image)
 
     def pull(self, image: str) -> Command | None:
-        """Return what pulls `image` into the engine's store; None for one that is not pulled."""
+        """Return the command that pulls `image` into the engine's store; None for an image that is not pulled."""
         return None
 
-    # What a killed server leaves
+    # Cleanup after a killed server
 
     def removal(self) -> tuple[Word, ...]:
-        """Return what removes a killed server's container, `Var("container")`; empty if none can be left.
+        """Return the command that removes the container `Var("container")` of a killed server; () if none can remain.
 
-        The command succeeds for a container that is gone, and takes several names in the place of one.
+        The command succeeds if the container does not exist, and accepts several names instead of one.
         """
         return ()
 
     def listing(self) -> tuple[str, ...]:
-        """Return the command that tells every container of this user; empty if none can be left."""
+        """Return the command that lists all containers of this user; () if none can remain."""
         return ()
 
     def read_listing(self, text: str) -> tuple[Container, ...]:
-        """Return the containers that the answer to `listing` tells; raises ValueError when it is no such answer."""
+        """Return the containers in the output of `listing`; raises ValueError if the output is not readable."""
         return ()
 
-    # What doctor asks, beside the programs, the faults and the image
+    # Further checks of doctor
 
     def trials(self, spec: ContainerSpec) -> tuple[Trial, ...]:
-        """Return what is to be tried in the image; folders that are not here are left out."""
+        """Return the commands to try in the image; folders that are not on this machine are left out."""
         return ()

@@ -1,4 +1,4 @@
-"""podman on a node, with the host's network; each machine has images of its own."""
+"""podman on a node, with the host's network; each machine has its own images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHM_SIZE = re.compile(r"[1-9][0-9]*[bkmgBKMG]?")
 
 
 class Podman(ContainerEngine):
-    """podman, which is told everything; its containers outlast a server that was killed."""
+    """podman, with all settings as options; its containers outlive a killed server."""
 
     programs: ClassVar[tuple[str, ...]] = ("podman",)
     images_of_each_node: ClassVar[bool] = True
@@ -29,13 +29,13 @@ class Podman(ContainerEngine):
         return self.programs[0]
 
     def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
-        """Return what podman has no word for, or would take for something else."""
+        """Return the settings that podman does not support or would misread."""
         return (*self._wrong_words(spec), *no_modules(spec, self.program))
 
     def argv(self, spec: ContainerSpec) -> tuple[Word, ...]:
-        """Return the command of a container with a name of its own, which goes away when it ends.
+        """Return the command of a named container, which podman removes when it ends.
 
-        One of that name that a killed job left is replaced. The server's words go to its log and nowhere else.
+        It replaces a container of the same name that a killed job left. The server's output goes only to its log.
         """
         return (
             *(self.program, "run", "--rm", "--replace", "--name", Var("container")),
@@ -49,17 +49,17 @@ class Podman(ContainerEngine):
         )
 
     def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> Command:
-        """Return the command in a container of its own, in the place of the image's ENTRYPOINT, which may say much."""
+        """Return `command` in a new container, instead of the image's ENTRYPOINT, which may print a lot."""
         program, *words = command
         image = self.image_name(spec.image)
         return Command(words=(self.program, "run", "--rm", "--net", "none", "--entrypoint", program, image, *words))
 
     def image_name(self, image: str) -> str:
-        """Return the name that podman has `image` in its store by."""
+        """Return the name of `image` in podman's store."""
         return registry_name(image)
 
     def find_image(self, image: str, *, other_machines: bool) -> str:
-        """Look for the image in the store of this machine."""
+        """Check that the image is in the store of this machine."""
         image = self.image_name(image)
         done = ask(Command(words=(self.program, "image", "exists", image)))
         if done.returncode == 1:
@@ -69,19 +69,19 @@ class Podman(ContainerEngine):
         return image
 
     def pull(self, image: str) -> Command | None:
-        """Return what pulls an image into the store of this machine."""
+        """Return the command that pulls an image into the store of this machine."""
         return Command(words=(self.program, "pull", self.image_name(image)), deadline=PULL_DEADLINE)
 
     def removal(self) -> tuple[Word, ...]:
-        """Return the command that removes the container at once, whether it still runs or not."""
+        """Return the command that removes the container at once, running or not."""
         return (self.program, "rm", "--force", "--time", "0", "--ignore", Var("container"))
 
     def listing(self) -> tuple[str, ...]:
-        """Return the command that tells every container, running or not."""
+        """Return the command that lists all containers, running or not."""
         return (self.program, "ps", "--all", "--format", "json")
 
     def read_listing(self, text: str) -> tuple[Container, ...]:
-        """Return the containers of podman's JSON; without any it may print nothing."""
+        """Return the containers in podman's JSON; without containers, podman may print nothing."""
         rows = json.loads(text or "[]")
         if not isinstance(rows, list):
             raise ValueError(f"no list: {text[:80]!r}")

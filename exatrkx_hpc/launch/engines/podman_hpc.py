@@ -1,4 +1,4 @@
-"""NERSC's podman-hpc: podman with a flag for each site module, and images that are migrated for the nodes to see."""
+"""NERSC's podman-hpc: podman with a flag for each site module; nodes see only migrated images."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from exatrkx_hpc.launch.engines.spec import ContainerSpec
 
 
 class PodmanHpc(Podman):
-    """podman-hpc, which hands its words on to podman."""
+    """podman-hpc, which passes its arguments on to podman."""
 
     programs: ClassVar[tuple[str, ...]] = ("podman-hpc",)
     images_of_each_node: ClassVar[bool] = False
 
     def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
-        """Beside what podman cannot do: a module must be able to be a flag, and such a flag reaches no server."""
+        """Return podman's faults, invalid module names, and server options that podman-hpc takes as its own."""
         modules = (
             f"podman-hpc has no module {name!r}; use modules such as gpu or nccl in server.modules"
             for name in spec.modules
@@ -28,7 +28,10 @@ class PodmanHpc(Podman):
         return (*self._wrong_words(spec), *modules, *_stolen(spec))
 
     def find_image(self, image: str, *, other_machines: bool) -> str:
-        """Look for the migrated, read-only copy, which alone a node sees: migrate says nothing when it failed."""
+        """Check that the image is there, and with `other_machines` that it has a migrated, read-only copy.
+
+        Nodes see only the migrated copy, and `migrate` reports no error when it fails.
+        """
         image = self.image_name(image)
         done = ask(Command(words=(self.program, "images", "--noheading", image)))
         if done.returncode:
@@ -48,7 +51,7 @@ class PodmanHpc(Podman):
 
 
 def _stolen(spec: ContainerSpec) -> Iterator[str]:
-    """Yield a fault for each word of the server that podman-hpc 1.2 would read, although it follows the image."""
+    """Yield a fault for each server option that podman-hpc 1.2 takes as its own, although it follows the image."""
     own = {"--help", "--gpu", *(f"--{name}" for name in spec.modules)}
     for word in spec.command:
         if word in own:

@@ -1,7 +1,7 @@
-"""NERSC's shifter: the image is named to Slurm; network and /dev/shm are the node's.
+"""NERSC's shifter: Slurm options name the image; network and /dev/shm are the node's.
 
-shifter has no word for shared memory, keeps some places of a container to itself, and drops odd characters of a path.
-Its image gateway pulls and knows the images.
+shifter cannot set the size of shared memory, reserves some folders of a container, and drops special characters of a
+path. Its image gateway pulls and lists the images.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from exatrkx_hpc.launch.engines.common import MODULE, SETUP, ask, bad_image, no_
 from exatrkx_hpc.launch.engines.spec import ContainerSpec
 from exatrkx_hpc.launch.words import Word
 
-#: Kinds of images; a name without one is of the first.
+#: Kinds of images; a name without a kind is of the first kind.
 _KINDS = ("docker", "custom", "local", "id")
-#: Kinds that the image gateway is not asked about.
+#: Kinds of images that are not looked up in the image gateway.
 _NOT_OF_THE_GATEWAY = ("id", "local")
 _IMAGE = re.compile(r"(docker://|local:/|(docker|custom|local|id):)?[A-Za-z0-9][A-Za-z0-9_.:/@-]*")
-#: These belong to the site; targets of the first kind are refused with all that lies below them.
+#: Mount targets that shifter refuses: _SITES_OWN with everything below, and _SITES_OWN_ALONE itself.
 _SITES_OWN = ("/etc", "/var", "/opt/udiImage")
 _SITES_OWN_ALONE = ("/opt",)
-#: What shifter lets a user mount to although it lies below one of the site's.
+#: A mount target that shifter accepts, although it is below _SITES_OWN.
 _EXCEPTION = "/var/tmp"
-#: shifter drops every other character of a path without a word (userInputPathFilter in its utility.c).
+#: The characters that shifter keeps in a path; it silently drops others (userInputPathFilter in its utility.c).
 _PATH = re.compile(r"[A-Za-z0-9_.+/-]*")
 
 
@@ -38,7 +38,7 @@ class Shifter(ContainerEngine):
     programs: ClassVar[tuple[str, ...]] = ("shifter", "shifterimg")
 
     def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
-        """Return what shifter has no word for, or refuses."""
+        """Return the settings that shifter does not support or refuses."""
         return (
             *bad_image(spec, _IMAGE, "docker:NAME:TAG"),
             *no_shm_size(spec, "shifter"),
@@ -49,27 +49,27 @@ class Shifter(ContainerEngine):
         )
 
     def argv(self, spec: ContainerSpec) -> tuple[Word, ...]:
-        """Return the command; variables of the host reach the container by themselves."""
+        """Return the command; the container inherits the variables of the host."""
         return ("shifter", *(f"--env={name}={value}" for name, value in spec.environment), *spec.command)
 
     def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> Command:
-        """Return the command in shifter, without modules."""
+        """Return `command` in shifter, without modules."""
         return Command(words=("shifter", self._image_option(spec), "--module=none", *command))
 
     def directives(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
         """Return image, modules and volumes, which shifter's Slurm plugin reads.
 
-        A volume's target must exist in the image, so `folders` are not mounted: they lie on a file system that
-        the site shows in every container, as scratch is.
+        `folders` are not mounted, because the target of a volume must exist in the image. They must be on a file system
+        that the site mounts into every container, such as scratch.
         """
         return tuple((name, value) for name, _, value in self._settings(spec))
 
     def exports(self, spec: ContainerSpec) -> tuple[tuple[str, str], ...]:
-        """Return the same as variables: the lines of a script say nothing in a shell's own allocation."""
+        """Return the same settings as variables, because #SBATCH lines have no effect in a shell's allocation."""
         return tuple((variable, value) for _, variable, value in self._settings(spec))
 
     def foreign(self) -> tuple[str, ...]:
-        """Return where Slurm's plugin puts the image of the allocation, which goes before SHIFTER_IMAGEREQUEST."""
+        """Return the variables of Slurm's plugin for the allocation's image, which override SHIFTER_IMAGEREQUEST."""
         return tuple(f"{prefix}SHIFTER_{name}" for prefix in ("", "SLURM_SPANK_") for name in ("IMAGE", "IMAGETYPE"))
 
     def image_name(self, image: str) -> str:
@@ -79,7 +79,10 @@ class Shifter(ContainerEngine):
         return image if _kind(image) in _KINDS else f"docker:{image}"
 
     def find_image(self, image: str, *, other_machines: bool) -> str:
-        """Ask the image gateway. Of an image that it has not, it says nothing; what it says is of something else."""
+        """Look the image up in the image gateway.
+
+        The gateway prints nothing about an image that it does not have. So output from a failed lookup is an error.
+        """
         image = self.image_name(image)
         if _kind(image) in _NOT_OF_THE_GATEWAY:
             return f"{image}, which the image gateway is not asked about"
@@ -94,13 +97,13 @@ class Shifter(ContainerEngine):
         raise LaunchError(f"the image gateway has no {image}; {SETUP if self.pull(image) else listed}")
 
     def pull(self, image: str) -> Command | None:
-        """Return what has the gateway pull an image; only those of a registry are pulled."""
+        """Return the command that makes the gateway pull an image; None unless the image is from a registry."""
         image = self.image_name(image)
         pulled = _kind(image) == "docker"
         return Command(words=("shifterimg", "pull", image), deadline=PULL_DEADLINE) if pulled else None
 
     def trials(self, spec: ContainerSpec) -> tuple[Trial, ...]:
-        """Return each mount and each folder: which places shifter makes, and which it shows, the site has decided."""
+        """Return a trial for each mount and folder: the site decides which mounts and folders shifter allows."""
         image = self._image_option(spec)
         moved = [(source, target) for source, target in spec.mounts if source != target]
         kept = [source for source, target in spec.mounts if source == target]
@@ -110,7 +113,7 @@ class Shifter(ContainerEngine):
         )
 
     def _settings(self, spec: ContainerSpec) -> tuple[tuple[str, str, str], ...]:
-        """Return what shifter is told, as the option of Slurm, the variable of the node and the value."""
+        """Return shifter's settings: the option of Slurm, the variable on the node, and the value of each."""
         volumes = ";".join(f"{source}:{target}:ro" for source, target in spec.mounts if source != target)
         settings = (
             ("image", "SHIFTER_IMAGEREQUEST", self.image_name(spec.image)),

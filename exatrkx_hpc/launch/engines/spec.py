@@ -1,4 +1,4 @@
-"""What a server needs of its container, whatever starts it."""
+"""The specification of a server's container, independent of the engine."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 from exatrkx_hpc.launch.words import Word
 
-#: What the models get where nobody asked for another amount; an engine without a say in it refuses another one.
+#: The default size of shared memory. An engine that cannot set the size refuses other values.
 DEFAULT_SHM_SIZE = "20g"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerSpec:
-    """What a server needs of its container, in no engine's words.
+    """What a server needs of its container, independent of the engine.
 
-    `folders` are folders of the host that the container sees under the same path, read-only; `mounts` are
-    further ones, as pairs of the host's folder and its place in the container. `environment` are variables set
-    for the server, `forwarded` those that it takes over from the node.
+    `folders` are folders of the host, mounted read-only at the same path. `mounts` are further mounts: pairs of a
+    folder of the host and its path in the container. `environment` are variables set for the server, `forwarded` names
+    of variables that it inherits from the node.
     """
 
     image: str
@@ -31,5 +31,5 @@ class ContainerSpec:
 
     @property
     def places(self) -> tuple[tuple[str, str], ...]:
-        """Every folder of the host with its place in the container, each once."""
+        """Pairs of a folder of the host and its path in the container, each pair once."""
         return tuple(dict.fromkeys((*((folder, folder) for folder in self.folders), *self.mounts)))

@@ -1,4 +1,4 @@
-"""The engine of a farm: what `server.engine` names, loaded from its module."""
+"""The engine of a farm, loaded from the module that `server.engine` selects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exatrkx_hpc.launch.engines.base import ContainerEngine
 
 @functools.cache
 def engine_named(name: str) -> ContainerEngine:
-    """Return the engine that the configuration calls `name`, which is one of ENGINES."""
+    """Return the engine `name`, which must be in ENGINES."""
     found: ContainerEngine = importlib.import_module(ENGINES[name]).ENGINE
     return found
 

@@ -1,4 +1,4 @@
-"""Slurm jobs with run directories: farms run from a terminal, and nodes that do not see the run root."""
+"""Slurm jobs with run directories: farms that run from a terminal, and checks that nodes see the run root."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from exatrkx_hpc.launch.slurm.scheduler import Slurm
 from exatrkx_hpc.launch.slurm.submit import submit
 from exatrkx_hpc.launch.words import sh
 
-#: What the mark of a farm that a terminal runs says: whose the allocation is.
+#: Content of the marker of a farm that a terminal runs: where the allocation comes from.
 _OURS, _THEIRS = "allocated by salloc\n", "allocation of a shell\n"
-#: What salloc takes to give its nodes back.
+#: Time, in seconds, that salloc needs to release its nodes.
 _RELEASE = 30.0
 
 
 class SlurmRecord(BaseModel):
-    """What a job of a run directory was submitted as: its name, its script and, if it was asked for, its cluster.
+    """The record of a submitted job in its run directory: its name, its script and its cluster.
 
-    Without a `cluster` (None) nobody noted one, as for a script that was submitted by hand.
+    `cluster` is '' for the cluster of this machine, and None if it is not recorded, as for a script submitted by hand.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -44,7 +44,7 @@ class SlurmRecord(BaseModel):
 
 
 def read_record(run_dir: RunDir) -> SlurmRecord:
-    """Return what is noted of the job of a run directory; of one that was submitted by hand nothing is."""
+    """Return the record in a run directory; an empty record for a script that was submitted by hand."""
     try:
         return SlurmRecord.model_validate_json(run_dir.slurm_job.read_bytes())
     except (OSError, ValidationError):
@@ -52,7 +52,7 @@ def read_record(run_dir: RunDir) -> SlurmRecord:
 
 
 class FarmSlurm:
-    """The scheduler of a site, for the farms below one run root; each job is asked of its own cluster."""
+    """Slurm as the scheduler of the jobs below one run root; each query and command goes to the job's own cluster."""
 
     abilities = Slurm.abilities
 
@@ -66,10 +66,10 @@ class FarmSlurm:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Ask and tell the cluster that `cluster` returns for a name; for None it is the one that the shell chooses.
+        """Use `cluster` to get the Slurm of a cluster name; None means the cluster that the shell chooses.
 
-        With `interactive` a script runs from this terminal instead of as a batch job. A farm of a terminal that
-        drains has `grace` seconds before it is ended by force.
+        With `interactive`, a script runs from this terminal and not as a batch job. A farm of a terminal that drains is
+        killed after `grace` seconds.
         """
         self._make = cluster
         self._clusters: dict[str | None, Slurm] = {}
@@ -90,7 +90,10 @@ class FarmSlurm:
         return self._slurm(read_record(self._farm.job(job)).cluster)
 
     def submit(self, script: Path, plan: FarmPlan) -> str:
-        """Submit or start `script` and return the job's id; raises LaunchError when it is refused."""
+        """Submit or start `script` and return the job's ID; raises LaunchError if it is refused.
+
+        Raises JobMayRunError if it is unknown whether the job exists.
+        """
         if self._here:
             return self._start(script, plan)
         job = submit(script, name=plan.name, log=dict(plan.directives)["output"], options=plan.extra_directives)
@@ -117,7 +120,7 @@ class FarmSlurm:
         try:
             job = inside.job if inside is not None else started.name()
             cluster = inside.cluster if inside is not None else chosen_cluster(os.environ, plan.extra_directives)
-            # An allocation of a shell has a name of its own.
+            # The allocation of a shell has its own name.
             self._note(JobId(number=job, cluster=cluster), script, plan.name if inside is None else "")
             write_whole(self._farm.job(job).interactive, _OURS if inside is None else _THEIRS)
         except BaseException:
@@ -127,7 +130,7 @@ class FarmSlurm:
         return job
 
     def _note(self, job: JobId, script: Path, name: str) -> None:
-        """Note in the run directory what Slurm knows the job by; its number alone may be another job's, or be again."""
+        """Record the job in its run directory: its number alone may be that of another job, now or later."""
         run_dir = self._farm.job(job.number)
         run_dir.path.mkdir(mode=0o700, exist_ok=True)
         record = SlurmRecord(cluster=job.cluster, name=name, script=str(script))
@@ -142,7 +145,7 @@ class FarmSlurm:
         )
 
     def _make_way(self, inside: Allocation, nodes: int) -> None:
-        """Refuse an allocation that will not do or that has a farm; take away what an earlier farm of it left."""
+        """Refuse an allocation that is too small or runs a farm; remove status and records of its earlier farm."""
         job, run_dir = inside.job, self._farm.job(inside.job)
         if 0 < inside.nodes < nodes:
             has = f"{inside.nodes} node{'s' if inside.nodes > 1 else ''}"
@@ -159,7 +162,7 @@ class FarmSlurm:
             old.unlink(missing_ok=True)
 
     def info(self, job: str) -> JobInfo:
-        """Return what is known of the job; what Slurm does not tell now is UNKNOWN with the reason."""
+        """Return the job's current state; UNKNOWN with a reason if Slurm does not report it."""
         run_dir = self._farm.job(job)
         record = read_record(run_dir)
         found = replace(self._slurm(record.cluster).info(job), cluster=record.cluster or "")
@@ -174,7 +177,7 @@ class FarmSlurm:
         return found
 
     def _another(self, found: JobInfo, record: SlurmRecord) -> str:
-        """Return why the job that Slurm has under this number is not the one that was submitted; nothing if it is."""
+        """Return why Slurm's job with this number is not the submitted job; '' if it is."""
         if not record.name or not found.name or found.name == record.name or found.id in self._running:
             return ""
         key = (found.id, found.name)
@@ -186,7 +189,7 @@ class FarmSlurm:
         return self._others[key] and f"the job ID now belongs to another job: {self._others[key]}"
 
     def _of_terminal(self, found: JobInfo, run_dir: RunDir) -> JobInfo:
-        """Return what the farm in an allocation is; the allocation may go on when the farm has ended."""
+        """Return the state of the farm in an allocation; the allocation may outlive the farm."""
         status = _exit_status(run_dir)
         started = self._running.get(found.id)
         if status is None and (started is None or started.runs()):
@@ -195,9 +198,9 @@ class FarmSlurm:
         return replace(found, state=state, time_left=None, reason="its farm has ended, its allocation is kept")
 
     def cancel(self, job: str, *, drain: bool = True) -> None:
-        """End the job and wait for its end; of a farm in the allocation of a shell, the allocation stays.
+        """End the job and wait for its end; the allocation of a shell stays.
 
-        Raises LaunchError when Slurm refuses, or the servers do not end.
+        Raises LaunchError if Slurm refuses, or the servers do not end.
         """
         run_dir, started = self._farm.job(job), self._running.get(job)
         if not (started or run_dir.interactive.exists()):
@@ -212,7 +215,7 @@ class FarmSlurm:
             started.settle(_RELEASE)
 
     def _told_and_ended(self, job: str, word: str) -> bool:
-        """Tell the servers by the file that they look at, again if the script that just begins takes it away."""
+        """Write the stop request and wait for the end; write it again if a script that starts removes the file."""
         stop = self._farm.job(job).stop
         until = self._clock() + self._grace
         while not self.info(job).state.over:

@@ -1,4 +1,4 @@
-"""A farm's script run from this terminal: in the allocation that the shell is in, or in one that salloc gets."""
+"""Run a farm's script from this terminal: in the shell's allocation, or in a new one from salloc."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.slurm.environment import names_cluster, slurm_environment
 from exatrkx_hpc.launch.slurm.refusals import next_step, own_words
 
-#: What sbatch knows and salloc does not.
+#: Options that sbatch has and salloc has not.
 _BATCH_ONLY = {"output", "requeue", "no-requeue"}
 _GIVEN = re.compile(r"\b(?:Granted|Pending) job allocation ([1-9][0-9]*)\b")
-#: salloc names the job as soon as Slurm has taken it, be it pending; a controller may be slow.
+#: In seconds. salloc prints the job ID as soon as Slurm accepts the job, even if pending; a controller may be slow.
 _NAME_DEADLINE = 180.0
-#: srun ends the tasks of its step when it is told to end.
+#: Time, in seconds, that srun has to end the tasks of its step.
 _STEP_DEADLINE = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:
-    """The Slurm job that this shell is in; `nodes` is 0 when Slurm does not say how many it has.
+    """The Slurm job of this shell; `nodes` is 0 if Slurm does not report their number.
 
-    `cluster` is empty unless the allocation was asked of another cluster than that of this machine.
+    `cluster` is empty unless the allocation was requested on another cluster than that of this machine.
     """
 
     job: str
@@ -40,7 +40,7 @@ class Allocation:
 
 
 def allocation(environment: Mapping[str, str]) -> Allocation | None:
-    """Return the allocation that a shell with these variables is in, or None."""
+    """Return the allocation of a shell with these variables, or None."""
     job = environment.get("SLURM_JOB_ID", "")
     nodes = environment.get("SLURM_JOB_NUM_NODES", "")
     if not job.isdigit():
@@ -50,24 +50,24 @@ def allocation(environment: Mapping[str, str]) -> Allocation | None:
 
 
 def salloc_argv(plan: FarmPlan) -> list[str]:
-    """Return the command that gets an allocation like the one that the plan's batch job would have."""
+    """Return the command that requests the same allocation as the plan's batch job."""
     pairs = [(name, _salloc_value(name, value)) for name, value in plan.directives if name not in _BATCH_ONLY]
     options = [f"--{name}={value}" if value else f"--{name}" for name, value in pairs]
     return ["salloc", *options, *plan.extra_directives]
 
 
 def _salloc_value(name: str, value: str) -> str:
-    """Send the signal to the servers themselves: there is no batch script, which `B:` would name."""
+    """Remove `B:` from the signal, so that the servers get it: there is no batch script."""
     return re.sub(r"^([BR]*)B([BR]*):", "", value) if name == "signal" else value
 
 
 def job_argv(script: Path, run_root: Path) -> list[str]:
-    """Return the command that runs `script` in the allocation of its environment, as slurmd runs a batch job's."""
+    """Return the command that runs `script` in the current allocation, as slurmd runs a batch script."""
     return ["bash", str(asset("jobs/interactive-job.sh")), str(script), str(run_root)]
 
 
 class Foreground:
-    """A started script with its salloc, if it needed one; both are in a session of their own."""
+    """A started script, with its salloc if needed; both run in a new session."""
 
     def __init__(self, child: Child, log: Path) -> None:
         """Take over a started program that writes to `log`."""
@@ -75,11 +75,11 @@ class Foreground:
         self._log = log
 
     def runs(self) -> bool:
-        """Whether it has not ended."""
+        """Return whether the program still runs."""
         return self._child.returncode() is None
 
     def name(self) -> str:
-        """Return the id of the job that salloc was given, pending or not; raises LaunchError when it is refused."""
+        """Return the job ID of salloc, pending or not; raises LaunchError if refused, or after 180 s without an ID."""
         until = time.monotonic() + _NAME_DEADLINE
         while time.monotonic() < until:
             ended = not self.runs()
@@ -92,14 +92,14 @@ class Foreground:
         raise LaunchError(f"salloc reported no job ID within {_NAME_DEADLINE:g} s; check Slurm with 'scontrol ping'")
 
     def settle(self, seconds: float) -> None:
-        """Give it `seconds` to end, then end it by force."""
+        """Wait `seconds` for the end of the program, then kill it."""
         if self._child.wait(seconds) is None:
             self.kill()
         else:
             self._child.stop(grace=0)
 
     def kill(self) -> None:
-        """End it, the step of its servers first, so that no task is left on a node."""
+        """End the step of the servers first, so that no task remains on a node; then end the program."""
         for pid in session_members(self._child.pid):
             with contextlib.suppress(OSError):
                 if Path(f"/proc/{pid}/comm").read_text().strip() == "srun":
@@ -109,7 +109,7 @@ class Foreground:
 
 
 def begin(script: Path, plan: FarmPlan, *, inside: bool) -> Foreground:
-    """Start `script`, `inside` the allocation of this shell or in one that salloc gets."""
+    """Start `script`; with `inside` in the allocation of this shell, else in a new one from salloc."""
     run = job_argv(script, Path(plan.run_root))
     log = script.with_suffix(".log")
     clusters = not any(map(names_cluster, plan.extra_directives))

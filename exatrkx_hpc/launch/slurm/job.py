@@ -1,4 +1,4 @@
-"""One job of Slurm: how sbatch names it, how scontrol shows it, and whether it is ours."""
+"""One job of Slurm: its ID in sbatch's answer, its data from scontrol, and its owner."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import re
 from dataclasses import dataclass
 
-#: Colours and other commands for a terminal (ECMA-48), which banners of sites have.
+#: Colours and other control sequences of a terminal (ECMA-48), which banners of sites contain.
 _TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])|[\r\0]")
-#: A line of sbatch that names a job, with --parsable and without it, and with the cluster if one was asked for.
+#: A line of sbatch with a job ID, with or without --parsable, and with the cluster if one was requested.
 _NAMED = re.compile(
     r"(?:sbatch: )?(?:Submitted batch job )?([1-9][0-9]{0,9})(?:;([\w.-]+)| on cluster ([\w.-]+))?", re.ASCII
 )
@@ -16,19 +16,19 @@ _NAMED = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class JobId:
-    """A job's number, and its cluster; without one the job is of the cluster that this machine asks by itself."""
+    """A job's number and its cluster; an empty cluster is the default cluster of this machine."""
 
     number: str
     cluster: str = ""
 
     def __str__(self) -> str:
-        """Return it as `sbatch --parsable` writes it."""
+        """Return the ID as `sbatch --parsable` writes it."""
         return f"{self.number};{self.cluster}" if self.cluster else self.number
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobFacts:
-    """What `scontrol show job` says of a job; `log` is the file of its output, in which %j is the job's number."""
+    """A job as `scontrol show job` shows it; `log` is its output file, in which %j may stand for the job's number."""
 
     uid: int
     user: str
@@ -39,7 +39,7 @@ class JobFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """What a job of ours is known by: its output's file, a line of its script, or, of an allocation, its name."""
+    """How to recognize a job of this run root: by its output file, a line of its script, or an allocation's name."""
 
     log: str
     line: str
@@ -47,15 +47,15 @@ class Owner:
 
 
 def plain_text(text: str) -> str:
-    """Return `text` without colours, carriage returns and NUL."""
+    """Return `text` without terminal control sequences, carriage returns and NUL."""
     return _TERMINAL.sub("", text)
 
 
 def named_jobs(answer: str) -> tuple[JobId, ...]:
-    """Return the jobs that whole lines of sbatch's answer name, each once, in their order.
+    """Return the jobs in sbatch's answer, each once, in order.
 
-    Such a line is `N`, `N;cluster`, `Submitted batch job N` or the same with ` on cluster NAME`. Every other line is
-    a site's banner.
+    A line with a job is `N`, `N;cluster`, `Submitted batch job N` or the same with ` on cluster NAME`. Every other line
+    is a site's banner.
     """
     found: dict[str, str] = {}
     for line in plain_text(answer).splitlines():
@@ -65,7 +65,7 @@ def named_jobs(answer: str) -> tuple[JobId, ...]:
 
 
 def parse_facts(answer: str) -> tuple[JobFacts, ...]:
-    """Return what `scontrol show job` printed: one job, the tasks of an array, or the parts of a heterogeneous job."""
+    """Parse `scontrol show job`: one job, the tasks of an array, or the parts of a heterogeneous job."""
     return tuple(facts for block in re.split(r"(?m)^(?=JobId=)", answer)[1:] if (facts := _facts(block)) is not None)
 
 
@@ -82,12 +82,12 @@ def _facts(block: str) -> JobFacts | None:
 
 
 def same_log(one: str, other: str, job: str) -> bool:
-    """Return whether two output files of the job, each as Slurm or an option of sbatch names it, are the same."""
+    """Return whether two output files of the job are the same; each is a name from Slurm or an option of sbatch."""
     return bool(one and other) and _filled(one, job) == _filled(other, job)
 
 
 def _filled(log: str, job: str) -> str:
-    # Slurm 22.05 shows %% as it was written, and %j filled in; later ones may fill in both.
+    # Slurm 22.05 shows %% unchanged and replaces %j; later versions may replace both.
     for pattern, value in (("%j", job), ("%A", job), ("%%", "%")):
         log = log.replace(pattern, value)
     return os.path.realpath(log)

@@ -1,4 +1,4 @@
-"""pyslurm as a faster way to query Slurm's queue, if it is installed for this version of Slurm."""
+"""pyslurm as a faster way to query Slurm's queue, if it is installed for this release of Slurm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RELEASE = re.compile(r"^slurm\S* (\d+\.\d+)", re.MULTILINE | re.ASCII)
 
 
 def library_release() -> str:
-    """Return the release of Slurm that the installed pyslurm was made for, such as `25.11`, or nothing."""
+    """Return the release of Slurm that the installed pyslurm is for, such as `25.11`; '' without pyslurm."""
     try:
         return release(f"slurm {metadata.version('pyslurm')}")
     except metadata.PackageNotFoundError:
@@ -21,21 +21,21 @@ def library_release() -> str:
 
 
 def release(version: str) -> str:
-    """Return the release in what `squeue --version` prints (`slurm-wlm 22.05.8`), or nothing.
+    """Return the release in the output of `squeue --version` (`slurm-wlm 22.05.8`), or ''.
 
-    pyslurm is imported only where this is its own release: its C library ends the whole process otherwise.
+    pyslurm is imported only if this is its own release; otherwise its C library ends the whole process.
     """
     match = _RELEASE.search(version)
     return match[1] if match else ""
 
 
 def library_queue(*, uid: int, now: float) -> Queue | None:
-    """Return the user's jobs as pyslurm tells them, or None when it cannot: then the commands are asked."""
+    """Return the user's jobs from pyslurm; None on any error, so that the caller uses Slurm's commands."""
     try:
         jobs = importlib.import_module("pyslurm").Jobs.load().values()
         found = (_info(job, now) for job in jobs if job.user_id == uid)
         return Queue(jobs={info.id: info for info in found})
-    except Exception:  # whatever a library of another making does, the commands remain
+    except Exception:  # for any error of the library, fall back to the commands
         return None
 
 

@@ -1,6 +1,6 @@
 """Parse the output of Slurm's commands: pure functions from text to values.
 
-The forms are those of Slurm 22.05 to 24.11. `squeue --json` changed with the data parser of 23.02: a number became
+The formats are those of Slurm 22.05 to 24.11. The data parser of 23.02 changed `squeue --json`: a number became
 `{"set": true, "infinite": false, "number": 5}` and the state a list of words.
 """
 
@@ -18,8 +18,8 @@ from typing import Any
 
 from exatrkx_hpc.base.job import JobInfo, JobState
 
-#: Slurm's further states, as what they mean for a farm; a word that is nowhere is UNKNOWN. Those up to RESIZING are
-#: flags: beside the state they tell more than it does, the first of them most.
+#: Slurm's state flags and their meaning for a farm. A flag takes precedence over the base state; of several flags, the
+#: first in this order counts. A word that is in no table is UNKNOWN.
 _FLAGS = {
     "COMPLETING": JobState.COMPLETING,
     "STAGE_OUT": JobState.COMPLETING,
@@ -40,31 +40,31 @@ _OTHER_WORDS = {
     "DEADLINE": JobState.TIMEOUT,
     "SUSPENDED": JobState.RUNNING,
 }
-#: One job a line, the name last because it may hold a bar itself.
+#: One job per line; the name is last because it may contain a bar.
 QUEUE_FIELDS = "%A|%T|%N|%L|%r|%V|%S|%j"
 ACCOUNT_FIELDS = "JobIDRaw,UID,State,NodeList,Submit,Start,ExitCode,Reason,Timelimit,Elapsed,JobName"
-#: From here on numbers of Slurm 22.05 mean 'infinite' or 'not set'.
+#: Slurm 22.05 uses numbers from this value on for 'infinite' and 'not set'.
 _NO_VALUE = 0xFFFFFFFE
 FOREIGN = "it is a job of another user"
-#: The accounting may know a job's end this many seconds before that of its steps.
+#: Accounting may report the end of a job this many seconds before the end of its steps.
 _STEPS_COME_LATER = 6.0
 _DURATION = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
 
 
 class Unreadable(ValueError):
-    """An answer that is not in a form known here, or that says itself that it is an error."""
+    """An answer in an unknown format, or an answer that reports an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Queue:
-    """The jobs of one user by their ids; `whole` says that Slurm sent everybody's, as 22.05 does for JSON."""
+    """The jobs of one user by ID; `whole` is true if Slurm sent the jobs of all users, as 22.05 does for JSON."""
 
     jobs: dict[str, JobInfo]
     whole: bool = False
 
 
 def parse_state(words: str | Sequence[str]) -> JobState:
-    """Return the state that Slurm's word or words mean (`CANCELLED by 1000`, `["RUNNING", "COMPLETING"]`)."""
+    """Return the state for Slurm's word or words (`CANCELLED by 1000`, `["RUNNING", "COMPLETING"]`)."""
     known = [words] if isinstance(words, str) else [str(word) for word in words]
     known = [word.strip().partition(" ")[0].rstrip("+") for word in known]
     word = next((flag for flag in _FLAGS if flag in known), known[0] if known else "")
@@ -72,7 +72,7 @@ def parse_state(words: str | Sequence[str]) -> JobState:
 
 
 def expand_hosts(text: str) -> tuple[str, ...]:
-    """Return the names that a compact list means: `nid[001-003,010],login1` are five."""
+    """Return the host names of a compact list: `nid[001-003,010],login1` expands to five names."""
     names: list[str] = []
     for item in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text.strip()):
         if item in ("None assigned", "(null)", "N/A"):
@@ -95,10 +95,10 @@ def _numbers(ranges: str) -> list[str]:
 
 
 def parse_queue_json(output: str, *, uid: int, now: float) -> Queue:
-    """Return the jobs of the user `uid` in what `squeue --json` printed at `now` (seconds since 1970).
+    """Return the jobs of the user `uid` in the output of `squeue --json` at `now` (seconds since 1970).
 
-    Raises Unreadable when it is not such an answer. A slurmctld that is down makes 22.05 print an empty queue with
-    exit status 0 and the trouble under `errors`: that is Unreadable too.
+    Raises Unreadable if the output has another format or reports `errors`. Without slurmctld, 22.05 prints an empty
+    queue with exit status 0 and the error under `errors`.
     """
     try:
         answer = _object(output)
@@ -113,7 +113,7 @@ def parse_queue_json(output: str, *, uid: int, now: float) -> Queue:
 
 
 def _object(output: str) -> dict[str, Any]:
-    """Return the first object of JSON that begins a line of `output`; a site's banner may stand around it."""
+    """Return the first JSON object that begins a line of `output`; a site's banner may surround it."""
     places = [match.start() for match in re.finditer(r"^\{", output, re.MULTILINE)] or [max(output.find("{"), 0)]
     for place in places:
         with contextlib.suppress(json.JSONDecodeError):
@@ -140,7 +140,7 @@ def _from_json(job: dict[str, object], now: float) -> JobInfo:
 
 
 def time_left(state: JobState, *, end: float | None, limit: float | None, now: float) -> float | None:
-    """Return the seconds that a job has, from its end (seconds since 1970) and its limit (minutes)."""
+    """Return the seconds that a job has left, from its `end` (seconds since 1970) and its `limit` (minutes)."""
     if state.over or limit is None:
         return None
     if state is JobState.PENDING:
@@ -149,7 +149,7 @@ def time_left(state: JobState, *, end: float | None, limit: float | None, now: f
 
 
 def plain_reason(text: str) -> str:
-    """Return Slurm's reason, or nothing for its words that mean nothing."""
+    """Return Slurm's reason; '' for the placeholders None, (null) and N/A."""
     return "" if text in ("None", "(null)", "N/A") else text
 
 
@@ -158,7 +158,7 @@ def _text(value: object) -> str:
 
 
 def _number(value: object) -> float | None:
-    """Return a plain number, or one in its wrapping of 23.02 and later; None for not set and infinite."""
+    """Return a plain number, or a wrapped one of 23.02 and later; None for not set and infinite."""
     if isinstance(value, dict):
         value = value.get("number") if value.get("set") and not value.get("infinite") else None
     if isinstance(value, bool) or not isinstance(value, int | float) or value >= _NO_VALUE:
@@ -167,7 +167,7 @@ def _number(value: object) -> float | None:
 
 
 def parse_queue_lines(output: str) -> Queue:
-    """Return the jobs in what `squeue --noheader --format=QUEUE_FIELDS` printed; another line is left out."""
+    """Return the jobs in the output of `squeue --noheader --format=QUEUE_FIELDS`; other lines are skipped."""
     rows = [line.split("|", 7) for line in output.splitlines()]
     jobs = {row[0]: _from_row(row) for row in rows if len(row) == 8 and row[0].isdigit()}
     return Queue(jobs=jobs)
@@ -190,7 +190,7 @@ def _from_row(row: list[str]) -> JobInfo:
 
 
 def parse_duration(text: str) -> float | None:
-    """Return the seconds of `1-02:03:04`, `12:00:00` or `4:59`; None for UNLIMITED and other words."""
+    """Return a duration such as `1-02:03:04`, `12:00:00` or `4:59` in seconds; None for UNLIMITED and other words."""
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         return None
@@ -199,7 +199,7 @@ def parse_duration(text: str) -> float | None:
 
 
 def parse_time(text: str) -> float | None:
-    """Return seconds since 1970 of `1795329367`, or of `2026-11-22T06:36:07` in the time zone of this machine."""
+    """Return seconds since 1970 of `1795329367`, or of the local time `2026-11-22T06:36:07`; None for other text."""
     text = text.strip()
     if text.isdigit():
         return float(text) or None
@@ -210,10 +210,10 @@ def parse_time(text: str) -> float | None:
 
 
 def parse_accounting(output: str, *, uid: int, now: float = math.inf) -> dict[str, JobInfo]:
-    """Return the jobs in what `sacct --parsable2 --format=ACCOUNT_FIELDS` printed at `now`, by their ids.
+    """Return the jobs in the output of `sacct --parsable2 --format=ACCOUNT_FIELDS` at `now`, by ID.
 
-    A job of another user is UNKNOWN. A job that FAILED after one of its steps ran out of memory is
-    OUT_OF_MEMORY: Slurm says that of the step alone. As long as that may still come, it is COMPLETING.
+    A job of another user is UNKNOWN. A FAILED job with a step that ran out of memory is OUT_OF_MEMORY, because Slurm
+    reports that state for the step only. A job that FAILED less than 6 s ago is COMPLETING: its steps may follow.
     """
     rows = [row for row in (line.split("|", 10) for line in output.splitlines()) if len(row) == 11]
     starved = {row[0].partition(".")[0]: row[0] for row in rows if row[2].startswith("OUT_OF_ME")}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-#: What Slurm says, and the next step, in which {section} is that of farm.toml; the first that is found counts. Seen
-#: with Slurm 22.05 and 24.11.
+#: Patterns of Slurm's messages, and the next step; {section} is the section of farm.toml. The first match counts. The
+#: messages are from Slurm 22.05 and 24.11.
 _STEPS: tuple[tuple[str, str], ...] = (
     (
         r"Invalid account or account/partition",
@@ -57,35 +57,36 @@ _PREFIX = re.compile(
     r"^(?:(?:sbatch|scancel|squeue|sacct|salloc|srun|scontrol): (?:(?:error|fatal): )?"
     r"|slurm_load_\w+(?: error)?: |allocation failure: )"
 )
-#: How many lines of a complaint are told.
+#: The maximum number of lines of a complaint that are shown.
 _MOST_LINES = 3
 _EMPTY = re.compile(r"^(?:(?:Batch job submission|Job submit/allocate) failed: |Kill job error on job id \S+: )")
 
 
 def next_step(complaint: str, *, otherwise: str, section: str = "job") -> str:
-    """Return what to do about Slurm's complaint, or `otherwise` when it is not one that is known here.
+    """Return the next step for Slurm's complaint, or `otherwise` for an unknown complaint.
 
-    `section` is the one of farm.toml that has the job's account, time and so on.
+    `section` is the section of farm.toml with the job's account, time and so on.
     """
     found = (step.format(section=section) for pattern, step in _STEPS if re.search(pattern, complaint))
     return next(found, otherwise)
 
 
 def may_run(complaint: str) -> bool:
-    """Return whether Slurm may have taken a job although sbatch failed: the answer of the controller was lost."""
+    """Return whether Slurm may have accepted a job although sbatch failed, because the answer was lost."""
     return re.search(r"[Tt]imed out|Zero Bytes were transmitted|Unexpected message|Broken pipe", complaint) is not None
 
 
 def start_estimate(said: str) -> str:
-    """Return the line of `sbatch --test-only` that says when the job would start, or nothing."""
+    """Return the line of `sbatch --test-only` with the expected start of the job, or ''."""
     match = re.search(r"^(?:sbatch: )?(Job [0-9]+ to start at .*)$", said, re.MULTILINE)
     return match[1].rstrip() if match else ""
 
 
 def own_words(complaint: str) -> str:
-    """Return what Slurm said on one line, each thing once, without the names of its programs and a site's banner.
+    """Return Slurm's message on one line, without repetitions, program names and a site's banner.
 
-    What stands before the first line with a program's name is a banner, and of many lines only those with one count.
+    Text before the first line with a program name is a banner. If many lines follow, only lines with a program name
+    count.
     """
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
     named = [place for place, line in enumerate(lines) if _PREFIX.match(line)]

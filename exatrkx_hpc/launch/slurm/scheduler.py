@@ -1,9 +1,9 @@
-"""Slurm as the scheduler: query a job, end a job.
+"""Slurm as the scheduler: query a job, cancel a job.
 
-How a job is drained: `scancel --batch --signal=USR2` reaches the batch script alone, which passes the word on to
-the servers. SIGTERM would do the same, but is Slurm's own word, before the time limit: so the script can tell who
-asked. A plain `scancel` signals processes of the steps as well; where Slurm follows processes by their
-parents (proctrack/linuxproc) that is every one, Triton too. So that comes last, for a job that did not end.
+`scancel --batch --signal=USR2` drains a job: the signal reaches only the batch script, which passes the request on to
+the servers. The script also drains on SIGTERM, which Slurm sends before the time limit; with two signals, the script
+knows who asked. A plain `scancel` also signals processes of the steps; with proctrack/linuxproc, where Slurm follows
+processes by their parents, it signals every process, including Triton. So a plain `scancel` is the last resort.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from exatrkx_hpc.launch.slurm.job import JobFacts, Owner, parse_facts, plain_tex
 from exatrkx_hpc.launch.slurm.refusals import next_step, own_words
 from exatrkx_hpc.launch.slurm.snapshot import SlurmJobs
 
-#: What to do where one of Slurm's commands is not here.
+#: Next step if one of Slurm's commands is missing.
 REMEDY = "run this on a machine with Slurm's commands, or set cluster.scheduler to 'local' to use this machine only"
-#: What to do when Slurm is away.
+#: Next step if Slurm does not answer.
 WHEN_IT_IS_BACK = "retry when 'scontrol ping' succeeds"
-#: Slurm kills what is left of a cancelled job after KillWait, 30 s unless a site says otherwise.
+#: In seconds. Slurm kills the remaining processes of a cancelled job after KillWait, 30 s by default.
 _KILL_WAIT = 60.0
 
 
 def drain_argv(job: str) -> list[str]:
-    """Return the command that tells the batch script of a running job, and nothing else, to drain its servers."""
+    """Return the command that makes the batch script of a running job drain its servers."""
     return ["scancel", "--batch", "--signal=USR2", job]
 
 
 def halt_argv(job: str) -> list[str]:
-    """Return the command that tells the batch script of a running job to end its servers without a drain."""
+    """Return the command that makes the batch script of a running job end its servers without a drain."""
     return ["scancel", "--batch", "--signal=USR1", job]
 
 
 def cancel_argv(job: str) -> list[str]:
-    """Return the command that ends a job in any state, with SIGTERM and after a while SIGKILL to its processes."""
+    """Return the command that ends a job in any state: SIGTERM, later SIGKILL, to its processes."""
     return ["scancel", job]
 
 
@@ -52,17 +52,17 @@ def requeue_argv(job: str) -> list[str]:
 
 
 def show_job_argv(job: str) -> list[str]:
-    """Return the command that shows the owner of a job."""
+    """Return the command that shows a job, including its owner."""
     return ["scontrol", "show", "job", job]
 
 
 def script_argv(job: str) -> list[str]:
-    """Return the command that prints the script of a job; Slurm shows it to the job's owner alone."""
+    """Return the command that prints the script of a job; Slurm shows it only to the job's owner."""
     return ["scontrol", "write", "batch_script", job, "-"]
 
 
 class Slurm:
-    """The scheduler of one cluster."""
+    """Slurm as the scheduler of one cluster."""
 
     abilities = Abilities(
         other_machines=True, allocations=True, brings_triton=False, builds_models=False, measures_direct=False
@@ -77,24 +77,24 @@ class Slurm:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Take the cluster of that name, or with an empty name that of this machine, whatever the shell says.
+        """Use the cluster named `cluster`, for '' the cluster of this machine, for None the one that the shell chooses.
 
-        Without `cluster` it is the one that the shell chooses. A job that drains has `grace` seconds before it is
-        cancelled. `jobs` answers what is asked of jobs; `clock` and `sleep` measure and pass the time of `cancel`.
+        A job that drains is cancelled after `grace` seconds. `jobs` answers queries of jobs. `cancel` measures time
+        with `clock` and waits with `sleep`.
         """
         self._grace = grace
         self._cluster = chosen_cluster(os.environ) if cluster is None else cluster
         self._ask = partial(ask, cluster=self._cluster)
-        # JSON of 22.05 takes no notice of --clusters, and pyslurm knows nothing of it.
+        # JSON of 22.05 ignores --clusters, and pyslurm does not support it.
         self._jobs = jobs or SlurmJobs(self._ask, lines_only=bool(self._cluster))
         self._clock = clock
         self._sleep = sleep
         self._answered = False
 
     def info(self, job: str) -> JobInfo:
-        """Return what is known of the job; what Slurm does not tell now is UNKNOWN with the reason.
+        """Return the job's current state; UNKNOWN with a reason if Slurm does not report it.
 
-        Raises SchedulerSilentError when Slurm has not answered once: then there is nothing to be patient about.
+        Raises SchedulerSilentError if Slurm has not answered since this object was created.
         """
         info = self._jobs.info(job)
         self._answered = self._answered or info.answered
@@ -103,15 +103,16 @@ class Slurm:
         return info
 
     def heard(self) -> None:
-        """Note that Slurm has answered, as sbatch does: a silence after it is waited for."""
+        """Note that Slurm has answered, for example to sbatch; later silence then raises no SchedulerSilentError."""
         self._answered = True
 
     def cancel(self, job: str, *, owner: Owner, drain: bool = True) -> None:
-        """End the job and wait for its end; one that has ended already is left alone.
+        """End the job and wait for its end; does nothing if the job has already ended.
 
-        A running job is told to drain its servers (or, without `drain`, to end them at once), and cancelled when
-        that takes longer than the grace. Raises LaunchError when the job is not the owner's or Slurm does not say
-        whose it is, which then goes on, and when Slurm refuses, or cannot end it.
+        A running job first drains its servers or, without `drain`, ends them at once. It is cancelled if it does not
+        end within the grace time, or cannot be signalled. Raises LaunchError if the job does not belong to `owner` or
+        Slurm does not report its owner, and then leaves the job running. Raises LaunchError if Slurm refuses or cannot
+        end the job.
         """
         before = self.info(job)
         if before.state.over:
@@ -126,9 +127,9 @@ class Slurm:
             raise _cannot_end(self.info(job))
 
     def why_foreign(self, job: str, owner: Owner) -> str:
-        """Return why the job of this number is not the owner's, or nothing when it is.
+        """Return why the job does not belong to `owner`; '' if it does.
 
-        Raises LaunchError when Slurm does not say.
+        Raises LaunchError if Slurm does not report the job.
         """
         done = self._ask(show_job_argv(job))
         facts = parse_facts(done.stdout) if done.returncode == 0 else ()
@@ -147,7 +148,7 @@ class Slurm:
         return "" if ours else f"it is another job of yours, {facts.name!r}, which does not belong to this run root"
 
     def _refuse_another(self, info: JobInfo, owner: Owner) -> None:
-        """Raise LaunchError unless Slurm says that the job is the owner's; a number may be another job's by now."""
+        """Raise LaunchError unless the job belongs to `owner`; Slurm may have given its number to another job."""
         try:
             why = self.why_foreign(info.id, owner)
         except LaunchError as error:
@@ -159,7 +160,7 @@ class Slurm:
             raise LaunchError(f"job {info.id} is not cancelled, because {why}; see 'scontrol show job {info.id}'")
 
     def _told_and_ended(self, job: str, drain: bool) -> bool:
-        """Tell the batch script; it is not there when the job has just ended, or is none of this user's."""
+        """Signal the batch script and return whether the job ended; false if the script cannot be signalled."""
         done = self._ask(drain_argv(job) if drain else halt_argv(job))
         return done.returncode == 0 and self._ended(job, within=self._grace)
 
@@ -175,7 +176,7 @@ class Slurm:
 
 
 def _cannot_end(left: JobInfo) -> LaunchError:
-    """`scancel` is silent about a job that it does not know, and a node may not let go of one."""
+    """Return the error for a job that does not end: unknown to Slurm (scancel is silent then), or on a stuck node."""
     if left.state is JobState.UNKNOWN:
         return LaunchError(f"job {left.id}: {left.reason}; 'squeue --me --states=all' lists your jobs")
     return LaunchError(
@@ -185,7 +186,7 @@ def _cannot_end(left: JobInfo) -> LaunchError:
 
 
 def give_back(job: str) -> str:
-    """Requeue a running job of this user, or end it if it must not be requeued; return which, or Slurm's words."""
+    """Requeue a running job of this user, or cancel it if that fails; return the outcome or Slurm's error."""
     if ask(requeue_argv(job)).returncode == 0:
         return "it restarts"
     done = ask(cancel_argv(job))
@@ -193,10 +194,10 @@ def give_back(job: str) -> str:
 
 
 def ask(argv: list[str], *, cluster: str | None = None) -> Completed:
-    """Run one of Slurm's commands, with times as seconds since 1970; raises MissingComponent when it is not here.
+    """Run one of Slurm's commands, with times as seconds since 1970; raises MissingComponent if it is missing.
 
-    It is asked of `cluster`; an empty name is the cluster of this machine, and without one the shell's variables
-    choose it. No other variable of the shell's changes what the command does. What it says has no colours.
+    The command goes to `cluster`; '' is the cluster of this machine, and for None the shell's variables choose it. No
+    other variable of the shell changes what the command does. The output has no terminal control sequences.
     """
     program = find_program(argv[0], remedy=REMEDY)
     of = [f"--clusters={cluster}"] if cluster else []
@@ -208,7 +209,7 @@ def ask(argv: list[str], *, cluster: str | None = None) -> Completed:
 
 
 def refused(program: str, what: str, done: Completed, *, otherwise: str, section: str = "job") -> LaunchError:
-    """Return the error for a command that failed: Slurm's words, and the next step or `otherwise`."""
+    """Return the error for a command that failed: Slurm's message, and the next step or `otherwise`."""
     said = done.stderr.strip() or done.stdout.strip()
     step = next_step(said, otherwise=otherwise, section=section)
     return LaunchError(f"{program} refused {what} (exit {done.returncode}): {own_words(said)}; {step}")

@@ -1,4 +1,4 @@
-"""A cached snapshot of the user's jobs: one query for all of them, at intervals, without blocking the caller."""
+"""A cached snapshot of the user's jobs: one query for all jobs, at intervals; the last answer bridges a slow Slurm."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from exatrkx_hpc.launch.slurm.parse import (
 )
 from exatrkx_hpc.launch.slurm.refusals import own_words
 
-#: How long the accounting may take, in seconds, to tell of a job that failed; seen were 5.
+#: How long accounting may take, in seconds, to report a failed job; observed: 5 s.
 _LAG = 20.0
-#: Runs one of Slurm's commands; raises MissingComponent when there is none.
+#: Runs one of Slurm's commands; raises MissingComponent if the command is missing.
 Ask = Callable[[list[str]], Completed]
 
 
 def squeue_json_argv() -> list[str]:
-    """Return the command that lists all jobs of this user, ended ones of the last minutes included."""
+    """Return the command that lists all jobs of this user, including those that ended in the last minutes."""
     return ["squeue", "--me", "--states=all", "--json"]
 
 
 def squeue_lines_argv() -> list[str]:
-    """Return the command that lists the same, one job a line: asking for one alone fails once it has ended."""
+    """Return the command that lists the same jobs, one per line; a query for a single job fails after its end."""
     return ["squeue", "--me", "--states=all", "--noheader", f"--format={QUEUE_FIELDS}"]
 
 
 def sacct_argv(jobs: Collection[str]) -> list[str]:
-    """Return the command that shows the outcome of jobs that have left the queue, and of their steps."""
+    """Return the command that shows the outcome of jobs and of their steps, from the accounting."""
     return ["sacct", "--noheader", "--parsable2", f"--jobs={','.join(jobs)}", f"--format={ACCOUNT_FIELDS}"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What Slurm said at one moment of the clock; with `trouble` it said nothing of any job."""
+    """Slurm's answer at one time of the clock; with `trouble`, Slurm reported no job."""
 
     taken: float
     jobs: Mapping[str, JobInfo] = field(default_factory=dict)
@@ -54,12 +54,12 @@ class Snapshot:
 
 
 class Slurmctld:
-    """Asks Slurm for the queue in the best way that this version has, and for what has left it."""
+    """Queries Slurm's queue in the fastest way that this version supports, and the accounting."""
 
     def __init__(self, ask: Ask, *, uid: int, now: Callable[[], float], lines_only: bool) -> None:
-        """Ask through `ask` for the jobs of the user `uid`; `now` tells seconds since 1970.
+        """Query the jobs of the user `uid` through `ask`; `now` returns seconds since 1970.
 
-        With `lines_only` neither JSON nor pyslurm is tried.
+        With `lines_only`, neither JSON nor pyslurm is tried.
         """
         self._ask = ask
         self._uid = uid
@@ -68,12 +68,12 @@ class Slurmctld:
         self._library: bool | None = False if lines_only else None
 
     def queue(self) -> Queue:
-        """Return the user's jobs in the queue; raises Unreadable with Slurm's own words when it does not answer."""
+        """Return the user's jobs in the queue; raises Unreadable with Slurm's message if Slurm does not answer."""
         if self._library_fits() and (queue := library_queue(uid=self._uid, now=self._now())) is not None:
             return queue
         self._library = False
         if self._json and (queue := self._queue_by_json()) is not None:
-            # 22.05 takes no notice of --me here, and the queue of a whole site is too much to ask for each time.
+            # 22.05 ignores --me here, and the queue of a whole site is too big for each query.
             self._json = not queue.whole
             return queue
         done = self._ask(squeue_lines_argv())
@@ -83,7 +83,7 @@ class Slurmctld:
         return parse_queue_lines(done.stdout)
 
     def accounts(self, jobs: Collection[str]) -> dict[str, JobInfo]:
-        """Return what the accounting says of `jobs`; where it does not answer, they are UNKNOWN with its words."""
+        """Return the accounting's data of `jobs`; if sacct fails, they are UNKNOWN with its message."""
         done = self._ask(sacct_argv(jobs))
         if done.returncode == 0:
             return parse_accounting(done.stdout, uid=self._uid, now=self._now())
@@ -105,15 +105,16 @@ class Slurmctld:
 
 
 def unknown(job: str, reason: str, *, answered: bool = True) -> JobInfo:
-    """Return that the state of `job` is unknown, and why; not `answered` when Slurm said nothing at all."""
+    """Return `job` with the state UNKNOWN and a reason; `answered` is false if Slurm did not answer at all."""
     return JobInfo(id=job, state=JobState.UNKNOWN, reason=reason, answered=answered)
 
 
 def settle(job: str, queued: JobInfo | None, accounted: JobInfo | None) -> JobInfo:
-    """Return what queue and accounting say together; the queue counts first.
+    """Combine the answers of the queue and the accounting; the queue takes precedence.
 
-    Of a requeued job the accounting tells how its last run ended; of one that has just ended it may still say
-    RUNNING. So it counts only for a job that has left the queue, and only when it says how that job ended.
+    For a requeued job, accounting reports the end of its last run. For a job that has just ended, it may still report
+    RUNNING. So accounting counts only for a job that has left the queue, and only if it reports an end. Exception: a
+    FAILED job in the queue is OUT_OF_MEMORY if accounting says so.
     """
     if queued is not None:
         starved = queued.state is JobState.FAILED and accounted and accounted.state is JobState.OUT_OF_MEMORY
@@ -128,7 +129,7 @@ def settle(job: str, queued: JobInfo | None, accounted: JobInfo | None) -> JobIn
 
 
 class SlurmJobs:
-    """Answers `info` for any number of jobs from one snapshot, which a thread renews."""
+    """Answers `info` for any number of jobs from one snapshot, which a thread refreshes."""
 
     def __init__(
         self,
@@ -141,10 +142,10 @@ class SlurmJobs:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Ask through `ask`, at most once in `max_age` seconds of `clock`.
+        """Query through `ask`, at most once in `max_age` seconds of `clock`.
 
-        An answer that is slow is waited for `patience` seconds; after that the last one holds, up to an age of
-        `trust` seconds. `now` tells seconds since 1970; with `lines_only` neither JSON nor pyslurm is tried.
+        If an answer takes longer than `patience` seconds, the last answer is used until it is `trust` seconds old.
+        `now` returns seconds since 1970. With `lines_only`, neither JSON nor pyslurm is tried.
         """
         self._slurm = Slurmctld(ask, uid=os.getuid(), now=now, lines_only=lines_only)
         self._max_age = max_age
@@ -160,9 +161,9 @@ class SlurmJobs:
         self._lock = threading.Lock()
 
     def info(self, job: str) -> JobInfo:
-        """Return what is known of `job`; UNKNOWN with the reason where Slurm does not say.
+        """Return the state of `job`; UNKNOWN with a reason if Slurm does not report it.
 
-        Raises MissingComponent when Slurm's commands are not here.
+        Raises MissingComponent if Slurm's commands are missing.
         """
         with self._lock:
             snapshot = self._look(job)
@@ -174,17 +175,17 @@ class SlurmJobs:
         return snapshot.jobs.get(job) or unknown(job, "Slurm was not queried for it yet")
 
     def forget(self) -> None:
-        """Query again at the next `info`, because a job has just been changed."""
+        """Discard the snapshot, so that the next `info` queries again: a job has just changed."""
         with self._lock:
             self._wait(None)
             self._snapshot = None
 
     def _look(self, job: str) -> Snapshot:
         if job not in self._wanted:
-            self._wait(None)  # a question that began before the job was wanted does not tell of it
+            self._wait(None)  # a query that started before this request does not include the job
             self._wanted.add(job)
             known = self._snapshot.jobs.get(job) if self._snapshot is not None else None
-            if known is None or known.state is JobState.FAILED:  # the accounting has not been asked for it
+            if known is None or known.state is JobState.FAILED:  # accounting was not queried for it
                 self._snapshot = None
         if self._snapshot is None or self._clock() - self._snapshot.taken > self._max_age:
             if self._thread is None:
@@ -206,7 +207,7 @@ class SlurmJobs:
     def _renew(self) -> None:
         try:
             self._snapshot = self._question()
-        except Exception as error:  # carried to the caller, who asked
+        except Exception as error:  # raised in the caller
             self._error = error
 
     def _question(self) -> Snapshot:
@@ -227,8 +228,8 @@ class SlurmJobs:
         return Snapshot(taken=self._clock(), jobs={**jobs, **settled})
 
     def _patiently(self, info: JobInfo, accounted: JobInfo | None) -> JobInfo:
-        """Hold FAILED back while the accounting, which lags by seconds, does not say yet whether memory ran out."""
-        # In its first seconds the accounting calls a job that of uid 0.
+        """Hold FAILED back for up to 20 s, until the accounting reports whether the job ran out of memory."""
+        # In the first seconds, accounting reports uid 0 as the owner of the job.
         told = (
             accounted is not None
             and not accounted.reason.startswith(FOREIGN)

@@ -1,4 +1,4 @@
-"""Run one program on each node of an allocation as a job step of srun, until the last one ends."""
+"""Run one program on each node of an allocation as a job step of srun, until the last program ends."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from exatrkx_hpc.launch.slurm.environment import slurm_environment
 from exatrkx_hpc.launch.slurm.refusals import own_words
 from exatrkx_hpc.launch.slurm.scheduler import REMEDY, Slurm
 
-#: How long programs that were asked to end may take; then they are killed.
+#: In seconds. Programs that do not end this long after a stop signal are killed.
 _GRACE: Final = 30.0
-#: srun kills its programs when it is told to end, and waits for them; Slurm's own KillWait is 30 s.
+#: In seconds. On SIGTERM, srun kills its programs and waits for them; Slurm's KillWait is 30 s.
 _KILL_WAIT: Final = 40.0
 _LOOK: Final = 0.5
-#: What an allocation says of its size; the step has its own.
+#: Variables with the size of the allocation; the step has its own size.
 _OF_THE_ALLOCATION: Final = frozenset({"SLURM_NNODES", "SLURM_JOB_NUM_NODES"})
 
 
 def srun_argv(nodes: Sequence[str], command: Sequence[str]) -> list[str]:
-    """Return what runs `command` once on each of the nodes, with all the CPUs that the job has there.
+    """Return the command that runs `command` once on each node, with all CPUs of the job on that node.
 
-    Programs of the job that run there already, such as servers, stay (`--overlap`). The death of one program, or of
-    a node, does not end the others. Seen with Slurm 22.05.
+    Running programs of the job, such as servers, keep running (`--overlap`). The end of one program or node does not
+    end the others. Tested with Slurm 22.05.
     """
     number = str(len(nodes))
     size = (f"--nodes={number}", f"--ntasks={number}", "--ntasks-per-node=1", f"--nodelist={','.join(nodes)}")
@@ -39,9 +39,9 @@ def srun_argv(nodes: Sequence[str], command: Sequence[str]) -> list[str]:
 
 
 def nodes_of(job: str, *, cluster: str = "", most: int | None = None, slurm: Slurm | None = None) -> tuple[str, ...]:
-    """Return the nodes that the job of `cluster` has now, those that it lost left out, and no more than `most`.
+    """Return the current nodes of the job of `cluster`, without lost nodes, at most `most`.
 
-    Raises LaunchError when Slurm does not say, or the job has fewer.
+    Raises LaunchError if the job is not running or Slurm does not report its nodes.
     """
     info = (slurm or Slurm(cluster=cluster)).info(job)
     if info.state is not JobState.RUNNING or not info.nodes:
@@ -58,11 +58,11 @@ def run_step(
     look: Callable[[], None],
     heard: Callable[[str], None],
 ) -> str:
-    """Run `command` on each of the nodes to its end, and return the name of the signal that stopped it, or nothing.
+    """Run `command` on each of the nodes to its end; return the name of the signal that stopped it, or ''.
 
-    `look` is called now and then; each line that a program says goes to `heard`, and to `log`. SIGTERM, SIGINT and
-    SIGHUP at this process reach the programs as `stop`; those that have not ended after 30 s, or at a second signal,
-    are killed. Raises LaunchError when srun fails, MissingComponent when it is not here.
+    `look` is called about every 0.5 s. Each output line of a program goes to `heard` and to `log`. SIGTERM, SIGINT or
+    SIGHUP to this process reaches the programs as `stop`; after 30 s, or at a second signal, remaining programs are
+    killed. Raises LaunchError if srun fails, MissingComponent if srun is missing.
     """
     find_program("srun", remedy=REMEDY)
     words = _Words(log)
@@ -79,14 +79,14 @@ def run_step(
 
 
 def _follow(child: Child, signals: list[str], stop: signal.Signals, looks: Sequence[Callable[[], None]]) -> None:
-    """Wait for the end, or for that of the patience with those who were asked to end."""
+    """Wait until the child ends, or until the grace time after a stop signal is over."""
     until = None
     while child.wait(_LOOK) is None:
         for look in looks:
             look()
         if signals and until is None:
             until = time.monotonic() + _GRACE
-            # To SIGTERM srun would answer by killing its programs; this one it hands on.
+            # On SIGTERM, srun would kill its programs; it passes `stop` on.
             child.send(stop)
         if until is not None and (len(signals) > 1 or time.monotonic() > until):
             return
@@ -98,7 +98,7 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Words:
-    """The lines of a log that are new."""
+    """The new lines of a log."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -114,7 +114,7 @@ class _Words:
         if whole:
             self._place += len(whole) + 1
             lines = whole.decode(errors="replace").splitlines()
-            # News of a task is no reason of srun's.
+            # A line of JSON is news of a task, not an error of srun.
             self.last = "\n".join(line for line in lines if not line.startswith("{")) or self.last
             for line in lines:
                 heard(line)

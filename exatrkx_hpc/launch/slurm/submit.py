@@ -1,4 +1,4 @@
-"""Submit a script with sbatch: the job it became, a refusal, or an unclear answer."""
+"""Submit a script with sbatch; the result is a job, a refusal, or an unclear answer."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from exatrkx_hpc.launch.slurm.job import JobId, named_jobs, parse_facts, same_lo
 from exatrkx_hpc.launch.slurm.refusals import may_run, own_words, start_estimate
 from exatrkx_hpc.launch.slurm.scheduler import ask, refused, show_job_argv
 
-#: How many characters of an unreadable answer are shown.
+#: The maximum number of characters of an unreadable answer that are shown.
 _MOST_WORDS = 200
 
 
 def sbatch_argv(script: Path, *, test_only: bool = False) -> list[str]:
-    """Return the command that submits `script` and prints the job's id, or only tells whether it would do."""
+    """Return the command that submits `script` and prints the job's ID, or only checks `script` (`test_only`)."""
     return ["sbatch", "--test-only" if test_only else "--parsable", str(script)]
 
 
 def would_start(script: Path, *, options: Sequence[str] = ()) -> str:
-    """Return Slurm's word on when `script`, with these further #SBATCH options, would start.
+    """Return Slurm's estimate of the start of `script`; `options` are its further #SBATCH options.
 
-    Raises LaunchError when Slurm would refuse it.
+    Raises LaunchError if Slurm would refuse the script.
     """
     done = _sbatch(script, test_only=True, clusters=not any(map(names_cluster, options)))
     if done.returncode:
@@ -35,12 +35,11 @@ def would_start(script: Path, *, options: Sequence[str] = ()) -> str:
 
 
 def submit(script: Path, *, name: str, log: str, section: str = "job", options: Sequence[str] = ()) -> JobId:
-    """Submit `script` and return its job; raises LaunchError when Slurm refuses it.
+    """Submit `script` and return its job; raises LaunchError if Slurm refuses it.
 
-    `name` is what the job is called and `log` the file of its output, in which %j is its number. `section` is the one
-    of farm.toml that has the job's account, time and so on, `options` its further #SBATCH options. Raises
-    JobMayRunError when no answer tells whether there is a job now: then nothing may be submitted again before
-    somebody has looked.
+    `name` is the job's name, and `log` its output file, in which %j is the job's number. `section` is the section of
+    farm.toml with the job's account, time and so on. `options` are the further #SBATCH options of the script. Raises
+    JobMayRunError if it is unclear whether the job exists; then a user must check before a new submission.
     """
     done = _sbatch(script, clusters=not any(map(names_cluster, options)))
     named = named_jobs(done.stdout) or named_jobs(done.stderr)
@@ -55,17 +54,17 @@ def submit(script: Path, *, name: str, log: str, section: str = "job", options: 
 
 
 def _alone(answer: str) -> bool:
-    """Return whether an answer has one line: then a number in it is not part of a banner."""
+    """Return whether an answer is a single line, so that its number is not part of a banner."""
     return len(answer.split("\n")) <= 2 and bool(answer.strip())
 
 
 def _sbatch(script: Path, *, test_only: bool = False, clusters: bool = True) -> Completed:
-    """Run sbatch; `clusters` lets the shell's variables choose the cluster, where the farm itself does not."""
+    """Run sbatch; with `clusters`, the shell's variables choose the cluster, because the farm does not."""
     return ask(sbatch_argv(script, test_only=test_only), cluster=None if clusters else "")
 
 
 def _writes(job: JobId, log: str) -> bool | None:
-    """Return whether Slurm knows the job as one of this user's that writes to `log`; None when it does not say."""
+    """Return whether the job is this user's and writes to `log`; None if Slurm does not report it."""
     done = ask(show_job_argv(job.number), cluster=job.cluster or None)
     facts = parse_facts(done.stdout) if done.returncode == 0 else ()
     if not facts:

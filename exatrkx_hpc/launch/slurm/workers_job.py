@@ -1,4 +1,4 @@
-"""The workers' job: `run-clients --srun` in a readable script that can also be submitted by hand."""
+"""The workers' job: `run-clients --srun` in a script that can also be submitted by hand."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from exatrkx_hpc.launch.slurm.scheduler import REMEDY
 from exatrkx_hpc.launch.slurm.submit import submit
 from exatrkx_hpc.launch.words import comment, directive, sh
 
-#: The variable that tells the nodes that the job, whose id it has, is for the workers alone.
+#: The variable with the ID of the workers' job; it tells the nodes that this job is only for the workers.
 OWN_JOB = "EXATRKX_WORKERS_JOB"
 #: The script's name, in the folder of the results.
 SCRIPT = "workers.sbatch"
-#: What shapes the job, and means nothing inside it.
+#: Settings of the job itself, which have no effect inside the job.
 _OF_THE_JOB = {
     f"clients.{name}" for name in ("nodes", "time", "account", "qos", "partition", "constraint", "extra_directives")
 }
-#: Values that the reader of the script may ask about.
+#: Settings that the script shows to its reader.
 _TOLD = ("name", "site", "run_root", "clients.", "job.account", "job.qos", "job.partition", "server.model_repository")
 
 
 class WorkersPlan(BaseModel):
-    """What the job will do; the script is this and nothing else."""
+    """All input of the workers' script."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,10 +60,10 @@ def make_workers_plan(
     requeue: bool,
     sources: Mapping[str, str] | None = None,
 ) -> WorkersPlan:
-    """Return the plan of a job that runs `exatrkx-hpc run-clients` with these options, in the folders of these names.
+    """Return the plan of a job that runs `exatrkx-hpc run-clients` with these options and folders.
 
-    With `requeue` Slurm begins it again after the failure of its first node. `sources` says of each key where its
-    value comes from, for the reader of the script. Raises LaunchError for an `out` that Slurm cannot write a log to.
+    With `requeue`, Slurm restarts the job after its first node fails. `sources` maps each key to the source of its
+    value, which the script shows. Raises LaunchError if Slurm cannot write a log to `out`.
     """
     if "\\" in str(out):
         raise LaunchError(f"-o {out} has a backslash, which Slurm drops from the path of the job's log; rename it")
@@ -94,17 +94,17 @@ def _directives(farm: Farm, out: Path, *, requeue: bool) -> tuple[tuple[str, str
         ("constraint", clients.constraint),
         ("nodes", str(clients.nodes)),
         ("ntasks-per-node", "1"),
-        # Each worker is a process that is busy; without this Slurm gives all of them one CPU.
+        # Each worker is a busy process; without this option, Slurm gives one CPU to all workers of a node.
         ("cpus-per-task", str(clients.workers)),
         ("time", clients.time),
-        # The workers end well before the time limit: what they have in flight is done again by the next job.
+        # The workers end well before the time limit; the next job repeats the events in flight.
         ("signal", "B:TERM@60"),
-        # Slurm reads %% as a plain %.
+        # Slurm reads %% as %.
         ("output", str(out).replace("%", "%%") + "/workers-%j.log"),
         ("open-mode", "append"),
     )
     given = tuple((name, value) for name, value in pairs if value)
-    # A node that crashes must not take the others along.
+    # A node that crashes must not end the others.
     return (*given, ("requeue" if requeue else "no-requeue", ""), ("no-kill", ""))
 
 
@@ -116,8 +116,8 @@ def render_workers(plan: WorkersPlan) -> str:
 def submit_workers(plan: WorkersPlan) -> tuple[JobId, Path]:
     """Write the script into the folder of the results and submit it; return the job and the script.
 
-    Raises LaunchError when that folder or the events are of this machine alone, when it cannot be written, or when
-    Slurm refuses the job; MissingComponent without Slurm.
+    Raises LaunchError if that folder or the events are local to this machine, if the script cannot be written, or if
+    Slurm refuses the job; MissingComponent if sbatch is missing.
     """
     find_program("sbatch", remedy=REMEDY)
     for flag, folder in (("-d", Path(plan.events)), ("-o", Path(plan.out))):
