@@ -1,1 +1,1 @@
-"""From an endpoint and a folder of events to results."""
+"""Processing of events: from an endpoint and a folder of events to results."""

@@ -1,4 +1,4 @@
-"""What happens to a run of clients, as news: to its ledger, its workers, its shards and its nodes."""
+"""News of a client run: its ledger, its workers, its shards and its nodes."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from exatrkx_hpc.base.readable import names
 
 @dataclass(frozen=True, kw_only=True)
 class RunNews(News):
-    """News of the whole run, or of its shard `shard`, such as 0/4, where it has shards; `node` is who tells it."""
+    """News of the whole run, or of one `shard`, such as 0/4; `node` is the node that reports it."""
 
     shard: str = ""
     node: str = ""
 
     def __str__(self) -> str:
-        """Return the line, and before it whose it is."""
+        """Return the line, after the prefix for node and shard."""
         whose = (self.node, f"shard {self.shard}" if self.shard else "")
         return "".join(f"{one}: " for one in whose if one) + self.line()
 
     @abstractmethod
     def line(self) -> str:
-        """Return one line for people, without whose it is."""
+        """Return one line for people, without the prefix for node and shard."""
 
 
 def told_of(tell: Tell, *, shard: str = "", node: str = "") -> Tell:
-    """Return a listener that tells `tell` the same, as news of this shard or of this node."""
+    """Return a listener that adds this shard or node to each RunNews and passes all news to `tell`."""
 
     def told(news: News) -> None:
         if isinstance(news, RunNews):
@@ -41,10 +41,10 @@ def told_of(tell: Tell, *, shard: str = "", node: str = "") -> Tell:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResumed(RunNews):
-    """A run goes on with its ledger: of `events`, so many are done, left, in quarantine.
+    """A run resumes from its ledger: of its `events`, how many are `done`, `left` and `quarantined`.
 
-    `new`, `changed` and `gone` say how the folder of events differs from the ledger, `again` how many events lost
-    their results.
+    `new`, `changed` and `gone` are the differences between the folder of events and the ledger. `again` is the number
+    of missing or damaged results.
     """
 
     code: ClassVar[str] = "run-resumed"
@@ -58,7 +58,7 @@ class RunResumed(RunNews):
     again: int = 0
 
     def line(self) -> str:
-        """Return what is left, and what is not as it was."""
+        """Return what is left to do and what changed."""
         said = [f"{self.done} of {self.events} events were done before, {self.left} are left"]
         if self.quarantined:
             said.append(f"{self.quarantined} in quarantine are skipped (retry them with --retry-failed)")
@@ -72,24 +72,24 @@ class RunResumed(RunNews):
 
 @dataclass(frozen=True, kw_only=True)
 class UnitsDoubtful(RunNews):
-    """The first events look as if they were in other units than the workload's."""
+    """The first events seem to have other units than the workload expects."""
 
     code: ClassVar[str] = "units-doubtful"
-    #: Results of such events mean nothing.
+    #: Results of such events are meaningless.
     usual: ClassVar[Level] = Level.WARNING
     doubt: str
 
     def line(self) -> str:
-        """Return the doubt."""
+        """Return the doubt as a warning."""
         return f"warning: {self.doubt}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersAboveCores(RunNews):
-    """There are so many more workers than cores that they hinder each other."""
+    """There are far more workers than CPU cores, so the workers slow each other down."""
 
     code: ClassVar[str] = "workers-above-cores"
-    #: It is slower than it could be.
+    #: The run is slower than necessary.
     usual: ClassVar[Level] = Level.WARNING
     workers: int
     cores: int
@@ -101,7 +101,7 @@ class WorkersAboveCores(RunNews):
 
 @dataclass(frozen=True, kw_only=True)
 class RunUnheard(RunNews):
-    """Nobody waits for the nodes of a job any more, and `node` gives the job back; `answer` is what Slurm said."""
+    """No program waits for the job any more, so `node` requeues or cancels it; `answer` is the outcome."""
 
     code: ClassVar[str] = "run-unheard"
     #: The job's first node may be lost.
@@ -109,45 +109,45 @@ class RunUnheard(RunNews):
     answer: str
 
     def line(self) -> str:
-        """Return what is done about it."""
+        """Return the reason and the outcome."""
         return f"no program waits for job {self.job} any more, its first node may be lost: {self.answer}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersSpread(News):
-    """A run over several nodes begins, with `workers` workers on each."""
+    """A run over several nodes begins, with `workers` workers per node."""
 
     code: ClassVar[str] = "workers-spread"
     nodes: tuple[str, ...]
     workers: int
 
     def __str__(self) -> str:
-        """Return the nodes, those with numbers in a row drawn together."""
+        """Return the nodes; consecutive numbers become a range."""
         return f"{len(self.nodes)} nodes, {self.workers} workers on each: {names(self.nodes)}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsLost(News):
-    """Nodes, or their programs, ended before these shards did; what is left of them is given out again."""
+    """Nodes or worker programs ended before these shards were done; other nodes get the rest of the shards."""
 
     code: ClassVar[str] = "shards-lost"
-    #: A node is gone.
+    #: A node may be lost.
     usual: ClassVar[Level] = Level.WARNING
     shards: tuple[int, ...]
 
     def __str__(self) -> str:
-        """Return the shards, and what is done about them."""
+        """Return the lost shards and the reaction."""
         return f"{lost(self.shards)} because a node or a worker program ended; other nodes take over"
 
 
 def lost(shards: Sequence[int]) -> str:
-    """Return that these shards were lost, as the beginning of a sentence."""
+    """Return the beginning of a sentence: these shards were lost."""
     numbers = ", ".join(map(str, shards))
     return f"shard {numbers} was lost" if len(shards) == 1 else f"shards {numbers} were lost"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeSaid(Words):
-    """What a program on a node, or srun, said that is no news of ours, such as the reason of its end."""
+    """A line from srun or from a program on a node that is not JSON news, such as the reason of its end."""
 
     code: ClassVar[str] = "node-said"

@@ -1,1 +1,1 @@
-"""Events in files of every format."""
+"""Event files: find, read, write and convert them."""

@@ -1,8 +1,8 @@
-"""Events of any format to another, or to the JSON of perf_analyzer (`--input-data`) and back; nothing is lost.
+"""Convert events between formats, and to and from the JSON of perf_analyzer (`--input-data`), without loss.
 
-One event is in memory at a time. The JSON is `{"data": [{"FEATURES": {"content": [...], "shape": [N, 3]}}, ...]}`, or
-with `"b64"`, the bytes of the float32 numbers, in the place of `"content"`. It has no room for the names of events:
-some modes of perf_analyzer refuse any other member than `data` (its DataLoader::GetDatasetSize).
+One event is in memory at a time. The JSON is `{"data": [{"FEATURES": {"content": [...], "shape": [N, 3]}}, ...]}`.
+`"b64"`, the bytes of the float32 numbers, may replace `"content"`. The JSON does not store the names of events: some
+modes of perf_analyzer refuse members other than `data` (DataLoader::GetDatasetSize).
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from exatrkx_hpc.work.events.source import FORMATS, PARQUET, EventFile, Reader, 
 from exatrkx_hpc.work.events.writing import Float32, event_writer
 from exatrkx_hpc.work.workloads.exatrkx import HITS
 
-#: Called as (stage, done, total) after each event; 0 for a total that is not known.
+#: Called as (stage, done, total) after each event; the total is 0 if it is unknown.
 Progress = Callable[[str, int, int], None]
-#: What becomes of the hits of each event before they are written.
+#: Changes the hits of each event before they are written.
 Change = Callable[[Float32], Float32]
 Target = Literal["json", "csv", "npy", "npz", "parquet"]
 _KEY = "data"
 
 
 def unchanged(hits: Float32) -> Float32:
-    """Return hits as they are."""
+    """Return the hits unchanged."""
     return hits
 
 
 def holds_events(source: Path) -> bool:
-    """Return whether `source` is a folder of events or a file that holds one or more, and no JSON."""
+    """Return whether `source` is a folder of events or an event file; a JSON file is neither."""
     return source.is_dir() or source.suffix[1:] in FORMATS
 
 
 def events_of(source: Path) -> tuple[EventFile, ...]:
-    """Return the events of a folder or a Parquet file, or the one of another file."""
+    """Return the events of a folder or a Parquet file; any other file is one event."""
     if source.is_dir() or source.suffix[1:] == PARQUET:
         return find_events(source)
     return (EventFile(name=source.stem, path=source),)
 
 
 def direction(source: Path, to: Target | None) -> Target:
-    """Return what `source` is to become: what `to` says, else JSON for events and events for a `*.json`.
+    """Return the target format: `to` if it is set, else `json` for events and `csv` for a `*.json` file.
 
-    Raises ConfigError when that cannot be told, InputError when there is no source.
+    Raises ConfigError when the format cannot be derived or does not fit, InputError when `source` does not exist.
     """
     if not source.exists():
         raise InputError(f"{source} does not exist; choose a folder of events, an event file or a JSON file")
@@ -73,8 +73,8 @@ def events_to_json(
 ) -> int:
     """Write the events of `folder`, in natural order, as the tensor `tensor` of perf_analyzer's data; return how many.
 
-    `folder` may be a file of events, too. `out` is written aside and renamed, so it is whole or as it was. Raises
-    InputError for a folder or an event that cannot be read, OutputError when `out` cannot be written.
+    `folder` may also be an event file. A temporary file replaces `out` at the end, so `out` is complete or unchanged.
+    Raises InputError for a folder or an event that cannot be read, OutputError when `out` cannot be written.
     """
     events = events_of(folder)
     with _whole_file(out) as file, contextlib.closing(Reader()) as reader:
@@ -93,8 +93,8 @@ def events_to_events(
 ) -> int:
     """Write the events of `source` in another format to the new folder `out`; return how many.
 
-    `out` must not hold anything; it appears as a whole at the end. Raises InputError for events that cannot be used,
-    OutputError when `out` cannot be written, MissingComponent for Parquet without pyarrow.
+    `out` must be empty or missing; it appears complete at the end. Raises InputError for invalid events, OutputError
+    when `out` cannot be written, MissingComponent for Parquet without pyarrow.
     """
     events = events_of(source)
     with (
@@ -121,9 +121,9 @@ def json_to_events(
 ) -> int:
     """Write each event of perf_analyzer's data to the new folder `out`, in the format `form`; return how many.
 
-    They are `evt_000000` and so on, or have the names of `names`, one an event. `out` must not hold anything;
-    it appears as a whole at the end. Raises InputError for JSON or an event that cannot be used, OutputError when
-    `out` cannot be written.
+    `names` has one name per event; without `names` the events are `evt_000000` and so on. `out` must be empty or
+    missing; it appears complete at the end. Raises InputError for invalid JSON, an invalid event or a wrong number of
+    names, OutputError when `out` cannot be written.
     """
     count = 0
     with _whole_folder(out) as folder, event_writer(folder, form) as write:
@@ -145,7 +145,7 @@ def json_to_events(
 
 
 def _events(path: Path, tensor: str) -> Iterator[Float32]:
-    """Yield the hits of each event; an array in the place of an event is a sequence of them."""
+    """Yield the hits of each event; an array in place of an event is a sequence of events."""
     number = 0
     for element in array_elements(path, _KEY):
         for step in element if isinstance(element, list) else [element]:
@@ -159,7 +159,7 @@ def _events(path: Path, tensor: str) -> Iterator[Float32]:
 
 @contextlib.contextmanager
 def _whole_file(out: Path) -> Iterator[IO[str]]:
-    """Give a file to write to; it takes the place of `out` when the block ends well."""
+    """Yield a temporary file; it replaces `out` when the block succeeds."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
@@ -179,7 +179,7 @@ def _whole_file(out: Path) -> Iterator[IO[str]]:
 
 @contextlib.contextmanager
 def _whole_folder(out: Path) -> Iterator[Path]:
-    """Give a folder to write to; it becomes `out` when the block ends well."""
+    """Yield a temporary folder; it becomes `out` when the block succeeds."""
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise OutputError(f"{out} exists and is not empty; remove it, or choose another folder")

@@ -1,4 +1,4 @@
-"""The hits of an event file, for tools that support ExaTrkX only: conversion, score, benchmarks."""
+"""Read the hits of an event file, for tools that support ExaTrkX only: conversion, score, benchmarks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from exatrkx_hpc.work.workloads.exatrkx import HITS, WORKLOAD
 
 
 def read_hits(path: Path) -> NDArray[np.float32]:
-    """Return the hits of a file that is one event, float32 `[N, 3]`, contiguous and finite; see `read_event`."""
+    """Return the hits of a one-event file, float32 `[N, 3]`, contiguous and finite; errors as for `read_event`."""
     hits: NDArray[np.float32] = read_event(path, WORKLOAD).tensors[HITS]
     return hits

@@ -1,4 +1,4 @@
-"""Read a large JSON file incrementally: the elements of its one array, without the whole file in memory."""
+"""Read a large JSON file incrementally: the elements of its first array, without the whole file in memory."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from typing import Final, TextIO
 from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.base.parsing import parse_errors
 
-#: More text than any event has: a file whose brackets do not match must not fill the memory.
+#: More characters than any event has. The limit keeps a file with unmatched brackets from filling the memory.
 LONGEST: Final = 1 << 29
 _CHUNK: Final = 1 << 20
 _SPACE: Final = " \t\r\n"
-#: A whole string, a string that does not end here, or a bracket.
+#: A complete string, the opening quote of an incomplete string, or a bracket.
 _MARK: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|"|[\[\]{}]', re.DOTALL)
 
 
 def array_elements(path: Path, key: str, *, longest: int = LONGEST) -> Iterator[object]:
-    """Yield the elements, objects or arrays, of the array that is the member `key` of the object in a JSON file.
+    """Yield the elements, objects or arrays, of the array in the member `key` of a JSON file's object.
 
-    The object begins with this member; what follows the array is not looked at. Memory holds one element at a time,
-    of at most `longest` characters. Raises InputError for a file that cannot be read or is no such JSON.
+    This member must come first. After the array, a `}` or `,` must follow; the rest of the file is ignored. Memory
+    holds one element at a time, of at most `longest` characters. Raises InputError for a file that cannot be read or
+    has another structure.
     """
     try:
         with parse_errors(path, "JSON", but=(UnicodeDecodeError, OSError)), path.open(encoding="utf-8-sig") as file:
@@ -64,7 +65,7 @@ def _elements(text: _Text, path: Path) -> Iterator[object]:
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return an object of JSON; a member that is there twice would silently take the place of the first."""
+    """Return a JSON object; raise ValueError for a duplicate key, which would silently replace the first value."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
@@ -73,14 +74,14 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 class _Text:
-    """The text of a file, of which no more is in memory than the piece that is looked at."""
+    """The text of a file; memory holds only the piece that is being parsed."""
 
     def __init__(self, file: TextIO, path: Path, longest: int) -> None:
         self._file, self._path, self._longest = file, path, longest
         self._text, self._place = "", 0
 
     def take(self, sign: str) -> bool:
-        """Pass over space, and over `sign` if it comes next; say whether it did."""
+        """Skip white space, and `sign` if it comes next; return whether it came."""
         while True:
             while self._place < len(self._text) and self._text[self._place] in _SPACE:
                 self._place += 1
@@ -91,11 +92,11 @@ class _Text:
         return found
 
     def value(self, what: str) -> str:
-        """Return the text of the object or array that comes next; `what` it is, in messages."""
+        """Return the text of the next object or array; messages call it `what`."""
         self.take(" ")
         if self._text[self._place : self._place + 1] not in ("{", "["):
             raise InputError(f"{self._path}: {what} is not an object; the file is truncated or not JSON")
-        depth, offset = 0, 0  # counted from the place, which moves when more is read
+        depth, offset = 0, 0  # the offset counts from the place, which moves when more text is read
         while True:
             mark = _MARK.search(self._text, self._place + offset)
             if mark is None or mark[0] == '"':
@@ -111,7 +112,7 @@ class _Text:
                 return piece
 
     def _more(self) -> bool:
-        """Read on, as much again as is looked at, so that long pieces are not searched too often."""
+        """Read at least as much text again as is left, so that a long piece is searched rarely; False at the end."""
         rest = self._text[self._place :]
         if len(rest) > self._longest:
             raise InputError(

@@ -1,6 +1,6 @@
-"""Many events in a Parquet file: a column that names the event of each row, and the columns of the workload's inputs.
+"""Parquet files with many events: one column names the event of each row, the others are the workload's inputs.
 
-The rows of an event lie together, in their order. A file is read a row group at a time at most.
+The rows of an event are contiguous and in order. At most one row group is read at a time.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ EVENT: Final = "event"
 BATCH: Final = 1 << 16
 """Rows whose events are in memory at a time when a file is indexed."""
 
-#: A file name has 255 bytes at most, and that of a label file is written aside under a longer one.
+#: A file name has at most 255 bytes, and the temporary name of a label file is longer than the name of its event.
 _LONGEST_NAME: Final = 200
 
 
 def require_pyarrow() -> None:
-    """Raise MissingComponent, which says what to install, unless pyarrow can be imported."""
+    """Raise MissingComponent, which names the package to install, unless pyarrow can be imported."""
     try:
         import pyarrow.compute
         import pyarrow.parquet  # noqa: F401
@@ -41,10 +41,11 @@ def require_pyarrow() -> None:
 
 
 def index(path: Path, workload: Workload, *, column: str = EVENT, file: str = "") -> Iterator[Stamp]:
-    """Yield the events of a Parquet file in their order, `BATCH` rows in memory at a time.
+    """Yield the events of a Parquet file in file order, with `BATCH` rows in memory at a time.
 
-    `file` is what their stamps call it. An event whose rows do not lie together comes more than once. Raises
-    InputError for a file that is torn or has not these columns, and for names that cannot name a label file.
+    `file` is the file's name in the stamps. An event whose rows are not contiguous comes more than once. Raises
+    InputError for a damaged file, for missing columns or wrong column types, and for a name that cannot name a label
+    file; also raises the errors of `opened`.
     """
     name, first, end = None, 0, 0
     with opened(path) as parquet:
@@ -61,7 +62,7 @@ def index(path: Path, workload: Workload, *, column: str = EVENT, file: str = ""
 
 
 def _runs(path: Path, parquet: ParquetFile, column: str) -> Iterator[tuple[str, int]]:
-    """Yield the name of each run of equal values in the column, and its length; a batch's end cuts a run in two."""
+    """Yield the name and length of each run of equal values in the column; the end of a batch splits a run."""
     from pyarrow import compute, types
 
     for batch in parquet.iter_batches(batch_size=BATCH, columns=[column], use_threads=False):
@@ -130,7 +131,7 @@ def _require_columns(path: Path, parquet: ParquetFile, column: str, workload: Wo
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[ParquetFile]:
-    """Open a Parquet file inside the block; see `told` for what it raises."""
+    """Open a Parquet file inside the block; raises MissingComponent, and errors as for `parquet_errors`."""
     require_pyarrow()
     from pyarrow.parquet import ParquetFile
 
@@ -140,12 +141,12 @@ def opened(path: Path) -> Iterator[ParquetFile]:
 
 @contextlib.contextmanager
 def parquet_errors(path: Path) -> Iterator[None]:
-    """Turn what is raised inside the block into one line: UnreadableEvent for the file, InputError for its bytes."""
+    """Turn errors inside the block into one line: UnreadableEvent for file access, InputError for invalid content."""
     with parse_errors(path, "Parquet"):
         try:
             yield
         except OSError as error:
-            # For a torn page pyarrow raises OSError, too, but without a number of the system's.
+            # For a damaged page, pyarrow also raises OSError, but without errno.
             if error.errno is None:
                 raise
             raise UnreadableEvent(f"cannot read {path}: {error.strerror}") from error

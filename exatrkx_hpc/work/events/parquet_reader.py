@@ -1,4 +1,4 @@
-"""Read events from Parquet files by their rows; the last file and its last row groups stay in memory."""
+"""Read events from Parquet files by row; the last file stays open and its last row groups stay in memory."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from pyarrow import Table
     from pyarrow.parquet import ParquetFile
 
-#: Row groups that are held: an event may begin in one and end in the next.
+#: Row groups in memory: an event may begin in one and end in the next.
 _HELD: Final = 2
 
 
 class ParquetReader:
-    """Reads events for any thread, one at a time."""
+    """Reads one event at a time; thread-safe."""
 
     def __init__(self, workload: Workload) -> None:
-        """Open nothing yet."""
+        """Open no file yet."""
         self._workload = workload
         self._lock = threading.Lock()
         self._closing = contextlib.ExitStack()
         self._open: _OpenFile | None = None
 
     def close(self) -> None:
-        """Close the file that is open, and forget its row groups."""
+        """Close the open file and drop its row groups."""
         with self._lock:
             self._close()
 
@@ -46,8 +46,8 @@ class ParquetReader:
     def read(self, event: EventFile, rows: Rows) -> EventInput:
         """Return the content of the event in these rows of its file.
 
-        Raises UnreadableEvent when the file cannot be read, or is not as it was when the rows were found;
-        InputError for a torn file and for anything but an event of the workload.
+        Raises UnreadableEvent when the file cannot be read or changed after it was indexed; InputError for a damaged
+        file and for content that is not an event of the workload.
         """
         with self._lock:
             _require_unchanged(event.path, rows)
@@ -57,7 +57,7 @@ class ParquetReader:
                 with parquet_errors(event.path):
                     self._open = _OpenFile(event.path, rows.mtime_ns, parquet, self._workload)
             values = self._open.rows(rows.first, rows.number)
-            _require_unchanged(event.path, rows)  # now what was read is known to be of that time
+            _require_unchanged(event.path, rows)  # again: the file may change while it is read
         try:
             tensors = as_tensors(self._workload, values)
         except InputError as error:
@@ -73,7 +73,7 @@ def _digest(tensors: Tensors) -> str:
 
 
 class _OpenFile:
-    """An open file, where its row groups begin, and the last ones that were read."""
+    """An open file, the ends of its row groups, and the last row groups read."""
 
     def __init__(self, path: Path, mtime_ns: int, parquet: ParquetFile, workload: Workload) -> None:
         self.path, self.mtime_ns = path, mtime_ns
@@ -83,7 +83,7 @@ class _OpenFile:
         self._groups: dict[int, Tensors] = {}
 
     def rows(self, first: int, number: int) -> Tensors:
-        """Return these rows of each input, copies."""
+        """Return copies of these rows of each input."""
         parts: dict[str, list[Array]] = {spec.name: [_empty(spec, 0)] for spec in self._inputs}
         done = 0
         while done < number:
@@ -108,7 +108,7 @@ class _OpenFile:
             with parquet_errors(self.path):
                 table = self._parquet.read_row_group(number, columns=columns, use_threads=False)
                 held = {spec.name: _filled(spec, table, self.path) for spec in self._inputs}
-        self._groups[number] = held  # the one that was used last is at the end
+        self._groups[number] = held  # the last used one is at the end
         return held
 
 
@@ -117,15 +117,15 @@ def _empty(spec: Tensor, rows: int) -> Array:
 
 
 def _filled(spec: Tensor, table: Table, path: Path) -> Array:
-    """Return the columns of an input side by side."""
+    """Return the columns of an input side by side, as one array."""
     filled = _empty(spec, table.num_rows)
-    with np.errstate(over="ignore"):  # becomes an infinity, which its event is refused for
+    with np.errstate(over="ignore"):  # a value that is too large becomes an infinity; the event is then refused
         for place, name in enumerate(spec.columns):
             values = table.column(name)
             if filled.dtype.kind in "iu":
                 if values.null_count:
                     raise InputError(f"{path}: the column '{name}' has rows without a value; write it again")
-                values = values.cast(str(filled.dtype))  # which pyarrow refuses for a number that does not fit
+                values = values.cast(str(filled.dtype))  # pyarrow refuses a number that does not fit
             filled[(slice(None), place) if filled.ndim == 2 else slice(None)] = values.to_numpy()
     return filled
 

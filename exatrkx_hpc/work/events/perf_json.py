@@ -1,4 +1,4 @@
-"""An event in perf_analyzer's JSON: `{"content": [...], "shape": [N, 3]}`, or one of the other ways to write it."""
+"""Events in perf_analyzer's JSON: `{"content": [...], "shape": [N, 3]}`, or one of its variants."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROWS: Final = f"expected [N, {COLUMNS}], one row per hit"
 
 
 def json_event(hits: Float32, tensor: str, *, as_base64: bool) -> str:
-    """Return an event as JSON, with its hits as the tensor `tensor`; no bit is lost."""
+    """Return an event as JSON, with its hits as the tensor `tensor`, bit-exact."""
     shape = f'"shape":[{len(hits)},{COLUMNS}]'
     if as_base64:
         text = base64.b64encode(hits.astype("<f4").tobytes()).decode()
@@ -26,10 +26,10 @@ def json_event(hits: Float32, tensor: str, *, as_base64: bool) -> str:
 
 
 def json_hits(tensor: object, where: str) -> Float32:
-    """Return the hits `[N, 3]` of one tensor; raise InputError when it is none."""
+    """Return the hits of one tensor, float32 `[N, 3]`, finite; raise InputError if the tensor is invalid."""
     held = tensor if isinstance(tensor, dict) else {"content": tensor}
     content = held.get("content")
-    if isinstance(content, dict):  # an older way to write it
+    if isinstance(content, dict):  # an older variant
         held = {**held, **content}
         content = content.get("content")
     if "b64" in held and content is not None:
@@ -65,7 +65,7 @@ def _decoded(text: object, where: str) -> Float32:
 
 
 def _numbers(content: object, where: str) -> Float32:
-    """Return the numbers of a flat list, or of a list of hits; they are one after the other."""
+    """Return the numbers of a flat list or of a list of hits, flattened."""
     if not isinstance(content, list):
         raise InputError(f"{where} has neither content, a list of numbers, nor b64")
     nested = any(isinstance(part, list) for part in content)
@@ -73,17 +73,17 @@ def _numbers(content: object, where: str) -> Float32:
         _require_rows(content, where)
     flat = [value for row in content for value in row] if nested else content
     for place, value in enumerate(flat):
-        if type(value) not in (int, float):  # nor True, which is an int to Python
+        if type(value) not in (int, float):  # isinstance would accept True as an int
             raise InputError(f"{where}: {str(value)[:40]!r} in content, in hit {place // COLUMNS}, is not a number")
     try:
-        with np.errstate(over="ignore"):  # 1e39 becomes an infinity, and is refused
+        with np.errstate(over="ignore"):  # 1e39 becomes an infinity and is refused later
             return np.array(flat, dtype=np.float32)
-    except OverflowError as error:  # a whole number of hundreds of digits
+    except OverflowError as error:  # an integer of hundreds of digits
         raise InputError(f"{where}: content has a number that is not finite in single precision") from error
 
 
 def _require_rows(content: list[object], where: str) -> None:
-    """Raise InputError unless each element is one hit, a list of three: nothing is cut anew, which mixes r, phi, z."""
+    """Raise InputError unless each element is a list of three: reshaping other rows would mix r, phi and z."""
     for number, row in enumerate(content):
         if not isinstance(row, list):
             raise InputError(f"{where}: row {number} is {str(row)[:40]!r}, among rows that are lists; {_ROWS}")

@@ -1,7 +1,7 @@
-"""Events as files: the entry to every format.
+"""Find and read events in files of any format.
 
-A source of events is a folder of `*.csv`, `*.npy` or `*.npz`, one event a file, or a folder of `*.parquet`, or one
-such file, with many events each. Of one folder all events have the same format.
+A source of events is a folder of `*.csv`, `*.npy` or `*.npz` files with one event each, a folder of `*.parquet` files
+with many events each, or one such Parquet file. All events of a folder have the same format.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FORMATS: Final = (CSV, "npy", "npz", PARQUET)
 
 
 def parsers_of(workload: Workload) -> Mapping[str, Parser]:
-    """Return what reads a file that is one event, by how the files end."""
+    """Return the parsers of one-event files, by file suffix."""
     if workload.parsers:
         return workload.parsers
     return {CSV: partial(parse_csv_table, workload), "npz": partial(parse_arrays, workload)}
@@ -46,9 +46,10 @@ def parsers_of(workload: Workload) -> Mapping[str, Parser]:
 def find_events(
     source: Path, form: str | None = None, *, column: str = EVENT, workload: Workload | None = None
 ) -> tuple[EventFile, ...]:
-    """Return the events of `source`, `evt_2` before `evt_10`; those of the format `form` where one is named.
+    """Return the events of `source` in natural order (`evt_2` before `evt_10`); `form` selects a format.
 
-    Raises InputError as `format_of` and `scan_events`, also when there is none, or one is in two places.
+    Raises the errors of `format_of` and `scan_events`, and InputError when there is no event or an event is in two
+    places.
     """
     form = form or format_of(source)
     keyed = sorted(
@@ -67,7 +68,7 @@ def find_events(
 
 
 def no_events(source: Path) -> InputError:
-    """Return what to say of a folder without any event."""
+    """Return the error for a source without events."""
     kinds = ", ".join(f"*.{form}" for form in FORMATS)
     packed = next((path.name for path in sorted(source.glob("[!.]*.csv.*")) if path.suffix in _PACKED), None)
     if packed:
@@ -86,8 +87,8 @@ def scattered_events(source: Path, names: list[str]) -> InputError:
 def format_of(source: Path) -> str:
     """Return the format of the events of `source`, one of `FORMATS`.
 
-    Raises InputError when the source does not exist, cannot be read, holds no event, or events in several formats;
-    MissingComponent when they are in Parquet and pyarrow is not installed.
+    Raises InputError when the source does not exist, cannot be read, has no event, or has events in several formats;
+    MissingComponent for Parquet when pyarrow is not installed.
     """
     found: dict[str, str] = {}
     if _is_parquet_file(source):
@@ -109,11 +110,11 @@ def format_of(source: Path) -> str:
 
 
 def scan_events(source: Path, form: str, *, column: str = EVENT, workload: Workload | None = None) -> Iterator[Stamp]:
-    """Yield the events of `source`, in no order, without reading them and without holding them all.
+    """Yield the events of `source`, unordered, without reading them and without keeping all in memory.
 
-    Events are the files of the format `form` that lie directly in the folder; what lies deeper (`truth/`) is no
-    event, and neither is a hidden file. Of a Parquet file the column `column` names them. Raises InputError when the
-    source does not exist or cannot be read.
+    Events are the files of the format `form` directly in the folder; files in subfolders (`truth/`) and hidden files
+    are ignored. In a Parquet file, the column `column` names the events. Raises InputError when the source does not
+    exist or cannot be read, and the errors of `index` for a Parquet file.
     """
     if form == PARQUET and _is_parquet_file(source):
         yield from index(source, workload or default_workload(), column=column)
@@ -124,13 +125,13 @@ def scan_events(source: Path, form: str, *, column: str = EVENT, workload: Workl
         if form == PARQUET:
             yield from index(Path(entry.path), workload or default_workload(), column=column, file=entry.name)
             continue
-        with contextlib.suppress(FileNotFoundError):  # it went in this very moment
+        with contextlib.suppress(FileNotFoundError):  # the file was removed after it was listed
             stat = entry.stat()
             yield Stamp(entry.name.removesuffix(f".{form}"), stat.st_size, stat.st_mtime_ns)
 
 
 def place_event(source: Path, form: str, stamp: Stamp) -> EventFile:
-    """Return where the event is that has this stamp."""
+    """Return the location of the event with this stamp."""
     if stamp.file is None or stamp.first is None:
         return EventFile(name=stamp.name, path=source / f"{stamp.name}.{form}")
     rows = Rows(first=stamp.first, number=stamp.size, mtime_ns=stamp.mtime_ns)
@@ -142,7 +143,7 @@ def _is_parquet_file(source: Path) -> bool:
 
 
 def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield the files of a folder that may be events, of any format."""
+    """Yield the files of a folder that may be events, in any format."""
     ends = tuple(f".{form}" for form in FORMATS)
     try:
         with os.scandir(folder) as entries:
@@ -158,51 +159,51 @@ def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def event_key(name: str) -> bytes:
-    """Return the key of an event's name: keys order digits as numbers, evt_2 before evt_10, and no two are equal."""
+    """Return the sort key of an event name: unique, with digits in numerical order (evt_2 before evt_10)."""
     key = bytearray()
     for place, part in enumerate(re.split(r"([0-9]+)", name)):
         if place % 2 == 0:
             key += os.fsencode(part) + b"\0"
-        else:  # a longer number is larger; among equal ones the one with more zeros before it goes first
+        else:  # a longer number is larger; of equal numbers, the one with more leading zeros comes first
             digits = part.lstrip("0")
             key += len(digits).to_bytes(2, "big") + digits.encode() + (65535 - len(part)).to_bytes(2, "big")
     return bytes(key)
 
 
 class Reader:
-    """Reads events of any format, for any thread; a Parquet file stays open until the next one, or `close`."""
+    """Reads events of any format; thread-safe. A Parquet file stays open until the next one or `close`."""
 
     def __init__(self, workload: Workload | None = None) -> None:
-        """Open nothing yet; `workload` says what an event is, by default that of ExaTrkX."""
+        """Open no file yet; `workload` defines the content of an event, by default ExaTrkX."""
         self._workload = workload or default_workload()
         self._parquet = ParquetReader(self._workload)
 
     def read(self, event: EventFile) -> EventInput:
         """Return the content of an event.
 
-        Raises UnreadableEvent, an InputError, when its file cannot be read or changes meanwhile, and InputError, with
-        the file and the place in it, for anything but an event of the workload.
+        Raises UnreadableEvent, an InputError, when the file cannot be read or changes meanwhile; InputError, with the
+        file and the place in it, for content that is not an event of the workload.
         """
         if event.rows is not None:
             return self._parquet.read(event, event.rows)
         return read_event(event.path, self._workload)
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close the open file."""
         self._parquet.close()
 
 
 def read_event(path: Path, workload: Workload | None = None) -> EventInput:
-    """Return the content of a file that is one event, of the format that its name tells.
+    """Return the content of a one-event file; the suffix gives the format, an unknown suffix means CSV.
 
-    Raises UnreadableEvent, an InputError, when the file cannot be read or changes meanwhile, and InputError for
-    anything but an event of the workload, by default that of ExaTrkX.
+    Raises UnreadableEvent, an InputError, when the file cannot be read or changes meanwhile; InputError for content
+    that is not an event of the workload, by default ExaTrkX.
     """
     form = path.suffix[1:] if path.suffix[1:] in FORMATS else CSV
     try:
         with parse_errors(path, f"*.{form}", but=(OSError,)), path.open("rb") as file:
             before = os.fstat(file.fileno())
-            data = file.read()  # a file that is too large for the memory is told as that
+            data = file.read()  # parse_errors reports a file that does not fit into memory
             after = os.fstat(file.fileno())
     except OSError as error:
         raise UnreadableEvent(f"cannot read {path}: {error.strerror}") from error

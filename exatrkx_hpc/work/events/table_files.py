@@ -1,6 +1,6 @@
-"""An event as a file that names its columns: CSV with a header, or `.npz` with an array for each input of the workload.
+"""One-event files with named columns: CSV with a header, or `.npz` with one array per input of the workload.
 
-For workloads without formats of their own.
+For workloads without their own formats.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from exatrkx_hpc.base.whole_numbers import whole_numbers
 from exatrkx_hpc.work.workloads.base import Array, Tensor, Tensors, Workload
 from exatrkx_hpc.work.workloads.given import as_tensors
 
-#: What float() takes beyond this, underscores and the digits of other scripts, is no number in a table.
+#: float() also accepts underscores and digits of other scripts; in a table, these are not numbers.
 _NUMBER: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:nan|inf)", re.IGNORECASE)
 
 
 def parse_csv_table(workload: Workload, path: Path, data: bytes) -> Tensors:
-    """Return the inputs in a CSV file whose first line names the columns, in any order; further columns are left out.
+    """Return the inputs in a CSV file; its first line names the columns, in any order. Other columns are ignored.
 
-    Raises InputError, with the file and the line, for a column that is missing and for a value that is no number of
-    the column's type.
+    Raises InputError, with the file and the line, for a missing column and for a value that is not a number of the
+    column's type.
     """
     with parse_errors(path, "CSV"):
         lines = data.decode("utf-8-sig").splitlines()
@@ -67,9 +67,9 @@ def _column(spec: Tensor, column: str, texts: list[str], path: Path) -> Array:
 
 
 def parse_arrays(workload: Workload, path: Path, data: bytes) -> Tensors:
-    """Return the inputs in an `.npz` file: an array for each, of its name; further arrays are left out.
+    """Return the inputs in an `.npz` file: one array per input, of the same name. Other arrays are ignored.
 
-    Python objects in it are never loaded. Raises InputError for a torn file and for other arrays.
+    Python objects are never loaded. Raises InputError for a damaged file, a missing array and an invalid array.
     """
     names = [spec.name for spec in workload.inputs]
     wanted = f"an event of workload {workload.name} has the arrays {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""What every format of events shares: the location of an event, its stamp, its content and its errors."""
+"""Common values of all event formats: location, stamp, content and errors of an event."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exatrkx_hpc.work.workloads.base import Tensors
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Which rows of a file of many events are one of them, as the file was at `mtime_ns` (ns since 1970)."""
+    """The rows of one event in a file of many events, valid for the file as of `mtime_ns` (ns since 1970)."""
 
     first: int
     number: int
@@ -21,7 +21,7 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class EventFile:
-    """One event on disk: its name (`evt_0` for `evt_0.csv`), its path, and its rows where the file holds more."""
+    """One event on disk: its name (`evt_0` for `evt_0.csv`), its path, and its rows if the file has many events."""
 
     name: str
     path: Path
@@ -29,10 +29,11 @@ class EventFile:
 
 
 class Stamp(NamedTuple):
-    """An event as it is found, unread: what tells that it was written again, and where it is.
+    """An event as found, before it is read: its location, and values that change when its file is rewritten.
 
-    `size` is the file's in bytes, and `mtime_ns` its date. Where a file holds many events `size` is the number of
-    rows, `file` the file's name in the folder (nothing when the file itself is the source) and `first` the first row.
+    `size` is the size of the file in bytes, `mtime_ns` its modification time (ns since 1970). In a file of many
+    events, `size` is the number of rows, `file` the file's name in the folder (empty if the file itself is the
+    source) and `first` the first row.
     """
 
     name: str
@@ -44,10 +45,10 @@ class Stamp(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class EventInput:
-    """The content of one event: its tensors, and what tells it from another content.
+    """The content of one event: its tensors, and values that identify this content.
 
-    `size` and `mtime_ns` are as in a `Stamp`, from when it was read. `sha256` is the digest of the file's bytes, or
-    of the bytes of the tensors where the file holds many events.
+    `size` and `mtime_ns` are as in a `Stamp`, from the time of reading. `sha256` is the digest of the file's bytes;
+    for a file of many events, the digest of the tensors' bytes.
     """
 
     tensors: Tensors
@@ -57,4 +58,4 @@ class EventInput:
 
 
 class UnreadableEvent(InputError):
-    """The file of an event cannot be read now: it is gone, changed, or its file system is in trouble."""
+    """The file of an event cannot be read now: the file is missing or changed, or the file system fails."""

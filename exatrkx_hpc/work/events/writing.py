@@ -33,16 +33,16 @@ PARQUET_FILE: Final = "events.parquet"
 DIGITS: Final = "%.9g"
 """Nine digits bring a float32 back as it was."""
 
-#: Hits in a row group: quick to read for one event, and few for a file of a hundred million.
+#: Hits per row group: small enough to read one event quickly, large enough for few groups in a file of 1e8 hits.
 _GROUP: Final = 200_000
 
 
 @contextlib.contextmanager
 def event_writer(folder: Path, form: str) -> Iterator[Write]:
-    """Give what writes events to `folder`, each whole; a Parquet file is there when the block ended well.
+    """Yield a function that writes events to `folder`, each file atomically; Parquet appears when the block succeeds.
 
-    Raises MissingComponent when Parquet is wanted without pyarrow, OSError when something cannot be written,
-    InputError for an event of no hits in Parquet, which has no rows for it.
+    Raises MissingComponent for Parquet without pyarrow, OSError when a file cannot be written, InputError for an
+    event without hits in Parquet, which would have no row.
     """
     if form == "parquet":
         require_pyarrow()

@@ -1,1 +1,1 @@
-"""From one event to its labels, by requests to an endpoint or without any server."""
+"""Inference of one event, by requests to an endpoint or without a server."""

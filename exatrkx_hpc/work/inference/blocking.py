@@ -14,16 +14,16 @@ T = TypeVar("T")
 
 
 def blocking(work: Callable[[], Coroutine[Any, Any, T]], *, interrupt: Callable[[str], None] | None = None) -> T:
-    """Return what the coroutine that `work` makes returns.
+    """Run the coroutine that `work` creates and return its result.
 
-    In a notebook it runs in a thread, and Ctrl-C calls `interrupt` with the reason, from the notebook's thread;
-    without `interrupt` it goes on to its end, and KeyboardInterrupt is raised then.
+    In a notebook, the coroutine runs in a thread, and Ctrl-C calls `interrupt` with the reason, from the notebook's
+    thread; without `interrupt`, the coroutine runs to completion, and then KeyboardInterrupt is raised.
     """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work())
-    # A notebook: its loop is busy with this very call, so the work gets a thread and a loop of its own.
+    # A notebook: its loop is blocked by this call, so the work gets its own thread and loop.
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
         future = pool.submit(lambda: asyncio.run(work()))
         try:
@@ -37,9 +37,9 @@ def blocking(work: Callable[[], Coroutine[Any, Any, T]], *, interrupt: Callable[
 
 @contextlib.contextmanager
 def stopped_by_signals(stop: Callable[[str], None]) -> Iterator[None]:
-    """Let SIGTERM and SIGINT call `stop` in the running loop; afterwards the handlers are the former ones.
+    """Let SIGTERM and SIGINT call `stop` in the running loop; restore the former handlers after the block.
 
-    In other threads than the main one this does nothing: signals never arrive there.
+    Outside the main thread, this does nothing: signals never arrive there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

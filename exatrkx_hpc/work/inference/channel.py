@@ -1,4 +1,4 @@
-"""One gRPC channel to Triton or the balancer: its calls, each of which may fail as RequestFailed."""
+"""A gRPC channel to Triton or the balancer; each call raises RequestFailed when it fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEMBER: Final = "exatrkx-member"
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What came back for one request: the outputs that were there, by name, and who sent them, as far as it says."""
+    """The reply to one request: outputs by name, the server (`member`) and the model version, if the reply has them."""
 
     outputs: Mapping[str, NDArray[Any]]
     member: str
@@ -30,10 +30,10 @@ class Reply:
 
 
 class Channel:
-    """A channel; use it within one event loop, and close it. Timeouts are seconds."""
+    """A channel; use it within one event loop, and close it. Timeouts are in seconds."""
 
     def __init__(self, server: str) -> None:
-        """Prepare; nothing is sent yet."""
+        """Prepare the channel; send nothing yet."""
         self._channel = grpc.aio.insecure_channel(server, options=list(CHANNEL_OPTIONS))
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
@@ -44,9 +44,9 @@ class Channel:
     async def infer(
         self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Iterable[str], *, timeout: float
     ) -> Reply:
-        """Return the outputs of a model for its inputs, by their names.
+        """Return the outputs of a model for its inputs, both by tensor name.
 
-        Raises ValueError when the bytes that came back do not make up the shape.
+        Raises ValueError when the bytes of an output do not match its shape.
         """
         message = service_pb2.ModelInferRequest(model_name=model)
         for name in outputs:
@@ -58,7 +58,7 @@ class Channel:
             call = self._stub.ModelInfer(message, timeout=timeout)
             response = await call
             headers = dict(await call.initial_metadata())
-        # After a repeat inside the balancer it names all that it asked; the one that answered is the last.
+        # After a retry inside the balancer, the header lists all servers tried; the last one answered.
         member = str(headers.get(MEMBER, "")).rpartition(", ")[2]
         result = InferResult(response)
         found = {entry.name: result.as_numpy(entry.name) for entry in response.outputs}
@@ -66,18 +66,18 @@ class Channel:
         return Reply(outputs=held, member=member, version=response.model_version)
 
     async def ready(self, model: str, *, timeout: float) -> bool:
-        """Say whether the model is ready."""
+        """Return whether the model is ready."""
         with _failures():
             return bool((await self._stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=timeout)).ready)
 
     async def version(self, model: str, *, timeout: float) -> str:
-        """Return the version that a request gets which names none: the highest."""
+        """Return the highest version, which serves requests without a version; empty if there is none."""
         with _failures():
             said = await self._stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=model), timeout=timeout)
         return max(said.versions, key=lambda version: (len(version), version), default="")
 
     async def index(self, *, timeout: float) -> list[tuple[str, str, str]]:
-        """Return the name, the state and the reason for it of every model in the server's repository."""
+        """Return name, state and reason of the state for every model in the server's repository."""
         with _failures():
             said = await self._stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=timeout)
         return [(entry.name, entry.state, entry.reason) for entry in said.models]

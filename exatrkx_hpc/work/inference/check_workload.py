@@ -1,4 +1,4 @@
-"""Check a workload: its names, its sample, its results on disk and, with a server, its service."""
+"""Check a workload: names, types, sample, stored results and, with a server, its answers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from exatrkx_hpc.work.inference.client import Client
 from exatrkx_hpc.work.workloads.base import Array, Tensor, Tensors, Workload, sizes_of
 from exatrkx_hpc.work.workloads.given import as_tensors
 
-#: Sizes of the axes that a result may have, with which it is written and read again.
+#: Sizes of named axes for the check that a result is read back unchanged.
 _SIZES = (0, 1, 5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that a workload promises: what it is, what is wrong with it, and nothing where it holds."""
+    """One check of a workload: `what` was checked, and its `fault`, empty if the check passed."""
 
     what: str
     fault: str = ""
 
 
 def check_workload(workload: Workload, *, server: str = "") -> tuple[Check, ...]:
-    """Return what was checked of a workload; with `server` (`host:port`) its sample is asked there, too."""
+    """Check a workload; if all checks pass and `server` (`host:port`) is set, also send the sample to it."""
     checks = [
         _checked("tensor names and request names match", lambda: _names(workload)),
         _checked("Triton and numpy know the tensor types", lambda: _types(workload)),

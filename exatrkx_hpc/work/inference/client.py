@@ -1,4 +1,4 @@
-"""One channel to the endpoint: tensors of an event in, results out, with retries while servers come and go."""
+"""Client of an endpoint: the tensors of an event in, the results out, with retries while servers come and go."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The outputs of one event, the seconds they took with all repeats, and how many repeats.
+    """The outputs of one event, the `seconds` they took including retries, and the number of `retries`.
 
-    `member` is the server that answered last and `version` the version of its model, where the answer says so.
-    `stages` are the seconds that each stage took, repeats included, where the client asked them one by one.
+    `member` is the server of the last answer and `version` the version of its model, if the answer has them. `stages`
+    has the seconds of each stage including retries, if the client requested the stages one by one.
     """
 
     outputs: Tensors
@@ -61,13 +61,13 @@ class Client:
         request_timeout: float = 60.0,
         patience: float = 120.0,
     ) -> None:
-        """Prepare a channel to `server` (`host:port`); nothing is sent yet.
+        """Prepare a channel to `server` (`host:port`); send nothing yet.
 
-        `workload` says which tensors go out and come back; by default it is the one that `model` belongs to, and
-        without a model that of ExaTrkX. `mode` is `ensemble` (one request to `model`), or another that the workload
-        has, such as `stages` (one to each stage) or `fused` (one to the fused model). `request_timeout` is the
-        deadline of one attempt in seconds. `patience` is how long, in seconds after the first failure, a request is
-        repeated; 0 means not at all. Raises ConfigError for a bad address or mode.
+        `workload` defines the tensors sent and received; by default, it is the workload that lists `model`, otherwise
+        ExaTrkX. `mode` is `ensemble` (one request to `model`) or another mode of the workload, such as `stages` (one
+        request per stage) or `fused` (one request to the fused model). `request_timeout` is the deadline of one
+        attempt in seconds. `patience` is how long a failed request is retried, in seconds after its first failure; 0
+        means no retry. Raises ConfigError for an invalid address or mode.
         """
         self.server = checked_address(server)
         self.workload = workload or workload_of(model)
@@ -88,21 +88,21 @@ class Client:
         await self._channel.close()
 
     async def infer(self, event: Given) -> Any:  # noqa: ANN401 - an array, or a mapping of arrays
-        """Return what the service gives for one event: the output where the workload has one, else all by name.
+        """Return the result of one event: the output if the workload has one, else all outputs by name.
 
-        `event` is an array where the workload has one input, else a mapping of arrays by the names of the inputs.
-        Raises InputError for an event that cannot be used, EndpointError when nothing useful answers within the
-        patience, ModelError when the model refuses or answers nonsense.
+        `event` is an array if the workload has one input, else a mapping of input names to arrays. Raises InputError
+        for an invalid event, EndpointError when there is no valid answer within the patience, ModelError when the
+        model refuses the event or sends an invalid answer.
         """
         return single((await self.ask(as_tensors(self.workload, event))).outputs)
 
     async def find_tracks(self, hits: ArrayLike) -> NDArray[np.int64]:
-        """Return the track label of each hit, int64 `[N]`, for hits `[N, 3]`; the errors of `infer`."""
+        """Return the track label of each hit, int64 `[N]`, for hits `[N, 3]`; raises the errors of `infer`."""
         labels: NDArray[np.int64] = await self.infer(hits)
         return labels
 
     async def ask(self, inputs: Tensors) -> Answer:
-        """Return the outputs for inputs that `as_tensors` or a reader made, and how they were got; as `infer`."""
+        """Return the answer for inputs from `as_tensors` or a reader; raises the errors of `infer`."""
         tensors = dict(inputs)
         begin, repeats = time.monotonic(), 0
         ends = [begin]
@@ -124,7 +124,7 @@ class Client:
         )
 
     def _stages(self, ends: Sequence[float]) -> dict[str, float]:
-        """Return the seconds of each stage, from the ends of its requests; `ends` begins with the start of all."""
+        """Return the seconds of each stage; `ends` has the start of the first request, then the end of each request."""
         spent: dict[str, float] = {}
         for request, (start, end) in zip(self._requests, pairwise(ends), strict=True):
             if request.stage:
@@ -132,7 +132,7 @@ class Client:
         return spent
 
     async def _send(self, request: Request, tensors: Tensors) -> tuple[Reply, int]:
-        """Return the reply to one request, repeated as patience has it, and the number of repeats."""
+        """Return the reply to one request and the number of retries within the patience."""
         inputs = {name: tensors[source] for name, source in request.inputs.items()}
 
         async def attempt() -> Reply:
@@ -142,7 +142,7 @@ class Client:
             return await persist(attempt, patience=self._patience)
         except RequestFailed as failure:
             raise explain(failure, server=self.server, model=request.model) from failure
-        except ValueError as error:  # the bytes do not make up the shape
+        except ValueError as error:  # the bytes do not match the shape
             what = f"{', '.join(request.outputs)}: {one_line(str(error))}"
             raise ModelError(f"{request.model} at {self.server} sent invalid {what}") from error
 
@@ -153,9 +153,9 @@ class Client:
         return {result: reply.outputs[name] for name, result in request.outputs.items()}
 
     async def check(self, deadline: float) -> None:
-        """Return when the endpoint serves every model of the mode; wait for it at most `deadline` seconds.
+        """Return when the endpoint serves every model of the mode; wait at most `deadline` seconds.
 
-        A refused connection or a server without a model fails at once. Raises EndpointError or ModelError.
+        Raises EndpointError or ModelError; a refused connection and a model that is not ready fail at once.
         """
         until = time.monotonic() + deadline
         for request in self._requests:
@@ -178,7 +178,7 @@ class Client:
         )
 
     async def version(self) -> str:
-        """Return the version of each model of the mode, with commas, as the server says; empty where it does not."""
+        """Return the version of each model of the mode, comma-separated; empty if the server does not report it."""
         try:
             return ",".join([await self._channel.version(request.model, timeout=5.0) for request in self._requests])
         except RequestFailed:  # a site may restrict this call
@@ -193,7 +193,7 @@ class Client:
         return explain(failure, server=self.server, model=model)
 
     async def _why_not(self, model: str) -> str:
-        """Return what the server says of `model`, and which others are ready."""
+        """Return the server's reason why `model` is not ready, and the names of the ready models."""
         try:
             index = await self._channel.index(timeout=5.0)
         except RequestFailed:  # a site may restrict this call; the list is only a help
@@ -204,10 +204,10 @@ class Client:
 
 
 def check_endpoint(server: str, model: str = "", deadline: float = 10.0) -> None:
-    """Return when `server` (`host:port`) serves `model`; wait for it at most `deadline` seconds.
+    """Return when `server` (`host:port`) serves `model`; wait at most `deadline` seconds.
 
-    Raises EndpointError when nothing useful answers, ModelError when the model is not loaded, ConfigError for
-    a bad address. Not for use inside an event loop: there, `await Client(...).check(deadline)`.
+    Raises EndpointError when there is no valid answer, ModelError when the model is not loaded, ConfigError for an
+    invalid address. Inside an event loop, use `await Client(...).check(deadline)` instead.
     """
 
     async def check() -> None:
@@ -217,14 +217,14 @@ def check_endpoint(server: str, model: str = "", deadline: float = 10.0) -> None
     asyncio.run(check())
 
 
-#: A host's name has labels of 63 characters at most (RFC 1123); an IPv6 address stands in brackets.
+#: A label of a host name has at most 63 characters (RFC 1123); an IPv6 address is in brackets.
 _ADDRESS: Final = re.compile(
     r"(?P<host>[\w-]{1,63}(?:\.[\w-]{1,63})*\.?|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})", re.ASCII
 )
 
 
 def checked_address(server: str) -> str:
-    """Return `server` if it reads HOST:PORT; raise ConfigError otherwise."""
+    """Return `server` if it is HOST:PORT; raise ConfigError otherwise."""
     found = _ADDRESS.fullmatch(server)
     if not found or not 0 < int(found["port"]) < 65536:
         raise ConfigError(f"--server must be HOST:PORT, such as 127.0.0.1:9191, not {server!r}")

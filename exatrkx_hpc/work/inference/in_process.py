@@ -1,4 +1,4 @@
-"""Results without a server: the workload's own function in the worker's process, with a client's interface."""
+"""Inference without a server: the workload's function in the worker's process, with the interface of a client."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from exatrkx_hpc.work.workloads.base import DIRECT, Tensors, Workload, check_out
 
 
 class Direct:
-    """What a workload does without a server, one event at a time; use it within one event loop."""
+    """Runs a workload without a server, one event at a time; use it within one event loop."""
 
     def __init__(self, workload: Workload, repository: Path) -> None:
-        """Begin to load the models of a repository; what is wrong with them is said to each `ask`."""
+        """Begin to load the models of a repository; each `ask` raises the error of a failed load."""
         if workload.in_process is None:
             raise ConfigError(f"workload {workload.name} has no mode {DIRECT}; it needs a server")
         self._workload = workload
@@ -30,14 +30,14 @@ class Direct:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def ask(self, inputs: Tensors) -> Answer:
-        """Return the outputs for the inputs of an event, as `Client.ask` does, and the seconds that they took.
+        """Return the answer for the inputs of an event, as `Client.ask` does.
 
-        Raises InputError for inputs that cannot be used, ModelError when the models cannot be loaded or refuse them.
+        Raises InputError for invalid inputs, ModelError when the models cannot be loaded or refuse the inputs.
         """
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, inputs)
 
     def _ask(self, inputs: Tensors) -> Answer:
-        infer = self._infer.result()  # loaded in this very thread, before any event
+        infer = self._infer.result()  # loaded in this thread, before any event
         begin = time.monotonic()
         outputs = infer(inputs)
         seconds = time.monotonic() - begin

@@ -1,4 +1,4 @@
-"""Send one request to any model of a server: tensors from CSV files in, tensors out, by its metadata."""
+"""Send one request to any model of a server; CSV files become tensors according to the model's metadata."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """A tensor as the server's metadata declare it: name, Triton's type, shape (-1 is any size), may it be absent."""
+    """A tensor as declared in the model's metadata: name, Triton's type, shape (-1 is any size), optional or not."""
 
     name: str
     datatype: str
@@ -42,7 +42,7 @@ class Declared:
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """A tensor that went to the model or came from it: as declared, its shape, and its file, None for no file."""
+    """A tensor sent to or received from the model: declared and actual shape, and its file, None without a file."""
 
     name: str
     datatype: str
@@ -53,7 +53,7 @@ class Sent:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelReply:
-    """One request and its answer; `seconds` is the time of the request alone, `values` are the outputs by name."""
+    """One request and its answer; `seconds` is the time of the request only, `values` has the outputs by name."""
 
     server: str
     model: str
@@ -64,18 +64,18 @@ class ModelReply:
     values: dict[str, Array]
 
     def to_dict(self) -> dict[str, object]:
-        """Return all but the values, for JSON."""
+        """Return all fields except the values, for JSON."""
         tensors = {"inputs": self.inputs, "outputs": self.outputs}
         facts = {"server": self.server, "model": self.model, "version": self.version, "seconds": self.seconds}
         return facts | {key: [asdict(tensor) for tensor in group] for key, group in tensors.items()}
 
 
 def ask_model(server: str, model: str, files: Sequence[str], *, version: str = "", timeout: float = 60.0) -> ModelReply:
-    """Send the tensors of CSV files to `model` at `server` (`host:port`) and return what it answers.
+    """Send the tensors of CSV files to `model` at `server` (`host:port`) and return the answer.
 
-    `files` are paths in the order of the model's inputs, or `NAME=PATH`; an input that is optional may be left out
-    at the end. Raises ConfigError for a bad address, EndpointError when nothing useful answers, ModelError when
-    the model is not there (with those that are) or fails, InputError for files that do not fit its inputs.
+    `files` are paths in the order of the model's inputs, or `NAME=PATH`; optional inputs may be missing. `timeout` is
+    in seconds. Raises ConfigError for an invalid address, EndpointError when there is no valid answer, ModelError when
+    the model is unknown (with the known models) or fails, InputError for files that do not fit the inputs.
     """
     with triton.InferenceServerClient(checked_address(server), channel_args=list(CHANNEL_OPTIONS)) as client:
         asking = _Asking(client=client, server=server, model=model, version=version, timeout=timeout)
@@ -102,10 +102,10 @@ def ask_model(server: str, model: str, files: Sequence[str], *, version: str = "
 
 
 def save_outputs(reply: ModelReply, out: Path) -> ModelReply:
-    """Write each output as CSV and return the reply with the files' names.
+    """Write each output as CSV and return the reply with the names of the files.
 
-    `out` is a file `NAME.csv` for a model of one output, else a folder, which gets `MODEL.OUTPUT.csv` for each. No
-    file is replaced. Raises OutputError when that cannot be done, and then leaves none of the files.
+    `out` is a file `NAME.csv` for a model with one output, else a folder for one `MODEL.OUTPUT.csv` per output. No
+    file is replaced. Raises OutputError when a file cannot be written, and then removes the files written so far.
     """
     alone = out.suffix == ".csv"
     if alone and len(reply.outputs) != 1:
@@ -130,10 +130,10 @@ def save_outputs(reply: ModelReply, out: Path) -> ModelReply:
 
 
 def _paths(folder: Path, reply: ModelReply) -> list[Path]:
-    """Return a file for each output; names that differ only in what a file's name cannot hold get a number."""
+    """Return a file for each output; equal file names, after replacing special characters, get a number."""
     chosen: dict[str, Path] = {}
     for one in reply.outputs:
-        # Both names may hold a slash or more, and come from a server; some file systems fold case.
+        # Both names come from a server and may contain slashes; some file systems ignore case.
         name = ".".join(re.sub(r"[^A-Za-z0-9_-]+", "_", part) for part in (reply.model, one.name))
         free = next(
             text for n in itertools.count(1) if (text := f"{name}-{n}" if n > 1 else name).lower() not in chosen
@@ -143,7 +143,7 @@ def _paths(folder: Path, reply: ModelReply) -> list[Path]:
 
 
 def reply_table(reply: ModelReply) -> Table:
-    """Return the tensors of a request and of its answer as a table."""
+    """Return the tensors of a request and its answer as a table."""
     from rich.table import Table
 
     title = f"{reply.model} version {reply.version} at {reply.server}: {1000 * reply.seconds:.1f} ms"
@@ -159,7 +159,7 @@ def reply_table(reply: ModelReply) -> Table:
 
 @dataclass(frozen=True, kw_only=True)
 class _Asking:
-    """What all calls about one model share."""
+    """The common arguments of all calls about one model."""
 
     client: Any
     server: str
@@ -168,20 +168,20 @@ class _Asking:
     timeout: float
 
     def declared(self) -> tuple[tuple[Declared, ...], tuple[Declared, ...], str]:
-        """Return the inputs and outputs that the server declares, and the version that it will use."""
+        """Return the declared inputs and outputs, and the version that the server will use."""
         words = {"model_name": self.model, "model_version": self.version, "client_timeout": self.timeout}
         found = self.call(lambda: self.client.get_model_metadata(**words))
         try:
             config = self.client.get_model_config(**words).config
             optional = {entry.name for entry in config.input if entry.optional}
-        except InferenceServerException:  # a site may restrict this call; then no input may be left out
+        except InferenceServerException:  # a site may restrict this call; then all inputs are required
             optional = set()
         inputs = tuple(_declared(entry, entry.name in optional) for entry in found.inputs)
         served = self.version or max(found.versions, key=lambda one: int(one) if one.isdigit() else 0, default="")
         return inputs, tuple(_declared(entry, False) for entry in found.outputs), served
 
     def call(self, what: Callable[[], T]) -> T:
-        """Return what a call gives; turn its failure into the error that a user sees."""
+        """Return the result of a call; turn its failure into the error that the user sees."""
         try:
             return what()
         except InferenceServerException as error:
@@ -214,7 +214,7 @@ def _declared(entry: Any, optional: bool) -> Declared:  # noqa: ANN401 - a proto
 
 
 def _assign(model: str, inputs: tuple[Declared, ...], files: Sequence[str]) -> dict[str, Path]:
-    """Return which file each input comes from; raise InputError unless they fit."""
+    """Return the file of each input; raise InputError unless the files fit the inputs."""
     names = [tensor.name for tensor in inputs]
     wanted = ", ".join(map(str, inputs))
     given: dict[str, Path] = {}
@@ -250,7 +250,7 @@ def _received(
         shape = tuple(int(size) for size in entry.shape)
         try:
             value = answer.as_numpy(entry.name)
-        except ValueError as error:  # the bytes do not make up the shape
+        except ValueError as error:  # the bytes do not match the shape
             raise ModelError(f"{model} sent an invalid {entry.name}: {one_line(str(error))}") from error
         if value is None or value.shape != shape:
             raise ModelError(f"{model} sent no data for {entry.name} {list(shape)}; see the server's log")

@@ -1,9 +1,8 @@
-"""Retry policy of failed requests: at once (gRPC), after a pause, for longer, or never.
+"""Retry policy for failed requests: fast retries by gRPC, then retries with growing pauses, or none.
 
-gRPC repeats UNAVAILABLE by itself, quickly and a few times. What it does not repeat is left to `persist`:
-a server that unloads its models on SIGTERM, a stream that a killed server tore, a deadline that a hung server
-let pass. A model that is not known may be on its way: it is waited for, not as long as a server. Inference is pure,
-so a repeat never does harm.
+gRPC itself retries UNAVAILABLE a few times, quickly. `persist` retries other failures: a server that unloads its models
+on SIGTERM, a stream broken by a killed server, a deadline missed by a hung server. An unknown model may still be
+loading, so it is also retried, but for a shorter time. Inference has no side effects, so a retry is always safe.
 """
 
 from __future__ import annotations
@@ -39,29 +38,29 @@ _SERVICE_CONFIG: Final = {
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
     ("grpc.enable_retries", 1),
-    # A request larger than this buffer is not repeated; the default is 256 KiB, less than one large event.
+    # Bytes. gRPC does not retry a request larger than this buffer; the default, 256 KiB, is less than one large event.
     ("grpc.per_rpc_retry_buffer_size", 256 << 20),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    # By default a channel that lost its server waits up to 120 s before it connects again.
+    # By default, a channel that lost its server waits up to 120 s before it reconnects.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # An endpoint is inside the cluster; http_proxy is for the world outside it.
+    # An endpoint is inside the cluster; http_proxy is for addresses outside.
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 )
 """The arguments of every channel to an endpoint."""
 
-# Triton on its way down answers NOT_FOUND, not UNAVAILABLE, with this text. An unknown model is also
-# NOT_FOUND, but "is not found": a mistake, or a server that has not loaded it yet.
+# A Triton that is shutting down answers NOT_FOUND, not UNAVAILABLE, with this text. An unknown model is also
+# NOT_FOUND, but "is not found": a wrong name, or a server that has not loaded the model yet.
 _UNLOADING: Final = "no available versions"
 
-# INTERNAL and UNKNOWN mean a model's own fault, except when the transport or a Python stub died under it.
+# INTERNAL and UNKNOWN mean a fault of the model, unless the transport or the Python backend's stub died.
 _TORN: Final = ("RST_STREAM", "GOAWAY", "Stream removed", "Connection reset", "Broken pipe", "is not healthy")
 
-# What Triton's Python backend makes of a stage's refusal (tracking/serving.py): its words, and where in the code.
+# The text that Triton's Python backend adds around a stage's refusal (tracking/serving.py), with the code location.
 _REFUSED: Final = re.compile(
     r"Failed to process the request\(s\) for model (instance )?'[^']*', message: Refused: (.*?)( At: \S*\(\d+\): .*)?$"
 )
@@ -70,7 +69,7 @@ _ALWAYS_AGAIN: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED
 
 
 class RequestFailed(Exception):
-    """One attempt failed: gRPC's status name, such as `UNAVAILABLE`, and its message."""
+    """One failed attempt: gRPC's status name, such as `UNAVAILABLE`, and its message."""
 
     def __init__(self, status: str, message: str) -> None:
         super().__init__(status, message)
@@ -80,9 +79,9 @@ class RequestFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long to keep trying: `seconds` from the first failure, with pauses that double up to `longest`.
+    """How long to retry: `seconds` after the first failure, with pauses that double from `shortest` to `longest`.
 
-    A model that the server does not know is waited for `unknown_model` seconds at most.
+    An unknown model is retried for at most `unknown_model` seconds.
     """
 
     seconds: float = 120.0
@@ -91,18 +90,18 @@ class Patience:
     longest: float = 5.0
 
     def left(self, failure: RequestFailed, waited: float) -> float:
-        """Return for how many seconds more a request is repeated, `waited` after its first failure; 0 for never."""
+        """Return the remaining seconds for retries, `waited` seconds after the first failure; 0 means no retry."""
         if worth_repeating(failure):
             return max(0.0, self.seconds - waited)
         return max(0.0, min(self.seconds, self.unknown_model) - waited) if unknown_model(failure) else 0.0
 
     def pause(self, attempt: int) -> float:
-        """Return the seconds to wait after failed attempt number `attempt` (from 0), jittered by half."""
+        """Return the seconds to wait after failed attempt `attempt` (from 0): 50% to 100% of the pause, at random."""
         return random.uniform(0.5, 1.0) * min(self.longest, self.shortest * 2.0 ** min(attempt, 30))
 
 
 def worth_repeating(failure: RequestFailed) -> bool:
-    """Say whether the same request may succeed later: yes for a transport or a server in trouble."""
+    """Return whether the same request may succeed later: yes if the transport or the server failed."""
     if failure.status in _ALWAYS_AGAIN:
         return True
     if failure.status == "NOT_FOUND":
@@ -111,16 +110,16 @@ def worth_repeating(failure: RequestFailed) -> bool:
 
 
 def unknown_model(failure: RequestFailed) -> bool:
-    """Say whether the server does not know the model at all."""
+    """Return whether the server does not know the model."""
     return failure.status == "NOT_FOUND" and not worth_repeating(failure)
 
 
 class UnknownModel(ModelError):
-    """The server does not know the model, and did not come to know it: no event is to blame."""
+    """The server does not know the model and did not load it in time; the event is not the cause."""
 
 
 def explain(failure: RequestFailed, *, server: str, model: str) -> ExatrkxError:
-    """Return the error that a user sees for a failed request: EndpointError or ModelError, one line."""
+    """Return the user's error for a failed request: EndpointError or ModelError, one line."""
     if failure.status == "DEADLINE_EXCEEDED":
         return EndpointError(
             f"no answer from {server} within the request timeout; raise the timeout, or check the servers"
@@ -143,7 +142,7 @@ def explain(failure: RequestFailed, *, server: str, model: str) -> ExatrkxError:
 
 
 def refused(failure: RequestFailed) -> bool:
-    """Say whether nothing listens at the address at all."""
+    """Return whether the connection was refused: nothing listens at the address."""
     return failure.status == "UNAVAILABLE" and "connection refused" in failure.message.lower()
 
 
@@ -154,9 +153,9 @@ async def persist(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> tuple[T, int]:
-    """Call `attempt` until it succeeds; return its value and the number of repeats.
+    """Call `attempt` until it succeeds; return its value and the number of retries.
 
-    Raises the last RequestFailed when it is not worth repeating, or when it came after the patience ended.
+    Raises the last RequestFailed if a retry cannot help or the patience has ended.
     """
     first_failure: float | None = None
     repeats = 0

@@ -1,1 +1,1 @@
-"""The durable record of which events are done."""
+"""The ledger: the durable record of the state of each event."""

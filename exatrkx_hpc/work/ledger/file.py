@@ -14,12 +14,12 @@ from exatrkx_hpc.base.errors import OutputError
 SCHEMA: Final = 3
 """The version of the tables. Older ledgers are taken over, newer ones refused."""
 
-#: Made when a ledger is opened, so that one of an earlier program has it, too: what else is known of a done event.
+#: Counts and stage times of done events. Created when a ledger is opened, so that older ledgers also have this table.
 _EXTRAS: Final = """
 CREATE TABLE IF NOT EXISTS extras (key BLOB PRIMARY KEY, counts TEXT, stages TEXT) WITHOUT ROWID
 """
 
-_APPLICATION: Final = 0x65787472  # "extr", so that another program's SQLite file is told apart
+_APPLICATION: Final = 0x65787472  # "extr", to recognise SQLite files of other programs
 
 _TABLES: Final = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -41,7 +41,7 @@ CREATE TABLE parts (
 ) WITHOUT ROWID;
 """
 
-#: What turns the tables of version 2, whose events had hits and labels alone, into those of version 3.
+#: Migrates the tables from version 2, which knew only hits and labels, to version 3.
 _FROM_2: Final = """
 ALTER TABLE events RENAME COLUMN hits TO items;
 ALTER TABLE events RENAME COLUMN labels_size TO result_size;
@@ -52,11 +52,11 @@ INSERT OR IGNORE INTO facts VALUES ('workload', 'exatrkx'), ('item', 'hits');
 
 
 def create(path: Path, facts: Mapping[str, str], *, locks: bool = True) -> None:
-    """Make an empty ledger at `path`, in place of what is there; raises OutputError when it cannot be written."""
+    """Create an empty ledger at `path`, replacing any file there; raises OutputError when it cannot be written."""
     aside = path.with_name(f".{path.name}.new")
     try:
         remove(aside)
-        # Made aside, so that a ledger that is there is never half made.
+        # A temporary file, so that a half-made ledger never exists at `path`.
         with contextlib.closing(_open(aside, mode="rwc", locks=locks)) as db:
             db.executescript(f"BEGIN; {_TABLES} PRAGMA application_id={_APPLICATION}; PRAGMA user_version={SCHEMA};")
             rows = [(name, as_text(value)) for name, value in facts.items()]
@@ -75,20 +75,20 @@ def create(path: Path, facts: Mapping[str, str], *, locks: bool = True) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a ledger and what belongs to it, if it is there; raises OSError."""
+    """Remove a ledger and its SQLite side files, if they exist; raises OSError."""
     for suffix in ("-wal", "-shm", "-journal", ""):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def connect(path: Path, *, locks: bool = True) -> sqlite3.Connection:
-    """Open the ledger at `path`, for this process alone; `locks` is whether its file system has any.
+    """Open the ledger at `path` exclusively for this process; `locks` is whether its file system supports locks.
 
-    Raises OutputError for a file that is damaged, of another version, no ledger, or open elsewhere.
+    Raises OutputError for a file that is damaged, has an unsupported version, is not a ledger, or is open elsewhere.
     """
     try:
         db = _open(path, mode="rw", locks=locks)
         try:
-            # Exclusive, and before WAL: then SQLite needs no shared memory, which network file systems lack.
+            # Exclusive mode before WAL: then SQLite needs no shared memory, which network file systems lack.
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
             _require_ours(path, db)  # before anything is written
             _own(db)
@@ -107,18 +107,18 @@ def connect(path: Path, *, locks: bool = True) -> sqlite3.Connection:
 
 
 def _open(path: Path, *, mode: str, locks: bool) -> sqlite3.Connection:
-    # Where the file system has no locks OUT/.lock is none either, and SQLite must not ask for any.
+    # Without locks in the file system, OUT/.lock has no effect either, and SQLite must not request locks.
     uri = f"{path.absolute().as_uri()}?mode={mode}" + ("" if locks else "&vfs=unix-none")
-    # A notebook's run lives in another thread; one thread at a time has the ledger.
+    # In a notebook, the run has its own thread; only one thread at a time uses the ledger.
     db = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=0.0)
-    # A file name need not be UTF-8; Python says such bytes as lone surrogates.
+    # A file name need not be UTF-8; Python represents such bytes as lone surrogates.
     db.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     return db
 
 
 def _own(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode = WAL").fetchone()
-    # A power cut may cost the last commits, and their events are then done again; the file stays sound.
+    # A power cut may lose the last commits; their events are then done again. The file stays intact.
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("BEGIN EXCLUSIVE")
     db.commit()
@@ -137,19 +137,19 @@ def _require_ours(path: Path, db: sqlite3.Connection) -> None:
 
 
 def _take_over(db: sqlite3.Connection) -> None:
-    """Bring an older ledger to this program's tables: all of it, or nothing."""
+    """Migrate an older ledger to the current tables, in one transaction."""
     (schema,) = db.execute("PRAGMA user_version").fetchone()
     if schema < SCHEMA:
         db.executescript(f"BEGIN; {_FROM_2} PRAGMA user_version={SCHEMA}; COMMIT;")
 
 
 def as_text(value: str) -> bytes:
-    """Return a text for `CAST(? AS TEXT)`: what a file name holds need not be UTF-8."""
+    """Return a text as bytes for `CAST(? AS TEXT)`: a file name need not be UTF-8."""
     return os.fsencode(value)
 
 
 def explain(path: Path, error: sqlite3.Error) -> OutputError:
-    """Return what to say when SQLite fails with the ledger at `path`: one line."""
+    """Return the one-line error for a failure of SQLite with the ledger at `path`."""
     said = str(error)
     if "full" in said:
         return OutputError(f"cannot write {path}: No space left on device; free space there, then run again")

@@ -1,7 +1,7 @@
 """The durable record of a run: which events are done, which failed and why. One SQLite file, OUT/ledger.sqlite.
 
-One process has it at a time, the coordinator. A result is on disk before the ledger says that it is done, so a
-kill at any moment costs at most inferences that are made a second time, never a result and never two.
+Only one process at a time opens the ledger. A result is on disk before the ledger marks its event as done. So a kill
+at any moment may only repeat inferences: it never loses a result and never leaves two for one event.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _PART: Final = "INSERT OR REPLACE INTO parts VALUES (:key, CAST(:name AS TEXT), 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """The events of a ledger by state; `failed` are tried again by the next run, `quarantined` are not."""
+    """The number of events by state; the next run retries `failed` events, but not `quarantined` ones."""
 
     waiting: int = 0
     done: int = 0
@@ -53,22 +53,23 @@ class Counts:
 
     @property
     def events(self) -> int:
-        """All of them."""
+        """The number of all events."""
         return self.waiting + self.done + self.failed + self.quarantined
 
     @property
     def left(self) -> int:
-        """Those that the next run tries."""
+        """The number of events that the next run tries."""
         return self.waiting + self.failed
 
 
 class Ledger:
-    """An open ledger. Changes of events are collected, and written by `commit`, 500 of them at the latest."""
+    """An open ledger. It collects changes until `commit`, or until there are 500; a done event counts as two."""
 
     def __init__(self, path: Path, *, locks: bool = True) -> None:
-        """Open the ledger that is there; `locks` is whether its file system has any.
+        """Open an existing ledger; `locks` is whether its file system supports locks.
 
-        Raises OutputError for a file that is damaged, of another version, no ledger, or open elsewhere.
+        Raises OutputError for a file that is damaged, has an unsupported version, is not a ledger, or is open
+        elsewhere.
         """
         self.path = path
         self.run = 0
@@ -83,13 +84,13 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Close the file; what was noted and not committed is lost."""
+        """Close the file; changes that were not committed are lost."""
         with self.sqlite_errors():
             self.db.close()
 
     @contextlib.contextmanager
     def sqlite_errors(self) -> Iterator[None]:
-        """Turn what SQLite says inside the block into an OutputError of one line."""
+        """Turn an error of SQLite inside the block into an OutputError of one line."""
         try:
             yield
         except sqlite3.Error as error:
@@ -97,18 +98,18 @@ class Ledger:
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What the ledger is of: names and values, as they were given to `create` or `set_facts`."""
+        """The facts that describe the ledger, as names and values from `create` or `set_facts`."""
         with self.sqlite_errors():
             return MappingProxyType(dict(self.db.execute("SELECT name, value FROM facts")))
 
     def set_facts(self, **facts: str) -> None:
-        """Change some facts."""
+        """Set these facts; others stay."""
         with self.sqlite_errors(), self.db:
             rows = [(name, as_text(value)) for name, value in facts.items()]
             self.db.executemany("INSERT OR REPLACE INTO facts VALUES (?, CAST(? AS TEXT))", rows)
 
     def begin_run(self, *, server: str, version: str) -> None:
-        """Note that a run begins: what the infrastructure failed waits again, and pages start anew."""
+        """Begin a run: events that failed because of the infrastructure wait again, and `waiting` starts over."""
         with self.sqlite_errors(), self.db:
             self.db.execute("UPDATE events SET state = 'waiting' WHERE state = 'failed'")
             row = (time.time(), server, version)
@@ -118,18 +119,18 @@ class Ledger:
         self._cursor = b""
 
     def end_run(self, stopped: str | None) -> None:
-        """Write everything down, and note that the run ended well, or why it was stopped."""
+        """Commit all changes and note the end of the run; `stopped` is the reason for a stop, if any."""
         self.commit()
         with self.sqlite_errors(), self.db:
             self.db.execute("UPDATE runs SET ended = ?, stopped = ? WHERE run = ?", (time.time(), stopped, self.run))
 
     def release(self) -> None:
-        """Let the events in quarantine wait again."""
+        """Set the events in quarantine to waiting."""
         with self.sqlite_errors(), self.db:
             self.db.execute("UPDATE events SET state = 'waiting' WHERE state = 'quarantined'")
 
     def waiting(self, folder: Path, limit: int = PAGE) -> list[EventFile]:
-        """Return the next events of `folder` that wait, in natural order, none of them a second time in a run."""
+        """Return the next waiting events of `folder`, in natural order, each at most once per run."""
         found = self._places(folder, "key > ? AND state = 'waiting' ORDER BY key LIMIT ?", self._cursor, limit)
         if found:
             self._cursor = event_key(found[-1].name)
@@ -140,7 +141,7 @@ class Ledger:
         return self._places(folder, "1 ORDER BY key LIMIT ?", limit)
 
     def place(self, folder: Path, name: str) -> EventFile | None:
-        """Return where an event of `folder` is; None for one that the ledger does not know, or that is no file."""
+        """Return the location of an event of `folder`; None if the ledger does not know it or events are not files."""
         if self.facts.get("format", CSV) not in FORMATS:
             return None
         return next(iter(self._places(folder, "key = ?", event_key(name))), None)
@@ -152,18 +153,18 @@ class Ledger:
             return [place_event(folder, form, Stamp(*row)) for row in self.db.execute(query, values)]
 
     def done(self, result: Result, *, attempts: int = 1) -> None:
-        """Note that the result of an event is on disk; `attempts` workers had it since the last note."""
+        """Note that the result of an event is on disk; `attempts` workers had the event since the last note."""
         self._pending.append((_EXTRA, _extra(result)))
         self._note(_DONE, self._done(result, attempts))
 
     def done_part(self, part: Part, results: Iterable[tuple[Result, int]]) -> None:
-        """Note that a part with these results (and how many workers had each) is on disk: all of it, or nothing."""
+        """Note, in one transaction, that a part with these results is on disk; each result comes with its attempts."""
         key, sha256 = event_key(part.event), bytes.fromhex(part.sha256)
         fields = {"key": key, "name": as_text(part.event), "events": part.events, "size": part.size, "sha256": sha256}
         notes = []
         for result, attempts in results:
             notes += [(_DONE, self._done(result, attempts) | {"part": key}), (_EXTRA, _extra(result))]
-        # Together, before the next commit may come.
+        # All at once, so that one commit has all of them.
         self._pending += [(_PART, {**fields, "ended": time.time()}), *notes]
         self._commit_many()
 
@@ -176,7 +177,7 @@ class Ledger:
         return {**fields, "ended": time.time(), "part": None}
 
     def fail(self, failed: Failed, *, attempts: int = 1) -> None:
-        """Note that an event has no result; one that failed for itself is not tried again by the next run."""
+        """Note that an event has no result; an event that would fail again goes into quarantine."""
         fields = {
             "key": event_key(failed.event),
             "kind": failed.kind,
@@ -195,7 +196,7 @@ class Ledger:
             self.commit()
 
     def commit(self) -> None:
-        """Write down what was noted; raises OutputError when the disk is full or the ledger is damaged."""
+        """Write all collected changes; raises OutputError when the disk is full or the ledger is damaged."""
         if not self._pending:
             return
         with self.sqlite_errors(), self.db:
@@ -204,12 +205,12 @@ class Ledger:
         self._pending.clear()
 
     def counts(self) -> Counts:
-        """Return how many events are in each state."""
+        """Return the number of events in each state."""
         with self.sqlite_errors():
             return Counts(**dict(self.db.execute("SELECT state, count(*) FROM events GROUP BY state")))
 
     def failures(self, limit: int) -> tuple[Failed, ...]:
-        """Return the first events that failed, in natural order."""
+        """Return the first `limit` failed or quarantined events, in natural order."""
         query = "SELECT name, kind, reason FROM events WHERE state IN ('failed', 'quarantined') ORDER BY key LIMIT ?"
         with self.sqlite_errors():
             return tuple(
@@ -226,6 +227,6 @@ def _grouped(
     pending: Iterable[tuple[str, dict[str, object]]],
 ) -> Iterator[tuple[str, list[dict[str, object]]]]:
     groups: dict[str, list[dict[str, object]]] = {}
-    for statement, fields in pending:  # an event is noted once in a run, so the order of the two kinds is free
+    for statement, fields in pending:  # an event is noted once per run, so the order of the statements does not matter
         groups.setdefault(statement, []).append(fields)
     yield from groups.items()

@@ -39,7 +39,7 @@ _STAMP: Final = ", ".join(Stamp._fields)
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """How the folder of events differs from the ledger: events that are new, that changed, that are gone."""
+    """Differences between the folder of events and the ledger: the numbers of new, changed and missing events."""
 
     new: int = 0
     changed: int = 0
@@ -55,12 +55,12 @@ def match_events(
     shard: Shard = WHOLE,
     workload: Workload | None = None,
 ) -> Changes:
-    """Take the events of `folder`, of the format that the ledger is of, into the ledger; return what was different.
+    """Update the ledger to the events of `folder`, in the format of the ledger; return the differences.
 
-    New ones are added, and one that changed after it had failed waits again. When one changed after it was done,
-    or left the folder, it raises InputError with the first names, and the ledger stays as it was; with `accept` the
-    changed ones wait again and those that are gone are forgotten. Also raises InputError for a folder without events.
-    Of Parquet files `column` names the events. Of a `shard` only its own events count, and there may be none.
+    New events are added, and quarantined events whose file changed wait again. If done events changed, or events are
+    missing, raises InputError with the first names and leaves the ledger unchanged; with `accept`, changed events
+    wait again and missing ones are dropped. Also raises InputError for a folder without events. In Parquet files,
+    `column` names the events. For a `shard`, only its own events count, and there may be none.
     """
     with ledger.sqlite_errors():
         try:
@@ -77,7 +77,7 @@ def match_events(
 
 @dataclass(frozen=True, kw_only=True)
 class _Listing:
-    """Which events are there: of a folder, of a shard, of a workload."""
+    """Selects the events: folder, event column, shard and workload."""
 
     folder: Path
     column: str
@@ -93,7 +93,7 @@ def _match_events(ledger: Ledger, listing: _Listing, *, accept: bool) -> Changes
         raise no_events(folder)
     with contextlib.closing(_changed(ledger, listing, form)) as changed:
         first = [name for _, name in itertools.islice(changed, _NAMED)]
-        # To refuse, the first ones are enough: each of them costs a file that is read.
+        # The first ones are enough for a refusal: each one costs reading a file.
         number = len(first) + (sum(1 for _ in changed) if accept else 0)
     (known,) = ledger.db.execute("SELECT count(*) FROM listed JOIN events USING (key)").fetchone()
     gone = _gone(ledger, folder, form) if known < before else iter(())
@@ -104,7 +104,7 @@ def _match_events(ledger: Ledger, listing: _Listing, *, accept: bool) -> Changes
         forgotten += len(batch)
         ledger.db.executemany("DELETE FROM events WHERE key = ?", [(key,) for key, _ in batch])
     ledger.db.execute(
-        # In the order of the keys: pages that fill one after the other are written once.
+        # In key order: pages that fill one after the other are written once.
         f"INSERT INTO events (key, {_STAMP}) SELECT key, {_STAMP} FROM listed "
         "WHERE NOT EXISTS (SELECT 1 FROM events WHERE events.key = listed.key) ORDER BY key"
     )
@@ -112,7 +112,7 @@ def _match_events(ledger: Ledger, listing: _Listing, *, accept: bool) -> Changes
 
 
 def _list(ledger: Ledger, listing: _Listing, form: str) -> int:
-    """Put the events of the folder, which may be millions, into a table that SQLite keeps on disk."""
+    """Put the events of the folder, perhaps millions, into a temporary table on disk; return their number."""
     ledger.db.execute(
         "CREATE TEMP TABLE listed (key BLOB, name TEXT, size INTEGER, mtime_ns INTEGER, file TEXT, first INTEGER)"
     )
@@ -121,7 +121,7 @@ def _list(ledger: Ledger, listing: _Listing, form: str) -> int:
     for batch in batches(row for row in rows if listing.shard.owns(row[0])):
         ledger.db.executemany("INSERT INTO listed VALUES (?, CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), ?)", batch)
         number += len(batch)
-    if form == PARQUET:  # a folder has a name once, a Parquet file may have an event anywhere
+    if form == PARQUET:  # names in a folder are unique, but the rows of an event in Parquet may be scattered
         ledger.db.execute("CREATE INDEX temp.listed_keys ON listed (key)")
         query = f"SELECT name FROM listed GROUP BY key HAVING count(*) > 1 LIMIT {_NAMED}"
         names = [name for (name,) in ledger.db.execute(query)]
@@ -136,7 +136,7 @@ def _row(stamp: Stamp) -> tuple[bytes, bytes, int, int, bytes | None, int | None
 
 
 def _changed(ledger: Ledger, listing: _Listing, form: str) -> Generator[tuple[bytes, str], None, None]:
-    """Yield the done events whose content is another now, and let them wait again."""
+    """Update the stamps of differing events; yield done events with changed content, which then wait again."""
     stamp = ", ".join(f"listed.{name.strip()}" for name in _STAMP.split(","))
     differing = ledger.db.execute(
         f"SELECT key, state, sha256, events.size, {stamp} FROM listed JOIN events USING (key) "
@@ -159,7 +159,7 @@ def _changed(ledger: Ledger, listing: _Listing, form: str) -> Generator[tuple[by
 
 
 def _digest(event: EventFile, reader: Reader) -> bytes:
-    """Return the SHA-256 of an event as a worker would note it; nothing when it cannot be read."""
+    """Return the SHA-256 of an event as a worker computes it; empty if the event cannot be read."""
     if event.rows is None:
         return digest(event.path)
     try:
@@ -178,7 +178,7 @@ def _gone(ledger: Ledger, folder: Path, form: str) -> Iterator[tuple[bytes, str]
 
 
 def rows(ledger: Ledger, condition: str) -> Iterator[tuple[bytes, str]]:
-    """Yield keys and names page by page, so that rows may be changed meanwhile."""
+    """Yield keys and names page by page, so that the rows may change meanwhile."""
     cursor = b""
     while True:
         query = f"SELECT key, name FROM events WHERE key > ? AND {condition} ORDER BY key LIMIT {_BATCH}"
@@ -190,7 +190,7 @@ def rows(ledger: Ledger, condition: str) -> Iterator[tuple[bytes, str]]:
 
 
 def _refuse(ledger: Ledger, folder: Path, changed: list[str], gone: list[str], number_gone: int) -> None:
-    """Raise InputError when events changed or are gone."""
+    """Raise InputError if events changed or are missing."""
     said = []
     if changed:
         said.append(f"events changed since they were done ({_named(changed, len(changed))})")
@@ -219,7 +219,7 @@ def _named(names: list[str], number: int) -> str:
 
 
 def digest(path: Path) -> bytes:
-    """Return the SHA-256 of a file; nothing when it cannot be read."""
+    """Return the SHA-256 of a file; empty if the file cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.sha256(file.read()).digest()
@@ -228,7 +228,7 @@ def digest(path: Path) -> bytes:
 
 
 def batches(items: Iterable[T]) -> Iterator[list[T]]:
-    """Yield the items in lists, so that memory holds a few thousand at a time."""
+    """Yield the items in lists of 1000, which bounds the memory."""
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, _BATCH)):
         yield batch

@@ -1,6 +1,6 @@
-"""Compare the part files of a ledger with the disk: a damaged part is done again as a whole.
+"""Compare the part files of a ledger with the disk: the events of a damaged part are done again.
 
-Every event has one result: a part that the ledger does not know, or of which any event is no longer done, is removed.
+To keep one result per event, a part is removed if the ledger does not know it or one of its events is no longer done.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from exatrkx_hpc.work.ledger.match_events import batches, digest
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.parts import event_of, part_file
 
-#: Parts that are not there, and parts of which an event is no longer done.
+#: Parts that are missing or damaged, and parts with an event that is no longer done.
 _BROKEN: Final = """
 CREATE TEMP TABLE broken AS
 SELECT key, name FROM parts
@@ -32,10 +32,10 @@ WHERE part IN (SELECT key FROM broken)
 
 
 def match_parts(ledger: Ledger, results: Results, *, settled: float) -> int:
-    """Hold the part files against the ledger, inside a transaction; return how many done events must be done again.
+    """Compare the part files with the ledger, inside a transaction; return the number of done events to do again.
 
-    A part that was written after `settled` (seconds since 1970) is read, too, because a power cut may tear it. Of a
-    shard only its own parts are looked at. Raises OSError.
+    A part that was written after `settled` (seconds since 1970) is also read, because a power cut may damage it. For
+    a shard, only its own parts are checked. Raises OSError.
     """
     db = ledger.db
     try:
@@ -56,7 +56,7 @@ def match_parts(ledger: Ledger, results: Results, *, settled: float) -> int:
 
 
 def _forget(ledger: Ledger, results: Results) -> int:
-    """Forget the broken parts, remove their files, and return how many of their events were done."""
+    """Drop the broken parts, remove their files, and return how many of their events were done."""
     names = [name for (name,) in ledger.db.execute("SELECT name FROM broken")]
     if not names:
         return 0
@@ -69,12 +69,12 @@ def _forget(ledger: Ledger, results: Results) -> int:
 
 
 def is_whole(path: Path, size: int, sha256: bytes, recent: bool) -> bool:
-    """Return whether a file has this size and, if it is recent, this content."""
+    """Return whether a file has this size (bytes) and, if it is recent, this digest."""
     return path.lstat().st_size == size and (not recent or digest(path) == sha256)
 
 
 def sweep_parts(ledger: Ledger, results: Results) -> None:
-    """Remove the parts that the ledger does not know: a worker may outlive its coordinator for a moment."""
+    """Remove parts that the ledger does not know: a worker may briefly outlive its coordinator."""
     for key, path in _part_files(results):
         with ledger.sqlite_errors():
             known = ledger.db.execute("SELECT 1 FROM parts WHERE key = ?", (key,)).fetchone()
@@ -83,7 +83,7 @@ def sweep_parts(ledger: Ledger, results: Results) -> None:
 
 
 def _part_files(results: Results) -> Iterator[tuple[bytes, Path]]:
-    """Yield the parts of a shard, with the key of the event that each is named after."""
+    """Yield the parts of a shard, each with the key of its first event."""
     with os.scandir(results.folder) as entries:
         for entry in entries:
             event = event_of(results.workload, entry.name)

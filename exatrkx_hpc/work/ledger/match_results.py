@@ -17,7 +17,7 @@ from exatrkx_hpc.work.ledger.match_parts import is_whole, match_parts, sweep_par
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.parts import part_suffix
 
-#: A kernel writes data to disk after half a minute or so: what is older than this has survived a power cut.
+#: In seconds. The kernel writes data to disk within about 30 s, so a power cut does not damage older files.
 _SETTLED: Final = 120.0
 
 _RESULT_OF: Final = "SELECT state, result_size, result_sha256, ended > ? FROM events WHERE key = ?"
@@ -25,12 +25,12 @@ _WAIT_AGAIN: Final = "UPDATE events SET state = 'waiting' WHERE key = ?"
 
 
 def match_results(ledger: Ledger, results: Results) -> int:
-    """Check the result files against the ledger; return how many done events must be done again.
+    """Check the result files against the ledger; return the number of done events to do again.
 
-    Those are the ones whose file is missing, or is not of the size that the ledger has. What was written last,
-    in two minutes, is read, too, because a power cut may tear such a file. A file of an event that is not done
-    is removed, and so are the parts that killed workers left; what belongs to no event stays. Raises OSError.
-    Of a shard only its own files are looked at: others may be written at this moment.
+    These are events whose file is missing or has another size than in the ledger. Files of the last two minutes
+    before the last result are also read, because a power cut may damage them. Files of events that are not done,
+    temporary files and unknown parts are removed; result files of unknown events stay. Raises OSError. For a shard,
+    only its own files are checked: other runs may be writing the others.
     """
     present = 0
     in_parts = ledger.facts.get("results", CSV) == PARQUET
@@ -41,7 +41,7 @@ def match_results(ledger: Ledger, results: Results) -> int:
             torn = []
             for key, entry in batch:
                 row = ledger.db.execute(_RESULT_OF, (settled, key)).fetchone()
-                if row is None:  # of another dataset
+                if row is None:  # an event of another dataset
                     continue
                 state, *written = row
                 done = state == "done" and not in_parts
@@ -58,15 +58,15 @@ def match_results(ledger: Ledger, results: Results) -> int:
 
 
 def _settled(ledger: Ledger) -> float:
-    """Return until when what was written is on the disk for sure, in seconds since 1970."""
+    """Return the time up to which written files are certainly on disk, in seconds since 1970."""
     (last,) = ledger.db.execute("SELECT coalesce(max(ended), 0) FROM events WHERE state = 'done'").fetchone()
     return float(last) - _SETTLED
 
 
 def _result_files(results: Results) -> Iterator[tuple[bytes, os.DirEntry[str]]]:
-    """Yield the key and the file of each event of the shard; what was not written to its end is removed on the way."""
+    """Yield the key and the result file of each event of the shard; remove unfinished temporary files."""
     suffix = results.workload.suffix
-    # What `write_whole` names the files aside of `evt_7.csv` and of the part of `evt_7`.
+    # The temporary names that `write_whole` uses for `evt_7.csv` and for the part of `evt_7`.
     part, own = (re.escape(end) for end in (part_suffix(results.workload), suffix))
     aside_of = re.compile(rf"\.(?:part-(?P<first>.*){part}|(?P<event>.*){own})\.[^.]*", re.DOTALL)
     with os.scandir(results.folder) as entries:
@@ -93,7 +93,7 @@ def _missing(ledger: Ledger, results: Results) -> int:
 
 
 def sweep(results: Results, *, ledger: Ledger | None = None) -> None:
-    """Remove what killed workers left among the results of the shard, and parts that the ledger does not know."""
+    """Remove unfinished result files of the shard and, with a ledger, parts that it does not know."""
     with contextlib.suppress(OSError, OutputError):
         for _ in _result_files(results):
             pass
@@ -102,7 +102,7 @@ def sweep(results: Results, *, ledger: Ledger | None = None) -> None:
 
 
 def match_quarantine(ledger: Ledger, quarantine: Path) -> None:
-    """Remove the notes of events that are no longer in quarantine. Raises OSError."""
+    """Remove the notes of events that are no longer in quarantine; raises OSError."""
     for note in quarantine.glob("*.json"):
         key = event_key(note.name.removesuffix(".json"))
         with ledger.sqlite_errors():

@@ -1,4 +1,4 @@
-"""Go on where a run ended, or begin: the ledger that fits the input, or a clear refusal."""
+"""Resume or begin a run: open a ledger that fits the input, create a new one, or refuse."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def facts_of(
     results: str = CSV,
     shard: Shard = WHOLE,
 ) -> dict[str, str]:
-    """Return what a ledger must agree with: the folder of events, their format, and what makes the results.
+    """Return the facts of a ledger: the folder of events, the formats, and the workload, mode and model.
 
-    `form` is the events' format, `column` the one that names them in Parquet files, `results` the results' format;
-    `shard` is which part of the events it is.
+    `form` is the format of the events, `column` the column that names them in Parquet files, `results` the format of
+    the results, `shard` the shard that the ledger is for.
     """
     folder = os.path.realpath(events)
     part = {} if shard.is_whole else {"shard": str(shard)}
@@ -68,10 +68,10 @@ def go_on(
     retry_failed: bool = False,
     tell: Tell = untold,
 ) -> Ledger | None:
-    """Open the ledger of an earlier run and hold it against what is there; None when there is none.
+    """Open the ledger of an earlier run and compare it with events and results; return None if there is no ledger.
 
-    Raises OutputError for a ledger that cannot be used, or is of other models; InputError when events changed or
-    are gone and that is not accepted.
+    Raises OutputError for a ledger that cannot be used or was made with other settings; InputError when events
+    changed or are missing, unless `accept_changes` is set.
     """
     if not os.path.lexists(results.ledger):
         return None
@@ -92,9 +92,9 @@ def go_on(
 
 
 def match_files(ledger: Ledger, results: Results, *, retry_failed: bool) -> int:
-    """Hold the ledger against the files of quarantine and results; return how many results were missing or torn.
+    """Compare the ledger with the quarantine and the results; return the number of missing or damaged results.
 
-    With `retry_failed` what is in quarantine waits again. Raises OutputError when something cannot be removed.
+    With `retry_failed`, events in quarantine wait again. Raises OutputError when a file cannot be removed.
     """
     if retry_failed:
         ledger.release()
@@ -104,9 +104,9 @@ def match_files(ledger: Ledger, results: Results, *, retry_failed: bool) -> int:
 
 
 def begin(results: Results, events: Path, facts: Mapping[str, str], *, locks: bool = True) -> Ledger:
-    """Make a new ledger, in place of one that is there; result files that are there of these events are removed.
+    """Create a new ledger, replacing an existing one; remove result files of these events and all parts of the shard.
 
-    Raises OutputError when something cannot be written or removed, InputError for a folder without events.
+    Raises OutputError when a file cannot be written or removed, InputError for a folder without events.
     """
     results.clear()
     create(results.ledger, facts, locks=locks)
@@ -122,9 +122,9 @@ def begin(results: Results, events: Path, facts: Mapping[str, str], *, locks: bo
 
 
 def require_version(ledger: Ledger, version: str, *, server: str, remedy: str = REMEDY) -> None:
-    """Note which version of the model `server` serves; raises OutputError when done events are of another one.
+    """Note the model version that `server` serves; raise OutputError if done events are from another version.
 
-    An empty version is not known, and not compared. `remedy` is what the error tells to do.
+    An empty version is unknown and not compared. `remedy` ends the error message.
     """
     former = ledger.facts.get("version", "")
     if version and former not in ("", version) and ledger.counts().done:
@@ -137,13 +137,13 @@ def require_version(ledger: Ledger, version: str, *, server: str, remedy: str = 
 
 
 def note_units(ledger: Ledger, events: Path, workload: Workload, tell: Tell) -> None:
-    """Look at the first events, and note and tell what is doubtful about them, such as other units."""
+    """Check the first events, and note and report doubts about them, such as other units."""
     if workload.sampler is None:
         return
     sample = workload.sampler()
     with contextlib.closing(Reader(workload)) as reader:
         for event in ledger.first(events, _LOOKED_AT):
-            with contextlib.suppress(InputError):  # which the event will be told of in its turn
+            with contextlib.suppress(InputError):  # the run reports this error for the event
                 sample.add(reader.read(event).tensors)
             if sample.full:
                 break
@@ -155,9 +155,9 @@ def note_units(ledger: Ledger, events: Path, workload: Workload, tell: Tell) -> 
 
 
 def require_same(ledger: Ledger, facts: Mapping[str, str], *, remedy: str = REMEDY) -> None:
-    """Return when a ledger is of such results; whether the events are the same is seen from the events.
+    """Raise OutputError, with `remedy`, unless the ledger was made with the same settings.
 
-    Raises OutputError, with the remedy, when it is of others.
+    `match_events` compares the events themselves.
     """
     former = ledger.facts
     for name in ("format", "results", "workload", "mode", "model", "shard"):

@@ -1,1 +1,1 @@
-"""The output of a run: label files, parts, their layout."""
+"""The output of a run: result files, parts, and their layout."""

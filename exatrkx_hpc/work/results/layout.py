@@ -20,18 +20,18 @@ from exatrkx_hpc.work.results.shards import WHOLE, Shard, shard_folder
 from exatrkx_hpc.work.workloads.base import Workload
 from exatrkx_hpc.work.workloads.table import workload as default_workload
 
-#: A file system that knows no locks (Lustre without the mount option flock) is used without one.
+#: Errors of a file system without locks (Lustre without the mount option flock); the run then goes on without a lock.
 _NO_LOCKS: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
 
 
 class Results:
-    """OUT and what is in it."""
+    """The paths in the output folder OUT, its lock, its report and its quarantine."""
 
     def __init__(self, out: Path, shard: Shard = WHOLE, *, workload: Workload | None = None) -> None:
-        """Name the places; nothing is made yet.
+        """Set the paths; create nothing yet.
 
-        Of a run in shards each has its own, below OUT/shards; the result files of all are together in one folder,
-        which the workload names (`OUT/labels`), by default the workload of ExaTrkX.
+        Each shard has its own ledger, report and quarantine below OUT/shards. The result files of all shards are in
+        one folder, named by the workload (`OUT/labels` for ExaTrkX, the default workload).
         """
         self.workload = workload or default_workload()
         self.folder = out / self.workload.folder
@@ -45,11 +45,11 @@ class Results:
 
     @contextlib.contextmanager
     def owned(self, *, to_write: bool = True) -> Iterator[bool]:
-        """Make the folders and hold OUT/.lock inside the block; give whether the file system has locks at all.
+        """Create the folders and hold OUT/.lock inside the block; yield whether the file system supports locks.
 
-        Raises OutputError when another run holds it, or the folders cannot be made. A lock goes with the process
-        that dies. What is made here and gets no content, because the run is refused, is gone again.
-        Who writes no results, `to_write` false, makes no folder for them.
+        `to_write=False` does not create the folder of the result files. Folders that were created here and stay
+        empty, because the run is refused, are removed again. The system releases the lock of a process that dies.
+        Raises OutputError when another run holds the lock or the folders cannot be created.
         """
         fresh = [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
         with self.usable():
@@ -61,16 +61,16 @@ class Results:
             yield self._locked(lock)
         finally:
             self._remove_unused(fresh)
-            # A child that another thread is starting right now has a copy of `lock`: closing ours alone kept it locked.
+            # A child process that another thread is starting has a copy of `lock`, so closing ours does not unlock it.
             with contextlib.suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
 
     def _remove_unused(self, fresh: Sequence[Path]) -> None:
-        """Remove the folders that were made for this run, OUT first, when nothing was written to them."""
+        """Remove the folders that were created for this run, OUT first, if nothing was written to them."""
         with contextlib.suppress(OSError):
             if fresh and {entry.name for entry in self.out.iterdir()} <= {".lock", self.folder.name}:
-                self.folder.rmdir()  # which the system refuses for one that holds anything, and then all stays
+                self.folder.rmdir()  # fails unless the folder is empty; then everything stays
                 (self.out / ".lock").unlink()
                 for folder in fresh:
                     folder.rmdir()
@@ -88,7 +88,7 @@ class Results:
 
     @contextlib.contextmanager
     def usable(self) -> Iterator[None]:
-        """Turn an OSError inside the block into an OutputError that says what to do."""
+        """Turn an OSError inside the block into an OutputError with a remedy."""
         try:
             yield
         except OSError as error:
@@ -107,7 +107,7 @@ class Results:
             ) from error
 
     def put_into_quarantine(self, failed: Failed, **more: str) -> None:
-        """Write OUT/quarantine/EVENT.json: why an event has no result, and what else is known of it.
+        """Write OUT/quarantine/EVENT.json: why an event has no result, and the other known facts.
 
         Raises OutputError when it cannot be written.
         """
@@ -120,18 +120,18 @@ class Results:
             raise OutputError(f"cannot write {path}: {error.strerror}; check permissions and free space") from error
 
     def file_of(self, event: str) -> Path:
-        """Return where the result of an event is, where each has a file of its own."""
+        """Return the path of an event's result file, for results in one file per event."""
         return self.folder / f"{event}{self.workload.suffix}"
 
     def forget(self, events: Iterable[str]) -> None:
-        """Remove what a dead worker wrote of these events and did not live to tell: only a done event has a result."""
+        """Remove files of these events that a dead worker wrote but did not report: only done events have results."""
         for name in events:
             for file in (self.file_of(name), self.folder / part_file(self.workload, name)):
                 with contextlib.suppress(OSError):
                     file.unlink()
 
     def clear(self) -> None:
-        """Remove the report and the quarantine of what was before; result files are the ledger's business."""
+        """Remove report, page, times and quarantine of earlier runs; the result files stay for `match_results`."""
         with self.usable():
             self.report.unlink(missing_ok=True)
             self.page.unlink(missing_ok=True)

@@ -14,14 +14,14 @@ _FOR_ITSELF: Final = frozenset({"input", "model", "worker"})
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """An event whose result is on disk, or in a worker that writes many into one part.
+    """An event whose result is on disk, or in the memory of a worker that writes many results into one part.
 
-    `items` is what the event counts (hits), `counts` what its result counts (tracks). `seconds` is from the first
-    attempt of its request to the result, `retries` how often the request was repeated. `member` is the server that
-    answered, and `version` the model's version, as far as the answer says. `stages` are the seconds of each stage by
-    its name, none unless the stages were asked one by one. `size` and `mtime_ns` are the event file's when it was read,
-    `sha256` the digest (hexadecimal) of what was read; `result_size` and `result_sha256` are the result file's, None
-    and nothing while the result waits for a part.
+    `items` is the number of items in the event (hits), `counts` the counts of its result (tracks). `seconds` is the
+    time from the first attempt of the request to the result, `retries` the number of retries. `member` is the server
+    that answered and `version` the version of its model, if the answer has them. `stages` has the seconds of each
+    stage by name; it is empty unless the stages were requested one by one. `size` and `mtime_ns` are those of the
+    event file when it was read, `sha256` is the digest (hexadecimal) of the content. `result_size` (bytes) and
+    `result_sha256` are those of the result file; None and empty while the result waits for its part.
     """
 
     name: str
@@ -43,8 +43,9 @@ class Result:
 class Failed:
     """An event without a result: its name, the kind of failure and the reason, one line.
 
-    The kinds are `input` (its content), `file` (its file could not be read), `model` (the model refused it, or
-    answered nonsense), `endpoint` (nothing useful answered in time) and `worker` (its worker died each time).
+    The kinds are `input` (invalid content), `file` (file not readable), `model` (the model refused the event or sent
+    an invalid answer), `endpoint` (no valid answer in time) and `worker` (its worker died each time). A worker also
+    reports `output` (result not writable), which ends the run.
     """
 
     event: str
@@ -53,12 +54,12 @@ class Failed:
 
     @property
     def for_itself(self) -> bool:
-        """Whether it would fail again: then it is put into quarantine, and the next run passes over it."""
+        """Whether the event would fail again: then it goes into quarantine, and the next run skips it."""
         return self.kind in _FOR_ITSELF
 
 
 def read_answer(line: bytes) -> Result | Failed | Part:
-    """Return what a worker's line says of an event, or of a part that is on disk."""
+    """Parse one line of a worker: the outcome of an event, or a part on disk."""
     fields = json.loads(line)
     if "events" in fields:
         return Part(**fields)

@@ -1,7 +1,7 @@
 """Results of many events in one Parquet file: OUT/labels/part-EVENT.labels.parquet, named after its first event.
 
-A row is an event: `event` (string), and for each output of the workload a list of its values, row by row. An event is
-in one part alone, so no two parts have a name in common, and what a killed worker left is found by the names of its
+Each row is an event: `event` (string), and for each output of the workload a list of its values, in row-major order. An
+event is in only one part, so part names are unique, and the files of a killed worker are found by the names of its
 events.
 """
 
@@ -40,7 +40,7 @@ SECONDS: Final = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part that is on disk: its first `event`, how many `events` it has, its size and digest (hexadecimal)."""
+    """A part on disk: its first `event`, its number of `events`, its size in bytes and its digest (hexadecimal)."""
 
     event: str
     events: int
@@ -49,12 +49,12 @@ class Part:
 
 
 def part_suffix(workload: Workload) -> str:
-    """Return how the names of parts end."""
+    """Return the suffix of part names."""
     return f".{workload.folder}.parquet"
 
 
 def require_parts(workload: Workload) -> None:
-    """Raise ConfigError for a workload whose results a part cannot keep: it has lists of numbers, one an output."""
+    """Raise ConfigError unless a part can store the results: one list of numbers per output, one free axis at most."""
     for spec in workload.outputs:
         free = sum(isinstance(axis, str) for axis in spec.shape)
         if free > 1 or np.dtype(spec.dtype).kind not in "iuf" or spec.name == "event":
@@ -65,7 +65,7 @@ def require_parts(workload: Workload) -> None:
 
 
 def part_file(workload: Workload, event: str) -> str:
-    """Return the name of the part whose first event this is."""
+    """Return the name of the part that begins with this event."""
     return f"part-{event}{part_suffix(workload)}"
 
 
@@ -76,11 +76,11 @@ def event_of(workload: Workload, file: str) -> str | None:
 
 
 def part_bytes(workload: Workload, results: Sequence[tuple[str, Tensors]]) -> bytes:
-    """Return a part of these events, as bytes."""
+    """Return a part with these results, as bytes."""
     import pyarrow
     from pyarrow import parquet
 
-    # A name from a file system need not be UTF-8; a string in Parquet must be.
+    # A string in Parquet must be UTF-8; a file name need not be.
     names = [os.fsencode(name).decode("utf-8", "backslashreplace") for name, _ in results]
     columns = {spec.name: _lists([outputs[spec.name] for _, outputs in results]) for spec in workload.outputs}
     table = pyarrow.table({"event": pyarrow.array(names, pyarrow.string()), **columns})
@@ -97,9 +97,9 @@ def _lists(arrays: Sequence[Array]) -> ListArray:
 
 
 def read_part(workload: Workload, path: Path) -> Mapping[str, Tensors]:
-    """Return the outputs of each event of a part; integers of a foreign part may be unsigned, where one needs it.
+    """Return the outputs of each event in a part; integers are int64, or uint64 if the file has uint64.
 
-    Raises InputError when it cannot be read, or is not as a part is.
+    Raises InputError when the part cannot be read or has another structure.
     """
     table = _read(workload, path, _columns(workload))
     if not table.num_rows:
@@ -120,7 +120,7 @@ def read_part(workload: Workload, path: Path) -> Mapping[str, Tensors]:
 
 
 def _widened(values: Array) -> Array:
-    """Return integers as 64 bits; others as they are."""
+    """Return integers as 64 bits, other values unchanged."""
     if values.dtype.kind not in "iu":
         return values
     return values.astype(np.uint64 if values.dtype == np.uint64 else np.int64, copy=False)
@@ -134,7 +134,7 @@ def _shaped(spec: Tensor, values: Array, path: Path) -> Array:
 
 
 def events_of(workload: Workload, path: Path) -> list[str]:
-    """Return the names of the events in a part; raises InputError when it cannot be read."""
+    """Return the names of the events in a part; raises InputError when the part cannot be read."""
     with parquet_errors(path):
         names: list[str | None] = _read(workload, path, ["event"]).column("event").to_pylist()
     if None in names:
@@ -159,7 +159,7 @@ def _read(workload: Workload, path: Path, columns: list[str]) -> Table:
 
 
 def _require_types(workload: Workload, path: Path, schema: Schema) -> None:
-    """Raise InputError unless names are text, and the others lists of the kind that the workload has."""
+    """Raise InputError unless the names are strings and the outputs are lists of the workload's kind of number."""
     from pyarrow import types
 
     names = schema.field("event").type
@@ -182,10 +182,10 @@ def _is_list_of(spec: Tensor, found: DataType) -> bool:
 
 
 class PartWriter:
-    """Collects the results of a worker, and writes them as parts."""
+    """Collects the results of a worker and writes them as parts."""
 
     def __init__(self, folder: Path, workload: Workload, *, events: int, say: Callable[[Part], None]) -> None:
-        """Write to `folder` after so many events; `say` is called with each part that is on disk."""
+        """Write a part to `folder` after `events` events; `say` is called with each part on disk."""
         self._folder, self._workload, self._events, self._say = folder, workload, events, say
         self._collected: list[tuple[str, Tensors]] = []
         self._bytes = 0
@@ -194,7 +194,7 @@ class PartWriter:
         self._parent = os.getppid()
 
     def add(self, name: str, outputs: Tensors) -> None:
-        """Collect the outputs of an event; parts take them in this order."""
+        """Collect the outputs of an event; parts keep this order."""
         if not self._collected:
             self._since = time.monotonic()
         self._collected.append((name, outputs))
@@ -202,21 +202,21 @@ class PartWriter:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to write."""
+        """Whether a part must be written now."""
         late = bool(self._collected) and time.monotonic() - self._since >= SECONDS
         return late or len(self._collected) >= self._events or self._bytes >= BYTES
 
     async def write_if_due(self) -> None:
-        """Write a part if it is time to: who brings more while one is written waits for it, so memory is bounded."""
+        """Write a part if one is due; callers wait while a part is written, which bounds the memory."""
         if self.due:
             await self._shielded(lambda: self.due)
 
     async def write(self) -> None:
-        """Write what is collected; raises OutputError when it cannot be written."""
+        """Write all collected results; raises OutputError when they cannot be written."""
         await self._shielded(lambda: True)
 
     async def _shielded(self, wanted: Callable[[], bool]) -> None:
-        # Who waits may be cancelled; a part that is on disk must still be told.
+        # The caller may be cancelled, but each part on disk must be reported.
         await asyncio.shield(asyncio.create_task(self._write(wanted)))
 
     async def _write(self, wanted: Callable[[], bool]) -> None:
@@ -231,7 +231,7 @@ class PartWriter:
     def _write_part(self, batch: Sequence[tuple[str, Tensors]]) -> Part | None:
         data = part_bytes(self._workload, batch)
         path = self._folder / part_file(self._workload, batch[0][0])
-        if os.getppid() != self._parent:  # nobody would note it, and the next run may be at these events already
+        if os.getppid() != self._parent:  # the coordinator is gone, and the next run may already do these events
             return None
         try:
             write_whole(path, data)

@@ -12,12 +12,12 @@ from exatrkx_hpc.work.events.source import event_key
 from exatrkx_hpc.work.results.parts import event_of, events_of, read_part
 from exatrkx_hpc.work.workloads.base import Tensors, Workload
 
-#: Parts in memory: workers fill theirs side by side, so events that follow each other lie in several.
+#: Parts in memory: workers fill parts concurrently, so consecutive events are in several parts.
 _HELD: Final = 16
 
 
 def read_result(workload: Workload, path: Path) -> Tensors:
-    """Return the outputs in a file that is one event's result; raises InputError when it cannot be read."""
+    """Return the outputs in the result file of one event; raises InputError when the file cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -26,10 +26,10 @@ def read_result(workload: Workload, path: Path) -> Tensors:
 
 
 class FoundResults:
-    """The results in a folder; `names` has the file of each event that has any, in natural order."""
+    """The results in a folder; `names` maps each event with a result to its file, in natural order."""
 
     def __init__(self, folder: Path, workload: Workload) -> None:
-        """Look which events have results; raises InputError when a part cannot be read, or an event is in two files."""
+        """List the events with results; raises InputError when a part cannot be read or an event is in two files."""
         self._workload = workload
         found: dict[str, Path] = {}
         for entry in _entries(folder):
@@ -49,7 +49,7 @@ class FoundResults:
         self._held: dict[Path, Mapping[str, Tensors]] = {}
 
     def read(self, name: str) -> Tensors:
-        """Return the outputs of an event; raises InputError when its file cannot be read."""
+        """Return the outputs of an event; raises InputError when its file cannot be read or no longer has the event."""
         path = self.names[name]
         if event_of(self._workload, path.name) is None:
             return read_result(self._workload, path)

@@ -1,7 +1,7 @@
-"""A dataset in shards: which events are whose, and what OUT/shards holds of each.
+"""Shards of a dataset: the shard of each event, and the number of shards of OUT.
 
-Each shard has a ledger, a lock and a quarantine of its own; the label files of all lie in the one OUT/labels. How many
-there are is said once, in OUT/shards.json, when OUT is begun: later runs spread the same shards over what they have.
+Each shard has its own ledger, lock and quarantine in OUT/shards; the label files of all shards are in OUT/labels. The
+first run writes the number of shards to OUT/shards.json. Later runs distribute the same shards over their nodes.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Shard:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is the whole dataset, undivided."""
+        """Whether it is the whole dataset."""
         return self.of == 1
 
     def owns(self, key: bytes) -> bool:
-        """Say whether the event with this key (`event_key`) belongs to it; the same everywhere and for ever."""
+        """Return whether the event with this key (`event_key`) is in this shard; the same on every machine."""
         if self.is_whole:
             return True
         return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") % self.of == self.number
@@ -49,12 +49,12 @@ WHOLE: Final = Shard()
 
 
 def shard_folder(out: Path, number: int) -> Path:
-    """Return where a shard's ledger is."""
+    """Return the folder of a shard's ledger."""
     return out / "shards" / str(number)
 
 
 def read_sharding(out: Path) -> int | None:
-    """Return how many shards OUT has, or None when it is undivided; raises OutputError when that cannot be read."""
+    """Return the number of shards of OUT, None without shards; raises OutputError if shards.json cannot be read."""
     path = _file(out)
     try:
         fields = json.loads(path.read_text())
@@ -74,12 +74,12 @@ def read_sharding(out: Path) -> int | None:
 
 
 def begin_sharding(out: Path, shards: int) -> None:
-    """Write down that OUT has so many shards, 2 at least; raises OSError."""
+    """Write the number of shards of OUT, which must be at least 2; raises OSError."""
     write_whole(_file(out), json.dumps({"format": _FORMAT, "shards": shards}) + "\n")
 
 
 def forget_sharding(out: Path) -> None:
-    """Remove the shards' ledgers, and then the word that there are shards; raises OSError."""
+    """Remove OUT/shards, then shards.json; raises OSError."""
     if (out / "shards").exists():
         shutil.rmtree(out / "shards")
     _file(out).unlink(missing_ok=True)

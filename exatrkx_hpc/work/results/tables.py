@@ -1,7 +1,7 @@
-"""Tensors of any type and rank as CSV: a line for each step of the first axis, the other axes laid out in it.
+"""Tensors of any type and rank as CSV: one line per index of the first axis, with the other axes flattened.
 
-A tensor `[N, 3]` is N lines of three values, `[2, E]` is two lines of E values, `[N]` is one value a line, and
-`[N, 2, 2]` is N lines of four values, the last axis running fastest. There is no header.
+A tensor `[N, 3]` is N lines of three values, `[2, E]` is two lines of E values, `[N]` is one value per line, and
+`[N, 2, 2]` is N lines of four values, with the last axis fastest. There is no header.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from exatrkx_hpc.base.whole_numbers import whole_number
 
 Array = NDArray[Any]
 
-#: Digits that bring back the same number; Triton's BF16 is float32 in numpy.
+#: Enough digits to restore the same number; Triton's BF16 is float32 in numpy.
 _FORMATS = {"FP16": "%.5g", "BF16": "%.9g", "FP32": "%.9g", "FP64": "%.17g"}
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def numpy_type(datatype: str) -> np.dtype[Any]:
-    """Return numpy's type for Triton's, such as float32 for FP32; raises ModelError for one that there is not."""
+    """Return numpy's type for Triton's, such as float32 for FP32; raises ModelError for an unknown type."""
     found = triton_to_np_dtype(datatype)
     if found is None:
         raise ModelError(
@@ -38,10 +38,10 @@ def numpy_type(datatype: str) -> np.dtype[Any]:
 
 
 def read_tensor(path: Path, *, datatype: str, shape: Sequence[int]) -> Array:
-    """Return the tensor in a CSV file, of Triton's `datatype` and a shape that fits `shape`, where -1 is any size.
+    """Return the tensor in a CSV file, of Triton's `datatype` and a shape that fits `shape`; -1 is any size.
 
-    An axis of any size that cannot be told, because the file is empty, has 0. Raises InputError, with file and
-    line, when a value is none of this type or the table does not fit.
+    In an empty file, an axis of any size has size 0. Raises InputError, with the file and where possible the line,
+    for a value that is not of this type or a table that does not fit.
     """
     rows = _rows(path)
     size = _shape(path, rows, tuple(shape))
@@ -51,7 +51,7 @@ def read_tensor(path: Path, *, datatype: str, shape: Sequence[int]) -> Array:
     for number, row in rows:
         for text in row:
             try:
-                with np.errstate(over="ignore"):  # what does not fit is refused by the converter
+                with np.errstate(over="ignore"):  # the converter refuses a value that does not fit
                     values[place] = convert(text)
             except (ValueError, OverflowError) as error:
                 raise InputError(
@@ -62,7 +62,7 @@ def read_tensor(path: Path, *, datatype: str, shape: Sequence[int]) -> Array:
 
 
 def tensor_text(tensor: Array, *, datatype: str) -> str:
-    """Return a tensor as CSV that `read_tensor` turns into the same one."""
+    """Return a tensor as CSV; `read_tensor` restores the same values, except BYTES that are blank or not UTF-8."""
     lines = len(tensor) if tensor.ndim else 1
     table = tensor.reshape(lines, -1) if tensor.size else np.empty((0, 1), dtype=tensor.dtype)
     out = io.StringIO()
@@ -78,7 +78,7 @@ def tensor_text(tensor: Array, *, datatype: str) -> str:
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Return the lines that hold something, each with its number."""
+    """Return the lines that are not blank, each with its number."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
@@ -92,7 +92,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _shape(path: Path, rows: list[tuple[int, list[str]]], declared: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the table as a tensor of the declared shape; raise InputError when it is none."""
+    """Return the shape of the table as a tensor of the declared shape; raise InputError if it does not fit."""
     wanted = "[" + ", ".join(map(str, declared)) + "]"
     if not rows:
         if not {-1, 0} & set(declared):
@@ -136,7 +136,7 @@ def _bool(text: str) -> bool:
 
 
 def _float(text: str, dtype: np.dtype[Any]) -> float:
-    if "_" in text or not text.isascii():  # which float() takes
+    if "_" in text or not text.isascii():  # float() would accept these
         raise ValueError(text)
     value = float(text)
     if math.isfinite(value) and not np.isfinite(dtype.type(value)):
@@ -145,7 +145,7 @@ def _float(text: str, dtype: np.dtype[Any]) -> float:
 
 
 def _whole(text: str, dtype: np.dtype[Any]) -> int:
-    value = whole_number(text)  # numpy.savetxt writes whole numbers as 3.000e+00 unless told otherwise
+    value = whole_number(text)  # by default, numpy.savetxt writes integers as 3.000e+00
     limits = np.iinfo(dtype)
     if not limits.min <= value <= limits.max:
         raise OverflowError(text)

@@ -1,4 +1,4 @@
-"""Write a result: first its file, then its entry for the ledger. For workers and for maps."""
+"""Write a result file, for workers and for maps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from exatrkx_hpc.work.workloads.base import Tensors, Workload
 
 
 def write_result(workload: Workload, path: Path, outputs: Tensors, *, remedy: str) -> tuple[int, str]:
-    """Write the outputs of an event to `path`, whole or not at all; return size and digest (hexadecimal) of the file.
+    """Write the outputs of an event to `path` atomically; return size (bytes) and digest (hexadecimal) of the file.
 
-    Raises OutputError, with the remedy, when it cannot be written.
+    Raises OutputError, with `remedy`, when the file cannot be written.
     """
     data = workload.encode(outputs)
     try:

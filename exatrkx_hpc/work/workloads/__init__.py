@@ -1,1 +1,1 @@
-"""Workloads: kinds of events with their inputs, outputs and formats. One module per workload."""
+"""Workloads: kinds of events with their inputs, outputs and formats."""

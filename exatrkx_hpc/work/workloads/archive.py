@@ -13,14 +13,14 @@ from exatrkx_hpc.work.workloads.base import Tensors
 
 
 def encode_npz(outputs: Tensors) -> bytes:
-    """Return the outputs as the bytes of an `.npz` file, which are the same for the same outputs."""
+    """Return the outputs as the bytes of an `.npz` file; equal outputs give equal bytes."""
     file = io.BytesIO()
     np.savez(file, **dict(outputs))
     return file.getvalue()
 
 
 def decode_npz(path: Path, data: bytes) -> Tensors:
-    """Return the outputs that `encode_npz` wrote to `path`; raises InputError for bytes that are something else."""
+    """Return the outputs in the `.npz` bytes of the file at `path`; raises InputError for other or damaged bytes."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as held:
             return {name: held[name] for name in held.files}

@@ -1,4 +1,4 @@
-"""A workload as one frozen value: its tensors, the requests of each mode, its checks and its counts."""
+"""Definition of a workload: its tensors, the requests of each mode, its checks and its counts."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Infer: TypeAlias = Callable[[Tensors], Tensors]
 class Tensor:
     """One tensor of a workload.
 
-    `shape` has a number for an axis of fixed size and a name for one that differs from event to event; the same name
-    is the same size in every tensor of an event. `columns` names the second axis as files do, and `units` says in
-    words what the values are.
+    `shape` has a number for an axis of fixed size and a name for an axis whose size differs between events; axes with
+    the same name have the same size in all tensors of an event. `columns` names the columns of event files: one per
+    index of the second axis, or one for a tensor with one axis. `units` describes the values.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Tensor:
 
     @property
     def shown(self) -> str:
-        """Type and shape as people write them: `float32 [hits, 3]`."""
+        """Type and shape for messages: `float32 [hits, 3]`."""
         return f"{self.dtype} [{', '.join(map(str, self.shape))}]"
 
 
@@ -48,9 +48,9 @@ class Tensor:
 class Request:
     """One request of a mode.
 
-    `inputs` maps the model's tensor names to what they hold: an input of the workload, or a result of a request
-    before. `outputs` maps the model's tensor names to the names of what they give. `stage` is what its time counts for,
-    where a mode has several requests.
+    `inputs` maps the model's tensor names to their sources: inputs of the workload or results of earlier requests.
+    `outputs` maps the model's tensor names to the names of their results. `stage` is the stage whose time includes this
+    request, in a mode with several requests.
     """
 
     model: str
@@ -60,19 +60,19 @@ class Request:
 
 
 class Sampler(Protocol):
-    """Looks at the first events of a dataset, to tell whether they are what the service takes."""
+    """Checks the first events of a dataset for wrong units and similar doubts."""
 
     @property
     def full(self) -> bool:
-        """Whether it has enough."""
+        """Whether the sample is complete."""
         ...
 
     def add(self, inputs: Tensors) -> None:
-        """Take an event."""
+        """Add the inputs of one event."""
         ...
 
     def doubt(self) -> str:
-        """Return in a line what is doubtful and what to do about it; nothing where nothing is."""
+        """Return one line with the doubt and the remedy; empty without a doubt."""
         ...
 
 
@@ -88,21 +88,21 @@ def _no_counts(_: Tensors) -> Mapping[str, int]:
 class Workload:
     """A kind of event.
 
-    `item` is what an event counts, in the plural (`hits`): the axis of that name. `modes` has the requests of each
-    mode that asks a server, in order; `{model}` in the name of a model stands for the one that the user chose, which
-    is `model` by default. `also` are other names of models of this workload. `in_process` gives a function that does
-    the same without a server, from the path of a model repository; without it the mode `direct` does not exist.
+    `item` is the unit that is counted in an event, in the plural (`hits`); it names an axis. `modes` has the requests
+    of each mode that uses a server, in order; in their model names, `{model}` stands for the model that the user
+    chose, by default `model`. `also` lists other models of this workload. `in_process` takes the path of a model
+    repository and returns a function that does the same without a server; without it, there is no mode `direct`.
 
-    Events are read from files with named columns (CSV with a header, `.npz`, Parquet), or as `parsers` do, by how the
-    files end; Parquet has the `columns` of the inputs.
+    Event files have named columns (CSV with a header, `.npz`, Parquet). `parsers`, by file suffix, replace CSV and
+    `.npz`; Parquet always has the `columns` of the inputs.
 
     `check` raises InputError for inputs of the right type and shape that the service cannot use. `agree` raises
-    ModelError for outputs that do not fit the inputs, beyond what the names of the axes say. `counts` says what to
-    add up over all events (`tracks`). `sampler` looks at the first events, such as for wrong units, and makes warnings.
+    ModelError for outputs that do not fit the inputs, in addition to the check of named axes. `counts` returns numbers
+    to sum over all events (`tracks`). `sampler` checks the first events and warns, such as about wrong units.
 
-    Results are in the folder `folder`, one file an event, which ends with `suffix`: `encode` gives its bytes and
-    `decode` reads them again, or raises InputError with the place. `sample` makes the inputs of a small event, for
-    `exatrkx-hpc workload check`.
+    Results are in the folder `folder`, one file per event, with the suffix `suffix`. `encode` returns the bytes of the
+    file; `decode` reads them, or raises InputError with the location. `sample` returns the inputs of a small event,
+    for `exatrkx-hpc workload check`.
     """
 
     name: str
@@ -126,9 +126,9 @@ class Workload:
     sample: Callable[[np.random.Generator], Tensors] | None = field(default=None)
 
     def requests(self, mode: str, model: str = "") -> tuple[Request, ...]:
-        """Return the requests of a mode, in order; `model` replaces the default one.
+        """Return the requests of a mode, in order; `model` replaces the default model.
 
-        Raises ConfigError for a mode that this workload does not have, and for `direct`, which asks nothing.
+        Raises ConfigError for an unknown mode and for `direct`, which sends no requests.
         """
         if mode == DIRECT and self.in_process is not None:
             raise ConfigError("mode direct needs no endpoint; use 'exatrkx-hpc run-clients --mode direct'")
@@ -139,21 +139,21 @@ class Workload:
 
     @property
     def mode_names(self) -> tuple[str, ...]:
-        """The modes that there are, `direct` included where it is one."""
+        """The names of all modes, including `direct` if the workload has it."""
         return (*self.modes, *((DIRECT,) if self.in_process is not None else ()))
 
     def stages(self, mode: str) -> tuple[str, ...]:
-        """Return the names of a mode's stages, in order; none where it asks once, or no server."""
+        """Return the names of a mode's stages, in order; empty for a single request or mode `direct`."""
         return tuple(dict.fromkeys(one.stage for one in self.modes.get(mode, ()) if one.stage))
 
     def models(self, mode: str, model: str = "") -> str:
-        """Return the names of the models that a mode runs, in order, for a message or a report."""
+        """Return the names of the models that a mode runs, in order, as one text for messages and reports."""
         if mode == DIRECT and self.in_process is not None:
             return self.in_process_models
         return ", ".join(request.model for request in self.requests(mode, model))
 
     def items(self, inputs: Tensors) -> int:
-        """Return how many items an event has."""
+        """Return the number of items in an event; 1 if no input has the item's axis."""
         for tensor in self.inputs:
             if self.item in tensor.shape:
                 return int(inputs[tensor.name].shape[tensor.shape.index(self.item)])
@@ -170,14 +170,14 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def single(tensors: Tensors) -> Any:  # noqa: ANN401 - an array, or a mapping of arrays
-    """Return the one tensor of a mapping that has one, else the mapping: what a person expects back."""
+    """Return the tensor of a mapping with only one, else the mapping."""
     return next(iter(tensors.values())) if len(tensors) == 1 else tensors
 
 
 def sizes_of(specs: tuple[Tensor, ...], tensors: Tensors, known: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Return the size of each named axis; raises ValueError, one line, for a tensor that has another type or shape.
+    """Return the size of each named axis; raises ValueError, one line, for a tensor of another type or shape.
 
-    `known` are sizes that are fixed already, such as those of the inputs.
+    `known` has sizes that are already fixed, such as those of the inputs.
     """
     sizes = dict(known or {})
     for spec in specs:
@@ -192,7 +192,7 @@ def sizes_of(specs: tuple[Tensor, ...], tensors: Tensors, known: Mapping[str, in
 
 
 def check_outputs(workload: Workload, inputs: Tensors, outputs: Tensors, *, who: str) -> None:
-    """Raise ModelError for outputs that are not of the workload, or do not fit the inputs; `who` sent them."""
+    """Raise ModelError for outputs of wrong type or shape, or that do not fit the inputs; `who` sent them."""
     known = sizes_of(workload.inputs, inputs)
     try:
         sizes_of(workload.outputs, outputs, known)

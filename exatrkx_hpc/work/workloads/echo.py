@@ -1,6 +1,6 @@
-"""A workload to start from: points with ids, two inputs, four outputs of different lengths; see `model_repos/echo`.
+"""A template for workloads: points with ids, two inputs, four outputs of different lengths; see `model_repos/echo`.
 
-Like a file of a user's, it imports from the front door of the package alone.
+Like a workload of a user, it imports from `exatrkx_hpc` only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from exatrkx_hpc import ModelError, Request, Tensor, Tensors, Workload, decode_n
 
 
 def _agree(inputs: Tensors, outputs: Tensors) -> None:
-    """Raise ModelError unless there is a link between each point and the next one."""
+    """Raise ModelError unless the number of links is the number of points minus one."""
     points, links = len(inputs["points"]), len(outputs["links"])
     if links != max(points - 1, 0):
         raise ModelError(f"echo sent {links} links for {points} points, not {max(points - 1, 0)}")

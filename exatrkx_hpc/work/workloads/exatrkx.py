@@ -1,4 +1,4 @@
-"""ExaTrkX track finding: the hits of an event become track labels, in one request, one a stage, or without a server."""
+"""ExaTrkX track finding: from the hits of an event to track labels, in the modes ensemble, stages, fused and direct."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from exatrkx_hpc.work.workloads.units import HitSample
 HITS: Final = "hits"
 LABELS: Final = "labels"
 
-#: The ensemble that turns FEATURES (hits) into LABELS, and the model that does the same in one process.
+#: The ensemble from FEATURES (hits) to LABELS, and the model that does the same in one process.
 MODEL: Final = "exatrkx"
 FUSED_MODEL: Final = "exatrkx_fused"
 
 
-#: A label is a track from so many hits on: that of `score`, which a worker does not load (tracking/scoring/score.py).
+#: A track has at least this many hits. Same value as in tracking/scoring/score.py, which a worker does not load.
 MIN_TRACK_HITS: Final = 3
 
 
@@ -62,15 +62,15 @@ _STAGES: Final = (
 
 
 def labels_text(outputs: Tensors) -> bytes:
-    """Return labels `[N]` as a label file: one integer a line, in the order of the hits."""
+    """Return labels `[N]` as a label file: one integer per line, in the order of the hits."""
     labels = outputs[LABELS]
     return ("%d\n" * labels.size % tuple(labels.tolist())).encode()
 
 
 def read_labels(path: Path, data: bytes) -> Mapping[str, Integers]:
-    """Return the labels of a label file that any program wrote, `[N]`, each exact: int64, or uint64 where one needs it.
+    """Return the exact labels `[N]` of a label file of any program: int64, or uint64 if a label is 2^63 or more.
 
-    An empty file has N = 0. Raises InputError with the line for anything but one integer of 64 bits a line.
+    An empty file has N = 0. Raises InputError with the line unless each line is one 64-bit integer.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -84,7 +84,7 @@ def read_labels(path: Path, data: bytes) -> Mapping[str, Integers]:
 
 
 def count_tracks(labels: Integers) -> int:
-    """Return how many labels of `[N]` belong to MIN_TRACK_HITS hits or more; below 0 is no track's label."""
+    """Return the number of labels in `[N]` that have at least MIN_TRACK_HITS hits; negative labels mean no track."""
     _, hits = np.unique(labels[labels >= 0], return_counts=True)
     return int((hits >= MIN_TRACK_HITS).sum())
 

@@ -1,6 +1,6 @@
-"""Convert what a Python caller passes as an event to the tensors of a workload, or raise one clear error.
+"""Convert an event from a Python caller to the tensors of a workload, or raise one clear error.
 
-Nothing that a conversion would lose goes unsaid: a mask, an imaginary part, a date, the order of named columns.
+A lossy conversion is an error: a mask, an imaginary part, a date, another order of named columns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from exatrkx_hpc.work.workloads.base import Array, Tensor, Tensors, Workload
 Given: TypeAlias = "ArrayLike | Mapping[str, ArrayLike]"
 """One event: an array, where the workload has one input, or a mapping of arrays by the names of the inputs."""
 
-#: What is no number, by numpy's kind of a dtype, and what to do about it.
+#: Types that are not numbers, by numpy's dtype kind, some with a remedy.
 _NO_NUMBERS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "b": "truth values, not numbers",
@@ -36,9 +36,9 @@ _NO_NUMBERS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def as_tensors(workload: Workload, given: Given) -> Tensors:
-    """Return `given` as contiguous arrays of the workload's types; raise InputError for what cannot be used.
+    """Return `given` as contiguous arrays of the workload's types; raise InputError for an invalid event.
 
-    Taken are lists, arrays of NumPy (of any size and byte order), torch and CuPy on any device, with or without a
+    Accepts lists, arrays of NumPy (of any item size and byte order), torch and CuPy on any device, with or without a
     gradient, and tables with columns.
     """
     arrays = _by_name(workload, given)
@@ -66,7 +66,7 @@ def _checked(spec: Tensor, value: object) -> Array:
     if array.dtype.kind in _NO_NUMBERS:
         raise _no_numbers(spec, value, array)
     found = _converted(spec, array)
-    # ascontiguousarray makes a scalar one-dimensional, which the shape check refuses like any other.
+    # ascontiguousarray turns a scalar into shape [1]; the shape check then treats it like any other array.
     fixed = [axis for axis in spec.shape if isinstance(axis, int)]
     sizes = [size for size, axis in zip(found.shape, spec.shape, strict=False) if isinstance(axis, int)]
     if found.ndim != len(spec.shape) or sizes != fixed:
@@ -77,7 +77,7 @@ def _checked(spec: Tensor, value: object) -> Array:
 
 
 def _converted(spec: Tensor, array: Array) -> Array:
-    """Return the array as the type of the tensor; raise InputError where whole numbers would not stay exact."""
+    """Return the array in the tensor's type; raise InputError if integers would not stay exact."""
     wanted = np.dtype(spec.dtype)
     if wanted.kind in "iu" and array.dtype != wanted:
         limits = np.iinfo(wanted)
@@ -133,7 +133,7 @@ def _no_numbers(spec: Tensor, value: object, array: Array) -> InputError:
 
 
 def _array(spec: Tensor, value: Any) -> Array:  # noqa: ANN401 - whatever looks like an array
-    """Return what is no plain array as one, without losing anything; raise InputError otherwise."""
+    """Convert any other array-like value to a plain array without loss; raise InputError if that is impossible."""
     _require_order(spec, value)
     if hasattr(value, "nnz") and hasattr(value, "toarray"):
         raise InputError(f"{spec.name} are sparse ({type(value).__name__}): use {spec.name}.toarray(); {_wanted(spec)}")
@@ -149,13 +149,13 @@ def _array(spec: Tensor, value: Any) -> Array:  # noqa: ANN401 - whatever looks 
         return np.asarray(value)
     except InputError:
         raise
-    except Exception as error:  # of any library whose array it is
+    except Exception as error:  # any library may raise anything
         said = " ".join(str(error).split())[:200]
         raise InputError(f"{spec.name} cannot be turned into {spec.dtype} {_shape(spec)}: {said}") from error
 
 
 def _require_order(spec: Tensor, value: object) -> None:
-    """Raise InputError for a table whose columns have the right names in another order."""
+    """Raise InputError for a table whose columns have the right names in the wrong order."""
     names = getattr(value, "column_names", None)
     names = getattr(value, "columns", None) if names is None else names
     try:
@@ -177,7 +177,7 @@ def _of_tensor(spec: Tensor, tensor: Any) -> Array:  # noqa: ANN401 - torch need
     if tensor.layout != torch.strided:
         raise InputError(f"{spec.name} are a sparse tensor: use {spec.name}.to_dense(); {_wanted(spec)}")
     tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:  # which numpy has not
+    if tensor.dtype == torch.bfloat16:  # numpy has no bfloat16
         tensor = tensor.float()
     return np.asarray(tensor.numpy())
 

@@ -15,7 +15,7 @@ from exatrkx_hpc.work.workloads.hits_numpy import COLUMNS
 Float32 = NDArray[np.float32]
 
 _WANTED: Final = "a hit is r/3000,phi/pi,z/400, without a header"
-#: What float() takes beyond this, underscores and the digits of other scripts, is no number in a table.
+#: float() also accepts underscores and digits of other scripts; in a table, these are not numbers.
 _NUMBER: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _DECIMAL_COMMA: Final = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _NOT_FINITE: Final = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
@@ -29,12 +29,12 @@ _OTHER_FILES: Final = (
 
 
 def parse_csv(path: Path, data: bytes) -> Float32:
-    """Return the hits in the text of the file at `path`, float32 `[N, 3]`, contiguous and finite; no text is N = 0.
+    """Return the hits in the text of the file at `path`, float32 `[N, 3]`, contiguous and finite; empty text is N = 0.
 
-    A byte-order mark, blank lines at the end and the line ends of any system are passed over. Raises InputError, with
-    the file and the line, for anything but three finite numbers on every line.
+    Accepts a byte-order mark, blank lines at the end and the line ends of any system. Raises InputError, with the file
+    and the line, unless every line has three finite numbers.
     """
-    # Nearly all of its time is the conversion of the digits, which np.fromstring and float() do no faster.
+    # The conversion of digits takes nearly all of the time; np.fromstring and float() are not faster.
     try:
         lines = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except UnicodeDecodeError as error:
@@ -44,11 +44,11 @@ def parse_csv(path: Path, data: bytes) -> Float32:
     if not lines:
         return np.empty((0, COLUMNS), dtype=np.float32)
     try:
-        with np.errstate(over="ignore"):  # 1e39 becomes an infinity, and is refused below
+        with np.errstate(over="ignore"):  # 1e39 becomes an infinity and is refused below
             hits = np.loadtxt(lines, dtype=np.float32, delimiter=",", comments=None, ndmin=2)
     except ValueError:
         raise _complaint(path, lines) from None
-    # loadtxt passes over blank lines, so the number of rows is part of the check.
+    # loadtxt skips blank lines, so the check includes the number of rows.
     if hits.shape != (len(lines), COLUMNS) or not np.isfinite(hits).all():
         raise _complaint(path, lines)
     return np.ascontiguousarray(hits)
@@ -63,7 +63,7 @@ def _not_text(path: Path, data: bytes, error: UnicodeDecodeError) -> InputError:
 
 
 def _complaint(path: Path, lines: list[str]) -> InputError:
-    """Find the first bad line again, slowly, and say what is wrong with it."""
+    """Find the first bad line with a slow check, and return the error for it."""
     for number, line in enumerate(lines, start=1):
         fault = _fault(line)
         if fault:
@@ -90,7 +90,7 @@ def _fault(line: str) -> str | None:
 
 
 def _hint(line: str, values: list[str]) -> str:
-    """Return what may have gone wrong with a line that has not three columns, to be added to that."""
+    """Return the likely cause for a line without three columns, to append to the message."""
     if len(values) == COLUMNS + 1 and not values[-1]:
         return " (there is a comma at the end)"
     for mark, name in _SEPARATORS:

@@ -1,4 +1,4 @@
-"""Hits as a file of numpy: `.npy`, one array, or `.npz`, an archive with the array `hits` or with one array."""
+"""Hits as a numpy file: `.npy` (one array) or `.npz` (the array `hits`, or a single array)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WANTED = "an event is one array [N, 3] of float32 or float64, a hit r/3000,phi/
 def parse_npy(path: Path, data: bytes) -> NDArray[np.float32]:
     """Return the hits in the bytes of the `.npy` file at `path`, float32 `[N, 3]`, contiguous and finite.
 
-    Python objects in it are never loaded. Raises InputError for a torn file and for any other array.
+    Python objects are never loaded. Raises InputError for a damaged file and for any other array.
     """
     shape, _, dtype, _ = npy_header(path, data, wanted=_WANTED)
     if dtype.kind != "f" or dtype.itemsize not in (4, 8) or len(shape) != 2 or shape[1] != COLUMNS:
@@ -27,7 +27,7 @@ def parse_npy(path: Path, data: bytes) -> NDArray[np.float32]:
 
 
 def parse_npz(path: Path, data: bytes) -> NDArray[np.float32]:
-    """Return the hits in the bytes of the `.npz` file at `path`: its array `hits`, or the only one; as `parse_npy`."""
+    """Return the hits in the bytes of the `.npz` file at `path`: its array `hits` or its only one; see `parse_npy`."""
     arrays = unpack_npz(path, data, wanted=_WANTED)
     name = _HITS if _HITS in arrays else next(iter(arrays)) if len(arrays) == 1 else None
     if name is None:
@@ -38,7 +38,7 @@ def parse_npz(path: Path, data: bytes) -> NDArray[np.float32]:
 
 def checked_hits(values: np.ndarray, where: str) -> NDArray[np.float32]:  # type: ignore[type-arg]
     """Return hits `[N, 3]` of any floating type as float32, contiguous; raises InputError unless all are finite."""
-    with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes an infinity
+    with np.errstate(over="ignore", invalid="ignore"):  # a value that is too large becomes an infinity
         hits = np.ascontiguousarray(values, dtype=np.float32)
     finite = np.isfinite(hits)
     if not finite.all():

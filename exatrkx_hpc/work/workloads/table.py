@@ -1,4 +1,4 @@
-"""The workloads by name: the shipped ones, and those in the user's folder."""
+"""Find workloads by name: the shipped workloads and those in the user's folder."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from exatrkx_hpc.work.workloads.base import Workload
 
 DEFAULT: Final = "exatrkx"
 
-#: Loaded when they are asked for.
+#: The module of each shipped workload; imported on first use.
 SHIPPED: Final = {"exatrkx": "exatrkx_hpc.work.workloads.exatrkx", "echo": "exatrkx_hpc.work.workloads.echo"}
 
 
 def names(folder: str = "") -> tuple[str, ...]:
-    """Return the names of all workloads, those in `folder` included."""
+    """Return the names of all workloads, including those in `folder`."""
     return tuple(sorted({*SHIPPED, *_own(folder)}))
 
 
 @functools.cache
 def workload(name: str = DEFAULT, folder: str = "") -> Workload:
-    """Return a workload by its name: one of the module `NAME.py` in `folder`, or a shipped one.
+    """Return a workload by its name, from `NAME.py` in `folder` or from the shipped workloads.
 
-    Raises ConfigError when there is none of this name, or the module does not hold one.
+    Raises ConfigError for an unknown name or a module without a valid workload.
     """
     own = _own(folder)
     if name in own:
@@ -42,7 +42,7 @@ def workload(name: str = DEFAULT, folder: str = "") -> Workload:
 
 
 def workload_of(model: str, *, default: str = DEFAULT, folder: str = "") -> Workload:
-    """Return the workload that has `model` among its models; the one named `default` where none has."""
+    """Return the workload that lists `model`; the workload named `default` if none does."""
     known = workload(default, folder)
     if not model or model in (known.model, *known.also):
         return known
@@ -54,7 +54,7 @@ def workload_of(model: str, *, default: str = DEFAULT, folder: str = "") -> Work
 
 
 def _own(folder: str) -> dict[str, Path]:
-    """Return the modules in the user's folder by their names; raises ConfigError when it is no folder."""
+    """Return the modules in the user's folder by name; raises ConfigError if the folder does not exist."""
     if not folder:
         return {}
     path = Path(folder)
@@ -72,7 +72,7 @@ def _loaded(file: Path) -> Workload:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever somebody's module raises
+    except Exception as error:  # a user's module may raise anything
         raise ConfigError(f"{file} cannot be loaded: {type(error).__name__}: {error}") from error
     found = getattr(module, "WORKLOAD", None)
     if not isinstance(found, Workload):

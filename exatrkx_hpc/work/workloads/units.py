@@ -1,7 +1,7 @@
 """Units of hits: check for r/3000 mm, phi/pi, z/400 mm, and identify other units.
 
-A model takes other units without a word and finds other tracks in them. What can be told is told from the extent of
-the hits: no tracker reaches 3 m in r and 1.2 m in z, but one of 1 m and 3 m does, read as if metres were r/3000 mm.
+A model accepts other units without an error and finds wrong tracks. The check uses the extent of the hits. For example,
+a tracker of 1 m in r and 3 m in z, given in metres, reads as 3 m and 1.2 m in the service's units; no tracker has that.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ Float32 = NDArray[np.float32]
 Length = Literal["metres", "centimetres", "millimetres"]
 Angle = Literal["radians", "degrees", "pi"]
 
-#: Millimetres of a unit: of r and z in the service's units, and of the others for both.
+#: Millimetres per unit: for r and z in the service's units, and for both in other units.
 _SERVICE_MM: Final = (3000.0, 400.0)
 _MM: Final = MappingProxyType({"metres": 1000.0, "centimetres": 10.0, "millimetres": 1.0})
 _TURN: Final = MappingProxyType({"radians": 2 * np.pi, "degrees": 360.0, "pi": 2.0})
 
-#: What a tracker may measure, in mm: the radius of its innermost hits, its outer radius, half its length. The
-#: silicon trackers of ATLAS, CMS, their upgrades, TrackML and the Open Data Detector begin at 25 to 39 mm and reach
-#: 1.0 to 1.2 m and 2.7 to 3.0 m; a chamber of gas outside of them, in the service's units, stays without a word.
+#: Plausible sizes of a tracker, in mm: radius of the innermost hits, outer radius, half length. The silicon trackers
+#: of ATLAS, CMS, their upgrades, TrackML and the Open Data Detector begin at 25 to 39 mm and reach 1.0 to 1.2 m in
+#: r and 2.7 to 3.0 m in z. A gas detector outside of them, in the service's units, causes no warning.
 _INNERMOST: Final = (15.0, 400.0)
 _OUTERMOST: Final = (50.0, 1350.0)
 _LONGEST: Final = 3600.0
 
-#: Hits that are looked at, of so many events.
+#: The sample is complete after this many hits or events.
 HITS: Final = 20_000
 EVENTS: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Doubt:
-    """What the units of hits look like, where they are not the service's: `said` why, and as what they would fit."""
+    """Hits that seem to have other units: `said` is the reason, `length` and `angle` are the units that would fit."""
 
     said: str
     length: Length | None = None
@@ -48,7 +48,7 @@ class Doubt:
 
     @property
     def flags(self) -> str:
-        """What `events convert` would have to be told."""
+        """The options of `events convert` for these units."""
         words = [f"--scale {self.length}"] if self.length else []
         return " ".join([*words, *([f"--phi {self.angle}"] if self.angle else [])])
 
@@ -61,29 +61,29 @@ class Doubt:
 
 @dataclass
 class Sample:
-    """The hits of the first events, until there are `HITS` of them or `EVENTS` events."""
+    """Hits of the first events, until there are `HITS` hits or `EVENTS` events."""
 
     _hits: list[Float32] = field(default_factory=list)
     _number: int = 0
 
     @property
     def full(self) -> bool:
-        """Whether it has enough."""
+        """Whether the sample is complete."""
         return len(self._hits) >= EVENTS or self._number >= HITS
 
     def add(self, hits: Float32) -> None:
-        """Take the hits `[N, 3]` of an event, if it has not enough; of a large one some."""
+        """Add the hits `[N, 3]` of an event unless the sample is complete; of a large event, add only some hits."""
         if len(hits) and not self.full:
             some = hits[:: max(1, len(hits) // HITS)]
             self._hits.append(some)
             self._number += len(some)
 
     def doubt(self) -> Doubt | None:
-        """Return what the units look like; None for those of the service, or when it cannot be told."""
+        """Return the doubt about the units; None for the service's units and for units that cannot be identified."""
         return doubt(np.concatenate(self._hits)) if self._hits else None
 
     def strange(self) -> str:
-        """Say what no tracker has, read in the service's units; nothing of what one may have."""
+        """Return the extent of the hits in the service's units if it fits no tracker, else an empty text."""
         if not self._hits:
             return ""
         far, along = _reach(np.concatenate(self._hits))
@@ -94,32 +94,32 @@ class Sample:
 
 
 class HitSample:
-    """A `Sample` of events of ExaTrkX, for `Workload.sampler`."""
+    """A `Sample` of ExaTrkX events, for `Workload.sampler`."""
 
     def __init__(self) -> None:
-        """Have seen nothing yet."""
+        """Begin with an empty sample."""
         self._sample = Sample()
 
     @property
     def full(self) -> bool:
-        """Whether it has enough."""
+        """Whether the sample is complete."""
         return self._sample.full
 
     def add(self, inputs: Tensors) -> None:
-        """Take the hits of an event."""
+        """Add the hits of an event."""
         self._sample.add(inputs["hits"])
 
     def doubt(self) -> str:
-        """Return what the units look like, and what to do; nothing for the service's, or when it cannot be told."""
+        """Return the doubt about the units and the remedy; empty without a doubt."""
         found = self._sample.doubt()
         return str(found) if found else ""
 
 
 def doubt(hits: Float32) -> Doubt | None:
-    """Return what the units of hits `[N, 3]` look like; None for the service's, or when it cannot be told."""
+    """Return the doubt about the units of hits `[N, 3]`; None for the service's and for unidentified units."""
     if not len(hits):
         return None
-    # One hit in a hundred may be anywhere: noise, a wrong one, a particle from far outside.
+    # Quantiles, because one hit in a hundred may be anywhere: noise, a wrong hit, a particle from far outside.
     far, along = _reach(hits)
     length = _length(float(np.quantile(hits[:, 0], 0.01)), far, along)
     angle = _angle(hits[:, 1])
@@ -133,7 +133,7 @@ def doubt(hits: Float32) -> Doubt | None:
 
 
 def _reach(hits: Float32) -> tuple[float, float]:
-    """Return how far most hits reach in r, and in z on either side."""
+    """Return the 99% quantiles of |r| and |z|."""
     far, along = (float(np.quantile(np.abs(hits[:, column]), 0.99)) for column in (0, 2))
     return far, along
 
@@ -162,9 +162,9 @@ def _angle(phi: Float32) -> Angle | None:
 
 
 def converted(length: Length | None, angle: Angle | None) -> Callable[[Float32], Float32]:
-    """Return what turns hits `[N, 3]` (r, phi, z in this order) of these units into r/3000 mm, phi/pi, z/400 mm.
+    """Return a function that converts hits `[N, 3]` (r, phi, z) from these units to r/3000 mm, phi/pi, z/400 mm.
 
-    None leaves r and z, or phi, as they are; an angle beyond a half turn comes back into -1 to 1.
+    None leaves r and z, or phi, unchanged. Angles beyond half a turn are wrapped into -1 to 1.
     """
 
     def convert(hits: Float32) -> Float32:

@@ -1,4 +1,4 @@
-"""Warn once if the events of a caller seem to have other units than the service."""
+"""Warn once if the events of a Python caller seem to have other units than the service."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from exatrkx_hpc.work.workloads.base import Tensors, Workload
 
 
 class Watch:
-    """Looks at the first events of a caller, and warns once, as Python does; `said` is the warning, else nothing."""
+    """Checks the first events of a caller and warns once with `warnings.warn`; `said` is the doubt, or empty."""
 
     def __init__(self, workload: Workload) -> None:
-        """Have seen nothing yet."""
+        """Begin with an empty sample."""
         self._sample = workload.sampler() if workload.sampler is not None else None
         self.said = ""
 
     def look(self, inputs: Tensors) -> None:
-        """Look at an event; after the first events this costs nothing."""
+        """Check an event; after the first events, this returns at once."""
         if self.said or self._sample is None or self._sample.full:
             return
         self._sample.add(inputs)
