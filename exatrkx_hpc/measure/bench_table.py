@@ -1,4 +1,4 @@
-"""The measurements of a scan on disk: one file per repetition, written atomically, and one table of them all."""
+"""The measurements of a scan on disk: one file per repetition, written atomically, and one table of all."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _POINTS: Final = "points"
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Point:
-    """What is measured: `servers` with `instances` of each model, asked by `concurrency` requests at a time.
+    """One measured configuration: `servers`, each with `instances` of each model, at `concurrency` requests.
 
-    `direct` has no server: `instances` processes run the pipeline themselves, and `concurrency` is as many.
+    `direct` has no server: `instances` processes run the pipeline themselves, and `concurrency` is the same number.
     """
 
     kind: Kind = "service"
@@ -52,10 +52,10 @@ class Point:
 class Row:
     """One repetition of a point.
 
-    Latencies are milliseconds; `queue_ms` to `network_ms` add up to `mean_ms`. Utilisations are shares (0 to 1),
-    `calls` is how perf_analyzer called, `members` is each server's share of the requests, `NAME=SHARE` with blanks
-    between, `load_average` that of this machine before the repetition, `began` its time in UTC. What is not known is
-    nan or empty.
+    Latencies are in milliseconds; `queue_ms` to `network_ms` add up to `mean_ms`. Utilisations are shares (0 to 1).
+    `calls` is perf_analyzer's kind of calls. `members` is each server's share of the requests, as `NAME=SHARE`
+    separated by blanks. `load_average` is that of this machine before the repetition, `began` the start time in UTC.
+    Unknown values are nan or empty.
     """
 
     kind: Kind
@@ -86,25 +86,26 @@ class Row:
 
     @property
     def point(self) -> Point:
-        """What it is a repetition of."""
+        """The point of this repetition."""
         return Point(kind=self.kind, servers=self.servers, instances=self.instances, concurrency=self.concurrency)
 
 
 COLUMNS: Final = tuple(column.name for column in dataclasses.fields(Row))
 _NUMBERS: Final = {column.name for column in dataclasses.fields(Row) if column.type == "float"}
 _ALWAYS: Final = {"events_per_s", "mean_ms", "p50_ms", "p95_ms", "p99_ms"}
-#: Columns that tables of earlier programs do not have.
+#: Columns that tables of earlier versions do not have.
 _LATER: Final = {"calls"}
 _COUNTS: Final = {column.name for column in dataclasses.fields(Row) if column.type == "int"}
 
 
 class Store:
-    """The folder of one scan. What a killed scan has finished is found again by the next."""
+    """The folder of one scan. A new scan in the same folder reuses the finished repetitions of a killed one."""
 
     def __init__(self, folder: Path, facts: Mapping[str, object]) -> None:
-        """Make or take up `folder`; `facts` is what all its figures have in common.
+        """Create or reopen `folder`; `facts` are common to all its figures.
 
-        Raises ConfigError when it holds a scan with other facts, OutputError when it cannot be used.
+        Raises ConfigError when it has a scan with other facts, InputError when one of its files is damaged,
+        OutputError when it cannot be written.
         """
         self.folder = folder
         try:
@@ -119,11 +120,11 @@ class Store:
         return tuple(row for (place, _), row in sorted(self._rows.items(), key=lambda one: one[0][1]) if place == point)
 
     def report(self, point: Point, repetition: int) -> Path:
-        """Return where the CSV of perf_analyzer goes."""
+        """Return the path of perf_analyzer's CSV."""
         return self.folder / _POINTS / f"{point.name}-{repetition}.csv"
 
     def add(self, row: Row) -> None:
-        """Keep a repetition, and rewrite the table; raises OutputError when that cannot be done."""
+        """Store a repetition and rewrite the table; raises OutputError on a write error."""
         path = self.report(row.point, row.repetition).with_suffix(".json")
         try:
             write_whole(path, json.dumps(nulls(dataclasses.asdict(row)), indent=2) + "\n")
@@ -134,19 +135,19 @@ class Store:
 
 
 def measured(folder: Path) -> dict[Point, int]:
-    """Return how often each point was measured in the folder of a scan, which need not be there."""
+    """Return the number of repetitions of each point in the folder of a scan, which may be missing."""
     return dict(Counter(row.point for row in _read_points(folder)))
 
 
 def write_table(folder: Path, rows: Iterable[Row]) -> None:
-    """Write the rows as `bench.csv`, and as `bench.parquet` where pyarrow is installed; each is whole or as it was."""
+    """Write the rows atomically as `bench.csv`, and as `bench.parquet` if pyarrow is installed."""
     values = [dataclasses.asdict(row) for row in rows]
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows({name: _shown(value) for name, value in row.items()} for row in values)
     write_whole(folder / TABLE, text.getvalue())
-    with contextlib.suppress(ImportError):  # also what pyarrow 26 says of numpy 1
+    with contextlib.suppress(ImportError):  # also raised by pyarrow 26 with numpy 1
         write_whole(folder / PARQUET, _as_parquet(values))
 
 
@@ -160,7 +161,7 @@ def _as_parquet(values: Sequence[Mapping[str, object]]) -> bytes:
 
 
 def read_table(path: Path) -> tuple[Row, ...]:
-    """Return the rows of a `bench.csv`, or of the one in the folder `path`; raises InputError when there is none."""
+    """Return the rows of a `bench.csv`, or of the one in the folder `path`; raises InputError without valid rows."""
     table = path / TABLE if path.is_dir() else path
     try:
         lines = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
@@ -175,7 +176,7 @@ def read_table(path: Path) -> tuple[Row, ...]:
 
 
 def _row(line: Mapping[str, object]) -> Row:
-    """Return the row of texts, numbers or nulls."""
+    """Convert a line of texts, numbers or nulls to a row."""
     values: dict[str, object] = {}
     for name in COLUMNS:
         value = line.get(name, "") if name in _LATER else line[name]
@@ -189,7 +190,7 @@ def _row(line: Mapping[str, object]) -> Row:
 
 
 def _number(name: str, value: object) -> float:
-    """Return a figure, nan where there is none; raise ValueError for one that is infinite or below 0."""
+    """Return a figure, nan for an optional empty one; raise ValueError if it is missing, infinite or below 0."""
     if value in (None, "") and name not in _ALWAYS:
         return math.nan
     figure = float(str(value if value not in (None, "") else math.nan))
@@ -227,7 +228,7 @@ def _take_up(path: Path, facts: Mapping[str, object]) -> None:
 
 
 def nulls(values: Mapping[str, object]) -> dict[str, object]:
-    """Return the values as JSON has them: None for nan."""
+    """Return the values for JSON: None for nan."""
     return {name: None if isinstance(one, float) and math.isnan(one) else one for name, one in values.items()}
 
 

@@ -22,7 +22,7 @@ from exatrkx_hpc.measure.recommend import Summary, summaries
 from exatrkx_hpc.measure.scan_view import ScanView
 
 NAME: Final = "comparison"
-#: A line for each colour that can be told apart.
+#: One line per distinguishable colour.
 MOST: Final = len(COLOURS)
 
 
@@ -33,11 +33,11 @@ def save_comparison(
     formats: Sequence[str] = ("png", "svg", "pdf"),
     title: str = "",
 ) -> list[Path]:
-    """Write `comparison`, events per second and p95 latency against requests in flight, and return its paths.
+    """Write the figure `comparison`, events per second and p95 latency against requests in flight; return its paths.
 
-    `scans` are rows by a name. Each scan has a line for each of its placements. Raises ConfigError for more lines than
-    colours, InputError for a scan without a server, MissingComponent without matplotlib, OutputError when a file
-    cannot be written.
+    `scans` has the rows of each scan by its name. Each placement of each scan is a line. Raises ConfigError for more
+    lines than colours, InputError for a scan without a server, MissingComponent without matplotlib, OutputError when a
+    file cannot be written.
     """
     lines = _lines(scans)
     if len(lines) > MOST:
@@ -69,7 +69,7 @@ def _series(group: Sequence[Summary], x: Sequence[float], y: Sequence[float], pl
 
 
 def _lines(scans: Mapping[str, Sequence[Row]]) -> dict[str, list[Summary]]:
-    """Return the points of each placement of each scan, by a label that says how it differs from the others."""
+    """Return the points of each placement of each scan, by a label with the differences to the others."""
     labels = _labels(scans)
     lines: dict[str, list[Summary]] = {}
     for name, rows in scans.items():
@@ -79,13 +79,13 @@ def _lines(scans: Mapping[str, Sequence[Row]]) -> dict[str, list[Summary]]:
         for one in served:
             place = f"{one.point.servers}x{one.point.instances}"
             lines.setdefault(f"{labels[name]}, {place}", []).append(one)
-    if len({label.rpartition(", ")[2] for label in lines}) == 1:  # one placement alone need not be told
+    if len({label.rpartition(", ")[2] for label in lines}) == 1:  # if all lines have the same placement, omit it
         return {label.rpartition(", ")[0]: group for label, group in lines.items()}
     return lines
 
 
 def _labels(scans: Mapping[str, Sequence[Row]]) -> dict[str, str]:
-    """Return a label for each scan: its model and calls as far as they differ, its name where they do not."""
+    """Return a label for each scan: model and calls if they differ; with the scan's name if that is ambiguous."""
     facts = {name: _facts(rows) for name, rows in scans.items()}
     differing = [place for place in (0, 1) if len({one[place] for one in facts.values()}) > 1]
     labels = {name: ", ".join(one[place] for place in differing if one[place]) for name, one in facts.items()}

@@ -1,7 +1,7 @@
 """The counters of one Triton since its start, per model, parsed from its metrics text.
 
-A text that holds something else than counts is refused: a NaN, an infinity or a negative number would pass for a
-time, and a counter that is missing for a time of 0.
+Invalid counters are an error: otherwise NaN, infinity or a negative number would become a time, and a missing counter
+would become 0.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from prometheus_client.samples import Sample
 from exatrkx_hpc.base.errors import EndpointError
 
 _PREFIX: Final = "nv_inference_"
-#: Whole numbers beyond it are not exact in the double that Triton counts in; as microseconds it is 285 years.
+#: Triton counts in doubles, which are exact for integers up to this; in microseconds it is 285 years.
 _LARGEST: Final = 2.0**53
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counters:
-    """What one model of one server has counted since the server began; durations in microseconds.
+    """The counters of one model of one server since the start of the server; durations in microseconds.
 
     A request may carry several inferences (a batch), and an execution may serve several requests.
     """
@@ -45,7 +45,7 @@ class Counters:
         return Counters(**{name: getattr(self, name) - getattr(other, name) for name in COUNTED})
 
     def fell_since(self, earlier: Counters) -> bool:
-        """Whether one of the counters is below what it was `earlier`."""
+        """Return whether any counter is lower than in `earlier`."""
         return any(getattr(self, name) < getattr(earlier, name) for name in COUNTED)
 
 
@@ -60,18 +60,18 @@ PerVersion = Mapping[Model, Counters]
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """All model counters of one server at one moment; `instance` is the name that the server has, where it is known."""
+    """All model counters of one server at one time; `instance` is the name of the server process, if known."""
 
     url: str
     counters: PerVersion
     instance: str = ""
 
     def since(self, earlier: Snapshot | None) -> Snapshot:
-        """Return what was counted after `earlier`, a snapshot of the same address.
+        """Return the difference to `earlier`, a snapshot of the same address.
 
-        All of it counts without one, and when the server began anew in between: its instance has another name, or any
-        counter of any model fell. A server begins anew as a whole, so then a model counts in full, too, that has
-        meanwhile done more than before. A model that only one of the two snapshots has says nothing about the server.
+        Without `earlier`, or if the server restarted in between, all counts are new. A restart means that the instance
+        has another name, or that any counter of any model is lower. A restart resets all models, so every model then
+        counts in full, even if its counters are higher than before. Only models in both snapshots are compared.
         """
         if earlier is None or self._began_after(earlier):
             return self
@@ -86,17 +86,18 @@ class Snapshot:
 
 
 def parse(text: str, *, url: str, instance: str = "") -> Snapshot:
-    """Read Triton's metrics from their Prometheus text; `url` says where it is from, `instance` which server said it.
+    """Parse Triton's metrics from a Prometheus text; `url` is its source, `instance` the name of the server process.
 
-    Raises EndpointError when the text is none or holds no Triton metric, and when a counter of a model is missing,
-    there twice, or no count: NaN, infinite, negative, too large or not whole.
+    Raises EndpointError when the text is not in Prometheus' format or has no Triton metric, and when a counter of a
+    model is missing, repeated, or not a count: NaN, infinite, negative, too large, or not an integer (times need not
+    be integers).
     """
     counters: dict[Model, dict[str, float]] = {}
     seen: set[tuple[str, frozenset[tuple[str, str]]]] = set()
     triton = False
     for sample in _samples(text, url):
         triton = triton or sample.name.startswith("nv_")
-        # Newer parsers call every counter _total, whatever the server calls it.
+        # Newer parsers append _total to the name of every counter.
         name = sample.name.removeprefix(_PREFIX).removesuffix("_total")
         if name not in COUNTED or not sample.name.startswith(_PREFIX) or "model" not in sample.labels:
             continue
@@ -106,7 +107,7 @@ def parse(text: str, *, url: str, instance: str = "") -> Snapshot:
         if series in seen:
             raise EndpointError(f"{where} appears twice; check which program listens at this address")
         seen.add(series)
-        # Failures come once for each reason, all counters once for each GPU: values of one model are summed.
+        # Triton reports failures per reason, and all counters per GPU: sum the values of one model.
         values = counters.setdefault(model, {})
         values[name] = values.get(name, 0.0) + _count(sample.value, whole=name not in _TIMES, where=where)
     if not triton:
@@ -119,7 +120,7 @@ def parse(text: str, *, url: str, instance: str = "") -> Snapshot:
 def _samples(text: str, url: str) -> list[Sample]:
     try:
         return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    except Exception as error:  # the parser says what it cannot read with whatever error it runs into
+    except Exception as error:  # the parser raises any type of error for a text that it cannot read
         raise EndpointError(f"{url} does not answer in Prometheus' format; check that it is a metrics port") from error
 
 

@@ -1,4 +1,4 @@
-"""What happens while something is measured, as news: to the points of a scan, and to what measures them."""
+"""News during measurements: of the points of a scan, of perf_analyzer, and of the servers' counters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exatrkx_hpc.measure.bench_table import Kind, Point
 
 @dataclass(frozen=True, kw_only=True)
 class PointNews(News):
-    """News of a point of a scan."""
+    """News of one point of a scan."""
 
     kind: Kind
     servers: int
@@ -26,7 +26,7 @@ class PointNews(News):
 
 @dataclass(frozen=True, kw_only=True)
 class PointMeasured(PointNews):
-    """A point was measured once more; `variation` is that of its repetitions so far, 0 of the first."""
+    """A repetition of a point was measured; `variation` is that of its repetitions so far, 0 for the first."""
 
     code: ClassVar[str] = "point-measured"
     repetition: int
@@ -35,7 +35,7 @@ class PointMeasured(PointNews):
     variation: float
 
     def __str__(self) -> str:
-        """Return the figures, and how far the repetitions lie apart."""
+        """Return the figures, and the variation of the repetitions."""
         spread = f", {100 * self.variation:.0f} % between {self.repetition}" if self.repetition > 1 else ""
         return (
             f"{self.point}: {self.events_per_s:.1f} events/s, p50 {self.p50_ms:.0f} ms "
@@ -45,66 +45,66 @@ class PointMeasured(PointNews):
 
 @dataclass(frozen=True, kw_only=True)
 class PointFailed(PointNews):
-    """A point could not be measured; it is tried a second time, and then given up."""
+    """A point could not be measured; it is given up after the second failure."""
 
     code: ClassVar[str] = "point-failed"
-    #: The scan goes on with the others.
+    #: The scan continues with the other points.
     usual: ClassVar[Level] = Level.WARNING
     reason: str
 
     def __str__(self) -> str:
-        """Return the point and why."""
+        """Return the point and the reason."""
         return f"{self.point}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzerInstalling(News):
-    """perf_analyzer, which pip knows as `package`, is being installed in `folder`."""
+    """perf_analyzer is being installed in `folder`, from the pip requirement `package`."""
 
     code: ClassVar[str] = "analyzer-installing"
     package: str
     folder: str
 
     def __str__(self) -> str:
-        """Return what goes where."""
+        """Return package and folder."""
         return f"perf_analyzer: installing {self.package} in {self.folder}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzerBroken(News):
-    """The perf_analyzer that was installed before does not run; it is installed again."""
+    """The installed perf_analyzer does not run; it is installed again."""
 
     code: ClassVar[str] = "analyzer-broken"
-    #: The machine may be another one than that which installed it.
+    #: Another machine may have installed it.
     usual: ClassVar[Level] = Level.WARNING
     launcher: str
 
     def __str__(self) -> str:
-        """Return what is done about it."""
+        """Return the problem and the action."""
         return f"perf_analyzer: {self.launcher} does not run; installing it again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LibrariesFetching(News):
-    """The C library here is older than `glibc`, which perf_analyzer needs; Debian's goes next to it."""
+    """The machine's C library is older than `glibc`, which perf_analyzer needs; Debian's is installed next to it."""
 
     code: ClassVar[str] = "libraries-fetching"
     glibc: str
 
     def __str__(self) -> str:
-        """Return what is fetched."""
+        """Return the problem and the action."""
         return f"perf_analyzer: this machine's glibc is older than {self.glibc}; installing Debian's next to it"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerLeftOut(News):
-    """The counters of a server are not in the sums that are printed now."""
+    """The printed sums do not include the counters of one server."""
 
     code: ClassVar[str] = "server-left-out"
-    #: The sums are of fewer servers than there are.
+    #: The sums do not include all servers.
     usual: ClassVar[Level] = Level.WARNING
     reason: str
 
     def __str__(self) -> str:
-        """Return the server and why."""
+        """Return the server and the reason."""
         return f"left out: {self.reason}"

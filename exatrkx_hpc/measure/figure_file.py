@@ -1,4 +1,4 @@
-"""What all figures share: distinguishable colours, a canvas, and reproducible files."""
+"""Common parts of all figures: distinguishable colours, a canvas, and reproducible files."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Okabe and Ito (2008), Color Universal Design: told apart with any colour vision, and dark enough on white.
+#: Okabe and Ito (2008), Color Universal Design: distinguishable with any colour vision, and dark enough on white.
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY: Final = "#6e6e6e"
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 _GRID: Final = "#e4e4e4"
-#: Without a date and with a fixed seed for names the same figures make the same file; letters stay letters in a PDF.
+#: No date and a fixed seed for names, so that the same figures give the same file; text stays text in a PDF.
 _SETTINGS: Final = {"svg.hashsalt": "exatrkx-hpc", "pdf.fonttype": 42}
 _METADATA: Final[dict[str, dict[str, None]]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """Points `[N]` with the half lengths of their error bars; `place` chooses the colour and the marker.
+    """Points `[N]` with half the lengths of their error bars; `place` selects the colour and the marker.
 
     A series without a label is not in the legend.
     """
@@ -38,7 +38,7 @@ class Series:
 
 
 def new_figure(width: float, height: float, *, note: str = "") -> Figure:
-    """Return an empty figure of so many inches, with a small line below it.
+    """Return an empty figure with `width` and `height` in inches, and the line `note` below it.
 
     Raises MissingComponent without matplotlib.
     """
@@ -50,14 +50,14 @@ def new_figure(width: float, height: float, *, note: str = "") -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained", dpi=200)
     FigureCanvasAgg(figure)
     if note:
-        # The one text below that the layout keeps free of the axes' own; about 15 letters fit on an inch.
+        # supxlabel is the only text below the axes that the layout reserves space for; about 15 letters fit in an inch.
         fits = len(note) < 15 * width
         figure.supxlabel(note if fits else note.replace("; ", "\n"), fontsize=8, color=GREY)
     return figure
 
 
 def finish_axes(axes: Axes, *, x: str = "", y: str = "", title: str = "") -> None:
-    """Give axes their labels, a light grid behind the data, and no frame on the open sides."""
+    """Set labels and title, draw a light grid behind the data, and remove the top and right frame."""
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
     if title:
@@ -69,7 +69,7 @@ def finish_axes(axes: Axes, *, x: str = "", y: str = "", title: str = "") -> Non
 
 
 def number_axis(axes: Axes, numbers: Sequence[int], *, logarithmic: bool = False) -> None:
-    """Let the x axis show these whole numbers and no others."""
+    """Show exactly these integers as ticks of the x axis."""
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
     if logarithmic:
@@ -80,7 +80,7 @@ def number_axis(axes: Axes, numbers: Sequence[int], *, logarithmic: bool = False
 
 
 def draw(axes: Axes, series: Sequence[Series], *, logarithmic: bool = False) -> None:
-    """Draw the series, those that have the same x a little apart, so that none hides another."""
+    """Draw the series, each shifted slightly along x, so that none hides another."""
     every = [x for one in series for x in one.x]
     span = max(every) - min(every) if every else 0.0
     for number, one in enumerate(series):
@@ -103,7 +103,7 @@ def draw(axes: Axes, series: Sequence[Series], *, logarithmic: bool = False) -> 
 
 
 def legend_above(figure: Figure, axes: Axes, *, title: str = "") -> None:
-    """Put the legend of `axes` above all panels, where it can cover nothing, below a line about the figure."""
+    """Put the legend of `axes` above all panels, where it covers nothing, below the title of the figure."""
     handles, labels = axes.get_legend_handles_labels()
     columns = max(1, min(len(labels), int(figure.get_figwidth() / 1.25)))
     figure.legend(
@@ -114,14 +114,14 @@ def legend_above(figure: Figure, axes: Axes, *, title: str = "") -> None:
         fontsize=8,
         frameon=False,
         handlelength=1.6,
-        title=title or None,  # a suptitle would stand in the same place
+        title=title or None,  # a suptitle would be at the same place
         title_fontsize=10,
     )
     figure.align_ylabels()
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure; the suffix of `path` chooses PNG, SVG or PDF. Raises OutputError when it cannot be written."""
+    """Write a figure; the suffix of `path` selects PNG, SVG or PDF. Raises OutputError on a write error."""
     from matplotlib import rc_context
 
     try:

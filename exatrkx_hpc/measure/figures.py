@@ -40,7 +40,7 @@ _IN_FLIGHT: Final = "requests in flight"
 def save_figures(
     rows: Iterable[Row], folder: Path, *, formats: Sequence[str] = ("png", "svg", "pdf"), title: str = ""
 ) -> list[Path]:
-    """Write the figures that the rows are enough for, each in all `formats`, and return their paths.
+    """Write each figure for which there are enough rows, in all `formats`, and return the paths.
 
     Raises MissingComponent without matplotlib, OutputError when a file cannot be written.
     """
@@ -53,7 +53,7 @@ def save_figures(
 
 
 def make_figures(rows: Iterable[Row], *, title: str = "") -> Iterator[tuple[str, Figure]]:
-    """Yield each figure that the rows are enough for, with its name; raises MissingComponent without matplotlib."""
+    """Yield name and figure for each figure with enough rows; raises MissingComponent without matplotlib."""
     known = summaries(rows)
     scan = ScanView(
         served=tuple(one for one in known if one.point.kind == "service"),
@@ -72,7 +72,7 @@ def make_figures(rows: Iterable[Row], *, title: str = "") -> Iterator[tuple[str,
 
 
 def _concurrency(scan: ScanView) -> Figure:
-    """Draw throughput against concurrency: a panel for each number of servers, a line for each of instances."""
+    """Draw throughput against concurrency: one panel per number of servers, one line per number of instances."""
     panels = len(scan.servers)
     note = scan.note("perf_analyzer at the endpoint")
     figure = new_figure(max(4.4, 0.8 + 3.2 * panels), 3.6, note=note)
@@ -86,14 +86,14 @@ def _concurrency(scan: ScanView) -> Figure:
         draw(axes, lines, logarithmic=True)
         number_axis(axes, [one.point.concurrency for one in scan.served], logarithmic=True)
         finish_axes(axes, x=_IN_FLIGHT, y=_RATE if axes is row[0] else "", title=_count(servers, "server"))
-    row[0].set_ylim(bottom=0)  # of all panels, and last: the upper end would not follow what is drawn after it
+    row[0].set_ylim(bottom=0)  # for all panels; last, because it fixes the upper end of the axis
     fullest = max(row, key=lambda axes: len(axes.get_legend_handles_labels()[0]))
     legend_above(figure, fullest, title=scan.title)
     return figure
 
 
 def _instances(scan: ScanView) -> Figure:
-    """Draw throughput against instances, with the utilisation at the same points below it."""
+    """Draw throughput against instances; below it, the utilisation at the same points."""
     figure = new_figure(4.8, 5.2, note=scan.note("at the concurrency that gave most"))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     busy = "gpu" if any(not math.isnan(one.gpu_utilisation) for one in scan.served) else "cpu"
@@ -117,7 +117,7 @@ def _instances(scan: ScanView) -> Figure:
 
 
 def _latency(scan: ScanView) -> Figure:
-    """Draw latency split into its parts: a panel for each placement, a bar for each concurrency."""
+    """Draw latency split into its parts: one panel per placement, one bar per concurrency."""
     places = sorted({(one.point.servers, one.point.instances) for one in scan.served})
     columns = min(3, len(places))
     rows = math.ceil(len(places) / columns)
@@ -152,7 +152,7 @@ def _stack(axes: Axes, group: Sequence[Summary]) -> None:
 
 
 def _scaling(scan: ScanView) -> Figure:
-    """Draw speed-up and efficiency against the number of instances in all, beside the ideal."""
+    """Draw speed-up and efficiency against the total number of instances, with the ideal."""
     groups = [scan.best(servers) for servers in scan.servers]
     base = min((one for group in groups for one in group), key=lambda one: (_total(one), one.point.servers))
     figure = new_figure(7.6, 3.7, note=scan.note("at the concurrency that gave most"))
@@ -179,7 +179,7 @@ def _scaling(scan: ScanView) -> Figure:
 
 
 def _service_direct(scan: ScanView) -> Figure:
-    """Draw the service beside the same pipeline in bare processes, on the same machine."""
+    """Compare the service with the same pipeline in processes without a server, on the same machine."""
     figure = new_figure(4.8, 5.2, note=scan.note("service at the concurrency that gave most"))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     alone = {one.point.instances: one for one in scan.direct}
@@ -208,7 +208,7 @@ def _rates(group: Sequence[Summary], x: Sequence[float], place: int, label: str)
 
 
 def _series(group: Sequence[Summary], values: Sequence[tuple[float, float]], place: int, label: str = "") -> Series:
-    """Return values with their spreads against the number of instances in all."""
+    """Return values and their spreads against the total number of instances."""
     x, y = [_total(one) for one in group], [value for value, _ in values]
     return Series(x=x, y=y, spread=[spread for _, spread in values], place=place, label=label)
 
@@ -218,7 +218,7 @@ def _total(one: Summary) -> int:
 
 
 def _ratio(one: Summary, other: Summary) -> tuple[float, float]:
-    """Return the ratio of two rates and its standard deviation by their own; none for a point over itself."""
+    """Return the ratio of two rates and its propagated standard deviation; 0 for a point over itself."""
     ratio = one.events_per_s / other.events_per_s
     if one is other:
         return ratio, 0.0

@@ -1,7 +1,7 @@
-"""Triton's statistics: times per model, of one server or a fleet, since the start or since a moment.
+"""Triton's statistics: times per model, of one server or several, since the start or since an earlier snapshot.
 
-Triton's counters only grow while a server lives, and start again from zero with it. Over several servers the
-counters are summed first and divided then: a mean of means would weigh an idle server like a busy one.
+Triton's counters only grow during the life of a server; a restarted server counts from zero. For several servers, the
+counters are summed before they are divided: a mean of means would give an idle server the weight of a busy one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _ASKED_AT_ONCE: Final = 16
-#: Measured with Triton 2.51, whichever stage refuses.
+#: Measured with Triton 2.51; the same for every stage.
 _TWICE: Final = "failed: Triton counts a request that a stage refuses once for the stage, twice for its ensemble"
 
 
@@ -40,33 +40,33 @@ class ModelTimes:
 
     @property
     def compute_ms(self) -> float:
-        """Input, inference and output together."""
+        """The sum of input, inference and output, in milliseconds."""
         return self.input_ms + self.infer_ms + self.output_ms
 
 
 def metrics_url(server: str) -> str:
-    """Return the address of Triton's metrics for `HOST:PORT`; a full URL is returned as it is."""
+    """Return the URL of Triton's metrics for `HOST:PORT`; a full URL is returned unchanged."""
     return server if "://" in server else f"http://{server}/metrics"
 
 
 def fetch(server: str, *, deadline: float = 5.0, instance: str = "") -> Snapshot:
-    """Ask a server (`HOST:8002`, or a URL) for its counters, waiting `deadline` seconds at most.
+    """Fetch the counters of a server (`HOST:8002`, or a URL), with a timeout of `deadline` seconds.
 
-    `instance` is the name that the server has, where it is known. Raises EndpointError when nothing answers, or when
-    the answer is not Triton's or holds something else than counts.
+    `instance` is the instance name of the server process, if known. Raises EndpointError when nothing answers, or when
+    the answer is not from Triton or contains invalid counts.
     """
     return parse(fetch_text(server, deadline=deadline), url=metrics_url(server), instance=instance)
 
 
 def fetch_text(server: str, *, deadline: float = 5.0) -> str:
-    """Return what a server (`HOST:8002`, or a URL) says of its metrics; raises EndpointError when nothing answers."""
+    """Return the metrics text of a server (`HOST:8002`, or a URL); raises EndpointError when it sends none."""
     import requests
-    from urllib3.exceptions import HTTPError  # a label over 63 characters comes through requests as it is
+    from urllib3.exceptions import HTTPError  # requests does not wrap it for a host label over 63 characters
 
     url = metrics_url(server)
     try:
         with requests.Session() as session:
-            session.trust_env = False  # a server is inside the cluster; http_proxy is for the world outside it
+            session.trust_env = False  # servers are inside the cluster; http_proxy is for addresses outside
             answer = session.get(url, timeout=deadline)
     except requests.ConnectionError as error:
         what = "nothing answers" if "refused" in str(error) else "no metrics"
@@ -83,10 +83,10 @@ def fetch_text(server: str, *, deadline: float = 5.0) -> str:
 def fetch_fleet(
     servers: Iterable[str], *, deadline: float = 5.0, instances: Mapping[str, str] | None = None
 ) -> tuple[tuple[Snapshot, ...], tuple[EndpointError, ...]]:
-    """Ask all servers at once; return the snapshots of those that answer, and why the others gave none.
+    """Fetch the counters of all servers in parallel; return the snapshots, and the errors of the other servers.
 
-    A server that is named twice is asked once. `instances` are the names that servers have, by what `servers` calls
-    them. Raises EndpointError when none answers, or when `servers` is empty.
+    A server that is listed twice is fetched once. `instances` are the instance names by the entries of `servers`.
+    Raises EndpointError when no server answers, or when `servers` is empty.
     """
 
     def ask(server: str) -> Snapshot | EndpointError:
@@ -110,17 +110,17 @@ def fetch_fleet(
 
 
 def model_times(snapshot: Snapshot, earlier: Snapshot | None = None) -> tuple[ModelTimes, ...]:
-    """Return the times of each model of one server, all versions together, sorted by name.
+    """Return the times of each model of one server, with all versions summed, sorted by name.
 
-    With `earlier`, only what was counted since then. A server that restarted in between counts from zero.
+    With `earlier`, only the difference to that snapshot. A server that restarted in between counts in full.
     """
     return fleet_times([snapshot], [earlier] if earlier else [])
 
 
 def fleet_times(snapshots: Iterable[Snapshot], earlier: Iterable[Snapshot] = ()) -> tuple[ModelTimes, ...]:
-    """Return the times of each model over several servers: counters summed first, divided then.
+    """Return the times of each model over several servers: sum the counters, then divide.
 
-    `earlier` holds former snapshots, matched by url; a server without one counts in full.
+    `earlier` contains earlier snapshots, matched by `url`; a server without one counts in full.
     """
     before = {snapshot.url: snapshot for snapshot in earlier}
     sums: dict[str, Counters] = defaultdict(Counters)
@@ -149,10 +149,10 @@ def _times(model: str, counted: Counters) -> ModelTimes:
 
 
 def stage_shares(times: Sequence[ModelTimes], ensemble: str = "exatrkx") -> dict[str, float]:
-    """Return each stage's share (0 to 1) of the compute time of all models but the ensemble itself.
+    """Return each stage's share (0 to 1) of the compute time of all models except the ensemble itself.
 
-    A model that nobody asked, such as a fused one beside the stages, is left out. Without any request all are there,
-    with 0.
+    A model without compute time, such as an unused fused model, is left out. If no model has any, the result contains
+    all of them with 0.
     """
     spent = compute_spent(times, ensemble)
     total = sum(spent.values())
@@ -160,7 +160,7 @@ def stage_shares(times: Sequence[ModelTimes], ensemble: str = "exatrkx") -> dict
 
 
 def compute_spent(times: Sequence[ModelTimes], ensemble: str = "exatrkx") -> dict[str, float]:
-    """Return the milliseconds of compute of each model but the ensemble, whose own are those of its members again."""
+    """Return the compute time of each model in milliseconds, without the ensemble, which repeats its members'."""
     return {one.model: one.compute_ms * one.successes for one in times if one.model != ensemble}
 
 

@@ -1,7 +1,7 @@
-"""NVIDIA's perf_analyzer: find it, ask it for one measurement, and read what it wrote.
+"""NVIDIA's perf_analyzer: find it, run one measurement, and read its results.
 
-What its CSV says of the *server* is not used: it asks one server for its statistics, and of an ensemble (2.60) it
-counts the queues of the members as network. The counters of all servers know better, see `latency_split`.
+The *server* columns of its CSV are not used: it reads the statistics of one server only, and for an ensemble (2.60) it
+counts the queues of the members as network. The counters of all servers are more accurate, see `latency_split`.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from exatrkx_hpc.base.process import Completed, find_program, run
 from exatrkx_hpc.measure.metrics import ModelTimes
 
 PROGRAM: Final = "perf_analyzer"
-#: Where `install` puts it, below the folder that it is given.
+#: Path of the installed launcher, relative to the folder given to `install`.
 LAUNCHER: Final = "bin/perf_analyzer"
-#: perf_analyzer itself calls three windows one measurement.
+#: perf_analyzer itself defines three windows as one measurement.
 WINDOWS: Final = 3
 REMEDY: Final = "install it with 'exatrkx-hpc setup --bench', or set bench.perf_analyzer in farm.toml"
 _MARGIN: Final = 120.0
 _WARM_UPS: Final = 3
-#: The binary in the wheel calls itself 0.0.0; its commit tells which it is.
+#: The binary in the wheel reports version 0.0.0; its commit identifies the release.
 _WHEELS: Final = {"3a49a23": "2.60.0"}
-#: What a number in its CSV looks like; float() would also take nan, infinity, 1_0 and digits of other scripts.
+#: A number in its CSV; float() would also accept nan, infinity, 1_0 and digits of other scripts.
 _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _NEEDED: Final = ("Inferences/Second", "Avg latency", "p50 latency", "p95 latency", "p99 latency")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PerfAnalyzer:
-    """A perf_analyzer that runs here: the words that start it, and its version, `?` when it does not say."""
+    """A perf_analyzer that runs on this machine: the words of its command, and its version."""
 
     command: tuple[str, ...]
     version: str
@@ -47,9 +47,9 @@ class PerfAnalyzer:
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What perf_analyzer is to do: ask `model` at `server` with the events of `data`, `concurrency` at a time.
+    """One measurement: send the events of `data` to `model` at `server`, `concurrency` requests at a time.
 
-    It measures for `window` seconds or somewhat longer. `calls` is `sync`, `async`, or `default`, its own choice.
+    It takes `window` seconds or somewhat longer. `calls` is `sync`, `async`, or `default`, perf_analyzer's own choice.
     """
 
     server: str
@@ -62,7 +62,7 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientFigures:
-    """What perf_analyzer saw: inferences per second, and latencies in milliseconds, the mean and percentiles."""
+    """Figures of perf_analyzer: inferences per second; mean and percentiles of the latency in milliseconds."""
 
     per_second: float
     mean_ms: float
@@ -73,10 +73,10 @@ class ClientFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Where the mean latency of a request goes, in milliseconds.
+    """The parts of the mean latency of a request, in milliseconds.
 
-    Queue, input, compute and output are the servers'; network is the rest: client, balancer, wire, and of an
-    ensemble the passing on from model to model.
+    Queue, input, compute and output are from the servers. Network is the rest: client, balancer, network, and for an
+    ensemble the transfer between its models.
     """
 
     queue_ms: float
@@ -87,7 +87,7 @@ class Split:
 
 
 def find(folder: Path, command: Sequence[str] = ()) -> PerfAnalyzer:
-    """Return the perf_analyzer that `command` starts, else that of PATH, else the one that was installed in `folder`.
+    """Return the perf_analyzer of `command`, else the one on PATH, else the one installed in `folder`.
 
     Raises MissingComponent when there is none, or when it does not run.
     """
@@ -104,21 +104,21 @@ def find(folder: Path, command: Sequence[str] = ()) -> PerfAnalyzer:
 
 
 def version_of(words: Sequence[str]) -> str:
-    """Return the version that a perf_analyzer says it has; raises MissingComponent when it does not run."""
+    """Return the version that a perf_analyzer reports; raises MissingComponent when it does not run."""
     done = run([*words, "--version"], timeout=60)
     said = re.search(r"Version (\S+)(?: \(commit (\w+)\))?", done.stdout + done.stderr)
-    if said is None:  # its exit status says nothing
+    if said is None:  # its exit status is no help
         raise MissingComponent(f"{' '.join(words)} does not run here ({done.complaint}); {REMEDY}")
     return _WHEELS.get(said[2], f"{said[1]} ({said[2]})" if said[2] else said[1])
 
 
 def arguments(load: Load, report: Path) -> list[str]:
-    """Return the words after the program's own that measure `load` and write the CSV `report`."""
+    """Return the arguments of perf_analyzer that measure `load` and write the CSV `report`."""
     return [
         *("-m", load.model, "-u", load.server, "-i", "grpc", "--input-data", str(load.data)),
         *("--concurrency-range", f"{load.concurrency}:{load.concurrency}"),
         *("--measurement-interval", str(max(1, round(1000 * load.window / WINDOWS)))),
-        # Whether a figure is steady is told from whole repetitions, so that every window it takes counts.
+        # Stability is judged from whole repetitions, so perf_analyzer must accept every window.
         *("--max-trials", str(WINDOWS), "--stability-percentage", "1000000"),
         *((f"--{load.calls}",) if load.calls != "default" else ()),
         *("--verbose-csv", "-f", str(report)),
@@ -126,13 +126,13 @@ def arguments(load: Load, report: Path) -> list[str]:
 
 
 def measure(analyzer: PerfAnalyzer, load: Load, report: Path) -> ClientFigures:
-    """Let perf_analyzer measure `load`; its CSV is `report` afterwards.
+    """Measure `load` with perf_analyzer, which writes its CSV to `report`.
 
-    Raises EndpointError when it fails or writes no figures; its last words are part of the message.
+    Raises EndpointError, with perf_analyzer's own message, when it fails or writes no figures.
     """
     report.unlink(missing_ok=True)
     done = run([*analyzer.command, *arguments(load, report)], timeout=10 * load.window + _MARGIN)
-    # The program that the wheel puts on PATH (2.60) has exit status 0 whatever happens.
+    # The program that the wheel puts on PATH (2.60) always has exit status 0.
     if done.returncode or not report.is_file():
         raise EndpointError(
             f"perf_analyzer measured nothing at {load.server} at concurrency {load.concurrency} "
@@ -142,10 +142,10 @@ def measure(analyzer: PerfAnalyzer, load: Load, report: Path) -> ClientFigures:
 
 
 def warm_up(analyzer: PerfAnalyzer, load: Load, aside: Path) -> ClientFigures:
-    """Do `load` before what counts, and return its figures; `aside` is removed again.
+    """Run `load` as a warm-up and return its figures; `aside` is a temporary CSV.
 
-    It is tried up to three times: for a moment after a change of the members a balancer may refuse a new connection,
-    which perf_analyzer does not try again. Raises EndpointError as `measure` does.
+    It is tried up to three times: shortly after a change of members the balancer may refuse a new connection, and
+    perf_analyzer does not retry. Raises EndpointError like `measure`.
     """
     try:
         for _ in range(_WARM_UPS - 1):
@@ -158,9 +158,9 @@ def warm_up(analyzer: PerfAnalyzer, load: Load, aside: Path) -> ClientFigures:
 
 
 def parse_csv(text: str, *, where: str) -> ClientFigures:
-    """Return the figures of the one row of a CSV that perf_analyzer wrote with --verbose-csv.
+    """Return the figures of a CSV with one row that perf_analyzer wrote with --verbose-csv.
 
-    Raises EndpointError when it has another form; `where` says what it is.
+    Raises EndpointError for any other content; `where` names the CSV in the message.
     """
     try:
         header, *rows = [row for row in csv.reader(io.StringIO(text)) if row]
@@ -176,7 +176,7 @@ def parse_csv(text: str, *, where: str) -> ClientFigures:
 
 
 def _figure(text: str, name: str, where: str) -> float:
-    """Return what a cell says; it is a finite number above 0, or nothing was measured."""
+    """Return the number in a cell; raise EndpointError unless it is finite and above 0."""
     value = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not 0.0 < value < math.inf:
         raise _other_form(where, f"{name} is {text[:40]!r}, not a number above 0")
@@ -188,10 +188,10 @@ def _other_form(where: str, why: str) -> EndpointError:
 
 
 def latency_split(model: str, mean_ms: float, times: Iterable[ModelTimes]) -> Split:
-    """Return where the mean latency `mean_ms` of `model` goes, by what the servers counted meanwhile.
+    """Split the mean latency `mean_ms` of `model` into its parts, from the servers' counters in the same period.
 
-    `times` are those of every model. An ensemble has no times of its own: those of the others are its members', so
-    nobody else may ask them meanwhile. All server parts are 0 when the servers counted nothing.
+    `times` has the times of every model. An ensemble has no times of its own, so all other models count as its members:
+    no other client may use them in this period. All server parts are 0 when the servers counted nothing.
     """
     counted = {one.model: one for one in times}
     asked = counted.get(model)
@@ -204,7 +204,7 @@ def latency_split(model: str, mean_ms: float, times: Iterable[ModelTimes]) -> Sp
 
     queue, entry, compute, output = (per_request(name) for name in ("queue_ms", "input_ms", "infer_ms", "output_ms"))
     counted_ms = queue + entry + compute + output
-    # The servers count what was in flight at both ends, too: so their mean may be above the client's.
+    # The servers also count requests that were in flight at both ends, so their mean may exceed the client's.
     scale = min(1.0, mean_ms / counted_ms) if counted_ms else 1.0
     return Split(
         queue_ms=scale * queue,
@@ -216,7 +216,7 @@ def latency_split(model: str, mean_ms: float, times: Iterable[ModelTimes]) -> Sp
 
 
 def _complaint(done: Completed) -> str:
-    """Return what it said last, without what it says every time, on one line."""
+    """Return perf_analyzer's last error lines as one line, without its usual output."""
     lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines()]
     errors = [line for line in lines if re.match(r"error|failed", line, re.IGNORECASE)]
     return ", ".join(errors[-2:]) if errors else done.complaint

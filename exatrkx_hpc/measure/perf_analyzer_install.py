@@ -1,7 +1,7 @@
-"""Install perf_analyzer without root: the wheel of PyPI, and where this machine's glibc is too old, one beside it.
+"""Install perf_analyzer without root: the wheel from PyPI, and a private glibc if this machine's is too old.
 
-The wheel (2.60) needs glibc 2.38. Debian's packages are only unpacked, into a folder of their own, and the program
-is started through the loader that is among them; nothing of this machine changes.
+The wheel (2.60) needs glibc 2.38. Debian's packages are only unpacked, into their own folder, and the program starts
+through the loader in these packages. The system itself does not change.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _DEADLINE: Final = 600.0
 
 
 def install(folder: Path, tell: Tell = untold) -> PerfAnalyzer:
-    """Install perf_analyzer in `folder` (about 45 MB) and return it; nothing is done when it runs already.
+    """Install perf_analyzer in `folder` (about 45 MB) and return it; do nothing if a working one is there.
 
-    Needs pip, the network, and on a machine with a glibc before 2.38 also apt-get and dpkg. Raises MissingComponent,
-    with what else there is to do, when it cannot be had.
+    Needs pip and the network, with a glibc before 2.38 also apt-get and dpkg. Raises MissingComponent, with the
+    alternatives, when it cannot be installed.
     """
     launcher = folder / LAUNCHER
     if launcher.exists():
@@ -80,7 +80,7 @@ def _runs(words: tuple[str, ...]) -> bool:
 
 
 def _with_own_glibc(aside: Path, folder: Path) -> tuple[str, ...]:
-    """Unpack Debian's libraries and return the words that start the program with them."""
+    """Unpack Debian's libraries and return the command that starts the program with them."""
     if not _KEYRING.is_file():
         raise _cannot(f"there is no {_KEYRING} to check Debian's packages with")
     root, downloads = folder / "root", aside / "packages"
@@ -89,7 +89,7 @@ def _with_own_glibc(aside: Path, folder: Path) -> tuple[str, ...]:
     (aside / "status").touch()
     write_whole(aside / "sources.list", f"deb [signed-by={_KEYRING}] {_mirror()} {_SUITE} main\n")
     write_whole(aside / "apt.conf", _apt_configuration(aside))
-    # A file of settings, because the machine's own are read before any option of the command.
+    # A configuration file, because apt reads the machine's configuration before any command-line option.
     variables = {**os.environ, "APT_CONFIG": str(aside / "apt.conf")}
     _must(["apt-get", "--quiet", "update"], env=variables)
     _must(["apt-get", "--quiet", "download", *_LIBRARIES], env=variables, cwd=downloads)
@@ -103,7 +103,7 @@ def _with_own_glibc(aside: Path, folder: Path) -> tuple[str, ...]:
 
 
 def _mirror() -> str:
-    """Return the address from which this machine gets Debian's packages; it has the newer release as well."""
+    """Return the URL of this machine's Debian mirror, which also has the newer release."""
     known = _must(["apt-get", "indextargets", "--format", "$(REPO_URI)"]).stdout.split()
     mirror = next((address for address in known if address.rstrip("/").endswith("/debian")), None)
     if mirror is None:
@@ -122,7 +122,7 @@ def _apt_configuration(aside: Path) -> str:
         "Dir::State::status": aside / "status",
         "Dir::Cache": aside,
         "Acquire::Languages": "none",
-        # As another user apt could not read a folder that is nobody else's.
+        # As its own user, apt could not read this private folder.
         "APT::Sandbox::User": "root",
     }
     return "".join(f'{name} "{value}";\n' for name, value in settings.items())

@@ -1,4 +1,4 @@
-"""Rates in bins as figures: points with the uncertainty of each, a panel for each rate."""
+"""Plot rates in bins: points with their uncertainties, one panel per rate."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _BLUE, _GREY = "#1f5fa8", "#8a8a8a"
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One rate in B bins: what it is called, its axis, the edges `[B + 1]`, and values with low and high ends `[B]`.
+    """One rate in B bins: title, axis label, edges `[B + 1]`, and values with low and high ends `[B]`.
 
-    An empty bin is nan. `logarithmic` is the axis, `marked` a value of it that gets a line, with its meaning.
+    An empty bin is nan. `logarithmic` is for the axis; `marked` draws a line at a value of the axis, with its label.
     """
 
     title: str
@@ -36,10 +36,11 @@ class Panel:
 
 
 def save_panels(path: Path, panels: Sequence[Panel], *, heading: str) -> None:
-    """Write up to four panels, two in a row, as one figure; the suffix of `path` chooses PNG, SVG or PDF.
+    """Write the panels, two in a row, as one figure; the suffix of `path` selects PNG, SVG or PDF.
 
-    The edges are a bin's width, the bars its uncertainty; a panel of shares near 0 or near 1 shows that end alone.
-    Raises MissingComponent without matplotlib, OutputError when the file cannot be written.
+    Horizontal bars are the widths of the bins, vertical bars the uncertainties. A panel shows only the range of its
+    bars, extended to 0 or 1 if they are near. Raises MissingComponent without matplotlib, OutputError when the file
+    cannot be written.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -74,7 +75,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
 
 
 def _draw_bins(axes: Axes, panel: Panel, bins: Sequence[int]) -> None:
-    """Draw the bins that are not empty, and no wider an axis than they take."""
+    """Draw the non-empty bins and limit the axes to them."""
     left, right = ([panel.edges[place + side] for place in bins] for side in (0, 1))
     value, low, high = ([column[place] for place in bins] for column in (panel.value, panel.low, panel.high))
     middle = [_middle(*ends, panel.logarithmic) for ends in zip(left, right, strict=True)]
@@ -107,18 +108,18 @@ def _middle(low: float, high: float, logarithmic: bool) -> float:
 
 
 def _limits(low: float, high: float) -> tuple[float, float]:
-    """Return limits that show every bar, and the end, 0 or 1, that the rate is near."""
+    """Return axis limits that include every bar, and 0 or 1 if the rate is near."""
     span = max(high - low, 0.02)
     bottom = 0.0 if low < span else low - 0.12 * span
     top = 1.0 if high > 1.0 - span else high + 0.12 * span
-    margin = 0.04 * (top - bottom)  # a point on 0 or 1 is not cut in half
+    margin = 0.04 * (top - bottom)  # so that a point on 0 or 1 is not cut in half
     return bottom - margin, top + margin
 
 
 def _save(figure: Figure, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Without a date the same figures make the same file.
+        # No date, so that the same figures give the same file.
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
         figure.savefig(path, metadata=metadata)
     except OSError as error:

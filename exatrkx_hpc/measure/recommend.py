@@ -12,7 +12,7 @@ from typing import Final
 from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.measure.bench_table import Point, Row, nulls
 
-#: A placement within this share of the best is as good.
+#: A placement whose throughput is lower than the best by at most this share counts as equally good.
 WITHIN: Final = 0.05
 #: Two-sided 95 % points of Student's t for 1 to 10 degrees of freedom.
 _STUDENT: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -20,7 +20,7 @@ _STUDENT: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.26
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A point over its repetitions: means, and the standard deviations of some of them (nan for one)."""
+    """A point over its repetitions: means, and some standard deviations (nan for one repetition)."""
 
     point: Point
     repetitions: int
@@ -43,7 +43,7 @@ class Summary:
 
     @property
     def error(self) -> float:
-        """Half the 95 % confidence interval of the mean events per second; nan for one repetition."""
+        """Half the width of the 95 % confidence interval of `events_per_s`; nan for one repetition."""
         if self.repetitions < 2:
             return math.nan
         student = _STUDENT[min(self.repetitions - 1, len(_STUDENT)) - 1]
@@ -52,10 +52,11 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """The knee and the best point, and whether the repetitions tell the two apart.
+    """The knee, the best point, and whether the choice of the knee is statistically sure.
 
-    `share` is the knee's events per second over the best's. `sure` says that no smaller placement's interval reaches
-    into the `within` of the best, so that another scan would name the same.
+    `share` is the knee's events per second divided by the best's. `sure` means that another scan should give the same
+    knee: the knee is the best or its 95 % interval is `within` of the best, and the interval of no smaller point
+    reaches this limit (`rivals`). A knee or a smaller point with one repetition has no interval: then `sure` is false.
     """
 
     knee: Summary
@@ -66,7 +67,7 @@ class Recommendation:
     rivals: tuple[Summary, ...]
 
     def as_dict(self) -> dict[str, object]:
-        """Return it as JSON has it."""
+        """Return the recommendation as values for JSON."""
         return {
             "knee": _facts(self.knee),
             "best": _facts(self.best),
@@ -91,7 +92,7 @@ class Recommendation:
 
 
 def summaries(rows: Iterable[Row]) -> tuple[Summary, ...]:
-    """Return each point's means over its repetitions, in the order of the points."""
+    """Return the summary of each point, sorted by point."""
     groups: dict[Point, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.point].append(row)
@@ -99,9 +100,9 @@ def summaries(rows: Iterable[Row]) -> tuple[Summary, ...]:
 
 
 def recommend(rows: Iterable[Row], *, within: float = WITHIN) -> Recommendation:
-    """Return the smallest placement whose events per second are within `within` (0 to 1) of the best.
+    """Return the smallest point whose events per second are within `within` (0 to 1) of the best.
 
-    The smallest has the fewest servers, then the fewest instances, then the fewest requests in flight. Raises
+    The smallest point has the fewest servers, then the fewest instances, then the fewest requests in flight. Raises
     InputError when no point with a server was measured.
     """
     known = [one for one in summaries(rows) if one.point.kind == "service"]
@@ -110,7 +111,7 @@ def recommend(rows: Iterable[Row], *, within: float = WITHIN) -> Recommendation:
     best = max(known, key=lambda one: one.events_per_s)
     enough = (1.0 - within) * best.events_per_s
     knee = min((one for one in known if one.events_per_s >= enough), key=_size)
-    # A smaller one that is below by less than its spread might have been the knee, and the knee might miss it.
+    # A smaller point whose interval reaches the limit may be the real knee; the knee itself may be below the limit.
     smaller = (one for one in known if _size(one) < _size(knee))
     rivals = tuple(sorted((one for one in smaller if not one.events_per_s + one.error < enough), key=_size))
     doubtful = knee is not best and not knee.events_per_s - knee.error >= enough
@@ -126,7 +127,7 @@ def recommend(rows: Iterable[Row], *, within: float = WITHIN) -> Recommendation:
 
 
 def _size(one: Summary) -> tuple[int, int, int]:
-    # A server costs a GPU or a node, a further instance only memory, a request in flight nothing but latency.
+    # A server costs a GPU or a node, another instance only memory, a request in flight only latency.
     return one.point.servers, one.point.instances, one.point.concurrency
 
 

@@ -1,4 +1,4 @@
-"""Model times as rows of a CSV file that grows during `metrics --watch`."""
+"""Append model times as rows to a CSV file during `metrics --watch`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _LONGEST_ROW: Final = 1 << 16
 
 
 def append_csv(path: Path, times: Sequence[ModelTimes], *, at: float) -> None:
-    """Append one row for each model to `path`, with a header when it is new; `at` is seconds since 1970.
+    """Append one row per model to `path`, with a header if the file is new; `at` is in seconds since 1970.
 
-    No torn row remains: one that a crash left is cut off first, and rows that do not fit are taken back.
-    Raises OutputError when they cannot be written, or when the file holds something else.
+    No partial row remains: first a partial row from a crash is removed; rows that do not fit on the disk are removed
+    again. Raises OutputError when the rows cannot be written, or when the file has other content.
     """
     rows = [[f"{at:.3f}", *(getattr(one, name) for name in CSV_COLUMNS[1:])] for one in times]
     try:
@@ -40,7 +40,7 @@ def append_csv(path: Path, times: Sequence[ModelTimes], *, at: float) -> None:
 
 
 def _write(file: int, data: bytes, end: int) -> None:
-    """Write all of `data` behind `end`, or nothing of it."""
+    """Append all of `data`, or none: on an error, truncate the file to `end` bytes."""
     try:
         while data:
             data = data[os.write(file, data) :]
@@ -50,13 +50,13 @@ def _write(file: int, data: bytes, end: int) -> None:
 
 
 def _cut_torn_row(file: int, path: Path) -> int:
-    """Cut off what follows the last newline, and return the size that is left."""
+    """Truncate the file after its last newline and return the remaining size in bytes."""
     size = os.fstat(file).st_size
     header = _csv([CSV_COLUMNS])
     if os.pread(file, min(size, len(header)), 0) != header[:size]:
         raise OutputError(f"{path} has other columns than these metrics; choose another --csv")
     if size < len(header):
-        size = 0  # a torn header
+        size = 0  # a partial header
     else:
         start = max(0, size - _LONGEST_ROW)
         size = start + os.pread(file, _LONGEST_ROW, start).rfind(b"\n") + 1

@@ -13,19 +13,19 @@ from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.measure.bench_table import Point, Row, Store
 from exatrkx_hpc.measure.events import PointFailed, PointMeasured
 
-#: Measures a point once more: (point, repetition) -> row.
+#: Measures one repetition of a point: (point, repetition) -> row.
 Measure = Callable[[Point, int], Row]
-#: What a placement costs before its first figure, and a repetition beyond its window, in seconds; for estimates.
+#: Estimated seconds to start a placement, and of a repetition in addition to its window.
 START_SECONDS, EXTRA_SECONDS = 20.0, 2.0
 _MOST_FAILURES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How well a point is measured: from `repeats` to `most_repeats` windows of `window` seconds.
+    """The effort per point: from `repeats` to `most_repeats` windows of `window` seconds.
 
-    Those beyond `repeats` are for a point whose events per second vary by more than `variation`, the standard
-    deviation over the mean. No repetition begins `minutes` after the beginning.
+    A point gets more than `repeats` windows while its events per second vary by more than `variation` (standard
+    deviation divided by mean). No repetition starts later than `minutes` after the start of the scan.
     """
 
     window: float = 5.0
@@ -37,9 +37,9 @@ class Effort:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The points of a scan: every number of servers with every number of instances and every concurrency.
+    """The points of a scan: all combinations of numbers of servers, numbers of instances and concurrencies.
 
-    With `direct` also the pipeline without a server, in as many processes as a placement has instances in all.
+    `direct` adds the pipeline without a server, with as many processes as a placement has instances in total.
     """
 
     servers: Sequence[int]
@@ -57,7 +57,7 @@ class Grid:
                 raise ConfigError(f"{flag} needs integers of at least 1, such as 1,2,4")
 
     def placements(self) -> tuple[tuple[int, int], ...]:
-        """Return every pair of servers and instances, the smallest first."""
+        """Return every pair (servers, instances), sorted."""
         return tuple(itertools.product(sorted(set(self.servers)), sorted(set(self.instances))))
 
     def points(self, servers: int, instances: int) -> tuple[Point, ...]:
@@ -74,7 +74,7 @@ class Grid:
 
 @dataclass
 class Progress:
-    """How far a scan is; it has no time after `until`, of the clock that `clock` reads."""
+    """The progress of a scan; it ends at `until`, a time of `clock` in seconds."""
 
     until: float
     clock: Callable[[], float] = time.monotonic
@@ -83,30 +83,31 @@ class Progress:
 
 
 def variation(rows: Sequence[Row]) -> float:
-    """Return the standard deviation of the events per second over their mean; 0 for fewer than two repetitions."""
+    """Return standard deviation divided by mean of the events per second; 0 for fewer than two repetitions."""
     rates = [row.events_per_s for row in rows]
     mean = statistics.fmean(rates) if rates else 0.0
     return statistics.stdev(rates) / mean if len(rates) > 1 and mean > 0 else 0.0
 
 
 def needs_more(rows: Sequence[Row], effort: Effort) -> bool:
-    """Whether a point with these repetitions is to be measured again."""
+    """Return whether a point with these repetitions needs another one."""
     if len(rows) < effort.repeats:
         return True
     return len(rows) < effort.most_repeats and variation(rows) > effort.variation
 
 
 def pending(points: Iterable[Point], store: Store, effort: Effort) -> tuple[Point, ...]:
-    """Return the points that are to be measured once more."""
+    """Return the points that need another repetition."""
     return tuple(point for point in points if needs_more(store.rows(point), effort))
 
 
 def run_points(
     points: Sequence[Point], measure: Measure, *, store: Store, effort: Effort, progress: Progress, tell: Tell
 ) -> None:
-    """Measure the points until none needs more, each once in turn, so that what drifts is in the spread of all.
+    """Measure the points in rounds until none needs more repetitions.
 
-    A point that fails twice is given up and noted in `progress`; so is that time was out.
+    Each point is measured once per round, so that a drift affects the spread of all points. A point that fails twice is
+    given up. `progress` notes points that were given up, and whether the time ran out.
     """
     failures: dict[Point, int] = {}
     while open_points := [one for one in pending(points, store, effort) if one not in progress.failed]:
@@ -128,7 +129,7 @@ def run_points(
 
 
 def seconds_left(grid: Grid, done: Mapping[Point, int], effort: Effort) -> tuple[float, float]:
-    """Return how many seconds the scan takes from here at least and at most; `done` counts repetitions."""
+    """Estimate the minimum and maximum remaining seconds of the scan; `done` counts finished repetitions."""
     shortest = longest = 0.0
     for points in [grid.points(*placement) for placement in grid.placements()] + [grid.direct_points()]:
         least = sum(max(0, effort.repeats - done.get(point, 0)) for point in points)

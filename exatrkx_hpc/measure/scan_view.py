@@ -9,7 +9,7 @@ from exatrkx_hpc.measure.recommend import Summary
 
 @dataclass(frozen=True, kw_only=True)
 class ScanView:
-    """The points of a scan, with servers and without, and the line above its figures."""
+    """The points of a scan, with servers and without, and the title of its figures."""
 
     served: tuple[Summary, ...]
     direct: tuple[Summary, ...]
@@ -26,16 +26,16 @@ class ScanView:
         return tuple(sorted({one.point.instances for one in self.served}))
 
     def at(self, servers: int, instances: int) -> list[Summary]:
-        """Return the points of a placement, by their concurrency."""
+        """Return the points of a placement, in the order of `served` (by concurrency)."""
         return [one for one in self.served if (one.point.servers, one.point.instances) == (servers, instances)]
 
     def best(self, servers: int) -> list[Summary]:
-        """Return the fastest point of each number of instances with so many servers."""
+        """Return the fastest point of each number of instances, for this number of servers."""
         groups = [self.at(servers, instances) for instances in self.instances]
         return [max(group, key=lambda one: one.events_per_s) for group in groups if group]
 
     def note(self, text: str) -> str:
-        """Return the line below a figure, which says what its error bars are."""
+        """Return the line below a figure: `text`, and the meaning of the error bars."""
         numbers = sorted({one.repetitions for one in (*self.served, *self.direct)})
         if numbers == [1]:
             return f"{text}; one repetition, no error bars"

@@ -18,9 +18,9 @@ _CPU, _GPU = "nv_cpu_utilization", "nv_gpu_utilization"
 
 @dataclass(frozen=True, kw_only=True)
 class Utilisation:
-    """Mean shares (0 to 1) over the servers and the looks at them; nan where no server says.
+    """Mean shares (0 to 1) over all servers and samples; nan if no server reports one.
 
-    `cpu` is the whole machine that a server runs on, `gpu` the GPUs that it sees.
+    `cpu` is for the whole machine of a server, `gpu` for the GPUs that the server sees.
     """
 
     cpu: float = math.nan
@@ -35,9 +35,9 @@ class _Samples:
 
 @contextlib.contextmanager
 def watched(servers: Sequence[str], *, interval: float = 0.5) -> Iterator[Callable[[], Utilisation]]:
-    """Look at the servers (`HOST:8002`) each `interval` seconds inside the block; the function gives the means so far.
+    """Sample the servers (`HOST:8002`) every `interval` seconds inside the block; yield a function for the means.
 
-    A server that does not answer is left out, and so is a value that is not a share.
+    Servers that do not answer are left out, and values that are not from 0 to 1.
     """
     samples, over = _Samples(), threading.Event()
 
@@ -57,10 +57,10 @@ def watched(servers: Sequence[str], *, interval: float = 0.5) -> Iterator[Callab
 
 
 def _take(text: str, samples: _Samples) -> None:
-    with contextlib.suppress(Exception):  # half an answer of a server that ends, of which the parser says anything
+    with contextlib.suppress(Exception):  # a stopping server may send half an answer; the parser then raises any error
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                if not 0.0 <= sample.value <= 1.0:  # nor NaN, which would make the mean one
+                if not 0.0 <= sample.value <= 1.0:  # also skips NaN, which would make the mean NaN
                     continue
                 if sample.name == _CPU:
                     samples.cpu.append(sample.value)

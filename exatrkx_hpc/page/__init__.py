@@ -1,1 +1,1 @@
-"""The page of a run: its ledger becomes a value, the value becomes HTML."""
+"""The page of a run: read its ledger into a History, and render it as HTML."""

@@ -1,7 +1,7 @@
 """The charts of the page as inline SVG: a rate over time, a distribution, and shares as bars.
 
-A chart is made of the classes of the page's style alone (`area`, `line`, `bar`, `grid`, `mark`, …), so that it follows
-its colours, dark and light; and it holds no script and refers to nothing outside.
+The charts use only the page's style classes (`area`, `line`, `bar`, `grid`, `mark`, …), so they follow its dark and
+light colours. They contain no script and no external reference.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _LETTER: Final = 7.8
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """What a chart says of itself: the id of its figure, a title, and a sentence for who cannot see it."""
+    """The id of a chart's figure, its title, and a description for screen readers."""
 
     name: str
     title: str
     description: str
 
     def draw(self, *inside: str, height: float = _HEIGHT) -> str:
-        """Return the drawing."""
+        """Return the chart as SVG."""
         return drawing(
             *inside, name=self.name, title=self.title, description=self.description, width=WIDTH, height=height
         )
@@ -41,9 +41,9 @@ class Chart:
 def rate_over_time(
     chart: Chart, rates: Sequence[float], edges: Sequence[float], *, unit: str, mean: float, begins: Sequence[float]
 ) -> str:
-    """Return a stepped area of `rates` [N], events a second, between the times `edges` [N+1] in `unit`.
+    """Return a stepped area of `rates` `[N]`, in events per second, between the times `edges` `[N+1]` in `unit`.
 
-    `mean` is drawn as a line with its value, and each time in `begins` as an upright one: a run began there.
+    `mean` is a horizontal line with its value. Each time in `begins` is a vertical line: a run began there.
     """
     x = linear(edges[-1], start=_LEFT, end=_RIGHT, most=8)
     y = linear(max([*rates, mean]), start=_BOTTOM, end=_TOP, fit=True)
@@ -72,12 +72,12 @@ def rate_over_time(
 def distribution(
     chart: Chart, counts: Sequence[int], edges: Sequence[float], *, unit: str, marks: Mapping[str, float]
 ) -> str:
-    """Return a histogram of `counts` [N] between `edges` [N+1] above 0 in `unit`, on a logarithmic axis.
+    """Return a histogram of `counts` `[N]` between `edges` `[N+1]`, above 0 and in `unit`, on a logarithmic axis.
 
-    Each of `marks` (name → value) is an upright line with its name and value.
+    Each of `marks` (name → value) is a vertical line with its name and value.
     """
     x = logarithmic(edges[0], edges[-1], start=_LEFT, end=_RIGHT)
-    # Room above the highest bar for one row of words for each mark, so that none covers another.
+    # One row of text per mark above the highest bar, so that no mark covers another.
     top = _TOP + 18.0 * len(marks)
     y = linear(max(counts), start=_BOTTOM, end=top, most=5, whole=True)
     bars = [
@@ -98,7 +98,7 @@ def distribution(
 def shares(chart: Chart, values: Mapping[str, float], *, unit: str, total: str, most: int = 24) -> str:
     """Return a bar for each of `values`, with its share of their sum and its value in `unit`.
 
-    `total` says what the sum is. Beyond `most` names the last bar is of all the others together.
+    `total` names the sum. With more than `most` values, the last bar is the sum of the remaining ones.
     """
     rows = list(values.items())
     if len(rows) > most:
@@ -141,7 +141,7 @@ def _upright(x: float, style: str, words: str) -> str:
 
 
 def _hint(words: str) -> str:
-    """Return what a pointer that rests on the element shows."""
+    """Return the tooltip of an element."""
     return element("title", html.escape(words))
 
 

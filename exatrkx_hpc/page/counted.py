@@ -1,4 +1,4 @@
-"""What the servers of an endpoint counted during a run: compute time per stage, events per server."""
+"""Counters of an endpoint's servers during a run: compute time per stage, events per server."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ DEADLINE = 2.0
 """Seconds for the servers to say what they counted; a run does not wait longer for its page."""
 
 
-#: What each server had counted, None for one that did not answer; None in all when the servers are not known.
+#: The counters of each server, None for a server that did not answer; None if the servers are unknown.
 Seen: TypeAlias = Mapping[str, Snapshot | None] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """`compute` is the milliseconds of each stage, over all servers; `answered` the requests that each answered."""
+    """`compute` is the milliseconds of each stage over all servers, `answered` the requests of each server."""
 
     compute: Mapping[str, float] = field(default_factory=dict)
     answered: Mapping[str, float] = field(default_factory=dict)
 
 
 def snapshots(servers: Mapping[str, str], instances: Mapping[str, str] | None = None) -> dict[str, Snapshot | None]:
-    """Return what the servers (name → address of its metrics) count now, None for one that does not answer.
+    """Return the current counters of the servers (name → metrics address), None for a server that does not answer.
 
-    `instances` are the names that their processes have, by the same names.
+    `instances` are the instance names of the server processes, by server name.
     """
     if not servers:
         return {}
@@ -43,13 +43,13 @@ def snapshots(servers: Mapping[str, str], instances: Mapping[str, str] | None = 
 
 
 def counted(before: Seen, after: Seen, *, ensemble: str) -> Counted:
-    """Return what was counted between two looks; a server that is only in the second began in between.
+    """Return the difference of two snapshots; a server that is only in the second one started in between.
 
-    A server that gave no answer at one of the looks is left out: what it counts is not known to be of this time.
-    Nothing is counted when the servers were not known at one of the looks.
+    A server without an answer in one of the snapshots is left out, because its counts cannot be assigned to this time.
+    The result is empty if the servers were unknown in one of the snapshots.
 
-    Each request of an event is one for the ensemble, or one for every model that is asked; so the busiest model of
-    a server says how many it answered.
+    An event is one request to the ensemble, or one to each requested model. So the number of events of a server is the
+    count of its busiest model.
     """
     if before is None or after is None:
         return Counted()

@@ -1,4 +1,4 @@
-"""The history of a run and of the runs that it resumed: the frozen value that the page shows."""
+"""The history of a run and of the runs that it resumed: all values that the page shows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from exatrkx_hpc.work.run.latency import Latency
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of the ledger: when it began and ended, in seconds since 1970, and why it was stopped, if it was.
+    """One run of the ledger: its begin and end, in seconds since 1970, and the reason of an early stop.
 
-    A run that was killed could not say when it ended; then `ended` is the time of its last event, and `killed` true.
+    A killed run wrote no end: then `ended` is the time of its last event, and `killed` is true.
     """
 
     began: float
@@ -26,9 +26,9 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """Events that were done in each bin of the running time: `counts` [N] between `edges` [N+1], in seconds.
+    """Events done in each bin of the running time: `counts` `[N]` between `edges` `[N+1]`, in seconds.
 
-    The running time is the time in which a run was on; what lay between two runs is left out, and `begins` says where.
+    The running time leaves out the pauses between runs; `begins` has the running times at which a run resumed.
     """
 
     counts: tuple[int, ...] = ()
@@ -37,7 +37,7 @@ class Throughput:
 
     @property
     def seconds(self) -> float:
-        """The running time."""
+        """The running time in seconds."""
         return self.edges[-1]
 
     @property
@@ -49,7 +49,7 @@ class Throughput:
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Latencies: how many events `counts` [N] had one between `edges_ms` [N+1], in equal steps of the logarithm."""
+    """A latency histogram: events `counts` `[N]` between `edges_ms` `[N+1]`, in equal logarithmic steps."""
 
     counts: tuple[int, ...] = ()
     edges_ms: tuple[float, ...] = ()
@@ -58,11 +58,11 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """All that the page shows. A mapping that is empty is of something that is not known.
+    """All values that the page shows; an empty mapping means that the values are unknown.
 
-    `members` are events by the server that answered, `compute` the milliseconds of compute that Triton counted for
-    each stage, `kinds` failures by kind. `items` of the kind `item` (hits) were in the events. `units` says what the
-    events look like where their units are not those of the service.
+    `members` counts events by server, `kinds` failures by kind. `compute` is the compute time of each stage that Triton
+    counted, in milliseconds. `items` is the number of items of the kind `item` (hits) in the events. `units` describes
+    the events when their units are not those of the service.
     """
 
     model: str
@@ -88,10 +88,10 @@ class History:
 
     @property
     def left(self) -> int:
-        """Events that no run came to."""
+        """Events that no run has tried."""
         return self.events - self.done - self.failed - self.quarantined
 
     @property
     def events_per_second(self) -> float:
-        """Events that were done per second of running time."""
+        """Events done per second of running time."""
         return self.done / self.throughput.seconds if self.throughput.seconds > 0 else 0.0

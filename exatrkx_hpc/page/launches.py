@@ -1,4 +1,4 @@
-"""The runs of shards, grouped by each start of run-clients."""
+"""Group the runs of shards by the start of run-clients that ran them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from typing import Final
 
 from exatrkx_hpc.page.history import Run
 
-#: Between two shards on a node; where the start was killed and could not note its time, this tells it from the next.
+#: Longest pause between two shards of one start, in seconds. It separates starts that were killed before they noted
+#: their time.
 _PAUSE: Final = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """One start of run-clients over all shards: when it began and ended, in seconds since 1970; why it was stopped."""
+    """One start of run-clients over all shards: begin and end in seconds since 1970, and the reason of a stop."""
 
     began: float
     ended: float
     stopped: str = ""
 
     def has(self, run: Run) -> bool:
-        """Say whether a shard's run is of it."""
+        """Return whether a shard's run belongs to this start."""
         return self.began <= run.began <= self.ended
 
 
 def noted_launches(ended: Mapping[str, str | float], stops: Mapping[str, str | float]) -> tuple[Launch, ...]:
-    """Return the launches that were noted, by when they began: when they ended, and why they were stopped."""
+    """Return the noted launches, from their ends and the reasons of their stops, both by begin."""
     return tuple(
         Launch(began=float(began), ended=end, stopped=str(stops.get(began, "")))
         for began, end in ended.items()
@@ -36,9 +37,9 @@ def noted_launches(ended: Mapping[str, str | float], stops: Mapping[str, str | f
 
 
 def joined(runs: Iterable[Run], launches: Sequence[Launch]) -> tuple[Run, ...]:
-    """Return one run for each launch, from those of the shards in the order of their beginnings.
+    """Join the runs of shards, sorted by begin, into one run per launch.
 
-    A shard's run that is of no known launch goes with those that it overlaps or follows at once.
+    A run without a known launch joins the runs that it overlaps or follows within 5 s.
     """
     found: list[tuple[Launch | None, Run]] = []
     for run in runs:

@@ -29,7 +29,7 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A chart with its heading; `name` is its id on the page, and `svg` is safe as it stands."""
+    """A chart with its heading; `name` is its id on the page, and `svg` is already escaped."""
 
     name: str
     title: str
@@ -39,7 +39,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of words, the first of each its heading; without `columns` it has no line of headings."""
+    """Rows of text cells; the first cell is the heading of its row. Without `columns` there is no header row."""
 
     name: str
     title: str
@@ -50,14 +50,14 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Tables that stand side by side, or below each other when the style is `wide`."""
+    """Tables side by side, or one below the other if the style is `wide`."""
 
     style: str
     tables: list[Table]
 
 
 def render_page(told: History) -> str:
-    """Return the page of a run as HTML, UTF-8; what is not known is left out."""
+    """Return the page of a run as HTML for UTF-8; unknown facts are left out."""
     complete = told.done == told.events
     return render(
         TEMPLATE,
@@ -241,6 +241,6 @@ def _latency_unit(told: History) -> tuple[str, float]:
 
 
 def _clean(words: str) -> str:
-    """Return the words as UTF-8 can say them: a file name may hold other bytes, and characters that steer."""
+    """Replace bytes that are not UTF-8 and non-printable characters; a file name may contain both."""
     sound = words.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in sound)

@@ -1,7 +1,7 @@
-"""The history of a run, read from its ledger, or from those of its shards.
+"""Read the history of a run from its ledger, or from the ledgers of its shards.
 
-Two passes over the events, in a memory that does not grow with their number. What a run knew beyond its ledger
-(settings, versions, Triton's counters) it notes there as facts.
+This takes two passes over the events; the memory use does not grow with their number. A run notes what its ledger does
+not contain (settings, versions, Triton's counters) as facts of the ledger.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _EVENTS_OF_A_BIN: Final = 10
 
 
 def note(ledger: Ledger, **facts: Mapping[str, str | float]) -> None:
-    """Write down what a ledger cannot know by itself: `settings`, `versions`, `compute` (ms by stage), `answered`.
+    """Note facts of a run in its ledger, such as `settings`, `versions`, `compute` (ms by stage) and `answered`.
 
-    Words take the place of those that were noted before, numbers are added to them: each run notes its own.
+    A text replaces the earlier value. A float is added to it, because each run notes only its own share.
     """
     for name, values in facts.items():
         known = noted(ledger, name)
@@ -42,7 +42,7 @@ def note(ledger: Ledger, **facts: Mapping[str, str | float]) -> None:
 
 
 def noted(ledger: Ledger, name: str) -> dict[str, str | float]:
-    """Return what was noted under a name; empty when nothing was."""
+    """Return the values noted under a name; empty without any."""
     try:
         value = json.loads(ledger.facts.get(name, "{}"))
     except ValueError:
@@ -51,9 +51,9 @@ def noted(ledger: Ledger, name: str) -> dict[str, str | float]:
 
 
 def history(ledgers: Sequence[Ledger]) -> History:
-    """Return what the ledgers tell of one dataset together; the first one says the model, settings and versions.
+    """Return the history of one dataset from its ledgers; model, mode, settings and versions are from the first one.
 
-    Raises OutputError for a ledger that is damaged.
+    Raises OutputError for a damaged ledger.
     """
     sums = [_Sums(ledger) for ledger in ledgers]
     runs = _runs(ledgers, sums)
@@ -88,7 +88,7 @@ def history(ledgers: Sequence[Ledger]) -> History:
 
 
 def _runs(ledgers: Sequence[Ledger], sums: Sequence[_Sums]) -> tuple[Run, ...]:
-    """Return the runs in the order of their beginnings; what shards did at the same time is one run."""
+    """Return the runs, sorted by begin; the runs of all shards of one start are joined."""
     runs = tuple(sorted((run for one in sums for run in one.runs()), key=lambda run: run.began))
     if "shard" not in ledgers[0].facts:
         return runs
@@ -97,7 +97,7 @@ def _runs(ledgers: Sequence[Ledger], sums: Sequence[_Sums]) -> tuple[Run, ...]:
 
 
 class _Sums:
-    """What one pass over a ledger's events gives."""
+    """The sums of one pass over the events of a ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -127,7 +127,7 @@ class _Sums:
             self._last[int(number)] = max(last, self._last.get(int(number), last))
 
     def runs(self) -> Iterator[Run]:
-        """Yield the runs; one that was killed ended, as far as anybody knows, with its last event."""
+        """Yield the runs; the end of a killed run is the time of its last event."""
         with self._ledger.sqlite_errors():
             rows = self._ledger.db.execute("SELECT run, began, ended, server, stopped FROM runs").fetchall()
         for run, began, ended, server, stopped in rows:
@@ -137,7 +137,7 @@ class _Sums:
 
 
 def _columns(ledger: Ledger, columns: str, where: str = "") -> Iterator[tuple[tuple[Any, ...], ...]]:
-    """Yield the columns of some thousand events at a time."""
+    """Yield the columns of up to 20,000 events at a time."""
     with ledger.sqlite_errors():
         cursor = ledger.db.execute(f"SELECT {columns} FROM events {where}")
         while rows := cursor.fetchmany(_FETCHED):
@@ -145,7 +145,7 @@ def _columns(ledger: Ledger, columns: str, where: str = "") -> Iterator[tuple[tu
 
 
 def _floats(column: tuple[float | None, ...]) -> NDArray[np.float64]:
-    """Return a column as numbers, NaN where there is none."""
+    """Return a column as numbers, NaN for None."""
     return np.array(column, dtype=np.float64)
 
 
@@ -162,7 +162,7 @@ def _spread(watches: Sequence[Stopwatch], done: int) -> Spread:
 
 
 def _members(said: Counter[str], counted: Mapping[str, float]) -> dict[str, int]:
-    """Return done events by member, as the answers said it, or else as the servers counted their requests."""
+    """Return done events by member: from the answers, or if these name no member, from the servers' counters."""
     if set(said) <= {""}:
         said = Counter({name: round(value) for name, value in counted.items()})
     return {name or "not known": count for name, count in said.most_common() if count}

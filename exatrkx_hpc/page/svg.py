@@ -12,9 +12,9 @@ _ROUND: Final = (1.0, 2.0, 5.0, 10.0)
 
 
 def element(name: str, *inside: str, **attributes: object) -> str:
-    """Return `<name …>…</name>`; attributes are escaped, what is `inside` is SVG already.
+    """Return `<name …>…</name>`; attribute values are escaped, `inside` must be SVG.
 
-    `class_` stands for `class`, and an underscore in a name for a hyphen.
+    `class_` becomes `class`; an underscore inside an attribute name becomes a hyphen.
     """
     words = [name]
     for key, value in attributes.items():
@@ -24,12 +24,12 @@ def element(name: str, *inside: str, **attributes: object) -> str:
 
 
 def text(words: str, x: float, y: float, **attributes: object) -> str:
-    """Return a text at a place; its `words` are escaped."""
+    """Return a text at a position; `words` are escaped."""
     return element("text", html.escape(words), x=x, y=y, **attributes)
 
 
 def drawing(*inside: str, name: str, title: str, description: str, width: float, height: float) -> str:
-    """Return a whole inline SVG that says its title and description to who cannot see it."""
+    """Return a complete inline SVG with a title and a description for screen readers."""
     heads = (
         element("title", html.escape(title), id=f"{name}-title"),
         element("desc", html.escape(description), id=f"{name}-text"),
@@ -46,7 +46,7 @@ def drawing(*inside: str, name: str, title: str, description: str, width: float,
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Where values are on an axis: `low` at the pixel `start`, `high` at `end`; `ticks` are round values between."""
+    """Maps values to pixels: `low` to `start`, `high` to `end`; `ticks` are round values in between."""
 
     low: float
     high: float
@@ -56,7 +56,7 @@ class Scale:
     logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
-        """Return the pixel of a value; one outside is put at the nearer end."""
+        """Return the pixel of a value; a value outside is clamped to the nearer end."""
         inside = min(max(value, self.low), self.high)
         low, high, at = (self._measure(one) for one in (self.low, self.high, inside))
         share = (at - low) / (high - low) if high > low else 0.0
@@ -68,9 +68,9 @@ class Scale:
 
 
 def linear(high: float, *, start: float, end: float, most: int = 6, whole: bool = False, fit: bool = False) -> Scale:
-    """Return a scale from 0 to `high`, or with `fit` to the round value above it, with `most` ticks or fewer.
+    """Return a scale from 0 to `high`, or with `fit` to the next round value, with at most `most` steps between ticks.
 
-    With `whole` the ticks are whole numbers.
+    With `whole`, the ticks are whole numbers.
     """
     high = high if high > 0 and math.isfinite(high) else 1.0
     step = _step(high / most)
@@ -87,10 +87,10 @@ def linear(high: float, *, start: float, end: float, most: int = 6, whole: bool 
 
 
 def logarithmic(low: float, high: float, *, start: float, end: float) -> Scale:
-    """Return a logarithmic scale over `low` to `high`, both above 0.
+    """Return a logarithmic scale from `low` to `high`, both above 0.
 
-    Its ticks are powers of ten, over less than three decades also 2 and 5 times those, and over less than one any
-    round values.
+    The ticks are powers of ten; below three decades also 2 and 5 times these; below one decade equidistant round
+    values.
     """
     ratio = high / low
     if ratio < 10:
@@ -105,7 +105,7 @@ def logarithmic(low: float, high: float, *, start: float, end: float) -> Scale:
 
 
 def path(points: Iterable[tuple[float, float]]) -> str:
-    """Return the `d` of a line through pixels."""
+    """Return the path attribute `d` of a line through pixels."""
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 

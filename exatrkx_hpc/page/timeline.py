@@ -1,4 +1,4 @@
-"""Events in bins of the running time of the runs that did them."""
+"""Events in bins of running time, which leaves out the pauses between runs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _SHORTEST_BIN: Final = 0.1
 
 
 class Timeline:
-    """Counts events in bins of the running time of some runs, which may overlap, as those of shards do."""
+    """Counts events in bins of the running time of several runs; runs of shards may overlap."""
 
     def __init__(self, runs: Iterable[Run], most: int) -> None:
-        """Make no more than `most` bins."""
+        """Make at most `most` bins; `runs` must be sorted by begin."""
         spans: list[list[float]] = []
-        for run in runs:  # in the order of their beginnings
+        for run in runs:  # sorted by begin
             if spans and run.began <= spans[-1][1]:
                 spans[-1][1] = max(spans[-1][1], run.ended)
             else:
@@ -34,12 +34,12 @@ class Timeline:
         self._width = _bin_width(seconds / most)
         number = max(1, int(np.ceil(seconds / self._width - 1e-9)))
         if number > 1 and seconds - (number - 1) * self._width < 0.5 * self._width:
-            number -= 1  # a sliver at the end would say a rate of nothing
+            number -= 1  # a very short last bin would show a meaningless rate
         self._edges = (*(self._width * place for place in range(number)), max(seconds, self._width * (number - 1)))
         self._counts = np.zeros(number, dtype=np.int64)
 
     def add(self, ended: NDArray[np.float64]) -> None:
-        """Count events that ended at these times, in seconds since 1970."""
+        """Add events that ended at these times, in seconds since 1970."""
         if not len(self._starts):
             return
         span = np.clip(np.searchsorted(self._starts, ended, side="right") - 1, 0, None)
@@ -48,7 +48,7 @@ class Timeline:
         self._counts += np.bincount(np.minimum(place, len(self._counts) - 1), minlength=len(self._counts))
 
     def throughput(self) -> Throughput:
-        """Return the counts; no bins when no time passed."""
+        """Return the counts; no bins if the running time is 0."""
         begins = tuple(float(at) for at in self._offsets[1:-1])
         if self._edges[-1] <= 0:
             return Throughput()
@@ -56,12 +56,12 @@ class Timeline:
 
 
 def bins(wanted: float) -> int:
-    """Return a number of bins that can be told apart: few events make few, or each would be noise."""
+    """Limit the wanted number of bins to 10 to 90; want few bins for few events, because sparse bins show noise."""
     return int(min(max(wanted, _FEWEST_BINS), _MOST_BINS))
 
 
 def _bin_width(least: float) -> float:
-    """Return the next round width, of 1, 2 or 5 times a power of ten."""
+    """Return the next round width from `least` upwards: 1, 2 or 5 times a power of ten, at least 0.1 s."""
     width = _SHORTEST_BIN
     while width < least:
         width *= 2.5 if f"{width:e}"[0] == "2" else 2.0

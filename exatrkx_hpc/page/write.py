@@ -1,4 +1,4 @@
-"""Write `OUT/report.html`: after a run, with what only the run knows, or again from the files in OUT."""
+"""Write `OUT/report.html`: after a run, with facts that only the run knows, or again from the files in OUT."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _PACKAGES = ("tritonclient", "grpcio", "numpy")
 
 
 def write_page(out: Path, *, times: bool = False, **facts: Mapping[str, str | float]) -> Path:
-    """Write OUT/report.html from the ledger in OUT and return its path; `facts` are noted in the ledger before.
+    """Write OUT/report.html from the ledger in OUT and return its path; first note `facts` in the ledger.
 
-    `times` also writes OUT/times.csv, the time of each stage; one that is there is written again in any case. Of a
-    run in shards both are made from the ledgers of all. Raises InputError when OUT has no ledger, OutputError when a
-    run writes to OUT, its ledger is damaged, or one of the two cannot be written.
+    `times` also writes OUT/times.csv, the time of each stage; an existing times.csv is always rewritten. For a run in
+    shards, both use the ledgers of all shards. Raises InputError when OUT has no ledger, OutputError when a run writes
+    to OUT, its ledger is damaged, or a file cannot be written.
     """
     results = Results(out)
     with _opened(results) as ledgers:
@@ -48,7 +48,7 @@ def write_page(out: Path, *, times: bool = False, **facts: Mapping[str, str | fl
 
 @contextlib.contextmanager
 def _opened(results: Results) -> Iterator[list[Ledger]]:
-    """Give the ledgers of OUT, those of all shards where it has any."""
+    """Yield the ledger of OUT, or the ledgers of all its shards."""
     paths = [path for path in _ledgers(results.out) if path.exists()]
     if not paths:
         raise InputError(
@@ -59,17 +59,17 @@ def _opened(results: Results) -> Iterator[list[Ledger]]:
 
 
 def _ledgers(out: Path) -> list[Path]:
-    """Return where the ledgers of OUT are, or would be."""
+    """Return the paths of the ledgers of OUT, existing or not."""
     of = read_sharding(out) or 1
     return [Results(out, Shard(number, of)).ledger for number in range(of)]
 
 
 @contextlib.contextmanager
 def page_of_run(settings: Settings, run_root: Path | None = None) -> Iterator[None]:
-    """Write the page of the run inside the block when it ends, or is stopped; another error leaves none.
+    """Write the page when the run inside the block ends or is stopped; after any other error write no page.
 
-    `run_root` is where the farm is whose endpoint `settings.server` may be: then its servers are asked what they
-    count. Raises what `write_page` raises, but not in place of the run's own error.
+    If `settings.server` is the endpoint of the farm in `run_root`, the page includes the counters of its servers.
+    Raises the errors of `write_page`, but never in place of the run's own error.
     """
     began, before = time.time(), _snapshots(settings, run_root)
     try:
@@ -82,7 +82,7 @@ def page_of_run(settings: Settings, run_root: Path | None = None) -> Iterator[No
 
 
 def _launch(settings: Settings, began: float, stopped: str) -> dict[str, dict[str, str | float]]:
-    """Return what to note of a run over shards, of which each knows only its own."""
+    """Return begin, end and stop of a run in shards; the ledger of a shard knows only its own run."""
     if read_sharding(settings.out) is None:
         return {}
     at = f"{began:.3f}"
@@ -108,7 +108,7 @@ def _write(
 
 
 def shown_settings(settings: Settings) -> dict[str, str]:
-    """Return the settings of a run in the words of its page."""
+    """Return the settings of a run, with the names that its page shows."""
     source = {"endpoint": settings.server} if settings.server else {"model repository": str(settings.repository)}
     return {
         **source,
@@ -124,7 +124,7 @@ def shown_settings(settings: Settings) -> dict[str, str]:
 
 
 def _record(settings: Settings, run_root: Path | None) -> EndpointRecord | None:
-    """Return what the farm says of its endpoint, if that is the one of the run."""
+    """Return the farm's endpoint record, or None if the run uses another endpoint."""
     if run_root is None or not settings.server:
         return None
     with contextlib.suppress(EndpointError):
@@ -134,7 +134,7 @@ def _record(settings: Settings, run_root: Path | None) -> EndpointRecord | None:
 
 
 def _snapshots(settings: Settings, run_root: Path | None) -> Seen:
-    """Return what the farm's servers count now, or None when nobody says which they are."""
+    """Return the current counters of the farm's servers, or None if the servers are unknown."""
     record = _record(settings, run_root)
     return snapshots(record.metrics, record.instances) if record is not None else None
 
@@ -151,12 +151,12 @@ def _versions(record: EndpointRecord | None) -> dict[str, str]:
 
 
 def _triton(http: str) -> str:
-    """Return the version of the Triton behind an HTTP endpoint; nothing when it does not say."""
+    """Return the version of the Triton behind an HTTP endpoint, or "" if unknown."""
     import requests
 
     try:
         with requests.Session() as session:
-            session.trust_env = False  # a server is inside the cluster; http_proxy is for the world outside it
+            session.trust_env = False  # servers are inside the cluster; http_proxy is for addresses outside
             return str(session.get(f"http://{http}/v2", timeout=DEADLINE).json()["version"])
     except (requests.RequestException, ValueError, KeyError, TypeError):
         return ""

@@ -1,4 +1,4 @@
-"""The endpoint for notebooks: plain calls, with the event loop in a background thread."""
+"""The endpoint for notebooks: blocking calls, with the event loop in a background thread."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Endpoint:
-    """One `host:port` that answers events; works in a script, a thread and a notebook. Close it after use."""
+    """Client of one endpoint `host:port`, for scripts, threads and notebooks; close it after use."""
 
     def __init__(
         self,
@@ -44,9 +44,9 @@ class Endpoint:
         request_timeout: float = 60.0,
         patience: float = 120.0,
     ) -> None:
-        """Prepare to talk to `server` (`host:port`); see `Client` for workload, mode and the two times, in seconds.
+        """Prepare a client of `server` (`host:port`); see `Client` for workload, mode and the two times, in seconds.
 
-        Raises ConfigError for a bad address or mode. Nothing is sent yet; `check` asks whether the model is ready.
+        Raises ConfigError for a bad address or mode. Sends nothing yet; `check` checks whether the model is ready.
         """
         self.mode: Mode = mode
         self._loop = asyncio.new_event_loop()
@@ -76,7 +76,7 @@ class Endpoint:
 
     @property
     def model(self) -> str:
-        """The name of the model that is asked; several, with commas, in mode stages."""
+        """The name of the requested model; in mode `stages` several names, separated by commas."""
         return self._client.model
 
     def __repr__(self) -> str:
@@ -89,18 +89,18 @@ class Endpoint:
         self.close()
 
     def check(self, deadline: float = 10.0) -> None:
-        """Return when the model is ready; raises EndpointError or ModelError, after `deadline` s at most."""
+        """Wait until the model is ready, at most `deadline` seconds; raises EndpointError or ModelError."""
         self._call(self._client.check(deadline))
 
     @property
     def workload(self) -> Workload:
-        """What an event is, and what comes back."""
+        """The kind of event: tensors of request and result."""
         return self._client.workload
 
     def infer(self, event: Given) -> Any:  # noqa: ANN401 - an array, or a mapping of arrays
-        """Return what the service gives for one event; the arguments and errors of `Client.infer`.
+        """Return the result of one event; arguments and errors as in `Client.infer`.
 
-        Warns once when the events look as if they had other units than the service's.
+        Warns once if the events seem to have other units than the service expects.
         """
         tensors = as_tensors(self.workload, event)
         self._watch.look(tensors)
@@ -109,7 +109,7 @@ class Endpoint:
     def find_tracks(self, hits: ArrayLike) -> NDArray[np.int64]:
         """Return the track label of each hit, int64 `[N]`, for hits `[N, 3]` (r/3000, phi/pi, z/400).
 
-        Raises InputError, EndpointError or ModelError as `Client.infer` does. Warns once of other units.
+        Raises InputError, EndpointError or ModelError as `Client.infer` does. Warns once about other units.
         """
         labels: NDArray[np.int64] = self.infer(hits)
         return labels
@@ -145,18 +145,19 @@ class Endpoint:
     ) -> Iterator[Any]:
         """Yield the results of many events, with `in_flight` requests at a time; see docs/python.md.
 
-        Of events alone it yields their results in the order of `events`, and the first failure ends it with the errors
-        of `infer`. Of named events, pairs `(name, event)` or a mapping, it yields a `Found` for each as they finish,
-        or in their order with `ordered`; what an event fails for itself is in its `Found` and stops nobody.
+        For events without names, it yields their results in the order of `events`; the first failure ends it with an
+        error of `infer`. For named events, pairs `(name, event)` or a mapping, it yields a `Found` for each as they
+        finish, or in their order with `ordered`. A failure of one event is in its `Found` and does not end the map.
 
-        `ledger` is a folder for results, as `run-clients` makes one: named events are done once, and what an earlier
-        map did comes from there. `retry_failed` also does what is in quarantine; `accept_changes` does events again
-        whose tensors are others now. `progress` shows how far it is, or is called with a Tally after each event.
+        `ledger` is an output folder as in `run-clients`: each named event is done once, and results of an earlier map
+        are read from there. `retry_failed` also retries events in quarantine; `accept_changes` redoes events whose
+        tensors have changed. `progress` shows the progress, or is a function that gets a Tally after each event.
 
-        `events` is read at most `in_flight` ahead of what was yielded, named ones 2 more. Closing the iterator
-        drops what is in flight. Raises ConfigError when `in_flight` is below 1; while it is iterated EndpointError
-        when nothing answers any more, OutputError when the ledger cannot be used, or is of other results, InputError
-        for an event that changed since it was done, or that has no name and needs one.
+        `events` is read at most `in_flight` events ahead, with names 2 more. Closing the iterator drops requests in
+        flight. Raises ConfigError if `in_flight` is below 1. During iteration, raises EndpointError when the endpoint
+        stays dead, ModelError when 100 events in a row fail in the model, OutputError when the ledger cannot be used
+        or does not fit, and InputError for an event that changed since it was done or whose name is invalid, repeated
+        or missing.
         """
         expected = operator.length_hint(events, 0)
         way = Way(in_flight=in_flight, ordered=ordered, progress=progress, events=expected)
@@ -177,7 +178,7 @@ class Endpoint:
         )
 
     def close(self) -> None:
-        """Close the channel and end the thread; a second call does nothing."""
+        """Close the channel and end the thread; a second call has no effect."""
         if self._finish.alive:
             self._call(self._client.close())
             self._finish()
@@ -186,7 +187,7 @@ class Endpoint:
         future = self._submit(work)
         try:
             return future.result()
-        except BaseException:  # Ctrl-C while it runs: do not leave the request behind
+        except BaseException:  # Ctrl-C during the call: cancel the request
             future.cancel()
             raise
 
@@ -198,12 +199,12 @@ class Endpoint:
 
 
 async def _client(server: str, **settings: Any) -> Client:  # noqa: ANN401 - what `Client` takes
-    """Make the client inside its event loop, which gRPC binds it to."""
+    """Create the client inside its event loop, because gRPC binds it to that loop."""
     return Client(server, **settings)
 
 
 def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    """Cancel what is left in the loop, then end its thread; also at exit, or when the object is dropped."""
+    """Cancel all tasks of the loop, then end its thread; also runs at exit and when the object is collected."""
 
     async def cancel_all() -> None:
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

@@ -1,4 +1,4 @@
-"""What goes into a map and what comes out of it: a named event, and what became of it."""
+"""Input and output of a map: a named event, and its outcome."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ NamedEvents: TypeAlias = "Mapping[str, Given] | Iterable[tuple[str, Given]]"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
-    """What became of one named event: its `answer`, or the `error` that it met; one of the two is None.
+    """The outcome of one named event: its `answer` or its `error`; the other one is None.
 
-    `answer` has the outputs and how they were got (`seconds`, `retries`, `member`, `version`). `before` is whether an
-    earlier call had done this event, and the ledger has told it.
+    `answer` has the outputs, `seconds`, `retries`, `member` and `version`. `before` is true if the outcome is from the
+    ledger of an earlier call.
     """
 
     name: str
@@ -35,20 +35,20 @@ class Found:
 
     @property
     def result(self) -> Any:  # noqa: ANN401 - an array, or a mapping of arrays
-        """The output where the workload has one, else all by name; raises the event's error when it has none."""
+        """The output if the workload has one, else all outputs by name; raises the event's error if it failed."""
         if self.answer is None:
             raise self.error or ExatrkxError(f"{self.name} has no result")
         return single(self.answer.outputs)
 
     @property
     def labels(self) -> Any:  # noqa: ANN401 - as above
-        """The same by the word of track finding: the label of each hit, int64 `[N]`."""
+        """Another name of `result` for track finding: the label of each hit, int64 `[N]`."""
         return self.result
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Event:
-    """One event as a map reads it: its tensors and their digest; or what is wrong with it."""
+    """One event that a map has read: its tensors and their SHA-256, or its `error`."""
 
     name: str
     tensors: Tensors = field(default_factory=dict)
@@ -57,24 +57,24 @@ class Event:
 
     @property
     def size(self) -> int:
-        """The bytes of its tensors."""
+        """The size of the tensors, in bytes."""
         return sum(array.nbytes for array in self.tensors.values())
 
     @property
     def content(self) -> EventInput:
-        """The event as if it had been read from a file, whose moment is not known."""
+        """The event as if read from a file; `mtime_ns` is 0 because there is no file."""
         return EventInput(tensors=self.tensors, size=self.size, mtime_ns=0, sha256=self.sha256.hex())
 
 
 def is_named(event: object) -> bool:
-    """Say whether this is a pair of a name and an event: an event alone never begins with a text."""
+    """Return whether this is a pair (name, event); an event without a name never begins with a string."""
     return isinstance(event, tuple) and len(event) == 2 and isinstance(event[0], str)
 
 
 def read_event(workload: Workload, name: str, given: Given, *, digest: bool, watch: Watch) -> Event:
-    """Return the event with a copy of its tensors, as its arrays may be used again; `digest` is for a ledger.
+    """Return the event with a copy of its tensors, because the caller may reuse its arrays.
 
-    `watch` looks at their units.
+    An invalid event has an `error` and no tensors. `digest` computes the SHA-256 for a ledger; `watch` checks units.
     """
     try:
         own = {key: np.array(array) for key, array in as_tensors(workload, given).items()}

@@ -1,7 +1,7 @@
-"""Many events from an iterator through one endpoint: what `Endpoint.map` does.
+"""Many events from an iterator through one endpoint: the implementation of `Endpoint.map`.
 
-The caller's thread reads events and takes results, the endpoint's event loop asks, and with a ledger a third thread
-writes. So reading, waiting, writing and what the caller does with a result overlap.
+The caller's thread reads events and takes results, the endpoint's event loop sends requests, and a third thread writes
+the ledger, if there is one. So reading, inference, writing and the caller's own work overlap.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How the names of our own threads begin.
+#: Prefix of the names of our own threads.
 _OURS: Final = "exatrkx-"
-#: A garbage collection that finds a dropped iterator must find nothing else of its map: it finalizes in any order what
-#: goes with it, the lock of the ledger's folder before the ledger, and lets the ledger's thread end first.
+#: Keeps every open map alive. If an iterator is dropped, the garbage collector must collect only the iterator: it
+#: finalizes objects in any order, such as the folder lock before the ledger, and may end the ledger thread first.
 _OPEN: Final[set[Flow]] = set()
 
 
 class Submit(Protocol):
-    """Gives a coroutine to the endpoint's event loop; raises EndpointError when the endpoint is closed."""
+    """Runs a coroutine in the endpoint's event loop; raises EndpointError when the endpoint is closed."""
 
     def __call__(self, work: Coroutine[Any, Any, T], /) -> concurrent.futures.Future[T]:
-        """Return what the coroutine will return."""
+        """Return a future of the coroutine's result."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """How a map goes: requests at a time, in the order of the events or as they finish, what shows its progress.
+    """Options of a map: requests in flight, order of the results, progress display.
 
-    `events` is how many there will be, as far as that is known, else 0.
+    `events` is the expected number of events, 0 if unknown.
     """
 
     in_flight: int
@@ -69,14 +69,14 @@ class Flow:
     """Events on their way through one endpoint; iterate its `results` once."""
 
     def __init__(self, submit: Submit, client: Client, way: Way, scribe: Scribe | None, watch: Watch) -> None:
-        """Prepare: nothing is asked, opened or started yet. `scribe` keeps the ledger, if there is one."""
+        """Prepare without sending or opening anything; `scribe` keeps the ledger, if there is one."""
         self._submit, self._client, self._way, self._scribe, self._watch = submit, client, way, scribe, watch
         self._ordered = way.ordered
         self._free = asyncio.Semaphore(way.in_flight)
         self._beginning, self._begun = asyncio.Lock(), False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{_OURS}ledger")
-        # What was given and not taken yet, in the order of the events; and what of it has finished, in that order.
+        # Events sent and not yet taken, in input order; and the finished ones among them, in order of completion.
         self._out: dict[concurrent.futures.Future[Found], None] = {}
         self._finished: queue.SimpleQueue[concurrent.futures.Future[Found]] = queue.SimpleQueue()
         self._given = self._retries = 0
@@ -85,14 +85,14 @@ class Flow:
         self._in_a_row: Counter[type[Exception]] = Counter()
 
     def results(self, events: Iterable[object]) -> Iterator[Any]:
-        """Yield the Found of each named event, or the result of each that has no name, in the order of `events`."""
+        """Yield the Found of each named event; for events without names their results, in the order of `events`."""
         _OPEN.add(self)
         try:
             with self._progress() as show:
                 yield from self._results(events, show)
         except BaseException as error:
             said = {KeyboardInterrupt: "stopped by SIGINT", GeneratorExit: "the iterator was closed"}
-            with contextlib.suppress(OutputError):  # the disk may be what is broken, and is told already
+            with contextlib.suppress(OutputError):  # the disk may be the problem, and that error is already raised
                 self._close(said.get(type(error)) or one_line(repr(error)))
             raise
         self._close(None)
@@ -104,7 +104,7 @@ class Flow:
         named: bool | None = None
         for event in events:
             named = self._give(event, named)
-            # Beyond the requests in flight named events wait for one to end, are looked up, or are written.
+            # Named events beyond `in_flight` wait for a free request, are looked up in the ledger, or are written.
             if len(self._out) >= self._way.in_flight + LOOKAHEAD * named or self._ready():
                 yield self._take(show) if named else self._take(show).result
         while self._out:
@@ -115,7 +115,7 @@ class Flow:
         return contextlib.nullcontext(progress) if callable(progress) else progress_bar(quiet=not progress)
 
     def _give(self, event: object, named: bool | None) -> bool:
-        """Send an event on its way; return whether it has a name, as all of them have or none."""
+        """Submit an event and return whether it has a name; raises InputError unless all events or none have one."""
         has_name = is_named(event)
         if has_name is not (has_name if named is None else named):
             raise InputError(
@@ -123,7 +123,7 @@ class Flow:
             )
         if not has_name and self._scribe is not None:
             raise InputError("a ledger needs event names; give pairs (name, event), or a mapping of names to events")
-        self._ordered = self._ordered or not has_name  # nothing but its place tells whose result it is
+        self._ordered = self._ordered or not has_name  # without names, only the order assigns results to events
         name, given = cast("tuple[str, Given]", event if has_name else ("", event))
         read = read_event(self._client.workload, name, given, digest=self._scribe is not None, watch=self._watch)
         future = self._submit(self._one(read))
@@ -137,7 +137,7 @@ class Flow:
         return next(iter(self._out)).done() if self._ordered else not self._finished.empty()
 
     def _take(self, show: ShowProgress) -> Found:
-        """Return the next result, after a wait if need be; raises what no event is to blame for."""
+        """Return the next result, waiting if needed; raises errors that no single event causes."""
         future = next(iter(self._out)) if self._ordered else self._finished.get()
         try:
             found = future.result()
@@ -149,7 +149,7 @@ class Flow:
         return found
 
     def _count(self, found: Found) -> None:
-        """Count a result; raises EndpointError or ModelError when so many fail in a row that no event is at fault."""
+        """Count a result; raises EndpointError or ModelError when too many events fail in a row."""
         error, answer = found.error, found.answer
         self._ends[error is None] += 1
         if found.before:
@@ -159,8 +159,8 @@ class Flow:
             self._members[answer.member] += 1
             self._in_a_row.clear()
         elif isinstance(error, (EndpointError, UnknownModel)):
-            # Each of them had all the patience that a request has. A run goes by the time since the last answer
-            # (`Faults`); here the caller may do anything for any time between two results.
+            # Each request has already used its full patience. `Faults` uses the time since the last answer; this is
+            # not possible here, because the caller may pause between two results.
             self._in_a_row[EndpointError] += 1
             if self._in_a_row[EndpointError] >= max(2, self._way.in_flight):
                 raise error
@@ -185,7 +185,7 @@ class Flow:
     # In the event loop
 
     async def _one(self, event: Event) -> Found:
-        """Return what becomes of an event; what it fails for itself is no exception."""
+        """Return the outcome of an event; a failure of inference is no exception."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -204,11 +204,11 @@ class Flow:
             return Found(name=event.name, error=error)
 
     async def _once(self, event: Event, scribe: Scribe) -> Found:
-        """Return what an earlier call found, or ask; it is on disk and in the ledger before it is returned."""
+        """Return the outcome from the ledger, or send a request and write its outcome to disk before returning it."""
         known = await self._write(lambda: scribe.known(event))
         if known is not None:
             return known
-        if not self._begun:  # not before: with nothing to ask no endpoint is needed
+        if not self._begun:  # only now: without open events no endpoint is needed
             await self._begin(scribe)
         found = await self._ask(event)
         await self._write(lambda: scribe.note(event, found))
@@ -227,16 +227,16 @@ class Flow:
     # The end
 
     def _close(self, stopped: str | None) -> None:
-        """Drop what is in flight and close the ledger."""
-        if sys.is_finalizing():  # the threads have ended, and what was yielded is committed
+        """Drop requests in flight and close the ledger."""
+        if sys.is_finalizing():  # the threads have ended; yielded results are committed
             return
         with deferred_signals():
             try:
                 ending = self._submit(self._end(stopped))
-            except EndpointError:  # it was closed before, and every request with it
+            except EndpointError:  # the endpoint is already closed, with all its requests
                 ending = self._thread.submit(self._sign_off, stopped)
             ending.add_done_callback(lambda _: _OPEN.discard(self))
-            # A garbage collection may drop the iterator in any thread; those that do the work must not wait for it.
+            # The garbage collector may drop the iterator in any thread. Our own threads must not wait for themselves.
             if not threading.current_thread().name.startswith(_OURS):
                 ending.result()
 

@@ -1,6 +1,6 @@
-"""The results of a map on disk: the folder that `run-clients` has, with a ledger that grows as events come.
+"""The results of a map on disk: a folder as `run-clients` writes it, with a ledger that grows with the events.
 
-A map's events have no files, so the ledger knows each by its name and the digest of its tensors.
+Events of a map have no files, so the ledger identifies each by its name and the SHA-256 of its tensors.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _REMEDY: Final = "choose another ledger="
 
 _ERRORS: Final[dict[str, type[ExatrkxError]]] = {"input": InputError, "model": ModelError, "endpoint": EndpointError}
 
-#: A file name is 255 bytes at most, and a label file is first written under a longer one.
+#: In bytes. A file name has at most 255 bytes, and a label file is first written under a longer name.
 _LONGEST_NAME: Final = 230
 
 _FIND: Final = """
@@ -50,7 +50,7 @@ _AGAIN: Final = "UPDATE events SET state = 'waiting', size = ?, sha256 = ? WHERE
 
 
 class _Row(NamedTuple):
-    """What the ledger has of one event."""
+    """The ledger entry of one event."""
 
     state: str
     sha256: bytes
@@ -64,7 +64,7 @@ class _Row(NamedTuple):
 
 
 class Scribe:
-    """Keeps the folder of results of one map; one thread at a time may call it, between `open` and `close`."""
+    """Maintains the output folder of one map; only one thread at a time may call it, from `open` to `close`."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Scribe:
         accept_changes: bool = False,
         retry_failed: bool = False,
     ) -> None:
-        """Name what the map is of, and who looks at the units of its events; nothing is opened yet."""
+        """Set what the results must agree with, without opening anything; `watch` checks the units of the events."""
         self._results, self._watch = Results(out, workload=workload), watch
         self._workload, self._server = workload, server
         kind = {"workload": workload.name, "item": workload.item, "results": CSV}
@@ -90,9 +90,9 @@ class Scribe:
         self._begin = self._last_answer = time.monotonic()
 
     def open(self) -> None:
-        """Take the folder, make it if need be, and hold its ledger against its files.
+        """Lock the folder, create it if needed, and check its ledger against its files.
 
-        Raises OutputError when it cannot be used, another run has it, or its ledger does not fit.
+        Raises OutputError when the folder cannot be used, another run uses it, or its ledger does not fit.
         """
         if read_sharding(self._results.out) is not None:
             raise OutputError(f"{self._results.out} was written by run-clients in shards; {_REMEDY}")
@@ -101,7 +101,7 @@ class Scribe:
             self._results.clear()
             create(self._results.ledger, self._facts, locks=locks)
         ledger = self._ledger = self._stack.enter_context(Ledger(self._results.ledger, locks=locks))
-        # A ledger of run-clients is held against the folder of its events, and is of another format.
+        # This refuses a ledger of run-clients: its event format differs.
         require_same(ledger, self._facts, remedy=_REMEDY)
         match_files(ledger, self._results, retry_failed=self._retry)
         with ledger.sqlite_errors():
@@ -116,15 +116,15 @@ class Scribe:
         return self._opened
 
     def tally(self, *, in_flight: int, events: int) -> Tally:
-        """Return how far the map is; of the ledger's events, or of `events` if those are more."""
+        """Return the progress of the map; the total is the events of the ledger, or `events` if that is larger."""
         accounts = self._accounts
         return dataclasses.replace(accounts.tally(in_flight=in_flight), events=max(accounts.events, events))
 
     def known(self, event: Event) -> Found | None:
-        """Return what an earlier map found of an event, or None: then it is in the ledger, and waits.
+        """Return the outcome of an event from an earlier map, or None after adding the event to the ledger as waiting.
 
-        Raises InputError for a name that no file can have, that comes a second time, or whose tensors are others than
-        those that were done.
+        Raises InputError for an invalid or repeated name, and, without `accept_changes`, for a done event whose tensors
+        have changed.
         """
         key = self._new_key(event.name)
         with self._ledger.sqlite_errors():
@@ -146,7 +146,7 @@ class Scribe:
         if row.state == "quarantined":
             return Found(name=event.name, error=_ERRORS[row.kind](row.reason), before=True)
         path = self._results.file_of(event.name)
-        if digest(path) != row.result_sha256:  # somebody was at it since the map began
+        if digest(path) != row.result_sha256:  # another program changed it since the map began
             return None
         answer = Answer(
             outputs=read_result(self._workload, path),
@@ -170,9 +170,9 @@ class Scribe:
         return key
 
     def _expect(self, event: Event, key: bytes, row: _Row | None) -> None:
-        """Let an event wait in the ledger, and take it out of the accounts if it was there."""
+        """Set an event to waiting in the ledger, and remove an earlier outcome from the accounts."""
         accounts = self._accounts
-        with self._ledger.sqlite_errors():  # it is committed with its result
+        with self._ledger.sqlite_errors():  # committed together with its result
             if row is None:
                 self._ledger.db.execute(_NEW, (key, as_text(event.name), event.size, event.sha256))
                 accounts.events += 1
@@ -186,15 +186,15 @@ class Scribe:
             self._results.file_of(event.name).unlink(missing_ok=True)
 
     def begin(self, version: str) -> None:
-        """Note which version of the model answers from now on; raises OutputError when done events are of another."""
+        """Note the model version of the following answers; raises OutputError if done events have another version."""
         require_version(self._ledger, version, server=self._server, remedy=_REMEDY)
         self._accounts.version = version or self._accounts.version
         self._begin = time.monotonic()
 
     def note(self, event: Event, found: Found) -> None:
-        """Write down what became of an event: first its result file, or why it has none, then the ledger.
+        """Write the outcome of an event: first its result file or quarantine note, then the ledger.
 
-        Raises OutputError when that cannot be written.
+        Raises OutputError on a write error.
         """
         accounts = self._accounts
         if found.answer is not None:
@@ -213,8 +213,8 @@ class Scribe:
         return result_of(self._workload, event.name, event.content, answer, written)
 
     def close(self, stopped: str | None) -> None:
-        """Write the end of the map and its report, and let go of the folder; raises OutputError when it cannot."""
-        with self._stack:  # which closes, also after a fault
+        """Write the end of the map and its report, and unlock the folder; raises OutputError on a write error."""
+        with self._stack:  # closes ledger and lock, also after an error
             accounts = self._opened
             if accounts is None:
                 return

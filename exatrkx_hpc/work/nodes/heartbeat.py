@@ -1,4 +1,4 @@
-"""The heartbeat of a run over several nodes: a file that is touched while the run waits for the nodes."""
+"""The heartbeat of a run over several nodes: a file that the run touches while it waits for the nodes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-#: In OUT/shards.
+#: File name in OUT/shards.
 NAME: Final = "beat"
-#: A file system may show a change of another node some seconds late.
+#: In seconds; a file system may show changes of another node some seconds late.
 _SILENCE: Final = 90.0
 _LOOK: Final = 0.2
 
 
 def touch(path: Path) -> None:
-    """Give the sign; raises OSError."""
+    """Touch the heartbeat file; raises OSError."""
     path.touch()
 
 
@@ -26,7 +26,7 @@ def is_heard(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Wait for the next sign and return True; False when there was none for `silence` seconds."""
+    """Wait for the next heartbeat and return True; False if there is none for `silence` seconds."""
     before, until = _stamp(path), clock() + silence
     while clock() < until:
         sleep(_LOOK)

@@ -23,7 +23,7 @@ _FETCHED: Final = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What the ledgers do not say: events of shards that nobody began, who did how many, and how it ended."""
+    """Facts that no ledger has: events of shards that were not started, events per node, and how the run ended."""
 
     server: str
     model: str
@@ -35,10 +35,10 @@ class RunFacts:
 
 
 class Merger:
-    """Adds up ledgers, one after the other; its memory does not grow with the number of events."""
+    """Sums ledgers, one after the other; its memory use does not grow with the number of events."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start without ledgers."""
         self._watch = Stopwatch()
         self._members: Counter[str] = Counter()
         self._failed: list[Failed] = []
@@ -52,11 +52,11 @@ class Merger:
 
     @property
     def idle(self) -> bool:
-        """Whether no event was tried."""
+        """Whether this run tried no event."""
         return not self._ended
 
     def add(self, ledger: Ledger, *, before: int) -> None:
-        """Take a ledger, whose runs up to the number `before` are earlier ones. Raises OutputError."""
+        """Add a ledger; its runs up to number `before` are earlier ones. Raises OutputError."""
         counts = ledger.counts()
         self._events += counts.events
         self._done += counts.done
@@ -96,7 +96,7 @@ class Merger:
             self._watch.add_all(np.array(seconds, dtype=np.float64))
 
     def report(self, facts: RunFacts) -> Report:
-        """Return the report of all that was added."""
+        """Return the report of all added ledgers."""
         failed = tuple(sorted(self._failed, key=lambda one: event_key(one.event))[:LISTED])
         return Report(
             server=facts.server,
@@ -129,7 +129,7 @@ def _named(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def last_runs(ledgers: Mapping[int, Ledger]) -> dict[int, int]:
-    """Return the number of the last run of each ledger, 0 where there was none."""
+    """Return the number of the last run of each ledger, 0 without a run."""
     found = {}
     for shard, ledger in ledgers.items():
         with ledger.sqlite_errors():
@@ -138,5 +138,5 @@ def last_runs(ledgers: Mapping[int, Ledger]) -> dict[int, int]:
 
 
 def count_left(ledgers: Iterable[Ledger]) -> int:
-    """Return how many events the ledgers have left."""
+    """Return how many events of the ledgers are left to do."""
     return sum(ledger.counts().left for ledger in ledgers)

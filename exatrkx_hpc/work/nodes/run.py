@@ -33,19 +33,19 @@ ROUNDS: Final = 5
 
 
 class Do(Protocol):
-    """Whoever does shards: on this machine, or on many."""
+    """A function that runs shards, on this machine or on several nodes."""
 
     def __call__(self, settings: Settings, shards: Sequence[int], *, of: int, look: Callable[[], None]) -> str:
-        """Do the shards, call `look` now and then, and return why it was stopped early, or nothing.
+        """Run the shards, call `look` at intervals, and return the reason of an early stop, or "".
 
-        When it returns nobody works on them any more; how each ended is in its state. Raises LaunchError when they
-        could not be begun, or a program that had some failed.
+        When it returns, no program works on the shards any more; the state of each says how it ended. Raises
+        LaunchError when they could not be started, or when a program that ran some of them failed.
         """
         ...
 
 
 def here(tell: Tell) -> Do:
-    """Return what does shards on this machine alone, one after the other."""
+    """Return a function that runs shards on this machine, one after the other."""
 
     def do(settings: Settings, shards: Sequence[int], *, of: int, look: Callable[[], None]) -> str:
         with Results(settings.out).usable():
@@ -63,12 +63,12 @@ def run_sharded(
     shards: int | None = None,
     tell: Tell = untold,
 ) -> Report:
-    """Give every event its labels as `run_clients` does, shard by shard, and return the report of all.
+    """Process every event as `run_clients` does, shard by shard, and return the report of all shards.
 
-    OUT gets `shards` shards if it is begun now, and keeps those that it has. Every shard has an end when it returns.
-    Raises what `run_clients` raises, for the first shard that says so; OutputError for an OUT that was begun without
-    shards; LaunchError when nobody could begin; StoppedRun when it was stopped, or when shards were lost so often
-    that it makes no sense to go on.
+    A new OUT gets `shards` shards, at least 2; an existing OUT keeps its number. When it returns, every shard has
+    ended. Raises the errors of `run_clients`, from the first shard that failed; OutputError for an OUT that was
+    started without shards; LaunchError when no shard could be started; StoppedRun when the run was stopped, or when
+    shards were lost repeatedly or without progress.
     """
     require_shardable(settings)
     results = Results(settings.out, workload=settings.kind)
@@ -79,7 +79,7 @@ def run_sharded(
 
 
 def require_shardable(settings: Settings) -> None:
-    """Raise InputError without events, OutputError for an OUT that was begun without shards, ConfigError for -i."""
+    """Raise InputError without events, OutputError for an OUT started without shards, ConfigError for -i."""
     if settings.ignore_first:
         raise ConfigError(f"-i is for a run without shards, but {settings.out} has shards; omit -i")
     format_of(settings.events)
@@ -91,12 +91,12 @@ def require_shardable(settings: Settings) -> None:
 
 
 def _sharding(settings: Settings, results: Results, shards: int | None) -> int:
-    """Return how many shards OUT has, or gets; one that begins anew has forgotten all when it returns."""
+    """Return the number of shards of OUT; a new or `fresh` OUT is cleared and gets its number here."""
     known = read_sharding(settings.out)
     if settings.fresh or known is None:
         if (number := shards or known) is None:
             raise ConfigError(f"{settings.out} has no shards; set the number of shards")
-        blocking(lambda: check_endpoint(settings))  # first: a mistyped address costs no results
+        blocking(lambda: check_endpoint(settings))  # first, so that a mistyped address does not delete results
         with results.usable():
             results.clear()
             forget_sharding(settings.out)
@@ -106,12 +106,12 @@ def _sharding(settings: Settings, results: Results, shards: int | None) -> int:
 
 
 class _Run:
-    """One run over all shards of OUT, which is locked for it."""
+    """One run over all shards of OUT, which the caller has locked."""
 
     def __init__(
         self, settings: Settings, results: Results, *, of: int, locks: bool, show: ShowProgress, tell: Tell
     ) -> None:
-        # Paths as they are from everywhere; and what is begun anew is so once.
+        # Absolute paths, for programs in other folders. Not `fresh`: OUT is already cleared, and only once.
         self._settings = dataclasses.replace(
             settings, events=settings.events.absolute(), out=settings.out.absolute(), fresh=False
         )
@@ -132,7 +132,7 @@ class _Run:
 
     @contextlib.contextmanager
     def _ledgers(self) -> Iterator[dict[int, Ledger]]:
-        """Open the ledgers that are there, by their shards; raises OutputError when one is damaged, or in use."""
+        """Open the existing ledgers, by shard; raises OutputError when one is damaged or in use."""
         with contextlib.ExitStack() as stack:
             paths = {shard: Results(self._settings.out, Shard(shard, self._of)).ledger for shard in range(self._of)}
             yield {
@@ -142,13 +142,13 @@ class _Run:
             }
 
     def _require_version(self, ledgers: Iterable[Ledger]) -> None:
-        """Refuse another version of the model; a shard that has not begun would take it for granted."""
+        """Refuse another model version; a shard without a ledger would accept any version."""
         version = blocking(lambda: check_endpoint(self._settings))
         for ledger in ledgers:
             require_version(ledger, version, server=source_of(self._settings))
 
     def _rounds(self, do: Do) -> tuple[str, ExatrkxError | None]:
-        """Let the shards be done; return why that was stopped, and the error that ended a shard."""
+        """Run all shards, lost ones again; return the reason of a stop, and the error that ended a shard."""
         left: list[int] = list(range(self._of))
         log = self._settings.out / "shards" / LOG
         for turn in range(ROUNDS):
@@ -166,7 +166,7 @@ class _Run:
         return f"{lost(left)} repeatedly; see {log}", None
 
     def _round(self, do: Do, shards: Sequence[int], *, first: bool) -> str:
-        """Let the shards be done once; return why that was stopped."""
+        """Run the shards once; return the reason of a stop, or ""."""
         with self._results.usable():
             for shard in shards:
                 forget_state(self._settings.out, shard)
@@ -174,7 +174,7 @@ class _Run:
         try:
             stopped = do(self._settings, shards, of=self._of, look=self._look)
         except LaunchError as refused:
-            if not self._states().keys() & set(shards):  # none was begun
+            if not self._states().keys() & set(shards):  # none was started
                 if first:
                     raise
                 stopped = str(refused)
@@ -190,7 +190,7 @@ class _Run:
             self._show(tally)
 
     def _count(self) -> int:
-        """Put down to each node what was done in its shards, and return how many events that is in all."""
+        """Add the events that were done since the last count to each shard's node; return their total."""
         states, more = self._states(), 0
         with self._ledgers() as ledgers:
             for shard in states.keys() & ledgers.keys():
@@ -201,15 +201,15 @@ class _Run:
         return more
 
     def _end(self, stopped: str, error: ExatrkxError | None) -> Report:
-        """Write the report of all shards and return it, or raise what ended the run."""
+        """Write the report of all shards and return it, or raise the error that ended the run."""
         if isinstance(error, IncompleteRun):
             stopped, error = stopped or str(error), None
         report, idle = self._report(stopped or (str(error) if error else None))
         if error is not None:
-            with contextlib.suppress(ExatrkxError):  # the disk may be what is broken
+            with contextlib.suppress(ExatrkxError):  # the disk may be the problem
                 self._results.write_report(report.to_json())
             raise error
-        if not idle or not self._results.report.exists():  # a run that had nothing to do has no figures
+        if not idle or not self._results.report.exists():  # a run without work has no figures
             self._results.write_report(report.to_json())
         if report.stopped is not None:
             raise StoppedRun.of(report, self._results.report)

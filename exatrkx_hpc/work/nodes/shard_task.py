@@ -1,4 +1,4 @@
-"""One node's part of a run in shards: its shards, one after the other; and the order that lists them."""
+"""One node's part of a run in shards: run its shards in turn; read and write the order file that lists them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def run_shards(
     look: Callable[[], None] = lambda: None,
     tell: Tell = untold,
 ) -> None:
-    """Do `shards` of `of` on this machine, one after the other, and leave a word of each in its state.json.
+    """Run `shards` of `of` on this machine, one after the other, and write the state of each to its state.json.
 
-    An error or a stop ends the whole; it is in the state of its shard. `look` is called now and then, when a state
+    An error or a stop of one shard ends the loop; the state of the shard has the reason. `look` is called when a state
     was written. Raises OSError when a state cannot be written.
     """
     for number in shards:
@@ -38,7 +38,7 @@ def run_shards(
 
 
 def _run_shard(settings: Settings, shard: Shard, *, node: str, look: Callable[[], None], tell: Tell) -> bool:
-    """Do one shard and return whether the next one may begin."""
+    """Run one shard and return whether the next one may start."""
     state = StateFile(settings.out, shard.number, node=node)
 
     def show(tally: Tally) -> None:
@@ -59,14 +59,14 @@ def _run_shard(settings: Settings, shard: Shard, *, node: str, look: Callable[[]
 
 
 def write_order(path: Path, settings: Settings, shards: Sequence[int], *, of: int) -> None:
-    """Write down for the tasks of a step what they do together; raises OSError."""
+    """Write the order file for the tasks of a step; raises OSError."""
     fields = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.name != "shard"}
     told = {name: {"path": str(value)} if isinstance(value, Path) else value for name, value in fields.items()}
     write_whole(path, json.dumps({"settings": told, "shards": list(shards), "of": of}, indent=2) + "\n")
 
 
 def read_order(path: Path) -> tuple[Settings, list[int], int]:
-    """Return what `write_order` wrote: the settings, the shards, and how many shards there are in all."""
+    """Read an order file: the settings, the shards to run, and the total number of shards."""
     order = json.loads(path.read_text())
     fields: dict[str, Any] = order["settings"]
     told: dict[str, Any] = {

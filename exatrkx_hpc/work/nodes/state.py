@@ -23,9 +23,9 @@ _EVERY: Final = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class ShardState:
-    """The last word of a shard: the node that has it, its counts, and how its run ended.
+    """The last written state of a shard: its node, its counts, and how its run ended.
 
-    `code` is None while it runs, and for ever when it was killed; 0 when every event was tried; else the exit code of
+    `code` is None while the shard runs and after it was killed, 0 when every event was tried, else the exit code of
     the error `why`.
     """
 
@@ -41,7 +41,7 @@ class ShardState:
 
     @property
     def error(self) -> ExatrkxError | None:
-        """The error that ended the run, of the class that it had; None when it goes on, or ended well."""
+        """The error that ended the run, of its original class; None while it runs or after success."""
         if not self.code:
             return None
         classes = {kind.exit_code: kind for kind in reversed(ExatrkxError.__subclasses__())}
@@ -49,10 +49,10 @@ class ShardState:
 
 
 class StateFile:
-    """Where the one that does a shard says how far it is."""
+    """Writes the state of a shard, for the node that runs it."""
 
     def __init__(self, out: Path, number: int, *, node: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Say that `node` has begun with the shard; raises OSError."""
+        """Write that `node` has started the shard; raises OSError."""
         self._path = _file(out, number)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._clock = clock
@@ -60,16 +60,16 @@ class StateFile:
         self._write()
 
     def show(self, tally: Tally) -> bool:
-        """Take a tally, and write it down now and then; return whether it was written."""
+        """Take a tally, write it at most once per second, and return whether it was written."""
         self._state = dataclasses.replace(self._state, **{**vars(tally), "members": dict(tally.members)})
         if self._clock() - self._written < _EVERY:
             return False
-        with contextlib.suppress(OSError):  # what the run itself cannot write ends it
+        with contextlib.suppress(OSError):  # a run that cannot write ends with its own error
             self._write()
         return True
 
     def end(self, code: int, why: str = "") -> None:
-        """Say how it ended; raises OSError."""
+        """Write how the shard ended; raises OSError."""
         self._state = dataclasses.replace(self._state, in_flight=0, code=code, why=why)
         self._write()
 
@@ -79,7 +79,7 @@ class StateFile:
 
 
 def read_state(out: Path, number: int) -> ShardState | None:
-    """Return the last word of a shard, or None when nobody has begun with it."""
+    """Return the last state of a shard, or None if it was not started or its file cannot be read."""
     try:
         return ShardState(**json.loads(_file(out, number).read_text()))
     except (OSError, ValueError, TypeError):
@@ -87,14 +87,14 @@ def read_state(out: Path, number: int) -> ShardState | None:
 
 
 def forget_state(out: Path, number: int) -> None:
-    """Take the last word of an earlier run away; raises OSError."""
+    """Remove the state of an earlier run; raises OSError."""
     _file(out, number).unlink(missing_ok=True)
 
 
 def together(states: Mapping[int, ShardState], of: int) -> Tally | None:
-    """Return the tally of all `of` shards; None as long as no shard has counted its events.
+    """Return the tally of all `of` shards; None while no shard has counted its events.
 
-    Shards are alike in size, so one that has not counted its events is taken for an average one.
+    Shards have similar sizes, so a shard that has not counted its events is assumed to have the average number.
     """
     known = [state for state in states.values() if state.events]
     if not known:

@@ -33,11 +33,11 @@ def run_on_nodes(
     nodes: int | None = None,
     tell: Tell = untold,
 ) -> Report:
-    """Do what `work.run.run.run_clients` does, with `settings.workers` workers on each node of the shell's allocation.
+    """Run `work.run.run.run_clients` with `settings.workers` workers on each node of the shell's allocation.
 
-    `nodes` is how many of them to use, all by default. An OUT that is begun now gets two shards for each. Raises
-    ConfigError outside an allocation, EndpointError for an endpoint that other nodes cannot reach, and what
-    `exatrkx_hpc.work.nodes.run.run_sharded` raises.
+    `nodes` is the number of nodes to use (default: all). A new OUT gets two shards per node. Raises ConfigError
+    outside an allocation, LaunchError for too few nodes, EndpointError for an endpoint that other nodes cannot reach,
+    and the errors of `exatrkx_hpc.work.nodes.run.run_sharded`.
     """
     inside = allocation(os.environ)
     if inside is None:
@@ -58,7 +58,7 @@ def run_on_nodes(
 
 @dataclass(frozen=True, kw_only=True)
 class _OnNodes:
-    """Does shards on the nodes that the job has left."""
+    """Runs shards on the nodes that the job still has."""
 
     inside: Allocation
     most: int | None
@@ -70,12 +70,12 @@ class _OnNodes:
             folder.mkdir(exist_ok=True)
             write_order(folder / "task.json", settings, shards, of=of)
         nodes = nodes_of(self.inside.job, cluster=self.inside.cluster, most=self.most)[: len(shards)]
-        # A numpy.py in the folder that this was started in is not ours.
+        # Do not import a numpy.py from the current folder.
         program = ("env", "PYTHONSAFEPATH=1", sys.executable, "-m", "exatrkx_hpc.work.nodes.task")
         command = (*program, str(folder / "task.json"))
 
         def looked() -> None:
-            with contextlib.suppress(OSError):  # what the run itself cannot write ends it
+            with contextlib.suppress(OSError):  # a shard that cannot write ends with its own error
                 beat.touch(folder / beat.NAME)
             look()
 
@@ -87,7 +87,7 @@ class _OnNodes:
 
 
 def _news_of(line: str) -> News:
-    """Return the news that a task said as JSON, or as a line what srun and a program that broke said."""
+    """Return the news of a task from its JSON line; any other line, such as srun's, becomes NodeSaid."""
     try:
         return from_json(line)
     except ValueError:
@@ -95,7 +95,7 @@ def _news_of(line: str) -> News:
 
 
 def require_reachable(settings: Settings) -> None:
-    """Raise EndpointError for an endpoint that only this machine reaches; mode direct has none."""
+    """Raise EndpointError for an endpoint that only this machine can reach; mode direct needs no endpoint."""
     host = settings.server.rpartition(":")[0].strip("[]")
     if settings.mode != "direct" and _is_loopback(host):
         raise EndpointError(

@@ -1,9 +1,9 @@
-"""What srun starts once per node: the node's share of the shards, then a check that the run is alive.
+"""The program that srun starts once per node: it runs the node's shards, then checks that the run is alive.
 
     python -m exatrkx_hpc.work.nodes.task OUT/shards/task.json
 
-It says news, each as a line of JSON. SIGUSR1, which srun hands on, and SIGTERM end it early; what is written stays
-whole.
+It prints each news item to stderr as one line of JSON. SIGUSR1, which srun forwards, and SIGTERM end it early without
+leaving a partial file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STOP: Final = signal.SIGUSR1
 
 
 def main() -> None:
-    """Do this task's part of the order that the argument names."""
+    """Run this task's shards of the order file that the argument names."""
     unwind_on_stop()
     signal.signal(STOP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     path = Path(sys.argv[1])
@@ -41,7 +41,7 @@ def main() -> None:
 
     tell = told_of(say, node=node)
     run_shards(settings, shards[rank::tasks], of=of, node=node, tell=tell)
-    # When the first node of a job dies, the others keep it, and nobody is there who would end it.
+    # If the first node of a job dies, the job stays alive on the others, and no program ends it: so do it here.
     if (job := os.environ.get(OWN_JOB)) and not beat.is_heard(path.with_name(beat.NAME)):
         tell(RunUnheard(job=job, answer=give_back(job)))
 

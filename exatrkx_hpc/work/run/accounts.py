@@ -1,4 +1,4 @@
-"""The accounts of one run: the events to do, their outcomes and the figures, kept in the ledger."""
+"""The accounts of one run: open events, outcomes and figures, stored in the ledger."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LISTED: Final = 1000
 
 
 class Accounts:
-    """Opened at the start of a run, when it says what earlier ones did, and closed at its end.
+    """Counts and records the outcomes of one run; starts from the counts of earlier runs in the ledger.
 
-    Its memory does not grow with the number of events. Every method raises OutputError when the disk is full or the
-    ledger is damaged.
+    The memory use does not grow with the number of events. Every method raises OutputError when the disk is full or
+    the ledger is damaged.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Accounts:
         version: str,
         ignore_first: int = 0,
     ) -> None:
-        """Begin a run over the events of the folder `events`; the times of its first `ignore_first` are no figures."""
+        """Begin a run over the folder `events`; the figures leave out the times of the first `ignore_first` events."""
         ledger.begin_run(server=server, version=version)
         counts = ledger.counts()
         self._ledger, self._results, self._folder = ledger, results, events
@@ -57,20 +57,20 @@ class Accounts:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether every event is done or failed."""
         return self.done + self.failed == self.events
 
     def page(self) -> list[EventFile]:
-        """Return the next events, some hundred of them; none when all have been given out."""
+        """Return the next events, up to 500; an empty list when all were handed out."""
         return self._ledger.waiting(self._folder)
 
     def add(self, result: Result, *, attempts: int) -> None:
-        """Note an event whose result is on disk; `attempts` workers had it."""
+        """Note an event whose result is on disk; `attempts` counts the workers that tried it."""
         self._count(result)
         self._ledger.done(result, attempts=attempts)
 
     def add_part(self, part: Part, results: Sequence[tuple[Result, int]]) -> None:
-        """Note the events of a part that is on disk, and how many workers had each."""
+        """Note the events of a part that is on disk, each with its number of attempts."""
         for result, _ in results:
             self._count(result)
         self._ledger.done_part(part, results)
@@ -88,7 +88,7 @@ class Accounts:
         self._stages.add(result.stages)
 
     def fail(self, failed: Failed, *, attempts: int) -> None:
-        """Note an event that has no result, and put it into quarantine if it would fail again."""
+        """Note an event without a result; put it into quarantine if it would fail again."""
         self.failed += 1
         if failed.for_itself:
             place = self._ledger.place(self._folder, failed.event)
@@ -97,11 +97,11 @@ class Accounts:
         self._ledger.fail(failed, attempts=attempts)
 
     def forget(self, events: Iterable[str]) -> None:
-        """Remove what a dead worker wrote of these events and did not live to tell."""
+        """Remove result files of these events that a dead worker wrote but did not report."""
         self._results.forget(events)
 
     def tally(self, *, in_flight: int) -> Tally:
-        """Return how far the run is, with so many requests in flight; its `members` go on counting."""
+        """Return the current counts; `members` is a live view, which later events change."""
         return Tally(
             events=self.events,
             done=self.done,
@@ -112,15 +112,15 @@ class Accounts:
         )
 
     def commit(self) -> None:
-        """Write to disk what was noted."""
+        """Write all noted outcomes to disk."""
         self._ledger.commit()
 
     def close(self, stopped: str | None) -> None:
-        """Write to disk what was noted, and how the run ended."""
+        """Write all noted outcomes and the end of the run to disk; `stopped` is the reason of an early end."""
         self._ledger.end_run(stopped)
 
     def report(self, *, model: str, mode: str, seconds: float, workers: tuple[int, ...], stopped: str | None) -> Report:
-        """Return the figures so far; what failed is read from the ledger, so `commit` goes before."""
+        """Return the figures so far; call `commit` before, because the failures are read from the ledger."""
         failed = self._ledger.failures(LISTED)
         return Report(
             server=self._server,

@@ -1,4 +1,4 @@
-"""Keep worker processes busy: hand out events as workers pull, and lose none when a worker dies."""
+"""Distribute events to worker processes; return the events of a dead worker to the queue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMIT: Final = 0.5
 
 
 class Coordinator:
-    """One run over the events of `accounts`; `run` it once, then ask for its `report`."""
+    """One run over the events of `accounts`; call `run` once, then `report`."""
 
     def __init__(
         self,
@@ -38,15 +38,15 @@ class Coordinator:
         grace: float = GRACE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare; nothing is started yet. `show` is called in the event loop as it begins and after each event.
+        """Prepare without starting anything. `show` is called in the event loop at the start and after each event.
 
-        `longest_silence` is when a worker that has events and says nothing is killed, in seconds; by default
-        `spare` seconds above what two requests in a row may take. `grace` is how long a worker may take to end.
+        A worker that has events but is silent for `longest_silence` seconds is killed; by default this is `spare`
+        seconds more than two consecutive requests may take. `grace` is the time for a worker to end, in seconds.
         """
         self._task = task
         self._accounts = accounts
         self._waiting: deque[EventFile] = deque()
-        # What a dead worker had. One of these may have killed it, so each goes out alone, after the others.
+        # Events of dead workers. One of them may have killed its worker, so each is sent alone, after all others.
         self._suspects: deque[EventFile] = deque()
         self._workers = [WorkerProcess(grace=grace) for _ in range(workers)]
         self._show = show
@@ -69,7 +69,7 @@ class Coordinator:
         )
 
     def stop(self, reason: str) -> None:
-        """End the run early: requests in flight are dropped, the first reason counts. Call it in the loop."""
+        """End the run early and drop requests in flight; the first reason counts. Call it in the event loop."""
         if not self._over.is_set():
             self.stopped = reason
             self._over.set()
@@ -78,11 +78,11 @@ class Coordinator:
         """Do what `stop` does, from another thread."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self.stop, reason)
-        else:  # not begun yet; then it ends as it begins
+        else:  # not started yet: it ends at once when it starts
             self.stop(reason)
 
     async def run(self) -> None:
-        """Run until every event has an answer or `stop` is called; then no worker is left, and all is noted."""
+        """Run until every event has an answer or `stop` is called; then end all workers and close the accounts."""
         self._loop = asyncio.get_running_loop()
         self._begin = self._last_answer = self._clock()
         self._faults.begin()
@@ -90,7 +90,7 @@ class Coordinator:
         clerk = asyncio.create_task(self._commit_often())
         try:
             for worker in self._workers:
-                # One after the other: after a failure no start is half done.
+                # One after the other, so that a failure leaves no start unfinished.
                 await self._start(worker)
             self._feed()
             self._show_tally()
@@ -110,7 +110,7 @@ class Coordinator:
             self._note(self._accounts.commit)
 
     def _note(self, write: Callable[[], None]) -> None:
-        """Write to the accounts; what cannot be written ends the run."""
+        """Write to the accounts; a write error ends the run."""
         try:
             write()
         except OutputError as error:
@@ -118,7 +118,7 @@ class Coordinator:
             self.stop(str(error))
 
     async def _start(self, worker: WorkerProcess) -> None:
-        """Start a worker, unless the run is over; one that cannot be started ends the run."""
+        """Start a worker, unless the run is over; a failed start ends the run."""
         if self._over.is_set():
             return
         try:
@@ -134,9 +134,9 @@ class Coordinator:
         self.stop(str(error))
 
     async def _dismiss(self, keepers: list[asyncio.Task[None]]) -> None:
-        """Close the workers, count what they still say, kill what does not end; raise a keeper's fault.
+        """Close the workers, count their last answers, kill those that do not end; raise errors of the keepers.
 
-        It takes four times the grace at most, whatever the workers do.
+        This takes at most four times the grace.
         """
         for worker in self._workers:
             worker.close()
@@ -147,7 +147,7 @@ class Coordinator:
         await asyncio.gather(*(worker.ended() for worker in self._workers))
         if keepers:
             _, deaf = await asyncio.wait(keepers, timeout=self._grace)
-            for keeper in deaf:  # its worker was killed, but something keeps the pipe open
+            for keeper in deaf:  # its worker was killed, but another process keeps the pipe open
                 keeper.cancel()
         outcomes = await asyncio.gather(*keepers, return_exceptions=True)
         for worker in self._workers:
@@ -157,7 +157,7 @@ class Coordinator:
             raise fault
 
     async def _keep(self, worker: WorkerProcess) -> None:
-        """Listen to one worker, and replace it when it dies, until the run is over."""
+        """Take the answers of one worker, and restart it when it dies, until the run is over."""
         while True:
             while line := await worker.answer(self._longest_silence):
                 self._take(worker, read_answer(line))
@@ -175,7 +175,7 @@ class Coordinator:
         self._last_answer = self._clock()
         if isinstance(answer, Failed):
             if answer.kind == "output":
-                worker.outstanding.pop(answer.event, None)  # it is not there if it waited for its part
+                worker.outstanding.pop(answer.event, None)  # absent if it waited for its part
                 self._break_off(OutputError(answer.reason))
             else:
                 self._fail(worker.outstanding.pop(answer.event), answer.kind, answer.reason)
@@ -193,7 +193,7 @@ class Coordinator:
         self._settle()
 
     def _good(self, worker: WorkerProcess, result: Result) -> int:
-        """Count an event whose labels are on disk; return how many workers had it."""
+        """Count an event whose result is on disk; return the number of workers that tried it."""
         worker.done += 1
         return self._faults.written(result.name)
 
@@ -208,7 +208,7 @@ class Coordinator:
             self.stop(reason)
 
     def _worker_ended(self, worker: WorkerProcess, status: int) -> None:
-        """Take the events of a dead worker back; give up those that were there too often."""
+        """Take back the events of a dead worker; give up an event whose workers died too often."""
         how = ending(status)
         self._accounts.forget((*worker.outstanding, *worker.told))
         for event in worker.outstanding.values():
@@ -217,30 +217,30 @@ class Coordinator:
             else:
                 self._suspects.append(event)
         worker.outstanding.clear()
-        self._waiting.extend(worker.take_back())  # it is not they that killed it: they had their turn
+        self._waiting.extend(worker.take_back())  # not suspects: their requests had finished
         self._stop_for(self._faults.of_death(how))
         self._settle()
 
     def _settle(self) -> None:
-        """Show the tally, and end the run or hand out more."""
+        """Show the tally, then end the run or hand out more events."""
         self._show_tally()
         if self._accounts.complete:
             self._over.set()
         self._feed()
 
     def _show_tally(self) -> None:
-        # What a worker has beyond its requests in flight it reads ahead.
+        # A worker reads the events beyond its requests in flight ahead.
         in_flight = sum(min(len(worker.outstanding), self._task.in_flight) for worker in self._workers)
         self._show(self._accounts.tally(in_flight=in_flight))
 
     def _more(self) -> bool:
-        """Say whether an event waits, after a look into the accounts if need be."""
+        """Return whether an event waits; fetch the next events from the accounts if needed."""
         if not self._waiting:
             self._note(lambda: self._waiting.extend(self._accounts.page()))
         return bool(self._waiting)
 
     def _feed(self) -> None:
-        """Give each event to the worker that has the fewest, as long as one has room."""
+        """Give each event to the worker with the fewest events, until no worker has room."""
         living = [worker for worker in self._workers if worker.alive]
         while living and not self._over.is_set():
             more = self._more()

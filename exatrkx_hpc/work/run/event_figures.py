@@ -1,8 +1,7 @@
 """Figures of each event: its counts, and the time of each stage.
 
-They are in the ledger, and the times are told as OUT/times.csv as well.
-
-The ledger has a row for each done event and no other, whatever was killed and gone on with, and so has the file.
+The ledger stores both; OUT/times.csv repeats the times. The file is written from the ledger, so it has exactly one row
+per done event, also after kills and resumed runs.
 """
 
 from __future__ import annotations
@@ -25,26 +24,26 @@ WHERE state = 'done' ORDER BY events.key
 
 
 class StageMeans:
-    """Adds up the seconds of the stages of many events."""
+    """Sums the seconds of each stage over many events."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start without events."""
         self._sums: Counter[str] = Counter()
         self._number = 0
 
     def add(self, stages: Mapping[str, float]) -> None:
-        """Take the seconds of each stage of one event; nothing where they are not known."""
+        """Add the seconds of each stage of one event; an event without known stages does not count."""
         if stages:
             self._sums.update(stages)
             self._number += 1
 
     def means_ms(self) -> dict[str, float]:
-        """Return the mean milliseconds of each stage; {} without any event."""
+        """Return the mean milliseconds of each stage; {} without events."""
         return {stage: 1000.0 * seconds / self._number for stage, seconds in self._sums.items()}
 
 
 def counts_of(ledger: Ledger) -> Counter[str]:
-    """Return what the results of all done events count, added up; nothing for those that an earlier program did."""
+    """Return the summed counts of all done events; events from older versions of the program have no counts."""
     query = "SELECT counts FROM events JOIN extras ON extras.key = events.key WHERE state = 'done' AND counts NOT NULL"
     found: Counter[str] = Counter()
     with ledger.sqlite_errors():
@@ -54,10 +53,10 @@ def counts_of(ledger: Ledger) -> Counter[str]:
 
 
 def write_times(path: Path, ledgers: Sequence[Ledger]) -> None:
-    """Write the times of every done event of the ledgers, in natural order of their names; whole or as it was.
+    """Write the times of every done event of the ledgers atomically, in natural order of the event names.
 
-    Seconds, of the requests of each stage as the client saw them with all repeats, and from the first request to
-    the result. A stage without a known time has an empty cell. Raises OutputError when it cannot be written.
+    Times are seconds seen by the client, retries included: of the requests of each stage, and in total from the first
+    request to the result. A stage without a known time has an empty cell. Raises OutputError on a write error.
     """
     stages = [stage for stage in ledgers[0].facts.get("stages", "").split(",") if stage]
     aside = path.with_name(f".{path.name}.new")

@@ -32,20 +32,20 @@ class Faults:
         self._last_good = self._clock()
 
     def answered(self) -> None:
-        """Note that labels came."""
+        """Note that a result arrived."""
         self._last_good, self._model_failures = self._clock(), 0
 
     def written(self, event: str) -> int:
-        """Note that the labels of an event are on disk; return how many workers had it."""
+        """Note that the result of an event is on disk; return the number of workers that tried it."""
         self._deaths_in_a_row = 0
         return self._deaths.pop(event, 0) + 1
 
     def given_up(self, event: str, kind: str) -> int:
-        """Note that an event failed; return how many workers had it and lived, or died each time."""
+        """Note that an event failed; return the number of workers that tried it, dead ones included."""
         return self._deaths.pop(event, 0) + (kind != "worker")
 
     def of_failure(self, kind: str, reason: str) -> str | None:
-        """Note a failed event; return a reason to stop the run if all events would fail like it, or None."""
+        """Note a failed event; return a reason to stop the run if all events would fail this way, or None."""
         silence = self._clock() - self._last_good
         if kind == "endpoint" and silence >= self._silence:
             return f"no results from {self._server} for {silence:.0f} s ({reason})"
@@ -58,7 +58,7 @@ class Faults:
         return None
 
     def killed_again(self, event: str) -> bool:
-        """Note that an event's worker died; return whether that was once too often."""
+        """Note that an event's worker died; return whether to give up the event."""
         self._deaths[event] += 1
         return self._deaths[event] >= DEATHS_OF_ONE_EVENT
 

@@ -16,7 +16,7 @@ _BINS: Final = 2600  # up to 170,000 s
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Milliseconds from the first attempt of a request to its labels, repeats and pauses included.
+    """Milliseconds from the first request of an event to its result, retries and pauses included.
 
     The mean is exact, a percentile within 1 %.
     """
@@ -28,7 +28,7 @@ class Latency:
 
 
 class Stopwatch:
-    """Collects times in bins that are 1 % wide, from a microsecond to two days."""
+    """Collects times in bins of 1 % width, from 1 µs to two days."""
 
     def __init__(self) -> None:
         self._bins = np.zeros(_BINS, dtype=np.int64)
@@ -36,29 +36,29 @@ class Stopwatch:
         self._number = 0
 
     def add(self, seconds: float) -> None:
-        """Take one time, in seconds."""
+        """Add one time, in seconds."""
         place = int(math.log(max(seconds, _SHORTEST) / _SHORTEST) / _STEP)
         self._bins[min(place, _BINS - 1)] += 1
         self._sum += seconds
         self._number += 1
 
     def add_all(self, seconds: NDArray[np.float64]) -> None:
-        """Take many times [N] at once, in seconds."""
+        """Add many times `[N]` at once, in seconds."""
         places = (np.log(np.maximum(seconds, _SHORTEST) / _SHORTEST) / _STEP).astype(np.int64)
         self._bins += np.bincount(np.minimum(places, _BINS - 1), minlength=_BINS)
         self._sum += float(seconds.sum())
         self._number += len(seconds)
 
     def join(self, other: Stopwatch) -> None:
-        """Take all times of another one."""
+        """Add all times of another Stopwatch."""
         self._bins += other._bins
         self._sum += other._sum
         self._number += other._number
 
     def histogram(self, most: int) -> tuple[tuple[float, ...], tuple[int, ...]]:
-        """Return edges [N+1] in milliseconds and counts [N], from the shortest time to the longest, N at `most`.
+        """Return edges `[N+1]` in milliseconds and counts `[N]`, from the shortest to the longest time, N <= `most`.
 
-        All bins are the same number of per cent wide. Without any time both are empty.
+        All bins have the same relative width. Without any time, both are empty.
         """
         (filled,) = self._bins.nonzero()
         if not len(filled):
@@ -70,7 +70,7 @@ class Stopwatch:
         return tuple(map(float, edges)), tuple(map(int, counts))
 
     def latency(self) -> Latency:
-        """Return the figures so far; all 0 when there was no time."""
+        """Return the figures so far; all 0 without any time."""
         if not self._number:
             return Latency()
         mean = 1000.0 * self._sum / self._number

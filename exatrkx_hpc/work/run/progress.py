@@ -26,10 +26,10 @@ _MEMBERS: Final = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """How far a run is: events in all, done and failed so far, those of earlier runs of the same result included.
+    """Progress of a run: events in total, done and failed, including those of earlier runs into the same folder.
 
-    `retries` are the requests that were repeated, `in_flight` the events that workers have; `members` says how many
-    events each server did in this run, as far as it is known. It may be a view of counts that go on.
+    `retries` counts retried requests, `in_flight` the requests in flight, `members` the events of each server in this
+    run, where known. `members` may be a live view that later events change.
     """
 
     events: int
@@ -50,10 +50,10 @@ ShowProgress = Callable[[Tally], None]
 
 
 class Pace:
-    """Rates of a run, from its tallies; the first one that it sees is where the run began."""
+    """Rates of a run, from its tallies; the first tally marks the start."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Measure with `clock`, in seconds."""
+        """Measure time with `clock`, in seconds."""
         self._clock = clock
         self._samples: deque[tuple[float, Tally]] = deque()
         self._first: tuple[float, Tally] | None = None
@@ -61,7 +61,7 @@ class Pace:
         self.tally: Tally | None = None
 
     def note(self, tally: Tally) -> None:
-        """Take the newest tally."""
+        """Add the newest tally."""
         now = self._clock()
         self._first = self._first or (now, tally)
         self.tally = tally
@@ -73,17 +73,17 @@ class Pace:
 
     @property
     def mean(self) -> float | None:
-        """Events done per second since the beginning; None when that cannot be told yet."""
+        """Events done per second since the start; None while unknown."""
         return self._since(self._first)
 
     @property
     def now(self) -> float | None:
-        """Events done per second in the last ten seconds or so; it falls while nothing happens."""
+        """Events done per second in about the last 10 s, up to now; None while unknown."""
         return self._since(self._samples[0] if self._samples else None)
 
     @property
     def seconds_left(self) -> float | None:
-        """When the run will end at the pace of now; None when nothing moves, or it cannot be told yet."""
+        """Seconds until the run ends at the current rate; None while the rate is 0 or unknown."""
         pace = self.now
         return self.tally.left / pace if self.tally is not None and pace else None
 
@@ -96,10 +96,10 @@ class Pace:
 
 
 class ProgressTable:
-    """What a terminal shows of a run; rich asks it again at each refresh."""
+    """The live display of a run on a terminal; rich renders it at each refresh."""
 
     def __init__(self, pace: Pace) -> None:
-        """Show what `pace` knows at that moment."""
+        """Show the current values of `pace`."""
         self._pace = pace
 
     def __rich__(self) -> RenderableType:
@@ -168,7 +168,7 @@ def _rate(rate: float | None) -> str:
 
 
 def time_left(seconds: float | None) -> str:
-    """Return a time to whole seconds; a dash when it is not known."""
+    """Format a time, rounded to whole seconds; a dash when it is unknown."""
     return "–" if seconds is None else duration(round(seconds))
 
 
@@ -180,9 +180,10 @@ def progress_bar(
     every: float = 10.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[ShowProgress]:
-    """Give a function that shows a Tally on stderr: a live table on a terminal, else a line each `every` seconds.
+    """Yield a function that shows a Tally on stderr: a live table on a terminal, else a line every `every` seconds.
 
-    The table goes as the block ends. A notebook shows one line, which changes and stays. With `quiet` nothing is shown.
+    The table disappears at the end of the block. A notebook shows one line, which is updated and stays. With `quiet`,
+    nothing is shown.
     """
     from rich.console import Console
 
@@ -193,7 +194,7 @@ def progress_bar(
     elif console.is_terminal:
         from rich.live import Live
 
-        # What the program prints meanwhile comes above the table; a stdout that goes elsewhere stays as it is.
+        # Output of the program appears above the table. A redirected stdout is left alone.
         above = sys.stdout.isatty()
         with Live(
             ProgressTable(pace), console=console, refresh_per_second=REFRESHES, transient=True, redirect_stdout=above
@@ -220,7 +221,7 @@ def _lines(console: Console, pace: Pace, every: float, clock: Callable[[], float
 
 
 def _changing_line(pace: Pace, clock: Callable[[], float]) -> ShowProgress:
-    # rich's own live display in a notebook wants ipywidgets there and in the browser.
+    # rich's live display in a notebook needs ipywidgets, also in the browser.
     from IPython.display import display  # type: ignore[import-not-found]  # a notebook has it
 
     line = display({"text/plain": "getting ready"}, raw=True, display_id=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-#: Properties that the JSON has, too, for those who read it.
+#: Properties that the JSON contains in addition to the fields.
 _COMPUTED: Final = ("done_now", "events_per_second", "failures", "not_tried")
 
 
@@ -25,19 +25,18 @@ _COMPUTED: Final = ("done_now", "events_per_second", "failures", "not_tried")
 class Report:
     """The figures of one run.
 
-    `events` are in the folder, `done` of them have a result, `done_before` of these by earlier runs, which the
-    ledger knows of. What failed has none: `failed` are the first of them, `more_failed` the number of the others,
-    `failed_before` how many of all were in quarantine already and were passed over. What is left was not tried,
-    because the run was `stopped` (the reason, one line, or None).
+    `events` counts the events of the folder, `done` those with a result, `done_before` those of earlier runs among
+    them. `failed` lists the first events without a result, `more_failed` counts the others, `failed_before` counts
+    those that were already in quarantine and were skipped. All other events were not tried because the run was
+    `stopped` (the reason, one line, or None).
 
-    The other figures are of this run alone: `seconds` is the wall time from the start of the workers to the last
-    answer, `items` how many of the kind `item` (hits) its events had, `counts` what its results count (tracks),
-    `stages_ms` the mean time of each stage where the stages were asked one by one, `ignored_first` how many events at
-    the run's beginning are in neither `latency_ms` nor `stages_ms`. `workers` is how many events each of them did,
-    `members` how many each server answered, where the balancer says so, `retries` how often a request was repeated
-    after gRPC's own repeats. A run over several nodes has `nodes`, how many events each of them did, and no `workers`.
-    `mode` is how results were made, with the models `model`, whose version is `version` as far as the server says; in
-    mode `direct` there is no server, and `server` is the model repository. `units` says what the events look like when
+    The other figures describe this run only. `seconds` is the wall time from the start of the workers to the last
+    answer. `items` is the number of items of the kind `item` (hits) in its events, `counts` the totals of its results
+    (tracks). `stages_ms` is the mean time of each stage in mode `stages`. The first `ignored_first` events are in
+    neither `latency_ms` nor `stages_ms`. `workers` counts the events of each worker, `members` those of each server
+    where the balancer names it, `retries` the retries after gRPC's own. A run over several nodes has no `workers` but
+    `nodes`, the events of each node. `mode` and `model` say how results were made; `version` is the model version, if
+    the server reports one. In mode `direct`, `server` is the model repository. `units` describes the events when
     their units are not those of the service.
     """
 
@@ -67,26 +66,26 @@ class Report:
 
     @property
     def done_now(self) -> int:
-        """Events that this run gave a result."""
+        """Events with a result from this run."""
         return self.done - self.done_before
 
     @property
     def events_per_second(self) -> float:
-        """Events that got a result per second of wall time."""
+        """Events with a result from this run, per second of wall time."""
         return self.done_now / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def failures(self) -> int:
-        """Events that failed, those of earlier runs that were not tried again included."""
+        """Failed events, including those of earlier runs that were not retried."""
         return len(self.failed) + self.more_failed
 
     @property
     def not_tried(self) -> int:
-        """Events that no run came to."""
+        """Events that no run has tried."""
         return self.events - self.done - self.failures
 
     def check(self) -> None:
-        """Return when every event has a result; raise IncompleteRun, with the first reason, when not."""
+        """Raise IncompleteRun, with the first reason, if an event has no result or the run was stopped."""
         if self.done == self.events and self.stopped is None:
             return
         reasons = [self.stopped] if self.stopped else []
@@ -94,14 +93,14 @@ class Report:
         raise IncompleteRun("; ".join([f"{self.done} of {self.events} events have results", *reasons]))
 
     def to_json(self) -> str:
-        """Return the report as a JSON object, indented, with a newline at its end."""
+        """Return the report as an indented JSON object with a final newline."""
         fields = dataclasses.asdict(self)
         fields |= {name: getattr(self, name) for name in _COMPUTED}
         return json.dumps(fields, indent=2) + "\n"
 
 
 def read_report(path: Path) -> Report:
-    """Return the report that a run wrote to OUT/report.json; raise InputError when it is none."""
+    """Read a report from OUT/report.json; raises InputError when the file is missing or not a report."""
     try:
         fields = json.loads(path.read_text())
         for name in _COMPUTED:
@@ -117,7 +116,7 @@ def read_report(path: Path) -> Report:
 
 
 def render_table(report: Report) -> Table:
-    """Return the closing table of a run, for a rich console."""
+    """Return the summary table of a run, for a rich console."""
     from rich.table import Table
     from rich.text import Text
 
@@ -147,7 +146,7 @@ def render_table(report: Report) -> Table:
     if report.failures > 10:
         rows.append(("", f"and {report.failures - 10} more failed; see report.json and the ledger"))
     for name, value in rows:
-        table.add_row(Text(name), Text(value))  # Text: a reason with [brackets] is no markup
+        table.add_row(Text(name), Text(value))  # Text, so that rich does not read [brackets] in a reason as markup
     return table
 
 

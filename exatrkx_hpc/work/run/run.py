@@ -1,6 +1,6 @@
-"""Send all events through the endpoint: worker processes that pull, results as files, one report.
+"""Send all events through the endpoint: worker processes, result files, one report.
 
-`run_clients` is the whole story; `coordinator.py` keeps the workers busy and replaces those that die.
+`run_clients` is the entry point. `coordinator.py` distributes events to the workers and restarts dead workers.
 """
 
 from __future__ import annotations
@@ -38,35 +38,33 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "ShowProgress", "StoppedRun", "run_clients"]
 
 
-#: Workers for each core, above which they hinder each other.
+#: Workers per core above which the run prints a warning.
 _FAR_ABOVE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a run wants; raises ConfigError at once for a value that cannot work.
+    """Settings of a run; raises ConfigError for a value that cannot work.
 
-    `server` is `host:port`, `events` the folder of events (`*.csv`, `*.npy`, `*.npz`, or `*.parquet` whose column
-    `event_column` names the event of each row; or one such file), `out` where results (`labels/`), `ledger.sqlite`
-    and `report.json` go (made if missing). `workers` processes keep `in_flight` requests each.
+    `server` is `host:port`. `events` is the folder of events: `*.csv`, `*.npy`, `*.npz`, or `*.parquet`, whose column
+    `event_column` names the event of each row; or one Parquet file. `out` is the folder for results (`labels/`),
+    `ledger.sqlite` and `report.json`; it is created if missing. Each of `workers` processes keeps `in_flight` requests.
 
-    A run goes on where the ledger in `out` ends. `fresh` starts over, once the endpoint is ready; `retry_failed`
-    also does what an earlier run put into quarantine; `accept_changes` does events again that changed since they
-    were done, and forgets those that are gone: without it both are refused.
+    A run resumes from the ledger in `out`. `fresh` starts over, once the endpoint is ready. `retry_failed` also
+    retries the events in quarantine. `accept_changes` redoes events that changed since they were done and drops
+    missing ones; without it, both are an error.
 
-    `result_format` is `csv`, a result file for each event, or `parquet`: files of `part_events` events or so.
+    `result_format` is `csv`, one result file per event, or `parquet`, files of about `part_events` events.
 
-    `times` writes OUT/times.csv, the time of each stage for each event, in mode `stages` (by the page's writer, see
-    page/write.py). `ignore_first` leaves the first events of this run, in the order of their answers, out of the
-    report's latency; they get labels as the others do.
+    `times` writes OUT/times.csv, the time of each stage for each event, in mode `stages` (written by page/write.py).
+    `ignore_first` excludes the first answered events of this run from the report's latency; they get results.
 
-    `request_timeout` is one attempt's deadline, `patience` how long a request is repeated after its first
-    failure, `deadline` how long to wait for the endpoint at the start; all in seconds.
+    In seconds: `request_timeout` limits one attempt, `patience` limits the retries of a request after its first
+    failure, `deadline` limits the wait for the endpoint at the start.
 
-    `workload` names the kind of events, `workloads` the folder of workloads of one's own. `mode` is how an event
-    becomes a result: `ensemble` (one request to `model`, by default the workload's), another one that the workload
-    has (`stages`, `fused`), or `direct`: the workers do it themselves with the model repository `repository`, one
-    event at a time each, and no server is asked.
+    `workload` names the kind of events, `workloads` the folder of your own workloads. `mode` is `ensemble` (one
+    request to `model`, by default that of the workload), another mode of the workload (`stages`, `fused`), or
+    `direct`: the workers run the models of `repository` themselves, one event at a time each, without a server.
     """
 
     server: str = ""
@@ -93,7 +91,7 @@ class Settings:
     shard: Shard = WHOLE
 
     def __post_init__(self) -> None:
-        self.kind.models(self.mode)  # refuses a mode that does not exist
+        self.kind.models(self.mode)  # raises ConfigError for an unknown mode
         if self.mode != DIRECT:
             checked_address(self.server)
         elif self.repository is None:
@@ -109,13 +107,13 @@ class Settings:
             raise ConfigError(f"-i must be at least 0, not {self.ignore_first}")
         if self.request_timeout <= 0 or self.patience < 0 or self.deadline <= 0:
             raise ConfigError("the request timeout and the deadline must be above 0 s, the patience at least 0 s")
-        # realpath, because Path.resolve fails on a link to itself; making the folder says what is wrong with it.
+        # realpath: Path.resolve fails on a link to itself. The later mkdir reports such a link.
         if os.path.realpath(self.folder) in {os.path.realpath(self.events), os.path.realpath(self.events / "truth")}:
             raise ConfigError(f"results in {self.folder} would overwrite the events; choose another -o")
 
     @property
     def kind(self) -> Workload:
-        """The workload; raises ConfigError when there is none of this name."""
+        """The workload; raises ConfigError for an unknown name."""
         return workload(self.workload, self.workloads)
 
     @property
@@ -130,7 +128,7 @@ class Settings:
 
     @property
     def results(self) -> Results:
-        """OUT, as the run's shard uses it."""
+        """OUT, with the paths of the run's shard."""
         return Results(self.out, self.shard, workload=self.kind)
 
     @property
@@ -140,7 +138,7 @@ class Settings:
 
 
 class StoppedRun(IncompleteRun):
-    """The run was stopped before every event was tried; `report` holds what was done until then."""
+    """The run was stopped before every event was tried; `report` has the figures until then."""
 
     def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
@@ -148,23 +146,24 @@ class StoppedRun(IncompleteRun):
 
     @classmethod
     def of(cls, report: Report, path: Path) -> StoppedRun:
-        """Return what to say of a report, in the file `path`, of a run that was stopped."""
+        """Return the error for a stopped run, from its report, which is in the file `path`."""
         counts = f"{report.done} of {report.events} events have results, {report.failures} failed"
         return cls(f"{report.stopped}; {counts}, {report.not_tried} not tried ({path})", report)
 
 
 def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tell: Tell = untold) -> Report:
-    """Give every event of the folder its result, those that an earlier run did excepted, and return the report.
+    """Process every event of the folder that has no result yet, and return the report.
 
-    Every event was tried when it returns: look at `report.failed`, or call `report.check()`. The report is
-    also in OUT/report.json, and what became of each event in OUT/ledger.sqlite. `tell` gets news, such as what was
-    done before. SIGTERM and SIGINT (Ctrl-C) stop the run; what is written stays whole.
+    When it returns, every event was tried: check `report.failed`, or call `report.check()`. The report is also in
+    OUT/report.json, the outcome of each event in OUT/ledger.sqlite. `tell` receives news, such as what earlier runs
+    did. SIGTERM and SIGINT (Ctrl-C) stop the run without leaving a partial file. Works in a notebook, where an event
+    loop already runs.
 
     Raises InputError for a folder without events, or with events that changed since they were done; EndpointError
-    or ModelError when the endpoint is not ready at the start (then the results of an earlier run are still there),
-    ConfigError when so many workers cannot be started, OutputError when a result cannot be written, another run
-    writes to OUT, or its ledger does not fit, StoppedRun (an IncompleteRun, with the report so far) after a signal
-    or when the endpoint stays dead. Works in a notebook, where a loop already runs.
+    or ModelError when the endpoint is not ready at the start (results of an earlier run are kept); ConfigError when
+    the machine cannot start so many workers; OutputError when a result cannot be written, another run writes to OUT,
+    or its ledger does not fit; MissingComponent when Parquet needs pyarrow; StoppedRun (an IncompleteRun, with the
+    report so far) after a signal or when the endpoint, the model or the workers keep failing.
     """
     form = format_of(settings.events)
     if settings.result_format == PARQUET:
@@ -183,7 +182,7 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tel
 
 
 def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: Tell) -> tuple[Ledger, str]:
-    """Return the ledger to go on with, or a new one, and the version of the model, if it was asked for."""
+    """Return the ledger to resume, or a new one, and the model version; the version is empty if no event is left."""
     what = {"form": form, "column": settings.event_column, "results": settings.result_format}
     how = {"mode": settings.mode, "model": settings.models}
     facts = facts_of(settings.events, workload=settings.kind, shard=settings.shard, **what, **how)
@@ -199,7 +198,7 @@ def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: 
         if ledger is not None:
             ledger.close()
         raise
-    if ledger is None:  # not before: a mistyped address costs no results
+    if ledger is None:  # only now, so that a mistyped address does not delete results
         ledger = begin(results, settings.events, facts, locks=locks)
     return ledger, version
 
@@ -218,11 +217,11 @@ def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress:
         finally:
             sweep(results, ledger=ledger)
     if run.error is not None:
-        with contextlib.suppress(ExatrkxError):  # the disk may be what is broken
+        with contextlib.suppress(ExatrkxError):  # the disk may be the problem
             results.write_report(run.report().to_json())
         raise run.error
     report = run.report()
-    if not idle or not results.report.exists():  # a run that had nothing to do has no figures
+    if not idle or not results.report.exists():  # a run without work has no figures
         results.write_report(report.to_json())
     if report.stopped is not None:
         raise StoppedRun.of(report, results.report)
@@ -236,7 +235,7 @@ def _warn(settings: Settings, tell: Tell) -> None:
 
 
 def source_of(settings: Settings) -> str:
-    """Return where the results come from: the endpoint, or in mode direct the model repository."""
+    """Return the source of the results: the endpoint, or in mode direct the model repository."""
     return str(settings.repository) if settings.mode == DIRECT else settings.server
 
 
@@ -264,7 +263,7 @@ async def _run(run: Coordinator) -> None:
 
 
 async def check_endpoint(settings: Settings) -> str:
-    """Return the version of the model; raises what `run_clients` says of an endpoint that is not ready."""
+    """Return the model version; raises the errors of `run_clients` when the endpoint is not ready."""
     if settings.mode == DIRECT:
         from exatrkx_hpc.models.pipeline import pipeline_digest
 

@@ -1,10 +1,10 @@
-"""One worker process: events in by name on stdin, result files out, an answer for each on stdout.
+"""One worker process: reads event names from stdin, writes result files, and answers each event on stdout.
 
-Both directions are JSON, one object a line. The first line is the `Task`; each line after it is an event
-`{"name", "path"}`, with `"rows"` where its file holds more; each answer has the fields of a `Result`, or is
-`{"name", "kind", "reason"}`. Where results go into parts, a part that is on disk is an answer, too, with the fields of
-a `Part`: it holds as many results as it says, the first ones that were in none; `{"write": true}` asks for one.
-The end of stdin is the order to stop: what is in flight is dropped, what is written stays whole.
+Both directions are JSON, one object per line. The first line on stdin is the `Task`. Each further line is an event
+`{"name", "path"}`, with `"rows"` if its file holds several events. An answer has the fields of a `Result`, or is
+`{"name", "kind", "reason"}`. If results go into parts, each part on disk is also an answer, with the fields of a
+`Part`; it holds the oldest answered results that are in no part yet. `{"write": true}` requests a part. The end of
+stdin stops the worker: it drops requests in flight and leaves no partial file.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ KINDS: Final[dict[type[ExatrkxError], str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a worker is told once: the kind of events, the endpoint, where results go, and how hard to try.
+    """Settings that a worker receives once: workload, endpoint, output folder, and limits, in seconds.
 
-    In mode `direct` the worker does the work with `repository` itself, and `server` only names it. `model` is the one
-    that was asked for, if any, `models` are those that the mode runs.
+    In mode `direct` the worker runs the models of `repository` itself, and `server` only names the repository. `model`
+    is the model that the user chose, if any; `models` are the models that the mode runs.
     """
 
     server: str
@@ -76,17 +76,17 @@ class Task:
 
 
 class Asked(Protocol):
-    """What turns an event into a result: a client of the endpoint, or the workload's own function in this process."""
+    """Turns an event into a result: a client of the endpoint, or the workload's function in this process."""
 
     async def ask(self, inputs: Tensors) -> Answer:
-        """Return the outputs for the inputs of an event."""
+        """Return the outputs for the inputs of one event."""
 
 
 class Worker:
-    """Turns events into result files, `in_flight` requests at a time, and says so line by line."""
+    """Turns events into result files, `in_flight` requests at a time, and reports each on one line."""
 
     def __init__(self, task: Task, asked: Asked, answers: int, *, reader: Reader | None = None) -> None:
-        """Write answers to the file descriptor `answers`; `reader` reads the events, a new one by default."""
+        """Write answers to the file descriptor `answers`; `reader` reads the events (default: a new Reader)."""
         self._workload = find_workload(task.workload, task.workloads)
         self._folder = Path(task.folder)
         self._asked = asked
@@ -100,7 +100,7 @@ class Worker:
             self._parts = PartWriter(self._folder, self._workload, events=task.part_events, say=say)
 
     async def do(self, event: EventFile) -> None:
-        """Do one event and answer; an event's own failure is an answer, not an exception."""
+        """Process one event and answer; a failure is an answer, not an exception."""
         try:
             content = await self._read(event)
             async with self._free:
@@ -115,14 +115,14 @@ class Worker:
             self._answer(name=event.name, kind=KINDS[type(error)], reason=one_line(str(error)))
 
     async def _read(self, event: EventFile) -> EventInput:
-        """Read an event: here while that is quick, for the way to a thread and back costs more; else in a thread."""
+        """Read an event: directly if the last read was quick, because a thread costs more; else in a thread."""
         quick, begin = self._quick, time.monotonic()
         content = self._reader.read(event) if quick else await asyncio.to_thread(self._reader.read, event)
         self._quick = time.monotonic() - begin < QUICK_READ
         return content
 
     async def write_part(self, *, if_due: bool = False) -> None:
-        """Write what was collected, if it is collected at all; that it cannot be written is an answer."""
+        """Write the collected results as a part, if results go into parts; a write error is an answer."""
         try:
             if self._parts is not None:
                 await (self._parts.write_if_due() if if_due else self._parts.write())
@@ -130,7 +130,7 @@ class Worker:
             self._answer(name="", kind=KINDS[type(error)], reason=one_line(str(error)))
 
     def _write(self, name: str, event: EventInput, answer: Answer) -> Result:
-        """Write the result file; no await until the answer is out, so a file and its answer go together."""
+        """Write the result file; no await before the answer, so that no file exists without its answer."""
         path = self._folder / f"{name}{self._workload.suffix}"
         remedy = "check permissions and free space, or choose another folder with -o"
         written = write_result(self._workload, path, answer.outputs, remedy=remedy)
@@ -138,14 +138,14 @@ class Worker:
 
     def _answer(self, **fields: object) -> None:
         data = (json.dumps(fields) + "\n").encode()
-        while data:  # a pipe may take a part
+        while data:  # a pipe may accept only some of it
             data = data[os.write(self._answers, data) :]
 
 
 def result_of(
     workload: Workload, name: str, event: EventInput, answer: Answer, written: tuple[int | None, str] = (None, "")
 ) -> Result:
-    """Return what a ledger is to say of an event; `written` are size and digest of the result's file, if it has one."""
+    """Return the ledger entry of an event; `written` is size and SHA-256 of its result file, if it has one."""
     size, sha256 = written
     return Result(
         name=name,
@@ -165,7 +165,7 @@ def result_of(
 
 
 async def work(answers: int) -> None:
-    """Serve stdin until its end, answering on the file descriptor `answers`."""
+    """Process orders from stdin until its end; write answers to the file descriptor `answers`."""
     orders = asyncio.StreamReader(limit=1 << 20)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(orders), sys.stdin
@@ -185,7 +185,7 @@ async def _serve(task: Task, orders: asyncio.StreamReader, answers: int) -> None
         lanes = [asyncio.create_task(_lane(worker, events)) for _ in range(task.in_flight + LOOKAHEAD)]
         lanes.append(asyncio.create_task(_watch(worker)))
         reader = asyncio.create_task(_take(orders, events))
-        # The reader ends with stdin. A lane ends only by a fault of ours: then the worker ends loudly.
+        # The reader ends with stdin. A lane ends only because of a bug; then the worker ends with a traceback.
         ended, _ = await asyncio.wait({reader, *lanes}, return_when=asyncio.FIRST_COMPLETED)
         for one in (reader, *lanes):
             one.cancel()
@@ -223,7 +223,7 @@ async def _lane(worker: Worker, events: asyncio.Queue[bytes]) -> None:
 
 
 async def _watch(worker: Worker) -> None:
-    """See to it that no result waits for its part too long."""
+    """Write a part when it is due, so that no result waits too long."""
     while True:
         await asyncio.sleep(1.0)
         await worker.write_part(if_due=True)
@@ -235,11 +235,11 @@ def _event(fields: dict[str, Any]) -> EventFile:
 
 
 def main() -> None:
-    """Run a worker on stdin and stdout; ends quietly when its coordinator is gone."""
-    # Slurm signals every process of a step. The coordinator decides what a signal means, and closes stdin.
+    """Run a worker on stdin and stdout; exits with status 1, without a traceback, when its coordinator is gone."""
+    # Slurm signals every process of a step. The coordinator handles the signal and closes stdin.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    # Only answers may reach the coordinator's pipe: whatever else prints goes to stderr.
+    # Only answers may reach the coordinator's pipe. Any other output goes to stderr.
     answers = os.dup(1)
     os.dup2(2, 1)
     try:

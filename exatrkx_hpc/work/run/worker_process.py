@@ -29,30 +29,30 @@ _TOO_MANY: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EN
 
 
 def worker_environment() -> dict[str, str]:
-    """Return the environment of a worker: this process's, tuned for large messages and many processes."""
+    """Return this process's environment, plus defaults for large messages and many processes where unset."""
     tuned = {
-        # glibc gives large blocks back to the kernel after each message; a 1 MB send is 2.6 times faster
-        # when it keeps them.
+        # By default glibc returns large blocks to the kernel after each message. A 1 MB send is 2.6 times faster
+        # if glibc keeps them.
         "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
         "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
         "MALLOC_TOP_PAD_": str(64 << 20),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "GRPC_VERBOSITY": "NONE",
-        "PYTHONSAFEPATH": "1",  # a numpy.py in the folder of the events is not ours (Python 3.11 and later)
+        "PYTHONSAFEPATH": "1",  # do not import a numpy.py from the current folder (Python 3.11 and later)
     }
     return {**tuned, **os.environ}
 
 
 class WorkerProcess:
-    """A worker process, restarted when it dies, and the events that it has not finished."""
+    """A worker process, which can be restarted, and its unfinished events."""
 
     def __init__(self, *, grace: float = GRACE) -> None:
-        """Start no process yet; `grace` is how long a process may take to end, in seconds."""
+        """Prepare without starting a process; `grace` is the time for a process to end, in seconds."""
         self._grace = grace
         self._killed = self._lost = False
         self.outstanding: dict[str, EventFile] = {}
-        # Events whose labels the worker has, in no part yet; in the order in which parts take them.
+        # Answered events that are in no part yet, in the order in which parts take them.
         self.told: dict[str, tuple[EventFile, Result]] = {}
         self._asked = False
         self.done = 0
@@ -61,14 +61,14 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether a worker is here that is not known to have ended."""
+        """Whether there is a worker that is not known to have ended."""
         return self._process is not None and self._process.returncode is None and not self._lost
 
     async def start(self, task: Task) -> None:
-        """Start a worker here, in place of one that ended, and tell it its task.
+        """Start a worker, in place of one that ended, and send it its task.
 
-        Raises ConfigError when so many workers are too many for this machine, MissingComponent when Python
-        cannot be started at all.
+        Raises ConfigError when this machine cannot start another process, MissingComponent when Python cannot be
+        started at all.
         """
         argv = [sys.executable, "-m", "exatrkx_hpc.work.run.worker"]
         self.discard()
@@ -82,46 +82,46 @@ class WorkerProcess:
         self._send(dataclasses.asdict(task))
 
     def give(self, event: EventFile) -> None:
-        """Hand an event to the worker, and remember that it has it."""
+        """Send an event to the worker and add it to `outstanding`."""
         if not self.outstanding:
-            self.heard = time.monotonic()  # from now on an answer is due
+            self.heard = time.monotonic()  # the worker owes an answer from now on
         self.outstanding[event.name] = event
         rows = {} if event.rows is None else {"rows": dataclasses.asdict(event.rows)}
         self._send({"name": event.name, "path": str(event.path), **rows})
 
     def tell(self, result: Result) -> None:
-        """Take down that the worker has the labels of an event, in no part yet."""
+        """Note that the worker has the result of an event, which is in no part yet."""
         self.told[result.name] = (self.outstanding.pop(result.name), result)
 
     def take_part(self, part: Part) -> list[Result]:
-        """Return the results that are in a part now: the ones that were told first."""
+        """Return the results that the part contains: the oldest answered ones."""
         self._asked = False
         names = list(itertools.islice(self.told, part.events))
         return [self.told.pop(name)[1] for name in names]
 
     def ask_for_part(self) -> None:
-        """Let a worker that has nothing else to do write what it collected."""
+        """Ask a worker without outstanding events to write its collected results."""
         if self.told and not self.outstanding and not self._asked:
             self._asked = True
             self._send({"write": True})
 
     def take_back(self) -> list[EventFile]:
-        """Return the events that the worker had labels for, in no part; they must be done again."""
+        """Return the answered events that are in no part; they must be redone."""
         events = [event for event, _ in self.told.values()]
         self.told.clear()
         return events
 
     def _send(self, fields: dict[str, object]) -> None:
-        # A worker that just died takes no line; its events come back when its stdout ends.
+        # A worker that just died reads no line. Its events are taken back when its stdout ends.
         pipe = self._process.stdin if self._process is not None else None
         if pipe is not None and not pipe.is_closing():
             pipe.write((json.dumps(fields) + "\n").encode())
 
     async def answer(self, longest: float) -> bytes:
-        """Return the worker's next whole line; nothing when it has ended.
+        """Return the worker's next complete line; empty when the worker has ended.
 
-        A worker that has events and says nothing for `longest` seconds hangs, and is killed; a killed one
-        counts as ended a moment later, even if something keeps its stdout open.
+        A worker that has events but is silent for `longest` seconds is killed. A killed worker counts as ended after
+        the grace, even if another process keeps its stdout open.
         """
         if self._process is None or self._process.stdout is None:
             return b""
@@ -139,10 +139,10 @@ class WorkerProcess:
             return line if line.endswith(b"\n") else b""
 
     async def ended(self) -> int:
-        """Wait for the end of a worker that says no more, and return its exit status; 0 when there was none.
+        """Wait until the worker has ended, and return its exit status; 0 when there was no worker.
 
-        One that does not end is killed. One that even then does not end, because a call of the kernel holds it
-        (a dead file server), is given up as killed: it will never run again.
+        A worker that does not end is killed. If it still does not end, because a system call blocks it (dead file
+        server), it counts as killed: it never runs code again.
         """
         if self._process is None:
             return 0
@@ -154,20 +154,20 @@ class WorkerProcess:
         return -signal.SIGKILL
 
     def close(self) -> None:
-        """Tell the worker to end, by the end of its stdin."""
+        """Close the worker's stdin, which tells it to end."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
 
     def discard(self) -> None:
-        """Let go of a worker that ended or was given up, with its pipes; what it still says is not heard."""
+        """Drop a worker that ended or was given up, and close its pipes; its further output is lost."""
         if self._process is not None:
-            # A pipe that somebody else keeps open never closes by itself, and Process has no close of its own.
+            # A pipe that another process keeps open never closes by itself, and Process has no close method.
             transport: asyncio.SubprocessTransport = vars(self._process)["_transport"]
             transport.close()
         self._process = None
 
     def kill(self) -> None:
-        """Kill the worker if it still runs."""
+        """Kill the worker if it is still running."""
         self._killed = True
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -175,7 +175,7 @@ class WorkerProcess:
 
 
 def ending(status: int) -> str:
-    """Return how a worker ended, in words: the name of a signal, or an exit status."""
+    """Return how a worker ended, as text: the name of a signal, or the exit status."""
     if status >= 0:
         return f"exit status {status}"
     with contextlib.suppress(ValueError):
