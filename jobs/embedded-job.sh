@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What slurmd does for a batch script, for the embedded scheduler: runs it, hands signals on to it, and keeps
-# its exit status in a file.
+# Replaces slurmd for the embedded scheduler: runs a batch script, forwards signals to it, and writes its exit status
+# to a file. Arguments: the script, the status file.
 set -uo pipefail
 umask 077
 script=$1

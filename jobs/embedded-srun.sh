@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The srun of the embedded scheduler: runs a command once for each task on each pretend node of this machine,
-# hands signals on, and waits for all. A node is a loopback address; it is the node's name and address in one.
+# The srun of the embedded scheduler: runs a command once for each task of each node, forwards signals, and waits for
+# all tasks. A node is a loopback address of this machine, which is both its name and its address.
 set -uo pipefail
 
 tasks_per_node=1
@@ -28,7 +28,7 @@ for i in "${!nodes[@]}"; do
     pids+=($!)
   done
 done
-# A signal that came before all had started has reached some only.
+# A signal that came before all tasks had started reached only some of them: send it again.
 [ -z "$stop" ] || kill "-$stop" "${pids[@]}" 2>/dev/null
 
 result=0

@@ -1,4 +1,4 @@
-"""What all tests share: a clean configuration, the reference data, and parts that must not be missing in CI."""
+"""Fixtures and hooks of all tests: a clean configuration, the reference data, and no missing parts in CI."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from exatrkx_hpc.fleet.balancer.nginx import find_nginx
 from exatrkx_hpc.launch.embedded.triton import embedded_triton
 from exatrkx_hpc.work.run.run import Settings
 
-#: A skip whose reason begins so is allowed even where all parts are required, as in CI: the reference data are not
-#: public, and neither a GPU nor CUDA's compiler can be installed by a test suite.
+#: A skip whose reason begins with one of these is allowed even with EXATRKX_REQUIRE=all, as in CI: the reference data
+#: are not public, and a test suite cannot install a GPU or CUDA's compiler.
 _ALLOWED_SKIPS = ("reference data: ", "GPU: ")
 
 
@@ -34,14 +34,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the files in tests/golden")
 
 
-#: Files whose tests go to the same worker of a parallel run, because they make the same expensive thing first.
+#: Test files that share a worker of a parallel run, because they prepare the same expensive resource first.
 _TOGETHER = {"test_podman_slurm.py": "test_podman.py"}
-#: Files whose tests share nothing, so that each may go where a worker is free.
+#: Test files without shared resources: any free worker may run each of their tests.
 _APART = ("test_docs.py", "test_demo.py", "test_demo_interrupted.py")
 
 
 class _ByFile(LoadScopeScheduling):
-    """Sends a file's tests to one worker. (xdist's own groups are lost on pytest 9.2, which keeps its node ids.)"""
+    """Sends a file's tests to one worker. (xdist's own groups fail with pytest 9.2, which keeps its node IDs.)"""
 
     def _split_scope(self, nodeid: str) -> str:
         name = Path(nodeid.partition("::")[0]).name
@@ -51,14 +51,14 @@ class _ByFile(LoadScopeScheduling):
 _REAL = ROOT / "tests" / "real"
 #: The mark that a folder of tests/real gives to its tests.
 _MARKS = {"triton": "triton", "slurm": "slurm", "containers": "podman", "browser": "browser", "chaos": "chaos"}
-#: Fixtures that are, or start, a server or a command.
+#: Fixtures that find or start a server or a command.
 _STARTING = {"triton", "nginx", "prometheus", "server", "deploy", "exported"}
-#: Functions that start one.
+#: Functions that start a server or a command.
 _STARTERS = (exatrkx_hpc, fake_triton, running_triton, driver)
 
 
 def _starters(function: FunctionType, seen: set[FunctionType]) -> set[str]:
-    """Return the names of the starters that a function calls, itself or through functions of its own module."""
+    """Return the names of the starters that a function calls, directly or through functions of its own module."""
     function = unwrap(function)
     found: set[str] = set()
     if function in seen:
@@ -74,7 +74,7 @@ def _starters(function: FunctionType, seen: set[FunctionType]) -> set[str]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark a test by its folder, and as one that needs a part by its marks, its fixtures and what it calls."""
+    """Mark a test by its folder; also mark it `part` if its marks, fixtures or calls need a server or a command."""
     if item.path.is_relative_to(_REAL):
         item.add_marker(_MARKS[item.path.relative_to(_REAL).parts[0]])
     needs = {mark.name for mark in item.iter_markers()} & set(_MARKS.values())
@@ -91,21 +91,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScope
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long begins first, so that a parallel run does not end with it."""
+    """Start slow tests first, so that a parallel run does not end with them."""
     long = ("podman", "slurm", "triton")
     items.sort(key=lambda item: next((at for at, mark in enumerate(long) if item.get_closest_marker(mark)), len(long)))
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """With EXATRKX_REQUIRE=all a part that is missing fails the tests that need it."""
+    """Fail each test that skips because of a missing part, if EXATRKX_REQUIRE=all."""
     outcome = yield
     _refuse_skip(outcome.get_result())
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
-    """The same for a file that skips itself as a whole."""
+    """Do the same for a file that skips as a whole."""
     outcome = yield
     _refuse_skip(outcome.get_result())
 
@@ -120,7 +120,7 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 @pytest.fixture(autouse=True)
 def clean_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the person who runs the tests changes what they see."""
+    """Remove the EXATRKX_HPC_* variables of the user, so that they do not change the tests."""
     for name in list(os.environ):
         if name.startswith("EXATRKX_HPC_"):
             monkeypatch.delenv(name)
@@ -128,9 +128,9 @@ def clean_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def heard_signals() -> None:
-    """What the tests start hears SIGHUP, SIGINT and SIGQUIT, also where nohup or a shell's & has switched them off.
+    """Let child processes receive SIGHUP, SIGINT and SIGQUIT, even if nohup or a shell's & ignores them.
 
-    A program begins with the default for a signal that its parent handles, and inherits only what is ignored.
+    A child inherits ignored signals. For a signal that its parent handles, it starts with the default.
     """
     for number in (signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -141,10 +141,10 @@ def heard_signals() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """The whole session leaves no shared memory of a server behind."""
+    """Fail if the session leaves shared memory of a server behind."""
     before = set(SHARED_MEMORY.glob("exatrkx*"))
     yield
-    left = abandoned(before)  # what another farm of this machine uses is its own
+    left = abandoned(before)  # segments that another farm of this machine uses do not count
     assert not left, f"shared memory left behind: {sorted(left)}"
 
 
@@ -156,7 +156,7 @@ def reference_data() -> Path:
 
 @pytest.fixture(scope="session")
 def triton(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The embedded Triton is installed."""
+    """Skip the test unless the embedded Triton is installed."""
     try:
         embedded_triton(tmp_path_factory.mktemp("triton"))
     except MissingComponent as error:
@@ -165,7 +165,7 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def nginx() -> str:
-    """The program of an nginx."""
+    """Return the path of nginx; skip the test without it."""
     try:
         return find_nginx()
     except MissingComponent as error:
@@ -174,7 +174,7 @@ def nginx() -> str:
 
 @pytest.fixture(scope="session")
 def prometheus() -> str:
-    """The program of a Prometheus, with promtool beside it."""
+    """Return the path of Prometheus; skip the test without Prometheus or promtool."""
     try:
         find_program("promtool", remedy="install the package 'prometheus'")
         return find_program("prometheus", remedy="install the package 'prometheus'")
@@ -184,7 +184,7 @@ def prometheus() -> str:
 
 @pytest.fixture
 def web_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shell names a proxy for the web, which knows no way to a node."""
+    """Set a web proxy that cannot reach any node."""
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -200,7 +200,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def settings(tmp_path: Path, server: str) -> Callable[..., Settings]:
-    """Settings of a small run over the events that were made; values may be changed by name."""
+    """Return a function that makes settings of a small run: `sizes` creates events, other keywords override values."""
 
     def make(*, sizes: Sequence[int] = (), **changes: object) -> Settings:
         folder = make_events(tmp_path / "events", sizes) if sizes else tmp_path / "events"
@@ -211,7 +211,7 @@ def settings(tmp_path: Path, server: str) -> Callable[..., Settings]:
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest):
-    """Compare a text with a whole file of tests/golden, or write it with --update-golden."""
+    """Return a function that compares a text with a file in tests/golden, or writes it with --update-golden."""
 
     def compare(name: str, text: str) -> None:
         path = GOLDEN / name

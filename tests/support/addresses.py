@@ -1,4 +1,4 @@
-"""Addresses of this machine, so that tests can run side by side, also those of another run of the suite."""
+"""Loopback addresses, so that tests can run in parallel, even in two runs of the suite at once."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import random
 
 
 def own_address(*, last: int | None = None) -> str:
-    """An address of this machine that no other test has. A farm counts on from its last number, which `last` gives."""
+    """Return a random loopback address for one test. `last` sets its last number, from which a farm counts up."""
     return f"127.{random.randrange(64, 128)}.{random.randrange(256)}.{last or random.randrange(1, 255)}"

@@ -1,4 +1,4 @@
-"""What tests of balancers share: servers that answer with their name, and a balancer that notes what it is told."""
+"""Helpers for tests of balancers: servers that answer with their name, and a balancer that records its calls."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ def free_listen() -> Listen:
 
 
 class RecordingBalancer:
-    """A balancer that moves no request; `calls` has what it was told: a verb, and the names of the members.
+    """A balancer that only records its calls; each entry of `calls` is a verb and the names of the members.
 
-    It differs from a real one: nothing listens, and a member that a real one would refuse is refused only while
-    `trouble` says so.
+    Unlike a real balancer, it does not listen, and it refuses members only while `trouble` is set.
     """
 
     name = "recording"
@@ -76,7 +75,7 @@ RECORDING = BalancerKind(program="recording", find=_no_program, make=RecordingBa
 
 @contextlib.contextmanager
 def answering(name: str, address: str) -> Iterator[Member]:
-    """A small HTTP server that answers with its name."""
+    """Run a small HTTP server that answers with its name, and yield it as a member."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -102,7 +101,7 @@ def answering(name: str, address: str) -> Iterator[Member]:
 
 @contextlib.contextmanager
 def silent(address: str) -> Iterator[tuple[Member, list[str]]]:
-    """A server that takes each request and closes its connection instead of an answer; the list notes each."""
+    """Run a server that closes each connection without an answer; the list gets one entry per connection."""
     taken: list[str] = []
 
     class Handler(BaseRequestHandler):
@@ -122,7 +121,7 @@ def silent(address: str) -> Iterator[tuple[Member, list[str]]]:
 
 
 def asked(url: str, times: int = 10) -> set[str]:
-    """What a number of requests were answered with, one connection each."""
+    """Return the distinct answers, or status codes of errors, to `times` requests with one connection each."""
     found = set()
     for _ in range(times):
         with requests.get(url, timeout=5) as answer:

@@ -1,4 +1,4 @@
-"""Rows of a scan for tests, with figures that are easy to reckon with."""
+"""Rows of a benchmark scan for tests, with round numbers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def repeated(*rates: float, **place) -> list[Row]:
 
 
 def scan() -> list[Row]:
-    """Two servers of one or two instances on a machine that is full with three instances, and the same without."""
+    """Return rows of 1 or 2 servers with 1 or 2 instances, and rows without a server; 3 instances fill the machine."""
     rows = []
     for servers in (1, 2):
         for instances in (1, 2):

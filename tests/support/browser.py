@@ -1,4 +1,4 @@
-"""A real browser for tests: Chromium without a window, which can reach nothing but a server of the test."""
+"""A real browser for tests: headless Chromium that can reach only a server of the test."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-default-apps"),
     *("--disable-breakpad", "--disable-dev-shm-usage", "--disable-extensions", "--no-default-browser-check"),
     "--disable-features=OptimizationHints,MediaRouter,Translate",
-    "--proxy-bypass-list=<-loopback>",  # this machine, too, is asked through the proxy
+    "--proxy-bypass-list=<-loopback>",  # use the proxy for loopback addresses, too
 )
-#: What a browser asks for itself, whatever page it shows; no flag keeps all of it quiet.
+#: Requests that the browser sends on its own, whatever page it shows; no flag disables all of them.
 _ERRANDS = re.compile(r"(https?://)?([\w-]+\.)*(google|googleapis|gvt1)\.com[:/]")
 DARK = "--blink-settings=preferredColorScheme=0"
 
 
 class Net(http.server.ThreadingHTTPServer):
-    """All of the net that the browser sees: what a page asks for is in `asked`; `pages` (URL → HTML) are answered."""
+    """The browser's whole network: it answers from `pages` (URL → HTML), else 404; `asked` lists the requested URLs."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Asked)
@@ -53,12 +53,12 @@ class _Asked(http.server.BaseHTTPRequestHandler):
     do_POST = do_CONNECT = do_HEAD = do_GET
 
     def log_message(self, *words: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
 def net() -> Iterator[Net]:
-    """Give a Net that answers inside the block."""
+    """Yield a Net that answers inside the block."""
     with Net() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
@@ -70,7 +70,7 @@ def net() -> Iterator[Net]:
 
 
 def browse(url: str, server: Net, folder: Path, *flags: str, picture: Path | None = None) -> str:
-    """Load a page and return its document as the browser has it; `picture` is where it paints what it shows."""
+    """Load a page and return its DOM as HTML; save a screenshot to `picture`, if given."""
     profile = folder / "profile"
     argv = [find_program("chromium", remedy=REMEDY), *_FLAGS, *flags, f"--proxy-server={server.proxy}"]
     argv += [f"--user-data-dir={profile}", "--dump-dom"]

@@ -13,13 +13,13 @@ PROGRAM = str(Path(sys.executable).parent / "exatrkx-hpc")
 
 
 def exatrkx_hpc(*words: object, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 120) -> Completed:
-    """Run `exatrkx-hpc` with these words in the folder `cwd`, its home folder too."""
+    """Run `exatrkx-hpc` with these arguments; `cwd` is the working directory and the home folder."""
     variables = {**os.environ, "HOME": str(cwd), **(env or {})}
     return run([PROGRAM, *map(str, words)], cwd=cwd, env=variables, timeout=timeout)
 
 
 def complaint(done: Completed, code: int) -> str:
-    """Return the one line that a refused command printed; fail when it is not one line, or the code is another."""
+    """Return the error line of a failed command; fail unless it is one line and the exit code is `code`."""
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, done.stderr

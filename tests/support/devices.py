@@ -1,7 +1,7 @@
-"""The kernels on a real GPU, for the cases that are marked `gpu`; the tests that use them skip, visibly, without one.
+"""The kernels on a real GPU, for the cases that are marked `gpu`; without a GPU, these cases skip.
 
-Nothing here needs more than NumPy, PyTorch and CuPy, so that `pytest --noconftest -m gpu` runs where there is a GPU
-and little else.
+This module needs only NumPy, PyTorch and CuPy, so that `pytest --noconftest -m gpu` runs on a GPU machine with few
+packages.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import pytest
 from exatrkx_hpc.tracking.components import label_components
 from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 
-#: Parameters of a fixture that runs on a CUDA tensor of torch, and on an array of CuPy.
+#: Parameters of fixtures: CUDA tensors of torch, and arrays of CuPy.
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 CUPY = pytest.param("cupy", marks=pytest.mark.gpu)
 
 
 def need_gpu() -> Any:
-    """Return torch; skip the test where it sees no GPU, or where CuPy is missing."""
+    """Return torch; skip the test without torch or a GPU, and fail it if there is a GPU but no CuPy."""
     torch = pytest.importorskip("torch")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a build for CUDA warns of a missing driver
+        warnings.simplefilter("ignore")  # a CUDA build of torch warns about a missing driver
         found = torch.cuda.is_available()
     if not found:
         pytest.skip("GPU: no device on this machine")
@@ -33,7 +33,7 @@ def need_gpu() -> Any:
 
 
 def cupy_of_the_gpu() -> Any:
-    """Return CuPy; fail where there is a GPU and no CuPy, because nothing would have been tested."""
+    """Return CuPy; fail the test without it, because a skip on a GPU machine would hide that nothing was tested."""
     try:
         import cupy
     except ImportError as error:
@@ -42,7 +42,7 @@ def cupy_of_the_gpu() -> Any:
 
 
 def edges_on_cuda(places: np.ndarray, **options: Any) -> np.ndarray:
-    """`fixed_radius_edges` of a tensor on the GPU."""
+    """Return `fixed_radius_edges` of a CUDA tensor, as a NumPy array."""
     torch = need_gpu()
     edges = fixed_radius_edges(torch.from_numpy(places).cuda(), **options)
     assert edges.is_cuda
@@ -51,7 +51,7 @@ def edges_on_cuda(places: np.ndarray, **options: Any) -> np.ndarray:
 
 
 def edges_on_cupy(places: np.ndarray, **options: Any) -> np.ndarray:
-    """`fixed_radius_edges` of an array of CuPy."""
+    """Return `fixed_radius_edges` of a CuPy array, as a NumPy array."""
     need_gpu()
     cupy = cupy_of_the_gpu()
     edges = fixed_radius_edges(cupy.asarray(places), **options)
@@ -60,7 +60,7 @@ def edges_on_cupy(places: np.ndarray, **options: Any) -> np.ndarray:
 
 
 def labels_on_cuda(edges: np.ndarray, logits: np.ndarray, **options: Any) -> np.ndarray:
-    """`label_components` of tensors on the GPU."""
+    """Return `label_components` of CUDA tensors, as a NumPy array."""
     torch = need_gpu()
     labels = label_components(torch.from_numpy(edges).cuda(), torch.from_numpy(logits).cuda(), **options)
     assert labels.is_cuda
@@ -68,7 +68,7 @@ def labels_on_cuda(edges: np.ndarray, logits: np.ndarray, **options: Any) -> np.
 
 
 def labels_on_cupy(edges: np.ndarray, logits: np.ndarray, **options: Any) -> np.ndarray:
-    """`label_components` of arrays of CuPy."""
+    """Return `label_components` of CuPy arrays, as a NumPy array."""
     need_gpu()
     cupy = cupy_of_the_gpu()
     labels = label_components(cupy.asarray(edges), cupy.asarray(logits), **options)

@@ -1,6 +1,6 @@
-"""A container engine of the tests, as a new one is written: one file, and a line of the table that `engines` adds.
+"""An example of a new container engine: one file, and a line of the engine table, which `engines` adds.
 
-Its program, `box`, has images and containers of its own; a test writes it.
+Its program, `box`, has its own images and containers; a test writes the program.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ _IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9_.:/-]*")
 
 
 class Box(ContainerEngine):
-    """`box`, which runs the command on this machine and notes the container."""
+    """The engine `box`, which runs the command on this machine and records the container."""
 
     programs: ClassVar[tuple[str, ...]] = ("box",)
 
     def faults(self, spec: ContainerSpec) -> tuple[str, ...]:
-        """Return a wrong image, and what box has no word for."""
+        """Return an invalid image name and the options that box does not have."""
         return (*bad_image(spec, _IMAGE, "NAME:TAG"), *no_shm_size(spec, "box"), *no_modules(spec, "box"))
 
     def argv(self, spec: ContainerSpec) -> tuple[Word, ...]:
-        """Return the command of a container with a name."""
+        """Return the command that runs the server in a named container."""
         binds = (f"--bind={source}={target}" for source, target in spec.places)
         return ("box", "run", Var("container"), *binds, self.image_name(spec.image), *server_command(spec))
 
     def question(self, spec: ContainerSpec, command: tuple[str, ...]) -> Command:
-        """Return the command in a container that nobody looks for."""
+        """Return `command` in a container that does not belong to a server."""
         return Command(words=("box", "run", "question", self.image_name(spec.image), *command))
 
     def image_name(self, image: str) -> str:
-        """Return the name without the word for a registry."""
+        """Return the name without the prefix for a registry."""
         return registry_name(image)
 
     def find_image(self, image: str, *, other_machines: bool) -> str:
@@ -61,26 +61,26 @@ class Box(ContainerEngine):
         return image
 
     def pull(self, image: str) -> Command | None:
-        """Return what gives box the image."""
+        """Return the command that pulls the image into box."""
         return Command(words=("box", "pull", self.image_name(image)), deadline=PULL_DEADLINE)
 
     def removal(self) -> tuple[Word, ...]:
-        """Return what removes containers."""
+        """Return the command that removes a container."""
         return ("box", "remove", Var("container"))
 
     def listing(self) -> tuple[str, ...]:
-        """Return what tells each container on a line."""
+        """Return the command that lists the containers, one per line."""
         return ("box", "list")
 
     def read_listing(self, text: str) -> tuple[Container, ...]:
-        """Return the containers of lines that say the name, and the folders with colons between them."""
+        """Return the containers; each line has the name, a tab, and the mounted folders separated by colons."""
         rows = [line.split("\t") for line in text.splitlines()]
         if any(len(row) != 2 for row in rows):
             raise ValueError(f"no list of containers: {text[:80]!r}")
         return tuple(Container(name=name, mounts=tuple(mounts.split(":")), running=True) for name, mounts in rows)
 
     def trials(self, spec: ContainerSpec) -> tuple[Trial, ...]:
-        """Return each mount that box may not show."""
+        """Return a trial of each existing mount, which box may fail to show."""
         image = self.image_name(spec.image)
         return tuple(
             Trial(

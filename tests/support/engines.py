@@ -1,4 +1,4 @@
-"""Every container engine by its name, with one of the tests' own among them, which the package does not know."""
+"""The names of all container engines, including an example engine that only the tests have."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ NAMES = (*ENGINES, EXAMPLE)
 
 
 def add_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Add the line to the table that a new engine adds; its file is `engine_example.py`."""
+    """Add the example engine to the engine table, as a new engine does; its file is `engine_example.py`."""
     monkeypatch.setitem(ENGINES, EXAMPLE, "engine_example")
 
 
 def write_program(folder: Path, name: str, script: str) -> None:
-    """Write a program of bash."""
+    """Write an executable bash script."""
     (folder / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
     (folder / name).chmod(0o755)

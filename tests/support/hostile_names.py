@@ -1,10 +1,10 @@
-"""Names that break what quotes them wrongly."""
+"""Names that break code with wrong quoting."""
 
 from __future__ import annotations
 
 #: Names of folders.
 HOSTILE_FOLDERS = ["a b", "a'; echo foo", 'say "hi"', "$HOME", "`id`", "back\\slash", "ünïcode", "semi;colon&more"]
-#: What a person may write into any value.
+#: Text that a user may write into any setting.
 HOSTILE = [
     "a b",
     "a'; echo foo",

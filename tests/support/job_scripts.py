@@ -1,4 +1,4 @@
-"""Scripts as others read them: shellcheck, and sbatch its directives."""
+"""Check job scripts with shellcheck, and read their directives as sbatch does."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def shellcheck(files: list[Path]) -> None:
 def read_as_sbatch(line: str) -> list[str]:
     """Return the words of a #SBATCH line as sbatch reads them.
 
-    Words are parted by white space; both quotes hold a word together; a backslash, even between quotes, makes
-    the next character a plain one; a # that is neither ends the line (`_get_argument` in Slurm's sbatch/opt.c).
+    White space separates words. Single and double quotes keep a word together. A backslash, even inside quotes, makes
+    the next character literal. A # that is not quoted or escaped ends the line (`_get_argument` in Slurm's
+    sbatch/opt.c).
     """
     words: list[str] = []
     word, quote, characters = "", "", iter(line.removeprefix("#SBATCH"))

@@ -1,4 +1,4 @@
-"""What a ledger is told in tests."""
+"""Results that tests write into a ledger."""
 
 from __future__ import annotations
 

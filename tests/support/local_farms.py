@@ -1,4 +1,4 @@
-"""A farm on this machine whose Triton is the fake that misbehaves on request."""
+"""A farm on this machine with a fake Triton that misbehaves on request."""
 
 from __future__ import annotations
 

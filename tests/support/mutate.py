@@ -1,14 +1,14 @@
-"""Mutation testing: change one thing at a time in a copy of this tree, and see whether the tests notice.
+"""Mutation testing: change one thing at a time in a copy of this tree, and check whether the tests fail.
 
     python tests/support/mutate.py --files 'work/run/*' 'nginx/*' --count 30 --seed 1
 
-A mutant is a comparison turned round, a bound moved, a condition negated, a statement or an argument left out; in a
-template it is a line left out. Each runs the tests that SUBJECTS names, less those that need real parts that are slow
-to start, in namespaces of its own: a mutant that kills the wrong process kills none of this machine's, and none of its
-own outlives it. Goldens are rewritten instead of compared, unless `--goldens`: they see every change of a text and
-none of its sense. Needs Linux with `unshare` and `ip`.
+A mutant inverts a comparison, moves a bound, negates a condition, changes a constant, or drops a statement or an
+argument; in a template it drops a line. Each mutant runs the tests that SUBJECTS lists, without those that need slow
+real parts. It runs in its own namespaces, so that a mutant that kills the wrong process cannot hit this machine, and
+none of its processes outlives it. Goldens are rewritten instead of compared, unless `--goldens` is set: a golden
+notices every change of a text, even one without effect. Needs Linux with `unshare` and `ip`.
 
-Read the survivors: each is a hole in the tests, code that does nothing, or a change that nobody could notice.
+Read the survivors: each is a gap in the tests, dead code, or a change without an observable effect.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from exatrkx_hpc.base.process import TIMED_OUT, run
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "exatrkx_hpc/"
-#: The files that matter most, and the test files that hold each, wherever those are below tests/.
+#: The most important files, and the test files of each, anywhere below tests/.
 SUBJECTS: dict[str, tuple[str, ...]] = {
     "base/files.py": ("test_files.py",),
     "base/process.py": ("test_process.py",),
@@ -79,10 +79,10 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "nginx/upstream.conf.j2": ("test_nginx.py", "test_balancers.py"),
 }
 NOT = "not (" + " or ".join(("slurm", "podman", "triton", "browser", "chaos", "gpu")) + ")"
-#: Nothing of this machine's is seen: not the ports that others listen on, nor their shared memory, which would seem to
-#: be left behind without the processes that hold it. Bash stays, to reap what a namespace leaves to its first process.
+#: Hides this machine's ports and shared memory: segments of invisible processes would look abandoned. Bash stays as the
+#: first process of the namespace and reaps its orphans.
 _APART = 'ip link set lo up && mount -t tmpfs tmpfs /dev/shm && "$@"; exit $?'
-#: Left out, a line of a template that begins or ends a block is no mutant but no script.
+#: Beginnings and ends of blocks in a template: without such a line, the script would not be valid.
 _BLOCK = ("if ", "for ", "while ", "case ", "then", "else", "elif ", "fi", "do", "done", "esac", "{", "}", "(", ")")
 _TURNED = {
     ast.Lt: ("<", (">=", "<=")),
@@ -117,11 +117,11 @@ class Mutant:
         return "\n".join(f"    {line}" for line in itertools.islice(lines, 3, None))
 
 
-# What can be changed
+# Mutants
 
 
 def mutants_of(file: str, text: bytes) -> list[Mutant]:
-    """Return every mutant of a file, in its order."""
+    """Return all mutants of a file, in file order."""
     edits = _python(text) if file.endswith(".py") else _template(text)
     found = {
         Mutant(file=file, line=text.count(b"\n", 0, start) + 1, start=start, end=end, new=new)
@@ -180,7 +180,7 @@ def _python(text: bytes) -> Iterator[Edit]:
                 yield from without_one(node)
 
     def without_one(call: ast.Call) -> Iterator[Edit]:
-        """Yield the call without each of its named arguments."""
+        """Yield one edit per keyword argument of the call, which drops the argument."""
         given = sorted([*call.args, *call.keywords], key=begin)
         for at, one in enumerate(given):
             if isinstance(one, ast.keyword) and one.arg is not None:
@@ -194,7 +194,7 @@ def _python(text: bytes) -> Iterator[Edit]:
 
 
 def _code(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield what runs: no type, no decorator, nothing for type checkers alone."""
+    """Yield the nodes that run: no annotations, no decorators, no blocks for TYPE_CHECKING."""
     yield node
     for name, value in ast.iter_fields(node):
         for child in value if isinstance(value, list) else [value]:
@@ -208,14 +208,14 @@ def _code(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _is_code(mutant: Mutant, text: bytes) -> bool:
-    """Say whether a mutant can be run at all: what is cut out may have had a bracket around it."""
+    """Return whether a mutant parses: an edit may drop only one of two brackets."""
     try:
         return not mutant.file.endswith(".py") or bool(ast.parse(mutant.of(text)))
     except SyntaxError:
         return False
 
 
-# What notices
+# Tests
 
 
 def path_of(subject: str) -> str:
@@ -223,13 +223,13 @@ def path_of(subject: str) -> str:
 
 
 def tests_of(subject: str) -> tuple[str, ...]:
-    """Return where the test files of a subject are, below ROOT."""
+    """Return the paths of the test files of a subject, relative to ROOT."""
     found = [path for name in SUBJECTS[subject] for path in (ROOT / "tests").rglob(name)]
     return tuple(str(path.relative_to(ROOT)) for path in found)
 
 
 class Trial:
-    """A copy of the tree in which one file at a time is another."""
+    """A copy of the tree in which one file at a time is mutated."""
 
     def __init__(self, folder: Path, *, goldens: bool) -> None:
         self._tree, self._tmp, self._goldens = folder / "tree", folder / "tmp", goldens
@@ -240,7 +240,7 @@ class Trial:
         self._seconds: dict[tuple[str, ...], float | None] = {}
 
     def seconds(self, tests: tuple[str, ...]) -> float | None:
-        """Return how long the tests take without a mutant; None when they fail, and then nothing can be learned."""
+        """Return the run time of the tests without a mutant, in seconds, or None if they fail without one."""
         if tests not in self._seconds:
             began = time.monotonic()
             status, said = self._run(tests, limit=900)
@@ -250,7 +250,7 @@ class Trial:
         return self._seconds[tests]
 
     def notices(self, mutant: Mutant, tests: tuple[str, ...]) -> bool | None:
-        """Return whether the tests fail, or take for ever, with this mutant; None when they do so without it."""
+        """Return whether the tests fail or time out with this mutant, or None if they fail without one."""
         if (seconds := self.seconds(tests)) is None:
             return None
         path = self._tree / path_of(mutant.file)
@@ -260,13 +260,13 @@ class Trial:
             status, said = self._run(tests, limit=30 + 3 * seconds)
         finally:
             self._write(path, whole)
-        if status not in (0, 1, 2, TIMED_OUT):  # 2: it cannot even be imported
+        if status not in (0, 1, 2, TIMED_OUT):  # 2: the mutant cannot be imported
             raise SystemExit(f"pytest ended with {status}: {said}")
         return status != 0
 
     def _write(self, path: Path, text: bytes) -> None:
         path.write_bytes(text)
-        stamp = next(self._stamps)  # Python takes a cached module of the same second for the same one
+        stamp = next(self._stamps)  # Python reuses a cached module whose source has the same size and second
         os.utime(path, (stamp, stamp))
 
     def _run(self, tests: tuple[str, ...], *, limit: float) -> tuple[int, str]:
@@ -280,7 +280,7 @@ class Trial:
 
 
 def drawn(texts: Mapping[str, bytes], *, count: int, seed: int) -> list[Mutant]:
-    """Return so many mutants of these files, the same for the same seed."""
+    """Return `count` random mutants of these files; the same seed gives the same mutants."""
     every = [one for subject, text in texts.items() for one in mutants_of(subject, text)]
     random.Random(seed).shuffle(every)
     return list(itertools.islice((one for one in every if _is_code(one, texts[one.file])), count))
@@ -315,7 +315,7 @@ def main() -> None:
 
 
 def show(tried: Counter[str], survivors: Sequence[Mutant], texts: Mapping[str, bytes]) -> None:
-    """Print the counts of each file, and each survivor with what was changed."""
+    """Print the counts per file, and each survivor with its diff."""
     alive = Counter(one.file for one in survivors)
     table = Table("file", "mutants", "noticed", "survived")
     for file, number in sorted(tried.items()):

@@ -14,11 +14,11 @@ from exatrkx_hpc.base.process import run
 
 HITS = ("hits", TensorProto.FLOAT, ["N", 3])
 EDGES = ("edges", TensorProto.INT64, [2, "E"])
-#: So old that every onnxruntime that the extra allows can run it.
+#: Old enough for every onnxruntime version that the extra allows.
 OPSET, IR_VERSION = 17, 8
 
-#: Exports the shipped networks. torch's exporter knows no asinh, and loses rows where an index of index_add_ comes
-#: twice. Training mode changes nothing in these networks but that edges are not cut into blocks.
+#: Exports the shipped networks. torch's exporter does not support asinh, and its index_add_ loses rows with repeated
+#: indices. In these networks, training mode only turns off the split of edges into blocks.
 _EXPORT = """
 import sys, warnings
 import torch
@@ -41,7 +41,7 @@ for name, network in {"embed": Embed(), "filter": Filter(), "gnn": Gnn()}.items(
 
 
 def export_shipped(folder: Path) -> dict[str, Path]:
-    """Write `embed.onnx`, `filter.onnx` and `gnn.onnx`, which answer as the shipped TorchScript files do."""
+    """Write `embed.onnx`, `filter.onnx` and `gnn.onnx`, with the same outputs as the shipped TorchScript files."""
     done = run([sys.executable, "-c", _EXPORT, str(folder)], timeout=120)
     assert done.returncode == 0, done.stderr
     return {name: folder / f"{name}.onnx" for name in ("embed", "filter", "gnn")}
@@ -78,12 +78,12 @@ WEIGHTS = np.random.default_rng(3).normal(size=(3, 8)).astype(np.float32)
 
 
 def embedding(path: Path, **changes: object) -> Path:
-    """Write hits times WEIGHTS, `[N, 8]`."""
+    """Write a network that returns hits times WEIGHTS, `[N, 8]`."""
     return write(path, [node("MatMul", ["hits", "W"])], **{"constants": {"W": WEIGHTS}} | changes)
 
 
 def edge_network(path: Path, *, rank: int = 2, **changes: object) -> Path:
-    """Write the step in r of each edge, `[E, 1]` or, of rank 1, `[E]`."""
+    """Write a network that returns the difference in r of each edge, `[E, 1]`, or `[E]` if `rank` is 1."""
     steps = [
         node("Gather", ["edges", "first"], "a", axis=0),
         node("Gather", ["edges", "second"], "b", axis=0),

@@ -1,4 +1,4 @@
-"""The modules of the package: their files, their code, their folders, and what one does when it is imported."""
+"""The modules of the package: their files, syntax trees and folders, and the effects of an import."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ NAMES = {
     if "_assets" not in path.parts
 }
 TREES = {name: ast.parse(path.read_text(), str(path)) for name, path in NAMES.items()}
-#: What users import from: it stands above all layers, and imports from them when a name is first used.
+#: The module that users import. It is above all layers, and imports from them on the first use of a name.
 FRONT_DOOR = "exatrkx_hpc"
 
 
 def folders(module: str) -> tuple[str, str]:
-    """Return the folder of a module and the one within: `launch` and `slurm` for `exatrkx_hpc.launch.slurm.parse`.
+    """Return the folder and the subfolder of a module: `launch`, `slurm` for `exatrkx_hpc.launch.slurm.parse`.
 
-    A module that lies in the package itself is its own folder.
+    A module directly in the package is its own folder.
     """
     parts = module.split(".")[1:]
     deeper = len(parts) > 2 or (len(parts) == 2 and NAMES[module].name == "__init__.py")
     return (parts[0] if parts else "", parts[1] if deeper else "")
 
 
-#: Imports modules and tells what our own code did meanwhile; numpy and urllib3 look around, which is theirs.
+#: Imports modules and prints what our own code did meanwhile; actions of other packages, such as numpy, do not count.
 WATCH = """
 import json, sys
 events = []
@@ -60,7 +60,7 @@ print(json.dumps({
 
 
 def import_alone(*modules: str, **variables: str) -> dict:
-    """Import the modules in a Python of their own and return what happened."""
+    """Import the modules in a separate Python process and return what happened."""
     environment = {**os.environ, "PYTHONPATH": str(package_parent()), **variables}
     done = run([sys.executable, "-c", WATCH, *modules], env=environment, cwd=Path("/"))
     assert (done.returncode, done.stderr) == (0, ""), done.stderr

@@ -1,4 +1,4 @@
-"""Pages in Markdown: their fenced blocks, and the commands of those for a shell."""
+"""Markdown pages: their fenced blocks, and the commands in console blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FENCE = re.compile(r"^```[ \t]*(?P<info>[^\n`]*)\n(?P<text>.*?)^```[ \t]*$", re.
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One fenced block: the page's line on which its text begins, the words after the fence, and its text."""
+    """One fenced block: the line of the page where its text begins, the words after the fence, and the text."""
 
     line: int
     words: tuple[str, ...]
@@ -30,7 +30,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def commands(block: Block) -> list[tuple[int, str]]:
-    """Each command of a console block with its line: `$ ` begins one, `> ` or a `\\` before it goes on."""
+    """Return each command of a console block with its line: `$ ` starts one; `> `, or a `\\` before, continues it."""
     found: list[tuple[int, str]] = []
     for line, text in enumerate(block.text.splitlines(), start=block.line):
         if text.startswith("$ "):

@@ -1,4 +1,4 @@
-"""Where the checkout is that is tested, and what the tests keep in files."""
+"""Paths of the checkout under test and of the files of the tests."""
 
 from __future__ import annotations
 

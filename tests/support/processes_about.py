@@ -1,4 +1,4 @@
-"""The processes that have something to do with a folder."""
+"""Find the processes of a folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import psutil
 
 
 def about(folder: Path) -> list[str]:
-    """The processes that have something to do with a folder: by their command or by where they are."""
+    """Return PID and command of each process that has the folder in its command line or as working directory."""
     found = []
     for process in psutil.process_iter():
         try:

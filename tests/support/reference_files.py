@@ -1,4 +1,4 @@
-"""Where the reference data are that are not in this repository."""
+"""The path of the reference data, which are not in this repository."""
 
 from __future__ import annotations
 

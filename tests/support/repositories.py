@@ -35,7 +35,7 @@ CONTRACT = {
 
 
 def small_repository(folder: Path) -> Path:
-    """Make a repository of two of the shipped stages and an ensemble of them, without any network."""
+    """Make a repository of two of the shipped stages and an ensemble of them, without a neural network."""
     shipped = asset("model_repos/exatrkx")
     for name in ("frnn", "applyfilter"):
         shutil.copytree(shipped / name, folder / name)
@@ -55,7 +55,7 @@ def small_repository(folder: Path) -> Path:
     return folder
 
 
-#: One model that takes events and gives every hit the label 0; it is there in a second.
+#: A model that takes events and gives every hit the label 0; it loads within a second.
 MODEL = """\
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -69,7 +69,7 @@ class TritonPythonModel:
 
 
 def tiny_repository(folder: Path) -> None:
-    """Make a repository of the one model MODEL."""
+    """Make a repository with MODEL only."""
     config = ModelConfig(name="exatrkx", backend="python")
     config.input.add(name="FEATURES", data_type=DataType.TYPE_FP32, dims=[-1, 3])
     config.output.add(name="LABELS", data_type=DataType.TYPE_INT64, dims=[-1])
@@ -80,18 +80,18 @@ def tiny_repository(folder: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Break:
-    """One way to break the small repository, and what `check` says of it, about which model."""
+    """One way to break the small repository, and the finding of `check`: its model and its text."""
 
     name: str
     apply: Callable[[Path], None]
     model: str
     says: str
-    #: What Triton 2.51 itself writes when it refuses; None where it would start all the same.
+    #: The error of Triton 2.51 itself; None if Triton does not refuse the repository.
     triton: str | None
 
 
 def edit(repository: Path, model: str, change: Callable[[ModelConfig], object]) -> None:
-    """Rewrite one model's config.pbtxt after `change`."""
+    """Apply `change` to the config.pbtxt of one model."""
     path = repository / model / CONFIG
     config = read_config(path)
     change(config)
@@ -103,7 +103,7 @@ def _configure(model: str, change: Callable[[ModelConfig], object]) -> Callable[
 
 
 def _tie_a_knot(config: ModelConfig) -> None:
-    """Two steps, each of which waits for the other's answer, and nothing else that is wrong."""
+    """Make two steps wait for each other's output, without any other fault."""
     first, second = config.ensemble_scheduling.step
     first.CopyFrom(second)
     first.input_map["EDGE_LIST"] = "EDGES"
@@ -144,7 +144,7 @@ BREAKS = (
         apply=lambda repository: (repository / "frnn/1/model.py").unlink(),
         model="frnn",
         says="1/model.py is missing",
-        triton=None,  # Worse: the server neither gets ready nor ends.
+        triton=None,  # Worse than a refusal: the server neither becomes ready nor exits.
     ),
     Break(
         name="empty-code",

@@ -1,4 +1,4 @@
-"""What the tests of whole runs share: events, a run in a process of its own, a small disk, a look at the results."""
+"""Helpers for tests of full runs: events, a run in a separate process, a small disk, checks of the results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_events(folder: Path, sizes) -> Path:
 
 
 def assert_whole(events: Path, labels: Path) -> int:
-    """Every label file is whole, and nothing else lies beside it; returns how many there are."""
+    """Check that the folder has only complete label files; return their number."""
     files = sorted(labels.iterdir())
     for file in files:
         hits = len(read_hits(events / file.name))
@@ -88,7 +88,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 
 def kill_something(child, randomly: random.Random) -> bool:
-    """Kill a worker, the coordinator, or both with all workers; say whether the coordinator is dead."""
+    """Kill a worker, the coordinator, or the coordinator and all workers; return whether the coordinator is dead."""
     workers = workers_of(child.pid)
     what = randomly.choice(("worker", "coordinator", "all"))
     if what != "worker":
@@ -132,7 +132,7 @@ except ExatrkxError as error:
 
 @contextlib.contextmanager
 def driver(run_settings: Settings, log: Path, largest: int = 0):
-    """Run the settings in a process of its own, as the command line does."""
+    """Run the settings in a separate process, as the command line does; `largest` limits the file size, in bytes."""
     paths = [str(run_settings.events), str(run_settings.out)]
     labels = [run_settings.result_format, str(run_settings.part_events)]
     child = spawn([sys.executable, "-c", DRIVER, run_settings.server, *paths, str(largest), *labels], log=log)

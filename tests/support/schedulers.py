@@ -1,4 +1,4 @@
-"""What every scheduler does. As a program it holds that on the machine it runs on: `schedulers.py KIND RUN_ROOT`."""
+"""Checks that every scheduler must pass. `schedulers.py KIND RUN_ROOT` runs them on its machine."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from exatrkx_hpc.launch.plan import FarmPlan, make_plan
 from exatrkx_hpc.launch.scheduler import Scheduler
 from exatrkx_hpc.launch.schedulers import SCHEDULERS, scheduler_of
 
-#: A job that ends when it is told to drain or to end, as a farm's script does; what a farm's job is known by is put in.
+#: A job that ends on the drain and halt signals, like a farm's script. `submitted` adds the farm's job name and output.
 WAITS = "#!/usr/bin/env bash\n#SBATCH --account=m1234\ntrap 'exit 0' TERM USR1 USR2\nsleep 600 & wait\n"
 FAILS = "#!/usr/bin/env bash\n#SBATCH --account=m1234\nexit 3\n"
 
 
 def made(kind: str, run_root: Path) -> tuple[Scheduler, FarmPlan]:
-    """The scheduler of a farm of this kind, and what the farm's job would do."""
+    """Return a scheduler of this kind, and the plan of a farm that uses it."""
     flags = {
         "site": "generic",
         "run_root": str(run_root),
@@ -55,7 +55,7 @@ def becomes(scheduler: Scheduler, job: str, *states: JobState) -> JobInfo:
 
 
 def hold_life(scheduler: Scheduler, plan: FarmPlan, folder: Path, *, drain: bool = True) -> None:
-    """A job is submitted, told of, ended, and left alone from then on."""
+    """Check a job from submission to its end; a second cancel changes nothing."""
     job = submitted(scheduler, plan, folder, WAITS)
     first = scheduler.info(job)
     assert first.answered and first.id == job and not first.state.over
@@ -69,12 +69,12 @@ def hold_life(scheduler: Scheduler, plan: FarmPlan, folder: Path, *, drain: bool
 
 
 def hold_failure(scheduler: Scheduler, plan: FarmPlan, folder: Path) -> None:
-    """A script that fails is a failed job."""
+    """Check that a job whose script fails is FAILED."""
     becomes(scheduler, submitted(scheduler, plan, folder, FAILS), JobState.FAILED)
 
 
 def hold_stranger(scheduler: Scheduler) -> None:
-    """Of a job that it never had, a scheduler says neither that it lives nor that it is over, and it ends none."""
+    """Check an unknown job: `info` returns UNKNOWN or raises LaunchError, and `cancel` raises LaunchError."""
     try:
         assert scheduler.info("987654").state is JobState.UNKNOWN
     except LaunchError as error:
@@ -88,7 +88,7 @@ def hold_stranger(scheduler: Scheduler) -> None:
 
 
 def hold_abilities(kind: str, scheduler: Scheduler) -> None:
-    """What the table says without a scheduler is what the scheduler says."""
+    """Check that the table and the scheduler report the same abilities."""
     assert scheduler.abilities == SCHEDULERS[kind].abilities
 
 

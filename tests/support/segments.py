@@ -1,4 +1,4 @@
-"""The shared memory that servers leave in /dev/shm when nobody cleans up after them."""
+"""The shared memory that servers leave in /dev/shm without a cleanup."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def abandoned(before: set[Path]) -> list[Path]:
-    """The segments that are new and that no process maps; a process that is ending gets a moment."""
+    """Return the new segments that no process maps; a process that is ending gets up to 5 s."""
     until = time.monotonic() + 5
     while True:
         left = [path for path in set(SHARED_MEMORY.glob("exatrkx_*")) - before if not mapped(path)]

@@ -14,6 +14,6 @@ def floats(*values: float) -> np.ndarray:
 
 
 def hits(n: int, seed: int = 7) -> np.ndarray:
-    """`n` hits anywhere in the detector."""
+    """Return `n` random hits in the detector, float32 `[n, 3]`."""
     rng = np.random.default_rng(seed)
     return rng.uniform((0.01, -1, -1), (0.3, 1, 1), size=(n, 3)).astype(np.float32)

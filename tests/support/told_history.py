@@ -1,4 +1,4 @@
-"""A history with everything in it that a page can show, and a page as its elements."""
+"""A history with everything that a page can show, and a parser of the page."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ NOTHING = History(
 
 
 class Page(HTMLParser):
-    """What is on a page: its elements with their attributes, and its words."""
+    """A parsed page: its elements with their attributes, and its text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Start a real Triton for a test, and leave nothing of it behind."""
+"""Start a real Triton for a test, and clean up after it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 @dataclass(frozen=True, kw_only=True)
 class RunningTriton:
-    """A server that has been started: its process, where it answers, its log and its shared memory's prefix."""
+    """A started server: its process, its addresses, its log and the prefix of its shared memory."""
 
     child: Child
     grpc: str
@@ -30,18 +30,18 @@ class RunningTriton:
     prefix: str
 
     def is_ready(self) -> bool:
-        """Whether the server answers its readiness probe."""
+        """Return whether the server reports that it is ready."""
         with contextlib.suppress(requests.RequestException):
             return requests.get(f"{self.http}/v2/health/ready", timeout=2).status_code == 200
         return False
 
     def segments(self) -> list[str]:
-        """The shared memory segments of this server that exist now."""
+        """Return the names of this server's shared memory segments that exist now."""
         return sorted(path.name for path in SHARED_MEMORY.glob(f"{self.prefix}*"))
 
 
 class DidNotStart(AssertionError):
-    """The server ended, or was not ready in time; the message carries its log."""
+    """The server ended, or was not ready in time; the message contains its log."""
 
 
 def start_triton(repository: Path, work_dir: Path, *, address: str, options: tuple[str, ...] = ()) -> RunningTriton:
@@ -57,7 +57,7 @@ def start_triton(repository: Path, work_dir: Path, *, address: str, options: tup
         "--allow-gpu-metrics=false",
         f"--backend-config=python,shm-region-prefix-name={prefix}",
         "--exit-timeout-secs=20",
-        # Each model is loaded once, not also to ask it for a configuration that it has already.
+        # Load each model once; Triton would load it twice, to complete a configuration that is already complete.
         "--disable-auto-complete-config",
         *options,
     ]
@@ -74,7 +74,7 @@ def running_triton(
     options: tuple[str, ...] = (),
     deadline: float = 90.0,
 ) -> Iterator[RunningTriton]:
-    """A ready server over `repository`; at the end its whole session is gone, and its shared memory too."""
+    """Yield a ready server; then kill its session, remove its shared memory, and fail if any was left."""
     server = start_triton(repository, work_dir, address=own_address(), options=options)
     try:
         until = time.monotonic() + deadline

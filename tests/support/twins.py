@@ -1,4 +1,4 @@
-"""The kernels of the GPU on the CPU: kernels.cu compiled as C++, launched by the same Python as on a GPU."""
+"""The GPU kernels on the CPU: kernels.cu compiled as C++, launched by the same Python code as on a GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from exatrkx_hpc.tracking import kernels
 
 SOURCE = Path(kernels.__file__).with_suffix(".cu")
 FOLDER = Path(__file__).parent / "twin"
-#: What CuPy and NumPy scalars are to C.
+#: The C types of CuPy and NumPy scalars, by the character of their dtype.
 C_TYPES = {"i": ctypes.c_int, "l": ctypes.c_longlong, "f": ctypes.c_float, "d": ctypes.c_double}
 
 
@@ -36,7 +36,7 @@ class Twin:
 
 
 def as_c(argument: Any) -> Any:
-    """An array becomes its address, a NumPy scalar the C number of its type; a plain number has no type."""
+    """Convert an array to its address, or a NumPy scalar to its C type; plain Python numbers have no type and fail."""
     if isinstance(argument, np.ndarray):
         assert argument.flags.c_contiguous
         return ctypes.c_void_p(argument.ctypes.data)
@@ -45,7 +45,7 @@ def as_c(argument: Any) -> Any:
 
 @functools.cache
 def twin(dimensions: int = 8) -> Twin:
-    """The kernels for an embedding of so many axes; skips the test where there is no g++."""
+    """Return the kernels for an embedding of `dimensions` axes; skip the test without g++."""
     try:
         compiler = find_program("g++", remedy="install g++")
     except MissingComponent as error:

@@ -1,4 +1,4 @@
-"""Wait in a test until something is so; the deadline is generous, because CI may be slow."""
+"""Wait in a test for a condition; the deadline is generous, because CI may be slow."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""A real Slurm of several nodes on one machine: slurmctld, slurmdbd with MariaDB, munge, one slurmd a node.
+"""A real Slurm of several nodes on one machine: slurmctld, slurmdbd with MariaDB, munge, one slurmd per node.
 
     with cluster() as c:
         c.wait_idle()
         c.run(["sbatch", "--wait", "job.sh"], cwd=c.shared)     on the head, as the unprivileged user
         c.node("nid001").crash()
 
-Each pretend machine has its own network, host name, mounts and processes. Nothing of it can be reached from
-outside, and it reaches nothing outside: a client of its network runs inside it. `run` and `spawn` do that.
-When the block is left, nothing of it remains.
+Each pretend machine has its own network, host name, mounts and processes. Its network has no connection to the
+outside, so a client must run inside: use `run` and `spawn`. Leaving the block removes the whole cluster.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`make cluster`: a shell on the head of a cluster, as its user; the cluster goes with the shell."""
+"""`make cluster`: a shell on the head of a cluster, as one of its users; the cluster ends with the shell."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cluster import Cluster, ClusterConfig, ClusterError, Host, cluster, missing
 from cluster.config import HEAD
 from cluster.stale import ASKED, running
 
-#: What a pretend node takes to boot, in seconds, on a machine that is busy.
+#: The time that a pretend node may take to boot on a busy machine, in seconds.
 _BOOT_DEADLINE = 120.0
 
 
 def main() -> int:
-    """Bring a cluster up, run a shell or one command in it, take it down; return the exit status of that."""
+    """Start a cluster, run a shell or one command in it, stop the cluster; return the exit status of the command."""
     arguments = _arguments()
     if reason := missing():
         print(f"make cluster: {reason}", file=sys.stderr)
@@ -35,7 +35,7 @@ def main() -> int:
             if arguments.command is None:
                 print(_welcome(c, time.monotonic() - began), flush=True)
             status = _shell(c, arguments)
-            # What ends the shell may come once more, while the cluster goes down.
+            # Ignore another Ctrl-C while the cluster stops.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         return status
     except (ClusterError, KeyboardInterrupt) as error:
@@ -83,7 +83,7 @@ def _shell(c: Cluster, arguments: argparse.Namespace) -> int:
         if ended:
             return os.waitstatus_to_exitcode(status)
         for request in asked.iterdir():
-            c.node(request.name).power_off()  # it crashed behind our back
+            c.node(request.name).power_off()  # somebody has killed its first process
             c.node(request.name).boot()
             request.unlink()
         time.sleep(0.1)
@@ -96,7 +96,7 @@ def _command(host: Host, arguments: argparse.Namespace) -> tuple[list[str], dict
 
 
 def _beside(arguments: argparse.Namespace) -> int:
-    """Do what a second terminal asks of the cluster that is up, the newest if there are several."""
+    """Run a second terminal's request in the running cluster, or in the newest one if there are several."""
     up = running()
     if not up:
         print("make cluster: no cluster is up; 'make cluster' brings one up", file=sys.stderr)

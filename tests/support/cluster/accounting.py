@@ -14,14 +14,14 @@ from exatrkx_hpc.base.process import Child, spawn
 
 
 def begin_database(base: Path) -> Child:
-    """Begin to make an empty database; that takes two seconds and needs no pretend machine."""
+    """Start to create an empty database; this takes 2 s and needs no pretend machine."""
     install = ["mysql_install_db", f"--defaults-file={base}/etc/my.cnf"]
     quick = ["--user=root", "--skip-test-db", "--skip-name-resolve", "--auth-root-authentication-method=normal"]
     return spawn([*install, *quick], log=base / "logs" / "database.log")
 
 
 def start(head: Head, config: ClusterConfig, base: Path, database: Child) -> None:
-    """Start the accounting once the database has been made; raises ClusterError with its last words."""
+    """Start the accounting when the database exists; raises ClusterError with the last output of what failed."""
     if database.wait(60) != 0:
         raise ClusterError(f"mysql_install_db failed: {_tail(base, 'database')}")
     argv = ["mariadbd", f"--defaults-file={base}/etc/my.cnf"]
@@ -37,7 +37,7 @@ def start(head: Head, config: ClusterConfig, base: Path, database: Child) -> Non
 
 
 def _commands(config: ClusterConfig) -> list[str]:
-    """Return what sacctmgr is told; a job over a limit is refused, not left pending."""
+    """Return the commands for sacctmgr; Slurm then rejects a job over a limit instead of leaving it pending."""
     return [
         f"add cluster {config.name}",
         *(f"add qos {qos.name} set MaxWall={qos.max_wall} Flags=DenyOnLimit" for qos in config.qos),

@@ -1,7 +1,7 @@
-"""The cgroups (v1) of a pretend machine: folders of its own, which it takes for the whole of the machine's.
+"""The cgroups (v1) of a pretend machine: its own folders, which it sees as the root cgroups.
 
-slurmd names a job's cgroup after the node alone, so that without this two clusters would share them. What is
-left in them goes when the pretend machine goes.
+slurmd names a job's cgroup only after the node, so two clusters would otherwise share cgroups. Powering off the
+pretend machine removes its cgroups.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NEEDED = ("freezer", "memory")  # anchor.sh mounts the same
 
 
 def available() -> bool:
-    """Whether this machine has what slurmd 22.05 needs; version 2 alone would need systemd."""
+    """Return whether this machine has the cgroups that slurmd 22.05 needs; cgroup v2 alone would need systemd."""
     return all((_MOUNTED / name / "release_agent").exists() for name in _NEEDED)
 
 

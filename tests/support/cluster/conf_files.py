@@ -1,4 +1,4 @@
-"""The texts of the configuration files, and where they lie. Pure but for `write_files`."""
+"""The texts and paths of the configuration files. Only `write_files` writes anything."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cluster.config import HEAD, HEAD_ADDRESS, ClusterConfig, node_address
 
 
 def slurm_conf(config: ClusterConfig, base: Path, *, cgroup: bool) -> str:
-    """Return slurm.conf; without `cgroup` a job's processes are known by their parents alone."""
+    """Return slurm.conf; without `cgroup`, Slurm tracks a job's processes only by their parents."""
     pairs = {
         "ClusterName": config.name,
         "SlurmctldHost": f"{HEAD}({HEAD_ADDRESS})",
@@ -71,17 +71,17 @@ def _partitions(config: ClusterConfig) -> list[str]:
 
 
 def gres_conf(config: ClusterConfig, base: Path) -> str:
-    """Return gres.conf: Slurm 22.05 wants a device file for each GPU."""
+    """Return gres.conf: Slurm 22.05 needs a device file for each GPU."""
     return f"Name=gpu Type={config.gpu_type} File={base}/devices/nvidia[0-{config.gpus_per_node - 1}]\n"
 
 
 def cgroup_conf() -> str:
-    """Return cgroup.conf: a job that takes more memory than it asked for is killed, cores are only counted."""
+    """Return cgroup.conf: a job that exceeds its requested memory is killed; cores are not limited."""
     return "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\nConstrainRAMSpace=yes\nConstrainCores=no\n"
 
 
 def slurmdbd_conf() -> str:
-    """Return slurmdbd.conf; the database is on the head's own socket."""
+    """Return slurmdbd.conf; the database listens on a socket of the head."""
     return (
         f"AuthType=auth/munge\nDbdHost={HEAD}\nSlurmUser=root\nPidFile=/run/slurmdbd.pid\n"
         "StorageType=accounting_storage/mysql\nStorageHost=localhost\nStorageUser=root\nStorageLoc=slurm_acct_db\n"
@@ -89,9 +89,9 @@ def slurmdbd_conf() -> str:
 
 
 def database_conf(base: Path) -> str:
-    """Return my.cnf: small, no network, nothing is flushed, because nothing outlives the cluster.
+    """Return my.cnf: small, no network, no flushes, because no data outlives the cluster.
 
-    The temporary folder is its own: a server that starts removes the temporary tables of all others in a shared one.
+    The temporary folder is not shared: a server that starts removes the temporary tables of all others in its folder.
     """
     return (
         f"[mysqld]\nuser=root\ndatadir={base}/database\ntmpdir={base}/database-tmp\nsocket=/run/mysqld/mysqld.sock\npid-file=/run/mysqld/pid\n"
@@ -101,25 +101,25 @@ def database_conf(base: Path) -> str:
 
 
 def hosts(config: ClusterConfig) -> str:
-    """Return /etc/hosts: every node by its name, and by the name of a fast network, as some sites have it."""
+    """Return /etc/hosts: each node by its name, and by its name in a fast network (`-hsn0`), as on some sites."""
     lines = ["127.0.0.1 localhost", f"{HEAD_ADDRESS} {HEAD}"]
     lines += [f"{node_address(n)} {name} {name}-hsn0" for n, name in enumerate(config.node_names, start=1)]
     return "\n".join(lines) + "\n"
 
 
 def passwd(config: ClusterConfig, base: Path) -> str:
-    """Return /etc/passwd: the machine's own and the users of the cluster."""
+    """Return /etc/passwd: the entries of this machine and the users of the cluster."""
     lines = [f"{user.name}:x:{user.uid}:{user.uid}::{base}/home/{user.name}:/bin/bash" for user in config.users]
     return Path("/etc/passwd").read_text() + "\n".join(lines) + "\n"
 
 
 def group(config: ClusterConfig) -> str:
-    """Return /etc/group: the machine's own and a group for each user."""
+    """Return /etc/group: the entries of this machine and a group for each user."""
     return Path("/etc/group").read_text() + "".join(f"{user.name}:x:{user.uid}:\n" for user in config.users)
 
 
 def write_files(config: ClusterConfig, base: Path, *, cgroup: bool) -> None:
-    """Make every folder and file that the cluster has before it starts, under `base`."""
+    """Create all folders and files that the cluster needs before it starts, under `base`."""
     base.chmod(0o755)
     for folder in (
         "etc/slurm",
@@ -150,7 +150,7 @@ def write_files(config: ClusterConfig, base: Path, *, cgroup: bool) -> None:
         os.chown(home, user.uid, user.uid)
     for number in range(config.gpus_per_node):
         device = base / "devices" / f"nvidia{number}"
-        os.mknod(device, 0o020666, os.makedev(1, 3))  # /dev/null by another name
+        os.mknod(device, 0o020666, os.makedev(1, 3))  # the same device as /dev/null
         device.chmod(0o666)
 
 

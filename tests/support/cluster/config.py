@@ -1,4 +1,4 @@
-"""What the cluster is: its nodes, users, accounts, QOS and times. Frozen; a test changes a field by keyword."""
+"""The cluster's configuration: nodes, users, accounts, QOS and times. Frozen; a test sets fields by keyword."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class User:
-    """An unprivileged user of the cluster, who is no user of the machine; `qos` are those that the user may ask for.
+    """An unprivileged user of the cluster, unknown on this machine; `qos` lists the QOS that the user may request.
 
-    `account` is the account that is charged, or several with a comma, of which the first is the default.
+    `account` is the charged account, or several separated by commas; the first is the default.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Partition:
 
 @dataclass(frozen=True, kw_only=True)
 class Qos:
-    """A quality of service; a job that asks for more than `max_wall` is refused."""
+    """A quality of service; Slurm rejects a job that requests more than `max_wall`."""
 
     name: str
     max_wall: str
@@ -44,10 +44,10 @@ class ClusterConfig:
     gpu_type: str = "a100"
     cpus_per_node: int = 64
     memory: int = 256_000
-    #: What a job gets on each node that asks for no memory.
+    #: Memory per node of a job that does not request any.
     memory_per_job: int = 16_000
     features: tuple[str, ...] = ("gpu", "a100")
-    #: As slurm.conf has them, such as scratch:100.
+    #: In the format of slurm.conf, such as scratch:100.
     licenses: str = ""
     partitions: tuple[Partition, ...] = (
         Partition(name="gpu", max_time="12:00:00"),
@@ -60,10 +60,10 @@ class ClusterConfig:
             User(name="colleague", uid=20_002, account="m5678", qos=("regular",)),
         )
     )
-    #: Slurm's own default is 300: a node that is gone is noticed after one to three times this.
+    #: Slurm's default is 300. Slurm notices a lost node after one to three times this time.
     slurmd_timeout: int = 5
     message_timeout: int = 5
-    #: Between SIGTERM and SIGKILL of a cancelled job; Slurm's own default.
+    #: Time between SIGTERM and SIGKILL of a cancelled job; Slurm's default.
     kill_wait: int = 30
 
     @property
@@ -88,5 +88,5 @@ HEAD_ADDRESS = "10.77.0.254"
 
 
 def node_address(number: int) -> str:
-    """Return the address of a node, which is counted from 1."""
+    """Return the address of node `number`, counted from 1."""
     return f"10.77.0.{number}"

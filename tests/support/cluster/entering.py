@@ -16,7 +16,7 @@ from exatrkx_hpc.base.process import Child
 def enter_argv(first: int, argv: Sequence[str], *, uid: int, cwd: str) -> list[str]:
     """Return the command that runs `argv` in the machine whose first process is `first`, as the user `uid`.
 
-    The program ends with its caller, because a signal to nsenter does not reach it.
+    The kernel kills the program when its caller ends, because a signal to nsenter does not reach the program.
     """
     enter = ["nsenter", f"--target={first}", "--net", "--uts", "--mount", "--pid", f"--wdns={cwd}", "--"]
     become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--init-groups", "--pdeathsig=KILL", "--"]
@@ -24,7 +24,7 @@ def enter_argv(first: int, argv: Sequence[str], *, uid: int, cwd: str) -> list[s
 
 
 def only_child(pid: int, *, deadline: float = 10.0) -> int | None:
-    """Return the first child of a process as soon as it has one, or None when it ends or takes too long."""
+    """Return the first child of a process as soon as it has one, or None if it ends or the deadline passes."""
     until = time.monotonic() + deadline
     while time.monotonic() < until:
         try:
@@ -38,17 +38,17 @@ def only_child(pid: int, *, deadline: float = 10.0) -> int | None:
 
 
 class Entered:
-    """A program that runs inside a pretend machine; signals reach it, and it can be stopped with all it started."""
+    """A program inside a pretend machine; it can be signalled, and stopped with its whole session."""
 
     def __init__(self, child: Child, log: Path) -> None:
-        """Take over a started nsenter; `log` is where the program writes."""
+        """Take over a started nsenter; `log` is the file with the program's output."""
         self._child = child
         self._inner = only_child(child.pid)
         self.log = log
 
     @property
     def pid(self) -> int:
-        """The program's process id, as this machine counts; raises ClusterError when it never started."""
+        """The program's PID on this machine, outside; raises ClusterError if the program never started."""
         if self._inner is None:
             raise ClusterError(f"nothing was started: {self.log.read_text(errors='replace')[-500:]}")
         return self._inner
@@ -68,7 +68,7 @@ class Entered:
                 os.kill(self._inner, number)
 
     def stop(self, *, grace: float = 10.0, first: signal.Signals = signal.SIGTERM) -> None:
-        """Ask with `first`, wait up to `grace` seconds, then kill what is left of it and of its session."""
+        """Send `first`, wait up to `grace` seconds, then kill the program and its session."""
         self.send(first)
         self.wait(grace)
         self._child.stop(grace=0, first=signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""The one error of the cluster: it could not be brought up, or did not do what was asked in time."""
+"""The only error of the cluster: it did not start, or a request failed or timed out."""
 
 from __future__ import annotations
 
 
 class ClusterError(Exception):
-    """The message says what failed, and what the part that failed wrote last."""
+    """An error of the cluster; its message names the part that failed and the last output of that part."""

@@ -37,18 +37,18 @@ class Host:
 
     @property
     def first(self) -> int:
-        """The process id of its first process; raises ClusterError when it is off."""
+        """The PID of its first process; raises ClusterError if the machine is off."""
         if self._first is None:
             raise ClusterError(f"{self.name} is off; boot it first")
         return self._first
 
     @property
     def is_on(self) -> bool:
-        """Whether it runs."""
+        """Whether the machine is on."""
         return self._first is not None
 
     def power_on(self) -> None:
-        """Start its first process; does not wait. It ends with the thread that called this."""
+        """Start its first process, without waiting; the process ends with the calling thread."""
         own = self._base / "hosts" / self.name
         (own / "cover").mkdir(parents=True, exist_ok=True)
         (own / "ready").unlink(missing_ok=True)
@@ -58,7 +58,7 @@ class Host:
         self._anchor = spawn(argv, log=self._base / "logs" / f"{self.name}.log")
 
     def wait_on(self, *, deadline: float = 30.0) -> None:
-        """Wait until its own files and munge are there; raises ClusterError when they do not come."""
+        """Wait until its files and munge are ready; raises ClusterError if it ends or the deadline passes."""
         if (anchor := self._anchor) is None:
             raise ClusterError(f"{self.name} is off; boot it first")
         log = self._base / "logs" / f"{self.name}.log"
@@ -73,11 +73,11 @@ class Host:
         (self._base / "hosts" / self.name / "first").write_text(f"{self._first}\n")
 
     def join(self) -> None:
-        """Take up the machine that another process has powered on, to run programs in it."""
+        """Attach to a machine that another process has powered on, to run programs in it."""
         self._first = int((self._base / "hosts" / self.name / "first").read_text())
 
     def power_off(self) -> None:
-        """Kill every process of it at once, as a power cut does; safe to repeat."""
+        """Kill all its processes at once, like a power cut; safe to repeat."""
         if self._anchor is None:
             return
         first = self._first or only_child(self._anchor.pid, deadline=1.0)
@@ -102,9 +102,9 @@ class Host:
         cwd: Path | None = None,
         stdin: str = "",
     ) -> Completed:
-        """Run `argv` inside to its end as `user`, in `cwd` (the user's home); as exatrkx_hpc.base.process.run.
+        """Run `argv` inside as `user` in `cwd` (default: the user's home), like exatrkx_hpc.base.process.run.
 
-        Its environment is a fresh login's, with `env` laid over it.
+        The environment is that of a fresh login, updated with `env`.
         """
         words, environment = self._entering(argv, user, env, cwd)
         return run(words, timeout=timeout, env=environment, stdin=stdin)
@@ -118,7 +118,7 @@ class Host:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> Entered:
-        """Start `argv` inside as `user`, with its output appended to `log`, a file as this machine sees it."""
+        """Start `argv` inside as `user`; append its output to `log`, a path on this machine, outside."""
         words, environment = self._entering(argv, user, env, cwd)
         program = Entered(spawn(words, log=log, env=environment), log)
         self._entered.append(program)
@@ -127,7 +127,7 @@ class Host:
     def command(
         self, argv: Sequence[str], *, user: str = "physicist", env: Mapping[str, str] | None = None
     ) -> tuple[list[str], dict[str, str]]:
-        """Return the words and the environment with which another program, such as a terminal, runs `argv` inside."""
+        """Return the command and the environment for another program, such as a terminal, to run `argv` inside."""
         return self._entering(argv, user, env, None)
 
     def _entering(
@@ -152,20 +152,20 @@ class Host:
 
 
 class Head(Host):
-    """The machine of slurmctld, slurmdbd and the database, on which the users log in; its bridge is the network."""
+    """The login machine, with slurmctld, slurmdbd and the database; its bridge is the network."""
 
     def __init__(self, *, config: ClusterConfig, base: Path, covers: Sequence[Cover]) -> None:
         """Describe it; nothing runs before `power_on`."""
         super().__init__(HEAD, config=config, base=base, covers=covers)
 
     def wait_on(self, *, deadline: float = 30.0) -> None:
-        """Wait as every machine does, then make the network."""
+        """Wait like every machine, then create the network."""
         super().wait_on(deadline=deadline)
         network.make_bridge(self.first)
 
 
 class Node(Host):
-    """A compute node: a slurmd with pretend GPUs, which can crash, boot, lose its network and get it back."""
+    """A compute node: slurmd with pretend GPUs. It can crash, boot, lose its network and regain it."""
 
     def __init__(self, number: int, *, head: Head, config: ClusterConfig, base: Path, covers: Sequence[Cover]) -> None:
         """Describe it; nothing runs before `power_on`."""
@@ -174,7 +174,7 @@ class Node(Host):
         self._head = head
 
     def wait_on(self, *, deadline: float = 30.0) -> None:
-        """Wait as every machine does, then join the network."""
+        """Wait like every machine, then join the network."""
         super().wait_on(deadline=deadline)
         network.plug(self._head.first, self.first, number=self._number)
 
@@ -183,11 +183,11 @@ class Node(Host):
         self.spawn(["slurmd", "-D", "-b", "-N", self.name], log=self._base / "logs" / "slurmd.log", user="root")
 
     def crash(self) -> None:
-        """Lose all processes, the network, /tmp and /dev/shm at once, with no word to anybody."""
+        """Lose all processes, the network, /tmp and /dev/shm at once, without notice."""
         self.power_off()
 
     def boot(self) -> None:
-        """Come back after a crash, empty; slurmctld takes the node in again by itself."""
+        """Boot after a crash, with empty /tmp and /dev/shm; slurmctld resumes the node without a command."""
         if self.is_on:
             raise ClusterError(f"{self.name} is on; crash it first")
         self.power_on()
@@ -195,7 +195,7 @@ class Node(Host):
         self.start_slurmd()
 
     def partition(self) -> None:
-        """Lose the network and run on."""
+        """Lose the network, but keep running."""
         network.set_link(self._head.first, number=self._number, up=False)
 
     def heal(self) -> None:

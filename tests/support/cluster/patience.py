@@ -1,4 +1,4 @@
-"""Wait until a part of the cluster is there, but not longer than it lives or a deadline."""
+"""Wait until a part of the cluster is ready; give up when it ends or a deadline passes."""
 
 from __future__ import annotations
 

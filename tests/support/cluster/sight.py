@@ -1,7 +1,7 @@
-"""What a pretend machine sees of this machine's files, so that an unprivileged user can run this Python in it.
+"""The files of this machine that a pretend machine sees, so that an unprivileged user can run this Python in it.
 
-Its /tmp is its own. A folder that others may not enter, such as root's home with an interpreter in it, is
-covered by an empty one in which only the kept folders appear, at their own places.
+A pretend machine has its own /tmp. If other users may not enter a folder, such as root's home with an interpreter in
+it, an empty folder covers it. In the cover only the kept folders appear, at their usual paths.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TMP = Path("/tmp")
 
 @dataclass(frozen=True, kw_only=True)
 class Cover:
-    """An empty folder laid over `folder`, with its permissions, and the kept folders that show through."""
+    """An empty folder with permissions `mode`, mounted over `folder`; the `kept` folders stay visible."""
 
     folder: Path
     mode: str
@@ -35,7 +35,7 @@ def python_folders() -> list[Path]:
 
 
 def covers(kept: list[Path]) -> list[Cover]:
-    """Return the covers under which all of `kept` can be reached by everybody; /tmp is always covered."""
+    """Return the covers that let every user reach all of `kept`; /tmp is always covered."""
     closed = {folder for path in kept if (folder := _closed_parent(path)) is not None} | {TMP}
     outer = sorted(folder for folder in closed if not closed & set(folder.parents))
     return [

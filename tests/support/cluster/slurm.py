@@ -1,4 +1,4 @@
-"""The cluster as a whole: up, down, and what a test asks of it."""
+"""The whole cluster: start, stop, and operations for tests."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from exatrkx_hpc.base.process import Completed
 
 
 def cluster(config: ClusterConfig | None = None, *, keep: Sequence[Path] = ()) -> Cluster:
-    """Return a cluster that is up inside a `with` block; `keep` are further folders of this machine to see in it."""
+    """Return a cluster that is up inside a `with` block; `keep` lists more folders of this machine to show in it."""
     return Cluster(config or ClusterConfig(), keep=keep)
 
 
 class Cluster:
-    """A real Slurm. Up inside a `with` block, and gone without a trace after it."""
+    """A real Slurm. It runs inside a `with` block and leaves nothing behind."""
 
     def __init__(self, config: ClusterConfig, *, keep: Sequence[Path] = ()) -> None:
-        """Describe it; nothing is made or started before the block is entered."""
+        """Describe it; entering the block creates and starts it."""
         self.config = config
         self._keep = [path.resolve() for path in keep]
         self._exit = contextlib.ExitStack()
         self._controller: Entered | None = None
 
     def __enter__(self) -> Cluster:
-        """Bring it up; raises ClusterError, and leaves nothing, when that fails."""
+        """Start it; if that fails, clean up and raise ClusterError."""
         with contextlib.ExitStack() as stack:
             self._bring_up(stack)
             self._exit = stack.pop_all()
@@ -44,7 +44,7 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take it down."""
+        """Stop and remove it."""
         self._exit.close()
 
     def _bring_up(self, stack: contextlib.ExitStack) -> None:
@@ -76,7 +76,7 @@ class Cluster:
 
     @property
     def shared(self) -> Path:
-        """A folder that all pretend machines and this one see under the same name, writable for everybody."""
+        """A folder that all pretend machines and this one see under the same path, writable by all users."""
         return self.base / "shared"
 
     def home(self, user: str = "physicist") -> Path:
@@ -101,7 +101,7 @@ class Cluster:
         return self.head.run(argv, user=user, timeout=timeout, env=env, cwd=cwd, stdin=stdin)
 
     def start_controller(self) -> None:
-        """Start slurmctld and wait until it answers; raises ClusterError with its last words."""
+        """Start slurmctld and wait until it answers; raises ClusterError with its last output."""
         log = self.base / "logs" / "slurmctld.log"
         self._controller = controller = self.head.spawn(["slurmctld", "-D"], log=log, user="root")
         wait_for(
@@ -116,12 +116,12 @@ class Cluster:
             self._controller.stop()
 
     def node_states(self) -> dict[str, str]:
-        """Return each node's state as sinfo says it: idle, mixed, down; with a * when the node does not answer."""
+        """Return each node's state from sinfo, such as idle, mixed or down, with a * if the node does not answer."""
         done = self.run(["sinfo", "--noheader", "--Node", "--format=%N %T"], user="root")
         return dict(line.split() for line in done.stdout.splitlines())
 
     def wait_idle(self, *names: str, deadline: float = 60.0) -> None:
-        """Wait until the nodes (all, unless named) are idle; raises ClusterError when they are not in time."""
+        """Wait until the named nodes (default: all) are idle; raises ClusterError when the deadline passes."""
         wanted = names or self.config.node_names
         wait_for(
             lambda: all(self.node_states().get(name) == "idle" for name in wanted),
@@ -130,5 +130,5 @@ class Cluster:
         )
 
     def log(self, name: str) -> str:
-        """Return what slurmctld, slurmdbd, slurmd (of all nodes), database or a host by its name wrote."""
+        """Return the log of slurmctld, slurmdbd, slurmd (of all nodes), database or a host by its name."""
         return (self.base / "logs" / f"{name}.log").read_text(errors="replace")

@@ -1,4 +1,4 @@
-"""What a cluster could leave behind on this machine, and whether it did."""
+"""Find what a cluster left behind on this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def links() -> frozenset[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Traces:
-    """How to know a cluster's parts again: its folder, its namespaces, its machines."""
+    """What identifies a cluster: its folder, its namespaces and its machines."""
 
     base: Path
     namespaces: frozenset[str]
@@ -28,7 +28,7 @@ class Traces:
 
     @classmethod
     def of(cls, cluster: Cluster) -> Traces:
-        """Look at a cluster that is up."""
+        """Read these from a running cluster."""
         namespaces = {
             os.readlink(f"/proc/{host.first}/ns/{kind}")
             for host in (cluster.head, *cluster.nodes)
@@ -37,7 +37,7 @@ class Traces:
         return cls(base=cluster.base, namespaces=frozenset(namespaces), hosts=(HEAD, *cluster.config.node_names))
 
     def left(self) -> list[str]:
-        """Return what is there of the cluster, one line each; nothing when it is down."""
+        """Return the existing parts of the cluster, one line each; empty after a clean stop."""
         return [*self._processes(), *self._files()]
 
     def _processes(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The program `tritonserver` of the nodes: the embedded Triton of the extra `local`, as a site would install one."""
+"""The program `tritonserver` of the nodes: the embedded Triton of the extra `local`, installed as on a site."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exatrkx_hpc.launch.embedded.triton import EmbeddedTriton, embedded_triton
 
 
 def install(base: Path) -> None:
-    """Write `bin/tritonserver` under `base`; without the extra there is none, as on a site without Triton."""
+    """Write `bin/tritonserver` under `base`; without the extra, write none, as on a site without Triton."""
     folder = base / "bin"
     folder.mkdir()
     try:
@@ -26,9 +26,9 @@ def install(base: Path) -> None:
 
 
 def _open_to_all(stub: Path) -> None:
-    """Let every user run the models' process.
+    """Let every user run the stub, the process of a Python model.
 
-    Triton 2.51 leaves it as 0100 once it has failed to start: then only the one who installed the wheel may run it.
+    After a failed start, Triton 2.51 leaves the stub with mode 0100, so that only its owner may run it.
     """
     shipped = stub.resolve()
     stub.unlink()
@@ -37,9 +37,9 @@ def _open_to_all(stub: Path) -> None:
 
 
 def _script(triton: EmbeddedTriton) -> str:
-    # Of each variable only what Triton adds: the rest is this process's own.
+    # Take only the part that Triton adds to each variable: the rest belongs to this process.
     added = {name: value.split(os.pathsep)[0] for name, value in sorted(triton.environment.items())}
-    # The stub is a copy, which does not find the wheel's libraries beside it.
+    # The stub is a copy and does not find the wheel's libraries beside it.
     libraries = [added.get("LD_LIBRARY_PATH", ""), str(triton.server.parents[3] / "nvidia_pytriton.libs")]
     added["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
     lines = [f'export {name}={shlex.quote(value)}"${{{name}:+:${name}}}"' for name, value in added.items()]

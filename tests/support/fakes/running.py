@@ -1,4 +1,4 @@
-"""Start the fake Triton for a test, and leave nothing of it behind."""
+"""Start the fake Triton for a test, and clean up after it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FakeTriton:
 
 @contextlib.contextmanager
 def fake_triton(*switches: str) -> Iterator[FakeTriton]:
-    """Run the fake with `switches` (see its --help) and yield its address."""
+    """Run the fake with `switches` (see its --help); yield its address and process."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         child = spawn([sys.executable, str(PROGRAM), *switches], log=log)
@@ -48,7 +48,7 @@ def free_port() -> int:
 
 
 def expected(hits):
-    """What the fake answers: i mod 7, and the number of hits for hit 0."""
+    """Return the labels of the fake: i mod 7, and the number of hits for hit 0."""
     labels = np.arange(hits, dtype=np.int64) % 7
     labels[:1] = hits
     return labels

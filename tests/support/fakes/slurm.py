@@ -1,4 +1,4 @@
-"""The fakes of Slurm's commands first on PATH: set what they answer, and read how they were called."""
+"""Fakes of Slurm's commands, first on PATH: set their answers and read their calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FAKES = Path(__file__).parent / "fake_slurm"
 
 
 class Cluster:
-    """Slurm as the fakes have it; the folder holds their answers and the list of their calls."""
+    """The Slurm of the fakes; the folder holds their answers and the list of their calls."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +34,7 @@ class Cluster:
         return [call for call in found if not programs or call[0] in programs]
 
     def knows(self, job: int, *, log: str, name: str = "exatrkx", uid: int | None = None, batch: int = 1) -> None:
-        """Let `scontrol show job` tell of one job, in the form of 22.05."""
+        """Let `scontrol show job` report one job, in the format of Slurm 22.05."""
         owner = os.getuid() if uid is None else uid
         self.says(
             "scontrol-job",
@@ -44,18 +44,18 @@ class Cluster:
         )
 
     def put_on_path(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let every program of this process find them first."""
+        """Put the fakes first on the PATH of this process and its children."""
         monkeypatch.setenv("FAKE_SLURM", str(self.folder))
         monkeypatch.setenv("PATH", os.pathsep.join([str(self.folder / "bin"), str(FAKES), os.environ["PATH"]]))
 
     def instead(self, name: str, script: str) -> None:
-        """Put a program of these lines of bash in the place of a fake."""
+        """Replace a fake by a bash script of these lines."""
         program = self.folder / "bin" / name
         program.parent.mkdir(exist_ok=True)
         program.write_text(f"#!/bin/bash\n{script}\n")
         program.chmod(0o755)
 
     def let_go(self) -> None:
-        """Let what hangs go on."""
+        """Let all hanging commands continue."""
         for file in self.folder.glob("*.slow"):
             file.unlink()

@@ -1,1 +1,1 @@
-"""What the tests of the container engines run: an image with a Triton, a store of podman's, a podman-hpc."""
+"""Images and sites for tests of the container engines: a Triton image, a podman store, podman-hpc."""

@@ -1,4 +1,4 @@
-"""The perf_analyzer that the tests run: installed once into the folder that keeps what takes long to make."""
+"""The perf_analyzer of the tests, installed once into the cache folder."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from images.triton_image import cache_folder
 
 
 def perf_analyzer() -> PerfAnalyzer:
-    """Return it, installed now (about 10 s and 45 MB) or before; raises MissingComponent when it cannot be had."""
+    """Return it, and install it if needed (about 10 s and 45 MB); raises MissingComponent if that fails."""
     folder = cache_folder() / WHEEL.replace("==", "-")
     with (cache_folder() / "perf_analyzer.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # other workers of a parallel run may want it at the same moment
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other workers of a parallel run may install it at the same time
         return install(folder)

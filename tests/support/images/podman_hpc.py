@@ -11,7 +11,7 @@ from exatrkx_hpc.base.process import run
 from images.triton_image import cache_folder, place
 
 PODMAN_HPC = "podman-hpc==1.2.2"
-#: Podman's own settings: what a container may open, and nothing outside of the site's folders.
+#: Podman's settings: limits of a container, and no files outside of the site's folders.
 CONTAINERS_CONF = """\
 [containers]
 default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
@@ -20,7 +20,7 @@ events_logger = "none"
 lock_type = "file"
 tmp_dir = "{own}/tmp"
 """
-#: A site's own modules; this one shows that a module's flag and its folder reach the container.
+#: A module of the site; tests use it to check that a module's flag and its folder reach the container.
 MODULE = """\
 name: labels
 cli_arg: labels
@@ -38,7 +38,7 @@ run_root_template: "{own}/{{{{ uid }}}}_hpc"
 config_home_template: "{own}/{{{{ uid }}}}_hpc/config"
 mksquashfs_bin: {folder}/mksquashfs.static
 """
-#: A site has a static one of version 4.6 or later; it runs inside the image, which has an older one here.
+#: mksquashfs runs inside the image. A site has a static one, 4.6 or later; this script calls the image's older one.
 MKSQUASHFS = """\
 #!/bin/bash
 words=()
@@ -67,7 +67,7 @@ main()
 def install(folder: Path, *, own: Path, squash: Path) -> Path:
     """Install podman-hpc below `folder`, and return its program.
 
-    `own` is where each node keeps its users' stores, `squash` where migrated images go, which the nodes share.
+    `own` holds the stores of a node's users. `squash` holds migrated images; all nodes share it.
     """
     place(_packages(), folder / "packages")
     for name in ("modules.d", "hooks.d", "labels"):
@@ -99,7 +99,7 @@ def _variables(folder: Path, own: Path, squash: Path) -> Mapping[str, str]:
 
 
 def _packages() -> Path:
-    """Return a folder with podman-hpc and what it needs as pip installs it, made now or from the cache."""
+    """Return a folder with podman-hpc and its dependencies, from the cache or installed with pip now."""
     folder = cache_folder() / PODMAN_HPC.replace("==", "-")
     if not folder.exists():
         aside = folder.with_name(uuid.uuid4().hex)

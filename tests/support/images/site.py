@@ -1,7 +1,7 @@
 """A site with a real container engine: podman as root, or NERSC's podman-hpc as an unprivileged user.
 
-What the engine needs and this machine may lack stands in a folder and in a mount namespace, so that nothing of
-it is left when both are gone. `podman` and `podman-hpc` on the site's PATH enter it.
+A folder and a mount namespace hold everything that the engine needs and this machine may lack. Removing both leaves
+nothing behind. `podman` and `podman-hpc` on the site's PATH enter the namespace.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from images import podman_hpc
 from images.triton_image import PATH, model_environment, place, root_archive
 
 IMAGE = "localhost/triton-of-the-tests:1"
-#: A number of the session's own, so that two sessions can tell their processes apart.
+#: Each test session has its own UID, so that two sessions can tell their processes apart.
 _USER, _UID = "guest", 100_000 + os.getpid() % 100_000
 _HERE = Path(__file__).parent
 _PROGRAMS = ("podman", "conmon", "crun", "nsenter", "unshare", "setpriv")
@@ -50,7 +50,7 @@ def missing(engine: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """A place where `engine` runs: its folder, what goes before PATH, and the models' packed environment."""
+    """A site where `engine` runs: its folder, its programs, and the models' packed environment."""
 
     engine: str
     folder: Path
@@ -63,11 +63,11 @@ class Site:
         return self.folder / "programs"
 
     def engine_run(self, *words: str, timeout: float = 120) -> Completed:
-        """Run the engine's program with these words."""
+        """Run the engine's program with these arguments."""
         return run([str(self.programs / self.engine), *words], timeout=timeout)
 
     def must(self, *words: str) -> str:
-        """Run the engine's program with these words, and return what it printed."""
+        """Run the engine's program with these arguments and return its output; fail if the program fails."""
         done = self.engine_run(*words)
         assert done.returncode == 0, f"{self.engine} {' '.join(words)}: {done.complaint}"
         return done.stdout
@@ -77,10 +77,10 @@ class Site:
         return self.must("ps", "--all", "--format", "{{.Names}}").split()
 
     def processes(self) -> dict[int, str]:
-        """Return the processes of the site, with their commands, but what the engine keeps when nothing runs.
+        """Return the site's processes by PID, with their commands, without the engine's idle helpers.
 
-        That is podman's holder of the user's namespace, and in podman-hpc what unpacks an image: on a real site
-        it ends with the job.
+        The helpers are podman's holder of the user namespace, and podman-hpc's processes that mount an image. On a
+        real site they end with the job.
         """
         found = {}
         for process in _inside(self._anchor.pid):
@@ -94,8 +94,8 @@ class Site:
 
 @contextlib.contextmanager
 def container_site(engine: str) -> Iterator[Site]:
-    """A site for `engine` with the image in its store; at the end nothing of it is left."""
-    # A short name, because it is part of the path of sockets; readable for the unprivileged user.
+    """Yield a site for `engine` with the image in its store; remove the site at the end."""
+    # A short name, because socket paths contain it; readable by the unprivileged user.
     folder = Path(tempfile.mkdtemp(prefix="exatrkx-site-"))
     folder.chmod(0o755)
     anchor: Child | None = None
@@ -158,14 +158,14 @@ def _end(anchor: Child) -> None:
 
 
 def _inside(anchor: int) -> list[psutil.Process]:
-    """Return the living processes in the anchor's namespace, of the site's user and in containers, but the anchor."""
+    """Return the live processes in the anchor's namespace, of the site's user and in containers, without the anchor."""
     home = os.readlink(f"/proc/{anchor}/ns/mnt")
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
             inside = os.readlink(f"/proc/{process.pid}/ns/mnt") == home or process.uids().real == _UID
             if inside and process.pid != anchor:
-                # A container has a namespace of its own, below a process of the engine.
+                # A container has its own namespace, but its processes are descendants of an engine process.
                 found |= {one.pid: one for one in (process, *process.children(recursive=True))}
     return [process for process in found.values() if _lives(process)]
 

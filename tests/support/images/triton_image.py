@@ -1,7 +1,7 @@
-"""Make the root of the image that the tests' containers run: a small Debian with Python and a real Triton.
+"""Build the root file system of the test image: a small Debian with Python and a real Triton.
 
-It stands for a site's image: `tritonserver` is on PATH, in /opt/tritonserver, and its Python has no packages at
-all. The Triton is that of the `local` extra, the Debian comes from the sources that this machine's apt has.
+Like a site's image, it has `tritonserver` on PATH, in /opt/tritonserver, and a Python without packages. Triton comes
+from the `local` extra, Debian from the apt sources of this machine.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from pathlib import Path
 from exatrkx_hpc.base.process import run
 from exatrkx_hpc.models import pack_env, packages
 
-#: What the container's environment must say, because an image made by hand has no ENV of its own.
+#: PATH of the container: the imported image has no ENV.
 PATH = "/opt/tritonserver/bin:/usr/local/bin:/usr/bin:/bin"
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
-#: squashfs-tools is for podman-hpc, which packs an image with a program that runs inside it.
+#: podman-hpc needs squashfs-tools: it packs an image with a program that runs inside the image.
 _PACKAGES = (
     *("bash", "coreutils", "dash", "libstdc++6", "zlib1g", "python3-minimal"),
     *(f"python{_VERSION}", f"libpython{_VERSION}", "squashfs-tools"),
 )
-#: Where the parts of the wheel go; their RPATH then leads to the libraries.
+#: Paths of the wheel's parts in the image; there their RPATH finds the libraries.
 _PARTS = {
     "pytriton/tritonserver/bin/tritonserver": "opt/tritonserver/bin/tritonserver",
     "pytriton/tritonserver/backends": "opt/tritonserver/backends",
@@ -39,7 +39,7 @@ _PARTS = {
 
 
 def cache_folder() -> Path:
-    """Return the folder that keeps what takes long to make: EXATRKX_TEST_CACHE, or one in this venv."""
+    """Return the cache folder for slow builds: EXATRKX_TEST_CACHE, or one in this venv."""
     folder = Path(os.environ.get("EXATRKX_TEST_CACHE") or Path(sys.prefix, "test-cache"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -57,7 +57,7 @@ def missing() -> str:
 
 
 def root_archive() -> Path:
-    """Return the image's root as a tar file, made now or taken from the cache (about 10 s and 270 MB)."""
+    """Return the image's root as a tar file, from the cache or built now (about 10 s and 270 MB)."""
     facts = ["5", *_PACKAGES, *_PARTS.items(), importlib.metadata.version("nvidia-pytriton")]
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
     archive = cache_folder() / f"triton-image-{key}.tar"
@@ -67,7 +67,7 @@ def root_archive() -> Path:
     try:
         include = f"--include={','.join(_PACKAGES)}"
         _must(["mmdebstrap", "--quiet", "--variant=extract", include, "", str(aside), *_sources()])
-        # A user without subordinate ids can unpack only what is root's own.
+        # A user without subordinate IDs can unpack only files of root.
         _must(["tar", "--delete", f"--file={aside}", "./var"])
         _append(aside)
         aside.rename(archive)
@@ -86,7 +86,7 @@ def _append(archive: Path) -> None:
     wheels = Path(str(importlib.util.find_spec("pytriton").submodule_search_locations[0])).parent
     for source, target in _PARTS.items():
         rename = f"--transform=s,^{source},{target},"
-        # Triton takes rights from the wheel's own file when it fails to start it; here everybody may run it.
+        # After a failed start, Triton removes permissions from the wheel's stub. In the image, every user may run it.
         options = [f"--file={archive}", "--owner=0", "--group=0", "--mode=u=rwX,go=rX", rename]
         _must(["tar", "--append", *options, "-C", str(wheels), source])
 
@@ -97,10 +97,10 @@ def _must(argv: list[str]) -> None:
 
 
 def model_environment() -> Path:
-    """Return a packed environment with all that the models need, made now (about 12 s) or from the cache."""
+    """Return a packed environment with all dependencies of the models, from the cache or built now (about 12 s)."""
     import torch
 
-    # An environment of an earlier pack_env is no proof of this one.
+    # A changed pack_env must build a new environment, to be tested.
     code = b"".join(Path(str(module.__file__)).read_bytes() for module in (pack_env, packages))
     key = hashlib.sha256(code).hexdigest()[:12]
     folder = cache_folder() / f"model-environment-{_VERSION}-torch-{torch.__version__}-{key}"
@@ -110,7 +110,7 @@ def model_environment() -> Path:
 
 
 def place(source: Path, target: Path) -> None:
-    """Link the files of `source` to `target`, or copy them where links cannot be."""
+    """Hard-link the files of `source` to `target`, or copy them if links fail."""
 
     def link(one: str, other: str) -> None:
         try:

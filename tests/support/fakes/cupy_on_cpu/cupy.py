@@ -1,7 +1,6 @@
-"""A stand-in for CuPy where there is no GPU: NumPy's arrays under CuPy's names, and kernels that run as C++.
+"""A stand-in for CuPy without a GPU: NumPy's arrays under CuPy's names, and kernels that run as C++.
 
-It has what gpu.py uses and no more, so that gpu.py is run, and not only read. Whether the real CuPy behaves as this
-one does, it cannot show.
+It implements only what gpu.py uses, so that tests can run gpu.py. It does not show that the real CuPy behaves the same.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ import twins
 
 
 class Device(contextlib.nullcontext):
-    """The one device; a context, like CuPy's."""
+    """The only device; a context manager, like CuPy's."""
 
     id = 0
 
 
 class ndarray(numpy.ndarray):
-    """An array that says of itself that it lies on a GPU."""
+    """An array that claims to be on a GPU."""
 
     device = Device()
     __cuda_array_interface__: ClassVar = {"version": 3}
@@ -54,7 +53,7 @@ def ascontiguousarray(array, dtype):
 
 
 class cuda:
-    """The streams of CuPy 14, which warns of ExternalStream: here that is not there at all."""
+    """The streams of CuPy 14, without ExternalStream, because CuPy 14 warns about it."""
 
     class Stream(contextlib.nullcontext):
         def __init__(self, address):
@@ -73,7 +72,7 @@ class cuda:
 
 
 class RawModule:
-    """The kernels, if they are asked for as CuPy would be."""
+    """The kernels; asserts that the arguments are those for CuPy."""
 
     def __init__(self, *, code, options):
         assert code == twins.SOURCE.read_text()
