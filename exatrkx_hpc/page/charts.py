@@ -20,7 +20,7 @@ _HEIGHT: Final = 306.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 78.0, 704.0, 28.0, 252.0
 _BAR, _GAP = 22.0, 9.0
 _LETTER: Final = 7.8
-"""A generous width of a letter of the charts' text, in pixels."""
+"""An upper estimate of the width of a letter in the charts, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from exatrkx_hpc.measure.counters import Snapshot
 from exatrkx_hpc.measure.metrics import compute_spent, fetch_fleet, metrics_url, model_times
 
 DEADLINE = 2.0
-"""Seconds for the servers to say what they counted; a run does not wait longer for its page."""
+"""Timeout of one request to a server for the page, in seconds."""
 
 
 #: The counters of each server, None for a server that did not answer; None if the servers are unknown.

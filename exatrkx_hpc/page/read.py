@@ -22,7 +22,7 @@ from exatrkx_hpc.work.run.event_figures import counts_of
 from exatrkx_hpc.work.run.latency import Stopwatch
 
 FAILURES: Final = 20
-"""So many failures are told by name and reason."""
+"""Number of failures listed with name and reason."""
 
 _FETCHED: Final = 20_000
 _EVENTS_OF_A_BIN: Final = 10

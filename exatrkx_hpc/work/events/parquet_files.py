@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 EVENT: Final = "event"
-"""The column that names the event, unless another one is asked for."""
+"""The default name of the column that names the event."""
 
 BATCH: Final = 1 << 16
-"""Rows whose events are in memory at a time when a file is indexed."""
+"""Rows in memory at a time while a file is indexed."""
 
 #: A file name has at most 255 bytes, and the temporary name of a label file is longer than the name of its event.
 _LONGEST_NAME: Final = 200

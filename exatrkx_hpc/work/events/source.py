@@ -33,7 +33,7 @@ PARQUET: Final = "parquet"
 
 _PACKED: Final = (".gz", ".bz2", ".xz", ".zst", ".zip")
 FORMATS: Final = (CSV, "npy", "npz", PARQUET)
-"""The formats of events, each named as the files end; not every workload has all of them."""
+"""The event formats, named after the file suffix; a workload may support only some of them."""
 
 
 def parsers_of(workload: Workload) -> Mapping[str, Parser]:

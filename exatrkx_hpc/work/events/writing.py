@@ -25,13 +25,13 @@ HITS: Final = ("r", "phi", "z")
 """The columns of a hit: r/3000 mm, phi/pi, z/400 mm."""
 
 Write = Callable[[str, Float32], None]
-"""What takes the name and the hits of an event."""
+"""Writes one event: called with its name and its hits `[N, 3]`."""
 
 PARQUET_FILE: Final = "events.parquet"
-"""The file of a folder that is written as Parquet."""
+"""The name of the Parquet file in the output folder."""
 
 DIGITS: Final = "%.9g"
-"""Nine digits bring a float32 back as it was."""
+"""Nine significant digits restore a float32 exactly."""
 
 #: Hits per row group: small enough to read one event quickly, large enough for few groups in a file of 1e8 hits.
 _GROUP: Final = 200_000

@@ -17,7 +17,7 @@ from tritonclient.utils import np_to_triton_dtype
 from exatrkx_hpc.work.inference.retry import CHANNEL_OPTIONS, RequestFailed
 
 MEMBER: Final = "exatrkx-member"
-"""The header in which the balancer says which server answered, `host:port`; see nginx/nginx.conf.j2."""
+"""The header in which the balancer names the server that answered, `host:port`; see nginx/nginx.conf.j2."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Final
 from exatrkx_hpc.base.errors import OutputError
 
 SCHEMA: Final = 3
-"""The version of the tables. Older ledgers are taken over, newer ones refused."""
+"""The version of the tables. Ledgers of version 2 are migrated; ledgers of other versions are refused."""
 
 #: Counts and stage times of done events. Created when a ledger is opened, so that older ledgers also have this table.
 _EXTRAS: Final = """

@@ -22,7 +22,7 @@ from exatrkx_hpc.work.results.outcome import Failed, Result
 from exatrkx_hpc.work.results.parts import Part
 
 PAGE: Final = 500
-"""Events that are read from the ledger at a time."""
+"""Events read from the ledger at a time."""
 
 _COMMIT_EVENTS: Final = 500
 

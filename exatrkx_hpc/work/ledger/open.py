@@ -21,10 +21,10 @@ from exatrkx_hpc.work.results.shards import WHOLE, Shard
 from exatrkx_hpc.work.workloads.base import Workload
 
 _LOOKED_AT: Final = 10
-"""Events that are looked at for what may be doubtful."""
+"""Events that are checked for wrong units."""
 
 REMEDY: Final = "choose another -o, or start over with --fresh"
-"""What to do about a ledger that does not fit."""
+"""The default remedy for a ledger that does not fit."""
 
 
 def facts_of(

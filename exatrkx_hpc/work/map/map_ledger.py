@@ -33,7 +33,7 @@ from exatrkx_hpc.work.workloads.base import Workload
 from exatrkx_hpc.work.workloads.watch import Watch
 
 FORMAT: Final = "python"
-"""What a ledger says of the format of its events when they came from a map."""
+"""The event format in the ledger of a map."""
 
 _REMEDY: Final = "choose another ledger="
 

@@ -26,10 +26,10 @@ from exatrkx_hpc.work.run.report import Report
 from exatrkx_hpc.work.run.run import Settings, StoppedRun, check_endpoint, source_of
 
 LOG: Final = "srun.log"
-"""What the programs of all nodes said, in OUT/shards."""
+"""The log of all nodes' programs, in OUT/shards."""
 
 ROUNDS: Final = 5
-"""How often what was lost is given out again, as long as each time some more is done."""
+"""Maximum number of rounds, the first included; each further round needs progress in the round before."""
 
 
 class Do(Protocol):

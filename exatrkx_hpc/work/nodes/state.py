@@ -18,7 +18,7 @@ from exatrkx_hpc.work.results.shards import shard_folder
 from exatrkx_hpc.work.run.progress import Tally
 
 _EVERY: Final = 1.0
-"""Seconds between two words of a shard: a file system of a thousand nodes bears that."""
+"""Seconds between two writes of a shard's state; a shared file system can take this from a thousand nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)

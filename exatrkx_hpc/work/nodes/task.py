@@ -24,7 +24,7 @@ from exatrkx_hpc.work.nodes import heartbeat as beat
 from exatrkx_hpc.work.nodes.shard_task import read_order, run_shards
 
 STOP: Final = signal.SIGUSR1
-"""srun answers SIGTERM by killing its tasks; this one it hands on to them."""
+"""The signal that stops the tasks: srun forwards it, but on SIGTERM srun kills its tasks."""
 
 
 def main() -> None:

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from pyarrow import DataType, ListArray, Schema, Table
 
 EVENTS: Final = 1000
-"""Events after which a part is written."""
+"""Number of collected events after which a part is written."""
 
 BYTES: Final = 16_000_000
-"""Bytes of results after which it is written, too."""
+"""Bytes of collected results after which a part is written."""
 
 SECONDS: Final = 10.0
-"""Seconds that a result waits for its part at the longest."""
+"""Maximum seconds that a result waits for its part."""
 
 
 @dataclass(frozen=True, kw_only=True)

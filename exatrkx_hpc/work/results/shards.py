@@ -17,7 +17,7 @@ from exatrkx_hpc.base.errors import OutputError
 from exatrkx_hpc.base.files import write_whole
 
 PER_NODE: Final = 2
-"""Shards for each node of the first run: when a node is lost, two others share what it leaves, not one alone."""
+"""Shards per node of the first run: when a node is lost, two other nodes share its work."""
 
 _FORMAT: Final = 1
 
@@ -45,7 +45,7 @@ class Shard:
 
 
 WHOLE: Final = Shard()
-"""All events, undivided."""
+"""All events, without shards."""
 
 
 def shard_folder(out: Path, number: int) -> Path:

@@ -18,7 +18,7 @@ from exatrkx_hpc.work.run.progress import Tally
 from exatrkx_hpc.work.run.report import Report
 
 LISTED: Final = 1000
-"""Failed events that a report lists; the ledger has them all."""
+"""Maximum number of failed events in a report; the ledger has all of them."""
 
 
 class Accounts:

@@ -20,7 +20,7 @@ from exatrkx_hpc.work.run.worker import LOOKAHEAD, Task
 from exatrkx_hpc.work.run.worker_process import GRACE, WorkerProcess, ending
 
 COMMIT: Final = 0.5
-"""Seconds between two commits of the ledger: what a kill may cost is repeated, so there is no haste."""
+"""Seconds between two commits of the ledger; after a kill, a resumed run repeats uncommitted events."""
 
 
 class Coordinator:

@@ -46,7 +46,7 @@ class Tally:
 
 
 ShowProgress = Callable[[Tally], None]
-"""What `run_clients` calls as it begins and after each event."""
+"""Callback of `run_clients`, called at the start and after each event."""
 
 
 class Pace:

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from exatrkx_hpc.work.inference.in_process import Direct
 
 LOOKAHEAD: Final = 2
-"""Events that a worker has read, or reads, while `in_flight` others wait for the endpoint."""
+"""Events that a worker reads ahead while `in_flight` others wait for the endpoint."""
 
 QUICK_READ: Final = 0.002
-"""Seconds that reading an event may keep the others of a worker waiting; a loaded file system takes longer."""
+"""Seconds that reading an event may block the worker's event loop; a slower file system is read in a thread."""
 
 KINDS: Final[dict[type[ExatrkxError], str]] = {
     InputError: "input",
@@ -49,7 +49,7 @@ KINDS: Final[dict[type[ExatrkxError], str]] = {
     UnknownModel: "endpoint",
     OutputError: "output",
 }
-"""The word of the report for each error that an event can meet."""
+"""The failure kind in the report for each error of an event."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from exatrkx_hpc.work.results.parts import Part
 from exatrkx_hpc.work.run.worker import Task
 
 GRACE: Final = 5.0
-"""Seconds that a worker gets to end by itself, and again to end once it is killed."""
+"""Seconds for a worker to end by itself, and again to end after it was killed."""
 
 _TOO_MANY: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
 

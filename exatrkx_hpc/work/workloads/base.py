@@ -14,7 +14,7 @@ from exatrkx_hpc.base.errors import ConfigError, ModelError
 
 Array: TypeAlias = NDArray[Any]
 Tensors: TypeAlias = Mapping[str, Array]
-"""Arrays by the names that a workload gives them, such as `hits`; not by a model's tensor names."""
+"""Arrays by the workload's names, such as `hits`, not by the model's tensor names."""
 
 Parser: TypeAlias = Callable[[Path, bytes], Tensors]
 """Reads the inputs of one event from the bytes of a file; raises InputError with file and line."""
@@ -161,7 +161,7 @@ class Workload:
 
 
 DIRECT: Final = "direct"
-"""The mode that asks no server."""
+"""The mode without a server."""
 
 
 def _listed(names: tuple[str, ...]) -> str:

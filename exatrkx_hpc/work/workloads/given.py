@@ -17,7 +17,7 @@ from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.work.workloads.base import Array, Tensor, Tensors, Workload
 
 Given: TypeAlias = "ArrayLike | Mapping[str, ArrayLike]"
-"""One event: an array, where the workload has one input, or a mapping of arrays by the names of the inputs."""
+"""One event: an array if the workload has one input, or a mapping of input names to arrays."""
 
 #: Types that are not numbers, by numpy's dtype kind, some with a remedy.
 _NO_NUMBERS: Final[Mapping[str, str]] = MappingProxyType(
