@@ -93,11 +93,6 @@ def with_models(farm: Farm, tell: Tell) -> Farm:
     return farm.model_copy(update={"server": farm.server.model_copy(update={"model_repository": str(out)})})
 
 
-def analyzer_folder(farm: Farm) -> Path:
-    """Return where perf_analyzer is installed for a farm: beside its runs, so that the nodes see it."""
-    return FarmDir.of(farm).perf_analyzer
-
-
 def source_models(farm: Farm) -> Path:
     """Return the models that a scan is of: the farm's, or where it has none yet, the shipped ones."""
     repository = Path(farm.server.model_repository)
