@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exatrkx_hpc import prepare
 from exatrkx_hpc.base.errors import LaunchError
@@ -38,14 +39,12 @@ from exatrkx_hpc.launch.scheduler import JobMayRunError, Scheduler
 from exatrkx_hpc.launch.schedulers import farm_slurm, scheduler_of
 from exatrkx_hpc.launch.slurm.farm_jobs import read_record
 from exatrkx_hpc.launch.words import Word
-from exatrkx_hpc.page.write import page_of_run
-from exatrkx_hpc.work.map.endpoint import Endpoint
-from exatrkx_hpc.work.nodes.run import here, run_sharded
-from exatrkx_hpc.work.nodes.step import run_on_nodes
-from exatrkx_hpc.work.results.shards import read_sharding
-from exatrkx_hpc.work.run import run as workers
-from exatrkx_hpc.work.run.report import Report
-from exatrkx_hpc.work.workloads.table import workload_of
+
+if TYPE_CHECKING:  # imported where a run begins: NumPy and gRPC take longer than `status` needs
+    from exatrkx_hpc.work.map.endpoint import Endpoint
+    from exatrkx_hpc.work.run.progress import ShowProgress
+    from exatrkx_hpc.work.run.report import Report
+    from exatrkx_hpc.work.run.run import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +157,8 @@ def watch(job: Job, *, tell: Tell = untold) -> Watch:
 
 
 def run_clients(
-    settings: workers.Settings,
-    progress: workers.ShowProgress | None = None,
+    settings: Settings,
+    progress: ShowProgress | None = None,
     *,
     tell: Tell = untold,
     farm: Farm | None = None,
@@ -169,6 +168,11 @@ def run_clients(
     See `exatrkx_hpc.work.run.run.run_clients`. If the endpoint belongs to `farm`, the page has the counters of its
     servers. If OUT belongs to a run over several nodes, process its shards on this machine, one after the other.
     """
+    from exatrkx_hpc.page.write import page_of_run
+    from exatrkx_hpc.work.nodes.run import here, run_sharded
+    from exatrkx_hpc.work.results.shards import read_sharding
+    from exatrkx_hpc.work.run import run as workers
+
     with page_of_run(settings, Path(farm.run_root) if farm is not None else None):
         if read_sharding(settings.out) is not None:
             return run_sharded(settings, here(tell), progress, tell=tell)
@@ -176,8 +180,8 @@ def run_clients(
 
 
 def run_clients_on_nodes(
-    settings: workers.Settings,
-    progress: workers.ShowProgress | None = None,
+    settings: Settings,
+    progress: ShowProgress | None = None,
     *,
     farm: Farm,
     nodes: int | None = None,
@@ -187,6 +191,9 @@ def run_clients_on_nodes(
 
     See `exatrkx_hpc.work.nodes.step.run_on_nodes`.
     """
+    from exatrkx_hpc.page.write import page_of_run
+    from exatrkx_hpc.work.nodes.step import run_on_nodes
+
     with page_of_run(settings, Path(farm.run_root)):
         return run_on_nodes(settings, progress, nodes=nodes, tell=tell)
 
@@ -293,6 +300,9 @@ def up(
     """
     farm = resolve(file, flags=flags).farm
     clients = farm.clients
+    from exatrkx_hpc.work.map.endpoint import Endpoint
+    from exatrkx_hpc.work.workloads.table import workload_of
+
     chosen = workload_of(clients.model, default=clients.workload, folder=clients.workloads)
     chosen.requests(clients.mode)  # raises ConfigError for mode direct before anything starts
     with (

@@ -36,10 +36,7 @@ from exatrkx_hpc.launch.schedulers import abilities_of, uses_own_triton
 from exatrkx_hpc.launch.slurm.environment import unused_variables
 from exatrkx_hpc.launch.slurm.interactive import allocation
 from exatrkx_hpc.launch.slurm.scheduler import REMEDY
-from exatrkx_hpc.models.build import build
-from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.image_env import QUESTION, make_environment, needed, read_answer
-from exatrkx_hpc.models.repository import ENVIRONMENT, read_models
 
 
 def plan(farm: Farm, *, lay_out: bool = True, sources: Mapping[str, str] | None = None) -> FarmPlan:
@@ -175,6 +172,8 @@ def require_models(farm: Farm, tell: Tell) -> None:
             f"model repository {repository} does not exist; make it with 'exatrkx-hpc models build "
             f"--device {farm.server.device} --instances {farm.server.instances}{_gpus_option(farm)} --out {repository}'"
         )
+    from exatrkx_hpc.models.check import check
+
     if findings := check(repository, places=container_places(farm)):
         first = findings[0]
         raise ModelError(
@@ -209,6 +208,8 @@ def build_models(farm: Farm, tell: Tell, *, fused: bool = True) -> None:
         )
         tell(building)
         environment = Path(server.python_environment) if server.python_environment else None
+        from exatrkx_hpc.models.build import build
+
         build(
             asset("model_repos/exatrkx"),
             repository,
@@ -257,6 +258,8 @@ def make_python_environment(farm: Farm, tell: Tell, *, packages: Sequence[str] =
 def _tell_other_python(repository: Path, place: Path, tell: Tell) -> None:
     if not repository.is_dir():
         return
+    from exatrkx_hpc.models.repository import ENVIRONMENT, read_models
+
     others = [m.name for m in read_models(repository) if m.backend == "python" and ENVIRONMENT not in m.parameters]
     if others:
         tell(ModelsWithoutPackages(models=tuple(others), repository=str(repository), environment=str(place)))

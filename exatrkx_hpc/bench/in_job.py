@@ -9,10 +9,10 @@ from typing import Final
 
 from exatrkx_hpc.base.errors import InputError, MissingComponent
 from exatrkx_hpc.base.process import own_command
-from exatrkx_hpc.bench.places import analyzer_folder
 from exatrkx_hpc.config.resolve import ENVIRONMENT_PREFIX, as_environment
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.launch.plan import settings_of
+from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.words import Var, Word
 from exatrkx_hpc.measure import perf_analyzer
 
@@ -32,7 +32,7 @@ def bench_command(farm: Farm, events: Path, *, sources: Mapping[str, str] | None
     """
     if not events.exists():
         raise InputError(f"{events} does not exist; choose a folder of events, or a *.json, with --events")
-    perf_analyzer.find(analyzer_folder(farm), farm.bench.perf_analyzer)
+    perf_analyzer.find(FarmDir.of(farm).perf_analyzer, farm.bench.perf_analyzer)
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingComponent("the figures of the job need matplotlib; pip install 'exatrkx-hpc[plots]'")
     keys = [one.key for one in settings_of(farm, sources)]

@@ -93,11 +93,6 @@ def with_models(farm: Farm, tell: Tell) -> Farm:
     return farm.model_copy(update={"server": farm.server.model_copy(update={"model_repository": str(out)})})
 
 
-def analyzer_folder(farm: Farm) -> Path:
-    """Return the installation folder of perf_analyzer: in the farm's run root, so that the nodes see it."""
-    return FarmDir.of(farm).perf_analyzer
-
-
 def source_models(farm: Farm) -> Path:
     """Return the model repository that a scan measures: the farm's, or the shipped one if the farm has none."""
     repository = Path(farm.server.model_repository)

@@ -15,28 +15,17 @@ from exatrkx_hpc import __version__
 from exatrkx_hpc.base.errors import ExatrkxError, OutputError
 from exatrkx_hpc.base.files import full_disk
 from exatrkx_hpc.base.signals import unwind_on_stop, unwound
-from exatrkx_hpc.cli.bench_commands import bench, plot
-from exatrkx_hpc.cli.config_commands import config_app, init
-from exatrkx_hpc.cli.demo_command import demo
-from exatrkx_hpc.cli.event_commands import events_app
-from exatrkx_hpc.cli.farm_commands import deploy, monitor, stop
+from exatrkx_hpc.cli.commands import PLAIN, Commands
 from exatrkx_hpc.cli.fault import EXIT_CODE, fault_line
-from exatrkx_hpc.cli.model_commands import models_app
-from exatrkx_hpc.cli.report_command import report
-from exatrkx_hpc.cli.score_commands import score
-from exatrkx_hpc.cli.site_commands import clean, doctor, logs, setup, status
-from exatrkx_hpc.cli.work_commands import metrics, run_clients
-from exatrkx_hpc.cli.workload_commands import workload_app
 
 app = typer.Typer(
     name="exatrkx-hpc",
+    cls=Commands,
     help="Turn a Slurm allocation into one Triton endpoint, and push every event of a dataset through it.",
     epilog="Start with 'exatrkx-hpc demo': the whole thing on this machine, without Slurm and without a GPU.",
     no_args_is_help=True,
     invoke_without_command=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+    **PLAIN,
 )
 
 
@@ -47,28 +36,6 @@ def _options(
     if version:
         typer.echo(f"exatrkx-hpc {__version__}")
         raise typer.Exit
-
-
-app.command()(demo)
-app.command()(init)
-app.add_typer(config_app, name="config")
-app.command()(deploy)
-app.command()(monitor)
-app.command(name="run-clients")(run_clients)
-app.command()(report)
-app.command()(metrics)
-app.command()(score)
-app.command()(bench)
-app.command()(plot)
-app.command()(stop)
-app.command()(status)
-app.command()(logs)
-app.command()(setup)
-app.command()(doctor)
-app.command()(clean)
-app.add_typer(models_app, name="models")
-app.add_typer(events_app, name="events")
-app.add_typer(workload_app, name="workload")
 
 
 def _complain(line: str, error: BaseException) -> None:

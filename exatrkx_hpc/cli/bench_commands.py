@@ -15,11 +15,12 @@ from rich.table import Table
 
 from exatrkx_hpc.base.errors import ConfigError, IncompleteRun, MissingComponent
 from exatrkx_hpc.base.news import Tell
-from exatrkx_hpc.bench.places import analyzer_folder, source_models
+from exatrkx_hpc.bench.places import source_models
 from exatrkx_hpc.bench.run import Bench, run_bench
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.schedulers import abilities_of
 from exatrkx_hpc.measure import perf_analyzer
 from exatrkx_hpc.measure.bench_table import Row, measured, nulls, read_table
@@ -221,7 +222,7 @@ def _effort(farm: Farm) -> Effort:
 
 def _analyzer(farm: Farm, tell: Tell) -> PerfAnalyzer:
     """Return perf_analyzer; if it is missing, offer on a terminal to install it."""
-    folder = analyzer_folder(farm)
+    folder = FarmDir.of(farm).perf_analyzer
     try:
         return perf_analyzer.find(folder, farm.bench.perf_analyzer)
     except MissingComponent:

@@ -13,7 +13,6 @@ from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.signals import deferred_signals
-from exatrkx_hpc.bench.in_job import bench_command
 from exatrkx_hpc.cli.interactive import refuse_mixture, run_here, what_would_run, within_allocation
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, JsonLines, RunRoot, SiteName, resolved, say
@@ -83,7 +82,11 @@ def deploy(
         refuse_mixture({"--wait": wait is not None, "--json": as_json, "--with": beside is not None})
         found = within_allocation(found, nodes_given=nodes is not None)
     farm, sources = found.farm, found.sources
-    command = bench_command(farm, events, sources=sources) if beside else ()
+    command: Sequence[Word] = ()
+    if beside:
+        from exatrkx_hpc.bench.in_job import bench_command
+
+        command = bench_command(farm, events, sources=sources)
     if dry_run:
         if interactive:
             say(f"at once: {what_would_run(farm)}")

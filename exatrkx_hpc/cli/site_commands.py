@@ -13,14 +13,12 @@ from rich.table import Table
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.errors import InputError, MissingComponent
 from exatrkx_hpc.base.readable import duration
-from exatrkx_hpc.bench.places import analyzer_folder
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, console, resolved
 from exatrkx_hpc.doctor import Finding, examine
 from exatrkx_hpc.fleet.reasons import reasons_of
-from exatrkx_hpc.launch.run_dir import LATEST
+from exatrkx_hpc.launch.run_dir import LATEST, FarmDir
 from exatrkx_hpc.launch.run_dirs import parse_age
-from exatrkx_hpc.measure.perf_analyzer_install import install
 from exatrkx_hpc.prepare import plan
 
 
@@ -84,7 +82,9 @@ def setup(
     tell = teller()
     story.setup(farm, tell=tell, trust_run_root=trust_run_root, packages=tuple(package or ()), fused=fused)
     if bench:
-        analyzer = install(analyzer_folder(farm), tell)
+        from exatrkx_hpc.measure.perf_analyzer_install import install
+
+        analyzer = install(FarmDir.of(farm).perf_analyzer, tell)
         typer.echo(f"perf_analyzer {analyzer.version}: {' '.join(analyzer.command)}")
     typer.echo(f"{farm.run_root} is ready; check the rest with 'exatrkx-hpc doctor'")
 

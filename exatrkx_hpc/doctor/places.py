@@ -13,7 +13,6 @@ from exatrkx_hpc.doctor.finding import Finding
 from exatrkx_hpc.launch.plan import container_places
 from exatrkx_hpc.launch.run_dirs import of_this_machine
 from exatrkx_hpc.launch.schedulers import abilities_of
-from exatrkx_hpc.models.check import check
 
 
 def place_findings(farm: Farm) -> Iterator[Finding]:
@@ -59,6 +58,8 @@ def _models(repository: Path, farm: Farm) -> Finding:
         remedy = "exatrkx-hpc setup" if farm.server.python_environment else remedy
         return Finding(what="models", ok=False, found=f"{repository} does not exist", remedy=remedy)
     try:
+        from exatrkx_hpc.models.check import check
+
         faults = check(repository, places=container_places(farm))
     except ExatrkxError as error:
         return Finding(what="models", ok=False, found=str(error), remedy="build the repository again")
