@@ -58,9 +58,10 @@ async def _work(processes: list[asyncio.subprocess.Process], seconds: float) -> 
     for process in processes:
         assert process.stdin is not None
         process.stdin.write(f"{seconds}\n".encode())
-    told = [json.loads(line or b"{}") for line in await _lines(processes, seconds + _MARGIN)]
-    if not all(told):
+    lines = await _lines(processes, seconds + _MARGIN)
+    if not all(line.endswith(b"\n") for line in lines):
         raise EndpointError("a process of the pipeline ended; what it said stands above")
+    told = [json.loads(line) for line in lines]
     times = 1000.0 * np.concatenate([np.asarray(one["times"]) for one in told])
     p50, p95, p99 = (float(value) for value in np.percentile(times, (50, 95, 99)))
     return ClientFigures(

@@ -171,7 +171,7 @@ def clean(
     site: SiteName = None,
     run_root: RunRoot = None,
 ) -> None:
-    """Remove the run directories and scripts of jobs that ended at least --older-than ago.
+    """Remove the run directories and scripts of ended jobs that have not changed for --older-than.
 
     Example: exatrkx-hpc clean --older-than 7d
     """

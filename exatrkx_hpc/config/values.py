@@ -70,9 +70,9 @@ def limit_seconds(limit: str) -> float:
 def signal_lead(signal: str) -> int | None:
     """Return the lead time, in seconds, of a SignalSpec before the time limit.
 
-    None unless it sends SIGTERM or SIGUSR1 to the batch script.
+    None unless it sends SIGTERM or SIGUSR2, which drain the servers, to the batch script.
     """
-    match = re.fullmatch(r"[BR]*B[BR]*:(?:SIG)?(?:TERM|USR1|15|10)(?:@(\d+))?", signal)
+    match = re.fullmatch(r"[BR]*B[BR]*:(?:SIG)?(?:TERM|USR2|15|12)(?:@(\d+))?", signal)
     return int(match[1] or _DEFAULT_LEAD) if match else None
 
 

@@ -73,7 +73,7 @@ def _drain_time(farm: Farm, kill_wait: str) -> Finding:
     lead, source = signal_lead(farm.job.signal), f"job.signal {farm.job.signal}"
     after_cancel = int(re.sub(r"\D.*", "", kill_wait) or 0)
     if lead is None:
-        lead, source = after_cancel, "no job.signal reaches the script, Slurm's KillWait"
+        lead, source = after_cancel, "job.signal does not drain the servers, so Slurm's KillWait"
     found = f"a server needs {need} s to stop; before the time limit it has {lead} s ({source})"
     if lead < need:
         remedy = f"set job.signal to B:TERM@{need}, or lower server.drain or server.exit_timeout"

@@ -218,11 +218,18 @@ def _total(one: Summary) -> int:
 
 
 def _ratio(one: Summary, other: Summary) -> tuple[float, float]:
-    """Return the ratio of two rates and its propagated standard deviation; 0 for a point over itself."""
+    """Return the ratio of two rates and its propagated standard deviation; 0 for a point over itself.
+
+    The ratio to a rate of 0 is NaN, which a figure leaves out.
+    """
+    if not other.events_per_s:
+        return math.nan, 0.0
     ratio = one.events_per_s / other.events_per_s
     if one is other:
         return ratio, 0.0
-    return ratio, ratio * math.hypot(*(_zero(part.deviation) / part.events_per_s for part in (one, other)))
+    return ratio, ratio * math.hypot(
+        *(_zero(part.deviation) / part.events_per_s for part in (one, other) if part.events_per_s)
+    )
 
 
 def _zero(value: float) -> float:

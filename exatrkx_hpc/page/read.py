@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from exatrkx_hpc.page.history import History, Run, Spread
 from exatrkx_hpc.page.launches import joined, noted_launches
 from exatrkx_hpc.page.timeline import Timeline, bins
+from exatrkx_hpc.work.events.source import event_key
 from exatrkx_hpc.work.ledger.ledger import Ledger
+from exatrkx_hpc.work.results.outcome import Failed
 from exatrkx_hpc.work.run.event_figures import counts_of
 from exatrkx_hpc.work.run.latency import Stopwatch
 
@@ -80,11 +82,17 @@ def history(ledgers: Sequence[Ledger]) -> History:
         members=_members(_together(one.members for one in sums), _added(ledgers, "answered")),
         compute={name: spent for name, spent in _added(ledgers, "compute").items() if spent},
         kinds=dict(_together(one.kinds for one in sums).most_common()),
-        failures=tuple(failed for ledger in ledgers for failed in ledger.failures(FAILURES))[:FAILURES],
+        failures=_failures(ledgers),
         settings={name: str(value) for name, value in noted(ledgers[0], "settings").items()},
         units=next(filter(None, (ledger.facts.get("units", "") for ledger in ledgers)), ""),
         versions=model | {name: str(value) for name, value in noted(ledgers[0], "versions").items()},
     )
+
+
+def _failures(ledgers: Sequence[Ledger]) -> tuple[Failed, ...]:
+    """Return the first failures of all ledgers, in the natural order of their names."""
+    failures = (failed for ledger in ledgers for failed in ledger.failures(FAILURES))
+    return tuple(sorted(failures, key=lambda failed: event_key(failed.event)))[:FAILURES]
 
 
 def _runs(ledgers: Sequence[Ledger], sums: Sequence[_Sums]) -> tuple[Run, ...]:

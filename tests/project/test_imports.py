@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ import pytest
 from package_modules import FRONT_DOOR, NAMES, TREES, folders, import_alone
 
 from exatrkx_hpc.base.process import run
+from exatrkx_hpc.cli.commands import COMMANDS
 from exatrkx_hpc.launch.payload import write_payload
 
 #: The layers, lowest first. A module imports from its own folder and from lower layers, no other folder of its layer.
@@ -160,6 +162,18 @@ def test_every_module_postpones_its_annotations(module: str):
 def test_the_command_line_starts_without_the_heavy_packages():
     modules = import_alone("exatrkx_hpc.cli")["modules"]
     assert not {"torch", "scipy", "matplotlib", "pandas", "cupy", "pytriton"} & set(modules)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["site_commands", "farm_commands", "config_commands"])
+def test_a_command_does_not_wait_for_what_another_needs(module: str):
+    modules = import_alone(f"exatrkx_hpc.cli.{module}")["modules"]
+    assert not {"numpy", "grpc", "tritonclient", "requests", "pyarrow"} & set(modules)
+
+
+def test_the_table_of_commands_is_right():
+    for module, name in COMMANDS.values():
+        assert callable(getattr(importlib.import_module(f"exatrkx_hpc.cli.{module}"), name))
 
 
 @pytest.mark.slow

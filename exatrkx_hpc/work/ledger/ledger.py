@@ -24,7 +24,7 @@ from exatrkx_hpc.work.results.parts import Part
 PAGE: Final = 500
 """Events read from the ledger at a time."""
 
-_COMMIT_EVENTS: Final = 500
+_COMMIT_CHANGES: Final = 500
 
 _DONE: Final = """
 UPDATE events SET state = 'done', attempts = attempts + :attempts, retries = retries + :retries, run = :run,
@@ -192,7 +192,7 @@ class Ledger:
         self._commit_many()
 
     def _commit_many(self) -> None:
-        if len(self._pending) >= _COMMIT_EVENTS:
+        if len(self._pending) >= _COMMIT_CHANGES:
             self.commit()
 
     def commit(self) -> None:

@@ -96,7 +96,7 @@ def together(states: Mapping[int, ShardState], of: int) -> Tally | None:
 
     Shards have similar sizes, so a shard that has not counted its events is assumed to have the average number.
     """
-    known = [state for state in states.values() if state.events]
+    known = [state for state in states.values() if state.events or state.code == 0]
     if not known:
         return None
     events = sum(state.events for state in known)

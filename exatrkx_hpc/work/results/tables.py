@@ -43,7 +43,7 @@ def read_tensor(path: Path, *, datatype: str, shape: Sequence[int]) -> Array:
     In an empty file, an axis of any size has size 0. Raises InputError, with the file and where possible the line,
     for a value that is not of this type or a table that does not fit.
     """
-    rows = _rows(path)
+    rows = _rows(path, blank=datatype == "BYTES")
     size = _shape(path, rows, tuple(shape))
     convert, dtype = _converter(datatype), numpy_type(datatype)
     values = np.empty(math.prod(size), dtype=dtype)
@@ -62,7 +62,7 @@ def read_tensor(path: Path, *, datatype: str, shape: Sequence[int]) -> Array:
 
 
 def tensor_text(tensor: Array, *, datatype: str) -> str:
-    """Return a tensor as CSV; `read_tensor` restores the same values, except BYTES that are blank or not UTF-8."""
+    """Return a tensor as CSV; `read_tensor` restores the same values, except BYTES that are not UTF-8."""
     lines = len(tensor) if tensor.ndim else 1
     table = tensor.reshape(lines, -1) if tensor.size else np.empty((0, 1), dtype=tensor.dtype)
     out = io.StringIO()
@@ -77,12 +77,12 @@ def tensor_text(tensor: Array, *, datatype: str) -> str:
     return out.getvalue()
 
 
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Return the lines that are not blank, each with its number."""
+def _rows(path: Path, *, blank: bool) -> list[tuple[int, list[str]]]:
+    """Return the lines with cells, each with its number; `blank` is whether a line may have blank cells alone."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
-            return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+            return [(reader.line_num, row) for row in reader if (row if blank else any(cell.strip() for cell in row))]
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason}); give the tensor as CSV") from error
     except csv.Error as error:

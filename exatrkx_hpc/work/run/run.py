@@ -210,6 +210,7 @@ def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress:
     run = Coordinator(_task(settings), accounts, workers=settings.workers, show=progress)
     idle = accounts.complete
     if idle:
+        progress(accounts.tally(in_flight=0))
         accounts.close(None)
     else:
         try:

@@ -66,10 +66,9 @@ def _checked(spec: Tensor, value: object) -> Array:
     if array.dtype.kind in _NO_NUMBERS:
         raise _no_numbers(spec, value, array)
     found = _converted(spec, array)
-    # ascontiguousarray turns a scalar into shape [1]; the shape check then treats it like any other array.
     fixed = [axis for axis in spec.shape if isinstance(axis, int)]
-    sizes = [size for size, axis in zip(found.shape, spec.shape, strict=False) if isinstance(axis, int)]
-    if found.ndim != len(spec.shape) or sizes != fixed:
+    sizes = [size for size, axis in zip(array.shape, spec.shape, strict=False) if isinstance(axis, int)]
+    if array.ndim != len(spec.shape) or sizes != fixed:
         raise InputError(f"{spec.name} have the shape {list(array.shape)}, not {_shape(spec)}{_units(spec)}")
     if found.dtype.kind == "f":
         _check_finite(spec, found)

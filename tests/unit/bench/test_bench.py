@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from command import complaint, exatrkx_hpc
 from job_scripts import shellcheck
 
 from exatrkx_hpc import farm
-from exatrkx_hpc.base.errors import ConfigError
+from exatrkx_hpc.base.errors import ConfigError, EndpointError
 from exatrkx_hpc.bench import direct
 from exatrkx_hpc.bench.in_job import bench_command
 from exatrkx_hpc.bench.places import sized
@@ -70,6 +71,18 @@ def test_the_pipeline_without_a_server_is_measured_in_several_processes(tmp_path
         assert figures.per_second > 0
         assert 0 < figures.p50_ms <= figures.p99_ms
         assert work(0.05).per_second > 0
+
+
+def test_a_process_of_the_pipeline_that_dies_within_its_answer_is_told(tmp_path: Path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/bash\necho ready\nread -r _\nprintf '{\"times\": [0.1'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with (
+        pytest.raises(EndpointError, match="a process of the pipeline ended"),
+        direct.running(tmp_path, tmp_path, 1) as work,
+    ):
+        work(0.05)
 
 
 def test_a_dry_run_shows_the_plan_and_starts_nothing(tmp_path: Path):

@@ -124,10 +124,11 @@ def test_without_its_commands_slurm_is_not_asked(bench, monkeypatch):
         ({"job__signal": "B:TERM@60", "server__drain": 5, "server__exit_timeout": 20}, True, "60 s (job.signal"),
         ({"job__signal": "B:TERM", "server__drain": 35, "server__exit_timeout": 20}, True, "has 60 s"),
         ({"job__signal": "B:TERM@60", "server__drain": 60, "server__exit_timeout": 20}, False, "needs 85 s to stop"),
-        ({"job__signal": "B:USR1@30", "server__drain": 0, "server__exit_timeout": 25}, True, "has 30 s"),
+        ({"job__signal": "B:USR2@30", "server__drain": 0, "server__exit_timeout": 25}, True, "has 30 s"),
         ({"job__signal": "", "server__drain": 5, "server__exit_timeout": 20}, True, "KillWait"),
-        ({"job__signal": "", "server__drain": 6, "server__exit_timeout": 20}, False, "has 30 s (no job.signal"),
+        ({"job__signal": "", "server__drain": 6, "server__exit_timeout": 20}, False, "has 30 s (job.signal does"),
         ({"job__signal": "TERM@600", "server__drain": 6, "server__exit_timeout": 20}, False, "has 30 s"),
+        ({"job__signal": "B:USR1@600", "server__drain": 6, "server__exit_timeout": 20}, False, "has 30 s"),
         ({"job__signal": "B:HUP@600", "server__drain": 6, "server__exit_timeout": 20}, False, "has 30 s"),
     ],
 )

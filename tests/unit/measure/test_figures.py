@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,12 @@ def test_figures_that_the_rows_are_not_enough_for_are_left_out(tmp_path: Path):
     two = save_figures([*repeated(9, 10), *repeated(17, 19, servers=2)], tmp_path / "two", formats=("svg",))
     assert names(two) == ["latency_split", "scaling", "throughput_concurrency", "throughput_instances"]
     assert save_figures([row(0, 2, 2, kind="direct")], tmp_path / "none") == []
+
+
+def test_a_rate_of_zero_is_drawn(tmp_path: Path):
+    rows = [replace(one, events_per_s=0.0) for one in repeated(9, 10)]
+    rows += [*repeated(17, 19, servers=2), row(0, 2, 2, kind="direct")]
+    assert "scaling" in names(save_figures(rows, tmp_path, formats=("svg",)))
 
 
 @pytest.mark.parametrize(("suffix", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])

@@ -115,6 +115,16 @@ def test_shards_that_ran_at_once_share_their_time(make):
     assert len(told.runs) == 2
 
 
+def test_the_failures_of_shards_are_in_the_order_of_their_names(make):
+    ledgers = [make(12, f"{place}.sqlite") for place in range(2)]
+    for ledger, events in zip(ledgers, ((2, 11), (0, 10)), strict=True):
+        run_of(ledger, 0, 8)
+        for event in events:
+            ledger.fail(Failed(event=f"evt_{event}", kind="input", reason="no"))
+        ledger.commit()
+    assert [failed.event for failed in history(ledgers).failures] == ["evt_0", "evt_2", "evt_10", "evt_11"]
+
+
 def test_members_come_from_the_servers_counters_when_no_answer_said_them(make):
     ledger = make(3)
     run_of(ledger, 0, 1)

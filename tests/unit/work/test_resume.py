@@ -49,8 +49,10 @@ def test_a_second_run_does_what_is_left_and_says_what_was_before(settings):
 
 def test_a_run_with_nothing_left_needs_no_endpoint_and_keeps_the_report(settings):
     first = run_clients(settings(sizes=[3] * 5))
-    report = run_clients(settings(server=f"127.0.0.1:{free_port()}"))
+    shown = []
+    report = run_clients(settings(server=f"127.0.0.1:{free_port()}"), shown.append)
     report.check()
+    assert [(tally.events, tally.done, tally.in_flight) for tally in shown] == [(5, 5, 0)]
     assert (report.done, report.done_before, report.done_now, report.items) == (5, 5, 0, 0)
     assert read_report(settings().report) == first
 

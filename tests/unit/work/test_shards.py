@@ -420,6 +420,8 @@ def test_a_shard_that_has_not_counted_is_taken_for_an_average_one():
     states = {0: ShardState(node="a", events=10, done=4, in_flight=2), 1: ShardState(node="b", events=12, code=0)}
     tally = together(states, of=4)
     assert (tally.events, tally.done, tally.in_flight) == (44, 4, 2)
+    empty = {2: ShardState(node="a", code=0), 3: ShardState(node="b", code=0)}
+    assert together({**states, **empty}, of=4).events == 22, "a shard that has ended without events has none"
 
 
 # The command line

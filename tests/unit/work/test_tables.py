@@ -29,6 +29,7 @@ def read(tmp_path: Path, text: str, datatype: str, shape: tuple[int, ...]) -> np
         ("UINT8", [255, 0, 1]),
         ("BOOL", [True, False, True]),
         ("BYTES", [b"plain", b'quoted, "so"', "µ".encode()]),
+        ("BYTES", [b"", b" ", b"x"]),
     ],
 )
 def test_every_type_comes_back_as_it_was(tmp_path: Path, datatype: str, values: list[object]) -> None:

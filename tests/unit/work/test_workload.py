@@ -264,6 +264,11 @@ def test_results_that_parquet_cannot_keep_are_refused_before_the_run(output: dic
     require_parts(WORKLOAD)
 
 
+def test_one_number_is_no_list_of_one() -> None:
+    with pytest.raises(InputError, match=r"ids have the shape \[\], not \[N\]"):
+        as_tensors(WORKLOAD, {"points": [[1.0, 2.0]], "ids": 7})
+
+
 def test_check_finds_what_does_not_hold() -> None:
     def faults(**changes) -> str:
         return "; ".join(one.fault for one in check_workload(dataclasses.replace(WORKLOAD, **changes)) if one.fault)
