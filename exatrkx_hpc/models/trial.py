@@ -30,7 +30,7 @@ _FLIPPED, _GUESSING = 0.3, 0.55
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """An event to try a repository with: hits float32 `[N, 3]`, and the truth where it is known."""
+    """An event for a trial: hits float32 `[N, F]`, and the truth if it is known."""
 
     hits: Float32
     truth: TruthEvent | None = None
