@@ -1,9 +1,9 @@
-"""Kills at random moments: every event has one result in the end, equal to an undisturbed run's, and the ledger agrees.
+"""Kill run-clients at random moments, and check that each event has one correct result and that the ledger agrees.
 
-A stub answers for the model (tests/support/fakes), so that the run is about run-clients alone. The events are done once
-without disturbance, then again with SIGKILL to a worker, to the coordinator, or to all of them at random moments,
-going on after each; besides with a disk that is full for a while (root, a small tmpfs), and with a last label file
-and a last write of the ledger that are torn. Example:
+A stub replaces the model (tests/support/fakes), so that only run-clients is tested. The events are processed once
+undisturbed. Then they are processed again with SIGKILL to a worker, to the coordinator, or to all of them at random
+moments, with a resume after each kill of the coordinator. Further faults are a disk that is full for a while (as root,
+on a small tmpfs), and a truncated last label file and last write of the ledger. Example:
 
     python benchmarks/chaos.py --events 2000 --kills 20 --json chaos.json
 """
@@ -50,7 +50,7 @@ except ExatrkxError as error:
 
 
 def main() -> None:
-    """Do it all, print what came out, and write it as JSON where that is wanted; exits 1 when a promise is broken."""
+    """Run everything, print the figures, and write them as JSON if requested; exit 1 if a check fails."""
     arguments = _arguments()
     randomly = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="exatrkx-chaos-", dir=arguments.folder) as folder, _disk(folder) as disk:
@@ -81,7 +81,7 @@ def _arguments() -> argparse.Namespace:
 
 @contextlib.contextmanager
 def _disk(folder: str) -> Iterator[Path]:
-    """Give a small disk that can be filled, where this user may mount one; else the folder itself."""
+    """Yield a folder: a small disk that can be filled, if this user may mount one, else a plain folder."""
     disk = Path(folder, "disk")
     disk.mkdir()
     mounted = os.geteuid() == 0 and run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]).returncode == 0
@@ -121,7 +121,7 @@ def _disturb(
     out = disk / "out"
     killed: Counter[str] = Counter()
     begun = kills = full = 0
-    # So few events are done before the next kill that the last one still finds work.
+    # Events between two kills: few enough that work is left at the last kill.
     share = max(1, arguments.events // (3 * arguments.kills))
     while kills < arguments.kills:
         begun += 1
@@ -166,7 +166,7 @@ def _workers(child: Child) -> list[psutil.Process]:
 
 
 def _fill(disk: Path, child: Child, log: Path) -> int:
-    """Fill the disk while the run writes to it, see that it ends with the exit code of outputs, and make room."""
+    """Fill the disk while the run writes to it, check that the run ends and reports it, and free the space."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -180,7 +180,7 @@ def _fill(disk: Path, child: Child, log: Path) -> int:
 
 
 def _tear(out: Path) -> list[str]:
-    """Cut the last label file and the last write of the ledger, as a power cut does."""
+    """Truncate the last label file and the last write of the ledger, as a power failure does."""
     torn = []
     last = max(out.joinpath("labels").glob("[!.]*.csv"), key=lambda file: file.stat().st_mtime_ns)
     os.truncate(last, last.stat().st_size // 2)
@@ -206,7 +206,7 @@ def _until(condition: object, deadline: float = 120.0) -> None:
 
 
 def _compare(events: Path, calm: Path, out: Path) -> dict[str, object]:
-    """Hold the disturbed run's results against the undisturbed one's, and its ledger against its results."""
+    """Compare the disturbed run's results with those of the undisturbed run, and its ledger with its results."""
     names = {file.name for file in events.iterdir()}
     wanted = {name: (calm / "labels" / name).read_bytes() for name in names}
     found = {file.name: file.read_bytes() for file in (out / "labels").iterdir()}

@@ -1,12 +1,12 @@
-"""run-clients beside perf_analyzer: the same endpoint, the same events, as many requests in flight, in one run.
+"""Compare run-clients with perf_analyzer in one run: same endpoint, same events, same number of requests in flight.
 
 Starts an embedded farm (a real Triton behind nginx) on the given cores, which the clients share with it. The loads:
-`reference` are the reference events (or small synthetic ones) through the shipped ensemble; `small` are the same, and
-`large` events of 1 MB, through a model that gives back labels at once, so that the client is what is measured. The
-two clients take turns. run-clients reads event files and writes label files meanwhile, which is its work;
-perf_analyzer has all in memory. The rate of run-clients is taken from the middle of the run, by when the label files
-were written: perf_analyzer leaves out its start and its end, too. With labels in Parquet it is that of the whole run.
-Beside the rates stands the processor time that each client takes for an event, the start of its processes included.
+`reference` is the reference events (or small synthetic ones) through the shipped ensemble. `small` is the same events,
+and `large` is events of 1 MB, both through a model that returns labels at once, so that the client is measured. The
+two clients take turns. run-clients also reads event files and writes label files; perf_analyzer has all data in memory.
+The rate of run-clients is taken from the middle of the run, from the times of the label files, because perf_analyzer
+also excludes its start and its end. With labels in Parquet it is the rate of the whole run. The JSON file also has the
+CPU time of each client per event, including the start of its processes.
 
 Example:
     python benchmarks/clients.py --turns 5 --json clients.json
@@ -74,7 +74,7 @@ class TritonPythonModel:
 class Turn:
     """One turn at one concurrency: events per second of run-clients, inferences per second of perf_analyzer.
 
-    Then the processor time that each of them took for an event, in milliseconds.
+    Also has the CPU time of each client per event, in milliseconds.
     """
 
     ours: float
@@ -84,12 +84,12 @@ class Turn:
 
     @property
     def ratio(self) -> float:
-        """Ours over theirs."""
+        """The rate of run-clients divided by the rate of perf_analyzer."""
         return self.ours / self.theirs
 
 
 def main() -> None:
-    """Measure, print a table, and write the figures as JSON where that is wanted."""
+    """Measure, print a table, and write the figures as JSON if requested."""
     arguments = _arguments()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
     figures: dict[str, object] = {"cores": arguments.cores, "turns": arguments.turns, "seconds": arguments.seconds}
@@ -98,7 +98,7 @@ def main() -> None:
         for load in arguments.loads:
             figures[load] = _measure(arguments, Path(name, load), load, analyzer)
             figures["load_average"] = os.getloadavg()[0]
-            if arguments.json:  # after each load, so that a later one that is stopped costs only itself
+            if arguments.json:  # after each load, so that stopping a later load loses only that one
                 arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
@@ -133,7 +133,7 @@ def _measure(arguments: argparse.Namespace, folder: Path, load: str, analyzer: P
     print(f"{load}: {len(find_events(events))} events, {data.stat().st_size / 1e6:.1f} MB as JSON")
     print(f"{'in flight':>9} {'events/s':>9} {'inferences/s':>13} {'ratio':>6}  (medians of {arguments.turns} turns)")
     with _endpoint(folder, load) as endpoint:
-        # It keeps all that it sent and got in memory: 1 MB events fill 20 GB within a minute.
+        # perf_analyzer keeps all requests and responses in memory: 1 MB events fill 20 GB within a minute.
         seconds = min(arguments.seconds, 2.0) if load == "large" else arguments.seconds
         asks = _PerfAnalyzer(analyzer, endpoint, data, seconds, folder / "report.csv")
         rate = perf_analyzer.warm_up(analyzer, asks.load(arguments.in_flight[-1]), folder / "warm-up.csv").per_second
@@ -164,7 +164,7 @@ def _measure(arguments: argparse.Namespace, folder: Path, load: str, analyzer: P
 
 
 def _timed(client: Callable[[], float]) -> tuple[float, float]:
-    """Return what a client measured, and the processor seconds of this process and those that it waited for."""
+    """Return a client's rate, and the CPU seconds of this process and of its finished children."""
 
     def spent() -> float:
         used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -190,7 +190,7 @@ def _figures(turns: list[Turn]) -> dict[str, object]:
 
 
 def _ratio(turns: list[Turn]) -> float:
-    """Return the median of the turns' ratios: what else the machine does changes from turn to turn."""
+    """Return the median of the turns' ratios, because other load changes from turn to turn."""
     return statistics.median(turn.ratio for turn in turns)
 
 
@@ -259,7 +259,7 @@ class _PerfAnalyzer:
 
 
 def _copies(events: Path, folder: Path, many: int) -> Path:
-    """Return a folder with `many` events: links to the files, or one Parquet file of them all."""
+    """Return a folder with `many` events: links to the files, or one Parquet file with all events."""
     copies = folder / "copies"
     shutil.rmtree(copies, ignore_errors=True)
     copies.mkdir()
@@ -281,7 +281,7 @@ def _copies(events: Path, folder: Path, many: int) -> Path:
 def _ours(arguments: argparse.Namespace, endpoint: str, events: Path, in_flight: int) -> float:
     """Return the events per second of a run over these events."""
     processes = min(arguments.workers, in_flight)
-    # A new one each time: ext4 without a journal is slow to make files where many were removed a minute before.
+    # A new folder each time: ext4 without a journal creates files slowly where many were removed a minute before.
     out = Path(tempfile.mkdtemp(prefix="out-", dir=events.parent))
     settings = Settings(
         server=endpoint,
@@ -293,13 +293,13 @@ def _ours(arguments: argparse.Namespace, endpoint: str, events: Path, in_flight:
     )
     report = run_clients(settings)
     report.check()
-    if arguments.labels == "parquet":  # a part has one time for many events
+    if arguments.labels == "parquet":  # a Parquet part has one time for many events
         return report.events_per_second
     return _middle_rate([path.stat().st_mtime_ns for path in Results(out).folder.glob("*.csv")])
 
 
 def _middle_rate(written: list[int]) -> float:
-    """Return the files per second between the first tenth and the last twentieth of them, by their times in ns."""
+    """Return the files per second from their times in ns, without the first tenth and the last twentieth of them."""
     written.sort()
     first, last = len(written) // 10, len(written) - 1 - len(written) // 20
     return 1e9 * (last - first) / (written[last] - written[first])

@@ -1,8 +1,8 @@
-"""Everything that is to be known of the GPU path, in one run of at most nine minutes: one JSON line a step on stdout.
+"""Check and measure the GPU path in one run of at most nine minutes; each step prints JSON lines on stdout.
 
-Each step runs in a fresh process with a time limit; one that fails says so, and the next one runs. The last line is a
-summary: each acceptance criterion is true, false or "not run", and the exit status is 1 if one is false. Diagnostics
-go to stderr. It needs NumPy, SciPy, PyTorch, CuPy and this checkout, and no network. Examples:
+Each step runs in a new process with a time limit; if it fails, a line has `failed`, and the next step runs. The last
+line is a summary: each acceptance criterion is true, false or "not run", and the exit status is 1 if one is false.
+Diagnostics go to stderr. Needs NumPy, SciPy, PyTorch, CuPy and this checkout, and no network. Examples:
 
     python3 benchmarks/gpu.py > gpu.jsonl
     python3 benchmarks/gpu.py --triton packed-triton.tar.gz > gpu.jsonl
@@ -31,7 +31,7 @@ if str(ROOT) not in sys.path:  # the checkout need not be installed
 from gpu_lane.children import run_step  # noqa: E402
 from gpu_lane.summary import judge  # noqa: E402
 
-#: Each step: its module, its function, and the seconds that it may take.
+#: Each step: its module, its function, and its time limit (s).
 STEPS = {
     "environment": ("results", "environment", 120),
     "kernels": ("results", "kernels", 150),
@@ -48,15 +48,15 @@ STEPS = {
     "triton": ("triton", "serve", 150),
 }
 _NEEDS_GPU = ("streams", "memory", "tests", "sanitizer")
-#: All of it takes less than nine minutes: what later steps may count on is kept for them.
+#: Time limit of the whole run (s), and the time that is reserved for each later step (s).
 _ALL_SECONDS = 530.0
 _KEPT_FOR_EACH = 15.0
 
 
 def main() -> None:
-    """Run the steps that were asked for, or the one step that this process is for."""
+    """Run the requested steps, or the one step of this process."""
     options = _options()
-    # So that a step that is stopped stops what it has started.
+    # So that a step that is stopped also stops the processes that it started.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if options.step:
         _run_here(options)
@@ -107,7 +107,7 @@ def _run_all(options: argparse.Namespace, folder: str, begin: float, tell: Any) 
 
 
 def _pointless(step: str, options: argparse.Namespace) -> str:
-    """Return why a step is not run here, if it is not."""
+    """Return the reason why a step is not run here, or ''."""
     if step in _NEEDS_GPU and not options.device.startswith("cuda"):
         return "needs a GPU"
     if step == "triton" and not options.triton:
@@ -116,7 +116,7 @@ def _pointless(step: str, options: argparse.Namespace) -> str:
 
 
 def _environment(folder: str) -> dict[str, str]:
-    """Return this environment, in which all that a step starts can import the checkout and leaves nothing behind."""
+    """Return this environment, changed so that a step's processes import the checkout and put temporary files here."""
     path = os.environ.get("PYTHONPATH")
     python_path = os.pathsep.join([str(ROOT), *([path] if path else [])])
     return {**os.environ, "PYTHONPATH": python_path, "TMPDIR": folder}
@@ -137,7 +137,7 @@ def _run_here(options: argparse.Namespace) -> None:
     try:
         lane.use()
         getattr(importlib.import_module(f"gpu_lane.{module}"), function)(lane)
-    except Exception as error:  # the next step may still tell something
+    except Exception as error:  # the next step may still succeed
         traceback.print_exc()
         message = (str(error).strip().splitlines() or [""])[0]
         say(options.step, failed=f"{type(error).__name__}: {message}")

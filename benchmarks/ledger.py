@@ -1,13 +1,12 @@
-"""What the ledger costs: events per second with it and without it in one run, and the coordinator's memory.
+"""Measure the cost of the ledger: events per second with and without it in one run, and the coordinator's memory.
 
-A stub answers for the model (tests/support/fakes), so that the coordinator and its workers are all
-that there is to measure.
-`without` is the same coordinator with a list in memory and no file; both write every label file. The two run side by
-side, each with one worker, so that whatever else the machine does happens to both. The ratio is the median over the
-pairs of events per second with the ledger over those without, from the start of the workers to the last labels;
-`whole` is the same with the scan of the folder and the end. `ledgers_share_of_processor_time` is what the ledger's
-calls, the first scan included, take of the time of the coordinator and its worker: the steadier figure where others
-use the machine. `--memory` compares the coordinator's peak memory at two numbers of events. Examples:
+A stub replaces the model (tests/support/fakes), so that only the coordinator and its workers are measured. `without` is
+the same coordinator with a list in memory and no file; both write every label file. The two run concurrently, each with
+one worker, so that other load affects both. The ratio is events per second with the ledger divided by events per second
+without it, from the start of the workers to the last labels, as the median over the pairs; `whole` also includes the
+scan of the folder and the end. `ledgers_share_of_processor_time` is the share of the ledger's calls, including the
+first scan, in the CPU time of the coordinator and its worker; this figure is more reliable on a machine with other
+load. `--memory` compares the coordinator's peak memory at two numbers of events. Examples:
 
     python benchmarks/ledger.py --repeats 5 --json ledger.json
     python benchmarks/ledger.py --memory 1000 100000 --json memory.json
@@ -46,7 +45,7 @@ from fakes.running import fake_triton
 
 
 class NoLedger(Ledger):
-    """A ledger in memory alone, which forgets what was done."""
+    """A ledger in memory only, which does not record results."""
 
     def __init__(self, folder: Path) -> None:
         """List the events."""
@@ -59,19 +58,19 @@ class NoLedger(Ledger):
         return {}
 
     def begin_run(self, *, server: str, version: str) -> None:
-        """Note nothing."""
+        """Record nothing."""
 
     def counts(self) -> Counts:
-        """Return how many there are."""
+        """Return the number of events."""
         return Counts(waiting=self._number)
 
     def waiting(self, folder: Path, limit: int = 0) -> list[EventFile]:
-        """Return all events, once."""
+        """Return all events at the first call, later none."""
         page, self._events = self._events, []
         return page
 
     def done(self, result: Result, *, attempts: int = 1) -> None:
-        """Note nothing."""
+        """Record nothing."""
 
     def fail(self, failed: Failed, *, attempts: int = 1) -> None:
         """End the measurement."""
@@ -89,10 +88,10 @@ class NoLedger(Ledger):
 
 
 class Timed:
-    """A ledger whose calls are timed, in processor seconds of this process."""
+    """A ledger whose calls are timed, in CPU seconds of this process."""
 
     def __init__(self, make: Callable[[], Ledger]) -> None:
-        """Open it, which counts, too."""
+        """Open the ledger; the time of this counts, too."""
         begin = time.process_time()
         self._ledger = make()
         self.spent = time.process_time() - begin
@@ -120,7 +119,7 @@ class Timed:
 
 
 def main() -> None:
-    """Measure, print the figures, and write them as JSON where that is wanted."""
+    """Measure, print the figures, and write them as JSON if requested."""
     arguments = _arguments()
     if arguments.once:
         print(json.dumps(_once(*arguments.once)))
@@ -145,7 +144,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _once(how: str, server: str, events: str, out: str) -> dict[str, float]:
-    """Do all events in this process, with the ledger or without, and return what it took."""
+    """Process all events with the ledger or without it, and return the time and the memory that this took."""
     settings = Settings(server=server, events=Path(events), out=Path(out), workers=1, in_flight=8)
     began, processor, share = time.monotonic(), _processor(), 0.0
     if how == "timed":
@@ -164,7 +163,7 @@ def _once(how: str, server: str, events: str, out: str) -> dict[str, float]:
 
 
 def _processor() -> float:
-    """Return the processor seconds of this process and of the workers that ended."""
+    """Return the CPU seconds of this process and of the workers that ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 

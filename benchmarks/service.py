@@ -1,11 +1,11 @@
-"""Events per second of the ensemble, of the fused model and of no server at all, on the same cores in one run.
+"""Measure events per second of the ensemble, the fused model and direct inference, on the same cores in one run.
 
-Starts an embedded farm (a real Triton) bound to the given cores and asks its gRPC port; direct runs one process with
-the pipeline on each core. The fused model has an instance for each core and two requests in flight for each. The
-stages of the ensemble work at the same time, on one event each: half as many instances and twice the requests suit
-them better. All hold the events in memory, all use one thread of PyTorch in each process, and all run on the same
-cores, clients included. The windows of the modes alternate. Beside the events per second stands the processor time of
-an event, clients and servers together: on a machine that others use, too, it is the steadier figure. Example:
+Starts an embedded farm (a real Triton) bound to the given cores and sends requests to its gRPC port; `direct` runs one
+process with the pipeline per core. The fused model has one instance per core and two requests in flight per instance.
+The stages of the ensemble work concurrently, on one event each, so half as many instances and twice the requests suit
+them better. All modes hold the events in memory, use one PyTorch thread per process, and run on the same cores,
+including clients. The windows of the modes alternate. The output also has the CPU time per event, clients and servers
+together; this figure is more reliable on a machine with other load. Example:
 
     python benchmarks/service.py --repeats 5 --json service.json
 """
@@ -48,7 +48,7 @@ _SEED = 31_415
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """One measurement: events done, the seconds they took, and the processor seconds, by program and in all."""
+    """One measurement: events done, the seconds they took, and the CPU seconds, by program and in total."""
 
     events: int
     seconds: float
@@ -56,12 +56,12 @@ class Window:
 
     @property
     def processor(self) -> float:
-        """The processor seconds of all processes."""
+        """The CPU seconds of all processes."""
         return sum(self.programs.values())
 
 
 def main() -> None:
-    """Measure, print a table, and write the figures as JSON where that is wanted."""
+    """Measure, print a table, and write the figures as JSON if requested."""
     arguments = _arguments()
     if arguments.load:
         _generate_load(arguments)
@@ -111,7 +111,7 @@ def _events(arguments: argparse.Namespace, folder: Path) -> Path:
 
 
 def _generate_load(arguments: argparse.Namespace) -> None:
-    """Say `ready`; then, for each line of stdin with a number of seconds, work as long and say what was done."""
+    """Print `ready`; then, for each line of stdin with a number of seconds, work for this time and print the counts."""
     events = [read_hits(event.path) for event in find_events(arguments.events)]
     if arguments.load == "direct":
         find = load_tracker(Path(arguments.target))
@@ -163,7 +163,7 @@ async def _measure(arguments: argparse.Namespace, folder: Path, events: Path) ->
                 loads[mode] = [await _start(arguments, mode, target, events) for _ in range(number)]
             windows: dict[str, list[Window]] = {mode: [] for mode in arguments.modes}
             for turn in range(arguments.repeats):
-                # Each mode is first, second and third in turn, so that none profits from its place.
+                # The order of the modes rotates, so that no mode profits from its place.
                 first = turn % len(arguments.modes)
                 for mode in arguments.modes[first:] + arguments.modes[:first]:
                     windows[mode].append(await _window(loads[mode], arguments.seconds, session))
@@ -193,7 +193,7 @@ def _server(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, 
 
 
 def _build(repository: Path, arguments: argparse.Namespace) -> None:
-    """Build the models, the stages with instances of their own number."""
+    """Build the models; the stages have their own number of instances."""
     build(asset("model_repos/exatrkx"), repository, device="cpu", instances=arguments.cores)
     for config in repository.glob("*/config.pbtxt"):
         if config.parent.name != FUSED_MODEL:
@@ -225,7 +225,7 @@ async def _line(process: asyncio.subprocess.Process) -> bytes:
 
 
 async def _window(processes: Sequence[asyncio.subprocess.Process], seconds: float, session: int) -> Window:
-    """Let the processes work for some seconds, and return what they did together."""
+    """Let the processes work for some seconds, and return their common result."""
     watched = {pid: _program(pid) for pid in session_members(session)} | {one.pid: "load" for one in processes}
     before = {pid: _processor_seconds(pid) for pid in watched}
     for process in processes:
@@ -241,15 +241,15 @@ async def _window(processes: Sequence[asyncio.subprocess.Process], seconds: floa
 
 
 def _program(pid: int) -> str:
-    """Return what a process of the server's session is: the model that it runs, or `server`."""
-    with contextlib.suppress(OSError):  # one that has just ended counts for nothing
+    """Return the program of a process in the server's session: the model that it runs, or `server`."""
+    with contextlib.suppress(OSError):  # the process may have just ended
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         return Path(words[1].decode()).parents[1].name if b"stub" in words[0] else "server"
     return "server"
 
 
 def _processor_seconds(pid: int) -> float:
-    """Return what a process has used of a processor, in user and kernel mode."""
+    """Return the CPU seconds of a process in user and kernel mode; 0 if it has ended."""
     with contextlib.suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
@@ -274,7 +274,7 @@ def _figures(arguments: argparse.Namespace, events: Path, windows: dict[str, lis
         for mode in (one for one in arguments.modes if one != "direct"):
             pairs = list(zip(windows[mode], windows["direct"], strict=True))
             ratios[f"{mode}/direct"] = {
-                # Turn by turn, because what else the machine does changes from turn to turn.
+                # Turn by turn, because other load changes from turn to turn.
                 "events_per_second": statistics.median(
                     (one.events / one.seconds) / (rival.events / rival.seconds) for one, rival in pairs
                 ),
@@ -297,7 +297,7 @@ def _figures(arguments: argparse.Namespace, events: Path, windows: dict[str, lis
 
 
 def _by_program(windows: Sequence[Window]) -> dict[str, float]:
-    """Return the processor milliseconds of an event in each program that took part in it."""
+    """Return the CPU milliseconds per event of each program that took part."""
     names = {name for window in windows for name in window.programs}
     means = {
         name: statistics.median(1000 * one.programs.get(name, 0.0) / one.events for one in windows) for name in names

@@ -1,15 +1,14 @@
-"""The tracking kernels and the whole pipeline on one CPU thread, each against its rival in the same run.
+"""Measure the tracking kernels and the whole pipeline on one CPU thread, each against a rival in the same run.
 
 - frnn against blocked `torch.cdist`, and against SciPy's cKDTree (`query_pairs`);
 - connected components against networkx;
 - the direct pipeline, stage by stage, against a plain composition: TorchScript modules as `torch.jit.load` gives
   them, `query_pairs`, a sigmoid, `csgraph`;
-- the peak memory of the direct pipeline against the number of hits, in a process of its own for each.
+- the peak memory of the direct pipeline for each number of hits, each in its own process.
 
-Rivals take turns. A ratio is the median over the turns of rival / ours, so more than 1 is faster; it is taken from
-processor time, which what else runs on the machine changes least, and the wall time stands beside it. The plain
-composition has no limit on the neighbours of a hit; where that or the rounding of a score at a cut changes its
-tracks, `other_hits` counts the hits. Example:
+Rivals take turns. A ratio is the median over the turns of rival / ours, so ours is faster if it is above 1. It is taken
+from CPU time, which other load changes least; the wall time is also recorded. The plain composition does not limit the
+neighbours of a hit. If this or rounding at a cut changes its tracks, `other_hits` counts the hits. Example:
 
     python benchmarks/tracking.py --json tracking.json
 """
@@ -56,7 +55,7 @@ _WITHIN: dict[str, Any] = {"radius": _SETTINGS.radius, "max_neighbours": _SETTIN
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """Events of one kind, and the turns of each rival; those that are slow on large events have fewer."""
+    """Events of one kind, and the number of turns; rivals that are slow on large events have fewer turns."""
 
     name: str
     events: list[Float32]
@@ -66,17 +65,17 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What one rival took in one turn: seconds of the wall clock and of the processor."""
+    """The time of one rival in one turn: wall time and CPU time (s)."""
 
     wall: float
     processor: float
 
 
 def main() -> None:
-    """Measure, print a table, and write the figures as JSON where that is wanted."""
+    """Measure, print a table, and write the figures as JSON if requested."""
     arguments = _arguments()
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is on its way out, but it is what is served
+    warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, but it is served
     if arguments.memory_of is not None:
         print(json.dumps(_memory(arguments.repository, arguments.memory_of)))
         return
@@ -112,7 +111,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _loads(arguments: argparse.Namespace) -> list[Load]:
-    """Return the reference events, if they are here, and one synthetic event of each size."""
+    """Return the reference events, if they are available, and one synthetic event of each size."""
     loads = []
     reference = os.environ.get("EXATRKX_REFERENCE_DATA")
     if reference:
@@ -137,7 +136,7 @@ def _event(hits: int) -> Float32:
 
 
 def _measure(repository: Path, load: Load) -> dict[str, Any]:
-    """Return all figures of one kind of events, in milliseconds an event."""
+    """Return all figures of one kind of events, in milliseconds per event."""
     direct, plain = Pipeline.load(repository), _Plain(repository)
     stages = [direct.stages(hits) for hits in load.events]
     plain.find_tracks(load.events[0][:200])
@@ -168,9 +167,9 @@ def _compare(
     *,
     other: Callable[[Any, Any], int] | None = None,
 ) -> dict[str, Any]:
-    """Let the two take turns; return milliseconds an event of each, and by how much the rival is slower.
+    """Let the two take turns; return milliseconds per event of each, and how many times slower the rival is.
 
-    `other` counts in what two results differ.
+    `other` counts the differences between two results.
     """
     turns, differing = [], 0
     for _ in range(repeats):
@@ -198,7 +197,7 @@ def _turn(function: Callable[[Any], Any], inputs: Sequence[Any]) -> tuple[Turn, 
 
 
 def _stages(pipeline: Pipeline, load: Load) -> dict[str, dict[str, float]]:
-    """Return the processor milliseconds an event and the share of each stage of the direct pipeline."""
+    """Return the CPU milliseconds per event and the share of each stage of the direct pipeline."""
     turns = [np.sum([_staged(pipeline, hits) for hits in load.events], axis=0) for _ in range(load.repeats)]
     middle = np.median(turns, axis=0) * 1000 / len(load.events)
     shares = middle / middle.sum()
@@ -209,7 +208,7 @@ def _stages(pipeline: Pipeline, load: Load) -> dict[str, dict[str, float]]:
 
 
 def _staged(pipeline: Pipeline, hits: Float32) -> list[float]:
-    """Run the stages as the pipeline does, looking at the clock between them."""
+    """Run the stages as the pipeline does, and return the CPU seconds of each stage."""
     clock = [time.process_time()]
 
     def done(result: Any) -> Any:
@@ -228,7 +227,7 @@ def _staged(pipeline: Pipeline, hits: Float32) -> list[float]:
 
 
 def _check_edges(stages: Sequence[Stages]) -> None:
-    """Stop if the rivals of frnn find other edges: then there is nothing to compare."""
+    """Stop if the rivals of frnn find other edges, because then the comparison is meaningless."""
     smallest = min(stages, key=lambda one: len(one.embedding))
     degree = np.bincount(smallest.candidates.reshape(-1), minlength=1)
     for rival in (_cdist, _query_pairs):
@@ -255,7 +254,7 @@ def _cdist(embedding: Float32) -> Int64:
 
 
 def _query_pairs(embedding: Float32) -> Int64:
-    """Search neighbours by SciPy's tree."""
+    """Search neighbours with SciPy's tree."""
     pairs = cKDTree(embedding).query_pairs(_SETTINGS.radius, output_type="ndarray")
     return np.stack([pairs[:, 1], pairs[:, 0]])
 
@@ -269,7 +268,7 @@ def _our_components(stages: Stages) -> None:
 
 
 def _networkx(stages: Stages) -> list[set[int]]:
-    """Find components by networkx, from the same edges and scores."""
+    """Find components with networkx, from the same edges and scores."""
     edges = stages.edges[:, accepted(stages.gnn_logits, cut=_SETTINGS.gnn_cut)]
     graph = networkx.Graph()
     graph.add_nodes_from(range(len(stages.embedding)))
@@ -278,7 +277,7 @@ def _networkx(stages: Stages) -> list[set[int]]:
 
 
 class _Plain:
-    """The pipeline as one would write it down: no shortcut, everything by its own library."""
+    """A plain pipeline from standard libraries, without optimisations."""
 
     def __init__(self, repository: Path) -> None:
         self.embed, self.filter, self.gnn = (
@@ -317,11 +316,11 @@ def _memory_apart(arguments: argparse.Namespace, hits: int) -> dict[str, float]:
 
 
 def _memory(repository: Path, hits: int) -> dict[str, float]:
-    """Return what one event adds to the peak memory of this process, in MB, beside an N x N matrix of float32."""
+    """Return the peak memory in MB that one event adds to this process, and the size of an N x N float32 matrix."""
     pipeline = Pipeline.load(repository)
     pipeline.find_tracks(_event(100))
     event = _event(hits)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew; it is not that of loading the networks
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which would be that of loading the networks
     before = _kilobytes("VmRSS")
     candidates = pipeline.stages(event).candidates.shape[1]
     after = _kilobytes("VmHWM")
@@ -335,7 +334,7 @@ def _memory(repository: Path, hits: int) -> dict[str, float]:
 
 
 def _kilobytes(name: str) -> int:
-    """Return a figure of this process's memory. Not ru_maxrss: a child begins with the peak of its parent."""
+    """Return a memory figure (kB) of this process. Not ru_maxrss: a child begins with the peak of its parent."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 

@@ -1,4 +1,4 @@
-"""What every step shares: its options, its events, its lines, and the device that it runs on."""
+"""Common parts of all steps: options, events, output lines, and the device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from exatrkx_hpc.tracking.devices import use_device
 from exatrkx_hpc.tracking.pipeline import Pipeline, Stages
 from exatrkx_hpc.tracking.simulation import synthetic
 
-#: The neighbour search of every step.
+#: The settings of the neighbour search in every step.
 WITHIN: dict[str, Any] = {"radius": DEFAULT_SETTINGS.radius, "max_neighbours": DEFAULT_SETTINGS.max_neighbours}
 #: An event of this size is crowded: some of its hits have more neighbours than the search keeps.
 CROWDED = 100_000
@@ -28,9 +28,9 @@ SMALL = 1_200
 
 @dataclass(frozen=True, kw_only=True)
 class Lane:
-    """The options of a run: the device as torch calls it, a folder for what steps share, and the model repository.
+    """The options of a run: the torch device, a folder for data that steps share, and the model repository.
 
-    `triton` is the packed server of `pack_triton.sh`, a tar file or the folder that it was unpacked to.
+    `triton` is the packed server of `pack_triton.sh`, a tar file or the folder to which it was unpacked.
     """
 
     device: str
@@ -51,17 +51,17 @@ class Lane:
 
     @property
     def seconds(self) -> float:
-        """How long one rate is measured."""
+        """The duration of one measurement of a rate (s)."""
         return 0.3 if self.quick else 5.0
 
     def use(self) -> None:
-        """Make the device this process's own; raises NoDevice, which says why, when it cannot be used."""
+        """Make the device torch's current one; raises NoDevice with the reason when it cannot be used."""
         use_device(self.device)
         if not self.on_gpu:
             torch.set_num_threads(1)  # a rehearsal shares the machine
 
     def finish(self) -> None:
-        """Wait for all that was started on the device."""
+        """Wait until the device has finished all its work."""
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
@@ -82,7 +82,7 @@ def say(step: str, **facts: Any) -> None:
 def event(hits: int, seed: int = 1) -> Float32:
     """Return a synthetic event of `hits` hits, float32 `[hits, 3]`."""
     rng = np.random.default_rng([seed, hits])
-    # Tracks leave about ten hits each, and a few more must not be missing.
+    # Tracks leave about ten hits each; a few more hits are made and cut off.
     made: Float32 = synthetic.generate_event(rng, n_tracks=hits // 9 + 2).hits
     if len(made) < hits:
         raise AssertionError(f"only {len(made)} of {hits} hits were made")
@@ -90,7 +90,7 @@ def event(hits: int, seed: int = 1) -> Float32:
 
 
 def milliseconds(lane: Lane, function: Callable[[], Any]) -> float:
-    """Return how long `function` takes, until the device has finished."""
+    """Return the time (ms) of `function`, until the device has finished."""
     lane.finish()
     start = time.perf_counter()
     function()
@@ -99,7 +99,7 @@ def milliseconds(lane: Lane, function: Callable[[], Any]) -> float:
 
 
 def rate(function: Callable[[Any], Any], inputs: list[Any], seconds: float) -> float:
-    """Return calls a second: `function` takes the inputs in turn, for at least `seconds`."""
+    """Return calls per second: `function` takes the inputs in turn, for at least `seconds`."""
     start, done = time.perf_counter(), 0
     while (passed := time.perf_counter() - start) < seconds or not done:
         function(inputs[done % len(inputs)])
@@ -113,7 +113,7 @@ def _pipeline_of_the_cpu(repository: Path) -> Pipeline:
 
 
 def stages_of_the_cpu(lane: Lane, hits: int) -> Stages:
-    """Return what the CPU gives for `event(hits)`; computed once, and kept in the folder for other steps."""
+    """Return the stages of the CPU for `event(hits)`; computed once, and cached in the folder for other steps."""
     folder = lane.folder / f"stages-{hits}"
     if not folder.is_dir():
         aside = folder.with_suffix(".part")
@@ -125,5 +125,5 @@ def stages_of_the_cpu(lane: Lane, hits: int) -> Stages:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can hold for a scalar or an array of NumPy."""
+    """Convert a NumPy scalar or array to a number or a list for JSON, and anything else to text."""
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)

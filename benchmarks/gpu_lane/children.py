@@ -1,4 +1,4 @@
-"""Runs each step in a fresh process of its own, with a time limit, and passes its lines on as they come."""
+"""Run each step in a new process with a time limit, and pass on its lines as they arrive."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from exatrkx_hpc.base.process import Child, spawn
 
 Line = dict[str, Any]
 _BEGINS: Final = '{"step"'
-#: A step that is stopped ends within so many seconds what it has started in sessions of their own.
+#: Time (s) in which a stopped step must end the processes that it started in sessions of their own.
 _GRACE = 10.0
 
 
 def run_step(
     step: str, argv: Sequence[str], *, env: Mapping[str, str], seconds: float, tell: Callable[[Line], None]
 ) -> None:
-    """Run a step's command for at most `seconds`, then end all that it started.
+    """Run a step's command for at most `seconds`, then end all processes that it started.
 
-    `tell` gets each line of the step, and one with `failed` when the step broke off; what else it prints goes to
-    stderr. A step that fails says so itself, unless it died.
+    `tell` gets each line of the step; its other output goes to stderr. A step that fails prints a line with `failed`
+    itself. If it dies or runs out of time, `tell` gets such a line from here.
     """
     failed = False
 
@@ -47,9 +47,9 @@ def run_step(
 def follow(
     argv: Sequence[str], *, env: Mapping[str, str], seconds: float, on_line: Callable[[str], None]
 ) -> tuple[int | None, str]:
-    """Run a command; return its exit status, None when time was up, and the last thing that it said.
+    """Run a command; return its exit status, None after a timeout, and its last line of output.
 
-    `on_line` gets each line of its output as it comes. In the end nothing that it started is left.
+    `on_line` gets each line of its output as it arrives. At the end all processes that it started have ended.
     """
     last = "it said nothing"
 
@@ -71,12 +71,12 @@ def follow(
 
 
 def _line(text: str) -> Line | None:
-    """Return a line of a step, or None for anything else that was printed."""
+    """Return a line of a step, or None for any other output."""
     if not text.startswith(_BEGINS):
         return None
     try:
         line: Line = json.loads(text)
-    except ValueError:  # something else was printed in the middle of it
+    except ValueError:  # other output came in the middle of the line
         return None
     return line
 

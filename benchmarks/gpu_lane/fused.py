@@ -27,11 +27,11 @@ from gpu_lane.base import SMALL, WITHIN, Lane, event, rate, say
 from gpu_lane.networks import write_networks
 
 _TURNS = 3
-#: A GPU adds up in any order, so that a score within rounding of a cut may move a few hits from run to run.
+#: Hits that may change tracks from run to run: a GPU sums in any order, and a score may be within rounding of a cut.
 _FEW = 4
-#: Longer than a process needs to load and to warm up.
+#: Timeout (s) of a process, more than it needs to load and to warm up.
 _PATIENCE = 90.0
-#: A process that has told its rate may take so long to end.
+#: Time (s) in which a process must end after it has reported its rate.
 _ENDING = 10.0
 
 
@@ -76,7 +76,7 @@ def ask(stage: Stage, **arrays: np.ndarray) -> np.ndarray:
     """Return the first output of one request; raises Refused for an error."""
     try:
         (response,) = stage.execute([triton_api.Request(**arrays)])
-    except serving.Refused as error:  # which Triton tells the client
+    except serving.Refused as error:  # Triton sends its message to the client
         raise Refused(str(error)) from error
     return _answer(response)
 
@@ -113,13 +113,13 @@ def fused(lane: Lane) -> None:
 
 
 def _turn(lane: Lane, stage: FusedStage, pipeline: Pipeline, events: list[Float32]) -> tuple[float, float]:
-    """Return events a second of the fused model and of direct inference, one after the other."""
+    """Return events per second of the fused model and of direct inference, one after the other."""
     seconds = lane.seconds / _TURNS
     return rate(lambda hits: ask(stage, FEATURES=hits), events, seconds), rate(pipeline.find_tracks, events, seconds)
 
 
 def _side_by_side(lane: Lane, number: int) -> list[float]:
-    """Return events a second of each of so many processes that work at the same time."""
+    """Return events per second of each of `number` processes that work at the same time."""
     context = multiprocessing.get_context("spawn")
     results, begin = context.Queue(), context.Barrier(number)
     processes = [context.Process(target=_serve, args=(lane, begin, results), daemon=True) for _ in range(number)]
@@ -132,13 +132,13 @@ def _side_by_side(lane: Lane, number: int) -> list[float]:
     for process in processes:
         process.join(_ENDING)
     failed = [one for one in rates if isinstance(one, str)]
-    if failed:  # the others say only that they waited for the one that failed
+    if failed:  # the others report only that they waited for the failed process
         raise RuntimeError(min(failed, key=lambda one: one.startswith("BrokenBarrierError")))
     return rates
 
 
 def _serve(lane: Lane, begin: Barrier, results: Any) -> None:
-    """Serve events in a process of its own; put the rate, or what went wrong, into `results`."""
+    """Serve events in this process; put the rate or the error into `results`."""
     try:
         torch.set_num_threads(1)
         stage = fused_stage(lane)
@@ -156,7 +156,7 @@ def _serve(lane: Lane, begin: Barrier, results: Any) -> None:
 
 
 def invalid(lane: Lane) -> None:
-    """Give what cannot be used: each gets one line, and the next request is answered."""
+    """Send invalid input: each case gets an error of one line, and the next request is answered."""
     stage, good = fused_stage(lane), event(500)
     expected = ask(stage, FEATURES=good)
     for case, hits in _bad_hits().items():
@@ -169,7 +169,7 @@ def invalid(lane: Lane) -> None:
         wide = np.zeros((3, 65), np.float32)
         _refused("invalid", "65 columns", lambda: fixed_radius_edges(lane.there(wide), **WITHIN))
         _refused("invalid", "a network of 65 columns", lambda: fused_stage(lane, networks=str(_wide(lane))))
-    # The last one: where it is not caught, nothing works in this process any more.
+    # This case is last: if the error is not caught, the GPU no longer works in this process.
     _wild_edges_to_a_network(lane, good)
     _answered("edges out of range", hits_in_other_tracks(expected, ask(stage, FEATURES=good)))
 
@@ -204,7 +204,7 @@ def _wild_edges_to_a_stage(lane: Lane, hits: Float32) -> None:
 
 
 def _wild_edges_to_a_network(lane: Lane, hits: Float32) -> None:
-    """Give an edge to a hit that is not there straight to the networks, as Triton's PyTorch backend would."""
+    """Give edges to hits that do not exist directly to the networks, as Triton's PyTorch backend would."""
     edges = lane.there(np.array([[1, len(hits), 3], [0, 2, -1]], dtype=np.int64))
     for name in ("filter", "gnn"):
         network = load_network(lane.repository / name / "1" / "model.pt", device=lane.device)
@@ -220,6 +220,6 @@ def _wild_edges_to_a_network(lane: Lane, hits: Float32) -> None:
 
 
 def _wide(lane: Lane) -> Path:
-    """Return a folder of networks whose embedding has one column more than the kernels take."""
+    """Return a folder of networks whose embedding has one column more than the kernels support."""
     settings = dataclasses.replace(DEFAULT_NETWORKS, embed_dimensions=65)
     return write_networks(lane.folder / "wide", lane.repository, settings=settings)

@@ -1,7 +1,7 @@
-"""Networks of the original service's size, with random weights: as much work as the original's, and no physics.
+"""Networks of the original service's size with random weights: as much work as the original networks, not for physics.
 
 The embedding's scale and the filter's offset are set so that an event has as many candidate edges, and keeps as many
-of them, as with the shipped networks. Otherwise the rest of the pipeline would have another load.
+of them, as with the shipped networks. Otherwise the load of the other stages would differ.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ORIGINAL = NetworkSettings(embed_width=512, embed_layers=5, filter_width=64, gnn
 
 
 class OriginalEmbed(nn.Module):
-    """Linear layers with tanh between them, straight from the hits, as the original's embedding has them."""
+    """Linear layers with tanh between them, directly on the hits, as in the original embedding."""
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class OriginalEmbed(nn.Module):
 
 
 class ShiftedFilter(nn.Module):
-    """A filter whose logits are moved by a constant."""
+    """A filter with a constant added to its logits."""
 
     def __init__(self, network: Filter) -> None:
         super().__init__()
@@ -51,12 +51,12 @@ class ShiftedFilter(nn.Module):
         self.shift = 0.0
 
     def forward(self, hits: Tensor, edges: Tensor) -> Tensor:
-        """Return a logit for each edge, `[E, 1]`."""
+        """Return one logit per edge, `[E, 1]`."""
         return self.network(hits, edges) + self.shift
 
 
 def write_networks(folder: Path, shipped: Path, *, settings: NetworkSettings = ORIGINAL) -> Path:
-    """Write `folder/{embed,filter,gnn}/1/model.pt`, sized by `settings`; once, and return the folder."""
+    """Write `folder/{embed,filter,gnn}/1/model.pt`, sized by `settings`, unless it exists; return the folder."""
     if folder.is_dir():
         return folder
     torch.manual_seed(1)
@@ -73,20 +73,20 @@ def write_networks(folder: Path, shipped: Path, *, settings: NetworkSettings = O
     for name, network in {"embed": embed, "filter": judge, "gnn": Gnn(settings).eval()}.items():
         (aside / name / "1").mkdir(parents=True)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is what is served
+            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated
             torch.jit.script(network).save(str(aside / name / "1" / "model.pt"))
     return aside.rename(folder)
 
 
 def _unsaturated(layer: nn.Linear) -> nn.Linear:
-    """Keep the spread of what passes through a layer with tanh: PyTorch's own start would shrink it to nothing."""
+    """Initialise a layer before tanh so that it keeps the spread of values; PyTorch's default shrinks it."""
     nn.init.xavier_normal_(layer.weight, gain=5 / 3)
     nn.init.normal_(layer.bias, std=0.1)
     return layer
 
 
 def _scale(embedding: Float32, wanted: int) -> float:
-    """Return the factor with which an event has about as many candidates as `wanted`: a search by halves."""
+    """Return the factor with which an event has about `wanted` candidates, found by bisection."""
     low, high = 1e-2, 1e4
     for _ in range(25):
         middle = (low * high) ** 0.5

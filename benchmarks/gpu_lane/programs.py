@@ -1,4 +1,4 @@
-"""Programs of others over the kernels: the tests that are marked `gpu`, and NVIDIA's compute-sanitizer."""
+"""Steps that run other programs on the kernels: the tests marked `gpu`, and NVIDIA's compute-sanitizer."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _TESTS = Path(__file__).resolve().parents[2] / "tests"
 _TRACKING = _TESTS / "unit" / "tracking"
 _SCRIPT = _TESTS / "gpu" / "sanitize.py"
 _FILES = ("test_frnn.py", "test_components.py", "test_kernels.py", "test_pipeline.py", "test_fused_execute.py")
-#: Neither the project's other test packages nor their options: only pytest itself is there.
+#: Options that switch off the project's pytest plugins and options: only pytest itself is installed.
 _ALONE = ("-q", "--noconftest", "-o", "addopts=", "-W", "default", "-p", "no:cacheprovider")
 _TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 _KERNELS = ("frnn_count", "frnn_limit", "frnn_write", "component_start", "component_join", "component_finish")
 #: CUDA's own folder is not always on PATH.
 _BESIDE = "/usr/local/cuda/bin"
-#: What the sanitizer ends with when it has found something.
+#: Exit status of the sanitizer if it found an error.
 _FOUND = 9
-#: More than any tool complains: what comes after its limit is not printed, and may be of our kernels.
+#: Print limit above the number of errors of any tool: errors after the limit are lost, and may be in our kernels.
 _EVERY = 100_000
 _TEST_SECONDS, _PLAIN_SECONDS, _TOOL_SECONDS = 85.0, 60.0, 45.0
 
 
 def tests(_: Lane) -> None:
-    """Run the tests that are marked `gpu`."""
+    """Run the tests marked `gpu`."""
     argv = [
         sys.executable,
         "-m",
@@ -46,7 +46,7 @@ def tests(_: Lane) -> None:
 
 
 def sanitize(_: Lane) -> None:
-    """Run tests/gpu/sanitize.py alone, which also compiles and keeps the kernels, and then under each tool."""
+    """Run tests/gpu/sanitize.py alone, which also compiles and caches the kernels, and then under each tool."""
     status, _, last = _run([sys.executable, str(_SCRIPT)], _PLAIN_SECONDS)
     say("sanitizer", tool="none", equal=status == 0, status=status, last=last)
     if status != 0:
@@ -62,7 +62,7 @@ def sanitize(_: Lane) -> None:
 
 
 def judged(status: int | None, said: list[str]) -> dict[str, object]:
-    """Return what a tool's output tells; `clean` is a whole run without a complaint about one of our kernels."""
+    """Return the findings in a tool's output; `clean` is a complete run without an error in one of our kernels."""
     told = [line.removeprefix("=========").strip() for line in said if line.startswith("=========")]
     summary = [line for line in told if "SUMMARY" in line]
     ours = [kernel for kernel in _KERNELS if any(kernel in line for line in told)]

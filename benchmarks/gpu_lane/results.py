@@ -1,4 +1,4 @@
-"""Steps that compare: the kernels to the last bit, the whole pipeline, other streams and libraries."""
+"""Steps that compare results: kernels bit by bit, the whole pipeline, other streams and CuPy arrays."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from exatrkx_hpc.tracking.pipeline import Stages
 from exatrkx_hpc.tracking.scoring.agreement import hits_in_other_tracks
 from gpu_lane.base import CROWDED, SMALL, WITHIN, Lane, event, milliseconds, say, stages_of_the_cpu
 
-#: Two devices place a hit by float32 sums in another order; lengths may differ by so much, relative to the radius.
+#: Tolerance of lengths, relative to the radius: two devices compute the embedding with float32 sums in another order.
 _ROUNDING = 1e-4
 _UPPER, _LOWER = 32, 0xFFFFFFFF
 
 
 def environment(lane: Lane) -> None:
-    """Say what is installed, and on which device the steps run."""
+    """Print the installed versions and the device of the steps."""
     facts: dict[str, Any] = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
     say("environment", **facts, device=lane.device, kernel=platform.release())
     if not lane.on_gpu:
@@ -50,7 +50,7 @@ def environment(lane: Lane) -> None:
 
 
 def kernels(lane: Lane) -> None:
-    """Give the same arrays to the CPU and to the device: edges, selection and labels must be equal bit by bit."""
+    """Give the same arrays to the CPU and to the device: edges, selected edges and labels must be equal bit by bit."""
     for hits in lane.sizes:
         stages = stages_of_the_cpu(lane, hits)
         _same_edges(lane, hits, stages)
@@ -88,7 +88,7 @@ def _same_edges(lane: Lane, hits: int, stages: Stages) -> None:
 
 
 def _ties(lane: Lane) -> None:
-    """Put a seventh of the hits in one place, and keep fewer neighbours than there are: numbers decide."""
+    """Put a seventh of the hits in one place, and keep fewer neighbours than there are, so that numbers decide."""
     embedding = stages_of_the_cpu(lane, lane.sizes[1]).embedding[:2000].copy()
     embedding[::7] = embedding[0]
     for limit in (20, 500):
@@ -109,7 +109,7 @@ def _smallest(lane: Lane) -> None:
 
 
 def agreement(lane: Lane) -> None:
-    """Run the whole pipeline on both: each rounds for itself, so only edges at a limit may differ. Then run again."""
+    """Run the pipeline on CPU and device, where only edges at a limit may differ by rounding; then run it again."""
     pipeline = lane.load()
     for hits in lane.sizes:
         ours = stages_of_the_cpu(lane, hits)
@@ -127,7 +127,7 @@ def agreement(lane: Lane) -> None:
 
 
 def streams(lane: Lane) -> None:
-    """Work in streams that are not the default one, and with CuPy's arrays in and out."""
+    """Run in streams other than the default one, and with CuPy arrays in and out."""
     import cupy
 
     pipeline, hits = lane.load(), event(SMALL)
@@ -144,7 +144,7 @@ def streams(lane: Lane) -> None:
     with cupy.cuda.Device(index), cupy.cuda.Stream(non_blocking=True):
         arrays = [pipeline.find_tracks(cupy.asarray(hits)) for _ in range(repeats)]
         in_cupy = max(off(labels.get()) for labels in arrays)
-        # The kernels alone, which give the same to the last bit: nothing rounds here.
+        # The kernels alone must give the same result bit by bit, because nothing is rounded here.
         edges = fixed_radius_edges(cupy.asarray(want.embedding), **WITHIN)
         same_edges = _equal(edges.get(), want.candidates)
     say(
@@ -161,7 +161,7 @@ def streams(lane: Lane) -> None:
 
 
 def edge_differences(first: Int64, second: Int64, embedding: Float32) -> dict[str, int]:
-    """Return how many edges are in both lists, and in one alone: at a limit, where rounding decides, or `beyond`.
+    """Count the edges in both lists, and those in only one: at a limit, where rounding decides, or `beyond` it.
 
     There are two limits: the radius, and the distance of the last neighbour that a crowded hit keeps.
     """
@@ -186,7 +186,7 @@ def edge_differences(first: Int64, second: Int64, embedding: Float32) -> dict[st
 
 
 def _last_neighbour(places: Any, hit: int, slack: float) -> float:
-    """Return how far the last neighbour is that a crowded hit keeps; infinity if it is not crowded."""
+    """Return the distance of the last neighbour that a crowded hit keeps; infinity if the hit is not crowded."""
     distance = np.linalg.norm(places - places[hit], axis=1)
     distance[hit] = np.inf
     if np.count_nonzero(distance <= DEFAULT_SETTINGS.radius + slack) <= DEFAULT_SETTINGS.max_neighbours:
@@ -196,7 +196,7 @@ def _last_neighbour(places: Any, hit: int, slack: float) -> float:
 
 
 def most_neighbours(embedding: Float32, candidates: Int64) -> int:
-    """Return how many neighbours within the radius the most crowded hit has, kept or not; 0 without an edge."""
+    """Return the number of neighbours within the radius of the most crowded hit, kept or not; 0 without an edge."""
     if not candidates.shape[1]:
         return 0
     degree = np.bincount(candidates.reshape(-1), minlength=len(embedding))

@@ -1,4 +1,4 @@
-"""Steps that measure one process: its first events, events a second stage by stage, one event's profile, memory."""
+"""Steps that measure one process: first events, events per second, time per stage, profile of one event, memory."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from exatrkx_hpc.tracking.pipeline import Pipeline
 from gpu_lane.base import SMALL, WITHIN, Lane, event, milliseconds, rate, say
 from gpu_lane.networks import write_networks
 
-#: Kinds of rows in a trace of torch's profiler: what the device did, and what CUDA was asked for.
+#: Categories of rows in a trace of torch's profiler: work of the device, and calls of CUDA.
 _ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 _ASKED = ("cuda_runtime", "cuda_driver")
 _KINDS = {"launches": "Launch", "synchronisations": "Synchronize", "copies": "Memcpy", "allocations": "Malloc|MemAlloc"}
 
 
 def cold(lane: Lane) -> None:
-    """Give a fresh process events of ever new sizes: a new shape must not cost a compilation."""
+    """Give a new process events of different sizes: a new shape must not cause a compilation."""
     begin = time.perf_counter()
     pipeline = lane.load()
     loaded = time.perf_counter() - begin
@@ -54,7 +54,7 @@ def cold(lane: Lane) -> None:
 
 
 def direct(lane: Lane) -> None:
-    """Measure events a second without a server, and each stage alone, for the shipped and for large networks."""
+    """Measure events per second without a server, and each stage alone, for the shipped and for large networks."""
     loads = ((SMALL, 2),) if lane.quick else ((SMALL, 16), (10_000, 4), (50_000, 1))
     for name, pipeline in _pipelines(lane):
         for hits, number in loads:
@@ -120,7 +120,7 @@ def one_event(lane: Lane) -> None:
         find = functools.partial(pipeline.find_tracks, hits)
         for _ in range(3 if lane.quick else 20):
             find()
-        with profile(activities=activities):  # the profiler's own first time
+        with profile(activities=activities):  # the profiler's own warm-up
             find()
         plain = statistics.median(milliseconds(lane, find) for _ in range(2 if lane.quick else 7))
         with profile(activities=activities) as seen:
@@ -134,7 +134,7 @@ def one_event(lane: Lane) -> None:
 
 
 def read_trace(file: Path) -> dict[str, Any]:
-    """Return what a trace of torch's profiler tells of the device: counts of calls, busy time, the longest kernels."""
+    """Return figures of the device from a trace of torch's profiler: counts of calls, busy time, longest kernels."""
     rows = [
         row for row in json.loads(file.read_text(errors="replace"), strict=False)["traceEvents"] if row.get("ph") == "X"
     ]
@@ -153,7 +153,7 @@ def read_trace(file: Path) -> dict[str, Any]:
 
 
 def _covered(spans: list[tuple[float, float]]) -> float:
-    """Return how long at least one of the spans goes on."""
+    """Return the total time that is covered by at least one of the spans."""
     total, until = 0.0, float("-inf")
     for begin, end in sorted(spans):
         total += max(0.0, end - max(begin, until))
@@ -162,7 +162,7 @@ def _covered(spans: list[tuple[float, float]]) -> float:
 
 
 def memory(lane: Lane) -> None:
-    """Measure what one event of each size takes of the device's memory."""
+    """Measure the device memory that one event of each size takes."""
     cupy = importlib.import_module("cupy")
     pipeline = lane.load()
     for hits in lane.sizes:

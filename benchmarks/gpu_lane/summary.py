@@ -1,4 +1,4 @@
-"""Judges the lines of all steps: each acceptance criterion is true, false or not run."""
+"""Judge the lines of all steps: each acceptance criterion is true, false or not run."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ Line = dict[str, Any]
 Verdict = bool | str
 NOT_RUN = "not run"
 
-#: How many times slower than later events the last of the first 40 may be.
+#: Largest ratio of the times of the last of the first 40 events to those of later events.
 _COLD = 2.0
 _MEMORY_MB = 12 * 1024
 _CROWDED, _MOST_NEIGHBOURS = 100_000, 500
 _FUSED = 0.85
-#: Scores within rounding of a cut may move a few hits to other tracks; a fault in the streams moves most.
+#: Hits that may be in other tracks: scores within rounding of a cut move a few, a fault in the streams moves most.
 _FEW = 12
 
 
 def judge(lines: Sequence[Line], *, on_gpu: bool) -> dict[str, Verdict]:
-    """Return each criterion with true, false or `not run`; what is judged by speed or memory needs a GPU."""
+    """Return True, False or `not run` for each criterion; the criteria for speed and memory need a GPU."""
 
     def of(step: str, key: str, good: Callable[[Any], bool], *, gpu: bool = False) -> Verdict:
         values = [line[key] for line in lines if line["step"] == step and key in line]

@@ -1,6 +1,6 @@
-"""A real Triton with the fused model on the device, from the parts that `pack_triton.sh` packs, asked over HTTP.
+"""A real Triton with the fused model on the device, from the tar file of `pack_triton.sh`, with requests over HTTP.
 
-The client is Python's own http.client with Triton's binary tensors: nothing needs to be installed for it.
+The client is Python's own http.client with Triton's binary tensors, so that nothing needs to be installed for it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from gpu_lane.base import SMALL, Lane, event, say
 _MODEL = "exatrkx_fused"
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 _LIBPYTHON = f"libpython{_VERSION}.so.1.0"
-#: The lane gives a step that is out of time ten seconds to end what it has started.
+#: Time (s) to stop a server. It is below the ten seconds in which a step that timed out must end its processes.
 _STOP_SECONDS = 5.0
 _READY_SECONDS = 90.0
 _INSTANCES = "instance_group [ { count: 1 kind: KIND_GPU } ]"
@@ -64,7 +64,7 @@ http {{
 
 
 def serve(lane: Lane) -> None:
-    """Start a server with 1, then 2, then 4 instances of the fused model; measure it straight and through nginx."""
+    """Start a server with 1, then 2, then 4 instances of the fused model; measure it directly and through nginx."""
     assert lane.triton is not None
     root = unpacked(lane.triton, lane.folder / "triton")
     environment = python_environment(root, lane.folder / "python", library=libpython())
@@ -96,7 +96,7 @@ def _expected(lane: Lane) -> list[tuple[Float32, Int64]]:
 
 
 def unpacked(packed: Path, folder: Path) -> Path:
-    """Return the folder of the packed server: `packed` itself, or what a tar file holds, unpacked to `folder`."""
+    """Return the folder of the packed server: `packed` itself, or `folder`, to which a tar file is unpacked."""
     if packed.is_dir():
         root = packed.resolve()
     else:
@@ -115,8 +115,8 @@ def _home(root: Path) -> Path:
 def python_environment(root: Path, folder: Path, *, library: Path | None) -> dict[str, str]:
     """Return the variables with which Triton's stub starts this Python: PATH, PYTHONPATH, LD_LIBRARY_PATH.
 
-    The stub needs the shared `library` of this Python. Where the machine does not have it, the packed Python of the
-    same version takes its place, and finds this one's packages. Links go to `folder`.
+    The stub needs the shared `library` of this Python. If the machine does not have it, the packed Python of the same
+    version is used, with the packages of this Python. Links are created in `folder`.
     """
     checkout = Path(__file__).resolve().parents[2]
     name = _LIBPYTHON
@@ -141,10 +141,10 @@ def python_environment(root: Path, folder: Path, *, library: Path | None) -> dic
 
 
 def libpython() -> Path | None:
-    """Return where this machine has the shared library of this Python, or None."""
+    """Return the path of the shared library of this Python on this machine, or None."""
     folders = (sysconfig.get_config_var("LIBDIR"), f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}")
     places = [Path(str(folder)) / _LIBPYTHON for folder in folders]
-    known = ctypes.util.find_library(f"python{_VERSION}") == _LIBPYTHON  # to the system's loader, wherever it is
+    known = ctypes.util.find_library(f"python{_VERSION}") == _LIBPYTHON  # the system's loader finds it in any folder
     return next((place for place in places if place.is_file()), places[-1] if known else None)
 
 
@@ -160,7 +160,7 @@ def repository(lane: Lane, folder: Path, instances: int) -> Path:
         shutil.copytree(lane.repository / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     file = folder / _MODEL / "config.pbtxt"
     text = file.read_text()
-    # Only here, where no protobuf message of Triton's can be counted on, a configuration is written as text.
+    # The configuration is written as text, because Triton's protobuf messages may not be installed here.
     kind = f"KIND_GPU gpus: [ {lane.device.partition(':')[2] or 0} ]" if lane.on_gpu else "KIND_CPU"
     if text.count(_INSTANCES) != 1:
         raise ValueError(f"{file} does not say '{_INSTANCES}'; write the number of instances where it says so")
@@ -170,7 +170,7 @@ def repository(lane: Lane, folder: Path, instances: int) -> Path:
 
 @contextlib.contextmanager
 def _server(lane: Lane, root: Path, environment: Mapping[str, str], instances: int) -> Iterator[tuple[str, float]]:
-    """Run a server; give its HTTP address and the seconds until it was ready. In the end nothing of it is left."""
+    """Run a server; yield its HTTP address and the seconds until it was ready; at the end, stop it and clean up."""
     folder = lane.folder / f"server-{instances}"
     folder.mkdir()
     models = repository(lane, folder / "models", instances)
@@ -234,7 +234,7 @@ def _free_port() -> int:
 
 
 class _Client:
-    """Asks the fused model over one connection."""
+    """Sends requests to the fused model over one connection."""
 
     def __init__(self, address: str) -> None:
         self.connection = http.client.HTTPConnection(address, timeout=30)
@@ -255,7 +255,7 @@ class _Client:
         body = response.read()
         if response.status != 200:
             raise ValueError(body.decode(errors="replace"))
-        # Without a byte of labels, Triton answers with JSON alone.
+        # If the labels are empty, Triton answers with JSON only.
         labels = np.frombuffer(body[int(response.headers.get(_LENGTH, len(body))) :], dtype=np.int64)
         if len(labels) != len(hits):
             raise ValueError(f"{len(labels)} labels for {len(hits)} hits")
@@ -263,20 +263,20 @@ class _Client:
 
 
 def _invalid(address: str, good: Float32) -> dict[str, object]:
-    """Give the server a NaN, no hits and then an event again; return what it said, and whether all was right."""
+    """Send a NaN, then no hits, then an event; return the error message and whether all responses were right."""
     client = _Client(address)
     try:
         client.labels(np.full((2, 3), np.nan, np.float32))
         says = ""
     except ValueError as error:
-        # Triton's Python backend adds where in the code a refusal was raised.
+        # Triton's Python backend appends the place in the code where the exception was raised.
         says = str(json.loads(str(error))["error"]).partition("\n\nAt:")[0]
     answered = len(client.labels(good[:0])) == 0 and len(client.labels(good)) == len(good)
     return {"ok": answered and "Refused: " in says and "NaN" in says and "\n" not in says, "invalid_says": says}
 
 
 def _rate(address: str, events: list[Float32], seconds: float, in_flight: int) -> float:
-    """Return events a second with so many requests in flight; raises the error of a request that failed."""
+    """Return events per second with `in_flight` concurrent requests; raises the error of a failed request."""
     done = [0] * in_flight
     errors: list[Exception] = []
 
@@ -302,7 +302,7 @@ def _rate(address: str, events: list[Float32], seconds: float, in_flight: int) -
 
 
 def _balanced(lane: Lane, root: Path, address: str, events: list[Float32], in_flight: int) -> float | str:
-    """Return events a second through nginx, or why there are none."""
+    """Return events per second through nginx, or the reason why it was not run."""
     program = shutil.which("nginx") or shutil.which("nginx", path=str(root / "nginx"))
     if program is None:
         return "not run: no nginx"

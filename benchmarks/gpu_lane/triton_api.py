@@ -1,8 +1,8 @@
 """A small stand-in for the Python API of Triton's Python backend, to run a stage's `execute()` without a server.
 
-It has what the stages use, and refuses what Triton 2.51 refuses. Known differences: tensors given to a stage are in
-plain memory, not in a shared segment; `as_numpy()` is right under every NumPy, where Triton 2.51 reads zeros under
-NumPy 2; nothing is copied on the way back.
+It has the parts that the stages use, and refuses the calls that Triton 2.51 refuses. Known differences: input tensors
+are in plain memory, not in shared memory; `as_numpy()` is right with every NumPy, but Triton 2.51 reads zeros with
+NumPy 2; outputs are not copied.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 
 class TritonError(Exception):
-    """The error of one request, with two of its kinds."""
+    """The error of one request, with two of Triton's status codes."""
 
     INTERNAL, UNAVAILABLE = 1, 4
 
@@ -26,20 +26,20 @@ class TritonError(Exception):
         self._message, self._code = message, code
 
     def message(self) -> str:
-        """Return what went wrong."""
+        """Return the message."""
         return self._message
 
     def code(self) -> int:
-        """Return the kind of the error."""
+        """Return the status code."""
         return self._code
 
 
 class TritonModelException(Exception):
-    """What Triton raises for a call that it refuses."""
+    """Triton's exception for a call that it refuses."""
 
 
 class Tensor:
-    """A named tensor: NumPy's by its constructor, anything that speaks DLPack by `from_dlpack`."""
+    """A named tensor: the constructor takes a NumPy array, `from_dlpack` any object with DLPack."""
 
     def __init__(self, name: str, array: Any) -> None:
         if not isinstance(array, np.ndarray):
@@ -62,7 +62,7 @@ class Tensor:
         return self._name
 
     def is_cpu(self) -> bool:
-        """Say whether it is in the memory of the CPU."""
+        """Return whether it is in CPU memory."""
         return not self._tensor.is_cuda
 
     def shape(self) -> tuple[int, ...]:
@@ -70,7 +70,7 @@ class Tensor:
         return tuple(self._tensor.shape)
 
     def as_numpy(self) -> np.ndarray:
-        """Return it as a NumPy array; Triton refuses that for one on a GPU."""
+        """Return it as a NumPy array; raises TritonModelException for a tensor on a GPU, as Triton does."""
         if not self.is_cpu():
             raise TritonModelException("Tensor is stored in GPU and cannot be converted to NumPy.")
         return self._tensor.numpy()
@@ -101,7 +101,7 @@ class InferenceResponse:
         return self._tensors
 
     def has_error(self) -> bool:
-        """Say whether this is an error."""
+        """Return whether this is an error."""
         return self._error is not None
 
     def error(self) -> TritonError | None:

@@ -33,20 +33,20 @@ from exatrkx_hpc.models.repository import (
 
 Device = Literal["cpu", "gpu"]
 
-#: What says that a folder was built here and may be replaced; Triton looks at folders only.
+#: Marks a folder that was built here and may be replaced. Triton ignores files in a repository.
 MARK = ".exatrkx-hpc-build.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSettings:
-    """What a copy is specialised to.
+    """Settings of a build.
 
-    `instances` is how many of each model run at once (on each GPU, for a network on a GPU); `gpus` is how many
-    GPUs a server has, each of which gets as many instances of the stages that run on the CPU; `threads` is how
-    many CPU threads a network's instance uses; `environment` is the Python environment of the Python
-    backend's models, a venv folder or a packed archive, None for the server's own `python3`. `fused` is whether
-    the fused model is part of it, which needs PyTorch in that environment, and on a GPU CuPy; `names` are further
-    names under which it is served, whether it has its own or not.
+    `instances` is the number of instances of each model (per GPU, for a network on a GPU). `gpus` is the number of
+    GPUs of a server; stages that run on the CPU get `instances` instances for each GPU. `threads` is the number of
+    CPU threads per instance of a network. `environment` is the Python environment of the Python backend's models, a
+    venv folder or a packed archive; None is the server's own `python3`. `fused` says whether the fused model is
+    included; it needs PyTorch in that environment and, on a GPU, CuPy. `names` are additional names of the fused
+    model; it is served under them even without `fused`.
     """
 
     device: Device
@@ -60,7 +60,7 @@ class BuildSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltRepository:
-    """A specialised repository: where it is, what for, and the models in it."""
+    """A specialised repository: its path, its settings and its models."""
 
     path: Path
     settings: BuildSettings
@@ -80,15 +80,15 @@ def build(
     names: Sequence[str] = (),
     places: Places = None,
 ) -> BuiltRepository:
-    """Write a copy of the repository `source`, specialised as BuildSettings says, to `out`.
+    """Write a copy of the repository `source` to `out`, specialised by the settings; see BuildSettings.
 
-    One model that cannot load ends the server: without PyTorch, or on a GPU CuPy, in the models' Python environment
-    `fused` must be False; on a GPU the ensemble gets along without them. `names` are further names of the fused model,
-    such as those of the public C++ backends, `exatrkxcpu` and `exatrkxgpu`. `places` are the folders of this machine
-    that the server's container has, as for `check`: then an absolute path of the environment is one in it.
-    `out` is replaced as a whole, and only if it was built here. Raises ConfigError for a setting that cannot
-    be, ModelError when the source has a fault or `out` is something else, OutputError when `out` cannot be
-    written.
+    A model that cannot load ends the server. So set `fused` to False if the models' Python environment lacks PyTorch
+    or, on a GPU, CuPy; on a GPU the ensemble needs neither. `names` are additional names of the fused model, such as
+    `exatrkxcpu` and `exatrkxgpu` of the public C++ backends. `places` are the folders of this machine that the
+    server's container mounts, as for `check`; with them, an absolute path of the environment is a path in the
+    container. `out` is replaced as a whole, and only if it was built here or is empty. Raises ConfigError for an
+    invalid setting, ModelError when the source has a fault or `out` is something else, OutputError when `out` cannot
+    be written.
     """
     settings = _valid(
         BuildSettings(
@@ -114,7 +114,7 @@ def build(
 
 
 def _chosen(models: tuple[Model, ...], settings: BuildSettings) -> tuple[Model, ...]:
-    """Return the models that are part of the build, and remove the folders of the others."""
+    """Return the models of the build, and remove the folders of the others."""
     left_out = [
         model for model in models if is_fused(model) and not settings.fused and model.name not in settings.names
     ]
@@ -132,7 +132,7 @@ def _names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _serve_as(repository: Path, names: tuple[str, ...]) -> None:
-    """Put the fused model under further names beside itself, with the same networks."""
+    """Copy the fused model's folder to each additional name; the copies use the same networks."""
     if not names:
         return
     models = read_models(repository)
@@ -149,7 +149,7 @@ def _serve_as(repository: Path, names: tuple[str, ...]) -> None:
 
 
 def _environment(stated: Path, places: Places) -> Path:
-    """Return the absolute path of the environment; raise ModelError when it can be looked for and is not there."""
+    """Return the absolute path of the environment; raise ModelError if it is missing, unless it is in the image."""
     host = on_host(stated, places) if stated.is_absolute() else stated
     if host is not None and not host.exists():
         raise ModelError(f"environment {host.absolute()} does not exist; create it, or omit --environment")
@@ -157,7 +157,7 @@ def _environment(stated: Path, places: Places) -> Path:
 
 
 def _valid(settings: BuildSettings) -> BuildSettings:
-    """Return the settings; raises ConfigError for what cannot be."""
+    """Return the settings; raise ConfigError for an invalid one."""
     if settings.device not in ("cpu", "gpu"):
         raise ConfigError(f"device is {settings.device!r}; use 'cpu' or 'gpu'")
     for name in ("instances", "gpus", "threads"):
@@ -184,7 +184,7 @@ def _refuse_foreign(source: Path, out: Path) -> None:
 
 def _specialise(model: Model, settings: BuildSettings) -> None:
     if model.is_ensemble:
-        return  # Its members carry the instances; Triton refuses an instance_group here.
+        return  # Its steps have the instances; Triton refuses an instance_group in an ensemble.
     config = model.config
     network, onnx, fused = model.backend == "pytorch", runs_onnx(model), is_fused(model)
     if settings.device == "gpu" and WEIGHTS in model.parameters and not onnx:
@@ -199,7 +199,7 @@ def _specialise(model: Model, settings: BuildSettings) -> None:
         config.parameters[THREADS].string_value = str(settings.threads)
     on_gpu = (network or onnx or fused) and settings.device == "gpu"
     kind = ModelInstanceGroup.KIND_GPU if on_gpu else ModelInstanceGroup.KIND_CPU
-    # Triton gives each GPU that many instances of a model of KIND_GPU, and the whole server those of KIND_CPU.
+    # Triton starts `count` instances per GPU for KIND_GPU, and `count` instances per server for KIND_CPU.
     count = settings.instances * (1 if on_gpu or settings.device == "cpu" else settings.gpus)
     del config.instance_group[:]
     config.instance_group.add(count=count, kind=kind)
@@ -209,7 +209,7 @@ def _specialise(model: Model, settings: BuildSettings) -> None:
 
 
 def _run_in_python(model: Model, settings: BuildSettings) -> None:
-    """Turn a model of the PyTorch backend into one of the Python backend that runs the same weights."""
+    """Convert a model of the PyTorch backend to the Python backend, with the same weights."""
     config = model.config
     (weights,) = model.files_needed()
     config.parameters[WEIGHTS].string_value = weights
@@ -217,7 +217,7 @@ def _run_in_python(model: Model, settings: BuildSettings) -> None:
     config.backend = "python"
     config.ClearField("platform")
     config.ClearField("default_model_filename")
-    config.ClearField("model_warmup")  # TorchScriptStage does its own
+    config.ClearField("model_warmup")  # TorchScriptStage warms up by itself
     for version in model.versions():
         write_whole(model.folder / str(version) / "model.py", network_code("TorchScriptStage"))
 

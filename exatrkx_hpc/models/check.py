@@ -1,4 +1,4 @@
-"""Check a model repository for what Triton would refuse, or silently get wrong, before a server starts."""
+"""Check a model repository before a server starts: find faults that Triton refuses or that give wrong results."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from exatrkx_hpc.models.repository import (
 )
 from exatrkx_hpc.tracking.parameters import networks_folder
 
-#: What EXECUTION_ENV_PATH may begin with; Triton puts the model's folder there.
+#: Prefix that EXECUTION_ENV_PATH may have; Triton replaces it with the model's folder.
 _MODEL_FOLDER = "$$TRITON_MODEL_DIRECTORY"
 _PLAIN_FOLDER = "use a folder without spaces, quotes and other special characters of the shell"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One fault of a repository: in which model, what it is, and what to do about it."""
+    """One fault of a repository: the model, the fault and the remedy."""
 
     model: str
     what: str
@@ -43,13 +43,13 @@ class Finding:
 def check(
     repository: Path, *, places: Places = None, environment: Path | None = None, packages: bool = True
 ) -> tuple[Finding, ...]:
-    """Return every fault of a model repository, in the order of the models' names; none for a good one.
+    """Return every fault of a model repository, sorted by model name; empty for a valid repository.
 
-    `places` are the folders of this machine that the server's container has: a path in a configuration is looked for
-    through them, and one of the image is not looked for. `environment` is the Python environment that takes the place
-    of the stated ones. Without `packages` what is packed in it is not compared with what the models need: a build may
-    leave models out, or have them run on something else. Nothing is loaded or started. Raises ModelError when
-    `repository` is not a folder or holds no model.
+    `places` are the folders of this machine that the server's container mounts. They map the paths in a configuration
+    to this machine; paths inside the image are not checked. `environment` replaces the Python environments in the
+    configurations. Without `packages`, the packages in an environment are not compared with those that the models
+    need, because a build may leave models out or change their backend. Nothing is loaded or started. Raises ModelError
+    when `repository` is not a folder or holds no model.
     """
     findings: list[Finding] = []
     models: dict[str, Model] = {}
@@ -87,7 +87,7 @@ def _ensemble_findings(model: Model, models: Mapping[str, Model], unreadable: se
 
 
 def _own_faults(model: Model) -> Iterator[Finding]:
-    """Yield the faults that can be seen in a model's own folder."""
+    """Yield the faults of a model's own folder."""
 
     def finding(what: str, remedy: str) -> Finding:
         return Finding(model=model.name, what=what, remedy=remedy)
@@ -148,7 +148,7 @@ def _environment_faults(
 
 
 def _package_faults(model: Model, path: Path, packages: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield what an environment that was packed here lacks for a model, or has too new."""
+    """Yield the packages that a packed environment lacks for a model, or has in a version that is too new."""
     onnx, on_gpu = runs_onnx(model), any(g.kind == ModelInstanceGroup.KIND_GPU for g in model.config.instance_group)
     if onnx or (is_fused(model) and onnx_networks(networks_folder(model.folder, model.parameters))):
         yield from _onnxruntime_faults(model, path, packages, on_gpu=on_gpu)
@@ -172,7 +172,7 @@ def _onnxruntime_faults(
     model: Model, path: Path, packages: Mapping[str, str], *, on_gpu: bool
 ) -> Iterator[tuple[str, str]]:
     wanted = "onnxruntime-gpu" if on_gpu else "onnxruntime"
-    # The build for GPUs runs on a CPU, too.
+    # The GPU build also runs on a CPU.
     if not {wanted, "onnxruntime-gpu"} & set(packages):
         yield f"the Python environment {path} has no {wanted}", f"pack it with --package {wanted}{_without(model)}"
 

@@ -1,6 +1,6 @@
-"""Inspect the code of a Python model: which of our stages it is, what it reads, and what it imports.
+"""Inspect the code of a Python model: its stage class, the parameters that it reads, and its imports.
 
-Nothing is imported or run.
+The code is parsed, not imported or run.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from pathlib import Path
 from exatrkx_hpc.models.repository import Model
 
 _SERVING = "exatrkx_hpc.tracking.serving"
-#: Which parameters of config.pbtxt each of our stages reads, by the class that its model.py names.
+#: The parameters of config.pbtxt that each stage of this package reads, by the class that its model.py imports.
 READS = {
     "FrnnStage": ("radius", "max_neighbours", "edge_order"),
     "ApplyFilterStage": ("cut", "scores"),
     "WccStage": ("cut", "scores"),
     "FusedStage": ("radius", "max_neighbours", "filter_cut", "gnn_cut", "scores", "edge_order"),
 }
-#: Packages that need a GPU and its driver, at the latest at their first use.
+#: Packages that need a GPU and its driver, on import or on first use.
 _GPU_PACKAGES = frozenset({"cudf", "cugraph", "cuml", "cupy", "cupyx", "pycuda", "pylibcugraph", "pylibraft", "rmm"})
 _GPU_MODULES = ("numba.cuda",)
 
-#: The whole model.py of a network that Triton's Python backend runs.
+#: The complete model.py of a network that Triton's Python backend runs.
 _NETWORK = '''"""Triton loads this; the package exatrkx_hpc must be on the PYTHONPATH of the server.
 
 The Python inside Triton 2.51 passes over that variable, hence the line that reads it.
@@ -45,7 +45,7 @@ def network_code(stage: str) -> str:
 
 
 def stage_of(model: Model) -> str:
-    """Return the class of ours, such as `FrnnStage`, that a model's served code takes from this package, or ''."""
+    """Return the stage class of this package that a model's served code imports, such as `FrnnStage`, or ''."""
     for path in _served_code(model):
         for node in ast.walk(_parsed(path)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_SERVING):
@@ -54,14 +54,15 @@ def stage_of(model: Model) -> str:
 
 
 def runs_onnx(model: Model) -> bool:
-    """Say whether a model is a network of an ONNX file, run by our own stage."""
+    """Return whether a model is an ONNX network that OnnxStage of this package runs."""
     return stage_of(model) == "OnnxStage"
 
 
 def reads(model: Model, parameter: str) -> bool:
-    """Say whether the code of `model` reads this parameter of its config.pbtxt.
+    """Return whether the code of `model` reads this parameter of its config.pbtxt.
 
-    Ours is known by its class; a site's own is taken to read a parameter whose name stands in it as a string.
+    A stage of this package is known by its class. A site's own code is assumed to read a parameter if it contains the
+    parameter's name as a string.
     """
     if stage := stage_of(model):
         return parameter in READS.get(stage, ())
@@ -70,9 +71,9 @@ def reads(model: Model, parameter: str) -> bool:
 
 
 def gpu_code(model: Model) -> str:
-    """Return where the code of `model` wants a GPU, such as `1/model.py line 3 imports cupy`, or '' if nowhere.
+    """Return where the code of `model` requires a GPU, such as `1/model.py line 3 imports cupy`, or ''.
 
-    What stands in an `if`, or in a `try` that catches the failure, has another way to go and does not count.
+    Code in an `if`, or in a `try` that catches the failure, is ignored, because it has an alternative.
     """
     for path in _all_code(model):
         for line, what in _wants_gpu(_parsed(path)):
@@ -81,7 +82,7 @@ def gpu_code(model: Model) -> str:
 
 
 def _wants_gpu(node: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield the lines below `node` that want a GPU in any case, and what they do."""
+    """Yield line number and action of the code below `node` that always requires a GPU."""
     if isinstance(node, ast.If | ast.IfExp):
         return
     if isinstance(node, ast.Try) and any(_catches_failure(handler) for handler in node.handlers):
@@ -114,21 +115,21 @@ def _catches_failure(handler: ast.ExceptHandler) -> bool:
 
 
 def _served_code(model: Model) -> Iterator[Path]:
-    """Yield the file that the Python backend loads, of each version that is served."""
+    """Yield the file that the Python backend loads, for each served version."""
     if model.backend == "python":
         name = model.config.default_model_filename or "model.py"
         yield from (model.folder / str(version) / name for version in model.served())
 
 
 def _all_code(model: Model) -> Iterator[Path]:
-    """Yield that file and the modules beside it."""
+    """Yield the file that the Python backend loads and the modules beside it, for each served version."""
     for path in _served_code(model):
         yield path
         yield from (other for other in sorted(path.parent.rglob("*.py")) if other != path)
 
 
 def _parsed(path: Path) -> ast.AST:
-    """Return the file's tree; an empty one where it is missing or not Python that this version knows."""
+    """Return the file's syntax tree; an empty one if the file is missing or this Python cannot parse it."""
     try:
         return ast.parse(path.read_bytes())
     except (OSError, ValueError, SyntaxError):

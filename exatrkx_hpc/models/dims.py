@@ -14,7 +14,7 @@ from exatrkx_hpc.tracking.features import FEATURES_FILE, Features
 
 
 def set_features(repository: Path, file: Path, features: Features) -> None:
-    """Write the file of features, and let the configurations say how wide a hit is."""
+    """Write the features file, and set the width of a hit in the configurations."""
     write_whole(repository / FEATURES_FILE, file.read_bytes())
     for model in read_models(repository):
         tensor = HITS.get(model.name) or ("FEATURES" if is_fused(model) or model.is_ensemble else None)
@@ -26,7 +26,7 @@ def set_features(repository: Path, file: Path, features: Features) -> None:
 
 
 def feed_hits(repository: Path, width: int) -> None:
-    """Give frnn the hits as a second input, also in the ensembles, where it has not got them yet."""
+    """Add the hits as a second input of frnn, and map it in the ensembles, where it is missing."""
     config = read_config(repository / "frnn" / CONFIG)
     if all(entry.name != "INPUT1" for entry in config.input):
         config.input.add(name="INPUT1", data_type=DataType.TYPE_FP32, dims=[-1, width], optional=True)

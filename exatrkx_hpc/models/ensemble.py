@@ -12,7 +12,7 @@ Fault = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class _Tensor:
-    """A tensor's type, shape (-1 is any size), and who declares it, in words."""
+    """A tensor's type, its shape (-1 is any size), and the place of its declaration in words."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -32,7 +32,7 @@ class _Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class _Step:
-    """One step of an ensemble: its member, and the ensemble's tensors that its inputs and outputs are."""
+    """One step of an ensemble: its model (`member`), and the ensemble tensor of each input and output."""
 
     member: str
     config: ModelConfig
@@ -43,10 +43,10 @@ class _Step:
 def ensemble_faults(
     name: str, configs: Mapping[str, ModelConfig], *, unreadable: Collection[str] = ()
 ) -> tuple[Fault, ...]:
-    """Return the faults of the ensemble `name` as pairs (what, remedy); none when it fits together.
+    """Return the faults of the ensemble `name` as pairs (what, remedy); empty for a consistent ensemble.
 
-    `configs` are the models of the repository that could be read, by name; a member among `unreadable` is
-    there, but its faults hide what it has to do with the others, so nothing is said of them.
+    `configs` are the readable models of the repository, by name. `unreadable` are models that exist, but whose
+    configuration cannot be read. If a step is one of them, the flow of tensors is not checked.
     """
     ensemble = configs[name]
     steps = [
@@ -78,7 +78,7 @@ def ensemble_faults(
 
 
 def _map_faults(step: _Step) -> Iterator[Fault]:
-    """Yield what is wrong between a step's maps and the tensors that its member really has."""
+    """Yield the mismatches between a step's maps and the inputs and outputs of its model."""
     fix = f"correct the maps of the step {step.member}"
     inputs = {entry.name: entry for entry in step.config.input}
     for unknown in sorted(step.inputs.keys() - inputs.keys()):
@@ -91,7 +91,7 @@ def _map_faults(step: _Step) -> Iterator[Fault]:
 
 
 def _flow_faults(ensemble: ModelConfig, steps: list[_Step]) -> Iterator[Fault]:
-    """Yield what is wrong on the way from the ensemble's inputs through its steps to its outputs."""
+    """Yield the faults in the flow of tensors from the ensemble's inputs through its steps to its outputs."""
     made: dict[str, _Tensor | None] = {
         entry.name: _tensor(ensemble, entry, "input of the ensemble") for entry in ensemble.input
     }
@@ -115,7 +115,7 @@ def _flow_faults(ensemble: ModelConfig, steps: list[_Step]) -> Iterator[Fault]:
 
 
 def _meeting_faults(name: str, made: Mapping[str, _Tensor | None], tensor: _Tensor | None) -> Iterator[Fault]:
-    """Yield what is wrong where `tensor` takes what the ensemble calls `name`; None is what the maps misname."""
+    """Yield a fault if `tensor` cannot take the ensemble tensor `name`; None, a wrong name in a map, is skipped."""
     if tensor is None:
         return
     if name not in made:
@@ -127,7 +127,7 @@ def _meeting_faults(name: str, made: Mapping[str, _Tensor | None], tensor: _Tens
 
 
 def _loop_faults(made: set[str], ready: set[str], steps: list[_Step]) -> Iterator[Fault]:
-    """Yield a fault if steps wait for each other: run whatever can run, and see what is left."""
+    """Yield a fault if steps wait for each other: take every step that can run, and report the remaining ones."""
     waiting = list(steps)
     while runnable := [step for step in waiting if ready.issuperset(made.intersection(step.inputs.values()))]:
         for step in runnable:

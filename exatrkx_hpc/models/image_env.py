@@ -1,7 +1,7 @@
 """Make a Python environment of the models for an image: packages for the image's own interpreter.
 
-NVIDIA's images have numpy and nothing else that models need. The interpreter stays in the image, so that nothing is
-packed that would have to fit its libc, and the machine that makes the environment needs no Python of its version.
+Of the packages that models need, NVIDIA's images contain only numpy. The environment uses the interpreter of the image,
+so no packed interpreter has to fit the image's libc, and this machine needs no Python of the image's version.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.process import run
 from exatrkx_hpc.models.pack_env import ACTIVATE, MANIFEST, NEEDED, environment_aside
 
-#: What an image's python3 is asked; the last line of its answer counts, because an image may print a banner.
+#: Code for the image's python3. Only the last line of its output counts, because an image may print a banner.
 QUESTION = (
     "import json, os, sys; "
     "print(json.dumps(['%d.%d' % sys.version_info[:2], os.path.realpath(sys.executable or '/usr/bin/python3')]))"
 )
-#: Wheels that run on the glibc of every image of the last years; pip takes the newest that there is.
+#: Platforms of wheels that run on the glibc of every recent image; pip takes the newest wheel.
 _PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 #: For CUDA 12, which the images of the profiles have. Not tested on a GPU.
 _FUSED_ON_GPU = ("torch<2.9", "cupy-cuda12x<14")
-#: Packages may be big, and a network slow.
+#: Timeout of pip (s): packages may be large and the network slow.
 _PIP_DEADLINE = 1800.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePython:
-    """The Python of an image: its version, such as `3.10`, and where it is in there."""
+    """The Python of an image: its version, such as `3.10`, and its path in the image."""
 
     version: str
     executable: str
 
 
 def read_answer(text: str) -> ImagePython | None:
-    """Return what an image's python3 answered to QUESTION, or None when it answered something else."""
+    """Return the Python from the output of QUESTION, or None if the output is something else."""
     try:
         version, executable = json.loads(text.strip().splitlines()[-1])
     except (IndexError, ValueError, TypeError):
@@ -49,9 +49,9 @@ def read_answer(text: str) -> ImagePython | None:
 
 
 def needed(device: str, *, fused: bool = True) -> tuple[str, ...]:
-    """Return what the models import.
+    """Return the packages that the models need, as requirements for pip.
 
-    The networks run in Triton's own PyTorch backend on a GPU; on a CPU, and in the fused model, they need PyTorch.
+    On a GPU, the networks run in Triton's own PyTorch backend. On a CPU and in the fused model, they need PyTorch.
     """
     plain = tuple("numpy<2" if name == "numpy" else name for name in NEEDED)
     if device == "cpu":
@@ -60,10 +60,10 @@ def needed(device: str, *, fused: bool = True) -> tuple[str, ...]:
 
 
 def make_environment(out: Path, python: ImagePython, packages: Sequence[str]) -> None:
-    """Write an environment of `python` with the newest `packages` from PyPI to the folder `out`, which is not there.
+    """Write an environment of `python` with the newest `packages` from PyPI to the new folder `out`.
 
-    It is a venv whose interpreter is the image's; it works in the image and nowhere else. Raises ModelError when the
-    packages cannot be had for that Python, or `out` cannot be written.
+    The environment is a venv with the image's interpreter, so it works only in the image. Raises ModelError when the
+    packages are not available for that Python, or `out` cannot be written.
     """
     with environment_aside(out) as aside:
         _fetch(aside / "lib" / f"python{python.version}" / "site-packages", python, packages, out)

@@ -27,15 +27,15 @@ from exatrkx_hpc.tracking.features import Features, parse_features, read_feature
 from exatrkx_hpc.tracking.onnx_network import ONNX_WEIGHT
 from exatrkx_hpc.tracking.parameters import SCORES
 
-#: Says where the weights of a repository came from; Triton looks at folders only.
+#: Records the source of a repository's weights. Triton ignores files in a repository.
 RECORD = ".exatrkx-hpc-weights.json"
 #: A parameter of Triton's PyTorch backend.
 _FUSER = "ENABLE_TENSOR_FUSER"
-#: Which tensors carry a network's answer, beside its own output: (model, tensor).
+#: The input that takes each network's output: (model, tensor).
 _TAKERS = {"embed": ("frnn", "INPUT0"), "filter": ("applyfilter", "FILTER_SCORES"), "gnn": ("wcc", "INPUT1")}
 
 
-#: Which constants a network's answers are compared with.
+#: The constants that determine how each network's output is judged.
 _COMPARED = {
     "embed": ("radius", "max_neighbours"),
     "filter": ("filter_cut", "scores", "edge_order"),
@@ -45,7 +45,7 @@ _COMPARED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Installed:
-    """What `install` did: the repository, the signature of each new network, the constants it set, and warnings."""
+    """Result of `install`: the repository, the signature of each new network, the constants it set, and warnings."""
 
     path: Path
     networks: tuple[Signature, ...]
@@ -65,18 +65,17 @@ def install(
 ) -> Installed:
     """Put `weights` (embed, filter, gnn) and `constants` (as in PipelineSettings) into the repository `out`.
 
-    Where `out` is not there it is made from `source`, and then wants all three networks. Each file is checked on
-    a sample first, and all of them together on `samples`, by default simulated events: a network whose answers no good
-    one gives (all equal, all on one side of the cut, probabilities where logits are expected) is refused.
-    `features` is a file
-    that says what a hit is. `places` are as for `check`.
+    A new `out` is created from `source`; then `weights` must have all three networks or none. Each file is first
+    checked on a sample, then all networks run on `samples`, by default simulated events. A network is refused if its
+    output cannot be right: all values equal, all on one side of the cut, or probabilities where logits are expected.
+    `features` is a file that defines the columns of a hit. `places` are as for `check`.
 
-    The repository is replaced as a whole at the end; when anything is refused or fails, it stays as it was. Version 1
-    of each model is replaced, so that the three always belong together; the files that were there before are not
-    kept. Afterwards `build` does not take the folder for one of its own any more.
+    The repository is replaced as a whole at the end; if anything is refused or fails, it stays unchanged. Version 1 of
+    each model is replaced, so that the three networks always belong together; the previous files are not kept.
+    Afterwards `build` no longer treats the folder as one that it built.
 
-    Raises ConfigError for a constant that makes no sense, or when there is nothing to do; ModelError when a file or
-    the repository cannot be used; OutputError when `out` cannot be written; MissingComponent without PyTorch.
+    Raises ConfigError for an invalid constant, or when there is nothing to install; ModelError when a file or the
+    repository cannot be used; OutputError when `out` cannot be written; MissingComponent without PyTorch.
     """
     check_settings(constants)
     out = out.resolve()  # the folder that a link points to is replaced, not the link
@@ -103,7 +102,7 @@ def install(
 
 
 def _base(out: Path, source: Path, weights: Mapping[str, Path]) -> Path:
-    """Return the repository to start from: `out` itself, or `source` where `out` is new."""
+    """Return the repository to start from: `out` itself, or `source` if `out` is new."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         read_models(out)
         return out
@@ -118,7 +117,7 @@ def _base(out: Path, source: Path, weights: Mapping[str, Path]) -> Path:
 
 
 def _put(repository: Path, network: Signature) -> None:
-    """Put the file in its place, and let the configuration say the shape of its answer."""
+    """Copy the file into the repository, and set the shape of its output in the configurations."""
     model = read_model(repository / network.model)
     if model.versions() != (1,):
         found = ", ".join(map(str, model.versions())) or "none"
@@ -146,10 +145,10 @@ def _put(repository: Path, network: Signature) -> None:
 
 
 def _run_onnx(model: Model) -> None:
-    """Let our stage for ONNX files in the Python backend run the model, on the kind of device that it has."""
+    """Configure the model for OnnxStage in the Python backend; its kind of device stays the same."""
     config = model.config
     for field in ("platform", "default_model_filename", "model_warmup"):
-        config.ClearField(field)  # the stage runs a sample of its own
+        config.ClearField(field)  # OnnxStage runs its own sample
     config.backend = "python"
     config.parameters.pop(_FUSER, None)
     config.parameters[WEIGHTS].string_value = ONNX_WEIGHT
@@ -159,7 +158,7 @@ def _run_onnx(model: Model) -> None:
 
 
 def _features(base: Path, file: Path | None) -> Features:
-    """Return what a hit is by this file, or else in the repository `base`."""
+    """Return the features of this file or, without a file, of the repository `base`."""
     try:
         return parse_features(file) if file is not None else read_features(base)
     except ValueError as error:
@@ -167,7 +166,7 @@ def _features(base: Path, file: Path | None) -> Features:
 
 
 def _record(repository: Path, networks: tuple[Signature, ...]) -> None:
-    """Write where the weights came from, beside what earlier installs said of the others."""
+    """Record the source of the new weights; keep the entries of the other networks."""
     path = repository / RECORD
     try:
         known = json.loads(path.read_text())
@@ -193,9 +192,9 @@ def _tried(
     samples: Sequence[Sample],
     features: Features,
 ) -> Iterator[str]:
-    """Run the repository's networks on samples; raise ModelError for one that is of no use, yield other remarks.
+    """Run the repository's networks on samples; raise ModelError for an unusable network, yield other remarks.
 
-    Refused is only what this call puts in: a network, or the constant that its answers are compared with.
+    Only what this call installs is refused: a network, or a constant that determines how its output is judged.
     """
     files = _network_files(repository)
     if files is None or not (networks or _can_try()):
@@ -213,7 +212,7 @@ def _tried(
 
 
 def _network_files(repository: Path) -> dict[str, Path] | None:
-    """Return the file of each network, None unless the repository has the stages of our pipeline."""
+    """Return the file of each network; None if the repository lacks a stage of the pipeline or a network file."""
     if not all((repository / name).is_dir() for name in (*NETWORK_NAMES, *(stage for stage, _ in CONSTANTS.values()))):
         return None
     files = {}

@@ -16,15 +16,15 @@ from exatrkx_hpc.tracking.onnx_network import NoOnnxruntime, OnnxNetwork, load_o
 
 
 def is_onnx(path: Path) -> bool:
-    """Say whether a file is ONNX by its content, or at least called so and no TorchScript archive."""
+    """Return whether a file is ONNX by its content, or by its name if it is not a TorchScript archive."""
     return looks_like_onnx(path) or (path.suffix == ".onnx" and not zipfile.is_zipfile(path))
 
 
 def load_network_file(name: str, path: Path, *, features: Features = DEFAULT_FEATURES, evaluate: bool = True) -> Any:  # noqa: ANN401 - torch is optional
-    """Return the network of a file as a function of torch's tensors on the CPU; `name` is the model's.
+    """Return the network of a file as a function of torch tensors on the CPU; `name` is the model's name.
 
-    A TorchScript module is as `load_torchscript` gives it. Raises ModelError when the file cannot be read, is something
-    else or, being ONNX, does not fit; MissingComponent without PyTorch or onnxruntime.
+    `load_torchscript` loads TorchScript files. Raises ModelError when the file cannot be read, has another format or,
+    for ONNX, does not fit the model; MissingComponent without PyTorch or onnxruntime.
     """
     if not is_onnx(path):
         return load_torchscript(name, path, evaluate=evaluate)
@@ -41,9 +41,9 @@ def load_network_file(name: str, path: Path, *, features: Features = DEFAULT_FEA
 
 
 def _load_alone(path: Path, *, inputs: int, features: Features) -> OnnxNetwork:
-    """Load a copy of the file, without what lies beside it: nothing but the file goes into a repository."""
+    """Load a copy of the file without the files beside it, because only the file goes into a repository."""
     if not path.is_file():
-        return load_onnx(path, inputs=inputs, features=features)  # says what is wrong
+        return load_onnx(path, inputs=inputs, features=features)  # raises ValueError with the reason
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copyfile(path, Path(folder) / path.name))
         try:

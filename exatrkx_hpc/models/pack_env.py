@@ -1,7 +1,7 @@
 """Pack a relocatable Python environment for the models of Triton's Python backend.
 
-A plain venv points at the Python that made it, which a container does not have. What is packed here carries
-its interpreter, its standard library and the libraries that these need, and nothing else of the machine.
+A plain venv points to the Python that made it, which a container does not have. A packed environment contains the
+interpreter, the standard library and the shared libraries that these need, and nothing else of the machine.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from exatrkx_hpc.base.process import run
 from exatrkx_hpc.models.packages import Package, find_packages, plain_name
 from exatrkx_hpc.models.replace import folder_aside
 
-#: What the models of `tracking` import; networks on a CPU need torch as well.
+#: Packages that the models of `tracking` import; networks on a CPU also need torch.
 NEEDED = ("numpy", "scipy")
-#: What says that a folder was packed here and may be replaced; it also tells what is in it.
+#: Marks a folder that was packed here and may be replaced; lists its packages.
 MANIFEST = "exatrkx-environment.json"
 _ARCHIVES = (".tar.gz", ".tgz")
 _NOT_PACKED = (
     *("site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3"),
     *("_tkinter*", "_test*", "_ctypes_test*", "xxlimited*", "config-*"),
 )
-#: Part of glibc or of the compiler, which must be the image's own.
+#: Libraries of glibc and of the compiler; they must come from the image.
 _OF_THE_IMAGE = (
     *("linux-vdso", "ld-linux", "libc.", "libm.", "libpthread.", "libdl.", "librt.", "libutil."),
     *("libresolv.", "libanl.", "libmvec.", "libgcc_s.", "libstdc++."),
@@ -49,7 +49,7 @@ print(json.dumps({
     "packages": [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")],
 }))
 """
-#: Where the interpreter itself, outside of any venv, looks for packages: Debian's has a place of its own.
+#: Prints the package folder of the interpreter outside of any venv; Debian has its own.
 _ASK_PLACE = "import os, site, sys; print(os.path.relpath(site.getsitepackages()[-1], sys.prefix))"
 _CHECK = """
 import json, sys
@@ -74,7 +74,7 @@ unset _environment
 
 @dataclass(frozen=True, kw_only=True)
 class PackedEnvironment:
-    """What was packed: where it is, for which Python, from which glibc on, and the packages in it."""
+    """A packed environment: its path, its Python version, the oldest glibc that it runs on, and its packages."""
 
     path: Path
     python: str
@@ -84,10 +84,10 @@ class PackedEnvironment:
 
 @dataclass(frozen=True, kw_only=True)
 class _Python:
-    """What an interpreter says about itself.
+    """Facts about an interpreter.
 
-    `shared` is its libpython, '' when it has none; `packages` are the folders of packages of the environment that
-    it belongs to, `place` is where one without an environment looks for them, below its prefix.
+    `shared` is its libpython, or ''. `packages` are the package folders of its environment. `place` is the package
+    folder of the interpreter outside of any environment, relative to its prefix.
     """
 
     version: str
@@ -102,17 +102,17 @@ class _Python:
 
     @property
     def home(self) -> str:
-        """Where its standard library lies in an environment."""
+        """The folder of its standard library, relative to the environment."""
         return f"{self.library_folder}/python{self.version}"
 
 
 def pack_environment(out: Path, *, python: Path, packages: Sequence[str] = NEEDED) -> PackedEnvironment:
-    """Write the interpreter `python` with `packages` and what they require to `out`; return what is in it.
+    """Write the interpreter `python` with `packages` and their requirements to `out`; return the contents.
 
-    `out` is a folder, or an archive when its name ends with .tar.gz; either may be moved afterwards, and is
-    what EXECUTION_ENV_PATH of a model may name. It is replaced only if it was packed here. The packages are
-    taken from the environment that `python` belongs to; nothing is downloaded. The environment is tried before
-    it is put in place. Raises ModelError when a package is missing or would not work inside Triton.
+    `out` is a folder, or an archive if its name ends with .tar.gz or .tgz. Both can be moved, and both are valid for
+    EXECUTION_ENV_PATH of a model. A folder is replaced only if it was packed here or is empty; an archive is always
+    replaced. The packages come from the environment of `python`; nothing is downloaded. The environment is tested
+    before it is moved to `out`. Raises ModelError when a package is missing or would not work inside Triton.
     """
     _refuse_foreign(out)
     what = _ask(python)
@@ -129,7 +129,7 @@ def pack_environment(out: Path, *, python: Path, packages: Sequence[str] = NEEDE
 
 @contextlib.contextmanager
 def environment_aside(out: Path) -> Iterator[Path]:
-    """Give a folder beside `out` to make an environment in; at the end it goes with what is left in it.
+    """Yield a temporary folder beside `out` in which to make an environment; remove the folder at the end.
 
     Raises ModelError when something cannot be written.
     """
@@ -167,7 +167,7 @@ def _ask(python: Path) -> _Python:
 
 
 def _refuse_numpy_2(packages: Sequence[Package], python: Path) -> None:
-    """Raise ModelError for a numpy 2 that no model could use: with torch, the networks and the fused model can."""
+    """Raise ModelError for numpy 2 without torch: only the networks and the fused model support it, with torch."""
     if "torch" in {package.name for package in packages}:
         return
     for package in packages:
@@ -180,7 +180,7 @@ def _refuse_numpy_2(packages: Sequence[Package], python: Path) -> None:
 
 
 def packed_packages(environment: Path) -> dict[str, str]:
-    """Return name and version of each package of an environment that was packed here; none for any other folder."""
+    """Return name and version of each package of a packed environment; empty for any other folder."""
     try:
         facts = json.loads((environment / MANIFEST).read_text())
         return {str(name): str(version) for name, version in facts["packages"].items()}
@@ -189,7 +189,7 @@ def packed_packages(environment: Path) -> dict[str, str]:
 
 
 def _write(folder: Path, python: _Python, packed: PackedEnvironment) -> None:
-    """Lay the environment out in `folder`; symbolic links of the source become what they point to."""
+    """Write the environment to `folder`; symbolic links of the source are replaced by their targets."""
     home = folder / python.home
     for source in dict.fromkeys((python.standard_library, python.platform_library)):
         ignore = shutil.ignore_patterns(*_NOT_PACKED)
@@ -211,7 +211,7 @@ def _write(folder: Path, python: _Python, packed: PackedEnvironment) -> None:
 
 
 def _copy_libraries(programs: Sequence[Path], folder: Path) -> None:
-    """Copy the libraries of this machine that the programs load, but those that every image has of its own."""
+    """Copy the shared libraries that the programs load, except those that every image has."""
     done = run(["ldd", *map(str, programs)])
     for line in done.stdout.splitlines():
         name, arrow, rest = line.strip().partition(" => ")
@@ -221,7 +221,7 @@ def _copy_libraries(programs: Sequence[Path], folder: Path) -> None:
 
 
 def _try(folder: Path, modules: Sequence[str]) -> None:
-    """Import the modules in the environment as Triton would, and see that they come from there."""
+    """Import the modules in the environment as Triton would, and check that they are loaded from it."""
     command = 'source "$1/bin/activate" && shift && exec python3 -I -c "$@"'
     argv = ["bash", "-c", command, "bash", str(folder), _CHECK, *modules]
     done = run(argv, timeout=300)
@@ -234,7 +234,7 @@ def _try(folder: Path, modules: Sequence[str]) -> None:
 
 
 def _put(fresh: Path, out: Path, aside: Path) -> None:
-    """Put the finished environment in the place of `out`, packed as an archive if that is its name."""
+    """Move the finished environment to `out`, as an archive if `out` has an archive's name."""
     fresh.chmod(0o755)  # Triton may run as another user than the one who packs.
     if _is_archive(out):
         whole = aside / "archive"

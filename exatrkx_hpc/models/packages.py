@@ -14,7 +14,7 @@ from exatrkx_hpc.base.errors import ModelError
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """An installed package: its name as pip writes it, its version, and where its files are."""
+    """An installed package: its normalised name, its version, its folder and its files."""
 
     name: str
     version: str
@@ -23,26 +23,26 @@ class Package:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The names that it is imported by."""
+        """The names of its top-level modules."""
         packages = {file.parts[0] for file in self.files if len(file.parts) == 2 and file.name == "__init__.py"}
         return tuple(
             sorted(packages | {file.stem for file in self.files if len(file.parts) == 1 and file.suffix == ".py"})
         )
 
     def copy(self, target: Path) -> None:
-        """Copy the files to `target` as they lie in the package's own folder; programs in bin are left out."""
+        """Copy the files to `target` with the same relative paths; programs in bin are left out."""
         for file in self.files:
             source, copy = self.folder / file, target / file
             if ".." not in file.parts and source.is_file():
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source, copy)  # with its time, so that its byte code stays valid
+                shutil.copy2(source, copy)  # keeps its modification time, so that its byte code stays valid
 
 
 def find_packages(folders: Sequence[Path], names: Sequence[str], *, python: Path) -> tuple[Package, ...]:
-    """Return the packages `names`, and what they require, from an environment's folders of packages.
+    """Return the packages `names` and their requirements from an environment's package folders.
 
-    A requirement that is not installed is passed over: it is for another system, or an extra. Raises ModelError
-    when one of `names` is missing, or when one is installed as a link to its sources.
+    A requirement that is not installed is skipped: it is for another system, or an extra. Raises ModelError when one
+    of `names` is missing, or when a package has no file list or is installed as a link to its sources.
     """
     there = {plain_name(one.name): one for one in distributions(path=[str(folder) for folder in reversed(folders)])}
     wanted, chosen = list(names), dict[str, Package]()

@@ -1,8 +1,8 @@
-"""The pipeline of a repository: what its stages, its fused model and direct inference must have in common.
+"""The pipeline of a repository: the weights and constants that its stages, fused models and direct inference share.
 
-The weights are those of `embed`, `filter` and `gnn`; the constants are parameters of `frnn`, `applyfilter` and
-`wcc`, and, a second time, of a fused model. A model is a fused one when its parameter `networks` names the folder
-of the three networks.
+The weights are those of `embed`, `filter` and `gnn`. The constants are parameters of `frnn`, `applyfilter` and `wcc`,
+and are repeated as parameters of a fused model. A Python model is a fused model if it has the parameter `networks`,
+the folder of the three networks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from exatrkx_hpc.tracking.parameters import SCORES, networks_folder, scores_of, 
 if TYPE_CHECKING:
     from exatrkx_hpc.tracking.pipeline import Pipeline
 
-#: Which stage's parameter each field of PipelineSettings is.
+#: The stage and its parameter for each field of PipelineSettings.
 CONSTANTS = {
     "radius": ("frnn", "radius"),
     "max_neighbours": ("frnn", "max_neighbours"),
@@ -35,7 +35,7 @@ CONSTANTS = {
     "gnn_cut": ("wcc", "cut"),
     "edge_order": ("frnn", "edge_order"),
 }
-#: Which input of each stage is hits.
+#: The input of each stage that takes the hits.
 HITS = {"embed": "INPUT__0", "frnn": "INPUT1", "filter": "INPUT__0", "gnn": "INPUT__0", "wcc": "INPUT2"}
 #: The stages that compare a network's scores with a cut.
 SCORED = ("applyfilter", "wcc")
@@ -45,9 +45,8 @@ _SAME = "set the parameter scores of both to what the networks give (models inst
 def load_pipeline(repository: Path, *, device: str = "cpu") -> Pipeline:
     """Return the pipeline of a model repository, with its weights and its constants, to run without a server.
 
-    `device` is torch's name of where it runs, such as `cuda:0`.
-    Raises ModelError for a repository that lacks a network or a stage, or has one that cannot be used, and
-    MissingComponent without PyTorch and SciPy.
+    `device` is a torch device, such as `cuda:0`. Raises ModelError when a network or a stage is missing or unusable,
+    MissingComponent without PyTorch, SciPy or, for ONNX networks, onnxruntime.
     """
     settings = require_pipeline(repository)
     from exatrkx_hpc.tracking.pipeline import Pipeline
@@ -62,29 +61,30 @@ def load_pipeline(repository: Path, *, device: str = "cpu") -> Pipeline:
 
 
 def load_tracker(repository: Path) -> Callable[[Float32], Int64]:
-    """Return a function from hits, float32 `[N, 3]`, to labels, int64 `[N]`: one thread of the CPU, no server.
+    """Return a function from hits, float32 `[N, 3]`, to labels, int64 `[N]`; it uses one CPU thread and no server.
 
-    It raises ModelError for hits that the pipeline cannot use. Raises what `load_pipeline` raises.
+    The function raises ModelError for invalid hits. Raises the errors of `load_pipeline`.
     """
     keep_freed_memory()
     pipeline = load_pipeline(repository)
     import torch
 
-    torch.set_num_threads(1)  # of this process: there are as many of them as there are to be threads
+    torch.set_num_threads(1)  # per process: parallel work uses several processes
 
     def find(hits: Float32) -> Int64:
         try:
             return pipeline.find_tracks(hits, name="FEATURES")
-        except (ValueError, RuntimeError, torch.jit.Error) as error:  # a TorchScript program's own raise
+        except (ValueError, RuntimeError, torch.jit.Error) as error:  # the last: a `raise` in TorchScript
             raise ModelError(f"direct: {reason(error)}") from error
 
     return find
 
 
 def require_pipeline(repository: Path) -> PipelineSettings:
-    """Return the constants of a repository that `load_pipeline` can use, as far as that is seen at a glance.
+    """Return the constants of a repository after a quick check that `load_pipeline` can use it.
 
-    Raises ModelError when a stage or a weight is missing, MissingComponent when PyTorch or SciPy is.
+    Raises ModelError when a stage or a weight is missing, MissingComponent without PyTorch, SciPy or, for ONNX
+    networks, onnxruntime.
     """
     if not repository.is_dir():
         remedy = f"build it with 'exatrkx-hpc models build --device cpu --out {repository}'"
@@ -104,7 +104,7 @@ def require_pipeline(repository: Path) -> PipelineSettings:
 
 
 def pipeline_digest(repository: Path) -> str:
-    """Return the SHA-256 (hexadecimal) of a pipeline's weights and constants; raises what `require_pipeline` does."""
+    """Return the SHA-256 (hexadecimal) of a pipeline's weights and constants; raises as `require_pipeline` does."""
     digest = hashlib.sha256(repr(require_pipeline(repository)).encode())
     for name in NETWORK_NAMES:
         digest.update(network_file(repository / name / "1").read_bytes())
@@ -114,7 +114,7 @@ def pipeline_digest(repository: Path) -> str:
 def pipeline_settings(repository: Path) -> PipelineSettings:
     """Return the constants that the stages of a repository have in their config.pbtxt.
 
-    Raises ModelError when a stage is missing, a constant is not a number, or two stages differ in what scores are.
+    Raises ModelError when a stage is missing, a constant is not valid, or applyfilter and wcc differ in `scores`.
     """
     stages = {stage: read_model(repository / stage).parameters for stage, _ in CONSTANTS.values()}
     stated = {
@@ -131,7 +131,7 @@ def pipeline_settings(repository: Path) -> PipelineSettings:
 
 
 def feature_faults(repository: Path, models: Mapping[str, Model]) -> Iterator[tuple[str, str, str]]:
-    """Yield where a model takes hits of another width than the repository's features, as (model, what, remedy)."""
+    """Yield the conflicts between the models and the repository's features, as (model, what, remedy)."""
     try:
         features = read_features(repository)
     except ValueError as error:
@@ -154,7 +154,7 @@ def feature_faults(repository: Path, models: Mapping[str, Model]) -> Iterator[tu
 
 
 def score_faults(models: Mapping[str, Model]) -> Iterator[tuple[str, str, str]]:
-    """Yield where the stages and the fused models differ in what scores are, as (model, what, remedy)."""
+    """Yield the models whose parameter `scores` is invalid or differs from the others, as (model, what, remedy)."""
     places = [models[name] for name in SCORED if name in models] + [one for one in models.values() if is_fused(one)]
     known: dict[str, Scores] = {}
     for model in places:
@@ -178,18 +178,18 @@ def onnx_networks(folder: Path) -> tuple[str, ...]:
 
 
 def is_fused(model: Model) -> bool:
-    """Say whether `model` is the whole pipeline in one: a Python model that is told where the networks are."""
+    """Return whether `model` is a fused model: a Python model with the parameter `networks`."""
     return model.backend == "python" and "networks" in model.parameters
 
 
 def fused_faults(model: Model, others: Mapping[str, Model], places: Places = None) -> Iterator[Fault]:
-    """Yield what makes the fused `model` differ from the stages among `others`, as pairs (what, remedy)."""
+    """Yield the differences between the fused `model` and the stages among `others`, as pairs (what, remedy)."""
     stated = networks_folder(model.folder, model.parameters)
     folder = stated if stated == model.folder.parent else on_host(stated, places)
     for name in NETWORK_NAMES:
         network = others.get(name) if folder == model.folder.parent else None
         if folder is None:
-            continue  # in the image, where nobody here can look
+            continue  # inside the image, which cannot be read here
         if network is not None:
             yield from _other_weights(network)
         elif not (weight := network_file(folder / name / "1")).is_file():
@@ -204,7 +204,7 @@ def fused_faults(model: Model, others: Mapping[str, Model], places: Places = Non
 
 
 def _other_weights(network: Model) -> Iterator[Fault]:
-    """Yield a fault if Triton serves another file of `network` than the fused model; one that lacks says so itself."""
+    """Yield a fault if Triton and the fused model use different files of `network`; missing files are skipped."""
     ours = network_file(network.folder / "1").name
     weight = network.parameters.get(WEIGHTS) or network.config.default_model_filename or "model.pt"
     served = network.served()

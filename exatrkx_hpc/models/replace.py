@@ -1,4 +1,4 @@
-"""Replace a folder as a whole: a reader sees the old one or the new one, never a mixture."""
+"""Replace a folder as a whole: a reader never sees a mixture of the old and the new one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exatrkx_hpc.base.errors import OutputError
 
 @contextlib.contextmanager
 def folder_aside(out: Path) -> Iterator[Path]:
-    """Give an empty folder beside `out`, on the same disk; at the end it goes with what is left in it."""
+    """Yield an empty temporary folder beside `out`, on the same file system; remove it at the end."""
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
@@ -24,9 +24,9 @@ def folder_aside(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replaced(out: Path) -> Iterator[Path]:
-    """Give the path of a new folder beside `out`, which the block makes; it takes the place of `out` at the end.
+    """Yield a path beside `out` at which the block makes a new folder; the new folder replaces `out` at the end.
 
-    When the block fails, `out` stays as it was. Raises OutputError when something cannot be written.
+    If the block fails, `out` stays unchanged. Raises OutputError when something cannot be written.
     """
     try:
         with folder_aside(out) as aside:
@@ -40,7 +40,7 @@ def replaced(out: Path) -> Iterator[Path]:
 
 
 def _swap(fresh: Path, out: Path, old: Path) -> None:
-    """Put `fresh` in the place of `out`; on failure the old folder is back where it was."""
+    """Replace `out` by `fresh`; on failure, restore the old folder."""
     fresh.chmod(0o755)  # Triton may run as another user than the one who builds.
     if not out.exists():
         fresh.rename(out)
@@ -54,7 +54,7 @@ def _swap(fresh: Path, out: Path, old: Path) -> None:
 
 
 def _reason(error: OSError) -> str:
-    """Return what the system said, in one line; copytree collects what it said of each file."""
+    """Return the system's message in one line; copytree collects one message per file, and the first is used."""
     if isinstance(error, shutil.Error) and error.args and error.args[0]:
         return str(error.args[0][0][-1])
     return error.strerror or str(error)

@@ -1,7 +1,7 @@
 """Read and write model repositories: folders of models, each with a config.pbtxt and version folders.
 
-A config.pbtxt is a protobuf message in text form and is handled as one, with the schema that tritonclient
-ships. Comments in the file do not survive a rewrite.
+A config.pbtxt is a protobuf message in text form. It is parsed and written with the schema of tritonclient, so a
+rewrite removes the comments of the file.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from exatrkx_hpc.base.files import LFS_REMEDY, is_lfs_pointer, write_whole
 CONFIG = "config.pbtxt"
 #: The parameter of the Python backend that names a model's environment, a folder or a packed archive.
 ENVIRONMENT = "EXECUTION_ENV_PATH"
-#: The parameter of this package's TorchScript stage that names the weight file in the version folder.
+#: The parameter of this package's TorchScript and ONNX stages that names the weight file in the version folder.
 WEIGHTS = "weights"
-#: The parameter of this package's stages that run networks: CPU threads of each instance.
+#: The parameter of this package's stages that run networks: CPU threads per instance.
 THREADS = "threads"
 
 
-#: The folders of this machine that a server's container has, with their places in it; None without a container.
+#: The mounts of a server's container, as pairs (path on this machine, path in the container); None without a container.
 Places = tuple[tuple[str, str], ...] | None
 
 
 def on_host(path: Path, places: Places) -> Path | None:
-    """Return where on this machine a server's `path` is; None for one of the image, which nobody here can look at."""
+    """Return the path on this machine of a server's `path`; None if it is inside the image."""
     if places is None:
         return path
     for host, place in sorted(places, key=lambda pair: len(Path(pair[1]).parts), reverse=True):
@@ -49,17 +49,17 @@ class Model:
 
     @property
     def name(self) -> str:
-        """The name that Triton serves it under, which is its folder's."""
+        """The name under which Triton serves the model: the name of its folder."""
         return self.folder.name
 
     @property
     def is_ensemble(self) -> bool:
-        """Whether it has no code of its own, only steps through other models."""
+        """Whether the model is an ensemble: steps through other models, without own code."""
         return bool(self.config.platform == "ensemble")
 
     @property
     def backend(self) -> str:
-        """What runs it: `python`, `pytorch`, ...; empty for an ensemble."""
+        """The backend that runs the model: `python`, `pytorch`, ...; empty for an ensemble."""
         if self.config.platform == "pytorch_libtorch":
             return "pytorch"
         return str(self.config.backend)
@@ -75,7 +75,7 @@ class Model:
         return tuple(sorted(numbers))
 
     def served(self) -> tuple[int, ...]:
-        """Return the versions that Triton serves, as its version policy picks them; by default the latest one."""
+        """Return the versions that Triton serves under the model's version policy; by default the latest one."""
         policy, versions = self.config.version_policy, self.versions()
         choice = policy.WhichOneof("policy_choice")
         if choice == "all":
@@ -98,7 +98,7 @@ class Model:
 
 
 def model_folders(repository: Path) -> tuple[Path, ...]:
-    """Return the folders of a repository that hold a model, in the order of their names.
+    """Return the model folders of a repository, sorted by name.
 
     Raises ModelError when the repository is not a folder or holds no model.
     """
@@ -139,10 +139,10 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def write_config(path: Path, config: ModelConfig) -> None:
-    """Write a message as config.pbtxt, whole or not at all."""
+    """Write a message as config.pbtxt, atomically."""
     write_whole(path, text_format.MessageToString(config))
 
 
 def _is_version(entry: Path) -> bool:
-    # Triton takes whole numbers from 1 on, and passes over every other name.
+    # Triton accepts integers from 1 on, and ignores every other name.
     return entry.name.isascii() and entry.name.isdigit() and not entry.name.startswith("0")

@@ -16,7 +16,7 @@ from exatrkx_hpc.tracking.parameters import SCORES
 
 
 def check_settings(changes: Mapping[str, float | str]) -> None:
-    """Raise ConfigError, which names the option, for a constant that makes no sense; keys as in PipelineSettings."""
+    """Raise ConfigError, which names the option, for an invalid constant; keys are the fields of PipelineSettings."""
     for name, value in changes.items():
         option = "--" + name.replace("_", "-")
         if isinstance(value, str):
@@ -37,8 +37,8 @@ def _check_word(option: str, value: str, known: tuple[str, ...]) -> None:
 def write_settings(repository: Path, changes: Mapping[str, float | str]) -> None:
     """Write these constants into the config.pbtxt of the stages and of every fused model of a repository.
 
-    Raises ConfigError for a value that makes no sense, ModelError when a stage is missing or its code does not read
-    the parameter: then a change would do nothing.
+    Raises ConfigError for an invalid value, ModelError when a stage is missing or its code does not read the parameter,
+    so that a change would have no effect.
     """
     check_settings(changes)
     models = {model.name: model for model in read_models(repository)}
@@ -57,7 +57,7 @@ def write_settings(repository: Path, changes: Mapping[str, float | str]) -> None
 
 
 def _places(models: Mapping[str, Model], name: str, repository: Path) -> list[tuple[str, str]]:
-    """Return where the constant `name` stands: pairs of a model and its parameter."""
+    """Return the pairs (model, parameter) that hold the constant `name`."""
     stages = [(stage, name) for stage in SCORED] if name == SCORES else [CONSTANTS[name]]
     for stage, _ in stages:
         if stage not in models:

@@ -18,16 +18,16 @@ from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features, features_o
 from exatrkx_hpc.tracking.simulation.synthetic import generate_event
 
 _OUTPUT = "OUTPUT__0"
-#: The smallest events: how many hits and how many edges.
+#: The smallest events: numbers of hits and of edges.
 _SMALL = {"embed": ((0, 0), (1, 0), (2, 0)), "filter": ((0, 0), (1, 0), (2, 0), (2, 1))}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
-    """What a network gave on the sample: its file and the sha256 of it, its output's dims, and what to know of it.
+    """Result of checking a network on a sample: its file, the file's SHA-256, its output's dims, and warnings.
 
-    `dims` is `(-1, D)` of an embedding, `(-1,)` or `(-1, 1)` of an edge network. `notes` are sentences about small
-    events that it cannot do. `onnx` is whether the file is ONNX, not TorchScript.
+    `dims` is `(-1, D)` for an embedding, `(-1,)` or `(-1, 1)` for an edge network. `notes` are warnings about small
+    events that fail and about invalid edges. `onnx` says whether the file is ONNX instead of TorchScript.
     """
 
     model: str
@@ -41,10 +41,10 @@ class Signature:
 def check_network(model: str, file: Path, features: Features = DEFAULT_FEATURES) -> Signature:
     """Return the signature of the network in `file` as `model`, which is embed, filter or gnn.
 
-    Raises ModelError, which names model, file, tensor and what was expected, unless it takes hits (float32
-    `[N, 3]`), an edge network also edges (int64 `[2, E]`), and gives finite float32 numbers: `[N, D]` of an
-    embedding, `[E]` or `[E, 1]` of an edge network. MissingComponent without PyTorch or, for an ONNX
-    file, onnxruntime.
+    The network must take hits (float32 `[N, F]`) and, if it is an edge network, edges (int64 `[2, E]`). It must return
+    finite float32 numbers: `[N, D]` for an embedding, `[E]` or `[E, 1]` for an edge network. Otherwise raises
+    ModelError, which names model, file, tensor and the expected tensor. Raises MissingComponent without PyTorch or, for
+    an ONNX file, onnxruntime.
     """
     network, onnx = load_network_file(model, file, features=features), is_onnx(file)
     if not onnx:
@@ -109,20 +109,20 @@ def _run(model: str, network: Any, hits: Float32, edges: Int64) -> Any:  # noqa:
     import torch
 
     arrays = (hits,) if model == "embed" else (hits, edges)
-    # Each sample runs once: compiling for it would take longer than all of them.
+    # Each sample runs once, so compiling would take longer than running.
     with torch.inference_mode(), torch.jit.optimized_execution(False):
         return network(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """Return what a TorchScript program may raise; its own `raise` is a torch.jit.Error."""
+    """Return the errors that a TorchScript program may raise; a `raise` in the program is a torch.jit.Error."""
     import torch
 
     return (RuntimeError, ValueError, TypeError, IndexError, torch.jit.Error)
 
 
 def _fault(model: str, answer: Any, rows: int) -> str:  # noqa: ANN401 - as above
-    """Return what is wrong with an answer for `rows` hits or edges, '' if nothing is."""
+    """Return the fault of a network's output for `rows` hits or edges, or ''."""
     import torch
 
     expected = f"float32 [{rows}, D]" if model == "embed" else f"float32 [{rows}] or [{rows}, 1]"
@@ -145,7 +145,7 @@ def _notes(
     dims: tuple[int, ...],
     hits: Float32,
 ) -> Iterator[str]:
-    """Yield what happens with the smallest events, where it is not what should."""
+    """Yield warnings about the smallest events that fail, and about edges to hits that do not exist."""
     for n_hits, n_edges in _SMALL.get(model, _SMALL["filter"]):
         edges = np.array([[1], [0]], dtype=np.int64)[:, :n_edges]
         rows = n_hits if model == "embed" else n_edges
@@ -158,7 +158,7 @@ def _notes(
         if fault:
             what = f"{n_hits} hit(s)" if model == "embed" else f"{n_hits} hit(s) and {n_edges} edge(s)"
             yield f"{model}: {file.name} fails for {what}, so such events may fail: {fault}"
-    # onnxruntime gets edges that our stage has looked at.
+    # OnnxStage checks the edges before onnxruntime gets them.
     if model != "embed" and not is_onnx(file) and not _minds_strange_edges(model, network, hits[:2]):
         yield (
             f"{model}: {file.name} does not return NaN for an edge of a hit that does not exist; sent directly to "
@@ -168,7 +168,7 @@ def _notes(
 
 
 def _minds_strange_edges(model: str, network: Any, hits: Float32) -> bool:  # noqa: ANN401 - as above
-    """Say whether the network answers NaN for an edge to a hit behind the last one, instead of reaching for it."""
+    """Return whether the network returns NaN for an edge to a hit that does not exist, instead of reading it."""
     import torch
 
     try:

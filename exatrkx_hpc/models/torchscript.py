@@ -1,7 +1,7 @@
 """Load a TorchScript file, or report what it is instead.
 
-Only `torch.jit.load` reads it. That runs no pickled Python, unlike `torch.load`. A TorchScript file is a program
-all the same: take it from people whom you trust.
+Only `torch.jit.load` reads the file. Unlike `torch.load`, it runs no pickled Python. A TorchScript file is still a
+program: use files from trusted sources only.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 from exatrkx_hpc.base.errors import MissingComponent, ModelError
 from exatrkx_hpc.base.files import LFS_REMEDY, is_lfs_pointer
 
-#: The attribute of a TorchScript archive that a checkpoint of torch.save lacks.
+#: The member of a TorchScript archive that a checkpoint of torch.save lacks.
 _PROGRAM = "constants.pkl"
 _REMEDY = "make one with torch.jit.script(module.eval()).save(FILE)"
 
 
 def load_torchscript(name: str, path: Path, *, evaluate: bool = True) -> Any:  # noqa: ANN401 - torch is optional
-    """Return the network of a file on the CPU, wherever it was saved; `name` is the model's.
+    """Load the network of a file to the CPU, whatever device it was saved on; `name` is the model's name.
 
-    It is in evaluation mode, or, without `evaluate`, in the mode in which it was saved.
+    The network is in evaluation mode or, without `evaluate`, in the mode in which it was saved.
 
-    Raises ModelError when it cannot be read or is something else, MissingComponent without PyTorch.
+    Raises ModelError when the file cannot be read or is not TorchScript, MissingComponent without PyTorch.
     """
     try:
         import torch
@@ -33,7 +33,7 @@ def load_torchscript(name: str, path: Path, *, evaluate: bool = True) -> Any:  #
     _refuse_other_files(name, path)
     try:
         with warnings.catch_warnings():
-            # torch 2.9 and later advise against TorchScript, which is what Triton's PyTorch backend reads.
+            # torch 2.9 and later deprecate TorchScript, but Triton's PyTorch backend reads it.
             warnings.simplefilter("ignore", DeprecationWarning)
             network = torch.jit.load(str(path), map_location="cpu")
             return network.eval() if evaluate else network
@@ -42,10 +42,10 @@ def load_torchscript(name: str, path: Path, *, evaluate: bool = True) -> Any:  #
 
 
 def reason(error: Exception) -> str:
-    """Return the line of torch's long message that says what happened."""
+    """Return the line of torch's long message that names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if line.startswith("Unknown builtin op")]
-    # An error inside a TorchScript program ends with its cause; one of the loader begins with it.
+    # The message of an error inside a TorchScript program ends with the cause; a message of the loader begins with it.
     raised = [line for line in lines if line.startswith("RuntimeError: ")]
     line = (telling or raised[-1:] or lines or [type(error).__name__])[0]
     return line.removeprefix("RuntimeError: ").removesuffix(".")[:300]

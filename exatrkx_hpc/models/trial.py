@@ -1,4 +1,4 @@
-"""Try the networks of a repository on sample events, and report answers that no good network gives."""
+"""Try the networks of a repository on sample events, and report output that a good network does not give."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from exatrkx_hpc.tracking.filtering import accepted
 from exatrkx_hpc.tracking.scoring.graphs import are_strangers, true_edges
 from exatrkx_hpc.tracking.simulation.synthetic import TruthEvent, generate_event
 
-#: The simulated events: how many, and of how many particles; some 660 hits each.
+#: Number of simulated events, and of particles per event; about 660 hits each.
 _EVENTS, _TRACKS = 3, 60
-#: More of all pairs of hits than this within the radius is not a neighbourhood.
+#: Largest share of all pairs of hits that may lie within the radius.
 _MOST_PAIRS = 0.5
-#: So few edges say nothing of a network.
+#: Fewer edges than this are not enough to judge a network.
 _FEW = 20
-#: The chance that a pair of one track scores above another: below the first it is the wrong way round, below the
-#: second hardly better than guessing.
+#: Limits on the probability that a pair of one track scores above another pair: below the first, the sign is flipped;
+#: below the second, the network is hardly better than guessing.
 _FLIPPED, _GUESSING = 0.3, 0.55
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """An event to try a repository with: hits float32 `[N, 3]`, and the truth where it is known."""
+    """An event for a trial: hits float32 `[N, F]`, and the truth if it is known."""
 
     hits: Float32
     truth: TruthEvent | None = None
 
 
 def simulated_samples(features: Features = DEFAULT_FEATURES) -> tuple[Sample, ...]:
-    """Return simulated events, the same each time; without truth where not all features can be simulated."""
+    """Return the same simulated events each time; without truth if some features cannot be simulated."""
     events = [generate_event(np.random.default_rng(seed), n_tracks=_TRACKS) for seed in range(_EVENTS)]
     made = [(event, *features_of(event.hits, features)) for event in events]
     return tuple(Sample(hits=hits, truth=None if unknown else event) for event, hits, unknown in made)
@@ -51,11 +51,11 @@ def try_networks(
     scores_stated: bool,
     features: Features = DEFAULT_FEATURES,
 ) -> tuple[Remark, ...]:
-    """Return what is odd about the networks' answers to `samples`, in the order embed, filter, gnn.
+    """Return remarks on suspect output of the networks for `samples`, in the order embed, filter, gnn.
 
-    `files` has a TorchScript or ONNX file for each of the three; each gets what the ones before it leave, as in the
-    pipeline. `scores_stated` is whether somebody said what the scores are. Raises ModelError for a file that cannot
-    be loaded or fails.
+    `files` has a TorchScript or ONNX file for each network. Each network gets the output of the stages before it, as in
+    the pipeline. `scores_stated` says whether the kind of the scores was set explicitly. Raises ModelError for a file
+    that cannot be loaded or fails.
     """
     networks = {name: Network(name, files[name], features) for name in NETWORK_NAMES}
     runs = [_run(networks, settings, sample, features) for sample in samples]
@@ -74,7 +74,7 @@ def try_networks(
 
 @dataclass(frozen=True, kw_only=True)
 class _Answer:
-    """The scores `[E]` of an edge network for `edges` `[2, E]` of a sample, and which of them are of one track."""
+    """The scores `[E]` of an edge network for `edges` `[2, E]` of a sample, and whether each edge is of one track."""
 
     edges: Int64
     values: Float32
@@ -95,7 +95,7 @@ def _run(networks: dict[str, Network], settings: PipelineSettings, sample: Sampl
     candidates = _candidates(embedding, settings)
     edges = candidates if candidates.shape[1] >= _FEW else _any_edges(sample)
     if settings.edge_order != "number":
-        from exatrkx_hpc.tracking.frnn import in_order  # needs SciPy, which has been asked for by now
+        from exatrkx_hpc.tracking.frnn import in_order  # needs SciPy
 
         edges = in_order(edges, settings.edge_order, radii_of(hits, features))
     answers = {}
@@ -119,7 +119,7 @@ def _candidates(embedding: Float32, settings: PipelineSettings) -> Int64:
 
 
 def _any_edges(sample: Sample) -> Int64:
-    """Return edges for networks whose embedding gives none: the true ones, where known, and as many by chance."""
+    """Return edges for a sample without candidates: the true edges, if known, and 3 N random pairs of its N hits."""
     n = len(sample.hits)
     pairs = np.random.default_rng(0).integers(max(n, 1), size=(2, 3 * n))
     if sample.truth is not None:
@@ -163,7 +163,7 @@ def _embedding_remarks(runs: Sequence[_Run], settings: PipelineSettings) -> Iter
 
 
 def _neighbours_found(runs: Sequence[_Run]) -> float | None:
-    """Return which share of the neighbours along tracks are candidates, None where no truth is known."""
+    """Return the share of the neighbours along tracks that are candidates; None if no truth is known."""
     found = wanted = 0
     for run in runs:
         if run.sample.truth is not None:
@@ -176,7 +176,7 @@ def _neighbours_found(runs: Sequence[_Run]) -> float | None:
 def _score_remarks(
     name: str, answers: Sequence[_Answer], settings: PipelineSettings, *, cut: float, option: str, stated: bool
 ) -> Iterator[Remark]:
-    """Yield what is odd about the scores of an edge network on all samples together; the worst thing alone."""
+    """Yield at most one remark, the most serious, on an edge network's scores for all samples together."""
 
     def remark(what: str, *, refused: bool = True) -> Remark:
         return Remark(model=name, what=what, refused=refused)
@@ -221,7 +221,7 @@ def _score_remarks(
 
 
 def _chance(answers: Sequence[_Answer]) -> float | None:
-    """Return how often an edge of one track scores above another one (the area under the ROC curve), or None."""
+    """Return how often an edge of one track scores above another edge (the area under the ROC curve), or None."""
     known = [answer for answer in answers if answer.same_track is not None]
     if not known:
         return None
@@ -230,6 +230,6 @@ def _chance(answers: Sequence[_Answer]) -> float | None:
     if min(same.sum(), (~same).sum()) < _FEW:
         return None
     _, rank, count = np.unique(values, return_inverse=True, return_counts=True)
-    middle = np.cumsum(count) - (count - 1) / 2  # edges of equal score share their ranks
+    middle = np.cumsum(count) - (count - 1) / 2  # edges of equal score get their mean rank
     total, n = middle[rank.reshape(-1)][same].sum(), int(same.sum())
     return float((total - n * (n + 1) / 2) / (n * (len(same) - n)))

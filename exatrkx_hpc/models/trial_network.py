@@ -1,4 +1,4 @@
-"""One network as it is served, for a trial: arrays in and out, and checks of its invariance."""
+"""One network as it is served, for a trial: NumPy arrays in and out, and checks of its invariance."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features
 if TYPE_CHECKING:
     import torch
 
-#: Float32 answers of one network to one event differ by less than this, relative to the largest, in another order.
+#: Tolerance relative to the largest output: float32 sums in another order differ by less.
 _ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remark:
-    """What a network's answers look like, in one sentence with what to do, and whether such a network is refused."""
+    """A finding about a network's output, in one sentence with the remedy, and whether the network is refused."""
 
     model: str
     what: str
@@ -35,19 +35,19 @@ class Network:
     """One network as it is served: in evaluation mode, on the CPU, arrays in and out."""
 
     def __init__(self, name: str, file: Path, features: Features = DEFAULT_FEATURES) -> None:
-        """Load the file; raises ModelError when that cannot be done."""
+        """Load the file; raises ModelError when it cannot be loaded."""
         self.name = name
         self.file = file
         self.features = features
         self._module = load_network_file(name, file, features=features)
 
     def __call__(self, *arrays: Any, module: Any = None) -> Float32:  # noqa: ANN401 - torch is optional
-        """Return the answer, float32 `[rows, D]`, a row for each hit or edge; raises ModelError when it fails."""
+        """Return the output, float32 `[rows, D]`, one row per hit or edge; raises ModelError when the network fails."""
         import torch
 
         tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
         try:
-            # Each event runs once or twice: compiling for it would take longer than all of them.
+            # Each event runs once or twice, so compiling would take longer than running.
             with torch.inference_mode(), torch.jit.optimized_execution(False):
                 answer: torch.Tensor = (module or self._module)(*tensors)
         except (RuntimeError, ValueError, TypeError, IndexError, torch.jit.Error) as error:
@@ -65,13 +65,13 @@ class Network:
         return np.asarray(answer.float().numpy()).reshape(rows, -1) if rows else np.empty((0, 1), dtype=np.float32)
 
     def as_saved(self, *arrays: Any) -> Float32:  # noqa: ANN401 - as above
-        """Return the answer in the mode in which the file was saved, which Triton's PyTorch backend leaves as it is."""
+        """Return the output in the mode in which the file was saved; Triton's PyTorch backend keeps that mode."""
         saved = load_network_file(self.name, self.file, features=self.features, evaluate=False)
         return self(*arrays, module=saved)
 
 
 def behaviour(network: Network, hits: Float32, edges: Int64 | None) -> Iterator[Remark]:
-    """Yield where the answer depends on what it must not depend on."""
+    """Yield remarks if the output depends on repetition, on the saved mode, on other hits, or on the order."""
 
     def remark(what: str, *, refused: bool) -> Remark:
         return Remark(model=network.name, what=what, refused=refused)

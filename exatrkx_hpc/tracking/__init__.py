@@ -1,1 +1,1 @@
-"""Track finding. Imports nothing of the rest, so that it also runs inside Triton (numpy, scipy, torch)."""
+"""Track finding. It imports no other part of the package, so that it runs inside Triton (numpy, scipy, torch)."""

@@ -1,7 +1,6 @@
-"""NumPy, torch and CuPy arrays in, the same kind out, on the device where they are and without a copy.
+"""Helpers for functions that take NumPy, torch or CuPy arrays and return the same kind, on the same device.
 
-Neither torch nor CuPy is imported before one of their arrays has come: the stages between the networks need
-NumPy and SciPy alone.
+This module never imports torch or CuPy itself, because the stages between the networks need only NumPy and SciPy.
 """
 
 from __future__ import annotations
@@ -12,30 +11,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: An array of NumPy, torch or CuPy; a kernel answers in the kind that it was given.
+#: A NumPy, torch or CuPy array; a kernel returns the kind of its input.
 AnyArray = Any
 
 
 def is_tensor(array: AnyArray) -> bool:
-    """Say whether `array` is a tensor of torch, on any device."""
+    """Return whether `array` is a torch tensor, on any device."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, torch.Tensor)
 
 
 def on_gpu(array: AnyArray) -> bool:
-    """Say whether `array` lies in the memory of a GPU: a CUDA tensor of torch or an array of CuPy."""
+    """Return whether `array` is in GPU memory: a CUDA tensor of torch or a CuPy array."""
     return bool(array.is_cuda) if is_tensor(array) else hasattr(array, "__cuda_array_interface__")
 
 
 def on_host(array: AnyArray) -> NDArray[Any]:
-    """Return `array` as a NumPy array: itself, a view of a CPU tensor, or a copy of what lies on a GPU."""
+    """Return `array` as a NumPy array: itself, a view of a CPU tensor, or a copy from a GPU."""
     if is_tensor(array):
         return np.asarray(array.detach().cpu().numpy())
     return np.asarray(array.get() if on_gpu(array) else array)
 
 
 def in_kind(result: NDArray[Any], like: AnyArray) -> AnyArray:
-    """Return a NumPy `result` in the kind and on the device of `like`; on the CPU without a copy."""
+    """Convert a NumPy `result` to the kind and the device of `like`; without a copy on the CPU."""
     if is_tensor(like):
         tensor = sys.modules["torch"].from_numpy(result)
         return tensor.to(like.device) if like.is_cuda else tensor

@@ -1,7 +1,7 @@
 """Every constant of the pipeline and of its networks, in one place.
 
 The scales, the radius, the neighbour limit and the two cuts are those of the public ExaTrkX service, so that
-its clients and its weights fit without change.
+its clients and its weights work without change.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
-#: Names of particles or tracks: whole numbers of 64 bits, unsigned where one of them needs it.
+#: IDs of particles or tracks: 64-bit integers, unsigned if one of them needs it.
 Names = NDArray[np.int64] | NDArray[np.uint64]
-#: What the edge networks answer with: a logit, or the probability that is its sigmoid.
+#: The output of the edge networks: logits, or probabilities (the sigmoid of logits).
 Scores = Literal["logits", "probabilities"]
 
 #: One hit is (r / 3000 mm, phi / pi, z / 400 mm).
@@ -24,18 +24,18 @@ R_SCALE_MM = 3000.0
 PHI_SCALE = float(np.pi)
 Z_SCALE_MM = 400.0
 N_FEATURES = 3
-#: How an edge network gets its edges: the larger hit number first, the inner hit first, or each pair both ways.
+#: Order of the hits in an edge for the edge networks: larger hit number first, inner hit first, or each pair both ways.
 EdgeOrder = Literal["number", "radius", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineSettings:
-    """What the stages between the networks are set to.
+    """Settings of the stages between the networks.
 
     `radius` and `max_neighbours` bound the neighbour search in the embedding (dimensionless); `filter_cut`
-    and `gnn_cut` are probabilities. `scores` says what both edge networks give: logits, whose sigmoid is compared
-    with the cut, or probabilities, which are compared as they are.
-    `edge_order` is how they get the edges.
+    and `gnn_cut` are probabilities. `scores` is the output of both edge networks: logits, whose sigmoid is compared
+    with the cut, or probabilities, which are compared directly. `edge_order` is the order of the hits in the edges that
+    these networks get.
     """
 
     radius: float = 1.6
@@ -48,16 +48,16 @@ class PipelineSettings:
 
 DEFAULT_SETTINGS = PipelineSettings()
 
-#: Folder names of the three networks in a model repository; each holds `1/model.pt`.
+#: Folder names of the three networks in a model repository; each holds `1/model.pt` or `1/model.onnx`.
 NETWORK_NAMES = ("embed", "filter", "gnn")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    """How large the three networks are: layers between input and output, and their width.
+    """Sizes of the three networks: number of hidden layers and their width.
 
-    The original's embedding has five layers of 512 and its graph network is 64 wide with 8 iterations; these
-    stand-ins are small enough to be shipped and to be trained without a GPU.
+    The original embedding has five layers of width 512; the original graph network has width 64 and 8 iterations.
+    These stand-ins are small enough to ship and to train without a GPU.
     """
 
     embed_dimensions: int = 8
@@ -74,19 +74,19 @@ DEFAULT_NETWORKS = NetworkSettings()
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """How the stand-in networks are trained: events, steps, learning rates, weights in the losses.
+    """Training of the stand-in networks: events, steps, learning rates, weights in the losses.
 
-    There is a stock of `small_events` of `tracks` particles (fewest, most) and of `dense_events` of
-    `dense_tracks`; these are cut into `dense_parts` wedges in phi each, so that all have about 2,500 hits. A
-    share of `helix_share` of the small ones are the numpy generator's, whatever makes the others. A step sees
-    one of them, turned at random, and a wedge with the chance of `dense_share`. The graph network sees each of
-    the `graph_events` that were drawn for it several times.
+    The stock has `small_events` events of `tracks` particles (fewest, most) and `dense_events` events of
+    `dense_tracks`. Each dense event is cut into `dense_parts` wedges in phi, so that all have about 2,500 hits. The
+    numpy generator makes the share `helix_share` of the small events, whatever source makes the others. Each step uses
+    one event, rotated at random; with probability `dense_share` it is a wedge. The graph network sees each of its
+    `graph_events` events several times.
 
-    In the embedding, neighbours along a track are pulled to within `pull_to` of the radius, with the weight
-    `pull_weight`; strangers are pushed away from `anchors` hits drawn in each step, to `push_to` of the radius.
-    Two hits of a particle count as joined when they are at most `reach` places apart along it: 2 bridges a lost
-    edge. `filter_positive` and `gnn_positive` weigh true edges against false ones. They set where the fixed cuts
-    come to lie: the filter must lose nearly nothing, and the graph network must join no two tracks.
+    The embedding loss pulls neighbours along a track to within `pull_to` times the radius, with weight `pull_weight`.
+    It pushes hits of other particles to at least `push_to` times the radius from `anchors` hits drawn in each step.
+    Two hits of a particle count as joined if they are at most `reach` positions apart along it: 2 bridges a lost
+    edge. `filter_positive` and `gnn_positive` weigh true edges against false ones. They adapt the networks to the
+    fixed cuts: the filter must lose almost no true edge, and the graph network must not join two tracks.
     """
 
     small_events: int = 360
@@ -114,7 +114,7 @@ class TrainingSettings:
 
 
 DEFAULT_TRAINING = TrainingSettings()
-#: For tests and first looks: seconds instead of minutes, and weights that find little.
+#: For tests and first trials: takes seconds instead of minutes; the weights find few tracks.
 QUICK_TRAINING = TrainingSettings(
     small_events=20,
     tracks=(20, 40),

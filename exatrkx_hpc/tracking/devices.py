@@ -1,4 +1,4 @@
-"""The device of a stage, as torch names it, and what GPU errors mean for the process."""
+"""The torch device of a stage, and the meaning of GPU errors for the process."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import importlib
 import re
 from collections.abc import Mapping
 
-#: How CUDA, cuBLAS, cuDNN, torch, CuPy and onnxruntime ("CUDA failure 700: ...") tell of a device's failure. After most
-#: of these every further call of the process fails, too.
+#: Messages of CUDA, cuBLAS, cuDNN, torch, CuPy and onnxruntime ("CUDA failure 700: ...") about a failure of a device.
+#: After most of these failures, every further call of the process also fails.
 _BROKEN = re.compile(
     r"CUDA error|CUDA failure|CUDA out of memory|CUDA driver error|\bcudaError|\bCUDA_ERROR_|"
     r"\bCU(BLAS|DNN|SPARSE|SOLVER)_STATUS_"
@@ -17,24 +17,24 @@ _CAUSE = re.compile(r"[\w.]*(?:Error|Exception): (.+)")
 
 
 class NoDevice(ValueError):
-    """There is no such GPU for this process."""
+    """The process cannot use this GPU."""
 
 
 def device_of(args: Mapping[str, str]) -> str:
-    """Return where an instance runs, as torch calls it: its GPU, or `cpu` for KIND_CPU, even where there is a GPU."""
+    """Return the torch device of an instance: its GPU, or `cpu` for KIND_CPU, even on a machine with a GPU."""
     gpu = args["model_instance_kind"] == "GPU"
     return f"cuda:{args['model_instance_device_id']}" if gpu else "cpu"
 
 
 def use_device(device: str) -> None:
-    """Make `device` (`cpu`, `cuda`, `cuda:1`) the one that torch works on by default; raises NoDevice, see below."""
+    """Make a GPU `device` (`cuda`, `cuda:1`) torch's current one; `cpu` changes nothing. Raises NoDevice."""
     require_device(device)
     if device.startswith("cuda"):
         importlib.import_module("torch").cuda.set_device(device)
 
 
 def require_device(device: str) -> None:
-    """Raise NoDevice, which says why, when `device` is a GPU and this process cannot use it."""
+    """Raise NoDevice with the reason if `device` is a GPU that this process cannot use."""
     if not device.startswith("cuda"):
         return
     torch = importlib.import_module("torch")
@@ -50,23 +50,23 @@ def require_device(device: str) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error tells that the memory of a GPU did not suffice: the process can go on with less."""
+    """Return whether an error means that GPU memory ran out; the process can continue with smaller events."""
     return _about_a_device(error) and _NO_MEMORY.search(reason(error)) is not None
 
 
 def is_broken(error: BaseException) -> bool:
-    """Say whether an error tells that a GPU failed, so that the process can do nothing more there."""
+    """Return whether an error means that a GPU failed, so that the process can no longer use it."""
     return _about_a_device(error) and not is_out_of_memory(error)
 
 
 def _about_a_device(error: BaseException) -> bool:
-    """Look at the cause alone: the whole of a TorchScript error quotes the program, whatever words are in there."""
-    # CuPy's own error names no CUDA: "Out of memory allocating 512 bytes".
+    """Return whether the cause of an error concerns a device; the rest of a TorchScript error quotes the program."""
+    # CuPy's own error does not mention CUDA: "Out of memory allocating 512 bytes".
     return _BROKEN.search(reason(error)) is not None or type(error).__name__ == "OutOfMemoryError"
 
 
 def reason(error: BaseException) -> str:
-    """Return what an error says in one line: its first one, or the cause that a TorchScript program ends with."""
+    """Return one line of an error's message: the first line, or the cause at the end of a TorchScript error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     causes = [match[1] for match in map(_CAUSE.match, lines) if match]
     return causes[-1] if causes else lines[0]

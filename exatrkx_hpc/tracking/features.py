@@ -1,6 +1,6 @@
 """The features of a hit in a repository: columns with names, scales and ranges, as data.
 
-They stand in one file of the repository, `features.json`, at which Triton does not look: a list of columns such as
+The file `features.json` of the repository, which Triton ignores, has a list of columns such as
 `{"name": "r", "scale": 3000, "unit": "mm", "least": 0, "most": 10}`. A column holds a quantity divided by its scale,
 between `least` and `most`. Without the file a hit is (r / 3000 mm, phi / pi, z / 400 mm).
 """
@@ -48,17 +48,17 @@ class Features:
 
     @functools.cached_property
     def lowest(self) -> Float32:
-        """The least value of each column, float32 `[F]`."""
+        """The lowest valid value of each column, float32 `[F]`."""
         return np.array([column.least for column in self.columns], dtype=np.float32)
 
     @functools.cached_property
     def highest(self) -> Float32:
-        """The most that each column may be, float32 `[F]`."""
+        """The highest valid value of each column, float32 `[F]`."""
         return np.array([column.most for column in self.columns], dtype=np.float32)
 
 
-#: What a hit may be: r up to 30 m, phi within a turn (and float32's rounding), z up to 40 m on both sides. No detector
-#: is larger; hits in millimetres or radians, by mistake, are.
+#: The range of valid hits: r up to 30 m, phi within one turn (plus float32 rounding), z up to 40 m on both sides. No
+#: detector is larger, but hits given in millimetres or radians by mistake are.
 DEFAULT_FEATURES = Features(
     columns=(
         Feature(name="r", scale=R_SCALE_MM, unit="mm", least=0.0, most=10.0),
@@ -69,9 +69,9 @@ DEFAULT_FEATURES = Features(
 
 
 def read_features(repository: Path) -> Features:
-    """Return the features of a model repository, the default ones where it has no file of them.
+    """Return the features of a model repository, or the default ones if it has no features file.
 
-    Raises ValueError, which names the file and what is wrong in it.
+    Raises ValueError, which names the file and the fault.
     """
     path = repository / FEATURES_FILE
     return parse_features(path) if path.is_file() else DEFAULT_FEATURES
@@ -113,30 +113,30 @@ def _column(path: Path, number: int, entry: object) -> Feature:
 
 
 def radii_of(hits: AnyArray, features: Features) -> AnyArray:
-    """Return the distance of each hit `[N, F]` from the beam, `[N]`: its r, or what its x and y make.
+    """Return a value per hit of `[N, F]` that orders hits by distance from the beam, `[N]`: r, or x^2 + y^2.
 
-    Arrays are of NumPy, torch or CuPy. Raises ValueError for features that have neither.
+    Arrays are of NumPy, torch or CuPy. Raises ValueError for features with neither r nor x and y.
     """
     require_radii(features)
     place = {column.name: (number, column.scale) for number, column in enumerate(features.columns)}
     if "r" in place:
         return hits[:, place["r"][0]]
     x, y = (hits[:, place[name][0]] * place[name][1] for name in ("x", "y"))
-    return x * x + y * y  # its square orders hits as well
+    return x * x + y * y  # the square gives the same order
 
 
 def require_radii(features: Features) -> None:
-    """Raise ValueError for features from which no radius follows: they have neither r, nor x and y."""
+    """Raise ValueError for features without a radius: they have neither r nor x and y."""
     names = {column.name for column in features.columns}
     if "r" not in names and not {"x", "y"} <= names:
         raise ValueError("edges by radius need a feature r, or x and y")
 
 
 def features_of(hits: Float32, features: Features) -> tuple[Float32, tuple[str, ...]]:
-    """Return `hits` float32 `[N, 3]` (the default features) as these features `[N, F]`, and the names of unknown ones.
+    """Convert `hits` float32 `[N, 3]` (default features) to these features `[N, F]`; also return the unknown names.
 
-    Known are r, x, y, z in mm, phi, theta in radian, and eta, each divided by its scale. What is unknown is random in
-    its range, the same each time.
+    Known are r, x, y, z in mm, phi, theta in radian, and eta, each divided by its scale. Unknown features get random
+    values in their range, the same each time.
     """
     r, phi, z = (column * scale for column, scale in zip(hits.T, (R_SCALE_MM, PHI_SCALE, Z_SCALE_MM), strict=True))
     theta = np.arctan2(r, z)

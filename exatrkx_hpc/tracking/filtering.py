@@ -13,7 +13,7 @@ from exatrkx_hpc.tracking.constants import Float32, Int64, Scores
 def logit(probability: float) -> float:
     """Return the logit whose sigmoid is `probability`, rounded to float32: -inf for 0 and less, inf from 1 on.
 
-    Networks give logits. It is cheaper to turn the cut into one than all of them into probabilities.
+    Networks return logits. Converting the cut to a logit is cheaper than converting all logits to probabilities.
     """
     if not 0.0 < probability < 1.0:
         return -math.inf if probability <= 0.0 else math.inf
@@ -21,14 +21,14 @@ def logit(probability: float) -> float:
 
 
 def threshold(cut: float, *, scores: Scores) -> float:
-    """Return what a score must exceed for its probability to be above `cut`, rounded to float32."""
+    """Return the threshold, rounded to float32, that a score must exceed for its probability to be above `cut`."""
     return logit(cut) if scores == "logits" else float(np.float32(cut))
 
 
 def accepted(values: Float32, *, cut: float, scores: Scores = "logits") -> AnyArray:
-    """Return which of the `values` `[E]` or `[E, 1]` stand for a probability above `cut`, as booleans `[E]`.
+    """Return, as booleans `[E]`, which of the `values` `[E]` or `[E, 1]` have a probability above `cut`.
 
-    `scores` says what they are. Works on NumPy, torch and CuPy arrays, where they are. A NaN is not accepted.
+    `scores` is the kind of the values. NumPy, torch and CuPy arrays stay on their device. A NaN is not accepted.
     """
     return values.reshape(-1) > threshold(cut, scores=scores)
 
@@ -36,14 +36,14 @@ def accepted(values: Float32, *, cut: float, scores: Scores = "logits") -> AnyAr
 def apply_filter(edges: Int64, values: Float32, *, cut: float, scores: Scores = "logits") -> Int64:
     """Return the edges `[2, E']` of `edges` `[2, E]` (int64) whose probability is above `cut`.
 
-    `values` `[E]` are their `scores`: logits or probabilities. Both are NumPy, torch or CuPy arrays of one kind and
-    device, and so is the answer. The order is kept.
+    `values` `[E]` are the `scores` of the edges: logits or probabilities. Both are NumPy, torch or CuPy arrays of one
+    kind and device, and so is the result. The order is kept.
     """
     kept: Int64
     if on_gpu(edges):
         kept = edges[:, accepted(values, cut=cut, scores=scores)]
     else:
-        # Rows taken by number are faster than columns chosen by a mask; methods cost less than NumPy's functions.
+        # Taking columns by number is faster than by a mask, and array methods are faster than NumPy's functions.
         (keep,) = accepted(on_host(values), cut=cut, scores=scores).nonzero()
         kept = in_kind(on_host(edges).take(keep, axis=1), edges)
     return kept

@@ -14,12 +14,12 @@ from exatrkx_hpc.tracking.arrays import AnyArray, in_kind, is_tensor, on_gpu, on
 from exatrkx_hpc.tracking.constants import EdgeOrder, Float32, Int64
 from exatrkx_hpc.tracking.tiles import Float64, Tiles, close_pairs, close_to, squared_distance, tiles_of
 
-#: Two hit numbers make one 64-bit number, the larger in front, so that sorting these sorts the edges.
+#: An edge is one 64-bit key with the larger hit number in the upper bits, so that sorting the keys sorts the edges.
 _BITS = 32
 _LOWER = (1 << _BITS) - 1
-#: After so many new pairs those of crowded hits are thrown away: the memory stays near N x K.
+#: After this many new pairs, the pairs of crowded hits are dropped: the memory stays near N x K.
 _MANY = 1 << 22
-#: So many crowded hits are looked at in one go.
+#: Crowded hits per batch.
 _BLOCK = 32
 
 
@@ -28,11 +28,11 @@ def fixed_radius_edges(embedding: Float32, *, radius: float, max_neighbours: int
 
     Row 0 holds the larger hit number i, row 1 the smaller j; the edges are sorted by i, then j. Edge (i, j) is
     kept when the two are at most `radius` apart and j is one of the `max_neighbours` hits nearest to i, as in
-    the original service, which queries the neighbours of every hit and then keeps i > j. Of neighbours equally
-    far away, the one of the smaller number counts as nearer. Distances are compared in float64.
+    the original service, which queries the neighbours of every hit and then keeps i > j. Of two neighbours at the
+    same distance, the smaller number counts as nearer. Distances are compared in float64.
 
-    `embedding` is a NumPy array, a torch tensor or a CuPy array, and the answer is of the same kind, on the same
-    device. All its numbers must be finite.
+    `embedding` is a NumPy array, a torch tensor or a CuPy array; the result has the same kind and device. All numbers
+    of the embedding must be finite.
     """
     edges: Int64
     if on_gpu(embedding):
@@ -43,11 +43,11 @@ def fixed_radius_edges(embedding: Float32, *, radius: float, max_neighbours: int
 
 
 def in_order(edges: Int64, order: EdgeOrder, radii: AnyArray) -> Int64:
-    """Return candidate edges `[2, E]` as edge networks want them; `radii` `[N]` is each hit's distance from the beam.
+    """Return candidate edges `[2, E]` in the order for the edge networks; `radii` `[N]` orders hits from the beam.
 
-    By `number` they stay as `fixed_radius_edges` gives them. By `radius` row 0 is the inner hit, of two hits at one
-    radius the one of the larger number. `both` has each pair a second time, the other way round, `[2, 2 E]`. Arrays
-    are of NumPy, torch or CuPy, of one kind and device, and so is the answer.
+    `number` leaves the edges as `fixed_radius_edges` returns them. With `radius`, row 0 is the inner hit or, for two
+    hits at one radius, the hit of the larger number. `both` appends each pair the other way round, `[2, 2 E]`. Arrays
+    are of NumPy, torch or CuPy, of one kind and device, and so is the result.
     """
     ordered: AnyArray = edges
     if order != "number":
@@ -67,7 +67,7 @@ def _edges(places: NDArray[Any], radius: float, max_neighbours: int) -> Int64:
     tiles = tiles_of(places, radius=radius)
     search = _Search(places.astype(np.float64), radius=radius, max_neighbours=max_neighbours)
     if tiles.coarse:
-        # So wide an embedding that float32 cannot tell who is near: few hits are, and a tree finds them well.
+        # The embedding is too wide for float32 to resolve the radius: few hits are near, and a tree finds them fast.
         pairs = cKDTree(places).query_pairs(radius, output_type="ndarray")
         search.add(pairs[:, 1], pairs[:, 0])
     else:
@@ -77,7 +77,7 @@ def _edges(places: NDArray[Any], radius: float, max_neighbours: int) -> Int64:
 
 
 class _Search:
-    """Gathers pairs of hits, keeps count of each hit's neighbours, and forgets the pairs of crowded hits."""
+    """Collects pairs of hits, counts each hit's neighbours, and drops the pairs of crowded hits."""
 
     def __init__(self, places: Float64, *, radius: float, max_neighbours: int) -> None:
         self.places = places
@@ -89,14 +89,14 @@ class _Search:
         self.n_fresh = 0
 
     def add(self, larger: Int64, smaller: Int64) -> None:
-        """Take some pairs of hits, each pair once in the whole search."""
+        """Add pairs of hits; each pair may be added only once per search."""
         self.fresh.append((larger << _BITS) | smaller)
         self.n_fresh += len(larger)
         if self.n_fresh > _MANY:
             self._settle()
 
     def edges(self, tiles: Tiles) -> Int64:
-        """Return the edges `[2, E]` in their order."""
+        """Return the sorted edges `[2, E]`."""
         self._settle()
         crowded = np.flatnonzero(self.degree > self.max_neighbours)
         limited = [self._nearest(tiles, crowded[at : at + _BLOCK]) for at in range(0, len(crowded), _BLOCK)]
@@ -108,7 +108,7 @@ class _Search:
         return edges
 
     def _settle(self) -> None:
-        """Count the fresh pairs, and keep those whose larger hit has room for them."""
+        """Count the new pairs, and drop all pairs whose larger hit is crowded."""
         fresh = np.concatenate(self.fresh) if self.fresh else self.kept[:0]
         self.degree += np.bincount(fresh >> _BITS, minlength=len(self.degree))
         self.degree += np.bincount(fresh & _LOWER, minlength=len(self.degree))
@@ -118,7 +118,7 @@ class _Search:
         self.fresh, self.n_fresh = [], 0
 
     def _nearest(self, tiles: Tiles, crowded: Int64) -> Int64:
-        """Return the edges from `crowded` hits to the smaller ones of their nearest neighbours, as keys."""
+        """Return, as keys, the edges from `crowded` hits to those nearest neighbours that have a smaller number."""
         hit, other = close_to(tiles, self.places, crowded, radius=self.radius)
         order = np.lexsort((other, squared_distance(self.places, hit, other), hit))
         hit, other = hit[order], other[order]

@@ -1,9 +1,8 @@
-"""The kernels on a GPU, through CuPy: torch's CUDA tensors and CuPy's arrays in, the same kind out.
+"""The kernels on a GPU, through CuPy: torch's CUDA tensors or CuPy arrays in, the same kind out.
 
-Arrays change hands by DLPack, which copies nothing. For torch's tensors everything runs in the stream that torch
-works in, and takes its memory from torch's pool, so that neither library waits for the other, takes memory that the
-other still reads, or keeps memory that the other lacks. Not yet run on a GPU: the kernels and their launches are
-tested by a CPU twin (docs/concepts/tracking.md).
+The libraries exchange arrays by DLPack, without a copy. For torch tensors, CuPy uses torch's current stream and torch's
+memory pool. So neither library waits for the other, reuses memory that the other still reads, or keeps memory that the
+other needs. Not tested on a GPU: a CPU twin tests the kernels and their launches (docs/concepts/tracking.md).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from exatrkx_hpc.tracking.arrays import AnyArray, is_tensor
 from exatrkx_hpc.tracking.constants import Scores
 
 _SOURCE = Path(__file__).with_name("kernels.cu")
-#: More than the largest embedding in use; the kernels hold a tile of 128 hits in shared memory.
+#: More than the largest embedding in use; there is a limit because the kernels hold 128 hits in shared memory.
 _MAX_DIMENSIONS = 64
 
 
@@ -30,10 +29,10 @@ class MissingCupy(ImportError):
 
 
 class CupyLauncher:
-    """Runs the kernels with CuPy, compiled for embeddings of `dimensions` axes; components need none."""
+    """Runs the kernels with CuPy, compiled for embeddings of `dimensions` axes; components do not use the axes."""
 
     def __init__(self, dimensions: int = 8) -> None:
-        """Take CuPy; the kernels are compiled at the first use on a device, and CuPy keeps them on disk."""
+        """Import CuPy; it compiles the kernels at the first use on a device, and caches them on disk."""
         self.xp = _cupy()
         self._module = _module(dimensions)
 
@@ -43,7 +42,7 @@ class CupyLauncher:
 
 
 def fixed_radius_edges(embedding: AnyArray, *, radius: float, max_neighbours: int) -> AnyArray:
-    """Return what `frnn.fixed_radius_edges` promises for an array on a GPU; raises MissingCupy."""
+    """Compute `frnn.fixed_radius_edges` on a GPU; raises MissingCupy, ValueError for 0 or more than 64 columns."""
     width = embedding.shape[1]
     if not 1 <= width <= _MAX_DIMENSIONS:
         raise ValueError(f"the embedding has {width} columns; the kernels take 1 to {_MAX_DIMENSIONS}")
@@ -56,7 +55,7 @@ def fixed_radius_edges(embedding: AnyArray, *, radius: float, max_neighbours: in
 def label_components(
     edges: AnyArray, values: AnyArray, *, cut: float, n_hits: int, scores: Scores = "logits"
 ) -> AnyArray:
-    """Return what `components.label_components` promises for arrays on a GPU; raises MissingCupy."""
+    """Compute `components.label_components` on a GPU; raises MissingCupy."""
     with _beside(edges):
         given = as_cupy(edges), as_cupy(values)
         labels = kernels.labels_of(CupyLauncher(), *given, cut=cut, n_hits=n_hits, scores=scores)
@@ -64,7 +63,7 @@ def label_components(
 
 
 def as_cupy(array: AnyArray) -> AnyArray:
-    """Return an array on a GPU as CuPy's, in the same memory; raises MissingCupy."""
+    """Return an array on a GPU as a CuPy array in the same memory; raises MissingCupy."""
     if not is_tensor(array):
         return array
     if not array.numel():  # has no memory to share
@@ -73,7 +72,7 @@ def as_cupy(array: AnyArray) -> AnyArray:
 
 
 def as_tensor(array: AnyArray) -> AnyArray:
-    """Return an array of CuPy as a tensor of torch, in the same memory."""
+    """Return a CuPy array as a torch tensor in the same memory."""
     torch = importlib.import_module("torch")
     if not array.size:
         return torch.empty(array.shape, dtype=getattr(torch, str(array.dtype)), device=f"cuda:{array.device.id}")
@@ -86,7 +85,7 @@ def _back(result: AnyArray, like: AnyArray) -> AnyArray:
 
 @contextlib.contextmanager
 def _beside(array: AnyArray) -> Iterator[None]:
-    """Let CuPy work on the array's device, and for a tensor in the stream that torch works in there."""
+    """Let CuPy use the array's device and, for a tensor, torch's current stream and memory pool."""
     cupy = _cupy()
     if not is_tensor(array):
         with array.device:
@@ -103,7 +102,7 @@ def _beside(array: AnyArray) -> Iterator[None]:
 
 
 class _Handle:
-    """A stream by its address, as CUDA's stream protocol wants it; torch's own has that only since 2.9."""
+    """A stream, given by its address, with CUDA's stream protocol; torch's own streams have it only since 2.9."""
 
     def __init__(self, address: int) -> None:
         self._address = address
@@ -112,11 +111,11 @@ class _Handle:
         return 0, self._address
 
 
-# Kept: there are CuPy releases in which a Stream made of another library's destroys that one at its own end. Torch has
-# 32 streams a device and hands them out again and again.
+# Cached, because in some CuPy releases a Stream made from another library's stream destroys that stream when it is
+# deleted. Torch has 32 streams per device and reuses them.
 @functools.cache
 def _as_cupy_stream(device: int, address: int) -> Any:  # noqa: ANN401 - a cupy.cuda.Stream
-    """Return the stream at an address, of the current device, as CuPy's; CuPy 14 warns of ExternalStream."""
+    """Return the stream at an address, of the current device, as a CuPy stream; CuPy 14 deprecates ExternalStream."""
     cuda = _cupy().cuda
     if hasattr(cuda.Stream, "from_external"):
         return cuda.Stream.from_external(_Handle(address))
@@ -125,7 +124,7 @@ def _as_cupy_stream(device: int, address: int) -> Any:  # noqa: ANN401 - a cupy.
 
 @functools.cache
 def _memory_of_torch() -> Any:  # noqa: ANN401 - a cupy.cuda.PythonFunctionAllocator
-    """Return what gives CuPy memory of torch's pool, for the stream that torch works in."""
+    """Return an allocator that gives CuPy memory of torch's pool, for torch's current stream."""
     cuda = importlib.import_module("torch").cuda
 
     def take(size: int, device: int) -> int:
@@ -153,6 +152,6 @@ def _cupy() -> Any:  # noqa: ANN401 - CuPy is an optional package
 
 
 def _extra() -> str:
-    """Return the extra with the CuPy for the CUDA of this environment's torch."""
+    """Return the extra with the CuPy for the CUDA version of this environment's torch."""
     cuda = getattr(getattr(sys.modules.get("torch"), "version", None), "cuda", None) or "12"
     return f"gpu-cuda{cuda.partition('.')[0]}"

@@ -1,7 +1,7 @@
 """Run a TorchScript network as fast as possible without changing its output.
 
-Each shortcut is tried on samples when the network is loaded. One that fails there, changes an answer by more than
-rounding does, or takes no less time is left out: a site's own weights run as they are, at worst.
+Each optimisation is tried on samples when the network is loaded. It is left out if it fails, changes an output by more
+than rounding, or saves no time. At worst, a site's own weights run unchanged.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from exatrkx_hpc.tracking.onnx_network import LFS_POINTER
 
 Network = Callable[..., torch.Tensor]
 
-#: An edge network that judges each edge alone gets so many at a time on a CPU, if that is faster: what it makes of
-#: them stays in the cache.
+#: Edges per block on a CPU, if that is faster, for an edge network that judges each edge alone: intermediate results
+#: stay in the cache.
 BLOCK = 16_384
-#: On a GPU, or where smaller blocks are no faster, it gets so many: the memory of an event does not grow with the
-#: width of the network times its edges, of which an event of 100,000 hits has 14 million.
+#: Edges per block on a GPU, or if smaller blocks are not faster. It bounds the memory, which would otherwise grow with
+#: the width of the network times the edges; an event of 100,000 hits has 14 million edges.
 LARGE_BLOCK = 1 << 20
-#: Answers may differ by so much, as float32 does when sums are taken in another order.
+#: Tolerance for outputs: float32 sums in another order differ by less.
 _ROUNDING = 1e-4
 
-#: Hits and edges of the samples by which the time is taken: of a small event and of a common one. In blocks only
-#: what has more than one is of interest.
+#: Hits and edges of the samples for timing: a small and a typical event. Blocks are timed on an event with several
+#: blocks.
 _TIMED, _TIMED_IN_BLOCKS = ((200, 800), (1_200, 8_000)), ((1_200, 3 * BLOCK),)
-#: How often each is timed, in turns; the best counts, in processor time: what else runs on the machine only adds to it.
+#: Number of timings of each network, in turns. The lowest CPU time counts, because other load only adds to it.
 _TURNS = 5
-#: What takes less than this part of the plain network's time is worth another rounding, and what takes more than that
-#: for one of the samples is slower; between the two lies chance.
+#: An optimisation is worth its different rounding if its total time is below the first share of the plain network's
+#: time. It counts as slower if its time for one sample is above the second share. Between the two is noise.
 _FASTER, _SLOWER = 0.9, 1.05
 
-#: A linear layer narrower than this on one side gains nothing from oneDNN, and may lose.
+#: A linear layer narrower than this on one side gains nothing from oneDNN, and may become slower.
 _NARROW = 24
 _ONE_DNN = """
 graph(%x, %weight, %bias):
@@ -54,16 +54,15 @@ graph(%x, %weight, %bias):
 def load_network(path: Path, *, device: str = "cpu", columns: int = N_FEATURES) -> Network:
     """Return the TorchScript network of a file, on `device` (`cpu`, `cuda`, `cuda:1`), ready to run.
 
-    It is called with tensors on that device: hits float32 `[N, 3]` and, for an edge network, edges int64
-    `[2, E]`; hits have `columns` features where those are not the usual three. Use it within
-    `torch.inference_mode()`. Raises ValueError when the file cannot be read, NoDevice, which is one, when there is no
-    such GPU.
+    Call it within `torch.inference_mode()`, with tensors on that device: hits float32 `[N, columns]` and, for an edge
+    network, edges int64 `[2, E]`. Raises ValueError when the file cannot be read or does not fit into the GPU's memory,
+    NoDevice (a ValueError) when there is no such GPU.
     """
     require_device(device)
     switch_fuser_off()
     try:
         with warnings.catch_warnings():
-            # torch 2.9 and later advise against TorchScript, which is what Triton's PyTorch backend reads.
+            # torch 2.9 and later deprecate TorchScript, but Triton's PyTorch backend reads it.
             warnings.simplefilter("ignore", DeprecationWarning)
             module = torch.jit.load(str(path), map_location=device).eval()
     except torch.OutOfMemoryError as error:
@@ -76,19 +75,19 @@ def load_network(path: Path, *, device: str = "cpu", columns: int = N_FEATURES) 
 
 
 def switch_fuser_off() -> None:
-    """Let TorchScript run operations one by one in this process: fused, they are compiled anew for each new shape.
+    """Switch off TorchScript's fusion in this process: fused operations are recompiled for each new shape.
 
-    Each event has another shape. On a GPU a compilation takes up to seconds; on a CPU torch does not fuse by itself.
+    Each event has another shape. On a GPU a compilation takes up to seconds; on a CPU torch does not fuse by default.
     """
     torch._C._jit_set_texpr_fuser_enabled(False)
 
 
 def faster(module: Any, *, device: str = "cpu", columns: int = N_FEATURES) -> Network:  # noqa: ANN401 - torch's
-    """Return what answers as `module` does, a TorchScript module in evaluation mode, and takes less time or memory.
+    """Return a network with the output of `module` (TorchScript, evaluation mode) that takes less time or memory.
 
-    On a CPU linear layers run in oneDNN, which was twice as fast as the default on AMD with AVX-512 and slower on
-    Intel for small events, if that is faster here. An edge network that judges each edge alone gets its edges in
-    blocks: small ones where those are faster, else large ones. Hits have `columns` features.
+    On a CPU, linear layers run in oneDNN if that is faster here: it was twice as fast as the default on AMD with
+    AVX-512, but slower on Intel for small events. An edge network that judges each edge alone gets its edges in blocks:
+    small blocks if they are faster, else large ones. Hits have `columns` features.
     """
     plain: Network = module
     if not str(device).startswith("cpu"):
@@ -104,9 +103,9 @@ def faster(module: Any, *, device: str = "cpu", columns: int = N_FEATURES) -> Ne
 def takes_less_time(
     one: Network, other: Network, sizes: Sequence[tuple[int, int]] = _TIMED, *, columns: int = N_FEATURES
 ) -> bool:
-    """Say whether `one` is faster than `other` on events of `sizes`, hits and edges, on this CPU.
+    """Return whether `one` is faster than `other` on events of `sizes` (hits, edges) on this CPU.
 
-    It must be clearly faster in sum, and slower for none of the sizes.
+    `one` must be clearly faster in total, and must not be slower for any of the sizes.
     """
     spent = [_best_times(one, other, _sample(*size, columns)) for size in sizes]
     in_sum = [sum(times) for times in zip(*spent, strict=True)]
@@ -114,7 +113,7 @@ def takes_less_time(
 
 
 def _best_times(one: Network, other: Network, sample: Sequence[torch.Tensor]) -> tuple[float, float]:
-    """Return the shortest processor times (s) of both for a sample, without the edges for a network that takes none."""
+    """Return the lowest CPU times (s) of both for a sample, without the edges if the network takes none."""
     with torch.inference_mode():
         if _answer(other, sample) is None:
             sample = sample[:1]
@@ -124,7 +123,7 @@ def _best_times(one: Network, other: Network, sample: Sequence[torch.Tensor]) ->
                 began = time.process_time()
                 _answer(network, sample)
                 took = time.process_time() - began
-                best[place] = min(best[place], took) if turn else best[place]  # the first warms up
+                best[place] = min(best[place], took) if turn else best[place]  # the first turn warms up
     return best[0], best[1]
 
 
@@ -140,7 +139,7 @@ def _tried(change: Callable[[Any], Network], module: Network, columns: int = N_F
 
 
 def _in_one_dnn(module: Any) -> Network:  # noqa: ANN401 - as above
-    """Return the module with its linear layers, and the ReLU behind them, in oneDNN. Private parts of torch."""
+    """Return the module with its linear layers, and the ReLUs after them, in oneDNN. Uses private parts of torch."""
     frozen: Any = torch.jit.freeze(module)
     for linear in frozen.graph.findAllNodes("aten::linear"):
         weight = linear.inputsAt(1).toIValue()
@@ -161,7 +160,7 @@ def _in_one_dnn(module: Any) -> Network:  # noqa: ANN401 - as above
 
 
 def _in_blocks(network: Network, *, block: int) -> Network:
-    """Return the edge network that gives `network` at most `block` edges at a time."""
+    """Return an edge network that calls `network` with at most `block` edges at a time."""
 
     def run(hits: torch.Tensor, *edges: torch.Tensor) -> torch.Tensor:
         if not edges or edges[0].ndim != 2 or edges[0].shape[1] <= block:
@@ -172,21 +171,21 @@ def _in_blocks(network: Network, *, block: int) -> Network:
 
 
 def _judges_edges_alone(network: Network, device: str, columns: int) -> bool:
-    """Say whether a network takes edges and answers the same when it gets them in blocks."""
+    """Return whether a network takes edges and gives the same output when it gets them in blocks."""
     with torch.inference_mode():
         takes_edges = _answer(network, _samples(device, columns)[1]) is not None
     return takes_edges and _same(_in_blocks(network, block=7), network, device, columns=columns)
 
 
 def _same(one: Network, other: Network, device: str = "cpu", *, columns: int = N_FEATURES) -> bool:
-    """Say whether two networks answer the same on samples, empty ones among them; both have run then.
+    """Return whether two networks give the same output on samples, including empty ones; also warms up both.
 
-    Two that take none of them are not known to.
+    Returns False if the networks accept none of the samples.
     """
     answered = False
     with torch.inference_mode():
         for sample in _samples(device, columns):
-            # TorchScript watches its first run and compiles at the second: no event is to wait for it.
+            # TorchScript profiles its first run and compiles at the second; no event should wait for this.
             for _ in range(2):
                 expected = _answer(other, sample)
                 answer = _answer(one, sample)
@@ -205,7 +204,7 @@ def _close(answer: torch.Tensor | None, expected: torch.Tensor | None) -> bool:
 
 
 def _answer(network: Network, sample: Sequence[torch.Tensor]) -> torch.Tensor | None:
-    """Return the answer, or None when the network does not take the sample: not every one takes no edges."""
+    """Return the output, or None if the network rejects the sample; some networks reject zero edges."""
     try:
         answer = network(*sample)
     except (RuntimeError, TypeError, IndexError, torch.jit.Error):
@@ -214,7 +213,7 @@ def _answer(network: Network, sample: Sequence[torch.Tensor]) -> torch.Tensor | 
 
 
 def _samples(device: str, columns: int) -> list[tuple[torch.Tensor, ...]]:
-    """Return hits `[N, columns]` all over a detector and edges among them, of several sizes, as any may be given."""
+    """Return samples of several sizes, also empty: hits `[N, columns]` all over a detector, with and without edges."""
     samples: list[tuple[torch.Tensor, ...]] = []
     for n_hits, n_edges in itertools.product((40, 1, 0), (60, 1, 0)):
         if n_edges and not n_hits:

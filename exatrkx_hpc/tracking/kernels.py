@@ -1,6 +1,6 @@
-"""Launches the kernels of kernels.cu: the neighbour search and the connected components of a GPU.
+"""Launch the kernels of kernels.cu: the neighbour search and the connected components on a GPU.
 
-What runs them is a parameter: CuPy on a GPU (gpu.py), or, in the tests, NumPy and the same kernels compiled as C++.
+The launcher is a parameter: CuPy on a GPU (gpu.py) or, in the tests, NumPy with the same kernels compiled as C++.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from exatrkx_hpc.tracking.arrays import AnyArray
 from exatrkx_hpc.tracking.constants import Scores
 from exatrkx_hpc.tracking.filtering import threshold
 
-#: TILE of kernels.cu.
+#: Same as TILE in kernels.cu.
 _TILE = 128
-#: Threads of a block where the kernel leaves it open.
+#: Threads per block, where the kernel does not fix the number.
 _THREADS = 256
-#: A small event is cut into so many blocks at least, two for each multiprocessor of an H200.
+#: Target number of blocks for a small event: two per multiprocessor of an H200.
 _ENOUGH_BLOCKS = 264
 
 
 class Launcher(Protocol):
-    """Where kernels run: `xp` is NumPy or CuPy, and makes the arrays that `launch` takes."""
+    """Runs kernels; `xp` is NumPy or CuPy, and makes the arrays for `launch`."""
 
     xp: Any
 
@@ -31,9 +31,9 @@ class Launcher(Protocol):
 
 
 def edges_within(run: Launcher, places: AnyArray, *, radius: float, max_neighbours: int) -> AnyArray:
-    """Return what `frnn.fixed_radius_edges` promises for `places` float32 `[N, D]`, in the same order.
+    """Compute `frnn.fixed_radius_edges` for `places` float32 `[N, D]`, in the same order.
 
-    D is the DIMENSIONS that the kernels were compiled for. Memory grows with N and E, not with N x N.
+    The kernels must be compiled with DIMENSIONS = D. Memory grows with N and E, not with N x N.
     """
     xp, n = run.xp, len(places)
     if n < 2 or max_neighbours < 1:
@@ -62,7 +62,7 @@ def edges_within(run: Launcher, places: AnyArray, *, radius: float, max_neighbou
 def labels_of(
     run: Launcher, edges: AnyArray, values: AnyArray, *, cut: float, n_hits: int, scores: Scores = "logits"
 ) -> AnyArray:
-    """Return what `components.label_components` promises, numbers and all."""
+    """Compute `components.label_components`, with the same numbers of the tracks."""
     xp = run.xp
     if n_hits == 0:
         return xp.empty(0, dtype=np.int64)
@@ -82,5 +82,5 @@ def labels_of(
 
 
 def _above(square: float, width: int) -> np.float32:
-    """Return a float32 that no rounded squared distance exceeds whose exact value is at most `square`."""
+    """Return a float32 upper bound of rounded squared distances whose exact value is at most `square`."""
     return np.float32(np.nextafter(np.float32(square * (1.0 + (width + 8) * 2.0**-22)), np.float32(np.inf)))

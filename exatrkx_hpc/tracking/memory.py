@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ctypes
 
-#: Parameters of mallopt(3) in glibc, and what they are set to: blocks up to 32 MiB, the most that glibc takes, come
-#: from the heap, and the heap is not given back to the system.
+#: Parameters of mallopt(3) in glibc and their values: blocks up to 32 MiB, the maximum of glibc, come from the heap,
+#: and the heap is not returned to the system.
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = (-3, 32 << 20), (-1, 2**31 - 1)
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees, so that no event pays for fresh pages; say whether the C library can.
+    """Keep freed memory in this process, so that no event pays for new pages; return whether the C library can do it.
 
-    Of the processor time of an event of 1,200 hits, 14 % went into page faults without it. The process stays as
-    large as its largest event made it.
+    Without it, 14 % of the CPU time of an event of 1,200 hits went into page faults. The process keeps the size that
+    its largest event needed.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not in every C library
     return mallopt is not None and all(mallopt(*option) == 1 for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))

@@ -1,4 +1,4 @@
-"""Run a network of an ONNX file with onnxruntime, which is imported when a network is loaded."""
+"""Run an ONNX network with onnxruntime, which is imported when a network is loaded."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features
 from exatrkx_hpc.tracking.signatures import sample_of
 from exatrkx_hpc.tracking.tensors import BadTensor
 
-#: The file of a network in the version folder of its model, where it is ONNX.
+#: The file name of an ONNX network in the version folder of its model.
 ONNX_WEIGHT = "model.onnx"
-#: How the text begins that Git LFS leaves in the place of a file; this room imports nothing of the rest.
+#: Start of a Git LFS pointer file. Defined here again, because `tracking` imports no other part of the package.
 LFS_POINTER = b"version https://git-lfs"
-#: What onnxruntime begins its messages with, and where in its own sources it noticed.
+#: Prefixes of onnxruntime's messages, and locations in its source code.
 _NOISE = re.compile(
     r"Load model from .*? failed: ?|\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |/\S+\.(?:cc|cpp|h|cu):\d+ .*?\) (?=[A-Z])"
 )
-#: Nothing below what ends the process: an error is raised, and told in one line.
+#: Log level of onnxruntime: fatal errors only, because other errors are raised and reported in one line.
 _FATAL_ONLY = 4
 _KINDS = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(double)": "float64"}
 
 
 class NoOnnxruntime(ImportError):
-    """There is no onnxruntime in this Python, or one that cannot be imported."""
+    """The Python environment has no onnxruntime, or cannot import it."""
 
 
 def looks_like_onnx(path: Path) -> bool:
-    """Say whether a file's content begins as an ONNX model does: a protobuf message whose first field is its version.
+    """Return whether a file begins like an ONNX model: a protobuf message whose first field is its version.
 
-    A file that cannot be read does not.
+    Returns False for a file that cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -48,16 +48,16 @@ def looks_like_onnx(path: Path) -> bool:
 
 
 def network_file(folder: Path) -> Path:
-    """Return the file of a network in its version folder: `model.pt`, or `model.onnx` where only that is there."""
+    """Return the file of a network in its version folder: `model.pt`, or `model.onnx` if only that exists."""
     onnx, torchscript = folder / ONNX_WEIGHT, folder / "model.pt"
     return onnx if onnx.is_file() and not torchscript.is_file() else torchscript
 
 
 class OnnxNetwork:
-    """A network that answers arrays with an array: hits float32 `[N, F]` and, of an edge network, edges int64 `[2, E]`.
+    """An ONNX network on NumPy arrays: hits float32 `[N, F]` and, for an edge network, edges int64 `[2, E]`.
 
-    The answer is float32, a row for each hit (each edge) of `columns` further axes. No row needs no network: not every
-    one can do that.
+    The output is float32, one row per hit (per edge), with the further axes `columns`. Input without rows skips the
+    network, because some networks fail on it.
     """
 
     def __init__(self, session: Any, names: Sequence[str], columns: tuple[int, ...]) -> None:  # noqa: ANN401 - optional
@@ -66,7 +66,7 @@ class OnnxNetwork:
         self.columns = columns
 
     def __call__(self, *arrays: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the answer; raises RuntimeError, one line, for whatever onnxruntime raises, BadTensor for a shape."""
+        """Return the output; raises RuntimeError, one line, for errors of onnxruntime, BadTensor for a wrong shape."""
         rows = arrays[1].shape[1] if len(arrays) > 1 else len(arrays[0])
         if rows == 0:
             return np.empty((0, *self.columns), dtype=np.float32)
@@ -79,11 +79,11 @@ class OnnxNetwork:
 def load_onnx(
     path: Path, *, inputs: int, features: Features = DEFAULT_FEATURES, device: str = "cpu", threads: int = 1
 ) -> OnnxNetwork:
-    """Return the network of an ONNX file, with one of `inputs` for the hits and, of two, one for the edges.
+    """Return the network of an ONNX file with 1 or 2 `inputs`: hits and, for an edge network, edges.
 
-    It runs on `device` (`cpu`, `cuda`, `cuda:1`), on a CPU with so many `threads`. Hits have the columns of `features`.
-    A sample is run at once. Raises NoOnnxruntime, and ValueError, one line, when the file cannot be read, is something
-    else or does not fit, or when the device cannot be had (NoDevice).
+    The network runs on `device` (`cpu`, `cuda`, `cuda:1`), on a CPU with `threads` threads. Hits have the columns of
+    `features`. A sample is run immediately. Raises NoOnnxruntime; ValueError, one line, when the file cannot be read,
+    has another format or does not fit; NoDevice (a ValueError) when the device is not available.
     """
     if threads < 1:
         raise ValueError(f"threads is {threads}; use 1 or more")
@@ -102,7 +102,7 @@ def load_onnx(
 
 
 def on_tensors(network: OnnxNetwork, device: str) -> Callable[..., Any]:
-    """Return the network as a function of torch's tensors on `device`: they go through the memory of the CPU."""
+    """Return the network as a function of torch tensors on `device`; the data passes through CPU memory."""
     torch = importlib.import_module("torch")
 
     def call(*tensors: Any) -> Any:  # noqa: ANN401 - torch is optional
@@ -114,7 +114,7 @@ def on_tensors(network: OnnxNetwork, device: str) -> Callable[..., Any]:
 def _onnxruntime(device: str) -> Any:  # noqa: ANN401 - optional
     try:
         return importlib.import_module("onnxruntime")
-    except Exception as error:  # one that does not fit its numpy raises more than ImportError
+    except Exception as error:  # with the wrong numpy, it raises more than ImportError
         package = "onnxruntime" if device == "cpu" else "onnxruntime-gpu"
         raise NoOnnxruntime(
             f"an ONNX network needs {package} ({_one_line(error)}); put it into the models' Python environment"
@@ -126,15 +126,15 @@ def _session(path: Path, device: str, threads: int) -> Any:  # noqa: ANN401 - op
     runtime = _onnxruntime(device)
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # Threads that wait by spinning take the cores of the other instances.
+    # Spinning threads would take the cores of the other instances.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = _FATAL_ONLY
     provider = _provider(runtime, device)
     try:
         session = runtime.InferenceSession(str(path), options, providers=[provider])
-    except Exception as error:  # each kind of failure is a class of its own
+    except Exception as error:  # onnxruntime has one class per kind of failure
         raise ValueError(f"{path} is not a usable ONNX file: {_one_line(error)}; {_help(error)}") from error
-    # Where the libraries of CUDA are missing, onnxruntime would go on, on the CPU.
+    # Without the CUDA libraries, onnxruntime would fall back to the CPU.
     if provider[0] not in session.get_providers():
         raise NoDevice(f"onnxruntime cannot use {device}: {provider[0]} did not start; check CUDA and cuDNN")
     session.disable_fallback()
@@ -178,7 +178,7 @@ def _help(error: Exception) -> str:
 
 
 def _input_names(path: Path, given: Sequence[Any], wanted: int, columns: int) -> tuple[str, ...]:
-    """Return the names of the inputs, hits first: they are told apart by their types. Raises ValueError, one line."""
+    """Return the names of the inputs, hits first; their types tell them apart. Raises ValueError, one line."""
     kinds = {"float32": f"hits float32 [N, {columns}]", "int64": "edges int64 [2, E]"}
     names = {_kind(one): one.name for one in given}
     if len(given) != wanted or set(names) != set(list(kinds)[:wanted]):
@@ -186,7 +186,7 @@ def _input_names(path: Path, given: Sequence[Any], wanted: int, columns: int) ->
         raise ValueError(f"{path} takes {found}; expected {' and '.join(list(kinds.values())[:wanted])}")
     for one in given:
         shape, size = list(one.shape), columns if _kind(one) == "float32" else 2
-        # [] stands for a shape that the file does not tell: the sample will.
+        # [] means that the file does not state the shape; the sample run checks it.
         fixed, free = (1, 0) if _kind(one) == "float32" else (0, 1)
         if shape and (len(shape) != 2 or (isinstance(shape[fixed], int) and shape[fixed] != size)):
             raise ValueError(f"{path} takes {one.name} as {_shape(one)}; expected {kinds[_kind(one)]}")
@@ -216,7 +216,7 @@ def _answer(session: Any, names: Sequence[str], arrays: Sequence[NDArray[Any]]) 
     try:
         given = {name: np.ascontiguousarray(array) for name, array in zip(names, arrays, strict=True)}
         answer: NDArray[np.float32] = session.run(None, given)[0]
-    except Exception as error:  # whatever it is, it is this request's
+    except Exception as error:  # any error concerns only this request
         raise RuntimeError(_one_line(error)) from error
     return answer
 

@@ -10,22 +10,22 @@ from typing import cast, get_args
 
 from exatrkx_hpc.tracking.constants import DEFAULT_SETTINGS, EdgeOrder, PipelineSettings, Scores
 
-#: The parameter of applyfilter, wcc and the fused model that says what the edge networks give.
+#: The parameter of applyfilter, wcc and the fused model for the kind of the edge networks' output.
 SCORES = "scores"
-#: The parameter of frnn and the fused model that says how the edge networks get their edges.
+#: The parameter of frnn and the fused model for the order of the hits in an edge.
 EDGE_ORDER = "edge_order"
 
 
 def networks_folder(folder: Path, parameters: Mapping[str, str]) -> Path:
     """Return the folder of `embed`, `filter` and `gnn` for the fused model in `folder`."""
-    # By its name alone: behind a link, the system's own '..' would be beside what the link leads to.
+    # Resolved by name only: if `folder` is a link, the system would resolve '..' at the link's target.
     return Path(os.path.normpath(folder / parameters.get("networks", "..")))
 
 
 def settings_of(parameters: Mapping[str, str]) -> PipelineSettings:
-    """Return the settings that `parameters` name by their fields; the others have their defaults.
+    """Return the settings from `parameters`, which are named like the fields; missing ones keep their defaults.
 
-    Raises ValueError for a value that is not a number, or another word than `scores` can be.
+    Raises ValueError for a value that is not a number, or for an unknown `scores` or `edge_order`.
     """
     stated = {
         field.name: type(getattr(DEFAULT_SETTINGS, field.name))(parameters[field.name])
@@ -38,15 +38,15 @@ def settings_of(parameters: Mapping[str, str]) -> PipelineSettings:
 
 
 def scores_of(parameters: Mapping[str, str]) -> Scores:
-    """Return what the parameter `scores` says that the edge networks give; logits without a word.
+    """Return the parameter `scores`, the kind of the edge networks' output; `logits` by default.
 
-    Raises ValueError for another word.
+    Raises ValueError for an unknown value.
     """
     return cast(Scores, _word(parameters, SCORES, get_args(Scores)))
 
 
 def edge_order_of(parameters: Mapping[str, str]) -> EdgeOrder:
-    """Return how the edge networks get their edges; by number without a word. Raises ValueError for another word."""
+    """Return the parameter `edge_order`; `number` by default. Raises ValueError for an unknown value."""
     return cast(EdgeOrder, _word(parameters, EDGE_ORDER, get_args(EdgeOrder)))
 
 

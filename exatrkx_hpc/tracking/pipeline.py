@@ -31,10 +31,10 @@ from exatrkx_hpc.tracking.tensors import BadTensor, check_hits
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
-    """What each stage gave for one event of N hits, in order; E candidate edges, E' after the filter.
+    """Output of each stage for one event of N hits, in order; E candidate edges, E' after the filter.
 
-    The arrays are of the kind of the hits: NumPy, torch or CuPy. The logits are probabilities where the settings say
-    that the networks give those.
+    The arrays have the kind of the hits: NumPy, torch or CuPy. The logits are probabilities if the settings have
+    `scores` set to `probabilities`.
     """
 
     embedding: Float32
@@ -49,9 +49,9 @@ class Stages:
 class Pipeline:
     """Finds tracks: embed, frnn, filter, applyfilter, gnn, connected components.
 
-    The networks are any callables on tensors of `device` (`cpu`, `cuda`, `cuda:1`): plain modules, or what `load`
-    reads. Every stage runs there, and nothing in between leaves it. How many threads torch uses is left to the
-    caller.
+    The networks are callables on tensors of `device` (`cpu`, `cuda`, `cuda:1`): plain modules, or networks that `load`
+    reads. Every stage runs on that device, and intermediate results stay there. The caller sets the number of torch's
+    threads.
     """
 
     embed: Network
@@ -72,8 +72,8 @@ class Pipeline:
     ) -> Pipeline:
         """Return the pipeline of `repository/{embed,filter,gnn}/1/model.pt` (or `model.onnx`) on `device`.
 
-        A hit is what the repository's features say. `threads` are those of an ONNX network on a CPU. Raises ValueError
-        when one of the files is not there or no network, or the features cannot be read.
+        The repository's features define a hit. `threads` is the number of threads of an ONNX network on a CPU. Raises
+        ValueError when a file is missing or is not a network, or the features cannot be read.
         """
         features = read_features(repository)
         if settings.edge_order == "radius":
@@ -84,15 +84,15 @@ class Pipeline:
     def find_tracks(self, hits: Float32, *, name: str = "hits") -> Int64:
         """Return one track label (int64) for each hit, `[N]`; `hits` float32 `[N, 3]` (r/3000, phi/pi, z/400).
 
-        `hits` is a NumPy array, a torch tensor or a CuPy array, on any device; the labels are of the same kind and
-        there, too. Raises BadTensor, a ValueError, which calls the hits `name`, for hits of another shape or type, or
-        out of range.
+        `hits` is a NumPy array, a torch tensor or a CuPy array, on any device; the labels have the same kind and
+        device. Raises BadTensor, a ValueError, for hits of another shape or type or out of range; the message calls
+        the hits `name`.
         """
         labels: Int64 = _answer(self._run(hits, name).labels, hits)
         return labels
 
     def stages(self, hits: Float32) -> Stages:
-        """Return what each stage gives for `hits` float32 `[N, 3]`; raises BadTensor as `find_tracks` does."""
+        """Return the output of each stage for `hits` float32 `[N, 3]`; raises BadTensor as `find_tracks` does."""
         stages = self._run(hits)
         return Stages(**{field.name: _answer(getattr(stages, field.name), hits) for field in fields(Stages)})
 
@@ -120,11 +120,11 @@ class Pipeline:
             )
 
     def _tensor(self, hits: AnyArray, name: str) -> torch.Tensor:
-        """Return checked hits as a tensor on the device; from the CPU to the CPU without a copy."""
+        """Check hits, and return them as a tensor on the device; without a copy from CPU to CPU."""
         if on_gpu(hits):
             tensor = hits if is_tensor(hits) else gpu.as_tensor(hits)
             if not _look_good(tensor, self.features):
-                check_hits(name, on_host(tensor), self.features)  # says what is wrong
+                check_hits(name, on_host(tensor), self.features)  # raises the error
         else:
             array = _host_array(hits)
             check_hits(name, array, self.features)
@@ -159,21 +159,21 @@ def _network(repository: Path, name: str, features: Features, device: str, threa
 
 
 def _host_array(hits: AnyArray) -> NDArray[Any]:
-    """Return what is not on a GPU as an array of NumPy; raises BadTensor where that would lose a mask, or fails."""
+    """Return hits that are not on a GPU as a NumPy array; raises BadTensor for masked, sparse or other hits."""
     if isinstance(hits, np.ma.MaskedArray) and np.any(hits.mask):
         raise BadTensor(f"hits has {int(np.sum(hits.mask))} masked values; leave those hits out, or fill them")
     if is_tensor(hits) and hits.layout != torch.strided:
         raise BadTensor("hits is a sparse tensor; use hits.to_dense()")
     try:
         return on_host(hits)
-    except Exception as error:  # of any library whose array it is
+    except Exception as error:  # from the library of the array
         raise BadTensor(
             f"hits is not an array: {' '.join(str(error).split())[:200]}; expected float32 [N, 3]"
         ) from error
 
 
 def _look_good(hits: torch.Tensor, features: Features) -> bool:
-    """Say on the device whether `check_hits` would find nothing, at the cost of one number read back."""
+    """Return whether `check_hits` would accept the hits; runs on the device and reads back only one number."""
     if hits.dtype != torch.float32 or hits.ndim != 2 or hits.shape[1] != len(features):
         return False
     low, high = hits.new_tensor(features.lowest), hits.new_tensor(features.highest)
@@ -181,10 +181,10 @@ def _look_good(hits: torch.Tensor, features: Features) -> bool:
 
 
 def _answer(tensor: torch.Tensor, hits: AnyArray) -> AnyArray:
-    """Return a tensor in the kind of the hits, and where they are."""
+    """Return a tensor in the kind and on the device of the hits."""
     if is_tensor(hits):
         there = tensor.to(hits.device)
-        # One that was made in inference mode may not be changed by who gets it; a copy outside of it may.
+        # A tensor made in inference mode cannot be changed by the caller; a copy made outside of that mode can.
         return there.clone() if there.is_inference() else there
     if on_gpu(hits) and tensor.is_cuda:
         return gpu.as_cupy(tensor)

@@ -1,6 +1,6 @@
-"""Events to warm up with: as many hits as real ones, about as close together. They are no physics.
+"""Events for warm-up, with about the number and density of real hits; not for physics.
 
-Training and tests have better ones (synthetic.py); this one travels to the servers.
+Training and tests have better events (simulation/synthetic.py), but only this module is copied to the servers.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import numpy as np
 
 from exatrkx_hpc.tracking.constants import R_SCALE_MM, Z_SCALE_MM, Float32
 
-#: Radii (mm) of ten layers, as silicon trackers have them, and half of their length.
+#: Radii (mm) of ten layers, as in silicon trackers, and their half length (mm).
 _LAYERS = np.array([32.0, 72.0, 116.0, 172.0, 260.0, 360.0, 500.0, 660.0, 820.0, 1020.0])
 _HALF_LENGTH = 1080.0
-#: Largest pseudorapidity, how far tracks begin from the middle (mm, one sigma), and how much they bend (pi / mm).
+#: Largest pseudorapidity, spread of the tracks' start along z (mm, one sigma) and of their bend (pi / mm, one sigma).
 _ETA, _BEAM_SPOT, _BEND = 2.0, 50.0, 1.5e-4
 
 
 def sample_hits(rng: np.random.Generator, *, tracks: int) -> Float32:
-    """Return the hits of so many bent tracks from the beam, float32 `[N, 3]` (r/3000, phi/pi, z/400), in random order.
+    """Return the hits of bent tracks from the beam, float32 `[N, 3]` (r/3000, phi/pi, z/400), in random order.
 
-    A track has a hit in each layer that it meets within the detector: ten or fewer.
+    A track has a hit in each layer that it crosses within the detector: ten or fewer.
     """
     phi, eta = rng.uniform(-1.0, 1.0, tracks), rng.uniform(-_ETA, _ETA, tracks)
     start, bend = rng.normal(0.0, _BEAM_SPOT, tracks), rng.normal(0.0, _BEND, tracks)

@@ -1,8 +1,8 @@
 """The stages of the pipeline as models of Triton's Python backend, one class per model.
 
-A model folder's `1/model.py` only names its class. Each request is checked before it is computed: what a
-stage cannot use becomes an error of that request alone, which names the model, the tensor and what was
-expected, and the server lives on. Triton's own module exists only inside Triton, so it is imported there.
+A model folder's `1/model.py` only names its class. Each request is checked before it is computed. Invalid input
+becomes an error of only that request, which names the model, the tensor and what was expected; the server continues.
+Triton's own module exists only inside Triton, so it is imported there.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ Array = NDArray[Any]
 
 
 def refuse_numpy_2(version: str, parameters: Mapping[str, str]) -> None:
-    """Raise RuntimeError for a numpy from 2 on, unless the parameter `numpy2` is `allow`.
+    """Raise RuntimeError for numpy 2 or later, unless the parameter `numpy2` is `allow`.
 
-    With it, the Python backend of Triton 2.51 reads zeros and answers every request with outputs of 0 bytes, while
-    the model says READY: far better not to load. A later server that can do it is told so by the parameter. Only
-    stages whose tensors are NumPy's arrays need this: torch's go by DLPack, which is right under either numpy.
+    With numpy 2, the Python backend of Triton 2.51 reads zeros and answers every request with outputs of 0 bytes, while
+    the model is READY. Not loading the model is better. Set the parameter for a later server that supports numpy 2.
+    Only stages with NumPy tensors need this check: torch tensors go through DLPack, which is right with any numpy.
     """
     if int(version.partition(".")[0]) >= 2 and parameters.get("numpy2") != "allow":
         raise RuntimeError(
@@ -52,21 +52,21 @@ def refuse_numpy_2(version: str, parameters: Mapping[str, str]) -> None:
 
 
 class Refused(Exception):
-    """The one request of a call gets no answer; Triton tells its client this message, between words of its own."""
+    """The only request of a call is refused; Triton sends this message to the client, within a text of its own."""
 
 
 class Stage:
-    """What every model has in common: read the configuration, check, compute, answer.
+    """Base class of every model: read the configuration, check, compute, answer.
 
-    A subclass sets `outputs` (tensor names) and overrides `configure` and `compute`. Tensors are NumPy's arrays.
+    A subclass sets `outputs` (tensor names) and overrides `configure` and `compute`. Tensors are NumPy arrays.
     """
 
     outputs: tuple[str, ...] = ()
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Take the model's name and the `parameters` of its config.pbtxt; Triton calls this once.
+        """Read the model's name and the `parameters` of its config.pbtxt; Triton calls this once.
 
-        Raises ValueError or OSError, which make Triton refuse to load the model.
+        Raises ValueError, RuntimeError or OSError; Triton then refuses to load the model.
         """
         self.model = args["model_name"]
         config = json.loads(args["model_config"])
@@ -76,31 +76,31 @@ class Stage:
         self.configure(args, config, parameters)
 
     def refuse(self, parameters: Mapping[str, str]) -> None:
-        """Raise RuntimeError where this stage's tensors would come out wrong."""
+        """Raise RuntimeError if this stage's tensors would be wrong."""
         refuse_numpy_2(np.__version__, parameters)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Keep what this stage needs of its `parameters`."""
+        """Store the `parameters` that this stage needs."""
 
     def compute(self, inputs: Mapping[str, AnyArray]) -> tuple[AnyArray, ...]:
-        """Return the outputs, in the order of `outputs`; raise BadTensor for inputs that cannot be used."""
+        """Return the outputs, in the order of `outputs`; raise BadTensor for invalid inputs."""
         raise NotImplementedError
 
     def take(self, tensor: Any) -> AnyArray:  # noqa: ANN401 - exists only inside Triton
-        """Return what `compute` gets of an input tensor of Triton."""
+        """Convert an input tensor of Triton for `compute`."""
         return tensor.as_numpy()
 
     def give(self, name: str, result: AnyArray) -> Any:  # noqa: ANN401 - as above
-        """Return the output tensor of Triton for what `compute` gave."""
-        # Not Tensor.from_dlpack: with numpy arrays Triton 2.51 loses the stub, and it refuses empty ones.
+        """Convert a result of `compute` to an output tensor of Triton."""
+        # Not Tensor.from_dlpack: with numpy arrays the stub process of Triton 2.51 dies, and it refuses empty arrays.
         return _triton().Tensor(name, np.ascontiguousarray(result))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each of Triton's requests, one response a request; a bad one gets an error of its own.
+        """Answer Triton's requests, one response per request; an invalid request gets its own error.
 
-        Raises Refused for a bad one that came alone: Triton (2.51) counts that as a failure of the model, but a
-        response that is an error as a success. What is raised becomes INTERNAL, so an error of another status stays
-        a response: clients go by it.
+        Raises Refused for an invalid request that came alone: Triton 2.51 counts an exception as a failure of the
+        model, but an error response as a success. An exception becomes INTERNAL, so an error with another status stays
+        a response: clients use the status.
         """
         answers = [self._answer(request) for request in requests]
         if len(answers) == 1 and answers[0].has_error():
@@ -116,14 +116,15 @@ class Stage:
             tensors = [self.give(name, result) for name, result in zip(self.outputs, results, strict=True)]
         except BadTensor as error:
             return triton.InferenceResponse(error=triton.TritonError(f"{self.model}: {error}"))
-        except Exception as error:  # this request's alone: the others of the call get their answers
+        except Exception as error:  # only this request fails; the others of the call get their answers
             return triton.InferenceResponse(error=self.failure(error))
         return triton.InferenceResponse(output_tensors=tensors)
 
     def failure(self, error: Exception) -> Any:  # noqa: ANN401 - as above
-        """Return what the client is told of an error that is not its input's; the log gets all of it.
+        """Return the client's error for a failure that its input did not cause.
 
-        It is to ask again elsewhere, when the GPU does not work and the server ends.
+        If the GPU failed, the server ends, and UNAVAILABLE tells the client to retry on another server. An unexpected
+        error is logged with its traceback.
         """
         triton = _triton()
         if is_broken(error):
@@ -137,22 +138,22 @@ class Stage:
 
 
 class TorchStage(Stage):
-    """A stage whose tensors are torch's: they come from Triton and go there by DLPack, under any numpy.
+    """A stage with torch tensors, which it exchanges with Triton by DLPack, with any numpy.
 
-    A Python model gets its inputs on the CPU unless FORCE_CPU_ONLY_INPUT_TENSORS says otherwise; both will do.
-    Answers go out on the CPU. A GPU that fails ends the server: CUDA can do nothing more in this process, and since
-    24.06 Triton starts no other one, but says that it is ready and fails each request.
+    A Python model gets its inputs on the CPU unless FORCE_CPU_ONLY_INPUT_TENSORS is off; the stage accepts both.
+    Outputs are on the CPU. A failed GPU ends the server: CUDA no longer works in this process, and since 24.06 Triton
+    does not start another process, but reports that it is ready and fails each request.
     """
 
     def refuse(self, parameters: Mapping[str, str]) -> None:
         """Refuse nothing: no tensor of this stage passes through NumPy inside Triton's own code."""
 
     def take(self, tensor: Any) -> AnyArray:  # noqa: ANN401 - exists only inside Triton
-        """Return a tensor of torch in Triton's memory, which it keeps as long as it lives."""
+        """Return a torch tensor in Triton's memory, which stays valid as long as the tensor exists."""
         return importlib.import_module("torch").from_dlpack(tensor.to_dlpack())
 
     def give(self, name: str, result: AnyArray) -> Any:  # noqa: ANN401 - as above
-        """Return the output tensor of Triton; it takes contiguous ones alone."""
+        """Return the output tensor of Triton, which accepts only contiguous tensors."""
         return _triton().Tensor.from_dlpack(name, result.detach().cpu().contiguous())
 
 
@@ -165,7 +166,7 @@ class FrnnStage(Stage):
     outputs = ("OUTPUT0",)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Take the radius and the neighbour limit."""
+        """Read the radius, the neighbour limit, the edge order and the features."""
         self.radius = float(parameters.get("radius", DEFAULT_SETTINGS.radius))
         self.max_neighbours = int(parameters.get("max_neighbours", DEFAULT_SETTINGS.max_neighbours))
         self.columns = int(config["input"][0]["dims"][1])
@@ -196,7 +197,7 @@ class ApplyFilterStage(Stage):
     outputs = ("EDGE_LIST_AFTER_FILTER",)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Take the cut, a probability, and what the scores are."""
+        """Read the cut, a probability, and the kind of the scores."""
         self.cut = float(parameters.get("cut", DEFAULT_SETTINGS.filter_cut))
         self.scores = scores_of(parameters)
 
@@ -209,16 +210,16 @@ class ApplyFilterStage(Stage):
 
 
 class WccStage(Stage):
-    """Edges `[2, E]` (int64), scores `[E]` (float32) and, if given, hits `[N, 3]` to labels; parameters cut, scores.
+    """Edges `[2, E]` (int64), scores `[E]` (float32) and, if given, hits `[N, F]` to labels; parameters cut, scores.
 
-    With the hits there are exactly N labels. Without them, as in the public service's own form, there are as
-    many as the largest hit number among the edges, plus one.
+    With the hits there are exactly N labels. Without them, as in the public service, the number of labels is the
+    largest hit number in the edges plus one.
     """
 
     outputs = ("OUTPUT0",)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Take the cut, a probability, and what the scores are."""
+        """Read the cut, a probability, and the kind of the scores."""
         self.cut = float(parameters.get("cut", DEFAULT_SETTINGS.gnn_cut))
         self.scores = scores_of(parameters)
         self.features = read_features(Path(args["model_repository"]).parent)
@@ -227,7 +228,7 @@ class WccStage(Stage):
         """Return the labels `[N]` (int64)."""
         edges, scores, hits = inputs["INPUT0"], inputs["INPUT1"], inputs.get("INPUT2")
         if hits is not None:
-            # Where Triton itself runs the networks, nobody looked at them before.
+            # If Triton's own backend runs the networks, the hits were not checked before.
             check_hits("INPUT2", hits, self.features)
         n_hits = None if hits is None else len(hits)
         check_edges("INPUT0", edges, n_hits=n_hits)
@@ -236,15 +237,15 @@ class WccStage(Stage):
 
 
 class TorchScriptStage(TorchStage):
-    """A TorchScript network, as Triton's PyTorch backend would run it, where that backend is not at hand.
+    """A TorchScript network in the Python backend, for servers without Triton's PyTorch backend.
 
-    Inputs are the hits `[N, 3]` (float32) and, for an edge network, the edges `[2, E]` (int64). Tensor names
-    come from config.pbtxt, the weights from the file of parameter `weights` in the version folder. An
-    instance of KIND_CPU never touches a GPU, even where there is one.
+    Inputs are the hits `[N, F]` (float32) and, for an edge network, the edges `[2, E]` (int64). Tensor names
+    come from config.pbtxt. The parameter `weights` names the file in the version folder. An instance of KIND_CPU never
+    uses a GPU, even if there is one.
     """
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Load the weights and run them once, so that what cannot work is refused now, not at the first event."""
+        """Load the weights and run them on a sample, so that a faulty network fails now, not at the first event."""
         self.torch = importlib.import_module("torch")
         self.torch.set_num_threads(int(parameters.get("threads", "1")))
         self.device = device_of(args)
@@ -272,7 +273,7 @@ class TorchScriptStage(TorchStage):
             raise ValueError(f"{self.model}: {weights}: {error}") from error
 
     def compute(self, inputs: Mapping[str, AnyArray]) -> tuple[AnyArray, ...]:
-        """Return the network's answer, a tensor: `[N, 8]` of the embedding, one logit an edge of the others."""
+        """Return the network's output, a tensor: `[N, D]` for the embedding, one score per edge for the others."""
         hits, *rest = (inputs[name] for name in self.inputs)
         check_hits(self.inputs[0], on_host(hits), self.features)
         for name, edges in zip(self.inputs[1:], rest, strict=True):
@@ -292,34 +293,34 @@ class TorchScriptStage(TorchStage):
 
 @functools.cache
 def _triton() -> Any:  # noqa: ANN401 - as above
-    """Return Triton's module, found once: an import statement's search costs each request."""
+    """Return Triton's module; cached, because the search of an import statement costs time in each request."""
     return importlib.import_module("triton_python_backend_utils")
 
 
 def end_server(why: str) -> None:
-    """Write `why` to the log and let the server end in order; what started it, such as the farm, starts it again."""
+    """Write `why` to the log and stop the server cleanly; its supervisor, such as the farm, restarts it."""
     print(why, file=sys.stderr, flush=True)
     server = os.getppid()
     if Path(f"/proc/{server}/comm").read_text().strip() != "tritonserver":
-        os._exit(1)  # started by something else, which shall see that this process cannot go on
+        os._exit(1)  # started by another program, which must see that this process cannot continue
     os.kill(server, signal.SIGTERM)
 
 
 def require_weight(model: str, path: Path) -> None:
-    """Raise FileNotFoundError, which names the model, when a weight is not there."""
+    """Raise FileNotFoundError, which names the model, if a weight is missing."""
     if not path.is_file():
         raise FileNotFoundError(f"{model}: the weight {path} is missing; train or copy it")
 
 
 def _shaped(answer: AnyArray, name: str, shape: tuple[int, ...]) -> AnyArray:
-    """Return the tensor in the shape that config.pbtxt promises: networks differ in `[E]` and `[E, 1]`."""
+    """Return the tensor in the shape of config.pbtxt: some networks return `[E]`, others `[E, 1]`."""
     if answer.numel() != math.prod(shape):
         raise BadTensor(f"{name} has shape {list(answer.shape)}, but config.pbtxt promises {list(shape)}")
     return answer.reshape(shape)
 
 
 def _own(answer: AnyArray, *inputs: AnyArray) -> AnyArray:
-    """Return the tensor in memory of its own: a network may answer with what it was given, which is Triton's."""
+    """Return the tensor in its own memory: a network may return its input, whose memory belongs to Triton."""
     memory = answer.untyped_storage().data_ptr()
     shared = any(memory == tensor.untyped_storage().data_ptr() for tensor in inputs)
     return answer.clone() if shared else answer

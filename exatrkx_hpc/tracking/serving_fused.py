@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 
 #: Tracks of the sample events: about 220, 1,400 and 3,500 hits.
 _SAMPLE_TRACKS = (25, 165, 420)
-#: So long (s) sample events run on a CPU before the rest of them is left out.
+#: Time (s) on a CPU after which the remaining sample events are skipped.
 _ENOUGH = 10.0
 
 
 class FusedStage(TorchStage):
-    """Hits `[N, 3]` (float32) to labels `[N]` (int64), as the ensemble gives them.
+    """Hits `[N, F]` (float32) to labels `[N]` (int64), the same labels as from the ensemble.
 
-    Parameters are the fields of PipelineSettings, `threads` (of the CPU, for each instance), and `networks`: the
-    folder that holds `embed`, `filter` and `gnn`, seen from the model's own. It is `..`, so that a site that puts
-    its own weights there changes the ensemble and this model at once.
+    Parameters are the fields of PipelineSettings, `threads` (CPU threads per instance), and `networks`: the folder of
+    `embed`, `filter` and `gnn`, relative to the model's own folder. The default is `..`, so that a site's own weights
+    in that folder change the ensemble and this model at once.
     """
 
     outputs = ("LABELS",)
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Load the three networks and run whole events; raises ValueError, one line, for what would fail later."""
+        """Load the three networks and run sample events; raises ValueError, one line, for any later failure."""
         torch = importlib.import_module("torch")
         torch.set_num_threads(threads := int(parameters.get("threads", "1")))
         folder = networks_folder(Path(args["model_repository"]), parameters)
@@ -64,10 +64,10 @@ class FusedStage(TorchStage):
 
 
 def warm_up(pipeline: Pipeline) -> None:
-    """Run each network, then whole events of three sizes, twice, so that no later event finds anything not ready.
+    """Run each network, then complete events of three sizes, twice, so that later events need no preparation.
 
-    That compiles the kernels and fills the pools of memory. Raises ValueError, one line, for anything that fails: a
-    network that takes or gives something else, a missing CuPy, an embedding too wide, too little memory.
+    This compiles the kernels and fills the memory pools. Raises ValueError, one line, for any failure: a network with
+    wrong inputs or outputs, a missing CuPy, a too wide embedding, too little memory.
     """
     check_networks(pipeline)
     rng = np.random.default_rng(0)
@@ -77,14 +77,14 @@ def warm_up(pipeline: Pipeline) -> None:
     for hits in events * 2:
         try:
             pipeline.find_tracks(hits)
-        except Exception as error:  # whatever it is, an event would meet it
+        except Exception as error:  # any error here would fail events, too
             raise ValueError(f"a sample event of {len(hits)} hits fails: {reason(error)}") from error
         if pipeline.device == "cpu" and time.monotonic() - began > _ENOUGH:
-            return  # Nothing is compiled for a size there: large networks are not to hold up the server's start.
+            return  # A CPU compiles nothing per size, so large networks need not delay the start.
 
 
 def check_networks(pipeline: Pipeline) -> None:
-    """Run each network on a sample; raises BadTensor, a ValueError, for one that takes or gives something else."""
+    """Run each network on a sample; raises BadTensor, a ValueError, for wrong inputs or outputs."""
     torch = importlib.import_module("torch")
 
     def arrays(network: Network) -> Callable[..., Array]:

@@ -1,4 +1,4 @@
-"""A network of an ONNX file as a model of Triton's Python backend."""
+"""An ONNX network as a model of Triton's Python backend."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from exatrkx_hpc.tracking.tensors import check_edges, check_hits
 
 
 class OnnxStage(Stage):
-    """A network of an ONNX file, run by onnxruntime; torch is not needed.
+    """An ONNX network, run by onnxruntime; torch is not needed.
 
     Inputs are the hits `[N, F]` (float32) and, for an edge network, the edges `[2, E]` (int64). Tensor names come from
-    config.pbtxt; those of the file may be others. Parameters: `weights`, the file in the version folder, and `threads`
-    (of the CPU, for each instance). An instance of KIND_GPU runs on its GPU or does not load; one of KIND_CPU never
-    touches a GPU.
+    config.pbtxt; the file may use other names. Parameters: `weights`, the file in the version folder, and `threads`,
+    CPU threads per instance. An instance of KIND_GPU runs on its GPU or does not load; an instance of KIND_CPU never
+    uses a GPU.
     """
 
     def configure(self, args: Mapping[str, str], config: dict[str, Any], parameters: dict[str, str]) -> None:
-        """Load the network and run it on a sample; raises ValueError, one line, for what would fail later."""
+        """Load the network and run it on a sample; raises ValueError, one line, for any later failure."""
         weights = Path(args["model_repository"]) / args["model_version"] / parameters.get("weights", ONNX_WEIGHT)
         require_weight(self.model, weights)
         self.features = read_features(Path(args["model_repository"]).parent)
@@ -54,7 +54,7 @@ class OnnxStage(Stage):
             raise ValueError(f"{self.model}: {error}") from error
 
     def compute(self, inputs: Mapping[str, AnyArray]) -> tuple[AnyArray, ...]:
-        """Return the network's answer in the shape that config.pbtxt promises."""
+        """Return the network's output in the shape of config.pbtxt."""
         hits, *rest = (inputs[name] for name in self.inputs)
         check_hits(self.inputs[0], hits, self.features)
         for name, edges in zip(self.inputs[1:], rest, strict=True):

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, Features
 
-#: Without a list of hits the largest hit number sets the size of the answer, so it must be bounded: the
-#: largest events have under a million hits, and one bad number must not take the server's memory.
+#: Without a list of hits, the largest hit number sets the size of the output, so it must be bounded. The
+#: largest events have under a million hits, and one wrong number must not use up the server's memory.
 MAX_HITS = 10_000_000
 
 
 class BadTensor(ValueError):
-    """A tensor that a stage cannot use; the message names it, what it is and what was expected."""
+    """An invalid tensor; the message names the tensor, what it contains and what was expected."""
 
 
 def check_hits(name: str, array: NDArray[Any], features: Features = DEFAULT_FEATURES) -> None:
@@ -54,7 +54,7 @@ def _check_type(name: str, array: NDArray[Any], wanted: type[np.generic]) -> Non
 def check_edges(name: str, array: NDArray[Any], *, n_hits: int | None = None) -> None:
     """Raise BadTensor unless `array` is int64 `[2, E]` and its hit numbers are between 0 and `n_hits` - 1.
 
-    Without `n_hits`, MAX_HITS takes its place.
+    Without `n_hits`, the limit is MAX_HITS.
     """
     _check_type(name, array, np.int64)
     if array.ndim != 2 or array.shape[0] != 2:
@@ -66,7 +66,7 @@ def check_edges(name: str, array: NDArray[Any], *, n_hits: int | None = None) ->
 
 
 def check_scores(name: str, array: NDArray[Any], *, n_edges: int) -> None:
-    """Raise BadTensor unless `array` holds one float32 score an edge, as `[E]` or `[E, 1]`, and none is NaN."""
+    """Raise BadTensor unless `array` holds one float32 score per edge, as `[E]` or `[E, 1]`, without NaN."""
     _check_type(name, array, np.float32)
     if array.shape not in ((n_edges,), (n_edges, 1)):
         raise BadTensor(f"{name} has shape {list(array.shape)}; expected one score for each of {n_edges} edges")

@@ -1,8 +1,8 @@
-"""Close pairs of points by small matrix products: the neighbour search of the CPU.
+"""The neighbour search of the CPU: find close pairs of points with small matrix products.
 
-In eight dimensions a tree visits most of its leaves. Here the points are sorted into tiles of 128; pairs of tiles
-that are too far apart are skipped, and the distances within the others come from float32 products of 128 rows and
-128 columns, which stay in the cache. What float32 leaves in doubt is decided in float64.
+In eight dimensions a tree visits most of its leaves. Here the points are sorted into tiles of 128. Pairs of tiles
+that are too far apart are skipped. The distances in the other pairs of tiles come from float32 products of 128 rows and
+128 columns, which stay in the cache. Pairs of points that float32 cannot decide are decided in float64.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from exatrkx_hpc.tracking.constants import Float32, Int64
 Float64 = NDArray[np.float64]
 Pairs = tuple[Int64, Int64]
 
-#: Points of a tile, a power of two. OpenBLAS takes one thread for so small a product, which is what is wanted:
+#: Points per tile, a power of two. OpenBLAS uses one thread for such a small product. This is intended, because
 #: the caller decides how many events run at once.
 TILE = 128
 _BITS = 7
-#: Pairs of tiles in one go: their distances take 1 MB.
+#: Pairs of tiles per batch; their distances take 1 MB.
 _BATCH = 16
-#: A tile and itself hold each pair twice, and each point with itself: one half is put out of reach.
+#: A tile paired with itself holds each pair twice, and each point with itself; this puts one half out of reach.
 _NOT_TWICE: Final = np.where(np.tri(TILE, k=-1, dtype=bool), 0.0, np.inf).astype(np.float32)
-#: At most so many boxes are compared in one go.
+#: Largest number of pairs of boxes that are compared at once.
 _BOXES = 1 << 16
 
 
@@ -35,10 +35,10 @@ _BOXES = 1 << 16
 class Tiles:
     """N points in T tiles, such that row times column is the squared distance of two points in float32.
 
-    `number` int64 `[T, 128]` holds the points' numbers, -1 where the last tile is not full; `slot` int64 `[N]`
-    is where each point stands in it, counted through. `rows` `[T, 128, D+2]` and `columns` `[T, D+2, 128]` are
-    float32, infinitely far where there is no point. `low`, `high` float32 `[T, D]` bound each tile. A product is
-    off the true squared distance by `slack` at most; `coarse` says that this is no longer small.
+    `number` int64 `[T, 128]` holds the points' numbers, -1 in the empty places of the last tile; `slot` int64 `[N]`
+    is the flat index of each point in `number`. `rows` `[T, 128, D+2]` and `columns` `[T, D+2, 128]` are float32;
+    empty places are infinitely far away. `low`, `high` float32 `[T, D]` bound each tile. A product differs from the
+    true squared distance by at most `slack`; `coarse` means that `slack` is not small.
     """
 
     number: Int64
@@ -57,7 +57,7 @@ def tiles_of(places: NDArray[Any], *, radius: float) -> Tiles:
     turned = _turned(places)
     n_tiles = -(-n // TILE)
     slab = -(-n_tiles // max(1, round(n_tiles**0.5))) * TILE
-    # Along the widest direction into slabs, and each slab along the next one: short tiles in both.
+    # Cut the points along the widest axis into slabs, and sort each slab along the next axis: tiles are short in both.
     order = np.argsort(turned[:, 0])
     if n_tiles > 2:
         order = order[np.lexsort((turned[order, -1 if width == 1 else 1], np.arange(n) // slab))]
@@ -84,7 +84,7 @@ def tiles_of(places: NDArray[Any], *, radius: float) -> Tiles:
 
 
 def close_pairs(tiles: Tiles, places: Float64, *, radius: float) -> Iterator[Pairs]:
-    """Yield each pair of points at most `radius` apart once, as (larger number, smaller number), in no order."""
+    """Yield each pair of points at most `radius` apart once, as (larger number, smaller number), in any order."""
     reach = np.float32(radius**2 + tiles.slack)
     distance = np.empty((_BATCH, TILE, TILE), dtype=np.float32)
     for a, b in _close_tiles(tiles, float(reach)):
@@ -100,7 +100,7 @@ def close_pairs(tiles: Tiles, places: Float64, *, radius: float) -> Iterator[Pai
 
 
 def close_to(tiles: Tiles, places: Float64, points: Int64, *, radius: float) -> Pairs:
-    """Return all pairs (one of `points`, another point) at most `radius` apart, in no order."""
+    """Return all pairs (one of `points`, another point) at most `radius` apart, in any order."""
     reach = np.float32(radius**2 + tiles.slack)
     rows = tiles.rows.reshape(-1, tiles.rows.shape[2])[tiles.slot[points]]
     if tiles.coarse:
@@ -114,7 +114,7 @@ def close_to(tiles: Tiles, places: Float64, points: Int64, *, radius: float) -> 
 
 
 def squared_distance(places: Float64, first: Int64, second: Int64) -> Float64:
-    """Return the squared distances of pairs of points: one axis after the other, as the GPU adds them up, too."""
+    """Return the squared distances of pairs of points, summed axis by axis, as on the GPU."""
     total = np.zeros(len(first))
     for axis in places.T:
         step = axis[first] - axis[second]
@@ -123,7 +123,7 @@ def squared_distance(places: Float64, first: Int64, second: Int64) -> Float64:
 
 
 def _turned(places: NDArray[Any]) -> Float32:
-    """Return the points around their mean, turned so that the first axes are the widest."""
+    """Return the points relative to their mean, rotated so that the first axes are the widest."""
     centred = places - places.mean(axis=0, dtype=np.float64)
     # einsum is slow for large matrices, but these are narrow, and it starts no threads.
     _, axes = np.linalg.eigh(np.einsum("ni,nj->ij", centred, centred))
@@ -148,7 +148,7 @@ def _factors(points: Float32, square: Float64, n_tiles: int) -> tuple[Float32, F
 
 
 def _close_tiles(tiles: Tiles, reach: float) -> Iterator[Pairs]:
-    """Yield the numbers of pairs of tiles (a, b <= a) whose bounds are within the root of `reach`, some at a time."""
+    """Yield, in batches, the pairs of tiles (a, b <= a) whose bounds are at most the root of `reach` apart."""
     n = len(tiles.low)
     step = max(1, _BOXES // n)
     for begin in range(0, n, step):
@@ -165,7 +165,7 @@ def _close_tiles(tiles: Tiles, reach: float) -> Iterator[Pairs]:
 def _decided(
     tiles: Tiles, places: Float64, first: Int64, second: Int64, approximate: Float32, *, radius: float
 ) -> Pairs:
-    """Drop the pairs that are too far apart after all, where the approximate squared distance left it open."""
+    """Drop the pairs that are too far apart; float64 decides where the approximate squared distance cannot."""
     doubtful = np.flatnonzero(approximate >= radius**2 - tiles.slack)
     if not len(doubtful):
         return first, second

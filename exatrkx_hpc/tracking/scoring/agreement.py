@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 from exatrkx_hpc.tracking.constants import Float32, Int64
 
-#: Float32 sums of a few squares are off by less than this, relative to the radius.
+#: Largest error of a length from float32 sums of a few squares, relative to the radius.
 RADIUS_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeAgreement:
-    """How two sets of edges compare.
+    """Comparison of two sets of edges.
 
-    `common` edges are in both, `at_radius` in one of them but so near the radius that rounding decides, and
-    `different` in one of them without that excuse.
+    `common` edges are in both sets. `at_radius` edges are in only one set, but so near the radius that rounding
+    decides. `different` edges are in only one set for another reason.
     """
 
     common: int
@@ -28,16 +28,16 @@ class EdgeAgreement:
 
     @property
     def agree(self) -> bool:
-        """Whether nothing but rounding tells the two sets apart."""
+        """Whether the two sets differ only by rounding."""
         return self.different == 0
 
 
 def compare_edges(
     first: Int64, second: Int64, embedding: Float32, *, radius: float, tolerance: float = RADIUS_TOLERANCE
 ) -> EdgeAgreement:
-    """Compare two lists of edges `[2, E]` between the hits of one `embedding` `[N, D]`, whatever their order.
+    """Compare two lists of edges `[2, E]`, in any order, between the hits of one `embedding` `[N, D]`.
 
-    An edge of only one of them is at the radius when its length is within `tolerance` times `radius` of it.
+    An edge in only one list is at the radius if its length differs from `radius` by at most `tolerance` times `radius`.
     """
     ours, theirs = _keys(first), _keys(second)
     differing = np.setxor1d(ours, theirs)
@@ -49,7 +49,7 @@ def compare_edges(
 
 
 def same_partition(first: NDArray[Any], second: NDArray[Any]) -> bool:
-    """Say whether two lists of labels `[N]` put the same hits together, however they number the tracks."""
+    """Return whether two lists of labels `[N]` group the hits in the same way, whatever the numbers of the tracks."""
     if len(first) != len(second):
         return False
     _, ours = np.unique(first, return_inverse=True)
@@ -59,7 +59,7 @@ def same_partition(first: NDArray[Any], second: NDArray[Any]) -> bool:
 
 
 def hits_in_other_tracks(first: Int64, second: Int64) -> int:
-    """Return how many hits are in a track of `first` `[N]` that `second` `[N]` does not have with the same hits."""
+    """Return the number of hits whose track in `first` `[N]` has not the same hits as their track in `second` `[N]`."""
     if same_partition(first, second):
         return 0
     _, number, size = np.unique(first, return_inverse=True, return_counts=True)

@@ -26,7 +26,7 @@ class Graph:
 
 
 def track_order(event: TruthEvent) -> Int64:
-    """Return the place of each hit along its particle's track, int64 `[N]`, counted from the beam outwards."""
+    """Return the position of each hit along its particle's track, int64 `[N]`, counted from the beam outwards."""
     order = np.lexsort((event.hits[:, 0], event.particle))
     particle = event.particle[order]
     place = np.empty(len(order), dtype=np.int64)
@@ -43,13 +43,13 @@ def true_edges(event: TruthEvent) -> Int64:
 
 
 def are_strangers(event: TruthEvent, edges: Int64) -> NDArray[np.bool_]:
-    """Return for each edge of `[2, E]` whether its hits are of two particles, or one of them is noise, `[E]`."""
+    """Return for each edge of `[2, E]` whether its hits are of different particles or include noise, `[E]`."""
     a, b = event.particle[edges[0]], event.particle[edges[1]]
     return np.asarray((a != b) | (a == 0))
 
 
 def label_edges(event: TruthEvent, edges: Int64, *, reach: int) -> Graph:
-    """Return edges `[2, E]` with their truth: hits at most `reach` places apart along a track are joined."""
+    """Return edges `[2, E]` with their truth: hits at most `reach` positions apart along a track are joined."""
     place = track_order(event)
     strangers = are_strangers(event, edges)
     wanted = ~strangers & (np.abs(place[edges[0]] - place[edges[1]]) <= reach)

@@ -1,4 +1,4 @@
-"""Match tracks to particles: the counts under every score."""
+"""Match tracks to particles, as the basis of every score."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ NO_TRACK = -1
 
 @dataclass(frozen=True, kw_only=True)
 class Matches:
-    """Tracks and particles of one event, numbered from 0, and from 1; particle 0 is noise.
+    """Tracks (numbered from 0) and particles (numbered from 1; 0 is noise) of one event.
 
-    `track` `[N]` and `particle` `[N]` are the numbers of each hit. For each of T tracks: `size`, the particle that
-    owns most of its hits (`owner`), how many it owns (`shared`), whether it is a candidate (`candidate`), `matched`
-    to its owner, and a `duplicate` of another track that is matched to the same particle with more hits. For each of
-    P + 1 particles: its hits (`particle_size`), and whether it is `found`.
+    `track` `[N]` and `particle` `[N]` are the numbers of each hit. For each of T tracks: `size`; the particle with most
+    of its hits (`owner`) and the number of those hits (`shared`); whether it is a candidate (`candidate`), is `matched`
+    to its owner, and is a `duplicate`: not the best of the tracks matched to its owner. For each of P + 1 particles:
+    the number of its hits (`particle_size`), and whether it is `found`.
     """
 
     track: Int64
@@ -39,12 +39,11 @@ class Matches:
 
 
 def match_event(labels: Names, truth: TruthEvent, *, min_track_hits: int) -> Matches:
-    """Return how the tracks of `labels` `[N]` (any integers) and the particles of the same N hits belong together.
+    """Match the tracks of `labels` `[N]` (any integers) to the particles of the same N hits.
 
-    Hits with the label `NO_TRACK` are of no track, and together no candidate. A track of `min_track_hits` hits or
-    more is a candidate; it is matched to a particle that owns more than half of its hits, and finds it if it also
-    holds more than half of the particle's. Raises ValueError when the numbers of
-    labels and hits differ.
+    Hits with the label `NO_TRACK` have no track, and never form a candidate. A track of `min_track_hits` hits or more
+    is a candidate. A candidate is matched to a particle that owns more than half of its hits. It finds the particle if
+    it also holds more than half of the particle's hits. Raises ValueError when the numbers of labels and hits differ.
     """
     if labels.shape != truth.particle.shape:
         raise ValueError(f"{labels.size} labels for {truth.particle.size} hits; score them with their own event")
@@ -72,7 +71,7 @@ def match_event(labels: Names, truth: TruthEvent, *, min_track_hits: int) -> Mat
 
 
 def particle_values(matches: Matches, values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return for each particle number the value, `[P + 1]`, that each of its hits has in `values` `[N]`; noise nan."""
+    """Return the value of each particle, `[P + 1]`, which all its hits have in `values` `[N]`; nan for noise."""
     out = np.full(len(matches.particle_size), np.nan)
     out[matches.particle] = values
     out[0] = np.nan
@@ -80,7 +79,7 @@ def particle_values(matches: Matches, values: NDArray[np.float32]) -> NDArray[np
 
 
 def _numbered(particle: Names) -> Int64:
-    """Return particles numbered from 1, whatever they are called in the truth, and 0 for noise."""
+    """Return the particles renumbered from 1, with 0 for noise."""
     numbers = np.zeros(len(particle), dtype=np.int64)
     real = particle != 0
     numbers[real] = np.unique(particle[real], return_inverse=True)[1].reshape(-1) + 1
@@ -101,7 +100,7 @@ def _majority(track: Int64, particle: Int64) -> tuple[Int64, Int64, Int64]:
 
 
 def _duplicates(owner: Int64, shared: Int64, matched: Bools) -> Bools:
-    """Return whether a track is matched to a particle that another track matches with more hits."""
+    """Return for each track whether it is matched, but is not the best of the tracks matched to its particle."""
     order = np.flatnonzero(matched)
     order = order[np.lexsort((-shared[order], owner[order]))]
     again = np.zeros(len(owner), dtype=np.bool_)

@@ -18,7 +18,7 @@ Float64 = NDArray[np.float64]
 Rate = Literal["efficiency", "purity", "fake_rate", "duplicate_rate"]
 Variable = Literal["pt", "eta"]
 
-#: What lies below the first edge is counted in the first bin, what lies above the last one in the last.
+#: Edges of the bins. Values below the first edge count in the first bin, values above the last edge in the last bin.
 EDGES: dict[Variable, Float64] = {
     "pt": np.array([0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0]),
     "eta": np.linspace(-4.0, 4.0, 17),
@@ -29,9 +29,9 @@ EDGES: dict[Variable, Float64] = {
 class Profile:
     """One rate against one variable: the edges of B bins, `[B + 1]`, and `part` of `whole` in each, `[B]` (int64).
 
-    Efficiency counts particles, at the pT (GeV) and eta of the particle; below the pT cut, too, when it is against
-    pT. The others are at the pT and eta of the track, as its hits tell them: fakes and duplicates count tracks,
-    purity counts their hits.
+    Efficiency counts particles, at the pT (GeV) and eta of the particle; against pT, it also counts particles below the
+    pT cut. The other rates use the pT and eta that are estimated from the track's hits: fake and duplicate rate count
+    tracks, purity counts hits of tracks.
     """
 
     rate: Rate
@@ -47,14 +47,14 @@ class Profile:
 
     @property
     def interval(self) -> tuple[Float64, Float64]:
-        """The ends of `wilson_interval` in each bin; hits of one track are not independent, so purity's is narrow."""
+        """The `wilson_interval` of each bin; too narrow for purity, as hits of one track are not independent."""
         return wilson_interval(self.part, self.whole)
 
 
 def wilson_interval(part: NDArray[np.int64], whole: NDArray[np.int64], *, z: float = 1.0) -> tuple[Float64, Float64]:
     """Return the lower and the upper end of the score interval of a share; nan where `whole` is 0.
 
-    E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209; `z` of 1 is a coverage of 68 %. It is never empty at 0 or 1.
+    E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209; `z` of 1 is a coverage of 68 %. It is not empty at 0 or 1.
     """
     n = np.where(whole > 0, whole, np.nan)
     share = part / n
@@ -87,7 +87,7 @@ def profile_event(
 
 
 def total_profiles(events: Sequence[tuple[Profile, ...]]) -> tuple[Profile, ...]:
-    """Return the sum of the profiles of several events; none for no event."""
+    """Return the sum of the profiles of several events; empty without events."""
     return tuple(
         replace(same[0], part=sum(one.part for one in same), whole=sum(one.whole for one in same))
         for same in zip(*events, strict=True)

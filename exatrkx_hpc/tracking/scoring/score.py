@@ -1,9 +1,9 @@
 """Quality of labels, measured against the truth.
 
-A track is the set of hits that share a label; it is a candidate from `MIN_TRACK_HITS` hits on, since three
-points make a helix. A track *matches* a particle when more than half of its hits are that particle's: the
-matching ratio of 0.5 of Acts' TrackTruthMatcher. It *finds* the particle when it also holds more than half of
-the particle's hits: the double majority of TrackML (Amrouche et al., arXiv:1904.06778).
+A track is the set of hits that share a label. It is a candidate if it has at least `MIN_TRACK_HITS` hits, because
+three points define a helix. A track *matches* a particle if more than half of its hits belong to that particle: the
+matching ratio of 0.5 of Acts' TrackTruthMatcher. It *finds* the particle if it also holds more than half of the
+particle's hits: the double majority of TrackML (Amrouche et al., arXiv:1904.06778).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ MIN_TRACK_HITS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Counts over one event or many; the rates are their quotients, and nan where there is nothing to divide by.
+    """Counts over one or more events; the rates are their quotients, nan if the denominator is 0.
 
-    `particles` have enough hits and momentum, `found` of them have a track by double majority. `tracks` are
-    candidates; `matched` of them match a particle, `duplicates` of these match one that another track matches,
-    too. `matched_hits` are the hits of the matched tracks, `right_hits` those that are the matched particle's.
+    `particles` have enough hits and momentum; `found` of them have a track by double majority. `tracks` are
+    candidates; `matched` of them match a particle; `duplicates` of these are not the best match of their particle.
+    `matched_hits` are the hits of the matched tracks; `right_hits` of them belong to the matched particle.
     """
 
     particles: int = 0
@@ -47,12 +47,12 @@ class Score:
 
     @property
     def fake_rate(self) -> float:
-        """The share of tracks that match no particle; a group of noise is one."""
+        """The share of tracks that match no particle, such as groups of noise."""
         return _share(self.tracks - self.matched, self.tracks)
 
     @property
     def duplicate_rate(self) -> float:
-        """The share of tracks that match a particle which another track matches already."""
+        """The share of tracks that match a particle, but are not its best match."""
         return _share(self.duplicates, self.tracks)
 
     @property
@@ -81,7 +81,7 @@ def score_event(
 def score_matches(
     matches: Matches, truth: TruthEvent, *, min_pt: float = MIN_PT_GEV, min_hits: int = MIN_PARTICLE_HITS
 ) -> Score:
-    """Return the counts of one event whose tracks and particles have been matched already; else as `score_event`."""
+    """Return the counts of one event from its `matches`; see `score_event`."""
     wanted = counted_particles(matches, truth, min_pt=min_pt, min_hits=min_hits)
     return Score(
         particles=int(wanted.sum()),
@@ -97,14 +97,14 @@ def score_matches(
 def counted_particles(
     matches: Matches, truth: TruthEvent, *, min_pt: float = MIN_PT_GEV, min_hits: int = MIN_PARTICLE_HITS
 ) -> NDArray[np.bool_]:
-    """Return for each particle number of `matches`, `[P + 1]`, whether it counts; noise, number 0, never does."""
+    """Return whether each particle of `matches` counts, `[P + 1]`; noise, number 0, never counts."""
     with np.errstate(invalid="ignore"):  # noise has no momentum
         hard = particle_values(matches, truth.pt) > min_pt
     return np.asarray(hard & (matches.particle_size >= min_hits))
 
 
 def total(scores: Iterable[Score]) -> Score:
-    """Return the sum of the counts: rates over all events, each particle and each track weighing the same."""
+    """Return the sum of the counts: its rates give equal weight to each particle and to each track of all events."""
     columns = np.array([astuple(score) for score in scores], dtype=np.int64).reshape(-1, 7)
     names = Score.__dataclass_fields__
     return Score(**dict(zip(names, columns.sum(axis=0).tolist(), strict=True)))

@@ -1,9 +1,9 @@
 """Efficiency and purity of the edges after each stage.
 
-A true edge joins two hits that follow each other along one particle; an edge is right when both its hits are of one
-particle, next to each other or not, since joining them is correct. Edge efficiency and purity are those of the
-Exa.TrkX pipeline (Ju et al., Eur. Phys. J. C 81 (2021) 876, arXiv:2103.06995), whose purity counts the true
-edges alone: here `neighbour_share`.
+A true edge joins two consecutive hits of one particle. An edge is right if both its hits are of one particle,
+consecutive or not, because joining them is correct. Edge efficiency and purity follow the Exa.TrkX pipeline (Ju et
+al., Eur. Phys. J. C 81 (2021) 876, arXiv:2103.06995). Its purity counts only true edges; here this is
+`neighbour_share`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StageScore:
-    """Counts over one event or many, after one stage; the rates are their quotients, nan for nothing to divide by.
+    """Counts over one or more events, after one stage; the rates are their quotients, nan if the denominator is 0.
 
-    Of `edges`, `right` join hits of one particle, and `kept` are among the `true` edges of the events. `counted` of
-    the true edges belong to particles that count in a score, and `counted_kept` of those are among the edges.
+    Of `edges`, `right` join hits of one particle, and `kept` are true edges. `true` is the number of true edges of the
+    events. `counted` of the true edges belong to particles that count in a score; `counted_kept` of those are kept.
     """
 
     stage: str
@@ -47,7 +47,7 @@ class StageScore:
 
     @property
     def counted_efficiency(self) -> float:
-        """The share of the true edges of particles that count, which are kept."""
+        """The share of kept edges among the true edges of particles that count."""
         return _share(self.counted_kept, self.counted)
 
     @property
@@ -57,7 +57,7 @@ class StageScore:
 
     @property
     def neighbour_share(self) -> float:
-        """The share of edges that are true ones."""
+        """The share of edges that are true edges."""
         return _share(self.kept, self.edges)
 
 
@@ -98,7 +98,7 @@ def score_stages(
 
 
 def total_stages(events: Sequence[tuple[StageScore, ...]]) -> tuple[StageScore, ...]:
-    """Return the sum of the counts of several events, stage by stage; none for no event."""
+    """Return the sum of the counts of several events, stage by stage; empty without events."""
     names = ("edges", "right", "true", "kept", "counted", "counted_kept")
     return tuple(
         StageScore(stage=same[0].stage, **{name: sum(getattr(one, name) for one in same) for name in names})
@@ -107,7 +107,7 @@ def total_stages(events: Sequence[tuple[StageScore, ...]]) -> tuple[StageScore, 
 
 
 def _codes(edges: Int64, n_hits: int) -> Int64:
-    """Return one number for each edge of `[2, E]`, the same whichever hit it names first."""
+    """Return one number for each edge of `[2, E]`, independent of the order of its hits."""
     return np.asarray(edges.max(axis=0, initial=0) * n_hits + edges.min(axis=0, initial=n_hits))
 
 

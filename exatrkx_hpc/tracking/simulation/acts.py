@@ -1,9 +1,9 @@
-"""Truth-labelled events from ACTS: Fatras sends particles through the GenericDetector.
+"""Truth-labelled events from ACTS: Fatras simulates particles in the GenericDetector.
 
-Particles, beam, field and resolutions are those of the numpy generator. What differs is the detector: modules
-that overlap, material that scatters and takes energy, and secondaries. Fatras drops a particle that turns back in
-the field, with all its hits; the spectrum begins at 0.4 GeV, where these are 2 % of the particles. ACTS comes with
-`pyacts`, the extra `acts`; it is not imported before the first event is asked for.
+Particles, beam, field and resolutions are those of the numpy generator. The detector differs: modules overlap, material
+scatters particles and absorbs energy, and there are secondaries. Fatras drops a particle that turns back in the field,
+with all its hits; with a spectrum from 0.4 GeV on, these are 2 % of the particles. ACTS comes with `pyacts`, the extra
+`acts`, and is imported at the first event.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from exatrkx_hpc.tracking.simulation.synthetic import (
 
 SourceName = Literal["auto", "acts", "helices"]
 
-#: The barrels of the GenericDetector are its volumes 8, 13 and 17; on all others the hits lie on discs.
+#: Volumes 8, 13 and 17 of the GenericDetector are barrels; the hits of all other volumes are on discs.
 _BARRELS = (8, 13, 17)
-#: ACTS's names of a particle and its antiparticle, by the sense of their turn, and the shares of the kinds.
+#: ACTS's names of each particle and its antiparticle, by the direction of their turn, and the share of each kind.
 _SPECIES = (
     ("ePionPlus", "ePionMinus"),
     ("eKaonPlus", "eKaonMinus"),
@@ -42,9 +42,9 @@ _SHARES = (0.84, 0.09, 0.05, 0.02)
 
 
 def event_source(name: SourceName) -> Source:
-    """Return what makes events: ACTS, the helices of the numpy generator, or ("auto") ACTS where it is installed.
+    """Return the event source: ACTS, the helices of the numpy generator, or ("auto") ACTS if it is installed.
 
-    Raises ImportError when ACTS is asked for by name and is not there.
+    Raises ImportError when ACTS is requested by name and is not installed.
     """
     if name == "helices" or (name == "auto" and not is_installed()):
         return generate_event
@@ -54,18 +54,18 @@ def event_source(name: SourceName) -> Source:
 
 
 def is_installed() -> bool:
-    """Return whether pyacts is here, without importing it."""
+    """Return whether pyacts is installed, without importing it."""
     return importlib.util.find_spec("acts") is not None
 
 
 def simulate_event(
     rng: np.random.Generator, *, n_tracks: int = DEFAULT_TRACKS, noise_fraction: float = DEFAULT_NOISE
 ) -> TruthEvent:
-    """Return one event of `n_tracks` simulated particles, which leave about 12 hits each, and of secondaries.
+    """Return one event of `n_tracks` simulated particles, with about 12 hits each, and their secondaries.
 
-    Noise is a mean share of `noise_fraction` of the hits and lies where sensors are: at the radius and z of
-    simulated hits, at any phi. The same state of `rng` and release of pyacts give the same event. Raises
-    ImportError without pyacts, ValueError for a number out of range.
+    `noise_fraction` is the mean share of noise among the hits. Noise lies on sensors: at the radius and z of simulated
+    hits, at any phi. The same state of `rng` and release of pyacts give the same event. Raises ImportError without
+    pyacts, ValueError for a number out of range.
     """
     if n_tracks < 0 or not 0.0 <= noise_fraction < 1.0:
         raise ValueError(f"n_tracks is {n_tracks} and noise_fraction {noise_fraction}: give >= 0 and [0, 1)")
@@ -89,9 +89,9 @@ def simulate_event(
 
 
 def _read(hits: Iterable[Any], number: dict[Any, int]) -> tuple[Int64, Float64, NDArray[np.bool_]]:
-    """Return the owner `[H]`, the place `[H, 3]` (r mm, phi rad, z mm) and "lies in a barrel" `[H]` of ACTS's hits.
+    """Return the owner `[H]`, the position `[H, 3]` (r mm, phi rad, z mm) and "in a barrel" `[H]` of ACTS's hits.
 
-    The hits of a particle that ACTS gave up half-way belong to no number, and are left out.
+    The hits of a particle that ACTS dropped have no number, and are left out.
     """
     rows = []
     for hit in hits:
@@ -105,14 +105,14 @@ def _read(hits: Iterable[Any], number: dict[Any, int]) -> tuple[Int64, Float64, 
 
 
 class _Door(Protocol):
-    """A handle of ACTS, by which Python puts something on an event's board or takes it off."""
+    """A data handle of ACTS, which writes an object to an event's whiteboard or reads it."""
 
     def initialize(self, key: str) -> None: ...
     def __call__(self, *place: object) -> Any: ...  # noqa: ANN401
 
 
 class _Fatras:
-    """The detector, its field, and the doors through which particles go in and hits come out."""
+    """The detector, its field, and the data handles of the particles and the hits."""
 
     def __init__(self) -> None:
         import acts
@@ -130,7 +130,7 @@ class _Fatras:
         self.simulated = self._door(examples.ReadDataHandle, examples.SimParticleContainer, "simulated")
 
     def run(self, tracks: Tracks, species: Int64, *, seed: int) -> tuple[Iterable[Any], list[Any]]:
-        """Return ACTS's hits of the particles, and all particles that left some or could have."""
+        """Simulate the particles; return ACTS's hits and all simulated particles, with or without hits."""
         quiet = self.acts.logging.ERROR
         simulation = self.examples.FatrasSimulation(
             level=quiet,

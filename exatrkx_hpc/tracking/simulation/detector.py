@@ -1,7 +1,7 @@
 """A toy detector: helices in a solenoid through barrel layers and endcap discs, as arrays.
 
-A toy, on purpose: no material but a thin scatterer at each surface, no energy loss, no secondaries, one hit
-for each crossing. The radii and lengths are rounded from those of the TrackML detector.
+It is simple on purpose: no material except a thin scatterer at each surface, no energy loss, no secondaries, at most
+one hit per crossing. The radii and lengths are rounded from those of the TrackML detector.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ DEFAULT_GEOMETRY = Geometry()
 
 @dataclass(frozen=True, kw_only=True)
 class Tracks:
-    """The start of each particle, `[T]` each; `sign` is the sense of its turn in the transverse plane."""
+    """The start of each particle, `[T]` each; `sign` is the direction of its turn in the transverse plane."""
 
     x: Float64
     y: Float64
@@ -83,9 +83,9 @@ def draw_tracks(rng: np.random.Generator, n: int, *, geometry: Geometry) -> Trac
 
 
 def propagate(rng: np.random.Generator, tracks: Tracks, *, geometry: Geometry) -> tuple[Int64, Float64]:
-    """Return the owner `[H]` (int64) and the place `[H, 3]` (r mm, phi rad, z mm) of every hit.
+    """Return the owner `[H]` (int64) and the position `[H, 3]` (r mm, phi rad, z mm) of every hit.
 
-    A particle leaves hits on its way out only, from the point nearest to the beam to the turning point.
+    A particle leaves hits only on its way out, from the point nearest to the beam to the turning point.
     """
     radius = tracks.pt[:, None] * 1000.0 / (0.3 * geometry.field)
     sign, first = tracks.sign[:, None], tracks.phi[:, None] - tracks.sign[:, None] * np.pi / 2
@@ -107,7 +107,7 @@ def propagate(rng: np.random.Generator, tracks: Tracks, *, geometry: Geometry) -
 
 
 def draw_noise(rng: np.random.Generator, n: int, *, geometry: Geometry) -> Float64:
-    """Return the places `[n, 3]` (r mm, phi rad, z mm) of `n` hits of nothing, on surfaces drawn at random."""
+    """Return the positions `[n, 3]` (r mm, phi rad, z mm) of `n` noise hits on surfaces drawn at random."""
     low = np.array([(r, -half) for r, half in geometry.barrel] + [(a, z) for z, a, _ in _discs(geometry)])
     high = np.array([(r, half) for r, half in geometry.barrel] + [(b, z) for z, _, b in _discs(geometry)])
     surface = rng.integers(len(low), size=n)
@@ -120,7 +120,7 @@ def _discs(geometry: Geometry) -> list[tuple[float, float, float]]:
 
 
 def _turns(tracks: Tracks, start: Float64, radius: Float64, distance: Float64, geometry: Geometry) -> Float64:
-    """Return the angle `[T, S]` that each particle turns until it meets each surface; nan for never."""
+    """Return the angle `[T, S]` that each particle turns until it crosses each surface; nan if it does not."""
     layers = np.array([r for r, _ in geometry.barrel])
     cosine = (layers**2 - distance**2 - radius**2) / (2 * distance * radius)
     met = np.abs(cosine) <= 1.0
@@ -133,7 +133,7 @@ def _turns(tracks: Tracks, start: Float64, radius: Float64, distance: Float64, g
 
 
 def _inside(place: Float64, geometry: Geometry) -> NDArray[np.bool_]:
-    """Return whether each crossing `[T, S]` lies on its surface and not beside it."""
+    """Return whether each crossing `[T, S]` is within the bounds of its surface."""
     n = len(geometry.barrel)
     halves = np.array([half for _, half in geometry.barrel])
     inner, outer = np.array([(a, b) for _, a, b in _discs(geometry)]).T
@@ -142,7 +142,7 @@ def _inside(place: Float64, geometry: Geometry) -> NDArray[np.bool_]:
 
 
 def _scatter(rng: np.random.Generator, path: Float64, place: Float64, tracks: Tracks, geometry: Geometry) -> Float64:
-    """Return the shifts `[T, S, 3]` by kinks at all surfaces before; `path` is infinite where not crossed."""
+    """Return the shifts `[T, S, 3]` by kinks at all earlier surfaces; `path` is infinite for surfaces not crossed."""
     order = np.argsort(path, axis=1)
     reached = np.take_along_axis(path, order, axis=1)
     reached = np.where(np.isfinite(reached), reached, 0.0)
@@ -166,9 +166,9 @@ def _put(ordered: Float64, order: Int64) -> Float64:
 
 
 def smear(rng: np.random.Generator, place: Float64, barrel: NDArray[np.bool_], *, geometry: Geometry) -> Float64:
-    """Return the places `[H, 3]` (r mm, phi rad, z mm) as the sensors of `geometry` measure them.
+    """Return the positions `[H, 3]` (r mm, phi rad, z mm) as the sensors of `geometry` measure them.
 
-    `barrel` `[H]` says which hits lie on a layer, where r is exact; on a disc z is.
+    `barrel` `[H]` marks the hits on a layer, where r is exact; on a disc z is exact.
     """
     pixel = place[:, :1] < geometry.pixel_radius
     sigma = np.where(pixel, geometry.resolution_pixel, geometry.resolution_strip)

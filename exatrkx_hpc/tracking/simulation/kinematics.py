@@ -18,8 +18,8 @@ def track_parameters(
 
     pT is 0.3 B R of the circle through the hits in the transverse plane (least squares of x^2 + y^2 + Dx + Ey + F,
     after I. Kasa, IEEE Trans. Instrum. Meas. 25 (1976) 8), in a field of `field` tesla along z; infinite for a
-    straight line. eta is that of the line through the hits in r and z. Both are what a plot needs, no measurement:
-    they serve tracks that have no particle, too.
+    straight line. eta is that of the line through the hits in r and z. Both are estimates for plots, not measurements;
+    they also work for tracks without a particle.
     """
     r, phi, z = (hits.astype(np.float64) * (R_SCALE_MM, PHI_SCALE, Z_SCALE_MM)).T
     n = np.maximum(np.bincount(track, minlength=n_tracks), 1)
@@ -32,7 +32,7 @@ def track_parameters(
     uu, uv, vv, a, b = mean(u * u), mean(u * v), mean(v * v), 0.5 * mean(u * square), 0.5 * mean(v * square)
     with np.errstate(divide="ignore", invalid="ignore"):
         determinant = uu * vv - uv**2
-        # On a line it is 0 but for the rounding: 1e-13 is a sagitta of less than 1 micrometre in a metre.
+        # On a line it is 0 except for rounding: 1e-13 is a sagitta of less than 1 micrometre in a metre.
         determinant = np.where(determinant > 1e-13 * (uu + vv) ** 2, determinant, 0.0)
         radius = np.sqrt(((a * vv - b * uv) ** 2 + (b * uu - a * uv) ** 2) / determinant**2 + uu + vv)
         slope = np.where(mean(dr**2) > 1.0, mean(dr * dz) / mean(dr**2), mean(z) / mean(r))  # 1 mm^2

@@ -1,4 +1,4 @@
-"""Truth-labelled synthetic events: made from a seed, written as text, read back."""
+"""Truth-labelled synthetic events: generate them from a seed, write them as text, read them back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from exatrkx_hpc.tracking.simulation.detector import (
     propagate,
 )
 
-#: About 2,000 hits: what the shipped networks are trained for.
+#: About 2,000 hits, the event size for which the shipped networks are trained.
 DEFAULT_TRACKS = 180
 DEFAULT_NOISE = 0.10
 TRUTH_HEADER = "particle,pt,eta"
@@ -31,9 +31,9 @@ TRUTH_FOLDER = "truth"
 
 @dataclass(frozen=True, kw_only=True)
 class TruthEvent:
-    """One event with its truth, in no order: row i of every array belongs to hit i.
+    """One event with its truth, in any order: row i of every array belongs to hit i.
 
-    `hits` float32 `[N, 3]` (r / 3000 mm, phi / pi, z / 400 mm); `particle` int64 `[N]`, or uint64 where a number
+    `hits` float32 `[N, 3]` (r / 3000 mm, phi / pi, z / 400 mm); `particle` int64 `[N]`, or uint64 if a number
     needs it, 0 for noise; `pt` float32 `[N]` in GeV and `eta` float32 `[N]` of the hit's particle, 0 for noise.
     """
 
@@ -44,7 +44,7 @@ class TruthEvent:
 
 
 class Source(Protocol):
-    """What makes an event of `n_tracks` particles from the state of `rng`: `generate_event`, `acts.simulate_event`."""
+    """A function that makes an event of `n_tracks` particles from `rng`: `generate_event`, `acts.simulate_event`."""
 
     def __call__(self, rng: np.random.Generator, *, n_tracks: int) -> TruthEvent:
         """Return one event; the same state of `rng` gives the same event."""
@@ -59,7 +59,7 @@ def generate_event(
 ) -> TruthEvent:
     """Return one event of `n_tracks` particles; `noise_fraction` is the mean share of noise among its hits.
 
-    The same state of `rng` gives the same event. Particles leave hits on their way out only, so the radius
+    The same state of `rng` gives the same event. Particles leave hits only on their way out, so the radius
     orders the hits of a track. Raises ValueError for a number out of range.
     """
     if n_tracks < 0 or not 0.0 <= noise_fraction < 1.0:
@@ -75,7 +75,7 @@ def generate_event(
 def shuffled_event(
     rng: np.random.Generator, particle: Int64, place: Float64, *, pt: Float64, eta: Float64
 ) -> TruthEvent:
-    """Return the hits at `place` `[N, 3]` (r mm, phi rad, z mm) as an event, in an order that tells nothing.
+    """Return the hits at `place` `[N, 3]` (r mm, phi rad, z mm) as an event, in random order.
 
     `particle` `[N]` numbers the particles from 1, noise is 0; `pt` and `eta` `[T]` belong to particles 1 to T.
     """
@@ -93,12 +93,12 @@ def shuffled_event(
 
 
 def hits_text(event: TruthEvent) -> str:
-    """Return the hits as the service's CSV: one hit a line, three columns, no header, nothing lost."""
+    """Return the hits as the service's CSV: one hit per line, three columns, no header, full float32 precision."""
     return _table(event.hits, "%.9g")
 
 
 def truth_text(event: TruthEvent) -> str:
-    """Return the truth as CSV with the header `particle,pt,eta`, one hit a line in the order of the hits."""
+    """Return the truth as CSV with the header `particle,pt,eta`, one hit per line in the order of the hits."""
     rows = zip(event.particle.tolist(), event.pt.tolist(), event.eta.tolist(), strict=True)
     return TRUTH_HEADER + "\n" + "".join(f"{particle},{pt:.9g},{eta:.9g}\n" for particle, pt, eta in rows)
 
@@ -106,15 +106,16 @@ def truth_text(event: TruthEvent) -> str:
 def parse_event(hits: str, truth: str) -> TruthEvent:
     """Return the event of a hits text and a truth text; the inverse of `hits_text` and `truth_text`.
 
-    Raises ValueError when a text is not such a table or the two do not have the same number of hits.
+    Raises ValueError when a text is not such a table, or when the numbers of hits differ.
     """
     return with_truth(_parse(hits).astype(np.float32), truth)
 
 
 def with_truth(hits: Float32, truth: str) -> TruthEvent:
-    """Return the event of hits `[N, 3]` and the text of their truth; numbers of particles are exact for 64 bits.
+    """Return the event of hits `[N, 3]` and the text of their truth; particle numbers are exact to 64 bits.
 
-    Raises ValueError, with the line of the truth, when that is not such a table or has another number of hits.
+    Raises ValueError when the truth is not such a table (with the number of an invalid line), or when it has another
+    number of hits.
     """
     header, *lines = truth.removeprefix("\ufeff").rstrip().split("\n")
     if header.strip() != TRUTH_HEADER:
@@ -136,7 +137,7 @@ def _truth_row(line: str, place: int) -> tuple[int, float, float]:
         raise ValueError(f"line {place} of the truth has {len(values)} columns instead of 3")
     particle, pt, eta = values
     try:
-        if "_" in line or not line.isascii():  # which float() and int() would take
+        if "_" in line or not line.isascii():  # which float() and int() would accept
             raise ValueError(f"{line[:40]!r} holds more than numbers")
         return _particle(particle), float(pt), float(eta)
     except (ValueError, ArithmeticError) as error:
@@ -144,7 +145,7 @@ def _truth_row(line: str, place: int) -> tuple[int, float, float]:
 
 
 def _particle(text: str) -> int:
-    """Return a particle's number, never by way of a float, which would take 2^53 and 2^53 + 1 for one."""
+    """Return a particle's exact number; a text in float notation is accepted only below 2^53, where it is exact."""
     if re.fullmatch("[+-]?[0-9]{1,400}", text):
         return int(text)
     number = float(text)
@@ -175,13 +176,13 @@ def _names(numbers: list[int]) -> Names:
 def read_event(path: Path) -> TruthEvent:
     """Return the event at `FOLDER/NAME.csv` with its truth from `FOLDER/truth/NAME.csv`.
 
-    Raises OSError when a file cannot be read, ValueError when it cannot be understood.
+    Raises OSError when a file cannot be read, ValueError when it cannot be parsed.
     """
     return parse_event(path.read_text(encoding="utf-8-sig"), truth_of(path).read_text(encoding="utf-8-sig"))
 
 
 def truth_of(path: Path) -> Path:
-    """Return where the truth of the event at this path is."""
+    """Return the path of the truth of the event at `path`."""
     return path.parent / TRUTH_FOLDER / path.name
 
 
@@ -195,18 +196,18 @@ def write_events(
     write: Callable[[str, np.ndarray], None] | None = None,  # type: ignore[type-arg]
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
-    """Write `folder/evt_000000.csv` … and the truth beside them in `folder/truth/`, each file whole.
+    """Write `folder/evt_000000.csv` … and the truth in `folder/truth/`, each file atomically.
 
-    With `write`, which takes a name and the hits, that writes the hits instead, in whichever format.
+    If `write(name, hits)` is given, it writes the hits instead, in its own format.
 
-    The same `source`, `tracks` and `seed` give the same files, event by event: more events leave the first
-    ones as they are. `on_progress(stage, done, total)` is called after each. Raises OSError, ValueError.
+    The same `source`, `tracks` and `seed` give the same files; with a larger `events`, the first files stay the same.
+    `on_progress(stage, done, total)` is called after each event. Raises OSError, ValueError.
     """
     (folder / TRUTH_FOLDER).mkdir(parents=True, exist_ok=True)
     for number in range(events):
         event = source(np.random.default_rng([seed, number]), n_tracks=tracks)
         name = f"evt_{number:06d}"
-        # The truth first: an event that is there has its truth.
+        # Write the truth first, so that every existing event has its truth.
         _write_whole(folder / TRUTH_FOLDER / f"{name}.csv", truth_text(event))
         if write is None:
             _write_whole(folder / f"{name}.csv", hits_text(event))

@@ -12,10 +12,10 @@ from exatrkx_hpc.tracking.simulation.synthetic import Source, TruthEvent, genera
 
 
 class Lessons:
-    """A stock of events of about the same number of hits but of very different density, and what comes out of it.
+    """A stock of events with about the same number of hits, but very different density, from which training draws.
 
-    Every choice comes from the generator it was given, so its state names the events. `report(done, total)` is
-    called after each event of the stock, which is made at once: simulating costs more than a step of training.
+    All random choices come from `rng`, so its state determines the events. The stock is made at the start, because
+    simulating an event costs more than a training step. `report(done, total)` is called after each event of the stock.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Lessons:
             report(settings.small_events + number + 1, total)
 
     def event(self) -> TruthEvent:
-        """Return an event drawn from the stock, turned and perhaps mirrored: seldom the same one twice."""
+        """Return a random event of the stock, rotated and possibly mirrored, so that events seldom repeat."""
         stock = self._wedges if self._rng.random() < self._dense_share else self._small
         event = stock[int(self._rng.integers(len(stock)))]
         mirror_phi, mirror_z = self._rng.choice([-1.0, 1.0], 2)
@@ -50,7 +50,7 @@ class Lessons:
 def cut_wedges(event: TruthEvent, parts: int, *, start: float) -> list[TruthEvent]:
     """Return `parts` events, each the hits in an equal share of the full angle; `start` is phi / pi of the first cut.
 
-    A particle that crosses a cut is two, one in each wedge, and both keep its pT and eta.
+    A particle that crosses a cut becomes two particles, one in each wedge; both keep its pT and eta.
     """
     part = np.floor(np.mod(event.hits[:, 1] - start, 2.0) * 0.5 * parts).astype(np.int64)
     return [
@@ -65,7 +65,7 @@ def cut_wedges(event: TruthEvent, parts: int, *, start: float) -> list[TruthEven
 
 
 def turned(event: TruthEvent, *, by: float, mirror_phi: float, mirror_z: float) -> TruthEvent:
-    """Return the event turned by `by` half turns; a mirror of -1 changes the sign of phi or z first.
+    """Return the event rotated by `by` half turns; a mirror of -1 changes the sign of phi or z first.
 
     The mirrored event is as likely as the event itself: a mirror in phi swaps the charges, and the detector is
     the same on both sides.

@@ -1,7 +1,7 @@
-"""The three networks: they take plain hits and compute every feature that they need inside.
+"""The three networks: they take plain hits and compute all further features inside.
 
 Each can be scripted with TorchScript, takes its arguments in the order of the service's inputs (`INPUT__0`,
-`INPUT__1`), runs on the device of its weights, and accepts an event without any hit or any edge.
+`INPUT__1`), runs on the device of its weights, and accepts an event without hits or without edges.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from exatrkx_hpc.tracking.constants import (
     NetworkSettings,
 )
 
-#: Edges worked on at a time on a CPU: what 16,384 edges of 32 numbers need stays in the caches of a core.
+#: Edges per block on a CPU: the data of 16,384 edges of 32 numbers stays in the caches of a core.
 _BLOCK = 16_384
-#: And elsewhere: 14 million candidates, of an event of 100,000 hits, would take 9 GB at once in the filter.
+#: Edges per block on other devices: 14 million candidates (an event of 100,000 hits) would take 9 GB in the filter.
 _LARGE_BLOCK = 1 << 20
 
 
 class HitFeatures(nn.Module):  # type: ignore[misc]
-    """Turns hits `[N, 3]` into what does not depend on phi: r (m), z (m), eta and log r, `[N, 4]`."""
+    """Turns hits `[N, 3]` into features that do not depend on phi: r (m), z (m), eta and log r, `[N, 4]`."""
 
     width = 4
 
@@ -45,7 +45,7 @@ class HitFeatures(nn.Module):  # type: ignore[misc]
 
 
 class Line(nn.Module):  # type: ignore[misc]
-    """Turns edges into what the straight line between their ends tells and no sum over the ends could, `[E, 7]`."""
+    """Turns edges into features of the line between their ends that no sum over the ends could give, `[E, 7]`."""
 
     width = 7
 
@@ -56,9 +56,9 @@ class Line(nn.Module):  # type: ignore[misc]
     def forward(self, features: Tensor, phi: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
         """Return the features `[E, 7]` of the edges from hits `inner` to hits `outer` (`[E]`, int64).
 
-        `features` `[N, 4]` are those of the hits, `phi` `[N]` their angles over pi. The features are the steps
-        in eta and phi, the slope dz/dr, and dphi/dr and z0, where the line meets the beam line, in a coarse and
-        in a fine scale each. x / (1 + |x|) tames the large values, which tell little, and is cheap.
+        `features` `[N, 4]` are those of the hits; `phi` `[N]` are their angles over pi. The edge features are the
+        steps in eta and phi, the slope dz/dr, and dphi/dr and z0 (where the line meets the beam line), each at a coarse
+        and a fine scale. x / (1 + |x|) limits large values, which carry little information, at low cost.
         """
         r, z, eta = features[:, 0].contiguous(), features[:, 1].contiguous(), features[:, 2].contiguous()
         r_in, z_in = r.index_select(0, inner), z.index_select(0, inner)
@@ -69,15 +69,15 @@ class Line(nn.Module):  # type: ignore[misc]
         z0 = z_in - r_in * slope
         deta = eta.index_select(0, outer) - eta.index_select(0, inner)
         line = torch.stack([10.0 * deta, 10.0 * dphi, 1.5 * bend, 10.0 * bend, 0.5 * slope, 4.0 * z0, 25.0 * z0])
-        # The columns lie one behind the other, which is what a multiplication takes as gladly.
+        # Each column is contiguous; a matrix multiplication is as fast with this layout.
         return (line / (1.0 + line.abs())).t()
 
 
 class EdgeLayer(nn.Module):  # type: ignore[misc]
-    """A linear layer and a ReLU on (edge, inner hit, outer hit), in its cheap order.
+    """A linear layer and a ReLU on (edge, inner hit, outer hit), computed in a cheap order.
 
     There are fewer hits than edges, so `ends` multiplies each hit once, and the layer gathers the products:
-    `W e + (A h)[inner] + (B h)[outer]`, instead of W on a row of all three for each edge.
+    `W e + (A h)[inner] + (B h)[outer]`, instead of multiplying a row of all three for each edge.
     """
 
     def __init__(self, n_edge: int, n_hit: int, n_out: int) -> None:
@@ -97,9 +97,9 @@ class EdgeLayer(nn.Module):  # type: ignore[misc]
 
 
 def _in_blocks(edges: Tensor, block: int, large_block: int, training: bool) -> list[Tensor]:
-    """Return the edges `[2, E]` in parts of at most `block`, at least one.
+    """Return the edges `[2, E]` in one or more parts of at most `block` edges (`large_block` on other devices).
 
-    On a CPU what belongs to one part stays in the cache; elsewhere `large_block` bounds the memory. In training all
+    On a CPU the data of one part stays in the cache; on other devices `large_block` bounds the memory. In training all
     edges are one part.
     """
     if training:
@@ -109,11 +109,11 @@ def _in_blocks(edges: Tensor, block: int, large_block: int, training: bool) -> l
 
 
 def _known(hits: Tensor, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return hits `[N, 3]` and edges `[2, E]` to work on, and which edges `[E]` name a hit that is not there.
+    """Return safe hits `[N, 3]` and edges `[2, E]`, and a mask `[E]` of the edges with a hit that does not exist.
 
-    Such an edge would be an assertion on a GPU, after which nothing works there any more. It gets a hit of its own
-    behind the last one, so that it changes no other edge. Good edges, all but always, cost one look: what comes back
-    is what was given, and no edge is marked, `[0]`.
+    On a GPU such an edge would fail an assertion, after which the process can no longer use the GPU. It gets an extra
+    hit after the last one, so that it changes no other edge. Valid edges, the usual case, cost only one check: hits and
+    edges are returned unchanged, with an empty mask, `[0]`.
     """
     n = hits.shape[0]
     if edges.numel() > 0:
@@ -135,11 +135,11 @@ def _unknown(logits: Tensor, strange: Tensor) -> Tensor:
 def outward(hits: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
     """Return the hit numbers `[E]` at the inner and at the outer end of the edges `[2, E]`.
 
-    The radius decides, and between two hits of one barrel layer z does, so that it never matters which of the
-    two an edge names first.
+    The radius decides; for two hits of one barrel layer, z decides. So the order of the hits in an edge does not
+    matter.
     """
     a, b = edges[0], edges[1]
-    # Any difference in r counts more than one in z; radii closer than 50 nm are as good as one.
+    # A difference in r counts more than any difference in z; radii closer than 50 nm count as equal.
     key = hits[:, 0].double() * 1e9 + hits[:, 2].double()
     swap = key.index_select(0, a) > key.index_select(0, b)
     return torch.where(swap, b, a), torch.where(swap, a, b)
@@ -161,7 +161,7 @@ class Embed(nn.Module):  # type: ignore[misc]
         self.hit_features = HitFeatures()
         self.phi_scale = PHI_SCALE
         hidden = [settings.embed_width] * settings.embed_layers
-        # Harmonics of phi spare the network to learn a fine angle from a single cosine and sine.
+        # With harmonics of phi, the network need not learn a fine angle from a single cosine and sine.
         self.layers = _perceptron([HitFeatures.width + 8, *hidden, settings.embed_dimensions])
 
     def forward(self, hits: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class Embed(nn.Module):  # type: ignore[misc]
 class Filter(nn.Module):  # type: ignore[misc]
     """Judges each candidate edge alone: hits `[N, 3]`, edges `[2, E]` -> logits `[E, 1]`.
 
-    The last axis is that of the original service, whose clients expect it.
+    The clients of the original service expect the last axis.
     """
 
     def __init__(self, settings: NetworkSettings = DEFAULT_NETWORKS) -> None:
@@ -189,7 +189,7 @@ class Filter(nn.Module):  # type: ignore[misc]
         self.layers = _perceptron([settings.filter_width] * settings.filter_layers + [1])
 
     def forward(self, hits: Tensor, edges: Tensor) -> Tensor:
-        """Return a logit for each edge, `[E, 1]` (float32), NaN for one of a hit that is not there; edges are int64."""
+        """Return one logit per edge (int64), `[E, 1]` (float32), NaN for an edge with a hit that does not exist."""
         hits, edges, strange = _known(hits, edges)
         features = self.hit_features(hits)
         ends = self.first.ends(features)
@@ -204,8 +204,8 @@ class Filter(nn.Module):  # type: ignore[misc]
 class Gnn(nn.Module):  # type: ignore[misc]
     """Judges each edge by the edges around it: hits `[N, 3]`, edges `[2, E]` -> logits `[E]`.
 
-    An interaction network, after Battaglia et al., arXiv:1612.00222: in each iteration every edge looks at its
-    two hits, and every hit sums up its edges, those that come from inside apart from those that lead out.
+    An interaction network, after Battaglia et al., arXiv:1612.00222: in each iteration every edge is updated from its
+    two hits, and every hit from the sum of its arriving and the sum of its leaving edges.
     """
 
     def __init__(self, settings: NetworkSettings = DEFAULT_NETWORKS) -> None:
@@ -227,7 +227,7 @@ class Gnn(nn.Module):  # type: ignore[misc]
         self.judge = _perceptron([width, width, 1])
 
     def forward(self, hits: Tensor, edges: Tensor) -> Tensor:
-        """Return a logit for each edge, `[E]` (float32), NaN for one of a hit that is not there; edges are int64."""
+        """Return one logit per edge (int64), `[E]` (float32), NaN for an edge with a hit that does not exist."""
         hits, edges, strange = _known(hits, edges)
         features = self.hit_features(hits)
         hit = self.encode_hit(features)

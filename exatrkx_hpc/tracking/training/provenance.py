@@ -12,10 +12,10 @@ from exatrkx_hpc.tracking.constants import DEFAULT_SEED
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """All that the values of trained weights depend on, beside the code.
+    """Everything that determines the values of trained weights, besides the code.
 
-    `torch` and `pyacts` are releases without what follows a "+"; `pyacts` is empty when the events are the numpy
-    generator's. `instructions` is what PyTorch calls the capability of the CPU.
+    `torch` is a release without its local part after "+". `pyacts` is a release; it is empty if the events come from
+    the numpy generator. `instructions` is PyTorch's name for the capability of the CPU.
     """
 
     seed: int
@@ -25,7 +25,7 @@ class Provenance:
 
     @classmethod
     def here(cls, *, seed: int, acts: bool) -> Provenance:
-        """Return that of a training on this machine; `acts` says whether ACTS makes the events."""
+        """Return the provenance of a training on this machine; `acts` says whether ACTS makes the events."""
         return cls(
             seed=seed,
             torch=torch.__version__.partition("+")[0],
@@ -34,7 +34,7 @@ class Provenance:
         )
 
     def differences(self, other: Provenance) -> list[str]:
-        """Return what is not as in `other`, each as "seed 1 instead of 2"; empty when equal weights are due."""
+        """Return the differences from `other`, such as "seed 1 instead of 2"; empty if equal weights are expected."""
         return [
             f"{name} {getattr(self, name) or 'not used'} instead of {getattr(other, name) or 'none'}"
             for name in self.__dataclass_fields__

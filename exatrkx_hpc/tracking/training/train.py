@@ -1,6 +1,6 @@
 """Train the stand-in networks on synthetic events: the same seed gives the same weights.
 
-"The same" holds for one instruction set, release of PyTorch and source of events; another one rounds otherwise.
+This holds for one instruction set, PyTorch release and event source; others round differently.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def train(
     """Return embed, filter and gnn, trained one after the other on events that `source` makes from `seed`.
 
     The networks are trained for the radius and the cuts of `pipeline`. `on_progress(stage, done, total)` is
-    called after every step. Torch's global random state and its number of threads are left as they were; the
-    training itself runs in one thread, so that the weights do not depend on how many a machine has.
+    called after every step. Torch's global random state and its number of threads are restored. The training runs in
+    one thread, so that the weights do not depend on the number of cores.
     """
     with _one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -104,7 +104,7 @@ def hash_state(modules: Networks) -> str:
 
 
 def save(networks: Networks, repository: Path) -> None:
-    """Write `repository/{embed,filter,gnn}/1/model.pt` as TorchScript, each file whole or not at all.
+    """Write `repository/{embed,filter,gnn}/1/model.pt` as TorchScript, each file atomically.
 
     Raises OSError or RuntimeError when a file cannot be written.
     """
@@ -114,7 +114,7 @@ def save(networks: Networks, repository: Path) -> None:
         aside = path.with_name(f".{path.name}.part")
         try:
             with warnings.catch_warnings():
-                # torch 2.9 and later advise against TorchScript, which is what Triton's PyTorch backend reads.
+                # torch 2.9 and later deprecate TorchScript, but Triton's PyTorch backend reads it.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 torch.jit.save(torch.jit.script(getattr(networks, name)), str(aside))
             _drop_source_places(aside)
@@ -125,7 +125,7 @@ def save(networks: Networks, repository: Path) -> None:
 
 
 def _drop_source_places(path: Path) -> None:
-    """Leave out of a TorchScript file where its source lay on this machine, which nobody else has use for."""
+    """Remove from a TorchScript file the paths of its source on this machine, which are of no use elsewhere."""
     with zipfile.ZipFile(path) as file:
         kept = [(entry, file.read(entry)) for entry in file.infolist() if not entry.filename.endswith(".debug_pkl")]
     with zipfile.ZipFile(path, "w") as file:
@@ -136,7 +136,7 @@ def _drop_source_places(path: Path) -> None:
 def load(repository: Path) -> Networks:
     """Return the networks of `repository/{embed,filter,gnn}/1/model.pt` on the CPU; the inverse of `save`.
 
-    Raises ValueError or RuntimeError when a file is missing or no TorchScript.
+    Raises ValueError or RuntimeError when a file is missing or is not TorchScript.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -146,7 +146,7 @@ def load(repository: Path) -> Networks:
 
 @dataclass(frozen=True, kw_only=True)
 class _School:
-    """What the three trainings share; every random choice comes from `rng`, which `lessons` draws from, too."""
+    """Common data of the three trainings; all random choices come from `rng`, which `lessons` also uses."""
 
     rng: np.random.Generator
     lessons: Lessons
@@ -175,7 +175,7 @@ class _School:
         self.descend("gnn", gnn, losses, steps=steps, rate=self.settings.gnn_rate)
 
     def descend(self, stage: str, module: nn.Module, losses: Iterable[Tensor], *, steps: int, rate: float) -> None:
-        """Take one step down each loss; the learning rate rises, then falls to nothing."""
+        """Take one optimiser step per loss; the learning rate rises, then falls to almost 0."""
         optimiser = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=rate, total_steps=steps, pct_start=0.15)
         for step, loss in enumerate(losses):
@@ -187,7 +187,7 @@ class _School:
             self.report(stage, step + 1, steps)
 
     def embedding_loss(self, embed: nn.Module, event: TruthEvent) -> Tensor:
-        """Pull neighbours along a track together; push strangers that are close out of the radius."""
+        """Pull neighbours along a track together; push close hits of different particles out of the radius."""
         radius = self.pipeline.radius
         place = embed(torch.from_numpy(event.hits))
         near = _distance(place, true_edges(event))
@@ -199,7 +199,7 @@ class _School:
         return self.settings.pull_weight * pull + push
 
     def close_pairs(self, place: Tensor, anchors: Int64) -> Int64:
-        """Return the pairs `[2, P]` of an anchor and a hit close to it, or as many as a step may look at."""
+        """Return the pairs `[2, P]` of an anchor and a hit close to it, or `max_pairs` of them drawn at random."""
         with torch.no_grad():
             start = torch.from_numpy(anchors)
             near = torch.cdist(place.index_select(0, start), place) < self.settings.push_to * self.pipeline.radius
@@ -228,12 +228,12 @@ class _School:
 def _distance(place: Tensor, pairs: Int64) -> Tensor:
     a, b = torch.from_numpy(np.ascontiguousarray(pairs))
     step = place.index_select(0, a) - place.index_select(0, b)
-    # A root has no slope at 0, so two hits in one place would spoil every weight.
+    # The gradient of the root is infinite at 0, so two hits in one place would spoil every weight.
     return (step.square().sum(dim=1) + 1e-12).sqrt()
 
 
 def _edge_loss(module: nn.Module, graph: Graph, positive: float) -> Tensor:
-    """Return the cross entropy over the edges that matter, true ones weighing `positive`."""
+    """Return the mean cross entropy over the edges that matter; true edges have the weight `positive`."""
     weight = torch.from_numpy(graph.weight)
     loss = functional.binary_cross_entropy_with_logits(
         module(torch.from_numpy(graph.hits), torch.from_numpy(graph.edges)).reshape(-1),

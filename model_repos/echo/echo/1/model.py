@@ -1,11 +1,11 @@
-"""What Triton runs for the workload `echo`: a request's points come back in four tensors of different lengths."""
+"""Model of the workload `echo`: it returns a request's points in four tensors of different lengths."""
 
 import numpy as np
 import triton_python_backend_utils as triton
 
 
 class TritonPythonModel:
-    """Answers each request by itself; one that cannot be used gets an error, and the others their answers."""
+    """Answers each request separately: an invalid request gets an error, the others get their results."""
 
     def execute(self, requests):
         """Return a response for each request."""

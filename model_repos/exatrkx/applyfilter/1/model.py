@@ -1,6 +1,6 @@
-"""Triton loads this; the package exatrkx_hpc must be on the PYTHONPATH of the server.
+"""Triton loads this file; the package exatrkx_hpc must be on the PYTHONPATH of the server.
 
-The Python inside Triton 2.51 passes over that variable, hence the line that reads it.
+The Python inside Triton 2.51 ignores PYTHONPATH, so this file reads it.
 """
 
 import os
