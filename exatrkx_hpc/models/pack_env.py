@@ -18,7 +18,7 @@ from exatrkx_hpc.base.errors import ModelError
 from exatrkx_hpc.base.files import odd_characters, write_whole
 from exatrkx_hpc.base.process import run
 from exatrkx_hpc.models.packages import Package, find_packages, plain_name
-from exatrkx_hpc.models.replace import folder_aside
+from exatrkx_hpc.models.replace import folder_aside, swap
 
 #: Packages that the models of `tracking` import; networks on a CPU also need torch.
 NEEDED = ("numpy", "scipy")
@@ -110,8 +110,8 @@ def pack_environment(out: Path, *, python: Path, packages: Sequence[str] = NEEDE
     """Write the interpreter `python` with `packages` and their requirements to `out`; return the contents.
 
     `out` is a folder, or an archive if its name ends with .tar.gz or .tgz. Both can be moved, and both are valid for
-    EXECUTION_ENV_PATH of a model. A folder is replaced only if it was packed here or is empty; an archive is always
-    replaced. The packages come from the environment of `python`; nothing is downloaded. The environment is tested
+    EXECUTION_ENV_PATH of a model. A folder or an archive is replaced only if it was packed here, a folder also if
+    it is empty. The packages come from the environment of `python`; nothing is downloaded. The environment is tested
     before it is moved to `out`. Raises ModelError when a package is missing or would not work inside Triton.
     """
     _refuse_foreign(out)
@@ -151,10 +151,19 @@ def _refuse_foreign(out: Path) -> None:
             f"{out} contains {odd!r}, which Triton's Python backend does not support; choose a name without spaces "
             "and quotes"
         )
-    if not out.exists() or (_is_archive(out) and out.is_file()) or (out / MANIFEST).is_file():
+    if not out.exists() or (out / MANIFEST).is_file() or (out.is_file() and _is_packed(out)):
         return
     if not out.is_dir() or any(out.iterdir()):
         raise ModelError(f"{out} exists and was not packed by exatrkx-hpc; choose another place, or remove it")
+
+
+def _is_packed(archive: Path) -> bool:
+    """Return whether a file is an archive of a packed environment."""
+    try:
+        with tarfile.open(archive) as members:
+            return any(Path(member.name) == Path(MANIFEST) for member in members)
+    except (tarfile.TarError, OSError, EOFError):
+        return False
 
 
 def _ask(python: Path) -> _Python:
@@ -235,13 +244,11 @@ def _try(folder: Path, modules: Sequence[str]) -> None:
 
 def _put(fresh: Path, out: Path, aside: Path) -> None:
     """Move the finished environment to `out`, as an archive if `out` has an archive's name."""
-    fresh.chmod(0o755)  # Triton may run as another user than the one who packs.
     if _is_archive(out):
         whole = aside / "archive"
+        fresh.chmod(0o755)  # the archive keeps it; Triton may run as another user than the one who packs
         with tarfile.open(whole, "w:gz", compresslevel=1) as archive:
             archive.add(fresh, arcname=".")
         whole.replace(out)
         return
-    if out.exists():
-        out.rename(aside / "old")
-    fresh.rename(out)
+    swap(fresh, out, aside / "old")

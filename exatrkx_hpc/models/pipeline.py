@@ -104,8 +104,13 @@ def require_pipeline(repository: Path) -> PipelineSettings:
 
 
 def pipeline_digest(repository: Path) -> str:
-    """Return the SHA-256 (hexadecimal) of a pipeline's weights and constants; raises as `require_pipeline` does."""
+    """Return the SHA-256 (hexadecimal) of a pipeline's weights, constants and features file.
+
+    Raises as `require_pipeline` does.
+    """
     digest = hashlib.sha256(repr(require_pipeline(repository)).encode())
+    if (repository / FEATURES_FILE).is_file():
+        digest.update((repository / FEATURES_FILE).read_bytes())
     for name in NETWORK_NAMES:
         digest.update(network_file(repository / name / "1").read_bytes())
     return digest.hexdigest()

@@ -32,15 +32,15 @@ def replaced(out: Path) -> Iterator[Path]:
         with folder_aside(out) as aside:
             fresh = aside / "new"
             yield fresh
-            _swap(fresh, out, aside / "old")
+            swap(fresh, out, aside / "old")
     except OSError as error:
         raise OutputError(
             f"{out} cannot be written: {_reason(error)}; check permissions and free space, or choose another folder"
         ) from error
 
 
-def _swap(fresh: Path, out: Path, old: Path) -> None:
-    """Replace `out` by `fresh`; on failure, restore the old folder."""
+def swap(fresh: Path, out: Path, old: Path) -> None:
+    """Replace `out` by `fresh`, and move an old folder to `old`; on failure, restore it."""
     fresh.chmod(0o755)  # Triton may run as another user than the one who builds.
     if not out.exists():
         fresh.rename(out)
@@ -48,7 +48,7 @@ def _swap(fresh: Path, out: Path, old: Path) -> None:
     out.rename(old)
     try:
         fresh.rename(out)
-    except OSError:
+    except BaseException:  # also a stop between the two
         old.rename(out)
         raise
 

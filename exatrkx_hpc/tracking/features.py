@@ -109,6 +109,8 @@ def _column(path: Path, number: int, entry: object) -> Feature:
     least, most, scale = map(float, numbers)
     if least >= most or scale == 0.0:
         raise ValueError(f"{path}: column {entry['name']} needs least below most and a scale other than 0: {entry!r}")
+    if entry["name"] == "r" and scale < 0.0:
+        raise ValueError(f"{path}: column r needs a scale above 0, because a radius is never negative: {entry!r}")
     return Feature(name=words[0], unit=words[1], least=least, most=most, scale=scale)
 
 

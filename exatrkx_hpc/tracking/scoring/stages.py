@@ -69,10 +69,15 @@ def score_edges(
     min_pt: float = MIN_PT_GEV,
     min_hits: int = MIN_PARTICLE_HITS,
 ) -> StageScore:
-    """Return the counts for the edges `[2, E]` (int64) of one event after a stage."""
+    """Return the counts for the edges `[2, E]` (int64) of one event after a stage.
+
+    An edge in both directions, as with `edge_order` `both`, counts once.
+    """
+    codes, first = np.unique(_codes(edges, len(truth.particle)), return_index=True)
+    edges = edges[:, first]
     wanted = true_edges(truth)
     n_hits = len(truth.particle)
-    kept = np.isin(_codes(wanted, n_hits), _codes(edges, n_hits))
+    kept = np.isin(_codes(wanted, n_hits), codes)
     _, place, size = np.unique(truth.particle, return_inverse=True, return_counts=True)
     counts = (truth.pt > min_pt) & (size[place.reshape(-1)] >= min_hits) & (truth.particle != 0)
     counted = counts[wanted[0]]

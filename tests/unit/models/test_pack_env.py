@@ -117,6 +117,14 @@ def test_an_archive_holds_the_same(source, tmp_path):
         archive.extractall(tmp_path / "out", filter="tar")
     assert python_in(tmp_path / "out", "import tiny; print(tiny.value)") == "42"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "packed.tar.gz", "source"]
+    pack_environment(tmp_path / "packed.tar.gz", python=source.python, packages=["tiny"])  # once more
+    foreign = tmp_path / "thesis.tar.gz"
+    for write in (lambda: foreign.write_text("thesis"), lambda: tarfile.open(foreign, "w:gz").close()):
+        write()
+        before = foreign.read_bytes()
+        with pytest.raises(ModelError, match="thesis.tar.gz exists and was not packed by exatrkx-hpc"):
+            pack_environment(foreign, python=source.python, packages=["tiny"])
+        assert foreign.read_bytes() == before
 
 
 def test_what_was_packed_here_is_replaced_and_nothing_else(source, tmp_path):

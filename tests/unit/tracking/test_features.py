@@ -20,7 +20,7 @@ from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.dims import feed_hits, set_features
 from exatrkx_hpc.models.install import install
-from exatrkx_hpc.models.pipeline import load_tracker
+from exatrkx_hpc.models.pipeline import load_tracker, pipeline_digest
 from exatrkx_hpc.models.repository import CONFIG, read_config
 from exatrkx_hpc.tracking.features import DEFAULT_FEATURES, FEATURES_FILE, features_of, parse_features, read_features
 from exatrkx_hpc.tracking.scoring.agreement import same_partition
@@ -83,6 +83,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         install(folder / "no", source=SHIPPED, weights=files, constants={})
     install(folder / "own", source=SHIPPED, weights=files, constants={}, features=folder / "columns.json")
     return build(folder / "own", folder / "models", device="cpu").path
+
+
+def test_other_features_are_another_version_of_the_pipeline(site: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(site, tmp_path / "other"))
+    assert pipeline_digest(other) == pipeline_digest(site)
+    (other / FEATURES_FILE).write_text((site / FEATURES_FILE).read_text().replace("1000", "400"))
+    assert pipeline_digest(other) != pipeline_digest(site)
 
 
 def test_the_repository_says_what_a_hit_is(site: Path) -> None:
@@ -152,6 +159,7 @@ def test_edges_by_radius_follow_the_features_and_need_a_radius(site: Path, tmp_p
         ('[{"name": "r", "least": 0, "most": 1, "size": 3}]', "column 0 needs name, least and most"),
         ('[{"name": "r", "least": 1, "most": 1}]', "needs least below most"),
         ('[{"name": "r", "least": 0, "most": 1, "scale": 0}]', "needs least below most and a scale other than 0"),
+        ('[{"name": "r", "least": 0, "most": 1, "scale": -1}]', "column r needs a scale above 0"),
         ('[{"name": "r", "least": "0", "most": 1}]', "has a value that is not a number"),
         ('[{"name": "r", "least": true, "most": 2}]', "has a value that is not a number"),
         ('[{"name": "r", "least": 0, "most": NaN}]', "has a value that is not a number"),

@@ -37,6 +37,8 @@ def test_it_does_not_matter_which_hit_an_edge_names_first():
     edges = np.array([[0, 1], [1, 2]])
     assert score_edges("x", edges, truth) == score_edges("x", edges[::-1], truth)
     assert score_edges("x", edges, truth).efficiency == 1.0
+    both = np.concatenate([edges, edges[::-1]], axis=1)
+    assert score_edges("x", both, truth) == score_edges("x", edges, truth)
 
 
 def test_no_edge_and_no_hit():
