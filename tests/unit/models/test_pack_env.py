@@ -122,7 +122,7 @@ def test_an_archive_holds_the_same(source, tmp_path):
     for write in (lambda: foreign.write_text("thesis"), lambda: tarfile.open(foreign, "w:gz").close()):
         write()
         before = foreign.read_bytes()
-        with pytest.raises(ModelError, match="thesis.tar.gz exists and was not packed by exatrkx-hpc"):
+        with pytest.raises(ModelError, match=r"thesis\.tar\.gz exists and was not packed by exatrkx-hpc"):
             pack_environment(foreign, python=source.python, packages=["tiny"])
         assert foreign.read_bytes() == before
 
