@@ -25,6 +25,7 @@ from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.doctor.engine import engine_findings
 from exatrkx_hpc.doctor.finding import Finding
 from exatrkx_hpc.doctor.orphans import orphan_findings
+from exatrkx_hpc.fleet.members.probe import is_ready
 from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
 from exatrkx_hpc.launch.engines.common import ask
 from exatrkx_hpc.launch.engines.spec import ContainerSpec
@@ -218,14 +219,14 @@ def test_a_container_that_a_killed_job_left_is_replaced(on_path, fake_farm, node
 def test_a_job_that_was_killed_has_left_a_container_until_it_is_stopped(on_path, fake_farm, node):
     job = fake_farm()
     server = started(job)
-    until(lambda: inside(on_path, "fake_tritonserver"), what="the server", deadline=60)
+    until(lambda: is_ready(server, 1.0), what="the server", deadline=60)  # not its process: that may end at once
     assert [finding.what for finding in orphans_of(job)] == ["orphans"]
     session = os.getsid(server.pid)
     for pid in session_members(session):  # first, so that none sees another's death and cleans up
         os.kill(pid, signal.SIGSTOP)
     kill_session(session)
     name = f"exatrkx-{job.id}-{node}-0"
-    assert on_path.containers() == [name]
+    assert on_path.containers() == [name], (record(job), (job.run_dir.logs / f"{node}-0.log").read_text())
     (finding,) = orphans_of(job)
     assert (finding.found, finding.ok) == (name, False)
     assert finding.remedy == f"{on_path.engine} rm --force --time 0 --ignore {name}"

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -125,9 +126,15 @@ def hits(n: int, seed: int = 7) -> np.ndarray:
     return rng.uniform((0.01, -1, -1), (0.3, 1, 1), size=(n, 3)).astype(np.float32)
 
 
+@cache
+def shipped() -> Pipeline:
+    """The same pipeline in this process; loading it takes seconds."""
+    return Pipeline.load(SHIPPED)
+
+
 @pytest.mark.parametrize("n_hits", [0, 1, 2, 3, 300])
 def test_answers_are_those_of_the_pipeline_in_this_process(infer: Infer, n_hits: int) -> None:
-    here = Pipeline.load(SHIPPED).stages(hits(n_hits))
+    here = shipped().stages(hits(n_hits))
     for _ in range(2):
         embedding = infer("embed", INPUT__0=hits(n_hits))
         assert (embedding.dtype, embedding.shape) == (np.float32, (n_hits, 8))

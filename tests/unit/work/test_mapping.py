@@ -330,9 +330,9 @@ def test_a_ledger_of_other_labels_is_refused(server, tmp_path):
     (tmp_path / "events" / "evt_1.csv").write_text("1,1,1\n")
     folder = Settings(server=server, events=tmp_path / "events", out=tmp_path / "folder")
     run_clients(folder)
-    with Endpoint(server) as endpoint, pytest.raises(OutputError, match=r"of format csv.*of format python"):
+    with Endpoint(server) as endpoint, pytest.raises(OutputError, match=r"with format csv.*uses format python"):
         list(endpoint.map(events(2), ledger=tmp_path / "folder"))
-    with pytest.raises(OutputError, match=r"of format python.*of format csv"):
+    with pytest.raises(OutputError, match=r"with format python.*uses format csv"):
         run_clients(Settings(server=server, events=tmp_path / "events", out=tmp_path / "map"))
     (tmp_path / "nodes").mkdir()
     begin_sharding(tmp_path / "nodes", 2)
