@@ -137,16 +137,18 @@ def monitor(
     found = story.find_job(resolved(config, site=site, run_root=run_root).farm, job)
     tell = teller(as_json=as_json, results=True)
     watch = story.watch(found, tell=tell)
+    view = None
     try:
         watch.start()
         view = watch.wait()
     except KeyboardInterrupt:
-        tell(MonitorStopped(job=found.id))
-        return
+        pass
     finally:
         with deferred_signals():
             watch.stop()
-    if view.job not in (JobState.COMPLETED, JobState.CANCELLED):
+    if view is None:  # Ctrl-C; only now, so that no news of the monitor's last tick follows
+        tell(MonitorStopped(job=found.id))
+    elif view.job not in (JobState.COMPLETED, JobState.CANCELLED):
         raise LaunchError(f"{view.sentence}; the logs are in {found.run_dir.logs}")
 
 
