@@ -22,6 +22,7 @@ from exatrkx_hpc.tracking.simulation.synthetic import write_events
 
 def test_the_script_of_such_a_job_stands_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Every value that was set goes with the command, also those that a shell or the configuration would change."""
+    pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     program = tmp_path / "fake"
     program.write_text("#!/bin/sh\necho 'Perf Analyzer Version 1.2.3'\n")
