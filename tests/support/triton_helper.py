@@ -74,7 +74,7 @@ def running_triton(
     options: tuple[str, ...] = (),
     deadline: float = 90.0,
 ) -> Iterator[RunningTriton]:
-    """Yield a ready server; then kill its session, remove its shared memory, and fail if any was left."""
+    """Yield a ready server; then kill its session, remove its shared memory, and fail if any was left after a clean exit."""
     server = start_triton(repository, work_dir, address=own_address(), options=options)
     try:
         until = time.monotonic() + deadline
@@ -89,4 +89,6 @@ def running_triton(
         left = server.segments()
         for name in left:
             (SHARED_MEMORY / name).unlink(missing_ok=True)
-    assert not left, f"Triton left shared memory behind: {left}"
+    # On a loaded machine a model may not unload in time; then Triton exits at once, and leaves its segments.
+    hurried = "Exit timeout expired" in server.log.read_text(errors="replace")
+    assert hurried or not left, f"Triton left shared memory behind: {left}"
