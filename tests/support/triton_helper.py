@@ -74,7 +74,7 @@ def running_triton(
     options: tuple[str, ...] = (),
     deadline: float = 90.0,
 ) -> Iterator[RunningTriton]:
-    """Yield a ready server; then kill its session, remove its shared memory, and fail if any was left after a clean exit."""
+    """Yield a ready server; then end it, remove its shared memory, and fail if any was left after a clean exit."""
     server = start_triton(repository, work_dir, address=own_address(), options=options)
     try:
         until = time.monotonic() + deadline
