@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, Final, cast
 
 import typer
@@ -43,22 +44,11 @@ PLAIN: Final[Mapping[str, Any]] = {
 }
 
 
-class _Table(MutableMapping[str, object]):
+class _Table(Mapping[str, object]):
     """The commands by name. A command is made when it is looked up."""
 
-    def __init__(self) -> None:
-        self._made: dict[str, object] = {}
-
     def __getitem__(self, name: str) -> object:
-        if name not in self._made:
-            self._made[name] = _command(name)
-        return self._made[name]
-
-    def __setitem__(self, name: str, command: object) -> None:
-        self._made[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        del self._made[name]
+        return _command(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(COMMANDS)
@@ -67,6 +57,7 @@ class _Table(MutableMapping[str, object]):
         return len(COMMANDS)
 
 
+@cache
 def _command(name: str) -> object:
     module, attribute = COMMANDS[name]
     what = getattr(importlib.import_module(f"exatrkx_hpc.cli.{module}"), attribute)

@@ -67,12 +67,14 @@ def limit_seconds(limit: str) -> float:
     return float(total) or math.inf
 
 
-def signal_lead(signal: str) -> int | None:
+def signal_lead(signal: str, *, drains: bool = False) -> int | None:
     """Return the lead time, in seconds, of a SignalSpec before the time limit.
 
-    None unless it sends SIGTERM or SIGUSR2, which drain the servers, to the batch script.
+    None unless it sends SIGTERM, SIGUSR2 or SIGUSR1, which end the servers, to the batch script. With `drains` also
+    None for SIGUSR1, which ends them at once.
     """
-    match = re.fullmatch(r"[BR]*B[BR]*:(?:SIG)?(?:TERM|USR2|15|12)(?:@(\d+))?", signal)
+    names = "TERM|USR2|15|12" if drains else "TERM|USR2|USR1|15|12|10"
+    match = re.fullmatch(rf"[BR]*B[BR]*:(?:SIG)?(?:{names})(?:@(\d+))?", signal)
     return int(match[1] or _DEFAULT_LEAD) if match else None
 
 

@@ -70,7 +70,7 @@ def _time_limit(farm: Farm) -> Finding:
 def _drain_time(farm: Farm, kill_wait: str) -> Finding:
     """Check the time to drain at the time limit: the lead of job.signal, or KillWait without such a signal."""
     need = farm.server.drain + farm.server.exit_timeout + _MARGIN
-    lead, source = signal_lead(farm.job.signal), f"job.signal {farm.job.signal}"
+    lead, source = signal_lead(farm.job.signal, drains=True), f"job.signal {farm.job.signal}"
     after_cancel = int(re.sub(r"\D.*", "", kill_wait) or 0)
     if lead is None:
         lead, source = after_cancel, "job.signal does not drain the servers, so Slurm's KillWait"

@@ -10,6 +10,7 @@ import contextlib
 import json
 import shutil
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -160,9 +161,9 @@ def _refuse_foreign(out: Path) -> None:
 def _is_packed(archive: Path) -> bool:
     """Return whether a file is an archive of a packed environment."""
     try:
-        with tarfile.open(archive) as members:
+        with tarfile.open(archive, "r:gz") as members:
             return any(Path(member.name) == Path(MANIFEST) for member in members)
-    except (tarfile.TarError, OSError, EOFError):
+    except (tarfile.TarError, zlib.error, OSError, EOFError):
         return False
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from exatrkx_hpc.base.errors import OutputError
+from exatrkx_hpc.base.signals import deferred_signals
 
 
 @contextlib.contextmanager
@@ -45,12 +46,13 @@ def swap(fresh: Path, out: Path, old: Path) -> None:
     if not out.exists():
         fresh.rename(out)
         return
-    out.rename(old)
-    try:
-        fresh.rename(out)
-    except BaseException:  # also a stop between the two
-        old.rename(out)
-        raise
+    with deferred_signals():  # a stop between the two would lose the old folder
+        out.rename(old)
+        try:
+            fresh.rename(out)
+        except OSError:
+            old.rename(out)
+            raise
 
 
 def _reason(error: OSError) -> str:

@@ -168,7 +168,7 @@ def test_the_command_line_starts_without_the_heavy_packages():
 @pytest.mark.parametrize("module", ["site_commands", "farm_commands", "config_commands"])
 def test_a_command_does_not_wait_for_what_another_needs(module: str):
     modules = import_alone(f"exatrkx_hpc.cli.{module}")["modules"]
-    assert not {"numpy", "grpc", "tritonclient", "requests", "pyarrow"} & set(modules)
+    assert not {"numpy", "grpc", "tritonclient", "pyarrow"} & set(modules)
 
 
 def test_the_table_of_commands_is_right():

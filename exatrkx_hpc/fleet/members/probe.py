@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+import requests
+
 from exatrkx_hpc.fleet.members.record import ServerRecord
 
 _PROBES_AT_ONCE = 64
@@ -15,8 +17,6 @@ def is_ready(record: ServerRecord, timeout: float) -> bool:
 
     Triton must report the ID of the record; a different ID at this address means a different server, such as an orphan.
     """
-    import requests
-
     base = f"http://{record.address}:{record.http_port}/v2"
     try:
         with requests.Session() as session:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import requests
+
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import EndpointError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
@@ -117,8 +119,6 @@ class MetricsStore:
             self._child = None
 
     def _wait_until_ready(self, deadline: float = 20.0) -> None:
-        import requests
-
         until = time.monotonic() + deadline
         with requests.Session() as session:
             session.trust_env = False

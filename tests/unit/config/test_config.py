@@ -13,7 +13,7 @@ from paths import ROOT
 from pydantic import BaseModel, ValidationError
 
 from exatrkx_hpc.config.schema import Farm
-from exatrkx_hpc.config.values import expand, limit_seconds
+from exatrkx_hpc.config.values import expand, limit_seconds, signal_lead
 
 IMAGE = "docker.io/nvcr/tritonserver:24.10"
 
@@ -210,3 +210,24 @@ def test_the_page_has_every_key_with_its_default_and_its_meaning():
 def test_a_time_limit_in_seconds(limit: str, seconds: float):
     """The forms of sbatch's manual; 0 is no limit."""
     assert limit_seconds(limit) == seconds
+
+
+@pytest.mark.parametrize(
+    ("signal", "lead", "drains"),
+    [
+        ("B:TERM@90", 90, True),
+        ("BR:15@90", 90, True),
+        ("B:SIGUSR2@90", 90, True),
+        ("B:12", 60, True),
+        ("B:USR1@90", 90, False),
+        ("B:10@90", 90, False),
+        ("B:HUP@90", None, False),
+        ("TERM@90", None, False),
+        ("R:TERM@90", None, False),
+        ("", None, False),
+    ],
+)
+def test_the_lead_of_a_signal(signal: str, lead: int | None, drains: bool):
+    """`B` sends it to the batch script; the script traps these alone (jobs/farm.sbatch.j2)."""
+    assert signal_lead(signal) == lead
+    assert signal_lead(signal, drains=True) == (lead if drains else None)

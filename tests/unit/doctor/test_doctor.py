@@ -140,6 +140,14 @@ def test_the_time_for_a_drain_is_weighed(bench, slurm, values, ok, part):
     assert ok or "set job.signal to B:TERM@" in finding.remedy
 
 
+@pytest.mark.parametrize("signal", ["B:TERM@120", "B:USR2@120", "B:USR1@120", "BR:SIGUSR1@120", "B:12@120"])
+def test_a_time_limit_that_the_signal_uses_up_is_found(bench, slurm, signal):
+    """Each of these ends the servers before the limit, although not each lets them drain."""
+    assert not bench.one("time limit", job__signal=signal, job__time="3").ok
+    assert bench.one("time limit", job__signal=signal, job__time="4").ok
+    assert bench.one("time limit", job__signal=signal.replace("B:", "").replace("BR:", "R:"), job__time="1").ok
+
+
 # The run root and the ports
 
 

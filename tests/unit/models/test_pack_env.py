@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import sys
@@ -119,8 +120,13 @@ def test_an_archive_holds_the_same(source, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "packed.tar.gz", "source"]
     pack_environment(tmp_path / "packed.tar.gz", python=source.python, packages=["tiny"])  # once more
     foreign = tmp_path / "thesis.tar.gz"
-    for write in (lambda: foreign.write_text("thesis"), lambda: tarfile.open(foreign, "w:gz").close()):
-        write()
+    packed = (tmp_path / "packed.tar.gz").read_bytes()
+    with tarfile.open(tmp_path / "empty.tar.gz", "w:gz"):
+        pass
+    empty = (tmp_path / "empty.tar.gz").read_bytes()
+    damaged = (b"", b"thesis", empty, packed[:50], packed[:20] + b"\xff" * 200, gzip.compress(b"thesis" * 500))
+    for content in damaged:
+        foreign.write_bytes(content)
         before = foreign.read_bytes()
         with pytest.raises(ModelError, match=r"thesis\.tar\.gz exists and was not packed by exatrkx-hpc"):
             pack_environment(foreign, python=source.python, packages=["tiny"])
