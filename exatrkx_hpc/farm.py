@@ -22,6 +22,7 @@ from exatrkx_hpc import prepare
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.news import Tell, of_job, untold
+from exatrkx_hpc.base.ownership import farm_id
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
@@ -148,7 +149,14 @@ def watch(job: Job, *, tell: Tell = untold) -> Watch:
     monitor = Monitor(
         run_dir=job.run_dir,
         job_info=lambda: job.scheduler.info(job.id),
-        balancer=balancer_of(farm.balancer, job.run_dir.balancer(kind_of(farm.balancer).program), told),
+        balancer=balancer_of(
+            farm.balancer,
+            job.run_dir.balancer(kind_of(farm.balancer).program),
+            told,
+            farm=farm_id(farm.name, farm.run_root),
+            job=job.id,
+            request_timeout=farm.clients.request_timeout,
+        ),
         metrics_store=metrics_store(farm.monitor, job.run_dir.prometheus, host=host, tell=told),
         settings=farm.monitor,
         tell=tell,

@@ -19,10 +19,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exatrkx_hpc.base.errors import MissingComponent
+from exatrkx_hpc.base.errors import MissingComponent, NotStarted
 
 #: The exit status of a program that `run` killed after its timeout.
 TIMED_OUT = 124
+#: Errors of a start that no waiting changes: the program is not there, is no program, or is not for this user.
+_OF_THE_PROGRAM = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOEXEC,
+    errno.E2BIG,
+    errno.ENAMETOOLONG,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +78,8 @@ def run(
 ) -> Completed:
     """Run `argv` to its end, at most `timeout` seconds, and return its output; a nonzero exit status raises nothing.
 
-    After the timeout, the program is killed and reported with exit status 124. Raises MissingComponent when
-    the program does not exist or cannot be started. Output that is not UTF-8 is replaced by '�'.
+    After the timeout, the program is killed and reported with exit status 124. Raises MissingComponent when the
+    program does not exist, NotStarted when it cannot be started now. Output that is not UTF-8 is replaced by '�'.
     """
     try:
         done = subprocess.run(
@@ -83,7 +93,7 @@ def run(
             cwd=cwd,
             check=False,
         )
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: no thread for the program's output
         raise _cannot_start(argv[0], error) from error
     except subprocess.TimeoutExpired:
         note = f"{argv[0]} did not finish within {timeout:g} s"
@@ -139,7 +149,7 @@ def spawn(
 
     The program and its children inherit the file descriptors `keep_open`.
 
-    Raises MissingComponent when the program does not exist or cannot be started.
+    Raises MissingComponent when the program does not exist, NotStarted when it cannot be started now.
     """
     with log.open("ab") as output:
         try:
@@ -158,10 +168,13 @@ def spawn(
     return Child(popen)
 
 
-def _cannot_start(program: str, error: OSError) -> MissingComponent:
+def _cannot_start(program: str, error: OSError | RuntimeError) -> MissingComponent:
     if isinstance(error, FileNotFoundError) and error.filename in (None, program):
         return MissingComponent(f"{program} is not on PATH; install it, or load its module")
-    return MissingComponent(f"{program} cannot be started: {error}")
+    if isinstance(error, OSError) and error.errno in _OF_THE_PROGRAM:
+        return MissingComponent(f"{program} cannot be started: {error}")
+    why = error.strerror if isinstance(error, OSError) else str(error)
+    return NotStarted(f"{program} cannot be started now ({why}); check 'ulimit -u', 'ulimit -n' and free memory")
 
 
 async def spawn_piped(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:

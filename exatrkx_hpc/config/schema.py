@@ -22,6 +22,7 @@ from exatrkx_hpc.config.values import (
     Mount,
     Name,
     Options,
+    Processes,
     Seconds,
     SignalSpec,
     TimeLimit,
@@ -139,7 +140,9 @@ class BalancerSection(_Section):
     http_port: UserPort = Field(
         9190, description="HTTP port of the endpoint; 0: any free port; user: derived from your user ID"
     )
-    worker_processes: int = Field(1, ge=1, le=128, description="nginx worker processes")
+    worker_processes: Processes = Field(
+        "auto", description="nginx worker processes; auto: the CPUs of this process, 16 at most"
+    )
 
 
 class MonitorSection(_Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import signal
 import socket
@@ -12,10 +13,13 @@ from pathlib import Path
 
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError
 from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.ownership import ENDPOINT_HEADER, EndpointId, new_instance
 from exatrkx_hpc.base.ports import port_trouble
-from exatrkx_hpc.base.process import Child, find_program, run, spawn
+from exatrkx_hpc.base.process import TIMED_OUT, Child, find_program, run, spawn
 from exatrkx_hpc.base.templates import render
 from exatrkx_hpc.fleet.balancer.base import MEMBER_HEADER, BalancerKind, Listen
+from exatrkx_hpc.fleet.balancer.complaints import Complaints
+from exatrkx_hpc.fleet.balancer.limits import Limits, limits_of, most_open_files
 from exatrkx_hpc.fleet.members.reconcile import Member
 from exatrkx_hpc.fleet.orphans import end_orphan
 
@@ -37,20 +41,32 @@ def parse_version(output: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match.groups()) if match else ()
 
 
-def render_main(listen: Listen, *, version: tuple[int, ...]) -> str:
-    """Return the text of nginx.conf for an nginx of this version."""
+#: In seconds. A request ends at the client's deadline; the balancer's own limits come later, and end what no client
+#: waits for. Old workers outlive both, so that a reload cuts no request.
+_AFTER_DEADLINE, _AFTER_LIMIT = 30, 30
+
+
+def render_main(listen: Listen, limits: Limits, *, instance: str, version: tuple[int, ...]) -> str:
+    """Return the text of nginx.conf for an nginx of this version; `instance` is that of its identity."""
     modern = version >= _HTTP2_DIRECTIVE_SINCE
+    longest = math.ceil(listen.request_timeout) + _AFTER_DEADLINE
     return render(
         "nginx/nginx.conf.j2",
         worker_processes=listen.worker_processes,
+        open_files=limits.open_files,
+        connections=limits.connections,
+        request_timeout=longest,
+        shutdown_timeout=longest + _AFTER_LIMIT,
         grpc_listen=f"{listen.host}:{listen.grpc_port}{'' if modern else ' http2'}",
         http_listen=f"{listen.host}:{listen.http_port}",
         http2_directive=modern,
         member_header=MEMBER_HEADER,
+        endpoint_header=ENDPOINT_HEADER,
+        endpoint=str(EndpointId(farm=listen.farm, job=listen.job, instance=instance)),
     )
 
 
-def render_upstream(members: Iterable[Member]) -> str:
+def render_upstream(members: Iterable[Member], limits: Limits) -> str:
     """Return the text of upstream.conf for these members; without members, nginx rejects every request."""
     ready = tuple(members)
     grpc, http = ([{"name": m.name, "address": getattr(m, kind)} for m in ready] for kind in ("grpc", "http"))
@@ -59,7 +75,7 @@ def render_upstream(members: Iterable[Member]) -> str:
         {"name": "triton_http", "balance": "least_conn", "servers": http},
         {"name": "triton_statistics", "balance": "hash one consistent", "servers": grpc},
     ]
-    return render("nginx/upstream.conf.j2", upstreams=upstreams)
+    return render("nginx/upstream.conf.j2", upstreams=upstreams, zone_kib=limits.zone_kib, keepalive=limits.keepalive)
 
 
 class Nginx:
@@ -73,6 +89,20 @@ class Nginx:
         self.listen = listen
         self._program = find_nginx()
         self._child: Child | None = None
+        self._instance = new_instance()
+        self._version: tuple[int, ...] | None = None
+        self._installed: tuple[str, str] | None = None
+        self._complaints = Complaints(folder / "error.log")
+
+    @property
+    def identity(self) -> EndpointId:
+        """Whose this nginx is; the instance is new at each start."""
+        return EndpointId(farm=self.listen.farm, job=self.listen.job, instance=self._instance)
+
+    @property
+    def pid(self) -> int | None:
+        """The ID of nginx's master process."""
+        return self._child.pid if self._child is not None else None
 
     def start(self, members: Iterable[Member]) -> None:
         """Start nginx for these members and wait until it listens.
@@ -84,24 +114,31 @@ class Nginx:
             self._require_free(port)
         for name in ("tmp", "candidate"):
             (self._folder / name).mkdir(parents=True, exist_ok=True)
-        version = run([self._program, "-v"], timeout=10)
-        main = render_main(self.listen, version=parse_version(version.stderr + version.stdout))
-        self._check(main, render_upstream(members))
-        self._install(main, render_upstream(members))
+        self._instance = new_instance()
+        self._installed = None
+        configuration = self._rendered(members)
+        self._check(*configuration)
+        self._install(*configuration)
         self._child = spawn([self._program, *self._where(), "-c", "nginx.conf"], log=self._folder / "nginx.log")
         self._wait_until_listening()
+        self._installed = configuration
 
     def update(self, members: Iterable[Member]) -> None:
-        """Reload nginx with these members; running requests finish on their server.
+        """Reload nginx with these members; running requests finish on their server. No reload if nothing changed.
 
         Raises EndpointError if nginx rejects the new configuration; the last valid one then stays.
         """
-        main = (self._folder / "nginx.conf").read_text()
-        upstream = render_upstream(members)
-        self._check(main, upstream)
-        self._install(main, upstream)
-        if self._child is not None:
-            self._child.send(signal.SIGHUP)
+        configuration = self._rendered(members)
+        if self._child is None or configuration == self._installed:
+            return
+        self._check(*configuration)
+        self._install(*configuration)
+        self._child.send(signal.SIGHUP)
+        self._installed = configuration
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what nginx has complained about since the last call, one line for each kind."""
+        return self._complaints.take()
 
     def alive(self) -> bool:
         """Return whether nginx runs."""
@@ -117,11 +154,24 @@ class Nginx:
         # The prefix is absolute. The configuration names no folder, so every folder name works.
         return ["-p", f"{self._folder}/", "-e", "error.log"]
 
+    def _rendered(self, members: Iterable[Member]) -> tuple[str, str]:
+        """Return the texts of nginx.conf and upstream.conf for these members."""
+        if self._version is None:
+            said = run([self._program, "-v"], timeout=10)
+            self._version = parse_version(said.stderr + said.stdout)
+        ready = tuple(members)
+        limits = limits_of(len(ready), open_files=most_open_files())
+        main = render_main(self.listen, limits, instance=self._instance, version=self._version)
+        return main, render_upstream(ready, limits)
+
     def _check(self, main: str, upstream: str) -> None:
         candidate = self._folder / "candidate"
         write_whole(candidate / "nginx.conf", main)
         write_whole(candidate / "upstream.conf", upstream)
-        done = run([self._program, *self._where(), "-t", "-q", "-c", "candidate/nginx.conf"], timeout=30)
+        done = run([self._program, *self._where(), "-t", "-c", "candidate/nginx.conf"], timeout=60)
+        self._complaints.note(done.stderr)
+        if done.returncode == TIMED_OUT:
+            raise EndpointError("'nginx -t' did not check the new configuration within 60 s; the last valid one stays")
         if done.returncode:
             raise EndpointError(f"nginx rejects its new configuration and keeps the last valid one: {done.complaint}")
 
