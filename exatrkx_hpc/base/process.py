@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exatrkx_hpc.base.errors import MissingComponent, NotStarted
+from exatrkx_hpc.base.process_id import ProcessId
 
 #: The exit status of a program that `run` killed after its timeout.
 TIMED_OUT = 124
@@ -135,6 +136,39 @@ class Child:
             self.wait(grace)
         kill_session(self.pid)
         self._popen.wait()
+
+
+class Adopted:
+    """A program that another process started, in its own session: it can be signalled and stopped like a Child."""
+
+    def __init__(self, process: ProcessId) -> None:
+        """Take over a process of this machine, which must be the leader of its session."""
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """The process ID, which is also the session ID."""
+        return self._process.pid
+
+    def returncode(self) -> int | None:
+        """Return None while the program runs, else -1: only its parent learns its exit status."""
+        return None if self._process.runs else -1
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the program only, not to its children; does nothing if the program has ended."""
+        if self._process.runs:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def stop(self, *, grace: float, first: signal.Signals = signal.SIGTERM) -> None:
+        """Send the signal `first`, wait up to `grace` seconds, then kill every process left in the session."""
+        if not self._process.runs:
+            return  # its session ID may be another's by now
+        self.send(first)
+        until = time.monotonic() + grace
+        while self._process.runs and time.monotonic() < until:
+            time.sleep(0.02)
+        kill_session(self.pid)
 
 
 def spawn(

@@ -15,7 +15,7 @@ from exatrkx_hpc.fleet.endpoint import read_endpoint
 from exatrkx_hpc.fleet.events import JobProgress
 from exatrkx_hpc.fleet.members.probe import probe
 from exatrkx_hpc.fleet.members.reconcile import Member, ready_members, reconcile
-from exatrkx_hpc.fleet.members.record import read_records
+from exatrkx_hpc.fleet.members.record import Unreadable, read_records
 from exatrkx_hpc.launch.run_dir import RunDir
 
 
@@ -79,13 +79,21 @@ def wait_until_ready(query: Callable[[], JobStatus], *, wanted: int, timeout: fl
 
 
 def observe(
-    info: JobInfo, run_dir: RunDir, *, timeout: float, previous: Iterable[Member] = (), tolerance: int = 1
+    info: JobInfo,
+    run_dir: RunDir,
+    *,
+    timeout: float,
+    previous: Iterable[Member] = (),
+    tolerance: int = 1,
+    unreadable: Unreadable = lambda path, why: None,
 ) -> tuple[JobInfo, tuple[Member, ...]]:
     """Return the job with its reason explained, and its members; `reconcile` explains `previous` and `tolerance`.
 
     Each server has `timeout` seconds to answer. A requeued job that is pending has only servers of its former run.
+    `unreadable` is called for a record that cannot be read now; the server's last record in `previous` takes its place.
     """
-    records = read_records(run_dir)
+    previous = tuple(previous)
+    records = read_records(run_dir, (member.record for member in previous), unreadable=unreadable)
     serving = [record for record in records if record.state == "starting"] if not info.state.over else []
     ready = probe(serving, timeout)
     members = reconcile(job=info.state, records=records, ready=ready, previous=previous, tolerance=tolerance)

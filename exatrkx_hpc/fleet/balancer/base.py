@@ -96,7 +96,8 @@ class Balancer(Protocol):
     def update(self, members: Iterable[Member]) -> None:
         """Send new requests to these members; running requests finish on their server.
 
-        Does nothing if the balancer already does so. Raises EndpointError if the change is rejected; the last valid configuration then stays active.
+        Does nothing if the balancer already does so. Raises EndpointError if the change is rejected; the last valid
+        configuration then stays active.
         """
         ...
 
@@ -118,9 +119,11 @@ class BalancerKind:
     """A kind of balancer: the name of its processes, and the functions that find its program and make a balancer.
 
     `find` returns the path of the program. `make` takes the balancer's own folder. Both raise MissingComponent if the
-    program is not on this machine.
+    program is not on this machine. `left` returns where a balancer listens that an earlier monitor left running in this
+    folder of this machine; None if there is none.
     """
 
     program: str
     find: Callable[[], str]
     make: Callable[[Path, Listen], Balancer]
+    left: Callable[[Path], Listen | None]

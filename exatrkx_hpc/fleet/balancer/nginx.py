@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import signal
 import socket
@@ -11,11 +12,14 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.ownership import ENDPOINT_HEADER, EndpointId, new_instance
 from exatrkx_hpc.base.ports import port_trouble
-from exatrkx_hpc.base.process import TIMED_OUT, Child, find_program, run, spawn
+from exatrkx_hpc.base.process import TIMED_OUT, Adopted, Child, find_program, run, spawn
+from exatrkx_hpc.base.process_id import ProcessId, process_id
 from exatrkx_hpc.base.templates import render
 from exatrkx_hpc.fleet.balancer.base import MEMBER_HEADER, BalancerKind, Listen
 from exatrkx_hpc.fleet.balancer.complaints import Complaints
@@ -23,6 +27,8 @@ from exatrkx_hpc.fleet.balancer.limits import Limits, limits_of, most_open_files
 from exatrkx_hpc.fleet.members.reconcile import Member
 from exatrkx_hpc.fleet.orphans import end_orphan
 
+#: Says which nginx runs in its folder.
+_RUNNING = "running.json"
 _REMEDY = "load its module, install nginx, or pip install 'exatrkx-hpc[local]'"
 #: nginx 1.25.1 introduced `http2 on;`; earlier versions take `http2` as a parameter of `listen`.
 _HTTP2_DIRECTIVE_SINCE = (1, 25, 1)
@@ -88,7 +94,7 @@ class Nginx:
         self._folder = folder
         self.listen = listen
         self._program = find_nginx()
-        self._child: Child | None = None
+        self._child: Child | Adopted | None = None
         self._instance = new_instance()
         self._version: tuple[int, ...] | None = None
         self._installed: tuple[str, str] | None = None
@@ -122,6 +128,21 @@ class Nginx:
         self._child = spawn([self._program, *self._where(), "-c", "nginx.conf"], log=self._folder / "nginx.log")
         self._wait_until_listening()
         self._installed = configuration
+        self._note_running(self._child.pid)
+
+    def adopt(self) -> bool:
+        """Take over the nginx that an earlier monitor left in this folder, if it listens on the same addresses."""
+        running = _running(self._folder)
+        if running is None or running.listen != (self.listen.host, self.listen.grpc_port, self.listen.http_port):
+            return False
+        self._child = Adopted(running.process)
+        self._instance = running.instance
+        self._installed = None  # its monitor may have been killed between a new configuration and the reload
+        return True
+
+    def leave(self) -> None:
+        """Let go of nginx, which runs on."""
+        self._child = None
 
     def update(self, members: Iterable[Member]) -> None:
         """Reload nginx with these members; running requests finish on their server. No reload if nothing changed.
@@ -149,6 +170,7 @@ class Nginx:
         if self._child is not None:
             self._child.stop(grace=grace, first=signal.SIGQUIT)
             self._child = None
+            (self._folder / _RUNNING).unlink(missing_ok=True)
 
     def _where(self) -> list[str]:
         # The prefix is absolute. The configuration names no folder, so every folder name works.
@@ -179,6 +201,21 @@ class Nginx:
         write_whole(self._folder / "upstream.conf", upstream)
         write_whole(self._folder / "nginx.conf", main)
 
+    def _note_running(self, pid: int) -> None:
+        """Write down how a later monitor finds this nginx."""
+        if (process := process_id(pid)) is not None:
+            running = Running(
+                host=process.host,
+                boot=process.boot,
+                pid=process.pid,
+                started=process.started,
+                instance=self._instance,
+                address=self.listen.host,
+                grpc_port=self.listen.grpc_port,
+                http_port=self.listen.http_port,
+            )
+            write_whole(self._folder / _RUNNING, running.model_dump_json() + "\n")
+
     def _require_free(self, port: int) -> None:
         if trouble := port_trouble(self.listen.host, port):
             raise EndpointError(
@@ -201,4 +238,47 @@ class Nginx:
         end_orphan(self._folder / "nginx.pid", program="nginx", mark=str(self._folder))
 
 
-KIND = BalancerKind(program="nginx", find=find_nginx, make=Nginx)
+class Running(BaseModel):
+    """A running nginx as its monitor wrote it down: its process, its instance, and where it listens."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    host: str
+    boot: str
+    pid: int
+    started: int
+    instance: str
+    address: str
+    grpc_port: int
+    http_port: int
+
+    @property
+    def process(self) -> ProcessId:
+        """Its master process."""
+        return ProcessId(host=self.host, boot=self.boot, pid=self.pid, started=self.started)
+
+    @property
+    def listen(self) -> tuple[str, int, int]:
+        """The address and the ports on which it listens."""
+        return self.address, self.grpc_port, self.http_port
+
+
+def _running(folder: Path) -> Running | None:
+    """Return the nginx that runs in `folder` on this machine; None if there is none, or only its workers are left."""
+    try:
+        running = Running.model_validate_json((folder / _RUNNING).read_bytes())
+        command = Path(f"/proc/{running.pid}/cmdline").read_bytes()
+    except (OSError, ValidationError):
+        return None
+    return running if running.process.runs and os.fsencode(f"{folder}/") in command else None
+
+
+def left(folder: Path) -> Listen | None:
+    """Return where the nginx listens that an earlier monitor left running in `folder`; None if there is none."""
+    running = _running(folder)
+    if running is None:
+        return None
+    return Listen(host=running.address, grpc_port=running.grpc_port, http_port=running.http_port)
+
+
+KIND = BalancerKind(program="nginx", find=find_nginx, make=Nginx, left=left)
