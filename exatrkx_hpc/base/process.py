@@ -129,6 +129,10 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             self._popen.send_signal(number)
 
+    def release(self) -> None:
+        """Let the program run on by itself; this object is of no more use."""
+        self._popen.returncode = 0  # Popen warns of a program that outlives it
+
     def stop(self, *, grace: float, first: signal.Signals = signal.SIGTERM) -> None:
         """Send the signal `first`, wait up to `grace` seconds, then kill every process left in the session."""
         if self.returncode() is None:
@@ -159,6 +163,9 @@ class Adopted:
         if self._process.runs:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+    def release(self) -> None:
+        """Let the program run on by itself."""
 
     def stop(self, *, grace: float, first: signal.Signals = signal.SIGTERM) -> None:
         """Send the signal `first`, wait up to `grace` seconds, then kill every process left in the session."""

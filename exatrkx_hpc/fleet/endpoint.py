@@ -131,6 +131,17 @@ class EndpointHealth:
         ours = parse_endpoint_id(self.record.identity)
         return self.monitor or (ours is not None and ours.same_job(parse_endpoint_id(self.said)))
 
+    def as_dict(self) -> dict[str, object]:
+        """Return as JSON values whether a monitor runs, where, how long it was silent, and what to know of it."""
+        return {
+            "runs": self.monitor,
+            "host": self.record.host,
+            "pid": self.record.monitor_pid,
+            "silent_s": round(self.silent, 1),
+            "endpoint_answers": self.usable,
+            "note": self.note,
+        }
+
     @property
     def note(self) -> str:
         """What a person should know of it; empty while a monitor lives."""

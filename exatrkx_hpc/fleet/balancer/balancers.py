@@ -62,6 +62,14 @@ def balancer_of(
     return kind_of(section).make(folder, listen)
 
 
+def end_left(section: BalancerSection, folder: Path) -> None:
+    """End the balancer that an earlier monitor left running in `folder` of this machine, if there is one."""
+    kind = kind_of(section)
+    left = kind.left(folder)
+    if left is not None and (balancer := kind.make(folder, left)).adopt():
+        balancer.stop()
+
+
 def _ports_of(left: Listen | None, section: BalancerSection) -> tuple[int, int] | None:
     """Return the ports of a balancer that was left, gRPC and HTTP, if it listens where the section allows."""
     if left is None or left.host != section.host:

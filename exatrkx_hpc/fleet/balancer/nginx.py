@@ -142,7 +142,9 @@ class Nginx:
 
     def leave(self) -> None:
         """Let go of nginx, which runs on."""
-        self._child = None
+        if self._child is not None:
+            self._child.release()
+            self._child = None
 
     def update(self, members: Iterable[Member]) -> None:
         """Reload nginx with these members; running requests finish on their server. No reload if nothing changed.
