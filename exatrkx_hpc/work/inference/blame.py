@@ -164,17 +164,17 @@ class Judge:
         if cause is Cause.REFUSED:
             case.refusals.append(member)
             return self._refused(case, member, credible, now)
-        if cause in _STRIKES and self._counts(cause, member, credible):
+        if cause in _STRIKES and self._counts(cause, member, credible, alone=alone):
             strike = Strike(member=member, cause=cause.value, at=time.time(), alone=alone)
             case.strikes.append(strike)
             return self._struck(case, strike, credible)
         return self._again(case, now)
 
-    def _counts(self, cause: Cause, member: str, credible: bool | None) -> bool:
+    def _counts(self, cause: Cause, member: str, credible: bool | None, *, alone: bool) -> bool:
         """Return whether a failure is a strike: not one of the balancer itself, nor one of a sick server."""
         if cause is Cause.TORN and not member and self._seen:
             return False  # the balancer names each server that fails, so the connection to the balancer broke
-        return cause is not Cause.FAULT or credible is not False
+        return cause is not Cause.FAULT or alone or credible is not False
 
     def _refused(self, case: Case, member: str, credible: bool | None, now: float) -> Verdict:
         refusers = set(case.refusals)
@@ -233,5 +233,5 @@ def poisoned(case: Case, reason: str) -> str:
 
 
 def _pause(failed: int) -> float:
-    """Return the seconds to wait after the `failed`-th failure: 0.1 s doubled up to 5 s, 50% to 100% at random."""
-    return random.uniform(0.5, 1.0) * min(5.0, 0.1 * 2.0 ** min(failed - 1, 10))
+    """Return the seconds to wait after the `failed`-th failure: 0.1 s doubled up to 2 s, 50% to 100% at random."""
+    return random.uniform(0.5, 1.0) * min(2.0, 0.1 * 2.0 ** min(failed - 1, 10))

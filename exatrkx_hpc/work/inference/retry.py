@@ -171,7 +171,9 @@ def _unavailable(failure: RequestFailed) -> Cause:
         return Cause.TORN if sent else Cause.NOT_SENT
     if _NO_CONNECTION.search(failure.text):
         return Cause.NOT_SENT
-    return Cause.BUSY if _NOT_NOW.search(failure.text) else Cause.TORN
+    if _NOT_NOW.search(failure.text):
+        return Cause.BUSY
+    return Cause.FAULT if failure.member else Cause.TORN  # the balancer names a server that answered
 
 
 def _internal(failure: RequestFailed) -> Cause:

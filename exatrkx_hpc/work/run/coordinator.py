@@ -280,8 +280,8 @@ class Coordinator:
     def _execute(self, verdict: Verdict, event: EventFile, case: Case, reason: str) -> None:
         if verdict.decision in {Decision.AGAIN, Decision.LAST}:
             self._accounts.retried(event.name)
-            at_end = self._alone if case.alone else self._later
-            self._pause(verdict.pause, event, at_end if verdict.decision is Decision.LAST else self._waiting)
+            soon = self._waiting if verdict.decision is Decision.AGAIN else self._later
+            self._pause(verdict.pause, event, self._alone if case.alone else soon)
         elif verdict.decision is Decision.POISON:
             why = poisoned(case, reason)
             members = tuple(sorted({strike.member for strike in case.strikes if strike.member}))

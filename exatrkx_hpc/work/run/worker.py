@@ -3,10 +3,10 @@
 Both directions are JSON, one object per line. The first line on stdin is the `Task`. Each further line is an event
 `{"name", "path"}`, with `"rows"` if its file holds several events. An answer has the fields of a `Result`, or is
 `{"name", "kind", "reason"}`, or, if a server had the event and did not answer well, `{"name", "cause", "member",
-"reason"}`. `{"name", "retry"}` says that no server has taken the event yet, and why; its answer follows. If results go into
-parts, each part on disk is also an answer, with the fields of a `Part`; it holds the oldest answered results that are
-in no part yet. `{"write": true}` requests a part. The end of stdin stops the worker: it drops requests in flight and
-leaves no partial file.
+"reason"}`. `{"name", "retry"}` says that no server has taken the event yet, and why; its answer follows. If results go
+into parts, each part on disk is also an answer, with the fields of a `Part`; it holds the oldest answered results that
+are in no part yet. `{"write": true}` requests a part. The end of stdin stops the worker: it drops requests in flight
+and leaves no partial file.
 """
 
 from __future__ import annotations
