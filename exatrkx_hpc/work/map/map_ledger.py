@@ -16,6 +16,7 @@ from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, Mod
 from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.events.source import CSV, event_key
 from exatrkx_hpc.work.inference.client import Answer
+from exatrkx_hpc.work.inference.retry import Poisoned
 from exatrkx_hpc.work.ledger.file import as_text, create
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_events import digest
@@ -37,7 +38,12 @@ FORMAT: Final = "python"
 
 _REMEDY: Final = "choose another ledger="
 
-_ERRORS: Final[dict[str, type[ExatrkxError]]] = {"input": InputError, "model": ModelError, "endpoint": EndpointError}
+_ERRORS: Final[dict[str, type[ExatrkxError]]] = {
+    "input": InputError,
+    "model": ModelError,
+    "poison": Poisoned,
+    "endpoint": EndpointError,
+}
 
 #: In bytes. A file name has at most 255 bytes, and a label file is first written under a longer name.
 _LONGEST_NAME: Final = 230

@@ -9,7 +9,7 @@ import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from exatrkx_hpc.base.errors import ConfigError, ExatrkxError, IncompleteRun, OutputError
 from exatrkx_hpc.base.news import Tell, untold
@@ -17,6 +17,7 @@ from exatrkx_hpc.work.events.parquet_files import require_pyarrow
 from exatrkx_hpc.work.events.source import EVENT, PARQUET, format_of
 from exatrkx_hpc.work.inference.blocking import blocking, stopped_by_signals
 from exatrkx_hpc.work.inference.client import Client, checked_address
+from exatrkx_hpc.work.inference.retry import PATIENCE
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_results import sweep
 from exatrkx_hpc.work.ledger.open import begin, facts_of, go_on, note_units, require_version
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings", "ShowProgress", "StoppedRun", "run_clients"]
 
+
+GO_ON: Final = "run the same command again to go on"
+"""How a stopped run ends its last line."""
 
 #: Workers per core above which the run prints a warning.
 _FAR_ABOVE = 4
@@ -73,7 +77,7 @@ class Settings:
     workers: int = 1
     in_flight: int = 4
     request_timeout: float = 60.0
-    patience: float = 120.0
+    patience: float = PATIENCE
     deadline: float = 10.0
     workload: str = DEFAULT
     workloads: str = ""
@@ -148,7 +152,7 @@ class StoppedRun(IncompleteRun):
     def of(cls, report: Report, path: Path) -> StoppedRun:
         """Return the error for a stopped run, from its report, which is in the file `path`."""
         counts = f"{report.done} of {report.events} events have results, {report.failures} failed"
-        return cls(f"{report.stopped}; {counts}, {report.not_tried} not tried ({path})", report)
+        return cls(f"{report.stopped}; {counts}, {report.not_tried} not tried ({path}); {GO_ON}", report)
 
 
 def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tell: Tell = untold) -> Report:
@@ -178,7 +182,7 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tel
         require_version(ledger, version, server=source_of(settings))
         if ledger.counts().left:
             note_units(ledger, settings.events, settings.kind, tell)
-        return _run_clients(settings, results, ledger, progress or (lambda tally: None))
+        return _run_clients(settings, results, ledger, progress or (lambda tally: None), tell)
 
 
 def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: Tell) -> tuple[Ledger, str]:
@@ -203,11 +207,11 @@ def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: 
     return ledger, version
 
 
-def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress: ShowProgress) -> Report:
+def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress: ShowProgress, tell: Tell) -> Report:
     version = ledger.facts.get("version", "")
     first = {"ignore_first": settings.ignore_first}
     accounts = Accounts(ledger, results, settings.events, server=source_of(settings), version=version, **first)
-    run = Coordinator(_task(settings), accounts, workers=settings.workers, show=progress)
+    run = Coordinator(_task(settings), accounts, workers=settings.workers, show=progress, tell=tell)
     idle = accounts.complete
     if idle:
         progress(accounts.tally(in_flight=0))
