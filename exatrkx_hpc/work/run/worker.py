@@ -236,8 +236,9 @@ def _event(fields: dict[str, Any]) -> EventFile:
 
 def main() -> None:
     """Run a worker on stdin and stdout; exits with status 1, without a traceback, when its coordinator is gone."""
-    # Slurm signals every process of a step. The coordinator handles the signal and closes stdin.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    # Slurm signals every process of a step, and a terminal that closes every process in it. The coordinator handles
+    # the signal and closes stdin.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     # Only answers may reach the coordinator's pipe. Any other output goes to stderr.
     answers = os.dup(1)
