@@ -41,7 +41,8 @@ def blocking(work: Callable[[], Coroutine[Any, Any, T]], *, interrupt: Callable[
 def stopped_by_signals(stop: Callable[[str], None]) -> Iterator[None]:
     """Let SIGTERM, SIGINT and SIGHUP call `stop` in the running loop; restore the former handlers after the block.
 
-    A SIGHUP that is ignored, as under nohup, stays ignored. Outside the main thread, this does nothing: signals never arrive there.
+    A SIGHUP that is ignored, as under nohup, stays ignored. Outside the main thread, this does nothing: signals never
+    arrive there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

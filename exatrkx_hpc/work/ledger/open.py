@@ -70,34 +70,35 @@ def go_on(
 ) -> Ledger | None:
     """Open the ledger of an earlier run and compare it with events and results; return None if there is no ledger.
 
-    Raises OutputError for a ledger that cannot be used or was made with other settings; InputError when events
-    changed or are missing, unless `accept_changes` is set.
+    With `retry_failed`, the caller releases the events in quarantine, once the endpoint has answered. Raises
+    OutputError for a ledger that cannot be used or was made with other settings, and for results without a ledger;
+    InputError when events changed or are missing, unless `accept_changes` is set.
     """
     if not os.path.lexists(results.ledger):
+        results.require_ledger()
         return None
     ledger = Ledger(results.ledger, locks=locks)
     try:
+        results.mark()
         require_same(ledger, facts)
         column = facts.get("column", EVENT)
         changes = match_events(
             ledger, events, accept=accept_changes, column=column, shard=results.shard, workload=results.workload
         )
         ledger.set_facts(**facts)
-        again = match_files(ledger, results, retry_failed=retry_failed)
+        again = match_files(ledger, results)
     except BaseException:
         ledger.close()
         raise
-    tell(_resumed(ledger, changes, again=again))
+    tell(_resumed(ledger, changes, again=again, retry_failed=retry_failed))
     return ledger
 
 
-def match_files(ledger: Ledger, results: Results, *, retry_failed: bool) -> int:
+def match_files(ledger: Ledger, results: Results) -> int:
     """Compare the ledger with the quarantine and the results; return the number of missing or damaged results.
 
-    With `retry_failed`, events in quarantine wait again. Raises OutputError when a file cannot be removed.
+    Raises OutputError when a file cannot be removed.
     """
-    if retry_failed:
-        ledger.release()
     with results.usable():
         match_quarantine(ledger, results.quarantine)
         return match_results(ledger, results)
@@ -108,6 +109,7 @@ def begin(results: Results, events: Path, facts: Mapping[str, str], *, locks: bo
 
     Raises OutputError when a file cannot be written or removed, InputError for a folder without events.
     """
+    results.mark()
     results.clear()
     create(results.ledger, facts, locks=locks)
     ledger = Ledger(results.ledger, locks=locks)
@@ -115,6 +117,7 @@ def begin(results: Results, events: Path, facts: Mapping[str, str], *, locks: bo
         match_events(ledger, events, column=facts.get("column", EVENT), shard=results.shard, workload=results.workload)
         with results.usable():
             match_results(ledger, results)
+            results.fresh.unlink(missing_ok=True)
     except BaseException:
         ledger.close()
         raise
@@ -168,13 +171,14 @@ def require_same(ledger: Ledger, facts: Mapping[str, str], *, remedy: str = REME
             )
 
 
-def _resumed(ledger: Ledger, changes: Changes, *, again: int) -> RunResumed:
+def _resumed(ledger: Ledger, changes: Changes, *, again: int, retry_failed: bool) -> RunResumed:
     counts = ledger.counts()
+    retried = counts.quarantined if retry_failed else 0
     return RunResumed(
         events=counts.events,
         done=counts.done,
-        left=counts.left,
-        quarantined=counts.quarantined,
+        left=counts.left + retried,
+        quarantined=counts.quarantined - retried,
         new=changes.new,
         changed=changes.changed,
         gone=changes.gone,

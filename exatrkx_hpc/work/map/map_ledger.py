@@ -19,6 +19,7 @@ from exatrkx_hpc.work.inference.client import Answer
 from exatrkx_hpc.work.ledger.file import as_text, create
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_events import digest
+from exatrkx_hpc.work.ledger.match_results import match_quarantine
 from exatrkx_hpc.work.ledger.open import match_files, require_same, require_version
 from exatrkx_hpc.work.map.found import Event, Found
 from exatrkx_hpc.work.results.layout import Results
@@ -96,14 +97,19 @@ class Scribe:
         """
         if read_sharding(self._results.out) is not None:
             raise OutputError(f"{self._results.out} was written by run-clients in shards; {_REMEDY}")
+        self._results.require_ours()
         locks = self._stack.enter_context(self._results.owned())
+        self._results.require_ours()  # again, now that no other map can write
         if not os.path.lexists(self._results.ledger):
+            self._results.require_ledger(remedy=_REMEDY)
+            self._results.mark()
             self._results.clear()
             create(self._results.ledger, self._facts, locks=locks)
         ledger = self._ledger = self._stack.enter_context(Ledger(self._results.ledger, locks=locks))
         # This refuses a ledger of run-clients: its event format differs.
         require_same(ledger, self._facts, remedy=_REMEDY)
-        match_files(ledger, self._results, retry_failed=self._retry)
+        self._results.mark()
+        match_files(ledger, self._results)
         with ledger.sqlite_errors():
             ledger.db.execute("CREATE TEMP TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID")
         version = ledger.facts.get("version", "")
@@ -142,6 +148,8 @@ class Scribe:
                 "another name, choose another ledger=, or redo it with accept_changes=True"
             )
         if row.state not in ("done", "quarantined") or row.sha256 != event.sha256:
+            return None
+        if row.state == "quarantined" and self._retry:
             return None
         if row.state == "quarantined":
             return Found(name=event.name, error=_ERRORS[row.kind](row.reason), before=True)
@@ -221,6 +229,8 @@ class Scribe:
             if self._watch.said:
                 self._ledger.set_facts(units=self._watch.said)
             accounts.close(stopped)
+            with contextlib.suppress(OSError):
+                match_quarantine(self._ledger, self._results.quarantine)
             now = accounts.done - accounts.done_before
             if now or accounts.failed > accounts.failed_before or not self._results.report.exists():
                 report = accounts.report(

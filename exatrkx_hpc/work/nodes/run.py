@@ -72,6 +72,7 @@ def run_sharded(
     """
     require_shardable(settings)
     results = Results(settings.out, workload=settings.kind)
+    results.require_ours()
     with results.owned() as locks:
         of = _sharding(settings, results, shards)
         run = _Run(settings, results, of=of, locks=locks, show=progress or (lambda tally: None), tell=tell)
@@ -93,14 +94,18 @@ def require_shardable(settings: Settings) -> None:
 def _sharding(settings: Settings, results: Results, shards: int | None) -> int:
     """Return the number of shards of OUT; a new or `fresh` OUT is cleared and gets its number here."""
     known = read_sharding(settings.out)
+    results.require_ours()
+    if known is None and not settings.fresh:
+        results.require_ledger()
     if settings.fresh or known is None:
         if (number := shards or known) is None:
             raise ConfigError(f"{settings.out} has no shards; set the number of shards")
         blocking(lambda: check_endpoint(settings))  # first, so that a mistyped address does not delete results
         with results.usable():
+            results.mark()
             results.clear()
             forget_sharding(settings.out)
-            begin_sharding(settings.out, max(number, 2))
+            begin_sharding(settings.out, max(number, 2), fresh=settings.fresh)
         return max(number, 2)
     return known
 

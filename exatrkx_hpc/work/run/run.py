@@ -18,7 +18,7 @@ from exatrkx_hpc.work.events.source import EVENT, PARQUET, format_of
 from exatrkx_hpc.work.inference.blocking import blocking, stopped_by_signals
 from exatrkx_hpc.work.inference.client import Client, checked_address
 from exatrkx_hpc.work.ledger.ledger import Ledger
-from exatrkx_hpc.work.ledger.match_results import sweep
+from exatrkx_hpc.work.ledger.match_results import match_quarantine, sweep
 from exatrkx_hpc.work.ledger.open import begin, facts_of, go_on, note_units, require_version
 from exatrkx_hpc.work.news import WorkersAboveCores
 from exatrkx_hpc.work.results.layout import Results
@@ -171,6 +171,7 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tel
     if settings.shard.is_whole and (shards := read_sharding(settings.out)) is not None:
         raise OutputError(f"{settings.out} has {shards} shards; resume them with 'exatrkx-hpc run-clients'")
     results = settings.results
+    results.require_ours()
     with results.owned() as locks, contextlib.ExitStack() as stack:
         ledger, version = _ledger(settings, results, locks, form, tell)
         stack.enter_context(ledger)
@@ -187,10 +188,11 @@ def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: 
     how = {"mode": settings.mode, "model": settings.models}
     facts = facts_of(settings.events, workload=settings.kind, shard=settings.shard, **what, **how)
     ledger = None
+    results.require_ours()  # again, now that no other run can write
     if not settings.fresh:
         options = {"accept_changes": settings.accept_changes, "retry_failed": settings.retry_failed}
         ledger = go_on(results, settings.events, facts, locks=locks, tell=tell, **options)
-    if ledger is not None and not ledger.counts().left:
+    if ledger is not None and not _left(ledger, settings):
         return ledger, ""
     try:
         version = blocking(lambda: check_endpoint(settings))
@@ -200,7 +202,14 @@ def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: 
         raise
     if ledger is None:  # only now, so that a mistyped address does not delete results
         ledger = begin(results, settings.events, facts, locks=locks)
+    elif settings.retry_failed:  # only now, so that a dead endpoint leaves them in quarantine, with their reasons
+        ledger.release()
     return ledger, version
+
+
+def _left(ledger: Ledger, settings: Settings) -> int:
+    counts = ledger.counts()
+    return counts.left + (counts.quarantined if settings.retry_failed else 0)
 
 
 def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress: ShowProgress) -> Report:
@@ -217,6 +226,8 @@ def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress:
             blocking(lambda: _run(run), interrupt=run.interrupt)
         finally:
             sweep(results, ledger=ledger)
+            with contextlib.suppress(OSError, OutputError):
+                match_quarantine(ledger, results.quarantine)
     if run.error is not None:
         with contextlib.suppress(ExatrkxError):  # the disk may be the problem
             results.write_report(run.report().to_json())

@@ -177,13 +177,19 @@ def test_the_labels_that_were_written_last_are_read(ledger, events, labels):
 
 def test_label_files_of_no_done_event_and_parts_are_removed(ledger, events, labels):
     do(ledger, events, labels, "evt_0")
-    for name in ("evt_1.csv", ".evt_0.csv.k2j3h4", "another_7.csv", "notes.txt"):
+    (labels / ".evt_1.csv.swp").write_text("an editor's")
+    for name in ("evt_1.csv", ".evt_0.csv.k2j3h4_9", "another_7.csv", "notes.txt"):
         (labels / name).write_text("9\n")
     assert match_results(ledger, Results(labels.parent)) == 0
-    assert sorted(file.name for file in labels.iterdir()) == ["another_7.csv", "evt_0.csv", "notes.txt"]
-    (labels / ".evt_1.csv.aaaa").write_text("")
+    assert sorted(file.name for file in labels.iterdir()) == [
+        ".evt_1.csv.swp",
+        "another_7.csv",
+        "evt_0.csv",
+        "notes.txt",
+    ]
+    (labels / ".evt_1.csv.aaaaaaaa").write_text("")
     sweep(Results(labels.parent))
-    assert len(list(labels.iterdir())) == 3 and states(ledger) == "dwwwww"
+    assert len(list(labels.iterdir())) == 4 and states(ledger) == "dwwwww"
 
 
 def test_a_ledger_counts_what_its_folder_holds(ledger):
