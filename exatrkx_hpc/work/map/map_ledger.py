@@ -40,9 +40,6 @@ _REMEDY: Final = "choose another ledger="
 
 _ERRORS: Final[dict[str, type[ExatrkxError]]] = {"input": InputError, "model": ModelError, "endpoint": EndpointError}
 
-#: In bytes. A file name has at most 255 bytes, and a label file is first written under a longer name.
-_LONGEST_NAME: Final = 230
-
 _FIND: Final = """
 SELECT state, sha256, result_sha256, seconds, retries, member, version, kind, reason FROM events WHERE key = ?
 """
@@ -166,7 +163,7 @@ class Scribe:
         return Found(name=event.name, answer=answer, before=True)
 
     def _new_key(self, name: str) -> bytes:
-        if not name or name[0] == "." or "/" in name or "\0" in name or len(os.fsencode(name)) > _LONGEST_NAME:
+        if not name or name[0] == "." or "/" in name or "\0" in name or self._is_long(name):
             raise InputError(
                 f"{name!r} is not a valid event name for a ledger: result files are named after events, such as "
                 "evt_7.csv"
@@ -176,6 +173,9 @@ class Scribe:
             if self._ledger.db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount == 0:
                 raise InputError(f"two events are named {name}; a ledger needs unique names")
         return key
+
+    def _is_long(self, name: str) -> bool:
+        return len(os.fsencode(name)) > self._workload.longest_name
 
     def _expect(self, event: Event, key: bytes, row: _Row | None) -> None:
         """Set an event to waiting in the ledger, and remove an earlier outcome from the accounts."""

@@ -14,7 +14,7 @@ from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.work.events.source import event_key, format_of, scan_events
 from exatrkx_hpc.work.inference.blocking import blocking
 from exatrkx_hpc.work.ledger.ledger import Ledger
-from exatrkx_hpc.work.ledger.open import require_version
+from exatrkx_hpc.work.ledger.open import require_expected, require_version
 from exatrkx_hpc.work.news import ShardsLost, lost
 from exatrkx_hpc.work.nodes.merge import Merger, RunFacts, count_left, last_runs
 from exatrkx_hpc.work.nodes.shard_task import run_shards
@@ -71,6 +71,13 @@ def run_sharded(
     shards were lost repeatedly or without progress.
     """
     require_shardable(settings)
+    require_expected(
+        settings.events,
+        settings.expect,
+        form=format_of(settings.events),
+        column=settings.event_column,
+        workload=settings.kind,
+    )
     results = Results(settings.out, workload=settings.kind)
     results.require_ours()
     with results.owned() as locks:
@@ -118,7 +125,7 @@ class _Run:
     ) -> None:
         # Absolute paths, for programs in other folders. Not `fresh`: OUT is already cleared, and only once.
         self._settings = dataclasses.replace(
-            settings, events=settings.events.absolute(), out=settings.out.absolute(), fresh=False
+            settings, events=settings.events.absolute(), out=settings.out.absolute(), fresh=False, expect=None
         )
         self._results, self._of, self._locks = results, of, locks
         self._show, self._tell = show, tell

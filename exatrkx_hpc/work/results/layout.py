@@ -80,7 +80,8 @@ class Results:
     def _beside(self) -> Iterator[Path]:
         """Yield what is where the other files of a run would go."""
         names = (path.name for path in (self.ledger, self.report, self.page, self.times, self.digests))
-        for path in (*(self.top / name for name in names), self.top / "shards"):
+        shards = (self.top / "shards",) if self.shard.is_whole else ()
+        for path in (*(self.top / name for name in names), *shards):
             if os.path.lexists(path):
                 yield path
         yield from sorted((self.top / self.quarantine.name).glob("*.json"))

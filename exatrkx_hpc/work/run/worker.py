@@ -57,7 +57,8 @@ class Task:
     """Settings that a worker receives once: workload, endpoint, output folder, and limits, in seconds.
 
     In mode `direct` the worker runs the models of `repository` itself, and `server` only names the repository. `model`
-    is the model that the user chose, if any; `models` are the models that the mode runs.
+    is the model that the user chose, if any; `models` are the models that the mode runs. `newline` is whether each CSV
+    event ends with a newline.
     """
 
     server: str
@@ -73,6 +74,7 @@ class Task:
     repository: str = ""
     result_format: LabelFormat = "csv"
     part_events: int = EVENTS
+    newline: bool = False
 
 
 class Asked(Protocol):
@@ -90,7 +92,7 @@ class Worker:
         self._workload = find_workload(task.workload, task.workloads)
         self._folder = Path(task.folder)
         self._asked = asked
-        self._reader = reader or Reader(self._workload)
+        self._reader = reader or Reader(self._workload, newline=task.newline)
         self._quick = True
         self._answers = answers
         self._free = asyncio.Semaphore(task.in_flight)

@@ -122,14 +122,17 @@ def test_an_event_that_was_mended_leaves_quarantine(ledger, events, labels):
     assert match_events(ledger, events) == Changes() and states(ledger) == "wwwqww"
 
 
-def test_only_events_in_quarantine_keep_their_note(ledger, events, tmp_path):
+def test_an_event_keeps_its_note_until_it_has_a_result(ledger, events, labels, tmp_path):
+    do(ledger, events, labels, "evt_1")
     ledger.begin_run(server="h:1", version="1")
     ledger.fail(Failed(event="evt_2", kind="input", reason="nan"))
+    ledger.fail(Failed(event="evt_3", kind="endpoint", reason="dead"))
     ledger.end_run(None)
-    for name in ("evt_1", "evt_2", "evt_99"):
+    for name in ("evt_1", "evt_2", "evt_3", "evt_99"):
         (tmp_path / f"{name}.json").write_text("{}")
+    ledger.release()
     match_quarantine(ledger, tmp_path)
-    assert [note.name for note in tmp_path.glob("*.json")] == ["evt_2.json"]
+    assert sorted(note.name for note in tmp_path.glob("*.json")) == ["evt_2.json", "evt_3.json"]
     match_quarantine(ledger, tmp_path / "nowhere")
 
 
