@@ -77,7 +77,10 @@ if TYPE_CHECKING:
     from exatrkx_hpc.work.map.endpoint import Endpoint
     from exatrkx_hpc.work.map.found import Found
     from exatrkx_hpc.work.news import (
+        FilesPassedOver,
+        ModelsChanged,
         NodeSaid,
+        NoFinalNewline,
         RunNews,
         RunResumed,
         RunUnheard,
@@ -106,6 +109,7 @@ __all__ = [
     "EndpointOpened",
     "ExatrkxError",
     "Farm",
+    "FilesPassedOver",
     "Found",
     "ImageFound",
     "ImagePulling",
@@ -123,10 +127,12 @@ __all__ = [
     "MissingComponent",
     "ModelError",
     "ModelsBuilding",
+    "ModelsChanged",
     "ModelsWithoutPackages",
     "MonitorFailed",
     "MonitorStopped",
     "News",
+    "NoFinalNewline",
     "NodeSaid",
     "NotApplied",
     "OutputError",
@@ -189,7 +195,8 @@ _HOMES = {
         "work.inference.client": "Answer",
         "work.map.endpoint": "Endpoint",
         "work.map.found": "Found",
-        "work.news": "NodeSaid RunNews RunResumed RunUnheard ShardsLost UnitsDoubtful WorkersAboveCores WorkersSpread",
+        "work.news": "FilesPassedOver ModelsChanged NoFinalNewline NodeSaid RunNews RunResumed RunUnheard ShardsLost "
+        "UnitsDoubtful WorkersAboveCores WorkersSpread",
         "work.run.progress": "Tally",
         "work.run.report": "Report",
         "work.run.run": "Settings StoppedRun",

@@ -74,6 +74,9 @@ def run_clients(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Redo changed events and drop missing ones.")
     ] = False,
+    expect: Annotated[
+        int | None, typer.Option("--expect", min=1, help="Number of events; refuse a folder that has another number.")
+    ] = None,
     times: Annotated[
         bool, typer.Option("--times", help="With --mode stages: write times.csv with the seconds per stage.")
     ] = False,
@@ -150,6 +153,7 @@ def run_clients(
         fresh=not resume,
         retry_failed=retry_failed,
         accept_changes=accept_changes,
+        expect=expect,
         event_column=event_column,
         times=times,
         ignore_first=ignore_first,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -68,6 +68,61 @@ class RunResumed(RunNews):
         if self.again:
             said.append(f"{self.again} results were missing or damaged")
         return "; ".join(said)
+
+
+def listed(kinds: Mapping[str, int]) -> str:
+    """Return kinds with their numbers: `2 hidden, 1 *.json`."""
+    return ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesPassedOver(RunNews):
+    """What lies in the folder of events and is no event, by kind: `hidden`, `folder`, `companion`, `*.json`, …."""
+
+    code: ClassVar[str] = "files-passed-over"
+    folder: str
+    kinds: Mapping[str, int]
+
+    @property
+    def level(self) -> Level:
+        """INFO; DEBUG if it is only the truth, which belongs there."""
+        return Level.DEBUG if self.kinds.keys() <= {"truth folder"} else self.usual
+
+    def line(self) -> str:
+        """Return the folder, and each kind with its number."""
+        return f"no events, and passed over in {self.folder}: {listed(self.kinds)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoFinalNewline(RunNews):
+    """None of the first `looked_at` CSV files ends with a newline, so a file that was cut cannot be known as such."""
+
+    code: ClassVar[str] = "no-final-newline"
+    #: A cut file gives a wrong result.
+    usual: ClassVar[Level] = Level.WARNING
+    looked_at: int
+
+    def line(self) -> str:
+        """Return the doubt and the remedy."""
+        return (
+            f"warning: the first {self.looked_at} CSV files do not end with a newline, so a file that is cut inside "
+            "its last number cannot be told from a whole one; end each file with a newline"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsChanged(RunNews):
+    """The models of `server` changed, and the run goes on because of `--accept-model-change`."""
+
+    code: ClassVar[str] = "models-changed"
+    #: The results of one folder are of several models.
+    usual: ClassVar[Level] = Level.WARNING
+    server: str
+    changes: str
+
+    def line(self) -> str:
+        """Return what changed."""
+        return f"warning: the models of {self.server} changed, and the results are of both: {self.changes}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -245,6 +245,11 @@ class Ledger:
         with self.sqlite_errors():
             return Counts(**dict(self.db.execute("SELECT state, count(*) FROM events GROUP BY state")))
 
+    def empty(self) -> int:
+        """Return the number of done events without items, such as hits."""
+        with self.sqlite_errors():
+            return int(self.db.execute("SELECT count(*) FROM events WHERE state = 'done' AND items = 0").fetchone()[0])
+
     def failures(self, limit: int) -> tuple[Failed, ...]:
         """Return the first `limit` failed or quarantined events, in natural order."""
         query = "SELECT name, kind, reason FROM events WHERE state IN ('failed', 'quarantined') ORDER BY key LIMIT ?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -170,4 +171,6 @@ class Accounts:
             members={member: number for member, number in sorted(self.members.items()) if member},
             stopped=stopped,
             units=self._ledger.facts.get("units", ""),
+            empty=self._ledger.empty(),
+            passed_over=json.loads(self._ledger.facts.get("passed_over", "{}")),
         )

@@ -19,8 +19,16 @@ from exatrkx_hpc.work.inference.blocking import blocking, stopped_by_signals
 from exatrkx_hpc.work.inference.client import Client, checked_address
 from exatrkx_hpc.work.inference.retry import PATIENCE
 from exatrkx_hpc.work.ledger.ledger import Ledger
-from exatrkx_hpc.work.ledger.match_results import sweep
-from exatrkx_hpc.work.ledger.open import begin, facts_of, go_on, note_units, require_version
+from exatrkx_hpc.work.ledger.match_results import match_quarantine, sweep
+from exatrkx_hpc.work.ledger.open import (
+    begin,
+    facts_of,
+    go_on,
+    note_newlines,
+    note_units,
+    require_expected,
+    require_version,
+)
 from exatrkx_hpc.work.news import WorkersAboveCores
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.parts import EVENTS, require_parts
@@ -56,7 +64,7 @@ class Settings:
 
     A run resumes from the ledger in `out`. `fresh` starts over, once the endpoint is ready. `retry_failed` also
     retries the events in quarantine. `accept_changes` redoes events that changed since they were done and drops
-    missing ones; without it, both are an error.
+    missing ones; without it, both are an error. `expect` is the number of events that the folder must have.
 
     `result_format` is `csv`, one result file per event, or `parquet`, files of about `part_events` events.
 
@@ -87,6 +95,7 @@ class Settings:
     fresh: bool = False
     retry_failed: bool = False
     accept_changes: bool = False
+    expect: int | None = None
     event_column: str = EVENT
     result_format: LabelFormat = "csv"
     times: bool = False
@@ -107,6 +116,8 @@ class Settings:
             require_parts(self.kind)
         if self.times and self.mode != "stages":
             raise ConfigError(f"--times needs --mode stages; mode {self.mode} does not measure the stages")
+        if self.expect is not None and self.expect < 1:
+            raise ConfigError(f"--expect must be at least 1, not {self.expect}")
         if self.ignore_first < 0:
             raise ConfigError(f"-i must be at least 0, not {self.ignore_first}")
         if self.request_timeout <= 0 or self.patience < 0 or self.deadline <= 0:
@@ -175,14 +186,19 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tel
     if settings.shard.is_whole and (shards := read_sharding(settings.out)) is not None:
         raise OutputError(f"{settings.out} has {shards} shards; resume them with 'exatrkx-hpc run-clients'")
     results = settings.results
+    require_expected(settings.events, settings.expect, form=form, column=settings.event_column, workload=settings.kind)
+    results.require_ours()
     with results.owned() as locks, contextlib.ExitStack() as stack:
         ledger, version = _ledger(settings, results, locks, form, tell)
         stack.enter_context(ledger)
         _warn(settings, tell)
         require_version(ledger, version, server=source_of(settings))
+        newline = False
         if ledger.counts().left:
             note_units(ledger, settings.events, settings.kind, tell)
-        return _run_clients(settings, results, ledger, progress or (lambda tally: None), tell)
+            newline = note_newlines(ledger, settings.events, tell)
+        task = _task(settings, newline=newline)
+        return _run_clients(settings, task, results, ledger, progress or (lambda tally: None), tell)
 
 
 def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: Tell) -> tuple[Ledger, str]:
@@ -191,10 +207,11 @@ def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: 
     how = {"mode": settings.mode, "model": settings.models}
     facts = facts_of(settings.events, workload=settings.kind, shard=settings.shard, **what, **how)
     ledger = None
+    results.require_ours()  # again, now that no other run can write
     if not settings.fresh:
         options = {"accept_changes": settings.accept_changes, "retry_failed": settings.retry_failed}
         ledger = go_on(results, settings.events, facts, locks=locks, tell=tell, **options)
-    if ledger is not None and not ledger.counts().left:
+    if ledger is not None and not _left(ledger, settings):
         return ledger, ""
     try:
         version = blocking(lambda: check_endpoint(settings))
@@ -203,15 +220,24 @@ def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: 
             ledger.close()
         raise
     if ledger is None:  # only now, so that a mistyped address does not delete results
-        ledger = begin(results, settings.events, facts, locks=locks)
+        ledger = begin(results, settings.events, facts, locks=locks, tell=tell)
+    elif settings.retry_failed:  # only now, so that a dead endpoint leaves them in quarantine, with their reasons
+        ledger.release()
     return ledger, version
 
 
-def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress: ShowProgress, tell: Tell) -> Report:
+def _left(ledger: Ledger, settings: Settings) -> int:
+    counts = ledger.counts()
+    return counts.left + (counts.quarantined if settings.retry_failed else 0)
+
+
+def _run_clients(
+    settings: Settings, task: Task, results: Results, ledger: Ledger, progress: ShowProgress, tell: Tell
+) -> Report:
     version = ledger.facts.get("version", "")
     first = {"ignore_first": settings.ignore_first}
     accounts = Accounts(ledger, results, settings.events, server=source_of(settings), version=version, **first)
-    run = Coordinator(_task(settings), accounts, workers=settings.workers, show=progress, tell=tell)
+    run = Coordinator(task, accounts, workers=settings.workers, show=progress, tell=tell)
     idle = accounts.complete
     if idle:
         progress(accounts.tally(in_flight=0))
@@ -221,6 +247,8 @@ def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress:
             blocking(lambda: _run(run), interrupt=run.interrupt)
         finally:
             sweep(results, ledger=ledger)
+            with contextlib.suppress(OSError, OutputError):
+                match_quarantine(ledger, results.quarantine)
     if run.error is not None:
         with contextlib.suppress(ExatrkxError):  # the disk may be the problem
             results.write_report(run.report().to_json())
@@ -244,7 +272,7 @@ def source_of(settings: Settings) -> str:
     return str(settings.repository) if settings.mode == DIRECT else settings.server
 
 
-def _task(settings: Settings) -> Task:
+def _task(settings: Settings, *, newline: bool) -> Task:
     return Task(
         server=source_of(settings),
         workload=settings.workload,
@@ -258,6 +286,7 @@ def _task(settings: Settings) -> Task:
         mode=settings.mode,
         result_format=settings.result_format,
         part_events=settings.part_events,
+        newline=newline,
         repository=str(settings.repository.absolute()) if settings.repository is not None else "",
     )
 

@@ -61,7 +61,8 @@ class Task:
     """Settings that a worker receives once: workload, endpoint, output folder, and limits, in seconds.
 
     In mode `direct` the worker runs the models of `repository` itself, and `server` only names the repository. `model`
-    is the model that the user chose, if any; `models` are the models that the mode runs.
+    is the model that the user chose, if any; `models` are the models that the mode runs. `newline` is whether each CSV
+    event ends with a newline.
     """
 
     server: str
@@ -77,6 +78,7 @@ class Task:
     repository: str = ""
     result_format: LabelFormat = "csv"
     part_events: int = EVENTS
+    newline: bool = False
 
 
 class Asked(Protocol):
@@ -94,7 +96,7 @@ class Worker:
         self._workload = find_workload(task.workload, task.workloads)
         self._folder = Path(task.folder)
         self._asked = asked
-        self._reader = reader or Reader(self._workload)
+        self._reader = reader or Reader(self._workload, newline=task.newline)
         self._quick = True
         self._answers = answers
         self._free = asyncio.Semaphore(task.in_flight)
@@ -249,8 +251,9 @@ def _event(fields: dict[str, Any]) -> EventFile:
 
 def main() -> None:
     """Run a worker on stdin and stdout; exits with status 1, without a traceback, when its coordinator is gone."""
-    # Slurm signals every process of a step. The coordinator handles the signal and closes stdin.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    # Slurm signals every process of a step, and a terminal that closes every process in it. The coordinator handles
+    # the signal and closes stdin.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     # Only answers may reach the coordinator's pipe. Any other output goes to stderr.
     answers = os.dup(1)

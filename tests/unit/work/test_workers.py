@@ -578,7 +578,7 @@ def wait_for(condition, seconds=30.0):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_in_the_middle_leaves_whole_results_and_no_process(settings, tmp_path, number):
     with fake_triton("--delay", "0.05") as fake:
         run_settings = settings(sizes=[50] * 2000, server=fake.server)
