@@ -198,7 +198,7 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tel
             note_units(ledger, settings.events, settings.kind, tell)
             newline = note_newlines(ledger, settings.events, tell)
         task = _task(settings, newline=newline)
-        return _run_clients(settings, task, results, ledger, progress or (lambda tally: None), tell)
+        return _run_clients(settings, task, ledger, progress=progress or (lambda tally: None), tell=tell)
 
 
 def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: Tell) -> tuple[Ledger, str]:
@@ -231,9 +231,8 @@ def _left(ledger: Ledger, settings: Settings) -> int:
     return counts.left + (counts.quarantined if settings.retry_failed else 0)
 
 
-def _run_clients(
-    settings: Settings, task: Task, results: Results, ledger: Ledger, progress: ShowProgress, tell: Tell
-) -> Report:
+def _run_clients(settings: Settings, task: Task, ledger: Ledger, *, progress: ShowProgress, tell: Tell) -> Report:
+    results = settings.results
     version = ledger.facts.get("version", "")
     first = {"ignore_first": settings.ignore_first}
     accounts = Accounts(ledger, results, settings.events, server=source_of(settings), version=version, **first)
