@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype
 
+from exatrkx_hpc.work.inference.ownership import ASK, Ownership
 from exatrkx_hpc.work.inference.retry import CHANNEL_OPTIONS, RequestFailed
 
 MEMBER: Final = "exatrkx-member"
@@ -63,9 +64,13 @@ class _Connection:
 class Channel:
     """A channel; use it within one event loop, and close it. Timeouts are in seconds."""
 
-    def __init__(self, server: str) -> None:
-        """Prepare the channel; send nothing yet."""
+    def __init__(self, server: str, *, identity: str = "") -> None:
+        """Prepare the channel; send nothing yet.
+
+        With `identity`, calls fail with NotOurs if another farm's endpoint answers (see ownership.py).
+        """
         self._server = server
+        self._ownership = Ownership(server, identity)
         self._now = _Connection(server)
         self._old: set[_Connection] = set()
 
@@ -92,7 +97,9 @@ class Channel:
         async with self._call() as stub:
             call = stub.ModelInfer(message, timeout=timeout)
             response = await call
-            member = _member(await call.initial_metadata())
+            headers = tuple(await call.initial_metadata())
+            self._ownership.require(headers)
+            member = _member(headers)
         result = InferResult(response)
         try:
             found = {entry.name: result.as_numpy(entry.name) for entry in response.outputs}
@@ -124,12 +131,22 @@ class Channel:
         connection = self._now
         connection.calls += 1
         try:
+            await self._require_ours(connection.stub)
             yield connection.stub
         except grpc.RpcError as error:
+            self._ownership.note_failure()
+            self._ownership.require_of_failure(error)
             raise self._failure(error, connection) from None
         finally:
             connection.calls -= 1
             await self._close_if_unused(connection)
+
+    async def _require_ours(self, stub: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
+        """Ask who answers, if that is in doubt, before anything else is sent."""
+        if self._ownership.in_doubt:
+            call = stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=ASK)
+            await call
+            self._ownership.require(await call.initial_metadata())
 
     def _failure(self, error: Any, connection: _Connection) -> RequestFailed:  # noqa: ANN401 - of grpc, without types
         status, message = error.code().name, error.details() or "no reason given"

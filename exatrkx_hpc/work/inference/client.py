@@ -22,6 +22,7 @@ from exatrkx_hpc.base.errors import ConfigError, EndpointError, ExatrkxError, Mo
 from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.inference.blame import Case, Decision, Judge, poisoned
 from exatrkx_hpc.work.inference.channel import BadReply, Channel, Reply
+from exatrkx_hpc.work.inference.ownership import NotOurs
 from exatrkx_hpc.work.inference.retry import (
     PATIENCE,
     Cause,
@@ -81,8 +82,12 @@ class Client:
         mode: Mode = "ensemble",
         request_timeout: float = 60.0,
         patience: float = PATIENCE,
+        identity: str = "",
     ) -> None:
         """Prepare a channel to `server` (`host:port`); send nothing yet.
+
+        `identity` is whose endpoint it should be, `FARM/JOB/INSTANCE` of endpoint.json: another's gets no event, and
+        its answers are refused. Empty accepts every endpoint.
 
         `workload` defines the tensors sent and received; by default, it is the workload that lists `model`, otherwise
         ExaTrkX. `mode` is `ensemble` (one request to `model`) or another mode of the workload, such as `stages` (one
@@ -96,7 +101,7 @@ class Client:
         self.model = self.workload.models(mode, model)
         self._timeout = request_timeout
         self._patience = Patience(seconds=patience)
-        self._channel = Channel(server)
+        self._channel = Channel(server, identity=identity)
         self._judge = Judge(patience=patience)
         self._gate = _Gate()
         self._asked = 0
@@ -240,6 +245,8 @@ class Client:
                 if await self._channel.ready(model, timeout=max(0.1, until - time.monotonic())):
                     return
                 break
+            except NotOurs as stranger:
+                raise EndpointError(stranger.message) from None
             except RequestFailed as failure:
                 late = time.monotonic() + 0.2 > until
                 if refused(failure) or late or not worth_repeating(failure):

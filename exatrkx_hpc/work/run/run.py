@@ -58,9 +58,10 @@ _FAR_ABOVE = 4
 class Settings:
     """Settings of a run; raises ConfigError for a value that cannot work.
 
-    `server` is `host:port`. `events` is the folder of events: `*.csv`, `*.npy`, `*.npz`, or `*.parquet`, whose column
-    `event_column` names the event of each row; or one Parquet file. `out` is the folder for results (`labels/`),
-    `ledger.sqlite` and `report.json`; it is created if missing. Each of `workers` processes keeps `in_flight` requests.
+    `server` is `host:port`; `identity` is whose endpoint it should be (endpoint.json has it), empty for any. `events`
+    is the folder of events: `*.csv`, `*.npy`, `*.npz`, or `*.parquet`, whose column `event_column` names the event of
+    each row; or one Parquet file. `out` is the folder for results (`labels/`), `ledger.sqlite` and `report.json`; it is
+    created if missing. Each of `workers` processes keeps `in_flight` requests.
 
     A run resumes from the ledger in `out`. `fresh` starts over, once the endpoint is ready. `retry_failed` also
     retries the events in quarantine. `accept_changes` redoes events that changed since they were done and drops
@@ -102,6 +103,7 @@ class Settings:
     ignore_first: int = 0
     part_events: int = EVENTS
     shard: Shard = WHOLE
+    identity: str = ""
 
     def __post_init__(self) -> None:
         self.kind.models(self.mode)  # raises ConfigError for an unknown mode
@@ -287,6 +289,7 @@ def _task(settings: Settings, *, newline: bool) -> Task:
         part_events=settings.part_events,
         newline=newline,
         repository=str(settings.repository.absolute()) if settings.repository is not None else "",
+        identity=settings.identity,
     )
 
 
@@ -301,6 +304,12 @@ async def check_endpoint(settings: Settings) -> str:
         from exatrkx_hpc.models.pipeline import pipeline_digest
 
         return pipeline_digest(settings.repository or Path())[:12]
-    async with Client(settings.server, workload=settings.kind, model=settings.model, mode=settings.mode) as client:
+    async with Client(
+        settings.server,
+        workload=settings.kind,
+        model=settings.model,
+        mode=settings.mode,
+        identity=settings.identity,
+    ) as client:
         await client.check(settings.deadline)
         return await client.version()

@@ -79,6 +79,7 @@ class Task:
     result_format: LabelFormat = "csv"
     part_events: int = EVENTS
     newline: bool = False
+    identity: str = ""
 
 
 class Asked(Protocol):
@@ -223,6 +224,7 @@ def _asked(task: Task) -> Client | Direct:
         mode=task.mode,
         request_timeout=task.request_timeout,
         patience=task.patience,
+        identity=task.identity,
     )
 
 
