@@ -69,13 +69,27 @@ class Job:
         return read_record(self.run_dir).cluster or ""
 
 
-def script(farm: Farm, *, sources: Mapping[str, str] | None = None, beside: Sequence[Word] = ()) -> str:
-    """Return the job script of `farm`, without submitting or writing it; see `deploy` for `sources` and `beside`."""
-    return render_job(_plan(farm, sources, beside, lay_out=False))
+def script(
+    farm: Farm,
+    *,
+    sources: Mapping[str, str] | None = None,
+    beside: Sequence[Word] = (),
+    companion: Sequence[Word] = (),
+) -> str:
+    """Return the job script of `farm`, without submitting or writing it; `deploy` explains the arguments."""
+    return render_job(_plan(farm, sources, beside, companion, lay_out=False))
 
 
-def _plan(farm: Farm, sources: Mapping[str, str] | None, beside: Sequence[Word], *, lay_out: bool = True) -> FarmPlan:
-    return prepare.plan(farm, lay_out=lay_out, sources=sources).model_copy(update={"beside": tuple(beside)})
+def _plan(
+    farm: Farm,
+    sources: Mapping[str, str] | None,
+    beside: Sequence[Word],
+    companion: Sequence[Word],
+    *,
+    lay_out: bool = True,
+) -> FarmPlan:
+    commands = {"beside": tuple(beside), "companion": tuple(companion)}
+    return prepare.plan(farm, lay_out=lay_out, sources=sources).model_copy(update=commands)
 
 
 def deploy(
@@ -86,20 +100,22 @@ def deploy(
     interactive: bool = False,
     trust_run_root: bool = False,
     beside: Sequence[Word] = (),
+    companion: Sequence[Word] = (),
 ) -> Job:
     """Submit the job of `farm` and return it.
 
     `interactive` starts the job in this shell's allocation, or in a new one from salloc. `sources` maps keys to the
     source of their value, for the comments in the script. `trust_run_root` accepts a run root that seems not to be
     shared with the nodes. `beside` is a command that runs beside the servers on the first node; when the command
-    ends, the servers end.
+    ends, the servers end. `companion` is a command that runs there as long as the servers do, and is started again if
+    it ends.
     Raises LaunchError (job refused), ModelError (missing or invalid model repository), MissingComponent (program not
     found).
     """
     prepare.refuse_faults(farm)
     prepare.require_site(farm, interactive=interactive, trust_run_root=trust_run_root)
     prepare.make_run_root(farm)
-    what = _plan(farm, sources, beside)
+    what = _plan(farm, sources, beside, companion)
     prepare.require_models(farm, tell)
     for caution in prepare.cautions(farm, interactive=interactive):
         tell(caution)

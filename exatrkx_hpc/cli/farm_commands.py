@@ -20,6 +20,7 @@ from exatrkx_hpc.cli.news import not_waiting, teller
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, JsonLines, RunRoot, SiteName, resolved, say
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.events import MonitorLeft, MonitorStopped
+from exatrkx_hpc.launch.in_job import monitor_words
 from exatrkx_hpc.launch.run_dir import LATEST
 from exatrkx_hpc.launch.words import Word
 
@@ -53,8 +54,8 @@ def deploy(
         bool, typer.Option("--trust-run-root", help="Accept a run root that seems not to be shared with the nodes.")
     ] = False,
     beside: Annotated[
-        Literal["bench"] | None,
-        typer.Option("--with", help="Run the benchmark inside the job, then end the job."),
+        Literal["bench", "monitor"] | None,
+        typer.Option("--with", help="Run the benchmark inside the job, then end the job; or run the monitor there."),
     ] = None,
     events: Annotated[Path, typer.Option("--events", "-d", help="With --with bench: events to send.")] = Path("events"),
     as_json: Json = False,
@@ -66,6 +67,8 @@ def deploy(
 
     With --with bench, run the benchmark inside the job once its servers are ready, at the concurrencies of [bench],
     then end the job. The table and the figures are in RUN_ROOT/JOBID/bench.
+
+    With --with monitor, run the monitor, and so the endpoint, on the job's first node, as long as the servers run.
 
     Example: exatrkx-hpc deploy -N 4
     """
@@ -84,26 +87,28 @@ def deploy(
         refuse_mixture({"--wait": wait is not None, "--json": as_json, "--with": beside is not None})
         found = within_allocation(found, nodes_given=nodes is not None)
     farm, sources = found.farm, found.sources
-    command: Sequence[Word] = ()
-    if beside:
+    commands: dict[str, Sequence[Word]] = {}
+    if beside == "bench":
         from exatrkx_hpc.bench.in_job import bench_command
 
-        command = bench_command(farm, events, sources=sources)
+        commands["beside"] = bench_command(farm, events, sources=sources)
+    elif beside == "monitor":
+        commands["companion"] = monitor_words(farm, sources=sources)
     if dry_run:
         if interactive:
             say(f"at once: {what_would_run(farm)}")
-        typer.echo(story.script(farm, sources=sources, beside=command), nl=False)
+        typer.echo(story.script(farm, sources=sources, **commands), nl=False)
         return
     if interactive:
         run_here(farm, sources, trust_run_root=trust_run_root)
         return
-    _submit(farm, sources, command, wait=wait, trust_run_root=trust_run_root, as_json=as_json)
+    _submit(farm, sources, commands, wait=wait, trust_run_root=trust_run_root, as_json=as_json)
 
 
 def _submit(
     farm: Farm,
     sources: Mapping[str, str],
-    beside: Sequence[Word],
+    commands: Mapping[str, Sequence[Word]],
     *,
     wait: float | None,
     trust_run_root: bool,
@@ -111,14 +116,18 @@ def _submit(
 ) -> None:
     """Submit the job and print its ID; with `wait`, wait up to that many seconds for its servers."""
     tell = teller(as_json=as_json)
-    job = story.deploy(farm, tell=tell, sources=sources, trust_run_root=trust_run_root, beside=beside)
+    job = story.deploy(farm, tell=tell, sources=sources, trust_run_root=trust_run_root, **commands)
     told = {"job": job.id, "cluster": job.cluster, "run_dir": str(job.run_dir)}
     typer.echo(json.dumps(told) if as_json else job.id)
     if wait is not None:
         story.wait_ready(job, timeout=wait, tell=tell)
     if as_json:
         return  # the next line is for people
-    after = f"the figures will be in {job.run_dir.bench}" if beside else f"next: exatrkx-hpc monitor {job.id}"
+    after = f"next: exatrkx-hpc monitor {job.id}"
+    if "beside" in commands:
+        after = f"the figures will be in {job.run_dir.bench}"
+    elif "companion" in commands:
+        after = f"its endpoint opens with the job; see 'exatrkx-hpc status {job.id}' and {job.run_dir.monitor_log}"
     say(f"run directory {job.run_dir}; {after}")
 
 

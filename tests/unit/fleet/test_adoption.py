@@ -65,7 +65,7 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path, nginx) -> Iterator[Site]:
+def site(request, tmp_path, nginx) -> Iterator[Site]:
     models = tmp_path / "exatrkx-hpc" / "model_repository"
     (models / "echo" / "1").mkdir(parents=True)
     (models / "echo" / "config.pbtxt").write_text('name: "echo" backend: "identity"')
@@ -75,7 +75,7 @@ def site(tmp_path, nginx) -> Iterator[Site]:
         f'[server]\ntriton = "{FAKE_TRITON}"\ndrain = 1\n[balancer]\n{ports}\n[monitor]\nprometheus = false\n'
     )
     made = Site(tmp_path)
-    done = exatrkx_hpc("deploy", cwd=tmp_path)
+    done = exatrkx_hpc("deploy", *getattr(request, "param", ()), cwd=tmp_path)
     assert done.stdout == "1\n", done.stderr
     yield made
     for child in made.monitors:
@@ -203,3 +203,28 @@ def test_a_detached_monitor_survives_its_terminal_and_says_how_to_stop_it(site):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(told["pid"], signal.SIGTERM)
+
+
+@pytest.mark.parametrize("site", [("--with", "monitor")], indirect=True)
+def test_a_monitor_beside_the_servers_is_started_again_and_ends_with_them(site):
+    """A killed monitor ends neither its nginx nor the servers: the job starts another, which takes over."""
+    before = site.ready(2)
+    os.kill(before.monitor_pid, signal.SIGKILL)
+
+    def again() -> EndpointRecord | None:
+        now = site.record()
+        return now if now is not None and now.monitor_pid != before.monitor_pid and now.ready == 2 else None
+
+    after = until(again, what="another monitor")
+    assert after is not None
+    assert (after.balancer_pid, after.identity) == (before.balancer_pid, before.identity)
+    assert json.loads(site.command("status", "1", "--json"))[0]["state"] == "RUNNING"
+    done = exatrkx_hpc("stop", "1", cwd=site.home)
+    assert done.stdout == "job 1: CANCELLED\n", done.stderr
+    until(lambda: site.record() is None and not processes_of(site.run_dir), what="the end of the endpoint")
+    assert after.monitor_pid not in living(site.run_dir)
+
+
+def living(run_dir: RunDir) -> list[int]:
+    """The processes of the job's session."""
+    return session_members(json.loads(run_dir.embedded_job.read_text())["session"])
