@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         LaunchError,
         MissingComponent,
         ModelError,
+        NotStarted,
         OutputError,
     )
     from exatrkx_hpc.base.news import Level, News
@@ -50,16 +51,21 @@ if TYPE_CHECKING:
     from exatrkx_hpc.fleet.events import (
         BalancerEnded,
         BalancerReloaded,
+        BalancerWarned,
         EndpointOpened,
         JobChanged,
         JobProgress,
+        LocksMissing,
         MemberChanged,
         MetricsStoreEnded,
         MetricsStoreMissing,
         MetricsStoreStarted,
+        MonitorAbsent,
         MonitorFailed,
+        MonitorLeft,
         MonitorStopped,
         NotApplied,
+        NotObserved,
         SchedulerSilent,
     )
     from exatrkx_hpc.launch.events import (
@@ -103,6 +109,7 @@ __all__ = [
     "Answer",
     "BalancerEnded",
     "BalancerReloaded",
+    "BalancerWarned",
     "ConfigError",
     "Endpoint",
     "EndpointError",
@@ -120,6 +127,7 @@ __all__ = [
     "JobProgress",
     "LaunchError",
     "Level",
+    "LocksMissing",
     "MemberChanged",
     "MetricsStoreEnded",
     "MetricsStoreMissing",
@@ -129,12 +137,16 @@ __all__ = [
     "ModelsBuilding",
     "ModelsChanged",
     "ModelsWithoutPackages",
+    "MonitorAbsent",
     "MonitorFailed",
+    "MonitorLeft",
     "MonitorStopped",
     "News",
     "NoFinalNewline",
     "NodeSaid",
     "NotApplied",
+    "NotObserved",
+    "NotStarted",
     "OutputError",
     "PackagesFetching",
     "PortTaken",
@@ -179,14 +191,15 @@ _HOMES = {
     name: f"exatrkx_hpc.{home}"
     for home, names in {
         "base.errors": "ConfigError EndpointError ExatrkxError IncompleteRun InputError LaunchError MissingComponent "
-        "ModelError OutputError",
+        "ModelError NotStarted OutputError",
         "base.news": "Level News",
         "base.ports": "PortTaken",
         "config.resolve": "resolve",
         "config.schema": "Farm",
         "farm": "Job deploy endpoint_record find_job run_clients running script setup stop up watch",
-        "fleet.events": "BalancerEnded BalancerReloaded EndpointOpened JobChanged JobProgress MemberChanged "
-        "MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted MonitorFailed MonitorStopped NotApplied "
+        "fleet.events": "BalancerEnded BalancerReloaded BalancerWarned EndpointOpened JobChanged JobProgress "
+        "LocksMissing MemberChanged MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted "
+        "MonitorAbsent MonitorFailed MonitorLeft MonitorStopped NotApplied NotObserved "
         "SchedulerSilent",
         "launch.events": "ImageFound ImagePulling ModelsBuilding ModelsWithoutPackages PackagesFetching TimeShort "
         "VariablesUnused",

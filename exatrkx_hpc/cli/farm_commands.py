@@ -87,36 +87,43 @@ def deploy(
         refuse_mixture({"--wait": wait is not None, "--json": as_json, "--with": beside is not None})
         found = within_allocation(found, nodes_given=nodes is not None)
     farm, sources = found.farm, found.sources
-    commands: dict[str, Sequence[Word]] = {}
+    command: Sequence[Word] = ()
+    companion: Sequence[Word] = ()
     if beside == "bench":
         from exatrkx_hpc.bench.in_job import bench_command
 
-        commands["beside"] = bench_command(farm, events, sources=sources)
+        command = bench_command(farm, events, sources=sources)
     elif beside == "monitor":
-        commands["companion"] = monitor_words(farm, sources=sources)
+        companion = monitor_words(farm, sources=sources)
     if dry_run:
         if interactive:
             say(f"at once: {what_would_run(farm)}")
-        typer.echo(story.script(farm, sources=sources, **commands), nl=False)
+        typer.echo(story.script(farm, sources=sources, beside=command, companion=companion), nl=False)
         return
     if interactive:
         run_here(farm, sources, trust_run_root=trust_run_root)
         return
-    _submit(farm, sources, commands, wait=wait, trust_run_root=trust_run_root, as_json=as_json)
+    _submit(farm, sources, (command, companion), wait=wait, trust_run_root=trust_run_root, as_json=as_json)
 
 
 def _submit(
     farm: Farm,
     sources: Mapping[str, str],
-    commands: Mapping[str, Sequence[Word]],
+    commands: tuple[Sequence[Word], Sequence[Word]],
     *,
     wait: float | None,
     trust_run_root: bool,
     as_json: bool,
 ) -> None:
-    """Submit the job and print its ID; with `wait`, wait up to that many seconds for its servers."""
+    """Submit the job and print its ID; with `wait`, wait up to that many seconds for its servers.
+
+    `commands` run on its first node: the command beside the servers, and their companion; empty for none.
+    """
     tell = teller(as_json=as_json)
-    job = story.deploy(farm, tell=tell, sources=sources, trust_run_root=trust_run_root, **commands)
+    beside, companion = commands
+    job = story.deploy(
+        farm, tell=tell, sources=sources, trust_run_root=trust_run_root, beside=beside, companion=companion
+    )
     told = {"job": job.id, "cluster": job.cluster, "run_dir": str(job.run_dir)}
     typer.echo(json.dumps(told) if as_json else job.id)
     if wait is not None:
@@ -124,9 +131,9 @@ def _submit(
     if as_json:
         return  # the next line is for people
     after = f"next: exatrkx-hpc monitor {job.id}"
-    if "beside" in commands:
+    if beside:
         after = f"the figures will be in {job.run_dir.bench}"
-    elif "companion" in commands:
+    elif companion:
         after = f"its endpoint opens with the job; see 'exatrkx-hpc status {job.id}' and {job.run_dir.monitor_log}"
     say(f"run directory {job.run_dir}; {after}")
 

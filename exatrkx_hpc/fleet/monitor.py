@@ -217,7 +217,7 @@ class Monitor:
                 timeout=self._settings.probe_timeout,
                 previous=previous,
                 tolerance=self._settings.tolerance,
-                unreadable=lambda path, why: unread.setdefault(path.stem, why),
+                unreadable=lambda path, why: unread.update({path.stem: why}),
             )
         except _OF_THE_MACHINE as error:
             self._trouble("servers", NotObserved, error)

@@ -10,7 +10,7 @@ from typing import Final
 from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.base.ports import chosen_port
 from exatrkx_hpc.config.schema import BalancerSection
-from exatrkx_hpc.config.values import AUTO, USER
+from exatrkx_hpc.config.values import USER
 from exatrkx_hpc.fleet.balancer import nginx
 from exatrkx_hpc.fleet.balancer.base import Balancer, BalancerKind, Listen
 from exatrkx_hpc.fleet.balancer.limits import workers_for
@@ -80,4 +80,5 @@ def _ports_of(left: Listen | None, section: BalancerSection) -> tuple[int, int] 
 
 
 def _workers(section: BalancerSection) -> int:
-    return workers_for(len(os.sched_getaffinity(0))) if section.worker_processes == AUTO else section.worker_processes
+    wanted = section.worker_processes
+    return workers_for(len(os.sched_getaffinity(0))) if isinstance(wanted, str) else wanted
