@@ -77,6 +77,9 @@ if TYPE_CHECKING:
     from exatrkx_hpc.work.map.endpoint import Endpoint
     from exatrkx_hpc.work.map.found import Found
     from exatrkx_hpc.work.news import (
+        EndpointAnswers,
+        EndpointSilent,
+        EventPoisoned,
         FilesPassedOver,
         ModelsChanged,
         NodeSaid,
@@ -105,8 +108,11 @@ __all__ = [
     "BalancerReloaded",
     "ConfigError",
     "Endpoint",
+    "EndpointAnswers",
     "EndpointError",
     "EndpointOpened",
+    "EndpointSilent",
+    "EventPoisoned",
     "ExatrkxError",
     "Farm",
     "FilesPassedOver",
@@ -195,7 +201,8 @@ _HOMES = {
         "work.inference.client": "Answer",
         "work.map.endpoint": "Endpoint",
         "work.map.found": "Found",
-        "work.news": "FilesPassedOver ModelsChanged NoFinalNewline NodeSaid RunNews RunResumed RunUnheard ShardsLost "
+        "work.news": "EndpointAnswers EndpointSilent EventPoisoned FilesPassedOver ModelsChanged NoFinalNewline NodeSaid "
+        "RunNews RunResumed RunUnheard ShardsLost "
         "UnitsDoubtful WorkersAboveCores WorkersSpread",
         "work.run.progress": "Tally",
         "work.run.report": "Report",

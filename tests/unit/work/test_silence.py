@@ -96,5 +96,5 @@ def test_the_last_line_of_a_run_that_gave_up_says_how_to_go_on(settings):
         fake_triton("--die-after", "4") as fake,
         pytest.raises(StoppedRun, match=r"no results from .*; run the same command again to go on$") as stopped,
     ):
-        run_clients(settings(sizes=[3] * 12, server=fake.server, patience=1.0))
+        run_clients(settings(sizes=[3] * 60, server=fake.server, patience=1.0))
     assert stopped.value.report.retries > 0, "although no event has a result since"
