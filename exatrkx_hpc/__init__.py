@@ -201,9 +201,8 @@ _HOMES = {
         "work.inference.client": "Answer",
         "work.map.endpoint": "Endpoint",
         "work.map.found": "Found",
-        "work.news": "EndpointAnswers EndpointSilent EventPoisoned FilesPassedOver ModelsChanged NoFinalNewline NodeSaid "
-        "RunNews RunResumed RunUnheard ShardsLost "
-        "UnitsDoubtful WorkersAboveCores WorkersSpread",
+        "work.news": "EndpointAnswers EndpointSilent EventPoisoned FilesPassedOver ModelsChanged NoFinalNewline "
+        "NodeSaid RunNews RunResumed RunUnheard ShardsLost UnitsDoubtful WorkersAboveCores WorkersSpread",
         "work.run.progress": "Tally",
         "work.run.report": "Report",
         "work.run.run": "Settings StoppedRun",

@@ -74,6 +74,7 @@ class Coordinator:
         # Events that the endpoint did not take in time: held while it is asked whether it is ready; once more later.
         self._held: list[tuple[EventFile, str]] = []
         self._inquest: asyncio.Task[None] | None = None
+        self._fault: BaseException | None = None
         self._again: set[str] = set()
         self._is_ready = is_ready or self._ask_models
         self._tell = tell
@@ -135,6 +136,8 @@ class Coordinator:
                 self._inquest.cancel()
             await self._dismiss(keepers)
             self._note(lambda: self._accounts.close(self.stopped))
+        if self._fault is not None:
+            raise self._fault
 
     async def _commit_often(self) -> None:
         while True:
@@ -318,6 +321,12 @@ class Coordinator:
         """Ask the endpoint whether it is ready, if it has given no result for long; stop the run if it is not."""
         if self._faults.silent is not None and self._inquest is None and not self._over.is_set():
             self._inquest = asyncio.create_task(self._inquire(reason))
+            self._inquest.add_done_callback(self._inquired)
+
+    def _inquired(self, inquest: asyncio.Task[None]) -> None:
+        if not inquest.cancelled() and (fault := inquest.exception()) is not None:
+            self._fault = fault
+            self._over.set()
 
     async def _inquire(self, reason: str) -> None:
         ready = await self._is_ready()

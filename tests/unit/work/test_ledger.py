@@ -11,10 +11,9 @@ from ledgers import result
 from exatrkx_hpc.base.errors import OutputError
 from exatrkx_hpc.base.process import run
 from exatrkx_hpc.work.events.source import event_key
-from exatrkx_hpc.work.inference.blame import Strike
 from exatrkx_hpc.work.ledger.file import SCHEMA, create
 from exatrkx_hpc.work.ledger.ledger import Counts, Ledger
-from exatrkx_hpc.work.results.outcome import Failed
+from exatrkx_hpc.work.results.outcome import Failed, Strike
 from exatrkx_hpc.work.results.parts import Part
 
 FACTS = {"folder": "/events", "mode": "ensemble"}
