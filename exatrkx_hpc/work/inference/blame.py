@@ -117,6 +117,11 @@ class Judge:
         """The servers that the balancer has named so far."""
         return frozenset(self._seen)
 
+    @property
+    def many_suffer(self) -> bool:
+        """Whether more events have failed since the last good answer than may be to blame themselves."""
+        return len(self._suffering) > _OTHERS + 1
+
     def answered(self, event: str, member: str) -> None:
         """Note a good answer."""
         self._proven = True

@@ -336,6 +336,8 @@ class Coordinator:
             return
         if self._faults.silent is None:  # there was a result in the meantime
             ready = True
+        elif ready and self._faults.lies and self._judge.many_suffer:
+            ready, reason = False, f"although it says that it is ready; {reason}"
         stopped = self._faults.dead(reason)
         if ready:
             self._faults.lives()

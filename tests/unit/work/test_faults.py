@@ -59,7 +59,10 @@ def test_an_endpoint_that_is_silent_for_the_patience_of_a_request_is_asked(fault
     assert faults.of_failure("model", "bad shape") is None, "the model did answer"
     assert faults.silent == 7.0 and faults.dead("refused") == "no results from h:1 for 7 s (refused)"
     faults.lives()
-    assert faults.silent is None, "it was ready when it was asked"
+    assert faults.silent is None and not faults.lies, "it was ready when it was asked"
+    clock.now += 7.0
+    assert faults.silent == 7.0 and faults.lies
+    assert faults.dead("CUDA error") == "no results from h:1 for 14 s (CUDA error)"
 
 
 def test_without_patience_a_moment_of_silence_is_no_death(clock):
