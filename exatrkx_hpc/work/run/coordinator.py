@@ -258,6 +258,12 @@ class Coordinator:
         self._lonely = ""
         return True
 
+    def _case(self, event: str) -> Case:
+        """Return what is known of an event in trouble, with the strikes of earlier runs."""
+        if event not in self._cases:
+            self._cases[event] = Case(event=event, strikes=list(self._accounts.strikes.get(event, ())))
+        return self._cases[event]
+
     def _forget(self, event: str) -> None:
         self._cases.pop(event, None)
         self._again.discard(event)
@@ -269,9 +275,7 @@ class Coordinator:
             self._listener.answered()
         else:
             self._listener.failed(delivery.reason)
-        case = self._cases.setdefault(
-            event.name, Case(event=event.name, strikes=list(self._accounts.strikes.get(event.name, ())))
-        )
+        case = self._case(event.name)
         verdict = self._judge.failed(case, cause, delivery.member, alone=alone, now=self._clock())
         if (strike := verdict.strike) is not None:
             self._note(lambda: self._accounts.strike(event.name, strike))
@@ -315,7 +319,7 @@ class Coordinator:
         else:
             self._again.add(event.name)
             self._accounts.retried(event.name)
-            self._later.append(event)
+            (self._alone if self._case(event.name).alone else self._later).append(event)
 
     def _suspect_endpoint(self, reason: str) -> None:
         """Ask the endpoint whether it is ready, if it has given no result for long; stop the run if it is not."""

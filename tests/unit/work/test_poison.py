@@ -48,7 +48,7 @@ def strikes(run_settings) -> list[tuple]:
     ("switches", "more"),
     [
         (["--killer", str(BAD)], {}),
-        (["--hanger", str(BAD)], {"request_timeout": 1.5}),
+        (["--hanger", str(BAD)], {"request_timeout": 1.0}),
         (["--exhauster", str(BAD)], {}),
         (["--gone", str(BAD)], {}),
     ],
@@ -115,12 +115,10 @@ def test_strikes_outlast_a_run_that_was_stopped(settings, tmp_path):
     [
         (2, ["--fail", "1000000000", "--fail-message", "the model broke"]),
         (2, ["--fail", "1000000000", "--fail-message", "CUDA error: an illegal memory access was encountered"]),
-        (3, ["--fail", "1000000000", "--fail-message", "Stub process 'embed_0_0' is not healthy."]),
         (3, ["--fail", "1000000000", "--fail-status", "UNAVAILABLE", "--fail-message", "Socket closed"]),
-        (2, ["--fail", "1000000000", "--fail-status", "RESOURCE_EXHAUSTED"]),
         (3, ["--drop-label"]),
     ],
-    ids=["internal", "cuda", "stub", "unavailable", "exhausted", "shapes"],
+    ids=["internal", "cuda", "unavailable", "shapes"],
 )
 def test_a_sick_server_costs_no_event(settings, tmp_path, servers, sick):
     """It answers at once, so that the balancer prefers it."""
