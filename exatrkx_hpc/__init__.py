@@ -83,6 +83,9 @@ if TYPE_CHECKING:
     from exatrkx_hpc.work.map.endpoint import Endpoint
     from exatrkx_hpc.work.map.found import Found
     from exatrkx_hpc.work.news import (
+        EndpointAnswers,
+        EndpointSilent,
+        EventPoisoned,
         FilesPassedOver,
         ModelsChanged,
         NodeSaid,
@@ -112,8 +115,11 @@ __all__ = [
     "BalancerWarned",
     "ConfigError",
     "Endpoint",
+    "EndpointAnswers",
     "EndpointError",
     "EndpointOpened",
+    "EndpointSilent",
+    "EventPoisoned",
     "ExatrkxError",
     "Farm",
     "FilesPassedOver",
@@ -208,8 +214,8 @@ _HOMES = {
         "work.inference.client": "Answer",
         "work.map.endpoint": "Endpoint",
         "work.map.found": "Found",
-        "work.news": "FilesPassedOver ModelsChanged NoFinalNewline NodeSaid RunNews RunResumed RunUnheard ShardsLost "
-        "UnitsDoubtful WorkersAboveCores WorkersSpread",
+        "work.news": "EndpointAnswers EndpointSilent EventPoisoned FilesPassedOver ModelsChanged NoFinalNewline "
+        "NodeSaid RunNews RunResumed RunUnheard ShardsLost UnitsDoubtful WorkersAboveCores WorkersSpread",
         "work.run.progress": "Tally",
         "work.run.report": "Report",
         "work.run.run": "Settings StoppedRun",

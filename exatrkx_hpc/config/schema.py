@@ -169,7 +169,7 @@ class ClientsSection(_Section):
     in_flight: int = Field(4, ge=1, le=4096, description="concurrent requests per worker")
     labels: LabelFormat = Field("csv", description="csv: one label file per event; parquet: many events per file")
     wait: Seconds = Field(60, description="maximum seconds to wait until the endpoint is ready")
-    patience: Seconds = Field(600, description="seconds to retry an event before it fails")
+    patience: Seconds = Field(600, description="seconds to retry a request that no server takes")
     request_timeout: Seconds = Field(60, description="timeout of one request, in seconds")
     nodes: int = Field(1, ge=1, le=10000, description="nodes of the workers' job (--sbatch)")
     time: TimeLimit = Field("00:30:00", description="time limit of the workers' job")

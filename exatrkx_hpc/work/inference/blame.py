@@ -23,6 +23,7 @@ from enum import Enum
 from typing import Final
 
 from exatrkx_hpc.work.inference.retry import Cause
+from exatrkx_hpc.work.results.outcome import Strike
 
 ALONE_AFTER: Final = 2
 """Strikes after which an event is delivered alone and last."""
@@ -49,19 +50,6 @@ _IN_A_ROW: Final = 3
 """Events condemned without a good answer in between; after so many, the endpoint is the cause."""
 
 _STRIKES: Final = frozenset({Cause.TORN, Cause.DEADLINE, Cause.FAULT})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Strike:
-    """A delivery that a server had and did not answer: its server (empty if unknown), its cause, its time.
-
-    `at` is in seconds since 1970. `alone` is whether no other event of the run was in flight.
-    """
-
-    member: str
-    cause: str
-    at: float
-    alone: bool = False
 
 
 @dataclass(kw_only=True)
@@ -128,6 +116,11 @@ class Judge:
     def members(self) -> frozenset[str]:
         """The servers that the balancer has named so far."""
         return frozenset(self._seen)
+
+    @property
+    def many_suffer(self) -> bool:
+        """Whether more events have failed since the last good answer than may be to blame themselves."""
+        return len(self._suffering) > _OTHERS + 1
 
     def answered(self, event: str, member: str) -> None:
         """Note a good answer."""

@@ -17,9 +17,8 @@ from types import MappingProxyType
 from typing import Final
 
 from exatrkx_hpc.work.events.source import CSV, FORMATS, EventFile, Stamp, event_key, place_event
-from exatrkx_hpc.work.inference.blame import Strike
 from exatrkx_hpc.work.ledger.file import as_text, connect, explain
-from exatrkx_hpc.work.results.outcome import Failed, Result
+from exatrkx_hpc.work.results.outcome import Failed, Result, Strike
 from exatrkx_hpc.work.results.parts import Part
 
 PAGE: Final = 500

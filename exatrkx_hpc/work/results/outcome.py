@@ -73,6 +73,19 @@ class Undecided:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Strike:
+    """A delivery that a server had and did not answer: its server (empty if unknown), its cause, its time.
+
+    `at` is in seconds since 1970. `alone` is whether no other event of the run was in flight.
+    """
+
+    member: str
+    cause: str
+    at: float
+    alone: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Retried:
     """A request of an event that no server has taken yet, and that is sent again; `reason` says why."""
 

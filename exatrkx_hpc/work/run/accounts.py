@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from exatrkx_hpc.work.events.source import EventFile
-from exatrkx_hpc.work.inference.blame import Strike
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.results.layout import Results
-from exatrkx_hpc.work.results.outcome import Failed, Result
+from exatrkx_hpc.work.results.outcome import Failed, Result, Strike
 from exatrkx_hpc.work.results.parts import Part
 from exatrkx_hpc.work.run.event_figures import StageMeans
 from exatrkx_hpc.work.run.latency import Stopwatch

@@ -74,6 +74,7 @@ class Coordinator:
         # Events that the endpoint did not take in time: held while it is asked whether it is ready; once more later.
         self._held: list[tuple[EventFile, str]] = []
         self._inquest: asyncio.Task[None] | None = None
+        self._fault: BaseException | None = None
         self._again: set[str] = set()
         self._is_ready = is_ready or self._ask_models
         self._tell = tell
@@ -135,6 +136,8 @@ class Coordinator:
                 self._inquest.cancel()
             await self._dismiss(keepers)
             self._note(lambda: self._accounts.close(self.stopped))
+        if self._fault is not None:
+            raise self._fault
 
     async def _commit_often(self) -> None:
         while True:
@@ -255,6 +258,12 @@ class Coordinator:
         self._lonely = ""
         return True
 
+    def _case(self, event: str) -> Case:
+        """Return what is known of an event in trouble, with the strikes of earlier runs."""
+        if event not in self._cases:
+            self._cases[event] = Case(event=event, strikes=list(self._accounts.strikes.get(event, ())))
+        return self._cases[event]
+
     def _forget(self, event: str) -> None:
         self._cases.pop(event, None)
         self._again.discard(event)
@@ -266,9 +275,7 @@ class Coordinator:
             self._listener.answered()
         else:
             self._listener.failed(delivery.reason)
-        case = self._cases.setdefault(
-            event.name, Case(event=event.name, strikes=list(self._accounts.strikes.get(event.name, ())))
-        )
+        case = self._case(event.name)
         verdict = self._judge.failed(case, cause, delivery.member, alone=alone, now=self._clock())
         if (strike := verdict.strike) is not None:
             self._note(lambda: self._accounts.strike(event.name, strike))
@@ -312,12 +319,18 @@ class Coordinator:
         else:
             self._again.add(event.name)
             self._accounts.retried(event.name)
-            self._later.append(event)
+            (self._alone if self._case(event.name).alone else self._later).append(event)
 
     def _suspect_endpoint(self, reason: str) -> None:
         """Ask the endpoint whether it is ready, if it has given no result for long; stop the run if it is not."""
         if self._faults.silent is not None and self._inquest is None and not self._over.is_set():
             self._inquest = asyncio.create_task(self._inquire(reason))
+            self._inquest.add_done_callback(self._inquired)
+
+    def _inquired(self, inquest: asyncio.Task[None]) -> None:
+        if not inquest.cancelled() and (fault := inquest.exception()) is not None:
+            self._fault = fault
+            self._over.set()
 
     async def _inquire(self, reason: str) -> None:
         ready = await self._is_ready()
@@ -327,6 +340,8 @@ class Coordinator:
             return
         if self._faults.silent is None:  # there was a result in the meantime
             ready = True
+        elif ready and self._faults.lies and self._judge.many_suffer:
+            ready, reason = False, f"although it says that it is ready; {reason}"
         stopped = self._faults.dead(reason)
         if ready:
             self._faults.lives()

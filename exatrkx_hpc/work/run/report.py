@@ -94,6 +94,8 @@ class Report:
             return
         reasons = [self.stopped] if self.stopped else []
         reasons += [f"first failure: {self.failed[0].event}: {self.failed[0].reason}"] if self.failed else []
+        if any(not failed.for_itself for failed in self.failed):
+            reasons.append("run the same command again to retry those that did not fail because of their content")
         raise IncompleteRun("; ".join([f"{self.done} of {self.events} events have results", *reasons]))
 
     def to_json(self) -> str:

@@ -163,12 +163,12 @@ def test_a_broken_model_ends_a_map(tmp_path):
 
 
 def test_as_many_bad_events_in_all_end_no_map():
-    broken = ("--fail", "100000", "--fail-status", "INVALID_ARGUMENT", "--good-each", str(BROKEN_MODEL - 1))
+    broken = ("--fail", "100000", "--fail-status", "INVALID_ARGUMENT", "--good-each", str(2 * BROKEN_MODEL - 1))
     with fake_triton(*broken) as fake, Endpoint(fake.server) as endpoint:
         found = list(endpoint.map(events(2 * BROKEN_MODEL), in_flight=1))
     assert [one.name for one in found if one.error is None] == [
-        f"evt_{BROKEN_MODEL - 2}",
-        f"evt_{2 * BROKEN_MODEL - 3}",
+        f"evt_{BROKEN_MODEL - 1}",  # each event before was refused twice
+        f"evt_{2 * BROKEN_MODEL - 1}",
     ]
 
 

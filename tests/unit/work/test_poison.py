@@ -48,7 +48,7 @@ def strikes(run_settings) -> list[tuple]:
     ("switches", "more"),
     [
         (["--killer", str(BAD)], {}),
-        (["--hanger", str(BAD)], {"request_timeout": 1.5}),
+        (["--hanger", str(BAD)], {"request_timeout": 1.0}),
         (["--exhauster", str(BAD)], {}),
         (["--gone", str(BAD)], {}),
     ],
@@ -71,6 +71,7 @@ def test_an_event_that_costs_servers_costs_itself_alone_and_few_deliveries(setti
     assert [news.event for news in told if isinstance(news, EventPoisoned)] == ["evt_40"]
 
 
+@pytest.mark.slow
 def test_two_such_events_and_a_dataset_that_has_little_else(settings, tmp_path):
     with fake_farm(tmp_path / "farm", 4, "--killer", str(BAD), "--delay", "0.02") as farm:
         report = run_clients(settings(sizes=[3, BAD, BAD, 3, 3, 3], server=farm.server))
@@ -108,25 +109,23 @@ def test_strikes_outlast_a_run_that_was_stopped(settings, tmp_path):
     assert report.done == 59 and report.failed[0].kind == "poison"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "sick",
+    ("servers", "sick"),
     [
-        ["--fail", "1000000000", "--fail-message", "the model broke"],
-        ["--fail", "1000000000", "--fail-message", "CUDA error: an illegal memory access was encountered"],
-        ["--fail", "1000000000", "--fail-message", "Stub process 'embed_0_0' is not healthy."],
-        ["--fail", "1000000000", "--fail-status", "UNAVAILABLE", "--fail-message", "Socket closed"],
-        ["--fail", "1000000000", "--fail-status", "RESOURCE_EXHAUSTED"],
-        ["--drop-label"],
+        (2, ["--fail", "1000000000", "--fail-message", "the model broke"]),
+        (2, ["--fail", "1000000000", "--fail-message", "CUDA error: an illegal memory access was encountered"]),
+        (3, ["--fail", "1000000000", "--fail-status", "UNAVAILABLE", "--fail-message", "Socket closed"]),
+        (3, ["--drop-label"]),
     ],
-    ids=["internal", "cuda", "stub", "unavailable", "exhausted", "shapes"],
+    ids=["internal", "cuda", "unavailable", "shapes"],
 )
-@pytest.mark.parametrize("servers", [2, 3])
 def test_a_sick_server_costs_no_event(settings, tmp_path, servers, sick):
     """It answers at once, so that the balancer prefers it."""
     with fake_farm(tmp_path / "farm", servers, of={0: sick, **{k: ["--delay", "0.03"] for k in (1, 2)}}) as farm:
-        run_settings = settings(sizes=[3] * 50, server=farm.server)
+        run_settings = settings(sizes=[3] * 40, server=farm.server)
         report = run_clients(run_settings)
-    assert (report.done, report.failed) == (50, ())
+    assert (report.done, report.failed) == (40, ())
     assert set(ledger_rows(run_settings, "state")) == {("done",)}
 
 
@@ -146,11 +145,12 @@ def test_an_event_that_is_too_large_fails_at_once_and_stops_nobody(settings, tmp
     assert "too large" in report.failed[0].reason and "99 vs. 9" in report.failed[0].reason
 
 
+@pytest.mark.slow
 def test_servers_that_are_killed_again_and_again_cost_no_event(settings, tmp_path):
     over, randomly, killed = threading.Event(), random.Random(7), []
 
     def kill(children: list[Child]) -> None:
-        while not over.wait(0.5):
+        while not over.wait(1.0):
             child = randomly.choice(children)
             killed.append(child.pid)
             child.send(signal.SIGKILL)
@@ -159,12 +159,12 @@ def test_servers_that_are_killed_again_and_again_cost_no_event(settings, tmp_pat
         killer = threading.Thread(target=kill, args=(farm.children,))
         killer.start()
         try:
-            run_settings = settings(sizes=[3] * 300, server=farm.server, in_flight=8)
+            run_settings = settings(sizes=[3] * 150, server=farm.server, in_flight=8)
             report = run_clients(run_settings)
         finally:
             over.set()
             killer.join()
-    assert (report.done, report.failed) == (300, ()) and len(killed) > 3
+    assert (report.done, report.failed) == (150, ()) and len(killed) > 1
     assert not (run_settings.out / "quarantine").exists()
 
 
