@@ -217,8 +217,8 @@ class Flow:
     async def _begin(self, scribe: Scribe) -> None:
         async with self._beginning:
             if not self._begun:
-                version = await self._client.version()
-                await self._write(lambda: scribe.begin(version))
+                served = await self._client.served()
+                await self._write(lambda: scribe.begin(served))
                 self._begun = True
 
     async def _write(self, work: Callable[[], T]) -> T:

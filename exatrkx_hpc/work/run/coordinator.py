@@ -74,6 +74,18 @@ class Coordinator:
             self.stopped = reason
             self._over.set()
 
+    def fail(self, error: ExatrkxError) -> None:
+        """Do what `stop` does, because of an error that the run then ends with; also after the last event.
+
+        Call it in the event loop.
+        """
+        if not self._over.is_set():
+            self._break_off(error)
+            return
+        self.error = self.error or error
+        self.stopped = self.stopped or str(error)
+        self._note(lambda: self._accounts.close(self.stopped))
+
     def interrupt(self, reason: str) -> None:
         """Do what `stop` does, from another thread."""
         if self._loop is not None:
