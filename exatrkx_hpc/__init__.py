@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from exatrkx_hpc.work.map.found import Found
     from exatrkx_hpc.work.news import (
         FilesPassedOver,
+        LedgerRebuilt,
         ModelsChanged,
         NodeSaid,
         NoFinalNewline,
@@ -119,6 +120,7 @@ __all__ = [
     "JobChanged",
     "JobProgress",
     "LaunchError",
+    "LedgerRebuilt",
     "Level",
     "MemberChanged",
     "MetricsStoreEnded",
@@ -195,8 +197,8 @@ _HOMES = {
         "work.inference.client": "Answer",
         "work.map.endpoint": "Endpoint",
         "work.map.found": "Found",
-        "work.news": "FilesPassedOver ModelsChanged NoFinalNewline NodeSaid RunNews RunResumed RunUnheard ShardsLost "
-        "UnitsDoubtful WorkersAboveCores WorkersSpread",
+        "work.news": "FilesPassedOver LedgerRebuilt ModelsChanged NoFinalNewline NodeSaid RunNews RunResumed "
+        "RunUnheard ShardsLost UnitsDoubtful WorkersAboveCores WorkersSpread",
         "work.run.progress": "Tally",
         "work.run.report": "Report",
         "work.run.run": "Settings StoppedRun",

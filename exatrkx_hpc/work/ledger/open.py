@@ -25,7 +25,9 @@ from exatrkx_hpc.work.ledger.file import create
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_events import Changes, match_events
 from exatrkx_hpc.work.ledger.match_results import match_quarantine, match_results
+from exatrkx_hpc.work.ledger.rebuild import begin_journal, rebuild
 from exatrkx_hpc.work.news import FilesPassedOver, ModelsChanged, NoFinalNewline, RunResumed, UnitsDoubtful, listed
+from exatrkx_hpc.work.results.journal import Journal
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.shards import WHOLE, Shard
 from exatrkx_hpc.work.workloads.base import Workload
@@ -87,12 +89,13 @@ def go_on(
     OutputError for a ledger that cannot be used or was made with other settings, and for results without a ledger;
     InputError when events changed or are missing, unless `accept_changes` is set.
     """
-    if not os.path.lexists(results.ledger):
+    if not os.path.lexists(results.ledger) and not rebuild(results, events, facts, locks=locks, tell=tell):
         results.require_ledger()
         return None
     ledger = Ledger(results.ledger, locks=locks)
     try:
         results.mark()
+        begin_journal(ledger, results)
         require_same(ledger, facts)
         column = facts.get("column", EVENT)
         differing = match_events(
@@ -129,6 +132,7 @@ def begin(
     results.mark()
     results.clear()
     create(results.ledger, facts, locks=locks)
+    note_in_journal(results, facts)
     ledger = Ledger(results.ledger, locks=locks)
     try:
         column = facts.get("column", EVENT)
@@ -141,6 +145,13 @@ def begin(
         ledger.close()
         raise
     return ledger
+
+
+def note_in_journal(results: Results, facts: Mapping[str, str]) -> None:
+    """Write facts to the journal; raises OutputError."""
+    journal = Journal(results.journal)
+    journal.note_facts(facts)
+    journal.flush()
 
 
 def require_served(

@@ -13,6 +13,7 @@ from exatrkx_hpc.work.events.source import EventFile
 from exatrkx_hpc.work.inference.served import Served
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.open import note_served
+from exatrkx_hpc.work.results.journal import Journal
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.outcome import Failed, Result
 from exatrkx_hpc.work.results.parts import Part
@@ -48,6 +49,8 @@ class Accounts:
         self._ledger, self._results, self._folder = ledger, results, events
         self._server = server
         self.version = version
+        self._journal = Journal(results.journal)
+        self._journal.note_facts(ledger.facts)
         self.accept_model_change = False
         self.events = counts.events
         self.done = self.done_before = counts.done
@@ -73,6 +76,7 @@ class Accounts:
         """Note an event whose result is on disk; `attempts` counts the workers that tried it."""
         self._require_version([result])
         self._count(result)
+        self._journal.note_result(result)
         self._ledger.done(result, attempts=attempts)
 
     def add_part(self, part: Part, results: Sequence[tuple[Result, int]]) -> None:
@@ -80,6 +84,7 @@ class Accounts:
         self._require_version([result for result, _ in results])
         for result, _ in results:
             self._count(result)
+        self._journal.note_part(part, [result for result, _ in results])
         self._ledger.done_part(part, results)
 
     def _require_version(self, results: Sequence[Result]) -> None:
@@ -98,6 +103,7 @@ class Accounts:
     def serve(self, served: Served) -> None:
         """Note that the following answers are of these models."""
         note_served(self._ledger, served)
+        self._journal.note_facts(self._ledger.facts)
 
     def take_back(self, since: float) -> int:
         """Let the events that were done since then (seconds since 1970) wait again; return their number."""
@@ -144,10 +150,12 @@ class Accounts:
 
     def commit(self) -> None:
         """Write all noted outcomes to disk."""
+        self._journal.flush()
         self._ledger.commit()
 
     def close(self, stopped: str | None) -> None:
         """Write all noted outcomes and the end of the run to disk; `stopped` is the reason of an early end."""
+        self._journal.flush()
         self._ledger.end_run(stopped)
 
     def report(self, *, model: str, mode: str, seconds: float, workers: tuple[int, ...], stopped: str | None) -> Report:

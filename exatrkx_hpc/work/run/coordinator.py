@@ -18,9 +18,14 @@ from exatrkx_hpc.work.run.progress import ShowProgress
 from exatrkx_hpc.work.run.report import Report
 from exatrkx_hpc.work.run.worker import LOOKAHEAD, Task
 from exatrkx_hpc.work.run.worker_process import GRACE, WorkerProcess, ending
+from exatrkx_hpc.work.workloads.base import DIRECT
 
 COMMIT: Final = 0.5
 """Seconds between two commits of the ledger; after a kill, a resumed run repeats uncommitted events."""
+
+
+LONGEST_DIRECT: Final = 3600.0
+"""Seconds that a worker in mode direct may compute one event. No network is waited for, so its limits do not count."""
 
 
 class Coordinator:
@@ -41,7 +46,8 @@ class Coordinator:
         """Prepare without starting anything. `show` is called in the event loop at the start and after each event.
 
         A worker that has events but is silent for `longest_silence` seconds is killed; by default this is `spare`
-        seconds more than two consecutive requests may take. `grace` is the time for a worker to end, in seconds.
+        seconds more than two consecutive requests may take, and in mode direct `LONGEST_DIRECT`. `grace` is the time
+        for a worker to end, in seconds.
         """
         self._task = task
         self._accounts = accounts
@@ -51,7 +57,8 @@ class Coordinator:
         self._workers = [WorkerProcess(grace=grace) for _ in range(workers)]
         self._show = show
         self._grace = grace
-        self._longest_silence = longest_silence or spare + 2 * (task.patience + 2 * task.request_timeout)
+        network = spare + 2 * (task.patience + 2 * task.request_timeout)
+        self._longest_silence = longest_silence or (LONGEST_DIRECT if task.mode == DIRECT else network)
         self._clock = clock
         self._over = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
