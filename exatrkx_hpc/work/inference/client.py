@@ -24,7 +24,8 @@ from exatrkx_hpc.work.inference.retry import (
     refused,
     worth_repeating,
 )
-from exatrkx_hpc.work.inference.served import Served, served_models
+from exatrkx_hpc.work.inference.served import served_models
+from exatrkx_hpc.work.results.models import Served
 from exatrkx_hpc.work.workloads.base import Request, Tensors, Workload, check_outputs, single
 from exatrkx_hpc.work.workloads.given import Given, as_tensors
 from exatrkx_hpc.work.workloads.table import workload_of

@@ -1,4 +1,4 @@
-"""What an endpoint serves: the version and the configuration of every model of a route, as far as the server tells.
+"""Ask what an endpoint serves: the version and the configuration of every model of a route, as far as the server tells.
 
 An ensemble's own version says nothing of the models that it runs, so each of them is asked for, recursively. The
 answer of a balancer is that of one server; the next one may come from another.
@@ -6,16 +6,14 @@ answer of a balancer is that of one server; the next one may come from another.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any, Final
 
 from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import model_config_pb2
 
 from exatrkx_hpc.work.inference.channel import Channel
+from exatrkx_hpc.work.results.models import digest_of
 
 #: Fields of a configuration that change how fast a model answers, not what: a farm may be resized between two runs.
 _SPEED: Final = (
@@ -29,35 +27,6 @@ _SPEED: Final = (
     "model_metrics",
     "runtime",
 )
-_DIGITS: Final = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class Served:
-    """The `version` of each requested model, comma-separated, and the state of every model of the route, by name.
-
-    A state is `version VERSION, configuration DIGEST`. Both are empty where the server does not tell them.
-    """
-
-    version: str = ""
-    models: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def digest(self) -> str:
-        """The digest of all models of the route, 12 hexadecimal digits; empty if they are unknown."""
-        return _digest(dict(self.models)) if self.models else ""
-
-
-def changes(former: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Return how two states of a route differ, one line; empty if they are equal or one is unknown."""
-    if not former or not now:
-        return ""
-    names = dict.fromkeys((*former, *now))
-    return "; ".join(
-        f"{name} was {former.get(name, 'absent')} and is {now.get(name, 'absent')}"
-        for name in names
-        if former.get(name) != now.get(name)
-    )
 
 
 async def served_models(channel: Channel, roots: Iterable[str], *, timeout: float) -> dict[str, str]:
@@ -73,7 +42,7 @@ async def served_models(channel: Channel, roots: Iterable[str], *, timeout: floa
             continue
         config = await channel.config(name, timeout=timeout)
         version = await channel.version(name, timeout=timeout)
-        found[name] = f"version {version}, configuration {_digest(_what(config))}"
+        found[name] = f"version {version}, configuration {digest_of(_what(config))}"
         left += [step.model_name for step in config.ensemble_scheduling.step]
     return found
 
@@ -88,7 +57,3 @@ def _what(config: model_config_pb2.ModelConfig) -> dict[str, Any]:
         if value.startswith("/"):
             parameter["string_value"] = value.rstrip("/").rpartition("/")[2]
     return fields
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:_DIGITS]

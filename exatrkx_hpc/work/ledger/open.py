@@ -20,7 +20,6 @@ from exatrkx_hpc.work.events.source import (
     last_byte,
     scan_events,
 )
-from exatrkx_hpc.work.inference.served import Served, changes
 from exatrkx_hpc.work.ledger.file import create
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_events import Changes, match_events
@@ -29,6 +28,7 @@ from exatrkx_hpc.work.ledger.rebuild import begin_journal, rebuild
 from exatrkx_hpc.work.news import FilesPassedOver, ModelsChanged, NoFinalNewline, RunResumed, UnitsDoubtful, listed
 from exatrkx_hpc.work.results.journal import Journal
 from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.models import Served, changes
 from exatrkx_hpc.work.results.shards import WHOLE, Shard
 from exatrkx_hpc.work.workloads.base import Workload
 

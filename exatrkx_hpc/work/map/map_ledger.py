@@ -16,7 +16,6 @@ from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, Mod
 from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.events.source import CSV, event_key
 from exatrkx_hpc.work.inference.client import Answer
-from exatrkx_hpc.work.inference.served import Served
 from exatrkx_hpc.work.ledger.file import as_text, create
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_events import digest
@@ -24,6 +23,7 @@ from exatrkx_hpc.work.ledger.match_results import match_quarantine
 from exatrkx_hpc.work.ledger.open import match_files, require_same, require_served
 from exatrkx_hpc.work.map.found import Event, Found
 from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.models import Served
 from exatrkx_hpc.work.results.outcome import Failed, Result
 from exatrkx_hpc.work.results.read import read_result
 from exatrkx_hpc.work.results.shards import read_sharding

@@ -10,11 +10,11 @@ from typing import Final
 
 from exatrkx_hpc.base.errors import OutputError
 from exatrkx_hpc.work.events.source import EventFile
-from exatrkx_hpc.work.inference.served import Served
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.open import note_served
 from exatrkx_hpc.work.results.journal import Journal
 from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.models import Served
 from exatrkx_hpc.work.results.outcome import Failed, Result
 from exatrkx_hpc.work.results.parts import Part
 from exatrkx_hpc.work.run.event_figures import StageMeans

@@ -10,19 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
 
 from exatrkx_hpc.base.errors import ExatrkxError, OutputError
 from exatrkx_hpc.base.news import Tell
-from exatrkx_hpc.work.inference.client import Client
-from exatrkx_hpc.work.inference.served import Served, changes
 from exatrkx_hpc.work.news import ModelsChanged
+from exatrkx_hpc.work.results.models import Served, changes
 from exatrkx_hpc.work.run.accounts import Accounts
-from exatrkx_hpc.work.workloads.base import DIRECT
-
-if TYPE_CHECKING:
-    from exatrkx_hpc.work.run.run import Settings
 
 EVERY: Final = 30.0
 """Seconds between two looks. A look takes two small calls for each model."""
@@ -35,17 +30,18 @@ class ModelWatch:
 
     def __init__(
         self,
-        settings: Settings,
         served: Served,
         accounts: Accounts,
         *,
+        ask: Callable[[], Awaitable[Served]],
+        server: str,
         fail: Callable[[ExatrkxError], None],
         tell: Tell,
-        every: float | None = None,
     ) -> None:
-        """Begin with what the endpoint served at the start; `fail` ends the run."""
-        self._settings, self._accounts, self._fail, self._tell = settings, accounts, fail, tell
-        self._models, self._every = dict(served.models), EVERY if every is None else every
+        """Begin with what `server` served at the start; `ask` asks it again, `fail` ends the run."""
+        self._ask, self._server = ask, server
+        self._accounts, self._fail, self._tell = accounts, fail, tell
+        self._models = dict(served.models)
         self._seen = {served.digest}
         self._good = time.time()
         self._members = 0
@@ -63,36 +59,34 @@ class ModelWatch:
     async def _watch(self) -> None:
         looked = time.monotonic()
         while self._models:
-            await asyncio.sleep(min(_TICK, self._every))
+            await asyncio.sleep(min(_TICK, EVERY))
             members = len(self._accounts.members)
-            if members > self._members or time.monotonic() - looked >= self._every:
+            if members > self._members or time.monotonic() - looked >= EVERY:
                 await self.look()
                 looked, self._members = time.monotonic(), members
 
     async def look(self) -> None:
         """Ask once; end the run, or record the change, if the models are others. No answer is no change."""
-        settings = self._settings
-        if settings.mode == DIRECT or not self._models:
+        if not self._models:
             return
         began = time.time()
-        async with Client(settings.server, workload=settings.kind, model=settings.model, mode=settings.mode) as client:
-            served = await client.served()
+        served = await self._ask()
         said = changes(self._models, served.models)
         if not said:
             self._good = began if served.models else self._good
             return
-        if not settings.accept_model_change:
+        if not self._accounts.accept_model_change:
             again = self._accounts.take_back(self._good)
             self._fail(
                 OutputError(
-                    f"the models of {settings.server} changed during the run: {said}; {again} results since the last "
+                    f"the models of {self._server} changed during the run: {said}; {again} results since the last "
                     "look are taken back; serve one state of the models, or go on and record both with "
                     "--accept-model-change"
                 )
             )
             return
         if served.digest not in self._seen:  # servers of both states may answer in turn
-            self._tell(ModelsChanged(server=settings.server, changes=said))
+            self._tell(ModelsChanged(server=self._server, changes=said))
         self._seen.add(served.digest)
         self._models, self._good = dict(served.models), began
         self._accounts.serve(served)

@@ -17,7 +17,6 @@ from exatrkx_hpc.work.events.parquet_files import require_pyarrow
 from exatrkx_hpc.work.events.source import EVENT, PARQUET, format_of
 from exatrkx_hpc.work.inference.blocking import blocking, stopped_by_signals
 from exatrkx_hpc.work.inference.client import Client, checked_address
-from exatrkx_hpc.work.inference.served import Served
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_results import match_quarantine, sweep
 from exatrkx_hpc.work.ledger.open import (
@@ -33,6 +32,7 @@ from exatrkx_hpc.work.ledger.open import (
 )
 from exatrkx_hpc.work.news import WorkersAboveCores
 from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.models import Served
 from exatrkx_hpc.work.results.parts import EVENTS, require_parts
 from exatrkx_hpc.work.results.shards import WHOLE, Shard, read_sharding
 from exatrkx_hpc.work.run.accounts import Accounts
@@ -257,7 +257,8 @@ def _run_clients(
         accounts.close(None)
     else:
         try:
-            watch = ModelWatch(settings, served, accounts, fail=run.fail, tell=tell)
+            server = source_of(settings)
+            watch = ModelWatch(served, accounts, ask=lambda: _served(settings), server=server, fail=run.fail, tell=tell)
             blocking(lambda: _run(run, watch), interrupt=run.interrupt)
         finally:
             sweep(results, ledger=ledger)
@@ -311,6 +312,11 @@ async def _run(run: Coordinator, watch: ModelWatch) -> None:
             await run.run()
             if run.stopped is None:
                 await watch.look()
+
+
+async def _served(settings: Settings) -> Served:
+    async with Client(settings.server, workload=settings.kind, model=settings.model, mode=settings.mode) as client:
+        return await client.served()
 
 
 async def check_endpoint(settings: Settings) -> Served:

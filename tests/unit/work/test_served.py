@@ -10,10 +10,10 @@ from fakes.running import fake_triton
 from runs import label_files, ledger_rows
 
 from exatrkx_hpc.base.errors import OutputError
-from exatrkx_hpc.work.inference.served import changes
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.news import ModelsChanged
 from exatrkx_hpc.work.nodes.run import here, run_sharded
+from exatrkx_hpc.work.results.models import changes
 from exatrkx_hpc.work.run import model_watch
 from exatrkx_hpc.work.run.report import read_report
 from exatrkx_hpc.work.run.run import run_clients
