@@ -12,6 +12,7 @@ The command line calls the same functions and prints their results.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ from exatrkx_hpc import prepare
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.news import Tell, of_job, untold
+from exatrkx_hpc.base.ownership import farm_id
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
-from exatrkx_hpc.fleet.balancer.balancers import balancer_of, kind_of
-from exatrkx_hpc.fleet.endpoint import EndpointRecord, running_endpoint
+from exatrkx_hpc.fleet.background import Background, start_in_background
+from exatrkx_hpc.fleet.balancer.balancers import balancer_of, end_left, kind_of
+from exatrkx_hpc.fleet.endpoint import EndpointRecord, read_endpoint, remove_endpoint, running_endpoint
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
 from exatrkx_hpc.fleet.status import JobStatus, job_status, wait_until_ready
@@ -148,12 +151,27 @@ def watch(job: Job, *, tell: Tell = untold) -> Watch:
     monitor = Monitor(
         run_dir=job.run_dir,
         job_info=lambda: job.scheduler.info(job.id),
-        balancer=balancer_of(farm.balancer, job.run_dir.balancer(kind_of(farm.balancer).program), told),
+        balancer=balancer_of(
+            farm.balancer,
+            job.run_dir.balancer(kind_of(farm.balancer).program),
+            told,
+            farm=farm_id(farm.name, farm.run_root),
+            job=job.id,
+            request_timeout=farm.clients.request_timeout,
+        ),
         metrics_store=metrics_store(farm.monitor, job.run_dir.prometheus, host=host, tell=told),
         settings=farm.monitor,
         tell=tell,
     )
     return Watch(monitor)
+
+
+def detach(job: Job, words: Sequence[str]) -> Background:
+    """Start `exatrkx-hpc WORDS`, a monitor of `job`, in the background, and return when its endpoint is open.
+
+    Raises EndpointError, with the monitor's last line, if it does not open its endpoint.
+    """
+    return start_in_background(job.run_dir, words)
 
 
 def run_clients(
@@ -199,9 +217,16 @@ def run_clients_on_nodes(
 
 
 def stop(job: Job, *, drain: bool = True) -> None:
-    """Stop `job`. With `drain`, its servers first leave the balancer and finish their requests."""
+    """Stop `job`. With `drain`, its servers first leave the balancer and finish their requests.
+
+    Also end a balancer of the job that runs on this machine without a monitor.
+    """
     with deferred_signals():
         job.scheduler.cancel(job.id, drain=drain)
+        record = read_endpoint(job.run_dir)
+        if record is not None and not record.has_monitor(time.time()):
+            end_left(job.farm.balancer, job.run_dir.balancer(kind_of(job.farm.balancer).program))
+            remove_endpoint(job.run_dir)
 
 
 def jobs(farm: Farm) -> Iterator[Job]:
@@ -319,9 +344,10 @@ def up(
         yield endpoint
 
 
-def endpoint_record(farm: Farm, job: str = LATEST) -> EndpointRecord:
+def endpoint_record(farm: Farm, job: str = LATEST, *, tell: Tell = untold) -> EndpointRecord:
     """Return the addresses of the endpoint of `job`, by default of the job monitored last.
 
-    Raises EndpointError when no monitor runs.
+    If its monitor is gone, but its balancer still answers, `tell` gets MonitorAbsent. Raises EndpointError when there
+    is no endpoint, or nothing of this job answers at its address.
     """
-    return running_endpoint(FarmDir.of(farm), job)
+    return running_endpoint(FarmDir.of(farm), job, tell=tell)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,12 +13,13 @@ import typer
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.job import JobState
-from exatrkx_hpc.base.signals import deferred_signals
+from exatrkx_hpc.base.news import Tell
+from exatrkx_hpc.base.signals import deferred_signals, unwound
 from exatrkx_hpc.cli.interactive import refuse_mixture, run_here, what_would_run, within_allocation
-from exatrkx_hpc.cli.news import teller
+from exatrkx_hpc.cli.news import not_waiting, teller
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, JsonLines, RunRoot, SiteName, resolved, say
 from exatrkx_hpc.config.schema import Farm
-from exatrkx_hpc.fleet.events import MonitorStopped
+from exatrkx_hpc.fleet.events import MonitorLeft, MonitorStopped
 from exatrkx_hpc.launch.run_dir import LATEST
 from exatrkx_hpc.launch.words import Word
 
@@ -122,6 +124,12 @@ def _submit(
 
 def monitor(
     job: JobId = LATEST,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Run in the background; survives this terminal. Prints how to stop it.")
+    ] = False,
+    leave: Annotated[
+        bool, typer.Option("--leave", help="On Ctrl-C or SIGTERM, leave nginx serving for the next monitor.")
+    ] = False,
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
@@ -132,10 +140,25 @@ def monitor(
     Updates nginx and Prometheus when servers start, fail or end. Prints one line with time and number of ready
     servers for each change.
 
+    Ctrl-C and SIGTERM stop the endpoint; with --leave, and when the terminal is closed, nginx keeps serving with its
+    last servers. A new monitor of the job on the same machine takes over the nginx that runs.
+
     Example: exatrkx-hpc monitor 4242
     """
     found = story.find_job(resolved(config, site=site, run_root=run_root).farm, job)
-    tell = teller(as_json=as_json, results=True)
+    if detach:
+        options = {"--config": config, "--site": site, "--run-root": run_root}
+        given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+        switches = [*(["--leave"] if leave else []), *(["--json"] if as_json else [])]
+        background = story.detach(found, ("monitor", found.id, *given, *switches))
+        typer.echo(json.dumps(background.as_dict()) if as_json else str(background))
+        return
+    with not_waiting(teller(as_json=as_json, results=True)) as tell:
+        _monitor(found, leave=leave, tell=tell)
+
+
+def _monitor(found: story.Job, *, leave: bool, tell: Tell) -> None:
+    """Run the endpoint of a job in this process; raises LaunchError if the job ends other than wanted."""
     watch = story.watch(found, tell=tell)
     view = None
     try:
@@ -143,11 +166,20 @@ def monitor(
         view = watch.wait()
     except KeyboardInterrupt:
         pass
+    except SystemExit:
+        leave = leave or unwound() == 128 + signal.SIGHUP  # a closed terminal is no decision to stop
+        raise
+    except Exception:
+        leave = True  # what a failed monitor stopped is stopped, and what it left serves on
+        raise
     finally:
         with deferred_signals():
-            watch.stop()
+            if leave:
+                watch.leave()
+            else:
+                watch.stop()
     if view is None:  # Ctrl-C; only now, so that no news of the monitor's last tick follows
-        tell(MonitorStopped(job=found.id))
+        tell(MonitorLeft(job=found.id, endpoint=watch.endpoint) if leave else MonitorStopped(job=found.id))
     elif view.job not in (JobState.COMPLETED, JobState.CANCELLED):
         raise LaunchError(f"{view.sentence}; the logs are in {found.run_dir.logs}")
 

@@ -118,7 +118,7 @@ def status(
             f"{view.ready} of {len(view.servers)}",
             "" if view.info.time_left is None else duration(round(view.info.time_left)),
             view.endpoint,
-            view.info.reason,
+            view.note,
         )
     console().print(jobs)
     if job is not None:

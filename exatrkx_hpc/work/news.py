@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from exatrkx_hpc.base.news import Level, News, Tell, Words
-from exatrkx_hpc.base.readable import names
+from exatrkx_hpc.base.readable import duration, names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +169,59 @@ class WorkersAboveCores(RunNews):
     def line(self) -> str:
         """Return both numbers."""
         return f"-n {self.workers} is far more than the CPU cores of this machine ({self.cores}); fewer are faster"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointSilent(RunNews):
+    """For `seconds`, the run has had no result from the endpoint `server`, after `tried` failed attempts.
+
+    `left` is the time until the run gives up, in seconds; `reason` is the last failure.
+    """
+
+    code: ClassVar[str] = "endpoint-silent"
+    #: The run waits; somebody may have to act.
+    usual: ClassVar[Level] = Level.WARNING
+    server: str
+    seconds: float
+    tried: int
+    left: float
+    reason: str
+
+    def line(self) -> str:
+        """Return since when, how often it was tried, when the run gives up, and the last failure."""
+        since = duration(round(self.seconds))
+        rest = f"gives up in {duration(round(self.left))}" if self.left >= 1 else "about to give up"
+        return f"no result from {self.server} for {since}, {self.tried} retries, {rest}; last failure: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointAnswers(RunNews):
+    """After `seconds` without a result, the endpoint `server` answers again."""
+
+    code: ClassVar[str] = "endpoint-answers"
+    server: str
+    seconds: float
+
+    def line(self) -> str:
+        """Return how long it was silent."""
+        return f"{self.server} answers again, after {duration(round(self.seconds))}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventPoisoned(RunNews):
+    """An event goes into quarantine because it costs a server at each delivery; `members` are those servers."""
+
+    code: ClassVar[str] = "event-poisoned"
+    #: Servers were lost.
+    usual: ClassVar[Level] = Level.WARNING
+    event: str
+    deliveries: int
+    members: tuple[str, ...]
+    reason: str
+
+    def line(self) -> str:
+        """Return the event and why."""
+        return f"{self.event} goes into quarantine: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)

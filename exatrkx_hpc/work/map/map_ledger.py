@@ -16,6 +16,7 @@ from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, Mod
 from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.events.source import CSV, event_key
 from exatrkx_hpc.work.inference.client import Answer
+from exatrkx_hpc.work.inference.retry import Poisoned
 from exatrkx_hpc.work.ledger.file import as_text, create
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_events import digest
@@ -39,7 +40,12 @@ FORMAT: Final = "python"
 
 _REMEDY: Final = "choose another ledger="
 
-_ERRORS: Final[dict[str, type[ExatrkxError]]] = {"input": InputError, "model": ModelError, "endpoint": EndpointError}
+_ERRORS: Final[dict[str, type[ExatrkxError]]] = {
+    "input": InputError,
+    "model": ModelError,
+    "poison": Poisoned,
+    "endpoint": EndpointError,
+}
 
 _FIND: Final = """
 SELECT state, sha256, result_sha256, seconds, retries, member, version, kind, reason FROM events WHERE key = ?

@@ -35,6 +35,20 @@ class Faults:
         """Note that a result arrived."""
         self._last_good, self._model_failures = self._clock(), 0
 
+    @property
+    def silent(self) -> float | None:
+        """Seconds without a result, once they are enough to ask whether the endpoint is dead; None before."""
+        silence = self._clock() - self._last_good
+        return silence if silence >= self._silence else None
+
+    def lives(self) -> None:
+        """Note that the endpoint, when asked, was ready: it is asked again after another such time."""
+        self._last_good = self._clock()
+
+    def dead(self, reason: str) -> str:
+        """Return the reason to stop because the endpoint is dead."""
+        return f"no results from {self._server} for {self._clock() - self._last_good:.0f} s ({reason})"
+
     def written(self, event: str) -> int:
         """Note that the result of an event is on disk; return the number of workers that tried it."""
         self._deaths_in_a_row = 0
@@ -46,9 +60,6 @@ class Faults:
 
     def of_failure(self, kind: str, reason: str) -> str | None:
         """Note a failed event; return a reason to stop the run if all events would fail this way, or None."""
-        silence = self._clock() - self._last_good
-        if kind == "endpoint" and silence >= self._silence:
-            return f"no results from {self._server} for {silence:.0f} s ({reason})"
         self._model_failures += kind == "model"
         if self._model_failures >= BROKEN_MODEL:
             return (

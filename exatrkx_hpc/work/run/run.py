@@ -9,7 +9,7 @@ import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from exatrkx_hpc.base.errors import ConfigError, ExatrkxError, IncompleteRun, OutputError
 from exatrkx_hpc.base.news import Tell, untold
@@ -17,6 +17,7 @@ from exatrkx_hpc.work.events.parquet_files import require_pyarrow
 from exatrkx_hpc.work.events.source import EVENT, PARQUET, format_of
 from exatrkx_hpc.work.inference.blocking import blocking, stopped_by_signals
 from exatrkx_hpc.work.inference.client import Client, checked_address
+from exatrkx_hpc.work.inference.retry import PATIENCE
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_results import match_quarantine, sweep
 from exatrkx_hpc.work.ledger.open import (
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings", "ShowProgress", "StoppedRun", "run_clients"]
 
+
+GO_ON: Final = "run the same command again to go on"
+"""How a stopped run ends its last line."""
 
 #: Workers per core above which the run prints a warning.
 _FAR_ABOVE = 4
@@ -86,7 +90,7 @@ class Settings:
     workers: int = 1
     in_flight: int = 4
     request_timeout: float = 60.0
-    patience: float = 120.0
+    patience: float = PATIENCE
     deadline: float = 10.0
     workload: str = DEFAULT
     workloads: str = ""
@@ -165,7 +169,7 @@ class StoppedRun(IncompleteRun):
     def of(cls, report: Report, path: Path) -> StoppedRun:
         """Return the error for a stopped run, from its report, which is in the file `path`."""
         counts = f"{report.done} of {report.events} events have results, {report.failures} failed"
-        return cls(f"{report.stopped}; {counts}, {report.not_tried} not tried ({path})", report)
+        return cls(f"{report.stopped}; {counts}, {report.not_tried} not tried ({path}); {GO_ON}", report)
 
 
 def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tell: Tell = untold) -> Report:
@@ -201,9 +205,8 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tel
         if ledger.counts().left:
             note_units(ledger, settings.events, settings.kind, tell)
             newline = note_newlines(ledger, settings.events, tell)
-        return _run_clients(
-            settings, results, ledger, progress or (lambda tally: None), served, newline=newline, tell=tell
-        )
+        task = _task(settings, newline=newline)
+        return _run_clients(settings, task, ledger, served, progress=progress or (lambda tally: None), tell=tell)
 
 
 def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: Tell) -> tuple[Ledger, Served]:
@@ -237,20 +240,14 @@ def _left(ledger: Ledger, settings: Settings) -> int:
 
 
 def _run_clients(
-    settings: Settings,
-    results: Results,
-    ledger: Ledger,
-    progress: ShowProgress,
-    served: Served,
-    *,
-    newline: bool,
-    tell: Tell,
+    settings: Settings, task: Task, ledger: Ledger, served: Served, *, progress: ShowProgress, tell: Tell
 ) -> Report:
+    results = settings.results
     version = ledger.facts.get("version", "")
     first = {"ignore_first": settings.ignore_first}
     accounts = Accounts(ledger, results, settings.events, server=source_of(settings), version=version, **first)
     accounts.accept_model_change = settings.accept_model_change
-    run = Coordinator(_task(settings, newline=newline), accounts, workers=settings.workers, show=progress)
+    run = Coordinator(task, accounts, workers=settings.workers, show=progress, tell=tell)
     idle = accounts.complete
     if idle:
         progress(accounts.tally(in_flight=0))

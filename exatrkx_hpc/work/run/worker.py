@@ -2,9 +2,11 @@
 
 Both directions are JSON, one object per line. The first line on stdin is the `Task`. Each further line is an event
 `{"name", "path"}`, with `"rows"` if its file holds several events. An answer has the fields of a `Result`, or is
-`{"name", "kind", "reason"}`. If results go into parts, each part on disk is also an answer, with the fields of a
-`Part`; it holds the oldest answered results that are in no part yet. `{"write": true}` requests a part. The end of
-stdin stops the worker: it drops requests in flight and leaves no partial file.
+`{"name", "kind", "reason"}`, or, if a server had the event and did not answer well, `{"name", "cause", "member",
+"reason"}`. `{"name", "retry"}` says that no server has taken the event yet, and why; its answer follows. If results go
+into parts, each part on disk is also an answer, with the fields of a `Part`; it holds the oldest answered results that
+are in no part yet. `{"write": true}` requests a part. The end of stdin stops the worker: it drops requests in flight
+and leaves no partial file.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, ModelError, OutputError
 from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.events.source import EventFile, EventInput, Reader, Rows, UnreadableEvent
-from exatrkx_hpc.work.inference.client import Answer, Client
-from exatrkx_hpc.work.inference.retry import UnknownModel
+from exatrkx_hpc.work.inference.client import Answer, Client, Unanswered
+from exatrkx_hpc.work.inference.retry import EventTooLarge, Poisoned, UnknownModel
 from exatrkx_hpc.work.results.outcome import Result
 from exatrkx_hpc.work.results.parts import EVENTS, Part, PartWriter
 from exatrkx_hpc.work.results.write import write_result
@@ -47,6 +49,8 @@ KINDS: Final[dict[type[ExatrkxError], str]] = {
     ModelError: "model",
     EndpointError: "endpoint",
     UnknownModel: "endpoint",
+    EventTooLarge: "input",
+    Poisoned: "poison",
     OutputError: "output",
 }
 """The failure kind in the report for each error of an event."""
@@ -106,15 +110,24 @@ class Worker:
         try:
             content = await self._read(event)
             async with self._free:
-                answer = await self._asked.ask(content.tensors)
+                answer = await self._ask(event.name, content.tensors)
             if self._parts is None:
                 self._answer(**vars(self._write(event.name, content, answer)))
             else:
                 self._answer(**vars(result_of(self._workload, event.name, content, answer)))
                 self._parts.add(event.name, answer.outputs)
                 await self._parts.write_if_due()
+        except Unanswered as one:
+            reason = one_line(str(one.error))
+            self._answer(name=event.name, cause=one.cause.value, member=one.member, reason=reason)
         except (InputError, ModelError, EndpointError, OutputError) as error:
             self._answer(name=event.name, kind=KINDS[type(error)], reason=one_line(str(error)))
+
+    async def _ask(self, name: str, inputs: Tensors) -> Answer:
+        """Deliver an event once; the coordinator decides whether it is delivered again."""
+        if not isinstance(self._asked, Client):
+            return await self._asked.ask(inputs)
+        return await self._asked.deliver(inputs, retried=lambda why: self._answer(name=name, retry=one_line(why)))
 
     async def _read(self, event: EventFile) -> EventInput:
         """Read an event: directly if the last read was quick, because a thread costs more; else in a thread."""
