@@ -87,6 +87,7 @@ if TYPE_CHECKING:
         EndpointSilent,
         EventPoisoned,
         FilesPassedOver,
+        LedgerRebuilt,
         ModelsChanged,
         NodeSaid,
         NoFinalNewline,
@@ -132,6 +133,7 @@ __all__ = [
     "JobChanged",
     "JobProgress",
     "LaunchError",
+    "LedgerRebuilt",
     "Level",
     "LocksMissing",
     "MemberChanged",
@@ -214,8 +216,8 @@ _HOMES = {
         "work.inference.client": "Answer",
         "work.map.endpoint": "Endpoint",
         "work.map.found": "Found",
-        "work.news": "EndpointAnswers EndpointSilent EventPoisoned FilesPassedOver ModelsChanged NoFinalNewline "
-        "NodeSaid RunNews RunResumed RunUnheard ShardsLost UnitsDoubtful WorkersAboveCores WorkersSpread",
+        "work.news": "EndpointAnswers EndpointSilent EventPoisoned FilesPassedOver LedgerRebuilt ModelsChanged "
+        "NoFinalNewline NodeSaid RunNews RunResumed RunUnheard ShardsLost UnitsDoubtful WorkersAboveCores WorkersSpread",
         "work.run.progress": "Tally",
         "work.run.report": "Report",
         "work.run.run": "Settings StoppedRun",

@@ -75,6 +75,9 @@ def run_clients(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Redo changed events and drop missing ones.")
     ] = False,
+    accept_model_change: Annotated[
+        bool, typer.Option("--accept-model-change", help="Go on although the models have changed, and record it.")
+    ] = False,
     expect: Annotated[
         int | None, typer.Option("--expect", min=1, help="Number of events; refuse a folder that has another number.")
     ] = None,
@@ -154,6 +157,7 @@ def run_clients(
         fresh=not resume,
         retry_failed=retry_failed,
         accept_changes=accept_changes,
+        accept_model_change=accept_model_change,
         expect=expect,
         event_column=event_column,
         times=times,

@@ -112,7 +112,8 @@ def test_what_is_begun_anew_is_not_begun_twice_by_slurm(tmp_path: Path) -> None:
 
 def test_the_options_and_the_configuration_say_all_settings() -> None:
     """A setting that is in neither would be lost on the way to the job."""
-    told = {"server", "events", "out", "fresh", "retry_failed", "accept_changes", "times", "event_column"}
+    told = {"server", "events", "out", "fresh", "retry_failed", "accept_changes", "times", "event_column", "expect"}
+    told |= {"accept_model_change"}
     configured = {
         "workers",
         "in_flight",
@@ -133,13 +134,16 @@ def test_the_options_and_the_configuration_say_all_settings() -> None:
         out=Path("/o"),
         retry_failed=True,
         accept_changes=True,
+        accept_model_change=True,
+        expect=9,
         event_column="c",
         mode="stages",
         times=True,
     )
     assert options_of(given) == (
         ("--srun",), ("--config", "/dev/null"), ("--server", "a:1"), ("--events", "/e"), ("--event-column", "c"),
-        ("--out", "/o"), ("--times",), ("--retry-failed",), ("--accept-changes",),
+        ("--out", "/o"), ("--expect", "9"), ("--times",), ("--retry-failed",), ("--accept-changes",),
+        ("--accept-model-change",),
     )  # fmt: skip
 
 
