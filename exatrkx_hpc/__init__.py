@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from exatrkx_hpc.launch.events import (
         ImageFound,
         ImagePulling,
+        JobAdopted,
         ModelsBuilding,
         ModelsWithoutPackages,
         PackagesFetching,
@@ -129,6 +130,7 @@ __all__ = [
     "IncompleteRun",
     "InputError",
     "Job",
+    "JobAdopted",
     "JobChanged",
     "JobProgress",
     "LaunchError",
@@ -207,8 +209,8 @@ _HOMES = {
         "LocksMissing MemberChanged MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted "
         "MonitorAbsent MonitorFailed MonitorLeft MonitorStopped NotApplied NotObserved "
         "SchedulerSilent",
-        "launch.events": "ImageFound ImagePulling ModelsBuilding ModelsWithoutPackages PackagesFetching TimeShort "
-        "VariablesUnused",
+        "launch.events": "ImageFound ImagePulling JobAdopted ModelsBuilding ModelsWithoutPackages PackagesFetching "
+        "TimeShort VariablesUnused",
         "models.pipeline": "load_pipeline",
         "scores": "score_results",
         "work.inference.client": "Answer",

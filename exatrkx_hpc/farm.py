@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exatrkx_hpc import prepare
-from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.errors import ExatrkxError, LaunchError
 from exatrkx_hpc.base.files import write_whole
-from exatrkx_hpc.base.news import Tell, of_job, untold
+from exatrkx_hpc.base.news import News, Tell, of_job, untold
 from exatrkx_hpc.base.ownership import farm_id
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.config.resolve import resolve
@@ -48,6 +48,9 @@ if TYPE_CHECKING:  # imported where a run begins: NumPy and gRPC take longer tha
     from exatrkx_hpc.work.run.progress import ShowProgress
     from exatrkx_hpc.work.run.report import Report
     from exatrkx_hpc.work.run.run import Settings
+
+#: In seconds. An earlier submission is clear after this time, unless Slurm does not answer.
+_SETTLED = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +122,15 @@ def deploy(
     prepare.require_models(farm, tell)
     for caution in prepare.cautions(farm, interactive=interactive):
         tell(caution)
-    path = prepare.write_script(farm, what)
     scheduler = scheduler_of(farm) if not interactive else farm_slurm(farm, interactive=True)
+    _settle_first(scheduler, farm, tell)
+    path = prepare.write_script(farm, what)
     with deferred_signals():
         try:
             job = Job(id=scheduler.submit(path, what), farm=farm, scheduler=scheduler)
         except JobMayRunError:
             raise
-        except BaseException:
+        except ExatrkxError:  # no job exists; after any other exception, one may
             remove_script(path)
             raise
         try:
@@ -140,12 +144,36 @@ def deploy(
     return job
 
 
-def find_job(farm: Farm, job: str = LATEST) -> Job:
+def _settle_first(scheduler: Scheduler, farm: Farm, tell: Tell) -> None:
+    """Raise LaunchError if an earlier deploy that did not finish made a job, or if Slurm does not say whether."""
+    adopted: list[str] = []
+
+    def heard(news: News) -> None:
+        adopted.append(news.job)
+        tell(news)
+
+    until = time.monotonic() + _SETTLED
+    while not scheduler.settle(heard) and not adopted:
+        if time.monotonic() > until:
+            raise LaunchError(
+                f"an earlier deploy in {farm.run_root} did not finish, and Slurm does not say whether its job exists; "
+                f"retry when 'scontrol ping' succeeds, or remove {FarmDir.of(farm).submissions} to submit anyway"
+            )
+        time.sleep(2.0)
+    if adopted:
+        raise LaunchError(
+            f"an earlier deploy in {farm.run_root} did not finish, but submitted job {', '.join(adopted)}; use that "
+            "job, or repeat this command to submit another"
+        )
+
+
+def find_job(farm: Farm, job: str = LATEST, *, tell: Tell = untold) -> Job:
     """Return a submitted job by its ID, or the newest one.
 
-    `job` may name the cluster, `ID;CLUSTER`. Raises LaunchError when the job has no run directory or belongs to
-    another cluster.
+    `job` may name the cluster, `ID;CLUSTER`. A job that an interrupted deploy submitted is recorded first, with news.
+    Raises LaunchError when the job has no run directory or belongs to another cluster.
     """
+    scheduler_of(farm).settle(tell)
     known = FarmDir.of(farm).job_ids()
     job, _, cluster = job.partition(";")
     if job == LATEST and known:
@@ -245,9 +273,13 @@ def stop(job: Job, *, drain: bool = True) -> None:
             remove_endpoint(job.run_dir)
 
 
-def jobs(farm: Farm) -> Iterator[Job]:
-    """Yield every job that has a run directory, in the order of the job IDs."""
+def jobs(farm: Farm, *, tell: Tell = untold) -> Iterator[Job]:
+    """Yield every job that has a run directory, in the order of the job IDs.
+
+    A job that an interrupted deploy submitted is recorded first, with news.
+    """
     scheduler = scheduler_of(farm)
+    scheduler.settle(tell)
     for job in FarmDir.of(farm).job_ids():
         yield Job(id=job, farm=farm, scheduler=scheduler)
 
@@ -289,6 +321,7 @@ def clean(farm: Farm, *, older_than: float) -> tuple[str, ...]:
     Also removes job scripts of that age that belong to no job with a run directory.
     """
     folder, scheduler = FarmDir.of(farm), scheduler_of(farm)
+    scheduler.settle()
     old = old_jobs(folder, older_than=older_than, is_over=lambda job: scheduler.info(job).state.over)
     for job in old:
         remove(folder.job(job))

@@ -121,11 +121,12 @@ def _submit(
     """
     tell = teller(as_json=as_json)
     beside, companion = commands
-    job = story.deploy(
-        farm, tell=tell, sources=sources, trust_run_root=trust_run_root, beside=beside, companion=companion
-    )
-    told = {"job": job.id, "cluster": job.cluster, "run_dir": str(job.run_dir)}
-    typer.echo(json.dumps(told) if as_json else job.id)
+    with deferred_signals():  # a job that exists is named, also after Ctrl-C
+        job = story.deploy(
+            farm, tell=tell, sources=sources, trust_run_root=trust_run_root, beside=beside, companion=companion
+        )
+        told = {"job": job.id, "cluster": job.cluster, "run_dir": str(job.run_dir)}
+        typer.echo(json.dumps(told) if as_json else job.id)
     if wait is not None:
         story.wait_ready(job, timeout=wait, tell=tell)
     if as_json:

@@ -102,7 +102,8 @@ def status(
     Example: exatrkx-hpc status 4242
     """
     farm = resolved(config, site=site, run_root=run_root).farm
-    found = [story.find_job(farm, job)] if job is not None else list(story.jobs(farm))
+    tell = teller(as_json=as_json)
+    found = [story.find_job(farm, job, tell=tell)] if job is not None else list(story.jobs(farm, tell=tell))
     views = [story.status(one) for one in found]
     if as_json:
         typer.echo(json.dumps([view.as_dict() for view in views], indent=2))

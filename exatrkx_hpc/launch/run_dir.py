@@ -40,6 +40,11 @@ class FarmDir(os.PathLike[str]):
         return self.path / "scripts"
 
     @property
+    def submissions(self) -> Path:
+        """The folder of the submissions that have not finished, one JSON file each."""
+        return self.path / "submissions"
+
+    @property
     def python(self) -> Path:
         """The folder of the Python code that servers load, with a subfolder for each version."""
         return self.path / "python"
@@ -157,6 +162,11 @@ class RunDir(os.PathLike[str]):
     def embedded_job(self) -> Path:
         """The embedded scheduler's record of the job, JSON."""
         return self.path / "embedded-job.json"
+
+    @property
+    def session(self) -> Path:
+        """The session of a job of the embedded scheduler and its start in clock ticks, as the job itself writes it."""
+        return self.path / "session"
 
     @property
     def cancelled(self) -> Path:

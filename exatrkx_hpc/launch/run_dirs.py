@@ -16,7 +16,7 @@ from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 #: The end of the name of a script that `deploy` wrote.
-_OF_DEPLOY = re.compile(r"-[0-9]{8}-[0-9]{6}\.sbatch$")
+_OF_DEPLOY = re.compile(r"-[0-9]{8}-[0-9]{6}(?:-[0-9a-f]{8})?\.sbatch$")
 #: File systems in the memory of one machine or in one container.
 _OF_ONE_MACHINE = {"tmpfs", "ramfs", "devtmpfs", "overlay", "aufs", "squashfs", "rootfs"}
 _MOUNTS = Path("/proc/self/mountinfo")

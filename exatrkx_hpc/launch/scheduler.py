@@ -8,6 +8,7 @@ from typing import Protocol
 
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.job import JobInfo
+from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.launch.plan import FarmPlan
 
 
@@ -47,6 +48,10 @@ class Scheduler(Protocol):
 
     def submit(self, script: Path, plan: FarmPlan) -> str:
         """Submit `script` and return the job's ID; raises LaunchError if the scheduler refuses it."""
+        ...
+
+    def settle(self, tell: Tell = untold) -> bool:
+        """Take over the jobs of submissions that did not finish, each with news; return whether none is left open."""
         ...
 
     def info(self, job: str) -> JobInfo:

@@ -11,21 +11,26 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.errors import ExatrkxError, LaunchError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.job import JobInfo, JobState
+from exatrkx_hpc.base.news import Tell, untold
+from exatrkx_hpc.launch.events import JobAdopted
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 from exatrkx_hpc.launch.scheduler import JobMayRunError
-from exatrkx_hpc.launch.slurm.environment import chosen_cluster
+from exatrkx_hpc.launch.slurm.environment import chosen_cluster, chosen_clusters
 from exatrkx_hpc.launch.slurm.interactive import Allocation, Foreground, allocation, begin
 from exatrkx_hpc.launch.slurm.job import JobId, Owner
 from exatrkx_hpc.launch.slurm.scheduler import Slurm
+from exatrkx_hpc.launch.slurm.submissions import Submission, Submissions, sought
 from exatrkx_hpc.launch.slurm.submit import submit
 from exatrkx_hpc.launch.words import sh
 
 #: Content of the marker of a farm that a terminal runs: where the allocation comes from.
 _OURS, _THEIRS = "allocated by salloc\n", "allocation of a shell\n"
+#: In seconds. The clocks of this machine and of the file server may differ by this much.
+_SAME_TIME = 60.0
 #: Time, in seconds, that salloc needs to release its nodes.
 _RELEASE = 30.0
 
@@ -75,6 +80,7 @@ class FarmSlurm:
         self._clusters: dict[str | None, Slurm] = {}
         self._others: dict[tuple[str, str], str] = {}
         self._farm = FarmDir(run_root)
+        self._submissions = Submissions(self._farm.submissions)
         self._grace = grace
         self._here = interactive
         self._clock = clock
@@ -96,38 +102,118 @@ class FarmSlurm:
         """
         if self._here:
             return self._start(script, plan)
-        job = submit(script, name=plan.name, log=dict(plan.directives)["output"], options=plan.extra_directives)
-        self._slurm(job.cluster).heard()
-        try:
-            self._note(job, script, plan.name)
-        except BaseException as error:
-            where = self._farm.job(job.number)
-            why = f"{where} cannot be written ({error.strerror}); " if isinstance(error, OSError) else ""
+        begun = self._submissions.begun(
+            script,
+            name=plan.name,
+            clusters=chosen_clusters(os.environ, plan.extra_directives),
+            plan=plan.model_dump_json(indent=2),
+        )
+        with begun as submission:
+            job = self._submitted(submission, plan)
+            self._slurm(job.cluster).heard()
             try:
-                self._slurm(job.cluster).cancel(job.number, owner=self._owner(job.number), drain=False)
-            except LaunchError as other:
-                raise JobMayRunError(f"{why}job {job.number} may run ({other})") from error
-            if why:
-                raise LaunchError(f"{why}job cancelled") from error
-            raise
+                self._adopt(job, submission)
+            except BaseException as error:
+                self._give_up(job, submission, error)
+                raise
         return job.number
+
+    def _submitted(self, submission: Submission, plan: FarmPlan) -> JobId:
+        """Run sbatch; the submission stays on disk while a job may exist."""
+        directives = dict(plan.directives)
+        log, comment = directives["output"], directives.get("comment", "")
+        try:
+            return submit(submission, log=log, comment=comment, options=plan.extra_directives)
+        except JobMayRunError:
+            raise
+        except ExatrkxError:  # no job exists; after any other exception, one may
+            self._submissions.end(submission)
+            raise
+
+    def _give_up(self, job: JobId, submission: Submission, error: BaseException) -> None:
+        """Cancel a job that cannot be recorded; raises LaunchError for a run directory that cannot be written."""
+        where = self._farm.job(job.number)
+        why = f"{where} cannot be written ({error.strerror}); " if isinstance(error, OSError) else ""
+        try:
+            self._slurm(job.cluster).cancel(job.number, owner=self._owner(job.number), drain=False)
+        except LaunchError as other:
+            raise JobMayRunError(f"{why}job {job.number} may run ({other})") from error
+        self._submissions.end(submission)
+        if why:
+            raise LaunchError(f"{why}job cancelled") from error
 
     def _start(self, script: Path, plan: FarmPlan) -> str:
         inside = allocation(os.environ)
         if inside is not None:
             self._make_way(inside, plan.nodes)
-        started = begin(script, plan, inside=inside is not None)
+            return self._start_in(inside, script, plan)
+        begun = self._submissions.begun(
+            script,
+            name=plan.name,
+            clusters=chosen_clusters(os.environ, plan.extra_directives),
+            plan=plan.model_dump_json(indent=2),
+            interactive=True,
+        )
+        with begun as submission:
+            started = begin(script, plan, comment=submission.commented(dict(plan.directives).get("comment", "")))
+            try:
+                job = started.name()
+                cluster = chosen_cluster(os.environ, plan.extra_directives)
+                self._adopt(JobId(number=job, cluster=cluster), submission)
+            except BaseException:
+                started.kill()
+                self._submissions.end(submission)
+                raise
+        self._running[job] = started
+        return job
+
+    def _start_in(self, inside: Allocation, script: Path, plan: FarmPlan) -> str:
+        started = begin(script, plan, comment=None)
         try:
-            job = inside.job if inside is not None else started.name()
-            cluster = inside.cluster if inside is not None else chosen_cluster(os.environ, plan.extra_directives)
             # The allocation of a shell has its own name.
-            self._note(JobId(number=job, cluster=cluster), script, plan.name if inside is None else "")
-            write_whole(self._farm.job(job).interactive, _OURS if inside is None else _THEIRS)
+            self._note(JobId(number=inside.job, cluster=inside.cluster), script, "")
+            write_whole(self._farm.job(inside.job).interactive, _THEIRS)
         except BaseException:
             started.kill()
             raise
-        self._running[job] = started
-        return job
+        self._running[inside.job] = started
+        return inside.job
+
+    def _adopt(self, job: JobId, submission: Submission) -> None:
+        """Record the job in its run directory, then forget its submission; raises OSError if that fails."""
+        run_dir = self._farm.job(job.number)
+        _forget_former(run_dir, before=submission.began)
+        self._note(job, Path(submission.script), submission.name)
+        write_whole(run_dir.plan, submission.plan + "\n", mode=0o600)
+        if submission.interactive:
+            write_whole(run_dir.interactive, _OURS)
+        self._submissions.end(submission)
+
+    def settle(self, tell: Tell = untold) -> bool:
+        """Take over the jobs of submissions that did not finish, each with news; return whether none is left open.
+
+        Also forgets submissions that made no job. Slurm may be away or a disk full: then a submission stays open.
+        """
+        left = False
+        for submission in self._submissions.all():
+            if submission.in_progress():
+                continue
+            with contextlib.suppress(ExatrkxError, OSError):
+                if self._settled(submission, tell):
+                    continue
+            left = True
+        return not left
+
+    def _settled(self, submission: Submission, tell: Tell) -> bool:
+        late = submission.may_come()
+        found = sought(submission)
+        for job in found.jobs:
+            self._adopt(job, submission)
+            tell(JobAdopted(job=job.number, submitted=submission.began))
+        if found.jobs or (found.answered and not late):
+            self._submissions.end(submission)
+            return True
+        return False
 
     def _note(self, job: JobId, script: Path, name: str) -> None:
         """Record the job in its run directory: its number alone may be that of another job, now or later."""
@@ -242,6 +328,18 @@ class FarmSlurm:
         with contextlib.suppress(OSError):
             return self._farm.job(job).interactive.read_text() == _OURS
         return job in self._running and allocation(os.environ) is None
+
+
+def _forget_former(run_dir: RunDir, *, before: float) -> None:
+    """Remove the state of a former job with the same number; numbers start again when a cluster is set up anew.
+
+    The new job may already run, so only files that had not changed for a minute before the submission are removed.
+    """
+    state = (run_dir.stop, run_dir.exit_status, run_dir.interactive, run_dir.endpoint, *run_dir.records.glob("*"))
+    for old in state:
+        with contextlib.suppress(FileNotFoundError):
+            if old.lstat().st_mtime < before - _SAME_TIME:
+                old.unlink()
 
 
 def _exit_status(run_dir: RunDir) -> int | None:

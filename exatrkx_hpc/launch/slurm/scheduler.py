@@ -202,9 +202,9 @@ def ask(argv: list[str], *, cluster: str | None = None) -> Completed:
     program = find_program(argv[0], remedy=REMEDY)
     of = [f"--clusters={cluster}"] if cluster else []
     environment = slurm_environment(os.environ, clusters=cluster is None)
-    done = run(
-        [program, *of, *argv[1:]], timeout=60, env={**environment, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C.UTF-8"}
-    )
+    variables = {**environment, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C.UTF-8"}
+    # Ctrl-C must not end a command halfway: this program decides when to stop.
+    done = run([program, *of, *argv[1:]], timeout=60, env=variables, apart=True)
     return replace(done, stdout=plain_text(done.stdout), stderr=plain_text(done.stderr))
 
 

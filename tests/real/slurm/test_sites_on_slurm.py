@@ -136,19 +136,40 @@ def test_a_banner_of_each_command_changes_nothing(site: Site):
     assert accounted["state"] == "COMPLETED"
 
 
-def test_where_the_id_cannot_be_told_the_job_is_found_as_the_message_says(site: Site):
+def test_where_sbatch_does_not_tell_the_id_the_job_is_found_by_its_comment(site: Site):
     (site.home / "mute").mkdir(exist_ok=True)
     (site.home / "mute" / "sbatch").write_text("#!/bin/bash\n/usr/bin/sbatch \"$@\" >/dev/null && echo 'job taken'\n")
     (site.home / "mute" / "sbatch").chmod(0o755)
-    said = complaint(site.do("exatrkx-hpc", "deploy", env=path(site, "mute")), 4)
-    assert (
-        "contains no job ID: 'job taken'; the job may be queued or running: find it with 'squeue --me --name=exatrkx'"
-        in said
-    )
-    (job,) = site.good("squeue", "--me", "--name=exatrkx", "--noheader", "--format=%i").split()
-    until((site.home / "exatrkx-hpc" / job / "records").is_dir, what="the job's own folder")
+    job = site.good("exatrkx-hpc", "deploy", env=path(site, "mute"))
+    assert site.good("squeue", "--me", "--name=exatrkx", "--noheader", "--format=%i").split() == [job]
     site.serves(job)
     assert site.good("exatrkx-hpc", "stop", job) == f"job {job}: COMPLETED"
+    # A job that has left the queue is found in the accounting, by the command line of its sbatch.
+    (since,) = site.good("sacct", "-X", "-n", "-P", f"--jobs={job}", "--format=SubmitLine").split("--comment=")[1:]
+    assert since.startswith("exatrkx-hpc:")
+
+
+def test_a_deploy_that_is_killed_before_it_knows_its_job(site: Site):
+    """sbatch goes on alone; the next command takes the job over, and a next deploy submits no second one."""
+    (site.home / "slow").mkdir(exist_ok=True)
+    slow = site.home / "slow" / "sbatch"
+    slow.write_text('#!/bin/bash\n/usr/bin/sbatch "$@" >$HOME/answer; sleep 60\n')
+    slow.chmod(0o755)
+    deploy = site.cluster.head.spawn(
+        ["exatrkx-hpc", "deploy"], log=site.home / "killed.log", cwd=site.home, env=path(site, "slow")
+    )
+    answer = site.home / "answer"
+    until(lambda: answer.exists() and answer.read_text().strip().isdigit(), what="a job", deadline=60)
+    job = answer.read_text().strip()
+    deploy.kill()
+    site.good("pkill", "--full", f"^/bin/bash {slow} ")
+    told = site.do("exatrkx-hpc", "deploy")
+    said = told.stderr
+    assert told.returncode == 4 and f"did not finish, but submitted job {job}; use that job" in said, said
+    assert f"job {job} comes from the deploy of" in said
+    site.serves(job)
+    assert site.good("exatrkx-hpc", "stop", job) == f"job {job}: COMPLETED"
+    assert not (site.home / "exatrkx-hpc" / "submissions").exists()
 
 
 def test_a_cluster_by_name_is_kept(site: Site):

@@ -19,6 +19,7 @@ from exatrkx_hpc.launch.plan import make_plan
 from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 from exatrkx_hpc.launch.scheduler import JobMayRunError
 from exatrkx_hpc.launch.schedulers import farm_slurm
+from exatrkx_hpc.launch.slurm import submit as submitting
 from exatrkx_hpc.launch.slurm.farm_jobs import read_record
 
 #: Each notes its words; `queue` is what the cluster says of job 4242 (state and name).
@@ -35,6 +36,7 @@ SCANCEL = 'echo "$@" >>{folder}/scancel.calls; [ "$1" = --clusters=alpha ] && to
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     made = Cluster(tmp_path)
     made.put_on_path(monkeypatch)
+    monkeypatch.setattr(submitting, "_PATIENCE", 0)
     made.says("sbatch", "Welcome\n4242;alpha\n")
     made.instead("squeue", SQUEUE.format(folder=tmp_path))
     made.instead("scancel", SCANCEL.format(folder=tmp_path))
