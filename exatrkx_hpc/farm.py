@@ -289,6 +289,14 @@ def status(job: Job) -> JobStatus:
     return job_status(job.scheduler.info(job.id), job.run_dir, timeout=job.farm.monitor.probe_timeout)
 
 
+def statuses(jobs: Sequence[Job]) -> tuple[JobStatus, ...]:
+    """Return the current status of each of the jobs of one farm; the scheduler is asked once."""
+    if not jobs:
+        return ()
+    infos = jobs[0].scheduler.infos([job.id for job in jobs])
+    return tuple(job_status(infos[job.id], job.run_dir, timeout=job.farm.monitor.probe_timeout) for job in jobs)
+
+
 def wait_ready(job: Job, *, timeout: float, tell: Tell = untold) -> JobStatus:
     """Wait until every server of `job` is ready and return that status; report each change to `tell`.
 
@@ -322,7 +330,7 @@ def clean(farm: Farm, *, older_than: float) -> tuple[str, ...]:
     """
     folder, scheduler = FarmDir.of(farm), scheduler_of(farm)
     scheduler.settle()
-    old = old_jobs(folder, older_than=older_than, is_over=lambda job: scheduler.info(job).state.over)
+    old = old_jobs(folder, older_than=older_than, infos=scheduler.infos)
     for job in old:
         remove(folder.job(job))
     remove_old_scripts(folder, older_than=older_than)

@@ -104,7 +104,7 @@ def status(
     farm = resolved(config, site=site, run_root=run_root).farm
     tell = teller(as_json=as_json)
     found = [story.find_job(farm, job, tell=tell)] if job is not None else list(story.jobs(farm, tell=tell))
-    views = [story.status(one) for one in found]
+    views = story.statuses(found)
     if as_json:
         typer.echo(json.dumps([view.as_dict() for view in views], indent=2))
         return

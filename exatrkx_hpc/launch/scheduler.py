@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -59,6 +60,13 @@ class Scheduler(Protocol):
 
         Raises SchedulerSilentError if the scheduler has not answered since this program started, and LaunchError if the
         scheduler knows that it never had the job.
+        """
+        ...
+
+    def infos(self, jobs: Sequence[str]) -> dict[str, JobInfo]:
+        """Return the current states of `jobs`, in one query if the scheduler has one; see `info`.
+
+        A job that the scheduler never had is UNKNOWN.
         """
         ...
 

@@ -13,7 +13,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -132,6 +132,16 @@ class EmbeddedScheduler:
             submit=record.submit,
             start=record.submit,
         )
+
+    def infos(self, jobs: Sequence[str]) -> dict[str, JobInfo]:
+        """Return the current states of `jobs`; UNKNOWN for a job that this scheduler does not know."""
+        return {job: self._info(job) for job in jobs}
+
+    def _info(self, job: str) -> JobInfo:
+        try:
+            return self.info(job)
+        except LaunchError as error:
+            return JobInfo(id=job, state=JobState.UNKNOWN, reason=str(error))
 
     def _state(self, job: str, record: _Job) -> JobState:
         run_dir = self._farm.job(job)

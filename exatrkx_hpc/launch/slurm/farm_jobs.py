@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +18,12 @@ from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.launch.events import JobAdopted
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
-from exatrkx_hpc.launch.scheduler import JobMayRunError
+from exatrkx_hpc.launch.scheduler import JobMayRunError, SchedulerSilentError
 from exatrkx_hpc.launch.slurm.environment import chosen_cluster, chosen_clusters
 from exatrkx_hpc.launch.slurm.interactive import Allocation, Foreground, allocation, begin
 from exatrkx_hpc.launch.slurm.job import JobId, Owner
 from exatrkx_hpc.launch.slurm.scheduler import Slurm
+from exatrkx_hpc.launch.slurm.snapshot import unknown
 from exatrkx_hpc.launch.slurm.submissions import Submission, Submissions, sought
 from exatrkx_hpc.launch.slurm.submit import submit
 from exatrkx_hpc.launch.words import sh
@@ -79,6 +80,7 @@ class FarmSlurm:
         self._make = cluster
         self._clusters: dict[str | None, Slurm] = {}
         self._others: dict[tuple[str, str], str] = {}
+        self._began: dict[str, float] = {}
         self._farm = FarmDir(run_root)
         self._submissions = Submissions(self._farm.submissions)
         self._grace = grace
@@ -249,11 +251,52 @@ class FarmSlurm:
 
     def info(self, job: str) -> JobInfo:
         """Return the job's current state; UNKNOWN with a reason if Slurm does not report it."""
-        run_dir = self._farm.job(job)
-        record = read_record(run_dir)
-        found = replace(self._slurm(record.cluster).info(job), cluster=record.cluster or "")
+        return self.infos([job])[job]
+
+    def infos(self, jobs: Sequence[str]) -> dict[str, JobInfo]:
+        """Return the current states of `jobs` from one query of each cluster; see `info`.
+
+        Jobs of a silent cluster are UNKNOWN; raises SchedulerSilentError if no cluster answers.
+        """
+        records = {job: read_record(self._farm.job(job)) for job in jobs}
+        found: dict[str, JobInfo] = {}
+        silent: list[SchedulerSilentError] = []
+        clusters = dict.fromkeys(record.cluster for record in records.values())
+        for cluster in clusters:
+            there = [job for job in jobs if records[job].cluster == cluster]
+            try:
+                found |= self._on(cluster, there)
+            except SchedulerSilentError as error:
+                silent.append(error)
+                found |= {job: unknown(job, str(error), answered=False) for job in there}
+        if silent and len(silent) == len(clusters):
+            raise silent[0]
+        return {job: self._explained(found[job], records[job]) for job in jobs}
+
+    def _on(self, cluster: str | None, jobs: Sequence[str]) -> dict[str, JobInfo]:
+        slurm = self._slurm(cluster)
+        infos = slurm.infos(jobs)
+        begun = [job for job in jobs if infos[job].state is JobState.PENDING and self._has_begun(job)]
+        if begun:
+            slurm.look_again()
+            infos = slurm.infos(jobs)
+        return infos
+
+    def _has_begun(self, job: str) -> bool:
+        """Return whether the script of the job has begun to run since the last call: Slurm's answer is too old."""
+        try:
+            now = self._farm.job(job).server_script.stat().st_mtime
+        except OSError:
+            now = 0.0
+        before = self._began.setdefault(job, now)
+        self._began[job] = now
+        return now != before
+
+    def _explained(self, info: JobInfo, record: SlurmRecord) -> JobInfo:
+        run_dir = self._farm.job(info.id)
+        found = replace(info, cluster=record.cluster or "")
         if why := self._another(found, record):
-            return JobInfo(id=job, state=JobState.UNKNOWN, reason=why, cluster=found.cluster)
+            return JobInfo(id=info.id, state=JobState.UNKNOWN, reason=why, cluster=found.cluster)
         if found.state is JobState.RUNNING and run_dir.interactive.exists():
             return self._of_terminal(found, run_dir)
         seen = run_dir.server_script.exists() or run_dir.job_log.exists()

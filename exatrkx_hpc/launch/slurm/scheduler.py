@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -96,11 +96,20 @@ class Slurm:
 
         Raises SchedulerSilentError if Slurm has not answered since this object was created.
         """
-        info = self._jobs.info(job)
-        self._answered = self._answered or info.answered
-        if not self._answered:
-            raise SchedulerSilentError(f"Slurm does not answer: {info.reason}; {WHEN_IT_IS_BACK}")
-        return info
+        return self.infos([job])[job]
+
+    def infos(self, jobs: Sequence[str]) -> dict[str, JobInfo]:
+        """Return the current states of `jobs` from one query; see `info`."""
+        found = self._jobs.infos(jobs)
+        self._answered = self._answered or any(info.answered for info in found.values())
+        if found and not self._answered:
+            why = next(iter(found.values())).reason
+            raise SchedulerSilentError(f"Slurm does not answer: {why}; {WHEN_IT_IS_BACK}")
+        return found
+
+    def look_again(self) -> None:
+        """Query Slurm at the next `info`, however young the last answer is."""
+        self._jobs.forget()
 
     def heard(self) -> None:
         """Note that Slurm has answered, for example to sbatch; later silence then raises no SchedulerSilentError."""

@@ -130,3 +130,31 @@ def test_a_job_whose_folder_cannot_be_written_is_named_though_slurm_is_silent_no
 def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, content: bytes):
     RunDir(tmp_path).slurm_job.write_bytes(content)
     assert read_record(RunDir(tmp_path)).cluster is None
+
+
+def test_a_pending_job_whose_script_has_begun_is_asked_for_at_once(cluster: Cluster, tmp_path: Path):
+    """Otherwise a job that has just started would be told as pending for half a minute."""
+    cluster.instead("squeue", SQUEUE.format(folder=tmp_path).replace("state=RUNNING", f"state=$(cat {tmp_path}/state)"))
+    (tmp_path / "state").write_text("PENDING")
+    submitted(tmp_path)
+    made = resolve(flags={"run_root": str(tmp_path / "runs")}, ambient=False).farm
+    scheduler = farm_slurm(made)
+    assert scheduler.info("4242").state is JobState.PENDING
+    (tmp_path / "state").write_text("RUNNING")
+    assert scheduler.info("4242").state is JobState.PENDING
+    FarmDir.of(made).job("4242").server_script.write_text("")
+    assert scheduler.info("4242").state is JobState.RUNNING
+
+
+def test_a_silent_cluster_does_not_hide_the_jobs_of_another(cluster: Cluster, tmp_path: Path):
+    submitted(tmp_path)
+    other = RunDir(tmp_path / "runs" / "7")
+    other.path.mkdir()
+    other.slurm_job.write_text('{"cluster": "beta"}')
+    down = 'case $1 in --clusters=beta) echo "squeue: error: down" >&2; exit 1 ;; esac\n'
+    cluster.instead("squeue", down + SQUEUE.format(folder=tmp_path))
+    made = resolve(flags={"run_root": str(tmp_path / "runs")}, ambient=False).farm
+    found = farm_slurm(made).infos(["7", "4242"])
+    assert (found["4242"].state, found["7"].state, found["7"].answered) == (JobState.RUNNING, JobState.UNKNOWN, False)
+    with pytest.raises(LaunchError, match="down"):
+        farm_slurm(made).infos(["7"])
