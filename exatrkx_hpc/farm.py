@@ -12,25 +12,30 @@ The command line calls the same functions and prints their results.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exatrkx_hpc import prepare
-from exatrkx_hpc.base.errors import ExatrkxError, LaunchError
+from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, LaunchError
 from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.news import News, Tell, of_job, untold
 from exatrkx_hpc.base.ownership import farm_id
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.config.values import least_ready
 from exatrkx_hpc.fleet.background import Background, start_in_background
 from exatrkx_hpc.fleet.balancer.balancers import balancer_of, end_left, kind_of
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, read_endpoint, remove_endpoint, running_endpoint
+from exatrkx_hpc.fleet.endpoints import monitor_lives, only_endpoint
 from exatrkx_hpc.fleet.monitor import Monitor
+from exatrkx_hpc.fleet.readiness import ReadyWait
 from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
 from exatrkx_hpc.fleet.status import JobStatus, job_status, wait_until_ready
 from exatrkx_hpc.fleet.watch import Watch
@@ -38,7 +43,7 @@ from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.render import render_job
 from exatrkx_hpc.launch.run_dir import LATEST, FarmDir, RunDir
 from exatrkx_hpc.launch.run_dirs import old_jobs, remove, remove_old_scripts, remove_script
-from exatrkx_hpc.launch.scheduler import JobMayRunError, Scheduler
+from exatrkx_hpc.launch.scheduler import JobMayRunError, Scheduler, SchedulerSilentError
 from exatrkx_hpc.launch.schedulers import farm_slurm, scheduler_of
 from exatrkx_hpc.launch.slurm.farm_jobs import read_record
 from exatrkx_hpc.launch.words import Word
@@ -49,6 +54,9 @@ if TYPE_CHECKING:  # imported where a run begins: NumPy and gRPC take longer tha
     from exatrkx_hpc.work.run.report import Report
     from exatrkx_hpc.work.run.run import Settings
 
+_DAY = 86400.0
+#: In seconds. A monitor that has just been started holds its lock after this time.
+_FIRST = 3.0
 #: In seconds. An earlier submission is clear after this time, unless Slurm does not answer.
 _SETTLED = 60.0
 
@@ -167,12 +175,15 @@ def _settle_first(scheduler: Scheduler, farm: Farm, tell: Tell) -> None:
         )
 
 
-def find_job(farm: Farm, job: str = LATEST, *, tell: Tell = untold) -> Job:
-    """Return a submitted job by its ID, or the newest one.
+def find_job(farm: Farm, job: str | None = None, *, tell: Tell = untold) -> Job:
+    """Return a submitted job by its ID; without one, the only live job, or the newest job if none lives.
 
-    `job` may name the cluster, `ID;CLUSTER`. A job that an interrupted deploy submitted is recorded first, with news.
-    Raises LaunchError when the job has no run directory or belongs to another cluster.
+    `job` may name the cluster, `ID;CLUSTER`; `latest` is the newest job, which has the highest ID. A job that an
+    interrupted deploy submitted is recorded first, with news. Raises LaunchError when the job has no run directory or
+    belongs to another cluster, or without an ID when several jobs live.
     """
+    if job is None:
+        return only_job(farm, candidates(farm, tell=tell))
     scheduler_of(farm).settle(tell)
     known = FarmDir.of(farm).job_ids()
     job, _, cluster = job.partition(";")
@@ -186,6 +197,41 @@ def find_job(farm: Farm, job: str = LATEST, *, tell: Tell = untold) -> Job:
     if cluster and cluster != found.cluster:
         raise LaunchError(f"job {job} of {farm.run_root} does not belong to cluster {cluster}; omit ';{cluster}'")
     return found
+
+
+def candidates(farm: Farm, *, tell: Tell = untold) -> tuple[tuple[Job, JobInfo], ...]:
+    """Return the jobs that a command without a job ID may mean: all live jobs, or the newest job if none lives.
+
+    While the scheduler is silent, every job may live. So may a job that the scheduler does not know, for a day: it may
+    have been submitted just now.
+    """
+    known = tuple(jobs(farm, tell=tell))
+    if len(known) < 2:
+        return tuple((job, JobInfo(id=job.id, state=JobState.UNKNOWN)) for job in known)
+    try:
+        infos = known[0].scheduler.infos([job.id for job in known])
+    except SchedulerSilentError as error:
+        infos = {job.id: JobInfo(id=job.id, state=JobState.UNKNOWN, reason=str(error), answered=False) for job in known}
+    live = tuple((job, infos[job.id]) for job in known if _may_live(job, infos[job.id]))
+    return live or ((known[-1], infos[known[-1].id]),)
+
+
+def _may_live(job: Job, info: JobInfo) -> bool:
+    if info.state is not JobState.UNKNOWN or not info.answered:
+        return not info.state.over
+    with suppress(OSError):
+        return job.run_dir.path.stat().st_mtime > time.time() - _DAY
+    return False
+
+
+def only_job(farm: Farm, found: Sequence[tuple[Job, JobInfo]]) -> Job:
+    """Return the only one of these jobs; raises LaunchError with their IDs if there are several, or none."""
+    if not found:
+        raise LaunchError(f"no job in {farm.run_root}; submit one with 'exatrkx-hpc deploy', or set another run_root")
+    if len(found) > 1:
+        each = ", ".join(f"{job.id} ({info.state.value})" for job, info in found)
+        raise LaunchError(f"{len(found)} jobs of {farm.run_root} live: {each}; name the one that you mean")
+    return found[0][0]
 
 
 def watch(job: Job, *, tell: Tell = untold) -> Watch:
@@ -297,13 +343,28 @@ def statuses(jobs: Sequence[Job]) -> tuple[JobStatus, ...]:
     return tuple(job_status(infos[job.id], job.run_dir, timeout=job.farm.monitor.probe_timeout) for job in jobs)
 
 
-def wait_ready(job: Job, *, timeout: float, tell: Tell = untold) -> JobStatus:
-    """Wait until every server of `job` is ready and return that status; report each change to `tell`.
+def wait_ready(
+    job: Job,
+    *,
+    timeout: float,
+    queue_timeout: float = math.inf,
+    min_ready: int | str | None = None,
+    tell: Tell = untold,
+) -> JobStatus:
+    """Wait until enough servers of `job` are ready and return that status; report each change to `tell`.
 
-    Raises EndpointError when the job ends first, or after `timeout` seconds.
+    `min_ready` is a number of servers or a share such as `90%`, by default `job.min_ready`. Raises EndpointError when
+    the job ends first, `timeout` seconds after its start, or after `queue_timeout` seconds in the queue.
     """
-    wanted = job.farm.job.nodes * job.farm.server.servers_per_node
-    return wait_until_ready(lambda: status(job), wanted=wanted, timeout=timeout, tell=tell)
+    servers = servers_of(job.farm)
+    wanted = least_ready(str(min_ready or job.farm.job.min_ready), servers)
+    wait = ReadyWait(wanted=wanted, servers=servers, timeout=timeout, queue_timeout=queue_timeout)
+    return wait_until_ready(lambda: status(job), wait=wait, tell=tell)
+
+
+def servers_of(farm: Farm) -> int:
+    """Return the number of servers of a job of `farm`."""
+    return farm.job.nodes * farm.server.servers_per_node
 
 
 def setup(
@@ -338,19 +399,30 @@ def clean(farm: Farm, *, older_than: float) -> tuple[str, ...]:
 
 
 @contextmanager
-def running(farm: Farm, *, tell: Tell = untold, wait: float = 600.0) -> Iterator[tuple[Job, Watch]]:
+def running(
+    farm: Farm,
+    *,
+    tell: Tell = untold,
+    wait: float = 600.0,
+    queue_wait: float = math.inf,
+    min_ready: int | str | None = None,
+) -> Iterator[tuple[Job, Watch]]:
     """Deploy `farm`, run its endpoint inside the block, and stop both when the block ends.
 
-    All servers are ready when the block begins; raises EndpointError when they are not ready within `wait` seconds.
+    The block begins when `min_ready` servers are ready: a number or a share such as `90%`, by default `job.min_ready`.
+    Raises EndpointError when they are not ready `wait` seconds after the start of the job, or after `queue_wait`
+    seconds in the queue.
     """
     job: Job | None = None
     monitor: Watch | None = None
+    servers = servers_of(farm)
+    wanted = least_ready(str(min_ready or farm.job.min_ready), servers)
     try:
         with deferred_signals():
             job = deploy(farm, tell=tell)
             monitor = watch(job, tell=tell)
             monitor.start()
-        monitor.wait_ready(farm.job.nodes * farm.server.servers_per_node, timeout=wait)
+        monitor.wait_ready(wanted, of=servers, timeout=wait, queue_timeout=queue_wait)
         yield job, monitor
         monitor.raise_error()
     finally:
@@ -374,11 +446,13 @@ def up(
     flags: Mapping[str, object] | None = None,
     tell: Tell = untold,
     wait: float = 600.0,
+    queue_wait: float = math.inf,
+    min_ready: int | str | None = None,
 ) -> Iterator[Endpoint]:
     """Start the farm of `file` and yield its endpoint; leaving the block stops the farm.
 
-    `flags` override values of the file by dotted key, such as `{"job.nodes": 2}`. The servers must be ready within
-    `wait` seconds. Raises ConfigError, MissingComponent, LaunchError, ModelError, EndpointError.
+    `flags` override values of the file by dotted key, such as `{"job.nodes": 2}`. See `running` for `wait`,
+    `queue_wait` and `min_ready`. Raises ConfigError, MissingComponent, LaunchError, ModelError, EndpointError.
     """
     farm = resolve(file, flags=flags).farm
     clients = farm.clients
@@ -388,7 +462,7 @@ def up(
     chosen = workload_of(clients.model, default=clients.workload, folder=clients.workloads)
     chosen.requests(clients.mode)  # raises ConfigError for mode direct before anything starts
     with (
-        running(farm, tell=tell, wait=wait) as (_, monitor),
+        running(farm, tell=tell, wait=wait, queue_wait=queue_wait, min_ready=min_ready) as (_, monitor),
         Endpoint(
             monitor.endpoint,
             workload=chosen,
@@ -401,10 +475,27 @@ def up(
         yield endpoint
 
 
-def endpoint_record(farm: Farm, job: str = LATEST, *, tell: Tell = untold) -> EndpointRecord:
-    """Return the addresses of the endpoint of `job`, by default of the job monitored last.
+def endpoint_record(farm: Farm, job: str | None = None, *, wait: float = 0.0, tell: Tell = untold) -> EndpointRecord:
+    """Return the addresses of the endpoint of `job`, by default of the only endpoint of the run root.
 
-    If its monitor is gone, but its balancer still answers, `tell` gets MonitorAbsent. Raises EndpointError when there
-    is no endpoint, or nothing of this job answers at its address.
+    Waits up to `wait` seconds for a monitor that has not opened its endpoint yet. Raises EndpointError when no monitor
+    runs, or without `job` when several endpoints run; LaunchError for an unknown job. If its monitor is gone, but its
+    balancer still answers, `tell` gets MonitorAbsent.
     """
-    return running_endpoint(FarmDir.of(farm), job, tell=tell)
+    folder = FarmDir.of(farm)
+    named = find_job(farm, job).id if job is not None else None
+    began = time.monotonic()
+    while True:
+        try:
+            return running_endpoint(folder, named, tell=tell) if named is not None else only_endpoint(folder, tell)
+        except EndpointError:
+            waited = time.monotonic() - began
+            if waited >= wait or (waited >= _FIRST and not _may_open(folder, named)):
+                raise
+        time.sleep(0.2)
+
+
+def _may_open(folder: FarmDir, job: str | None) -> bool:
+    """Return whether a monitor lives that has no endpoint yet."""
+    jobs = (folder.job(one) for one in (folder.job_ids() if job is None else (job,)))
+    return any(not one.endpoint.exists() and monitor_lives(one) for one in jobs)

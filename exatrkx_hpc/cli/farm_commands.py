@@ -15,16 +15,14 @@ from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.base.signals import deferred_signals, unwound
+from exatrkx_hpc.cli.choice import JobId, chosen_job
 from exatrkx_hpc.cli.interactive import refuse_mixture, run_here, what_would_run, within_allocation
 from exatrkx_hpc.cli.news import not_waiting, teller
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, JsonLines, RunRoot, SiteName, resolved, say
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.events import MonitorLeft, MonitorStopped
 from exatrkx_hpc.launch.in_job import monitor_words
-from exatrkx_hpc.launch.run_dir import LATEST
 from exatrkx_hpc.launch.words import Word
-
-JobId = Annotated[str, typer.Argument(help="Job ID, as printed by deploy; latest is the newest job.")]
 
 
 def deploy(
@@ -44,7 +42,14 @@ def deploy(
     ] = None,
     engine: EngineName = None,
     wait: Annotated[
-        float | None, typer.Option("--wait", min=1, help="Wait until every server is ready, for at most N seconds.")
+        float | None,
+        typer.Option("--wait", min=1, help="Wait until the servers are ready, at most N seconds after the job starts."),
+    ] = None,
+    min_ready: Annotated[
+        str | None,
+        typer.Option(
+            "--min-ready", help="With --wait: number or share of servers, such as 90% (default: job.min_ready)."
+        ),
     ] = None,
     interactive: Annotated[
         bool, typer.Option("--interactive", help="Run the farm and its endpoint in this terminal until Ctrl-C.")
@@ -81,6 +86,7 @@ def deploy(
         job__qos=qos,
         job__partition=partition,
         job__time=time,
+        job__min_ready=min_ready,
         server__engine=engine,
     )
     if interactive:
@@ -140,7 +146,7 @@ def _submit(
 
 
 def monitor(
-    job: JobId = LATEST,
+    job: JobId = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Run in the background; survives this terminal. Prints how to stop it.")
     ] = False,
@@ -162,7 +168,7 @@ def monitor(
 
     Example: exatrkx-hpc monitor 4242
     """
-    found = story.find_job(resolved(config, site=site, run_root=run_root).farm, job)
+    found = chosen_job(resolved(config, site=site, run_root=run_root).farm, job, tell=teller(as_json=as_json))
     if detach:
         options = {"--config": config, "--site": site, "--run-root": run_root}
         given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
@@ -201,12 +207,17 @@ def _monitor(found: story.Job, *, leave: bool, tell: Tell) -> None:
         raise LaunchError(f"{view.sentence}; the logs are in {found.run_dir.logs}")
 
 
-def stop(job: JobId = LATEST, config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None) -> None:
+def stop(
+    job: JobId = None,
+    config: ConfigFile = None,
+    site: SiteName = None,
+    run_root: RunRoot = None,
+) -> None:
     """Drain the servers of a job, then end the job.
 
     Example: exatrkx-hpc stop 4242
     """
-    found = story.find_job(resolved(config, site=site, run_root=run_root).farm, job)
+    found = chosen_job(resolved(config, site=site, run_root=run_root).farm, job, tell=teller())
     say(f"job {found.id}: draining, then ending")
     story.stop(found)
     typer.echo(f"job {found.id}: {found.scheduler.info(found.id).state.value}")

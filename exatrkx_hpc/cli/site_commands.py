@@ -14,11 +14,12 @@ from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.errors import InputError, MissingComponent
 from exatrkx_hpc.base.follow import Follower
 from exatrkx_hpc.base.readable import duration
+from exatrkx_hpc.cli.choice import JobId, chosen_job
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, console, resolved
 from exatrkx_hpc.doctor import Finding, examine
 from exatrkx_hpc.fleet.reasons import reasons_of
-from exatrkx_hpc.launch.run_dir import LATEST, FarmDir
+from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.run_dirs import parse_age
 from exatrkx_hpc.prepare import plan
 
@@ -131,7 +132,7 @@ def status(
 
 
 def logs(
-    job: Annotated[str, typer.Argument(help="Job ID; latest is the newest job.")] = LATEST,
+    job: JobId = None,
     server: Annotated[str | None, typer.Argument(help="Server name (default: all servers).")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the logs until Ctrl-C.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Number of lines from the end of each log.")] = 20,
@@ -143,7 +144,7 @@ def logs(
 
     Example: exatrkx-hpc logs 4242 nid001234-0 -f
     """
-    found = story.find_job(resolved(config, site=site, run_root=run_root).farm, job)
+    found = chosen_job(resolved(config, site=site, run_root=run_root).farm, job, tell=teller())
     files = found.run_dir.log_files(server)
     if not files:
         there = ", ".join(path.stem for path in found.run_dir.log_files()) or "none yet"

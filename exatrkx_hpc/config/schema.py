@@ -18,6 +18,7 @@ from exatrkx_hpc.config.values import (
     LabelFormat,
     Line,
     Memory,
+    MinReady,
     Mode,
     Mount,
     Name,
@@ -85,6 +86,9 @@ class JobSection(_Section):
     )
     gpu_bind: Line = Field("", description="how Slurm binds servers to GPUs, such as none or closest")
     signal: SignalSpec = Field("B:TERM@60", description="signal before the time limit, on which the servers drain")
+    min_ready: MinReady = Field(
+        "100%", description="servers that must be ready before work begins: a number, or a share such as 90%"
+    )
     requeue: bool = Field(False, description="requeue the job after a node failure")
     mail_type: Line = Field("", description="when to send mail, such as END,FAIL")
     mail_user: Line = Field("", description="mail address")
