@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ from exatrkx_hpc.launch.words import sh
 
 #: Content of the marker of a farm that a terminal runs: where the allocation comes from.
 _OURS, _THEIRS = "allocated by salloc\n", "allocation of a shell\n"
+#: Ends after which Slurm requeues a job that allows it, and the seconds that this may take.
+_MAY_RESTART, _REQUEUED = {JobState.PREEMPTED, JobState.NODE_FAIL}, 60.0
 #: In seconds. The clocks of this machine and of the file server may differ by this much.
 _SAME_TIME = 60.0
 #: Time, in seconds, that salloc needs to release its nodes.
@@ -81,6 +84,7 @@ class FarmSlurm:
         self._clusters: dict[str | None, Slurm] = {}
         self._others: dict[tuple[str, str], str] = {}
         self._began: dict[str, float] = {}
+        self._ended: dict[str, float] = {}
         self._farm = FarmDir(run_root)
         self._submissions = Submissions(self._farm.submissions)
         self._grace = grace
@@ -299,11 +303,20 @@ class FarmSlurm:
             return JobInfo(id=info.id, state=JobState.UNKNOWN, reason=why, cluster=found.cluster)
         if found.state is JobState.RUNNING and run_dir.interactive.exists():
             return self._of_terminal(found, run_dir)
+        if found.state in _MAY_RESTART and _requeues(run_dir) and self._lately(found):
+            # Slurm reports the end of a run before it queues the job again.
+            return replace(found, state=JobState.COMPLETING, reason=f"{found.state.value}, Slurm may requeue it")
         seen = run_dir.server_script.exists() or run_dir.job_log.exists()
         if found.state is JobState.FAILED and found.nodes and run_dir.path.is_dir() and not seen:
             why = f"{found.nodes[0]} wrote nothing to {self._farm}; set run_root to a folder that all nodes share"
             return replace(found, reason=why)
         return found
+
+    def _lately(self, info: JobInfo) -> bool:
+        """Return whether the job ended less than a minute ago; without the time of its end, since it was first seen."""
+        if info.end is not None:
+            return time.time() < info.end + _REQUEUED
+        return self._clock() < self._ended.setdefault(info.id, self._clock()) + _REQUEUED
 
     def _another(self, found: JobInfo, record: SlurmRecord) -> str:
         """Return why Slurm's job with this number is not the submitted job; '' if it is."""
@@ -371,6 +384,13 @@ class FarmSlurm:
         with contextlib.suppress(OSError):
             return self._farm.job(job).interactive.read_text() == _OURS
         return job in self._running and allocation(os.environ) is None
+
+
+def _requeues(run_dir: RunDir) -> bool:
+    """Return whether the job was submitted with `requeue`, by the plan in its run directory."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return any(name == "requeue" for name, _ in json.loads(run_dir.plan.read_bytes())["directives"])
+    return False
 
 
 def _forget_former(run_dir: RunDir, *, before: float) -> None:

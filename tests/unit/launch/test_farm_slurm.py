@@ -158,3 +158,27 @@ def test_a_silent_cluster_does_not_hide_the_jobs_of_another(cluster: Cluster, tm
     assert (found["4242"].state, found["7"].state, found["7"].answered) == (JobState.RUNNING, JobState.UNKNOWN, False)
     with pytest.raises(LaunchError, match="down"):
         farm_slurm(made).infos(["7"])
+
+
+@pytest.mark.parametrize("ended", ["PREEMPTED", "NODE_FAIL"])
+def test_a_job_that_slurm_requeues_has_not_ended(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: str
+):
+    cluster.instead("squeue", SQUEUE.format(folder=tmp_path).replace("state=RUNNING", f"state={ended}"))
+    made = resolve(flags={"run_root": str(tmp_path / "runs"), "job.requeue": True}, ambient=False).farm
+    (tmp_path / "runs").mkdir()
+    clock = [0.0]
+    scheduler = farm_slurm(made)
+    monkeypatch.setattr(scheduler, "_clock", lambda: clock[0])
+    job = scheduler.submit(tmp_path / "runs" / "farm.sbatch", make_plan(made))
+    now = scheduler.info(job)
+    assert (now.state, now.reason) == (JobState.COMPLETING, f"{ended}, Slurm may requeue it")
+    clock[0] = 61.0
+    assert scheduler.info(job).state is JobState[ended], "Slurm has not requeued it"
+
+
+def test_without_requeue_it_has_ended(cluster: Cluster, tmp_path: Path):
+    cluster.instead("squeue", SQUEUE.format(folder=tmp_path).replace("state=RUNNING", "state=PREEMPTED"))
+    submitted(tmp_path)
+    made = resolve(flags={"run_root": str(tmp_path / "runs")}, ambient=False).farm
+    assert farm_slurm(made).info("4242").state is JobState.PREEMPTED
