@@ -208,7 +208,6 @@ def test_plain_lines():
         name="a b|c",
         submit=1795329367,
         start=1795329367,
-        restarts=0,
     )
     assert {job: info.state.value for job, info in jobs.items()} == {
         "1": "RUNNING",
