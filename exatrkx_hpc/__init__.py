@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         EndpointOpened,
         JobChanged,
         JobProgress,
+        JobStopping,
         LocksMissing,
         MemberChanged,
         MetricsStoreEnded,
@@ -133,6 +134,7 @@ __all__ = [
     "JobAdopted",
     "JobChanged",
     "JobProgress",
+    "JobStopping",
     "LaunchError",
     "Level",
     "LocksMissing",
@@ -206,7 +208,7 @@ _HOMES = {
         "config.schema": "Farm",
         "farm": "Job deploy endpoint_record find_job run_clients running script setup stop up watch",
         "fleet.events": "BalancerEnded BalancerReloaded BalancerWarned EndpointOpened JobChanged JobProgress "
-        "LocksMissing MemberChanged MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted "
+        "JobStopping LocksMissing MemberChanged MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted "
         "MonitorAbsent MonitorFailed MonitorLeft MonitorStopped NotApplied NotObserved "
         "SchedulerSilent",
         "launch.events": "ImageFound ImagePulling JobAdopted ModelsBuilding ModelsWithoutPackages PackagesFetching "

@@ -38,6 +38,7 @@ from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.readiness import ReadyWait
 from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
 from exatrkx_hpc.fleet.status import JobStatus, job_status, wait_until_ready
+from exatrkx_hpc.fleet.stopping import stop_news
 from exatrkx_hpc.fleet.watch import Watch
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.render import render_job
@@ -306,12 +307,13 @@ def run_clients_on_nodes(
         return run_on_nodes(settings, progress, nodes=nodes, tell=tell)
 
 
-def stop(job: Job, *, drain: bool = True) -> None:
+def stop(job: Job, *, drain: bool = True, tell: Tell = untold) -> None:
     """Stop `job`. With `drain`, its servers first leave the balancer and finish their requests.
 
-    Also end a balancer of the job that runs on this machine without a monitor.
+    `tell` gets every 10 s what the stop waits for. Also end a balancer of the job that runs on this machine without a
+    monitor.
     """
-    with deferred_signals():
+    with deferred_signals(), stop_news(job.run_dir, lambda: job.scheduler.info(job.id), tell):
         job.scheduler.cancel(job.id, drain=drain)
         record = read_endpoint(job.run_dir)
         if record is not None and not record.has_monitor(time.time()):

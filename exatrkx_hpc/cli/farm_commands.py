@@ -18,7 +18,7 @@ from exatrkx_hpc.base.signals import deferred_signals, unwound
 from exatrkx_hpc.cli.choice import JobId, chosen_job
 from exatrkx_hpc.cli.interactive import refuse_mixture, run_here, what_would_run, within_allocation
 from exatrkx_hpc.cli.news import not_waiting, teller
-from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, JsonLines, RunRoot, SiteName, resolved, say
+from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, JsonLines, RunRoot, SiteName, answer, resolved, say
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.events import MonitorLeft, MonitorStopped
 from exatrkx_hpc.launch.in_job import monitor_words
@@ -212,12 +212,24 @@ def stop(
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Drain the servers of a job, then end the job.
 
+    Prints every 10 s what it waits for. A job that has ended stays as it is.
+
     Example: exatrkx-hpc stop 4242
     """
-    found = chosen_job(resolved(config, site=site, run_root=run_root).farm, job, tell=teller())
-    say(f"job {found.id}: draining, then ending")
-    story.stop(found)
-    typer.echo(f"job {found.id}: {found.scheduler.info(found.id).state.value}")
+    tell = teller(as_json=as_json)
+    found = chosen_job(resolved(config, site=site, run_root=run_root).farm, job, tell=tell)
+    now = story.status(found).info
+    ended = now.state.over
+    if not (ended or as_json):
+        say(f"job {found.id}: {'cancelling' if now.state is JobState.PENDING else 'draining, then ending'}")
+    story.stop(found, tell=tell)  # also ends what an ended job has left
+    if not ended:
+        now = story.status(found).info
+    line = f"job {found.id} has ended: {now.state.value}" if ended else f"job {found.id}: {now.state.value}"
+    if ended and now.reason:
+        line = f"{line}, {now.reason}"
+    answer(line, as_json=as_json, job=found.id, state=now.state.value, reason=now.reason, had_ended=ended)

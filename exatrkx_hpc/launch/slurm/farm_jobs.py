@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -346,7 +347,8 @@ class FarmSlurm:
         """
         run_dir, started = self._farm.job(job), self._running.get(job)
         if not (started or run_dir.interactive.exists()):
-            self._of(job).cancel(job, owner=self._owner(job), drain=drain)
+            alone = partial(self._without_script, run_dir, "drain" if drain else "halt")
+            self._of(job).cancel(job, owner=self._owner(job), drain=drain, enough=alone)
             return
         now = self.info(job)
         if now.state is JobState.PENDING:
@@ -355,6 +357,20 @@ class FarmSlurm:
             self._force(job)
         if started is not None:
             started.settle(_RELEASE)
+
+    def _without_script(self, run_dir: RunDir, word: str, info: JobInfo) -> bool:
+        """Return whether the servers of a job have ended that has lost its script with its first node.
+
+        Such a job runs on until its time limit. The servers of its other nodes get the stop request from here.
+        """
+        servers = _places(run_dir)
+        lost = [state for node, state in servers if node not in info.nodes]
+        if info.state is not JobState.RUNNING or not info.nodes or not lost:
+            return False
+        with contextlib.suppress(OSError):
+            if not run_dir.stop.exists():
+                write_whole(run_dir.stop, f"{word}\nrequest\n")
+        return all(state == "gone" for node, state in servers if node in info.nodes)
 
     def _told_and_ended(self, job: str, word: str) -> bool:
         """Write the stop request and wait for the end; write it again if a script that starts removes the file."""
@@ -384,6 +400,16 @@ class FarmSlurm:
         with contextlib.suppress(OSError):
             return self._farm.job(job).interactive.read_text() == _OURS
         return job in self._running and allocation(os.environ) is None
+
+
+def _places(run_dir: RunDir) -> list[tuple[str, str]]:
+    """Return the node and the state of each server, from its record."""
+    found = []
+    for path in run_dir.records.glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads(path.read_bytes())
+            found.append((str(record["node"]), str(record["state"])))
+    return found
 
 
 def _requeues(run_dir: RunDir) -> bool:

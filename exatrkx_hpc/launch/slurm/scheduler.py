@@ -115,11 +115,13 @@ class Slurm:
         """Note that Slurm has answered, for example to sbatch; later silence then raises no SchedulerSilentError."""
         self._answered = True
 
-    def cancel(self, job: str, *, owner: Owner, drain: bool = True) -> None:
+    def cancel(
+        self, job: str, *, owner: Owner, drain: bool = True, enough: Callable[[JobInfo], bool] = lambda info: False
+    ) -> None:
         """End the job and wait for its end; does nothing if the job has already ended.
 
         A running job first drains its servers or, without `drain`, ends them at once. It is cancelled if it does not
-        end within the grace time, or cannot be signalled. Raises LaunchError if the job does not belong to `owner` or
+        end within the grace time or until `enough` returns true, or cannot be signalled. Raises LaunchError if the job does not belong to `owner` or
         Slurm does not report its owner, and then leaves the job running. Raises LaunchError if Slurm refuses or cannot
         end the job.
         """
@@ -127,7 +129,7 @@ class Slurm:
         if before.state.over:
             return
         self._refuse_another(before, owner)
-        if before.state is not JobState.PENDING and self._told_and_ended(job, drain):
+        if before.state is not JobState.PENDING and self._told_and_ended(job, drain, enough):
             return
         done = self._ask(cancel_argv(job))
         if done.returncode:
@@ -168,18 +170,19 @@ class Slurm:
         if why:
             raise LaunchError(f"job {info.id} is not cancelled, because {why}; see 'scontrol show job {info.id}'")
 
-    def _told_and_ended(self, job: str, drain: bool) -> bool:
+    def _told_and_ended(self, job: str, drain: bool, enough: Callable[[JobInfo], bool]) -> bool:
         """Signal the batch script and return whether the job ended; false if the script cannot be signalled."""
         done = self._ask(drain_argv(job) if drain else halt_argv(job))
-        return done.returncode == 0 and self._ended(job, within=self._grace)
+        return done.returncode == 0 and self._ended(job, within=self._grace, enough=enough)
 
-    def _ended(self, job: str, *, within: float) -> bool:
+    def _ended(self, job: str, *, within: float, enough: Callable[[JobInfo], bool] = lambda info: False) -> bool:
         until = self._clock() + within
         while True:
             self._jobs.forget()
-            if self.info(job).state.over:
+            now = self.info(job)
+            if now.state.over:
                 return True
-            if self._clock() >= until:
+            if self._clock() >= until or enough(now):
                 return False
             self._sleep(2.0)
 

@@ -194,7 +194,7 @@ def test_a_cluster_that_cannot_be_asked_is_not_taken_for_this_one(site: Site):
     site.good("mkdir", "-p", run_dir)
     (run_dir / "slurm-job.json").write_text('{"cluster": "alpha", "name": "exatrkx", "script": ""}')
     assert "No cluster 'alpha' known by database" in complaint(site.do("exatrkx-hpc", "status", theirs), 4)
-    assert "No cluster 'alpha' known by database" in refused(site.do("exatrkx-hpc", "stop", theirs))
+    assert "No cluster 'alpha' known by database" in complaint(site.do("exatrkx-hpc", "stop", theirs), 4)
     assert site.queue(theirs)
 
 
@@ -295,3 +295,14 @@ def test_status_and_clean_of_fifty_ended_jobs_ask_once(site: Site):
     calls = [line.split()[0] for line in (site.home / "calls").read_text().splitlines() if "--version" not in line]
     # Slurm 22.05 answers --json with the jobs of all users, and is asked for lines from then on.
     assert calls.count("squeue") <= 4 and calls.count("sacct") <= 2 and "scontrol" not in calls, calls
+
+
+def test_a_run_directory_that_takes_no_request_drains_by_a_signal_of_srun(site: Site):
+    job = site.good("exatrkx-hpc", "deploy")
+    site.serves(job)
+    run_dir = site.home / "exatrkx-hpc" / job
+    site.good("rm", "-r", run_dir / "requests")
+    site.good("mkdir", "-p", run_dir / "stop" / "x")
+    assert site.good("exatrkx-hpc", "stop", job) == f"job {job}: COMPLETED"
+    (record,) = [json.loads(path.read_text()) for path in (run_dir / "records").glob("*.json")]
+    assert (record["state"], record["note"]) == ("gone", "drained")
