@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -364,8 +365,8 @@ class FarmSlurm:
         Such a job runs on until its time limit. The servers of its other nodes get the stop request from here.
         """
         servers = _places(run_dir)
-        lost = [state for node, state in servers if node not in info.nodes]
-        if info.state is not JobState.RUNNING or not info.nodes or not lost:
+        first = min({*info.nodes, *(node for node, _ in servers)}, key=_in_order, default="")
+        if info.state is not JobState.RUNNING or not info.nodes or first in info.nodes:
             return False
         with contextlib.suppress(OSError):
             if not run_dir.stop.exists():
@@ -400,6 +401,11 @@ class FarmSlurm:
         with contextlib.suppress(OSError):
             return self._farm.job(job).interactive.read_text() == _OURS
         return job in self._running and allocation(os.environ) is None
+
+
+def _in_order(node: str) -> list[tuple[int, str]]:
+    """Return the key by which Slurm sorts nodes: numbers in names count as numbers."""
+    return [(int(part) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", node)]
 
 
 def _places(run_dir: RunDir) -> list[tuple[str, str]]:

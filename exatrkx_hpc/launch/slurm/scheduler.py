@@ -121,9 +121,9 @@ class Slurm:
         """End the job and wait for its end; does nothing if the job has already ended.
 
         A running job first drains its servers or, without `drain`, ends them at once. It is cancelled if it does not
-        end within the grace time or until `enough` returns true, or cannot be signalled. Raises LaunchError if the job does not belong to `owner` or
-        Slurm does not report its owner, and then leaves the job running. Raises LaunchError if Slurm refuses or cannot
-        end the job.
+        end within the grace time or until `enough` returns true, or cannot be signalled. Raises LaunchError if the job
+        does not belong to `owner` or Slurm does not report its owner, and then leaves the job running. Raises
+        LaunchError if Slurm refuses or cannot end the job.
         """
         before = self.info(job)
         if before.state.over:
