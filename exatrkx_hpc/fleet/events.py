@@ -311,6 +311,10 @@ class JobStopping(News):
 
     def __str__(self) -> str:
         """Return what the stop waits for, and the nodes that cannot answer."""
-        waits = f"{len(self.servers)} servers, {names(self.servers)}" if self.servers else "Slurm to end the job"
+        waits = f"{_count(len(self.servers))}, {names(self.servers)}" if self.servers else "Slurm to end the job"
         lost = f"; lost {names(self.lost)}" if self.lost else ""
         return f"job {self.job}: {self.state.value}, waiting for {self.seconds:.0f} s for {waits}{lost}"
+
+
+def _count(servers: int) -> str:
+    return "1 server" if servers == 1 else f"{servers} servers"
