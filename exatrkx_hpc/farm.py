@@ -33,7 +33,7 @@ from exatrkx_hpc.config.values import least_ready
 from exatrkx_hpc.fleet.background import Background, start_in_background
 from exatrkx_hpc.fleet.balancer.balancers import balancer_of, end_left, kind_of
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, read_endpoint, remove_endpoint, running_endpoint
-from exatrkx_hpc.fleet.endpoints import monitor_lives, only_endpoint
+from exatrkx_hpc.fleet.endpoints import endpoints_of, monitor_lives, only_endpoint
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.readiness import ReadyWait
 from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
@@ -501,3 +501,12 @@ def _may_open(folder: FarmDir, job: str | None) -> bool:
     """Return whether a monitor lives that has no endpoint yet."""
     jobs = (folder.job(one) for one in (folder.job_ids() if job is None else (job,)))
     return any(not one.endpoint.exists() and monitor_lives(one) for one in jobs)
+
+
+def addresses_of(farm: Farm) -> dict[str, str]:
+    """Return the endpoint for each other address of the farm's jobs: their HTTP, Prometheus and metrics addresses."""
+    found: dict[str, str] = {}
+    for record in endpoints_of(FarmDir.of(farm)):
+        for address in (record.http, record.prometheus, *record.metrics.values()):
+            found[address] = record.grpc
+    return found

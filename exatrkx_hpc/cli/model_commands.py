@@ -29,6 +29,7 @@ from exatrkx_hpc.models.trial import Sample
 from exatrkx_hpc.tracking.constants import DEFAULT_SEED, DEFAULT_TRAINING, NETWORK_NAMES, QUICK_TRAINING
 from exatrkx_hpc.tracking.simulation.synthetic import generate_event
 from exatrkx_hpc.work.events.source import Reader, find_events
+from exatrkx_hpc.work.inference.address import require_grpc
 from exatrkx_hpc.work.inference.probe import ask_model, reply_table, save_outputs
 from exatrkx_hpc.work.workloads.exatrkx import HITS
 
@@ -228,6 +229,8 @@ def test(
 ) -> None:
     """Send tensors from CSV files to one model and show its outputs."""
     farm = resolved(config, site=site, run_root=run_root).farm
+    if server:
+        require_grpc(server, meant=story.addresses_of(farm))
     record = None if server else story.endpoint_record(farm, tell=teller(as_json=as_json))
     address, identity = (record.grpc, record.identity) if record is not None else (server or "", "")
     timeout = farm.clients.request_timeout

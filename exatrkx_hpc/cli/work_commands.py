@@ -26,6 +26,7 @@ from exatrkx_hpc.measure.counters import Snapshot
 from exatrkx_hpc.measure.events import ServerLeftOut
 from exatrkx_hpc.measure.record import append_csv
 from exatrkx_hpc.work.events.source import EVENT
+from exatrkx_hpc.work.inference.address import require_grpc
 from exatrkx_hpc.work.run.progress import progress_bar
 from exatrkx_hpc.work.run.report import Report, render_table
 from exatrkx_hpc.work.run.run import Settings, StoppedRun
@@ -180,6 +181,7 @@ def _endpoint(farm: Farm, server: str | None, job: str | None, tell: Tell) -> tu
     if len(flags) > 1:
         raise ConfigError("--server and --job are mutually exclusive; omit one of them")
     if server:
+        require_grpc(server, meant=story.addresses_of(farm))
         return server, ""
     record = story.endpoint_record(farm, job, wait=farm.clients.wait, tell=tell)
     return record.grpc, record.identity

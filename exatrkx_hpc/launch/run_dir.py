@@ -139,6 +139,11 @@ class RunDir(os.PathLike[str]):
         return self.path / "stop"
 
     @property
+    def requests(self) -> Path:
+        """The folder of stop requests that the job's script has prepared; one of them becomes `stop`."""
+        return self.path / "requests"
+
+    @property
     def beside_status(self) -> Path:
         """The exit status of the command beside the servers."""
         return self.path / "beside-status"
