@@ -12,7 +12,6 @@ The command line calls the same functions and prints their results.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -349,7 +348,7 @@ def wait_ready(
     job: Job,
     *,
     timeout: float,
-    queue_timeout: float = math.inf,
+    queue_timeout: float | None = None,
     min_ready: int | str | None = None,
     tell: Tell = untold,
 ) -> JobStatus:
@@ -406,7 +405,7 @@ def running(
     *,
     tell: Tell = untold,
     wait: float = 600.0,
-    queue_wait: float = math.inf,
+    queue_wait: float | None = None,
     min_ready: int | str | None = None,
 ) -> Iterator[tuple[Job, Watch]]:
     """Deploy `farm`, run its endpoint inside the block, and stop both when the block ends.
@@ -448,7 +447,7 @@ def up(
     flags: Mapping[str, object] | None = None,
     tell: Tell = untold,
     wait: float = 600.0,
-    queue_wait: float = math.inf,
+    queue_wait: float | None = None,
     min_ready: int | str | None = None,
 ) -> Iterator[Endpoint]:
     """Start the farm of `file` and yield its endpoint; leaving the block stops the farm.

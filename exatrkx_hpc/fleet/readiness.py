@@ -14,8 +14,8 @@ from exatrkx_hpc.fleet.members.reconcile import Member, ready_members
 class ReadyWait:
     """The wait for `wanted` of `servers` servers.
 
-    The job has `timeout` seconds from its start and `queue_timeout` seconds in the queue; a requeued job begins both
-    anew.
+    The job has `timeout` seconds from its start and `queue_timeout` seconds in the queue, None for any time; a requeued
+    job begins both anew.
     """
 
     def __init__(
@@ -24,14 +24,14 @@ class ReadyWait:
         wanted: int,
         servers: int,
         timeout: float,
-        queue_timeout: float = math.inf,
+        queue_timeout: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start to wait; `clock` returns seconds."""
         self.wanted = wanted
         self._servers = max(servers, wanted)
         self._timeout = timeout
-        self._queue_timeout = queue_timeout
+        self._queue_timeout = math.inf if queue_timeout is None else queue_timeout
         self._clock = clock
         self._queued: float | None = clock()
         self._runs_since: float | None = None

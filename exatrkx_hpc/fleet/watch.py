@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 
@@ -52,7 +51,7 @@ class Watch:
         self.raise_error()
 
     def wait_ready(
-        self, servers: int, *, timeout: float, queue_timeout: float = math.inf, of: int | None = None
+        self, servers: int, *, timeout: float, queue_timeout: float | None = None, of: int | None = None
     ) -> None:
         """Wait until `servers` of the `of` servers are ready, by default all of them.
 
