@@ -277,20 +277,6 @@ def kill_session(session: int, *, deadline: float = 5.0) -> None:
         time.sleep(0.02)
 
 
-def boot_id() -> str:
-    """Return the ID of this boot of the machine; process IDs are valid within one boot only."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def start_time(pid: int) -> int | None:
-    """Return the start of a living process in clock ticks since boot (field 22 of /proc/PID/stat), else None."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
-
-
 def runs_with(word: str) -> bool:
     """Return whether a living process of this machine, other than this one, has `word` in its command line."""
     sought = word.encode()

@@ -14,7 +14,7 @@ import typer
 
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.errors import ConfigError, EndpointError
-from exatrkx_hpc.base.news import Tell
+from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.cli.choice import JobOption
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
@@ -255,8 +255,10 @@ def metrics(
     farm = None if server else resolved(config, site=site, run_root=run_root).farm
     earlier: dict[str, Snapshot] = {}
     unheard: set[str] = set()
+    heard = tell
     while True:
-        servers = _servers_of(farm, job) if farm is not None else dict.fromkeys(server or (), "")
+        servers = _servers_of(farm, job, heard) if farm is not None else dict.fromkeys(server or (), "")
+        heard = untold  # once is enough
         found, silent = measure.fetch_fleet(servers, instances=servers)
         if silent and watch is None:
             raise silent[0]  # totals without one server would look complete
@@ -280,12 +282,12 @@ def metrics(
         time.sleep(watch)
 
 
-def _servers_of(farm: Farm, job: str | None) -> dict[str, str]:
+def _servers_of(farm: Farm, job: str | None, tell: Tell) -> dict[str, str]:
     """Return the metrics address of each ready server of the farm, with the name of its process, '' if unknown.
 
     Raises EndpointError when no server is ready or no monitor runs.
     """
-    record = story.endpoint_record(farm, job)
+    record = story.endpoint_record(farm, job, tell=tell)
     if not record.metrics:
         raise EndpointError(
             f"no server of job {record.job} is ready; see the output of 'exatrkx-hpc monitor', or set --server"

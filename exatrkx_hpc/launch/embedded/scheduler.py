@@ -25,7 +25,8 @@ from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.base.ports import port_trouble
-from exatrkx_hpc.base.process import Child, boot_id, kill_session, spawn, start_time
+from exatrkx_hpc.base.process import Child, kill_session, spawn
+from exatrkx_hpc.base.process_id import boot_id, process_id
 from exatrkx_hpc.config.values import Engine
 from exatrkx_hpc.launch.embedded.cleanup import remove_containers, remove_shared_memory
 from exatrkx_hpc.launch.plan import FarmPlan
@@ -89,7 +90,7 @@ class EmbeddedScheduler:
             shutil.rmtree(run_dir, ignore_errors=True)
             raise
         try:
-            record = record.model_copy(update={"session": child.pid, "started": start_time(child.pid) or 0})
+            record = record.model_copy(update={"session": child.pid, "started": _start_time(child.pid) or 0})
             write_whole(run_dir.embedded_job, record.model_dump_json(), mode=0o600)
         except BaseException:
             child.stop(grace=0)
@@ -177,7 +178,7 @@ class EmbeddedScheduler:
     def _alive(self, job: str, record: _Job) -> bool:
         if job in self._children:
             self._children[job].returncode()  # reaps the child, so that an ended job is no zombie
-        return start_time(record.session) == record.started
+        return record.session > 0 and _start_time(record.session) == record.started
 
     def _sweep(self, job: str, record: _Job) -> None:
         """Remove the shared memory and the containers of the servers, which a killed script leaves behind."""
@@ -228,6 +229,12 @@ class EmbeddedScheduler:
             f"no {plan.nodes} addresses with free ports {ports[0]} to {ports[-1]} found from "
             f"{self._first} on; stop the programs that use them, or change server.base_port"
         )
+
+
+def _start_time(pid: int) -> int | None:
+    """Return the start of a living process in clock ticks since boot, else None."""
+    found = process_id(pid)
+    return None if found is None else found.started
 
 
 def _with_own_session(record: _Job, run_dir: RunDir) -> _Job:

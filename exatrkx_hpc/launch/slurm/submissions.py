@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.files import write_whole
-from exatrkx_hpc.base.process import boot_id, runs_with, start_time
+from exatrkx_hpc.base.process import runs_with
+from exatrkx_hpc.base.process_id import ProcessId, boot_id, host_name, process_id
 from exatrkx_hpc.launch.slurm.job import JobId
 from exatrkx_hpc.launch.slurm.scheduler import ask
 
@@ -73,16 +73,17 @@ class Submission(BaseModel):
 
     def in_progress(self) -> bool:
         """Return whether the process that submits, or its sbatch, lives; elsewhere, whether it may live by its age."""
-        if self.host != socket.gethostname():
+        if self.host != host_name():
             return time.time() < self.began + _LONGEST
-        if self.boot != boot_id():
+        maker = ProcessId(host=self.host, boot=self.boot, pid=self.pid, started=self.started)
+        if not maker.here:
             return False
-        submits = self.token in _begun if self.pid == os.getpid() else start_time(self.pid) == self.started
+        submits = self.token in _begun if self.pid == os.getpid() else maker.runs
         return submits or runs_with(self.word)
 
     def may_come(self) -> bool:
         """Return whether Slurm may still accept the job, although it does not know the job yet."""
-        here = self.host == socket.gethostname()
+        here = self.host == host_name()
         return self.in_progress() or time.time() < self.began + (_LATE if here else _LATE_ELSEWHERE)
 
 
@@ -101,6 +102,7 @@ class Submissions:
 
         The file stays until `end`. Raises LaunchError if the file cannot be written.
         """
+        me = process_id(os.getpid())
         made = Submission(
             token=secrets.token_hex(8),
             script=str(script),
@@ -109,10 +111,10 @@ class Submissions:
             plan=plan,
             interactive=interactive,
             began=time.time(),
-            host=socket.gethostname(),
+            host=host_name(),
             boot=boot_id(),
             pid=os.getpid(),
-            started=start_time(os.getpid()) or 0,
+            started=0 if me is None else me.started,
         )
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
