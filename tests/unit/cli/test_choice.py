@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import pty
 import threading
@@ -42,11 +41,19 @@ def queue(cluster: Cluster, **states: str) -> Farm:
     return resolve(flags={"run_root": str(cluster.folder / "runs")}, ambient=False).farm
 
 
-def record(run_dir: RunDir, *, grpc: str = "127.0.0.1:9191") -> None:
+def record(run_dir: RunDir, *, grpc: str = "127.0.0.1:9191", updated: float | None = None) -> None:
+    """Write the endpoint of a monitor on another machine, which was heard of just now."""
     write_endpoint(
         run_dir,
         EndpointRecord(
-            job=run_dir.job, grpc=grpc, http="127.0.0.1:1", prometheus="", metrics={}, ready=0, monitor_pid=1, updated=0
+            job=run_dir.job,
+            grpc=grpc,
+            http="127.0.0.1:1",
+            prometheus="",
+            metrics={},
+            ready=0,
+            monitor_pid=1,
+            updated=time.time() if updated is None else updated,
         ),
     )
 
@@ -130,9 +137,8 @@ def test_two_endpoints_are_named(tmp_path: Path):
     made = resolve(flags={"run_root": str(tmp_path)}, ambient=False).farm
     assert farm.endpoint_record(made, "41").grpc == "127.0.0.1:9191"
     assert farm.endpoint_record(made, "latest").grpc == "127.0.0.1:9291"
-    with folder.job("41").monitor_lock.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert only_endpoint(folder).job == "41", "the other one is that of a killed monitor"
+    record(folder.job("42"), grpc="127.0.0.1:9291", updated=0)
+    assert only_endpoint(folder).job == "41", "the other one is that of a killed monitor"
 
 
 def test_job_and_server_exclude_each_other(tmp_path: Path):
@@ -176,16 +182,3 @@ def test_a_monitors_life_is_seen_by_its_lock_without_taking_it(tmp_path: Path):
         assert monitor_lives(run_dir) is False
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert monitor_lives(run_dir) is True
-
-
-def test_status_tells_whether_a_monitor_lives(cluster: Cluster):
-    made = queue(cluster, j41="RUNNING")
-    run_dir = FarmDir.of(made).job("41")
-    record(run_dir)
-    words = ("status", "--run-root", cluster.folder / "runs")
-    told = json.loads(exatrkx_hpc(*words, "--json", cwd=cluster.folder).stdout)
-    assert told[0]["monitor"] is False
-    assert "(no monitor)" in exatrkx_hpc(*words, cwd=cluster.folder).stdout
-    with run_dir.monitor_lock.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert json.loads(exatrkx_hpc(*words, "--json", cwd=cluster.folder).stdout)[0]["monitor"] is True
