@@ -43,19 +43,11 @@ def queue(cluster: Cluster, **states: str) -> Farm:
 
 def record(run_dir: RunDir, *, grpc: str = "127.0.0.1:9191", updated: float | None = None) -> None:
     """Write the endpoint of a monitor on another machine, which was heard of just now."""
-    write_endpoint(
-        run_dir,
-        EndpointRecord(
-            job=run_dir.job,
-            grpc=grpc,
-            http="127.0.0.1:1",
-            prometheus="",
-            metrics={},
-            ready=0,
-            monitor_pid=1,
-            updated=time.time() if updated is None else updated,
-        ),
+    heard = time.time() if updated is None else updated
+    made = EndpointRecord(
+        job=run_dir.job, grpc=grpc, http="127.0.0.1:1", prometheus="", metrics={}, ready=0, monitor_pid=1, updated=heard
     )
+    write_endpoint(run_dir, made)
 
 
 def test_the_only_live_job_is_meant_although_a_newer_one_has_ended(cluster: Cluster):
