@@ -62,7 +62,7 @@ def _kind(host: str, port: int) -> str:
     """Return what a port is for that does not speak gRPC: `HTTP` or `metrics`; '' if neither is certain."""
     if "nv_inference" in _get(host, port, "/metrics"):
         return "metrics"
-    if '"triton"' in _get(host, port, "/v2"):
+    if '"extensions"' in _get(host, port, "/v2"):  # the name is the server's own
         return "HTTP"
     return ""
 

@@ -17,6 +17,10 @@ from exatrkx_hpc.base.errors import ConfigError, EndpointError
 from exatrkx_hpc.work.inference.address import require_grpc
 
 
+#: What Triton says of itself; the name is that of the server.
+TRITON = '{"name":"n1","extensions":["statistics"]}'
+
+
 @contextlib.contextmanager
 def web(*, port: int = 0, **pages: str) -> Iterator[int]:
     """Serve these pages over HTTP/1, `v2="..."`; yield the port."""
@@ -48,7 +52,10 @@ def test_a_grpc_port_passes():
 
 @pytest.mark.parametrize(
     ("pages", "kind", "step"),
-    [({"v2": '{"name":"triton"}'}, "HTTP", 1), ({"metrics": "nv_inference_count 1\n"}, "metrics", -1)],
+    [
+        ({"v2": TRITON}, "HTTP", 1),
+        ({"metrics": "nv_inference_count 1\n"}, "metrics", -1),
+    ],
 )
 def test_triton_s_other_ports_are_told_with_the_grpc_port_beside(pages: dict[str, str], kind: str, step: int):
     with fake_triton() as fake:
@@ -61,7 +68,10 @@ def test_triton_s_other_ports_are_told_with_the_grpc_port_beside(pages: dict[str
 
 
 def test_without_a_grpc_port_beside_it_the_usual_ones_are_named():
-    with web(v2='{"name":"triton"}') as port, pytest.raises(EndpointError, match="usually 8001, or 9191"):
+    with (
+        web(v2=TRITON) as port,
+        pytest.raises(EndpointError, match="usually 8001, or 9191"),
+    ):
         require_grpc(f"127.0.0.1:{port}")
 
 
@@ -93,7 +103,7 @@ def test_a_host_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch):
 def test_the_command_says_so_before_it_starts_workers(tmp_path: Path):
     (tmp_path / "events").mkdir()
     (tmp_path / "events" / "evt_0.csv").write_text("0.1,0.2,0.3\n")
-    with web(v2='{"name":"triton"}') as port:
+    with web(v2=TRITON) as port:
         done = exatrkx_hpc("run-clients", "-s", f"127.0.0.1:{port}", cwd=tmp_path)
     assert "is a port for HTTP, not for gRPC" in complaint(done, 5)
     assert not (tmp_path / "results").exists()
