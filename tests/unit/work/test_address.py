@@ -16,7 +16,6 @@ from fakes.running import fake_triton, free_port
 from exatrkx_hpc.base.errors import ConfigError, EndpointError
 from exatrkx_hpc.work.inference.address import require_grpc
 
-
 #: What Triton says of itself; the name is that of the server.
 TRITON = '{"name":"n1","extensions":["statistics"]}'
 
