@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exatrkx_hpc import prepare
-from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, LaunchError
+from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, LaunchError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.news import News, Tell, of_job, untold
@@ -202,15 +202,15 @@ def find_job(farm: Farm, job: str | None = None, *, tell: Tell = untold) -> Job:
 def candidates(farm: Farm, *, tell: Tell = untold) -> tuple[tuple[Job, JobInfo], ...]:
     """Return the jobs that a command without a job ID may mean: all live jobs, or the newest job if none lives.
 
-    While the scheduler is silent, every job may live. So may a job that the scheduler does not know, for a day: it may
-    have been submitted just now.
+    While the scheduler is silent or its commands are missing, every job may live. So may a job that the scheduler does
+    not know, for a day: it may have been submitted just now.
     """
     known = tuple(jobs(farm, tell=tell))
     if len(known) < 2:
         return tuple((job, JobInfo(id=job.id, state=JobState.UNKNOWN)) for job in known)
     try:
         infos = known[0].scheduler.infos([job.id for job in known])
-    except SchedulerSilentError as error:
+    except (SchedulerSilentError, MissingComponent) as error:
         infos = {job.id: JobInfo(id=job.id, state=JobState.UNKNOWN, reason=str(error), answered=False) for job in known}
     live = tuple((job, infos[job.id]) for job in known if _may_live(job, infos[job.id]))
     return live or ((known[-1], infos[known[-1].id]),)
