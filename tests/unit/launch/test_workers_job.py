@@ -65,7 +65,7 @@ def hostile(tmp_path: Path, name: str) -> tuple[Path, WorkersPlan]:
     program.write_text(PYTHON)
     program.chmod(0o755)
     texts = {f"clients__{key}": name for key in ("account", "qos", "partition", "constraint")}
-    return folder, make(folder, program, clients__extra_directives=[f"--comment={name}"], **texts)
+    return folder, make(folder, program, clients__extra_directives=[f"--wckey={name}"], **texts)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -92,7 +92,7 @@ def test_bash_shellcheck_and_sbatch_can_read_it(tmp_path: Path) -> None:
         files[-1].write_text(render_workers(plan))
         directives = [line for line in files[-1].read_text().splitlines() if line.startswith("#SBATCH ")]
         read = [read_as_sbatch(line.removeprefix("#SBATCH ")) for line in directives]
-        assert [f"--account={name}"] in read and [f"--comment={name}"] in read
+        assert [f"--account={name}"] in read and [f"--wckey={name}"] in read
         assert [f"--output={folder}/out/workers-%j.log".replace("100%d", "100%%d")] in read
     shellcheck(files)
 
