@@ -73,13 +73,14 @@ def disturb(rows: list[Row], options: Options) -> list[dict[str, object]]:
         shutil.copytree(site.home / "events", kept)
         site.start_farm()
         for number, row in enumerate(rows):
-            figures.append(_one(site, row, number, kept))
+            figures.append(one_row(site, row, number, kept))
             print(json.dumps(figures[-1]), file=sys.stderr, flush=True)
         site.stop_farm()
     return figures
 
 
-def _one(site: Site, row: Row, number: int, kept: Path) -> dict[str, object]:
+def one_row(site: Site, row: Row, number: int, kept: Path) -> dict[str, object]:
+    """Let one fault happen to the farm under load; return its figures. `kept` has the events without special ones."""
     out, planted = f"out-{number}", ()
     special.restore(site.home / "events", kept)
     if row.special:
@@ -129,7 +130,10 @@ def _judge(site: Site, row: Row, out: str, planted: set[str]) -> dict[str, objec
     guilty = planted if row.special != "long" else set()
     lost, blamed = set(found.lost) - guilty, set(found.quarantined) - guilty
     return {
-        "events": found.events, "lost": len(lost), "wrong": len(found.wrong), "blamed": len(blamed),
+        "events": found.events,
+        "lost": len(lost),
+        "wrong": len(found.wrong),
+        "blamed": len(blamed),
         "caught": sorted(guilty & set(found.quarantined)) == sorted(guilty),
         "slowest": round(found.slowest, 2),
         "right": not lost and not found.wrong and not blamed and guilty <= set(found.quarantined),
