@@ -1,9 +1,9 @@
 """Compare the balanced endpoint with direct requests to its servers, in turns in one run.
 
 Two embedded servers stand behind nginx. The same requests go to the endpoint, and directly to both servers in equal
-parts. The windows alternate, and a ratio compares the windows of one turn. `--hits` chooses the size of an event: 87,000
-hits are 1 MB. Small events are the reference events, if they are here. `--model tiny` replaces track finding by a model
-that does nothing, which shows the cost of the balancer itself. Example:
+parts. The windows alternate, and a ratio compares the windows of one turn. `--hits` chooses the size of an event:
+87,000 hits are 1 MB. Small events are the reference events, if they are here. `--model tiny` replaces track
+finding by a model that does nothing, which shows the cost of the balancer itself. Example:
 
     python benchmarks/balanced.py --repeats 6 --json balanced.json
     python benchmarks/balanced.py --access token --tls auto

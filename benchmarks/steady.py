@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import sys
 import traceback
@@ -99,7 +100,7 @@ def one_row(site: Site, row: Row, number: int, kept: Path) -> dict[str, object]:
         "fault": row.name,
         "status": status,
         "deliveries": deliveries,
-        "until_right": seconds,
+        "until_right": "never" if seconds == math.inf else seconds,
         "harness": harness,
     }
     result["right"] = bool(result["right"]) and not harness and (row.special in ("", "long") or deliveries <= 4)
