@@ -41,7 +41,13 @@ def main() -> None:
     arguments = _arguments()
     if reason := missing():
         sys.exit(reason)
-    options = Options(events=arguments.events, timeout=arguments.timeout, long=arguments.long, source=arguments.source)
+    options = Options(
+        events=arguments.events,
+        timeout=arguments.timeout,
+        long=arguments.long,
+        patience=arguments.patience,
+        source=arguments.source,
+    )
     rows = [row for row in ROWS if (row.short or not arguments.short) and _wanted(row, arguments.only)]
     figures = disturb(rows, options)
     Console().print(_table(figures))
@@ -54,6 +60,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=2000, help="events of each row")
     parser.add_argument("--timeout", type=float, default=10.0, help="timeout of a request, in seconds")
+    parser.add_argument("--patience", type=float, default=600.0, help="seconds for which a request is retried")
     parser.add_argument("--long", type=float, default=90.0, help="seconds that a long request takes")
     parser.add_argument("--short", action="store_true", help="only the rows that the tests run, too")
     parser.add_argument("--only", action="append", default=[], help="only rows whose name contains this; repeatable")
