@@ -51,7 +51,10 @@ def test_a_lock_keeps_a_second_monitor_away_and_tells_nothing(run_dir):
     news: list[News] = []
     with only_monitor_of(run_dir, news.append) as renew:
         renew()
-        with pytest.raises(EndpointError, match="another monitor is running for job 7"), only_monitor_of(run_dir, quiet):
+        with (
+            pytest.raises(EndpointError, match="another monitor is running for job 7"),
+            only_monitor_of(run_dir, quiet),
+        ):
             pytest.fail("there are two")
     with only_monitor_of(run_dir, quiet):
         pass
@@ -69,14 +72,17 @@ def test_a_file_system_without_locks_is_told_and_has_a_lease(run_dir, monkeypatc
         renew()
         after = json.loads(run_dir.monitor_lease.read_text())
         assert after["heartbeat"] > before["heartbeat"] and after["token"] == before["token"]
-        with pytest.raises(EndpointError, match="another monitor is running for job 7 on "), only_monitor_of(run_dir, quiet):
+        with (
+            pytest.raises(EndpointError, match="another monitor is running for job 7 on "),
+            only_monitor_of(run_dir, quiet),
+        ):
             pytest.fail("there are two")
     assert not run_dir.monitor_lease.exists()
 
 
 def test_another_trouble_of_the_lock_is_no_other_monitor(run_dir, monkeypatch):
     refuse(monkeypatch, errno.EIO)
-    with pytest.raises(EndpointError, match="cannot lock .*Input/output error"), only_monitor_of(run_dir, quiet):
+    with pytest.raises(EndpointError, match=r"cannot lock .*Input/output error"), only_monitor_of(run_dir, quiet):
         pytest.fail("it has no lock")
 
 
