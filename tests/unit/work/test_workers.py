@@ -552,7 +552,7 @@ def test_no_events_and_no_place_for_results(settings, tmp_path):
 
 def test_a_full_disk_stops_the_run_with_one_line(settings, tmp_path):
     run_settings = settings(sizes=[100] * 60)
-    with tiny_disk(tmp_path / "disk", "64k") as disk:
+    with tiny_disk(tmp_path / "disk", "128k") as disk:
         run_settings = settings(out=disk)
         with pytest.raises(
             OutputError, match=r"cannot write .*/labels/evt_\d+\.csv: No space left on device"
