@@ -481,7 +481,6 @@ def test_a_worker_that_cannot_be_replaced_ends_the_run_with_one_line(settings):
 def test_an_endpoint_that_stays_dead_stops_the_run_instead_of_failing_event_by_event(settings):
     with fake_triton("--die-after", "10") as fake:
         run_settings = settings(sizes=[5] * 200, server=fake.server, patience=1.0, in_flight=2)
-        earlier_labels(run_settings)
         with pytest.raises(StoppedRun, match=r"no results from 127\.0\.0\.1:\d+ for \d+ s \(nothing answers") as caught:
             run_clients(run_settings)
     report = caught.value.report
