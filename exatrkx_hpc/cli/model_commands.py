@@ -14,9 +14,21 @@ import typer
 
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.base.errors import InputError, MissingComponent, ModelError, OutputError
 from exatrkx_hpc.cli.event_commands import EventSource, event_source
-from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
+from exatrkx_hpc.cli.options import (
+    Certificate,
+    ConfigFile,
+    Json,
+    Quiet,
+    RunRoot,
+    SiteName,
+    TokenFile,
+    console,
+    resolved,
+    say,
+)
 from exatrkx_hpc.cli.progress import stages
 from exatrkx_hpc.launch.plan import container_places
 from exatrkx_hpc.models.build import build as build_repository
@@ -213,6 +225,8 @@ def test(
     server: Annotated[
         str | None, typer.Option("--server", "-s", help="Endpoint, HOST:PORT (default: that of the running farm).")
     ] = None,
+    token_file: TokenFile = None,
+    certificate: Certificate = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for the outputs as CSV files, or one .csv file for a single output."),
@@ -225,8 +239,10 @@ def test(
 ) -> None:
     """Send tensors from CSV files to one model and show its outputs."""
     farm = resolved(config, site=site, run_root=run_root).farm
-    address = server or story.endpoint_record(farm).grpc
-    reply = ask_model(address, model, inputs, version=version, timeout=farm.clients.request_timeout)
+    given = CredentialFiles(token=token_file, certificate=certificate)
+    address, files = story.endpoint_access(farm, server, given=given)
+    timeout = farm.clients.request_timeout
+    reply = ask_model(address, model, inputs, version=version, timeout=timeout, credentials=files.read())
     if out is not None:
         reply = save_outputs(reply, out)
     if as_json:

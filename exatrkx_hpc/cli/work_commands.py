@@ -13,9 +13,21 @@ from typing import Annotated
 import typer
 
 from exatrkx_hpc import farm as story
+from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.base.errors import ConfigError, EndpointError
 from exatrkx_hpc.cli.news import teller
-from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
+from exatrkx_hpc.cli.options import (
+    Certificate,
+    ConfigFile,
+    Json,
+    Quiet,
+    RunRoot,
+    SiteName,
+    TokenFile,
+    console,
+    resolved,
+    say,
+)
 from exatrkx_hpc.cli.wide_command import refuse_mixtures, submit
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.config.values import LabelFormat, Mode
@@ -34,6 +46,8 @@ def run_clients(
     server: Annotated[
         str | None, typer.Option("--server", "-s", help="Endpoint, HOST:PORT (default: that of the running farm).")
     ] = None,
+    token_file: TokenFile = None,
+    certificate: Certificate = None,
     events: Annotated[
         Path, typer.Option("--events", "-d", help="Folder of events: *.csv, *.npy, *.npz or *.parquet.")
     ] = Path("events"),
@@ -146,7 +160,7 @@ def run_clients(
         server__model_repository=model_repository or None,
     )
     settings = dataclasses.replace(
-        _settings(found.farm, server, events, out),
+        _settings(found.farm, server, events, out, given=CredentialFiles(token=token_file, certificate=certificate)),
         fresh=not resume,
         retry_failed=retry_failed,
         accept_changes=accept_changes,
@@ -161,12 +175,15 @@ def run_clients(
     _run(settings, partial(do, farm=found.farm), quiet=quiet, as_json=as_json)
 
 
-def _settings(farm: Farm, server: str | None, events: Path, out: Path) -> Settings:
+def _settings(farm: Farm, server: str | None, events: Path, out: Path, *, given: CredentialFiles) -> Settings:
     clients, direct = farm.clients, farm.clients.mode == "direct"
     if direct and server:
         raise ConfigError("--server and mode direct are mutually exclusive; omit one of them")
+    address, files = ("", given) if direct else story.endpoint_access(farm, server, given=given)
     return Settings(
-        server="" if direct else server or story.endpoint_record(farm).grpc,
+        server=address,
+        token_file=files.token,
+        certificate=files.certificate,
         events=events,
         out=out,
         workers=clients.workers,

@@ -14,8 +14,9 @@ from exatrkx_hpc.launch.run_dir import LATEST, FarmDir, RunDir
 class EndpointRecord(BaseModel):
     """The endpoint of a job; each address is `host:port`, `prometheus` is empty without Prometheus.
 
-    `metrics` maps the name of each ready server to its metrics address, `instances` to the ID that its Triton reports.
-    `updated` is in seconds since the epoch.
+    `access` is `token` or `open`; `certificate` is the file with the certificate of an endpoint with TLS, which clients
+    pin. `metrics` maps the name of each ready server to its metrics address, `instances` to the ID that its Triton
+    reports. `updated` is in seconds since the epoch.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -26,6 +27,8 @@ class EndpointRecord(BaseModel):
     prometheus: str
     metrics: dict[str, str]
     instances: dict[str, str] = {}
+    access: str = "open"
+    certificate: str = ""
     ready: int
     monitor_pid: int
     updated: float

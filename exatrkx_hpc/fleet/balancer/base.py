@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from exatrkx_hpc.base.ports import public_host
+from exatrkx_hpc.fleet.balancer.access import OPEN, Access
 from exatrkx_hpc.fleet.members.reconcile import Member
 
 #: Header of a gRPC response with the server that answered, `host:port`. After a retry inside the balancer, the header
@@ -21,22 +22,25 @@ MEMBER_HEADER: Final = "exatrkx-member"
 
 @dataclass(frozen=True, kw_only=True)
 class Listen:
-    """The addresses on which a balancer listens, and its number of processes."""
+    """The addresses on which a balancer listens, its number of processes, and who may use it."""
 
     host: str
     grpc_port: int
     http_port: int
     worker_processes: int = 1
+    #: The address that clients are told; empty: that of `host`.
+    advertise: str = ""
+    access: Access = OPEN
 
     @property
     def grpc(self) -> str:
         """The gRPC address that clients use, `host:port`."""
-        return f"{public_host(self.host)}:{self.grpc_port}"
+        return f"{self.advertise or public_host(self.host)}:{self.grpc_port}"
 
     @property
     def http(self) -> str:
         """The HTTP address that clients use, `host:port`."""
-        return f"{public_host(self.host)}:{self.http_port}"
+        return f"{self.advertise or public_host(self.host)}:{self.http_port}"
 
 
 class Balancer(Protocol):

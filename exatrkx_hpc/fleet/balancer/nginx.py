@@ -15,6 +15,7 @@ from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.ports import port_trouble
 from exatrkx_hpc.base.process import Child, find_program, run, spawn
 from exatrkx_hpc.base.templates import render
+from exatrkx_hpc.fleet.balancer.access import rules, secret_files
 from exatrkx_hpc.fleet.balancer.base import MEMBER_HEADER, BalancerKind, Listen
 from exatrkx_hpc.fleet.members.reconcile import Member
 from exatrkx_hpc.fleet.orphans import end_orphan
@@ -22,6 +23,8 @@ from exatrkx_hpc.fleet.orphans import end_orphan
 _REMEDY = "load its module, install nginx, or pip install 'exatrkx-hpc[local]'"
 #: nginx 1.25.1 introduced `http2 on;`; earlier versions take `http2` as a parameter of `listen`.
 _HTTP2_DIRECTIVE_SINCE = (1, 25, 1)
+#: TCP asks a silent client after 60 s, then every 10 s; after six unanswered times, its connection is closed.
+_PROBES = " so_keepalive=60s:10s:6"
 
 
 def find_nginx() -> str:
@@ -40,13 +43,15 @@ def parse_version(output: str) -> tuple[int, ...]:
 def render_main(listen: Listen, *, version: tuple[int, ...]) -> str:
     """Return the text of nginx.conf for an nginx of this version."""
     modern = version >= _HTTP2_DIRECTIVE_SINCE
+    tls = " ssl" if listen.access.tls else ""
     return render(
         "nginx/nginx.conf.j2",
         worker_processes=listen.worker_processes,
-        grpc_listen=f"{listen.host}:{listen.grpc_port}{'' if modern else ' http2'}",
-        http_listen=f"{listen.host}:{listen.http_port}",
+        grpc_listen=f"{listen.host}:{listen.grpc_port}{tls}{'' if modern else ' http2'}{_PROBES}",
+        http_listen=f"{listen.host}:{listen.http_port}{tls}{_PROBES}",
         http2_directive=modern,
         member_header=MEMBER_HEADER,
+        **rules(listen.access),
     )
 
 
@@ -121,13 +126,19 @@ class Nginx:
         candidate = self._folder / "candidate"
         write_whole(candidate / "nginx.conf", main)
         write_whole(candidate / "upstream.conf", upstream)
+        self._write_secrets(candidate)
         done = run([self._program, *self._where(), "-t", "-q", "-c", "candidate/nginx.conf"], timeout=30)
         if done.returncode:
             raise EndpointError(f"nginx rejects its new configuration and keeps the last valid one: {done.complaint}")
 
     def _install(self, main: str, upstream: str) -> None:
+        self._write_secrets(self._folder)
         write_whole(self._folder / "upstream.conf", upstream)
         write_whole(self._folder / "nginx.conf", main)
+
+    def _write_secrets(self, folder: Path) -> None:
+        for name, text in secret_files(self.listen.access).items():
+            write_whole(folder / name, text, mode=0o600)
 
     def _require_free(self, port: int) -> None:
         if trouble := port_trouble(self.listen.host, port):

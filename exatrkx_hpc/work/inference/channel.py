@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype
 
+from exatrkx_hpc.base.credentials import Credentials
+from exatrkx_hpc.work.inference.credentials import NONE, open_channel
 from exatrkx_hpc.work.inference.retry import CHANNEL_OPTIONS, RequestFailed
 
 MEMBER: Final = "exatrkx-member"
@@ -32,9 +34,10 @@ class Reply:
 class Channel:
     """A channel; use it within one event loop, and close it. Timeouts are in seconds."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, credentials: Credentials = NONE) -> None:
         """Prepare the channel; send nothing yet."""
-        self._channel = grpc.aio.insecure_channel(server, options=list(CHANNEL_OPTIONS))
+        self._channel = open_channel(server, credentials, list(CHANNEL_OPTIONS))
+        self._metadata = credentials.metadata
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def close(self) -> None:
@@ -55,7 +58,7 @@ class Channel:
             message.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
             message.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
         with _failures():
-            call = self._stub.ModelInfer(message, timeout=timeout)
+            call = self._stub.ModelInfer(message, timeout=timeout, metadata=self._metadata)
             response = await call
             headers = dict(await call.initial_metadata())
         # After a retry inside the balancer, the header lists all servers tried; the last one answered.
@@ -68,18 +71,21 @@ class Channel:
     async def ready(self, model: str, *, timeout: float) -> bool:
         """Return whether the model is ready."""
         with _failures():
-            return bool((await self._stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=timeout)).ready)
+            asked = service_pb2.ModelReadyRequest(name=model)
+            return bool((await self._stub.ModelReady(asked, timeout=timeout, metadata=self._metadata)).ready)
 
     async def version(self, model: str, *, timeout: float) -> str:
         """Return the highest version, which serves requests without a version; empty if there is none."""
         with _failures():
-            said = await self._stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=model), timeout=timeout)
+            asked = service_pb2.ModelMetadataRequest(name=model)
+            said = await self._stub.ModelMetadata(asked, timeout=timeout, metadata=self._metadata)
         return max(said.versions, key=lambda version: (len(version), version), default="")
 
     async def index(self, *, timeout: float) -> list[tuple[str, str, str]]:
         """Return name, state and reason of the state for every model in the server's repository."""
         with _failures():
-            said = await self._stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=timeout)
+            asked = service_pb2.RepositoryIndexRequest()
+            said = await self._stub.RepositoryIndex(asked, timeout=timeout, metadata=self._metadata)
         return [(entry.name, entry.state, entry.reason) for entry in said.models]
 
 

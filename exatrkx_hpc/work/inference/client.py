@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from exatrkx_hpc.base.credentials import Credentials
 from exatrkx_hpc.base.errors import ConfigError, EndpointError, ExatrkxError, ModelError
 from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.inference.channel import Channel, Reply
+from exatrkx_hpc.work.inference.credentials import NONE
 from exatrkx_hpc.work.inference.retry import (
     Patience,
     RequestFailed,
@@ -60,6 +62,7 @@ class Client:
         mode: Mode = "ensemble",
         request_timeout: float = 60.0,
         patience: float = 120.0,
+        credentials: Credentials = NONE,
     ) -> None:
         """Prepare a channel to `server` (`host:port`); send nothing yet.
 
@@ -67,7 +70,8 @@ class Client:
         ExaTrkX. `mode` is `ensemble` (one request to `model`) or another mode of the workload, such as `stages` (one
         request per stage) or `fused` (one request to the fused model). `request_timeout` is the deadline of one
         attempt in seconds. `patience` is how long a failed request is retried, in seconds after its first failure; 0
-        means no retry. Raises ConfigError for an invalid address or mode.
+        means no retry. `credentials` are for an endpoint with a token or TLS. Raises ConfigError for an invalid address
+        or mode.
         """
         self.server = checked_address(server)
         self.workload = workload or workload_of(model)
@@ -75,7 +79,7 @@ class Client:
         self.model = self.workload.models(mode, model)
         self._timeout = request_timeout
         self._patience = Patience(seconds=patience)
-        self._channel = Channel(server)
+        self._channel = Channel(server, credentials)
 
     async def __aenter__(self) -> Client:
         return self
@@ -203,7 +207,7 @@ class Client:
         return "; ".join([*reasons, f"ready: {', '.join(ready) or 'none'}"])
 
 
-def check_endpoint(server: str, model: str = "", deadline: float = 10.0) -> None:
+def check_endpoint(server: str, model: str = "", deadline: float = 10.0, *, credentials: Credentials = NONE) -> None:
     """Return when `server` (`host:port`) serves `model`; wait at most `deadline` seconds.
 
     Raises EndpointError when there is no valid answer, ModelError when the model is not loaded, ConfigError for an
@@ -211,7 +215,7 @@ def check_endpoint(server: str, model: str = "", deadline: float = 10.0) -> None
     """
 
     async def check() -> None:
-        async with Client(server, model=model) as client:
+        async with Client(server, model=model, credentials=credentials) as client:
             await client.check(deadline)
 
     asyncio.run(check())

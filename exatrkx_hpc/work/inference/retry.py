@@ -67,6 +67,9 @@ _REFUSED: Final = re.compile(
 
 _ALWAYS_AGAIN: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "ABORTED", "RESOURCE_EXHAUSTED"})
 
+NO_ENTRY: Final = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
+"""The caller has no valid token, or the endpoint does not pass the call on."""
+
 
 class RequestFailed(Exception):
     """One failed attempt: gRPC's status name, such as `UNAVAILABLE`, and its message."""
@@ -120,6 +123,8 @@ class UnknownModel(ModelError):
 
 def explain(failure: RequestFailed, *, server: str, model: str) -> ExatrkxError:
     """Return the user's error for a failed request: EndpointError or ModelError, one line."""
+    if failure.status in NO_ENTRY:
+        return _no_entry(failure, server=server)
     if failure.status == "DEADLINE_EXCEEDED":
         return EndpointError(
             f"no answer from {server} within the request timeout; raise the timeout, or check the servers"
@@ -139,6 +144,16 @@ def explain(failure: RequestFailed, *, server: str, model: str) -> ExatrkxError:
         return EndpointError(f"{server} does not serve {model} ({said}); see the servers' logs")
     kind = UnknownModel if unknown_model(failure) else ModelError
     return kind(f"{model} at {server} failed ({failure.status}): {failure.message}")
+
+
+def _no_entry(failure: RequestFailed, *, server: str) -> EndpointError:
+    """Return the error for a caller, or a call, that the endpoint does not let in; a repetition cannot help."""
+    if failure.status == "UNAUTHENTICATED":
+        return EndpointError(
+            f"the endpoint {server} refuses the token; use the run root of its farm, or set --token-file to the file "
+            "with its token"
+        )
+    return EndpointError(f"the endpoint {server} refuses this call ({failure.message}); see docs/security.md")
 
 
 def refused(failure: RequestFailed) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exatrkx_hpc.base.credentials import CredentialFiles, Credentials
 from exatrkx_hpc.base.errors import ConfigError, ExatrkxError, IncompleteRun, OutputError
 from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.work.events.parquet_files import require_pyarrow
@@ -62,6 +63,9 @@ class Settings:
     In seconds: `request_timeout` limits one attempt, `patience` limits the retries of a request after its first
     failure, `deadline` limits the wait for the endpoint at the start.
 
+    `token_file` and `certificate` are the files with the farm's token and the certificate of an endpoint with TLS. The
+    workers, also those on other nodes, get the paths and read the files themselves.
+
     `workload` names the kind of events, `workloads` the folder of your own workloads. `mode` is `ensemble` (one
     request to `model`, by default that of the workload), another mode of the workload (`stages`, `fused`), or
     `direct`: the workers run the models of `repository` themselves, one event at a time each, without a server.
@@ -89,6 +93,8 @@ class Settings:
     ignore_first: int = 0
     part_events: int = EVENTS
     shard: Shard = WHOLE
+    token_file: Path | None = None
+    certificate: Path | None = None
 
     def __post_init__(self) -> None:
         self.kind.models(self.mode)  # raises ConfigError for an unknown mode
@@ -115,6 +121,11 @@ class Settings:
     def kind(self) -> Workload:
         """The workload; raises ConfigError for an unknown name."""
         return workload(self.workload, self.workloads)
+
+    @property
+    def credentials(self) -> Credentials:
+        """The credentials for the endpoint; raises ConfigError if a file cannot be used."""
+        return CredentialFiles(token=self.token_file, certificate=self.certificate).read()
 
     @property
     def models(self) -> str:
@@ -254,8 +265,14 @@ def _task(settings: Settings) -> Task:
         mode=settings.mode,
         result_format=settings.result_format,
         part_events=settings.part_events,
-        repository=str(settings.repository.absolute()) if settings.repository is not None else "",
+        repository=_absolute(settings.repository),
+        token_file=_absolute(settings.token_file),
+        certificate=_absolute(settings.certificate),
     )
+
+
+def _absolute(path: Path | None) -> str:
+    return str(path.absolute()) if path is not None else ""
 
 
 async def _run(run: Coordinator) -> None:
@@ -269,6 +286,12 @@ async def check_endpoint(settings: Settings) -> str:
         from exatrkx_hpc.models.pipeline import pipeline_digest
 
         return pipeline_digest(settings.repository or Path())[:12]
-    async with Client(settings.server, workload=settings.kind, model=settings.model, mode=settings.mode) as client:
+    async with Client(
+        settings.server,
+        workload=settings.kind,
+        model=settings.model,
+        mode=settings.mode,
+        credentials=settings.credentials,
+    ) as client:
         await client.check(settings.deadline)
         return await client.version()

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, ModelError, OutputError
 from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.events.source import EventFile, EventInput, Reader, Rows, UnreadableEvent
@@ -73,6 +74,8 @@ class Task:
     repository: str = ""
     result_format: LabelFormat = "csv"
     part_events: int = EVENTS
+    token_file: str = ""
+    certificate: str = ""
 
 
 class Asked(Protocol):
@@ -201,6 +204,10 @@ def _asked(task: Task) -> Client | Direct:
         from exatrkx_hpc.work.inference.in_process import Direct
 
         return Direct(workload, Path(task.repository))
+    files = CredentialFiles(
+        token=Path(task.token_file) if task.token_file else None,
+        certificate=Path(task.certificate) if task.certificate else None,
+    )
     return Client(
         task.server,
         workload=workload,
@@ -208,6 +215,7 @@ def _asked(task: Task) -> Client | Direct:
         mode=task.mode,
         request_timeout=task.request_timeout,
         patience=task.patience,
+        credentials=files.read(),
     )
 
 
