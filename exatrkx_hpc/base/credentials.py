@@ -34,8 +34,8 @@ def read_secret(path: Path) -> str:
         raise ConfigError(
             f"cannot read the secret {path} ({error.strerror}); check the path, or ask the owner of the farm"
         ) from error
-    with os.fdopen(handle, "rb") as file:
-        facts = os.fstat(file.fileno())
+    try:
+        facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
             raise ConfigError(f"{path} is not a file; name the file that holds the secret")
         if facts.st_uid != os.geteuid():
@@ -43,7 +43,9 @@ def read_secret(path: Path) -> str:
         if facts.st_mode & 0o077:
             mode = stat.S_IMODE(facts.st_mode)
             raise ConfigError(f"{path} is open to other users (mode {mode:04o}); replace the secret, then 'chmod 600'")
-        text = file.read(_LONGEST).decode("ascii", errors="replace").strip()
+        text = os.read(handle, _LONGEST).decode("ascii", errors="replace").strip()
+    finally:
+        os.close(handle)
     if not _SECRET.fullmatch(text):
         raise ConfigError(f"{path} holds no secret of 16 or more letters, digits, '.', '_', '~', '+', '/' or '-'")
     return text

@@ -76,12 +76,12 @@ class FarmDir(os.PathLike[str]):
 
     @property
     def certificate(self) -> Path:
-        """The certificate that was made for the endpoint, PEM."""
+        """The certificate of the farm's own authority, PEM: clients of an endpoint with TLS pin it."""
         return self.secrets / "certificate.pem"
 
     @property
     def certificate_key(self) -> Path:
-        """The private key of that certificate, PEM, mode 0600."""
+        """The private key of the authority, PEM, mode 0600."""
         return self.secrets / "certificate.key"
 
     @property
