@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from exatrkx_hpc.config.schema import Farm
     from exatrkx_hpc.farm import (
         Job,
+        connect,
         deploy,
         endpoint_record,
         find_job,
@@ -48,9 +49,11 @@ if TYPE_CHECKING:
         watch,
     )
     from exatrkx_hpc.fleet.events import (
+        AddressUnknown,
         BalancerEnded,
         BalancerReloaded,
         EndpointOpened,
+        EndpointUnguarded,
         JobChanged,
         JobProgress,
         MemberChanged,
@@ -97,6 +100,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AddressUnknown",
     "Answer",
     "BalancerEnded",
     "BalancerReloaded",
@@ -104,6 +108,7 @@ __all__ = [
     "Endpoint",
     "EndpointError",
     "EndpointOpened",
+    "EndpointUnguarded",
     "ExatrkxError",
     "Farm",
     "Found",
@@ -150,6 +155,7 @@ __all__ = [
     "WorkersAboveCores",
     "WorkersSpread",
     "Workload",
+    "connect",
     "decode_npz",
     "deploy",
     "encode_npz",
@@ -178,8 +184,9 @@ _HOMES = {
         "base.ports": "PortTaken",
         "config.resolve": "resolve",
         "config.schema": "Farm",
-        "farm": "Job deploy endpoint_record find_job run_clients running script setup stop up watch",
-        "fleet.events": "BalancerEnded BalancerReloaded EndpointOpened JobChanged JobProgress MemberChanged "
+        "farm": "Job connect deploy endpoint_record find_job run_clients running script setup stop up watch",
+        "fleet.events": "AddressUnknown BalancerEnded BalancerReloaded EndpointOpened EndpointUnguarded JobChanged "
+        "JobProgress MemberChanged "
         "MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted MonitorFailed MonitorStopped NotApplied "
         "SchedulerSilent",
         "launch.events": "ImageFound ImagePulling ModelsBuilding ModelsWithoutPackages PackagesFetching TimeShort "
