@@ -113,6 +113,7 @@ def test_what_is_begun_anew_is_not_begun_twice_by_slurm(tmp_path: Path) -> None:
 def test_the_options_and_the_configuration_say_all_settings() -> None:
     """A setting that is in neither would be lost on the way to the job."""
     told = {"server", "events", "out", "fresh", "retry_failed", "accept_changes", "times", "event_column"}
+    told |= {"token_file", "certificate"}
     configured = {
         "workers",
         "in_flight",
