@@ -6,25 +6,33 @@ import contextlib
 import socket
 import ssl
 import stat
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import grpc
+import numpy as np
 import pytest
 import requests
 from balancers import answering, free_listen, member
 from fakes.running import fake_triton
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from exatrkx_hpc.base.errors import ConfigError
+from exatrkx_hpc.base.credentials import CredentialFiles, make_secret
+from exatrkx_hpc.base.errors import ConfigError, EndpointError
+from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import BalancerSection
+from exatrkx_hpc.farm import Job, connect, endpoint_access, watch
 from exatrkx_hpc.fleet.balancer.access import Access, is_loopback, rules, secret_files
 from exatrkx_hpc.fleet.balancer.balancers import balancer_of
 from exatrkx_hpc.fleet.balancer.base import Listen
 from exatrkx_hpc.fleet.balancer.certificate import given_certificate, made_certificate
 from exatrkx_hpc.fleet.balancer.nginx import Nginx, render_main, render_upstream
+from exatrkx_hpc.fleet.credentials import credential_files, files_for
+from exatrkx_hpc.fleet.endpoint import EndpointRecord, write_endpoint
 from exatrkx_hpc.launch.run_dir import FarmDir
+from exatrkx_hpc.work.map.endpoint import Endpoint
 
 TOKEN, KEY = "t" * 40, "k" * 40
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
@@ -244,3 +252,57 @@ def test_loopback(host, answer):
 
 def test_the_upstream_has_no_secret():
     assert KEY not in render_upstream([member()])
+
+
+# The credentials for an endpoint
+
+
+def endpoint_of(farm: FarmDir, job: str, **facts: str) -> EndpointRecord:
+    farm.job(job).path.mkdir(parents=True)
+    known = {"grpc": f"login01:{job}", "http": "login01:1", "prometheus": "", "access": "token", **facts}
+    record = EndpointRecord(job=job, metrics={}, ready=1, monitor_pid=1, updated=time.time(), **known)
+    write_endpoint(farm.job(job), record)
+    return record
+
+
+def test_a_farms_own_endpoint_gets_its_token_and_a_stranger_gets_none(tmp_path):
+    farm = FarmDir(tmp_path)
+    first, second = endpoint_of(farm, "7"), endpoint_of(farm, "8", certificate=str(tmp_path / "c.pem"), access="open")
+    assert credential_files(farm, first) == CredentialFiles(token=farm.token)
+    assert credential_files(farm, second) == CredentialFiles(certificate=tmp_path / "c.pem")
+    assert files_for(farm, "login01:7") == CredentialFiles(token=farm.token)
+    assert files_for(farm, "login01:9") == files_for(FarmDir(tmp_path / "none"), "login01:7") == CredentialFiles()
+
+
+def test_files_that_a_person_names_take_precedence(tmp_path):
+    endpoint_of(FarmDir(tmp_path), "7")
+    farm = resolve(flags={"site": "local", "run_root": str(tmp_path)}, ambient=False).farm
+    own = CredentialFiles(token=FarmDir(tmp_path).token)
+    assert endpoint_access(farm) == endpoint_access(farm, "login01:7") == ("login01:7", own)
+    named = CredentialFiles(token=tmp_path / "mine", certificate=tmp_path / "c.pem")
+    assert endpoint_access(farm, given=named) == ("login01:7", named)
+    assert endpoint_access(farm, "elsewhere:7", given=named) == ("elsewhere:7", named)
+    with pytest.raises(EndpointError, match="no monitor is running"):
+        endpoint_access(farm, job="9")
+
+
+def test_connect_shows_the_farms_token(start, tmp_path):
+    root = FarmDir(tmp_path / "farm")
+    with fake_triton() as fake:
+        there = member("one", "127.0.0.1", grpc_port=int(fake.server.rpartition(":")[2]))
+        listen = start(Access(token=make_secret(root.token), server_key=KEY), there)
+        endpoint_of(root, "7", grpc=listen.grpc)
+        with connect(flags={"site": "local", "run_root": str(root)}) as endpoint:
+            assert endpoint.find_tracks(np.zeros((3, 3), np.float32)).shape == (3,)
+        with pytest.raises(EndpointError, match="refuses the token"), Endpoint(listen.grpc) as stranger:
+            stranger.find_tracks(np.zeros((3, 3), np.float32))
+
+
+@pytest.mark.parametrize(("site", "host", "told"), [("generic", "127.0.0.1", True), ("local", "127.0.0.1", False)])
+def test_an_open_endpoint_on_a_site_is_told_at_each_start(tmp_path, site, host, told):
+    flags = {"site": site, "run_root": str(tmp_path), "balancer.host": host, "balancer.access": "open"}
+    farm = resolve(flags={**flags, "monitor.prometheus": False}, ambient=False).farm
+    for _ in range(2):
+        news = []
+        watch(Job(id="7", farm=farm, scheduler=None), tell=news.append)
+        assert [one.code for one in news] == ["endpoint-unguarded"] * told

@@ -437,7 +437,7 @@ def test_a_shard_that_has_not_counted_is_taken_for_an_average_one():
         (["--dry-run"], 2, "--dry-run prints the script of a workers' job; add --sbatch"),
         (["--sbatch", "--site", "local"], 2, "--sbatch needs Slurm, which site local does not use; omit --sbatch"),
         (["--sbatch", "-s", "127.0.0.1:9191"], 5, "other nodes cannot reach the endpoint 127.0.0.1:9191; let the"),
-        (["--sbatch", "-s", "localhost:9191"], 5, 'balancer.host = "0.0.0.0"'),
+        (["--sbatch", "-s", "localhost:9191"], 5, 'balancer.host = "internal"'),
         (["--sbatch"], 6, "folder events does not exist"),
     ],
 )
