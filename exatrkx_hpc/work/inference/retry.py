@@ -146,14 +146,18 @@ def explain(failure: RequestFailed, *, server: str, model: str) -> ExatrkxError:
     return kind(f"{model} at {server} failed ({failure.status}): {failure.message}")
 
 
-def _no_entry(failure: RequestFailed, *, server: str) -> EndpointError:
+class NoEntry(EndpointError):
+    """The endpoint refuses the token or the call; no event is the cause, and a repetition cannot help."""
+
+
+def _no_entry(failure: RequestFailed, *, server: str) -> NoEntry:
     """Return the error for a caller, or a call, that the endpoint does not let in; a repetition cannot help."""
     if failure.status == "UNAUTHENTICATED":
-        return EndpointError(
+        return NoEntry(
             f"the endpoint {server} refuses the token; use the run root of its farm, or set --token-file to the file "
             "with its token"
         )
-    return EndpointError(f"the endpoint {server} refuses this call ({failure.message}); see docs/security.md")
+    return NoEntry(f"the endpoint {server} refuses this call ({failure.message}); see docs/security.md")
 
 
 def refused(failure: RequestFailed) -> bool:

@@ -10,6 +10,7 @@ from typing import Final
 
 from exatrkx_hpc.base.errors import ExatrkxError, OutputError
 from exatrkx_hpc.work.events.source import EventFile
+from exatrkx_hpc.work.inference.retry import NoEntry
 from exatrkx_hpc.work.results.outcome import Failed, Result, read_answer
 from exatrkx_hpc.work.results.parts import Part
 from exatrkx_hpc.work.run.accounts import Accounts
@@ -174,9 +175,9 @@ class Coordinator:
     def _take(self, worker: WorkerProcess, answer: Result | Failed | Part) -> None:
         self._last_answer = self._clock()
         if isinstance(answer, Failed):
-            if answer.kind == "output":
+            if answer.kind in ("output", "access"):  # it would be the same for every event, and none is the cause
                 worker.outstanding.pop(answer.event, None)  # absent if it waited for its part
-                self._break_off(OutputError(answer.reason))
+                self._break_off(OutputError(answer.reason) if answer.kind == "output" else NoEntry(answer.reason))
             else:
                 self._fail(worker.outstanding.pop(answer.event), answer.kind, answer.reason)
         elif isinstance(answer, Part):

@@ -25,7 +25,7 @@ from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, Mod
 from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.events.source import EventFile, EventInput, Reader, Rows, UnreadableEvent
 from exatrkx_hpc.work.inference.client import Answer, Client
-from exatrkx_hpc.work.inference.retry import UnknownModel
+from exatrkx_hpc.work.inference.retry import NoEntry, UnknownModel
 from exatrkx_hpc.work.results.outcome import Result
 from exatrkx_hpc.work.results.parts import EVENTS, Part, PartWriter
 from exatrkx_hpc.work.results.write import write_result
@@ -48,6 +48,7 @@ KINDS: Final[dict[type[ExatrkxError], str]] = {
     ModelError: "model",
     EndpointError: "endpoint",
     UnknownModel: "endpoint",
+    NoEntry: "access",
     OutputError: "output",
 }
 """The failure kind in the report for each error of an event."""

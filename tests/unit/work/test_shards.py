@@ -352,6 +352,7 @@ def test_an_order_says_everything(tmp_path):
         patience=2.5, deadline=3.5, model="m", workload="mine",
         workloads=str(tmp_path), mode="stages", repository=tmp_path / "r", fresh=True, retry_failed=True,
         accept_changes=True, event_column="c", result_format="parquet", part_events=7, times=True, ignore_first=2,
+        token_file=tmp_path / "token", certificate=tmp_path / "c.pem",
     )  # fmt: skip
     bare = {field.name for field in dataclasses.fields(order) if getattr(order, field.name) == field.default}
     assert bare == {"shard"}, "a value that this test does not set"
