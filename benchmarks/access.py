@@ -1,8 +1,10 @@
-"""Measure what the balancer, the token and TLS cost: the rate of each way to one server, by that without a balancer.
+"""Measure what the balancer, the token and TLS cost: the rate of each way to one server, relative to the direct one.
 
 Starts an embedded farm of one server (a real Triton) and a balancer for each way, all in front of this server. The
 windows of the ways alternate. `direct` goes to the server's own port. `--bytes` sends tensors of this size to a model
-that returns its input, in place of events to the ensemble. Clients, balancers and server share the machine. Example:
+that returns its input, in place of events to the ensemble. Clients, balancers and server share the machine. The output
+also has the CPU time per request of client, balancer and server together; on a machine with other load, its ratio is
+more reliable than that of the rates. Example:
 
     python benchmarks/access.py --repeats 5 --json access.json
 """
@@ -28,6 +30,7 @@ from numpy.typing import NDArray
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.credentials import Credentials
 from exatrkx_hpc.base.ports import free_port
+from exatrkx_hpc.base.process import session_members
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.fleet.balancer.access import Access
 from exatrkx_hpc.fleet.balancer.base import Listen
@@ -58,10 +61,19 @@ output [{ name: "OUT" data_type: TYPE_FP32 dims: [-1] }]
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """An address of the server, and the credentials for it."""
+    """An address of the server, the credentials for it, and the sessions of the programs that take part."""
 
     server: str
     credentials: Credentials
+    sessions: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """One measurement: requests per second, and CPU milliseconds per request."""
+
+    per_second: float
+    processor_ms: float
 
 
 def main() -> None:
@@ -80,15 +92,22 @@ def main() -> None:
         rates = asyncio.run(_measure(arguments, ways, _tensors(arguments, Path(folder))))
     figures = {
         way: {
-            "per_second": statistics.median(some),
+            "per_second": statistics.median(one.per_second for one in some),
+            "processor_ms": statistics.median(one.processor_ms for one in some),
             # Turn by turn, because other load changes from turn to turn.
-            "by_direct": statistics.median(one / base for one, base in zip(some, rates["direct"], strict=True)),
-            "windows": some,
+            "by_direct": statistics.median(
+                one.per_second / base.per_second for one, base in zip(some, rates["direct"], strict=True)
+            ),
+            "by_direct_processor": statistics.median(
+                base.processor_ms / one.processor_ms for one, base in zip(some, rates["direct"], strict=True)
+            ),
+            "windows": [vars(one) for one in some],
         }
         for way, some in rates.items()
     }
     for way, one in figures.items():
-        print(f"{way:<12} {one['per_second']:9.1f}/s {one['by_direct']:7.3f} of direct")
+        rate, cpu = f"{one['per_second']:9.1f}/s", f"{one['processor_ms']:8.2f} ms of processor"
+        print(f"{way:<12} {rate} {one['by_direct']:7.3f} of direct, {cpu} {one['by_direct_processor']:7.3f}")
     if arguments.json:
         facts = {**vars(arguments), "json": str(arguments.json), "load_average": os.getloadavg()[0]}
         arguments.json.write_text(json.dumps({"settings": facts, "ways": figures}, indent=2) + "\n")
@@ -131,13 +150,15 @@ def _ways(arguments: argparse.Namespace, folder: Path) -> Iterator[Mapping[str, 
             ),
         }
         with contextlib.ExitStack() as stack:
-            ways = {"direct": Way(server=server.grpc, credentials=Credentials())}
+            own = os.getsid(server.record.pid)
+            ways = {"direct": Way(server=server.grpc, credentials=Credentials(), sessions=(own,))}
             for name, (access, credentials) in kinds.items():
                 ports = {"grpc_port": free_port(_HOST), "http_port": free_port(_HOST)}
                 balancer = Nginx(folder / f"nginx-{name}", Listen(host=_HOST, **ports, access=access))
                 balancer.start([server])
                 stack.callback(balancer.stop)
-                ways[name] = Way(server=balancer.listen.grpc, credentials=credentials)
+                session = os.getsid(int((folder / f"nginx-{name}" / "nginx.pid").read_text()))
+                ways[name] = Way(server=balancer.listen.grpc, credentials=credentials, sessions=(own, session))
             yield ways
     finally:
         farm.stop(job, drain=False)
@@ -145,12 +166,13 @@ def _ways(arguments: argparse.Namespace, folder: Path) -> Iterator[Mapping[str, 
 
 async def _measure(
     arguments: argparse.Namespace, ways: Mapping[str, Way], tensors: list[NDArray[np.float32]]
-) -> dict[str, list[float]]:
+) -> dict[str, list[Window]]:
     model, name, result = ("echo", "IN", "OUT") if arguments.bytes else ("exatrkx", "FEATURES", "LABELS")
     channels = {way: Channel(one.server, one.credentials) for way, one in ways.items()}
-    rates: dict[str, list[float]] = {way: [] for way in ways}
+    rates: dict[str, list[Window]] = {way: [] for way in ways}
 
-    async def window(channel: Channel, seconds: float) -> float:
+    async def window(way: str, seconds: float) -> Window:
+        channel, before = channels[way], _processor_seconds(ways[way])
         begin, done = time.monotonic(), 0
 
         async def lane() -> None:
@@ -160,20 +182,31 @@ async def _measure(
                 done += 1
 
         await asyncio.gather(*(lane() for _ in range(arguments.in_flight)))
-        return done / (time.monotonic() - begin)
+        spent = _processor_seconds(ways[way]) - before
+        return Window(per_second=done / (time.monotonic() - begin), processor_ms=1000 * spent / done)
 
     try:
-        for channel in channels.values():
-            await window(channel, min(2.0, arguments.seconds))  # warm up
+        for way in channels:
+            await window(way, min(2.0, arguments.seconds))  # warm up
         for turn in range(arguments.repeats):
             order = list(channels)
             first = turn % len(order)  # no way profits from its place
             for way in order[first:] + order[:first]:
-                rates[way].append(await window(channels[way], arguments.seconds))
+                rates[way].append(await window(way, arguments.seconds))
     finally:
         for channel in channels.values():
             await channel.close()
     return rates
+
+
+def _processor_seconds(way: Way) -> float:
+    """Return the CPU seconds of this process and of the programs of a way."""
+    spent = 0.0
+    for pid in (pid for session in way.sessions for pid in session_members(session)):
+        with contextlib.suppress(OSError):  # the process may have just ended
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            spent += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return spent + time.process_time()
 
 
 if __name__ == "__main__":
