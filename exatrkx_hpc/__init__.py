@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         LaunchError,
         MissingComponent,
         ModelError,
+        NotStarted,
         OutputError,
     )
     from exatrkx_hpc.base.news import Level, News
@@ -52,17 +53,22 @@ if TYPE_CHECKING:
         AddressUnknown,
         BalancerEnded,
         BalancerReloaded,
+        BalancerWarned,
         EndpointOpened,
         EndpointUnguarded,
         JobChanged,
         JobProgress,
+        LocksMissing,
         MemberChanged,
         MetricsStoreEnded,
         MetricsStoreMissing,
         MetricsStoreStarted,
+        MonitorAbsent,
         MonitorFailed,
+        MonitorLeft,
         MonitorStopped,
         NotApplied,
+        NotObserved,
         SchedulerSilent,
     )
     from exatrkx_hpc.launch.events import (
@@ -80,7 +86,13 @@ if TYPE_CHECKING:
     from exatrkx_hpc.work.map.endpoint import Endpoint
     from exatrkx_hpc.work.map.found import Found
     from exatrkx_hpc.work.news import (
+        EndpointAnswers,
+        EndpointSilent,
+        EventPoisoned,
+        FilesPassedOver,
+        ModelsChanged,
         NodeSaid,
+        NoFinalNewline,
         RunNews,
         RunResumed,
         RunUnheard,
@@ -104,13 +116,18 @@ __all__ = [
     "Answer",
     "BalancerEnded",
     "BalancerReloaded",
+    "BalancerWarned",
     "ConfigError",
     "Endpoint",
+    "EndpointAnswers",
     "EndpointError",
     "EndpointOpened",
+    "EndpointSilent",
     "EndpointUnguarded",
+    "EventPoisoned",
     "ExatrkxError",
     "Farm",
+    "FilesPassedOver",
     "Found",
     "ImageFound",
     "ImagePulling",
@@ -121,6 +138,7 @@ __all__ = [
     "JobProgress",
     "LaunchError",
     "Level",
+    "LocksMissing",
     "MemberChanged",
     "MetricsStoreEnded",
     "MetricsStoreMissing",
@@ -128,12 +146,18 @@ __all__ = [
     "MissingComponent",
     "ModelError",
     "ModelsBuilding",
+    "ModelsChanged",
     "ModelsWithoutPackages",
+    "MonitorAbsent",
     "MonitorFailed",
+    "MonitorLeft",
     "MonitorStopped",
     "News",
+    "NoFinalNewline",
     "NodeSaid",
     "NotApplied",
+    "NotObserved",
+    "NotStarted",
     "OutputError",
     "PackagesFetching",
     "PortTaken",
@@ -179,15 +203,16 @@ _HOMES = {
     name: f"exatrkx_hpc.{home}"
     for home, names in {
         "base.errors": "ConfigError EndpointError ExatrkxError IncompleteRun InputError LaunchError MissingComponent "
-        "ModelError OutputError",
+        "ModelError NotStarted OutputError",
         "base.news": "Level News",
         "base.ports": "PortTaken",
         "config.resolve": "resolve",
         "config.schema": "Farm",
         "farm": "Job connect deploy endpoint_record find_job run_clients running script setup stop up watch",
-        "fleet.events": "AddressUnknown BalancerEnded BalancerReloaded EndpointOpened EndpointUnguarded JobChanged "
-        "JobProgress MemberChanged "
-        "MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted MonitorFailed MonitorStopped NotApplied "
+        "fleet.events": "AddressUnknown BalancerEnded BalancerReloaded BalancerWarned EndpointOpened "
+        "EndpointUnguarded JobChanged JobProgress "
+        "LocksMissing MemberChanged MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted "
+        "MonitorAbsent MonitorFailed MonitorLeft MonitorStopped NotApplied NotObserved "
         "SchedulerSilent",
         "launch.events": "ImageFound ImagePulling ModelsBuilding ModelsWithoutPackages PackagesFetching TimeShort "
         "VariablesUnused",
@@ -196,7 +221,8 @@ _HOMES = {
         "work.inference.client": "Answer",
         "work.map.endpoint": "Endpoint",
         "work.map.found": "Found",
-        "work.news": "NodeSaid RunNews RunResumed RunUnheard ShardsLost UnitsDoubtful WorkersAboveCores WorkersSpread",
+        "work.news": "EndpointAnswers EndpointSilent EventPoisoned FilesPassedOver ModelsChanged NoFinalNewline "
+        "NodeSaid RunNews RunResumed RunUnheard ShardsLost UnitsDoubtful WorkersAboveCores WorkersSpread",
         "work.run.progress": "Tally",
         "work.run.report": "Report",
         "work.run.run": "Settings StoppedRun",

@@ -17,6 +17,7 @@ from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.base.errors import InputError, MissingComponent, ModelError, OutputError
 from exatrkx_hpc.cli.event_commands import EventSource, event_source
+from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import (
     Certificate,
     ConfigFile,
@@ -239,10 +240,14 @@ def test(
 ) -> None:
     """Send tensors from CSV files to one model and show its outputs."""
     farm = resolved(config, site=site, run_root=run_root).farm
-    given = CredentialFiles(token=token_file, certificate=certificate)
-    address, files = story.endpoint_access(farm, server, given=given)
+    record = None if server else story.endpoint_record(farm, tell=teller(as_json=as_json))
+    address, identity = (record.grpc, record.identity) if record is not None else (server or "", "")
     timeout = farm.clients.request_timeout
-    reply = ask_model(address, model, inputs, version=version, timeout=timeout, credentials=files.read())
+    given = CredentialFiles(token=token_file, certificate=certificate)
+    credentials = story.endpoint_files(farm, record or address, given=given).read()
+    reply = ask_model(
+        address, model, inputs, version=version, timeout=timeout, identity=identity, credentials=credentials
+    )
     if out is not None:
         reply = save_outputs(reply, out)
     if as_json:

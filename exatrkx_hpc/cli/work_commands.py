@@ -15,6 +15,7 @@ import typer
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.base.errors import ConfigError, EndpointError
+from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import (
     Certificate,
@@ -88,6 +89,9 @@ def run_clients(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Redo changed events and drop missing ones.")
     ] = False,
+    expect: Annotated[
+        int | None, typer.Option("--expect", min=1, help="Number of events; refuse a folder that has another number.")
+    ] = None,
     times: Annotated[
         bool, typer.Option("--times", help="With --mode stages: write times.csv with the seconds per stage.")
     ] = False,
@@ -160,10 +164,18 @@ def run_clients(
         server__model_repository=model_repository or None,
     )
     settings = dataclasses.replace(
-        _settings(found.farm, server, events, out, given=CredentialFiles(token=token_file, certificate=certificate)),
+        _settings(
+            found.farm,
+            server,
+            events,
+            out,
+            given=CredentialFiles(token=token_file, certificate=certificate),
+            tell=teller(as_json=as_json, quiet=quiet),
+        ),
         fresh=not resume,
         retry_failed=retry_failed,
         accept_changes=accept_changes,
+        expect=expect,
         event_column=event_column,
         times=times,
         ignore_first=ignore_first,
@@ -175,15 +187,19 @@ def run_clients(
     _run(settings, partial(do, farm=found.farm), quiet=quiet, as_json=as_json)
 
 
-def _settings(farm: Farm, server: str | None, events: Path, out: Path, *, given: CredentialFiles) -> Settings:
+def _settings(
+    farm: Farm, server: str | None, events: Path, out: Path, *, given: CredentialFiles, tell: Tell
+) -> Settings:
     clients, direct = farm.clients, farm.clients.mode == "direct"
     if direct and server:
         raise ConfigError("--server and mode direct are mutually exclusive; omit one of them")
-    address, files = ("", given) if direct else story.endpoint_access(farm, server, given=given)
+    record = None if direct or server else story.endpoint_record(farm, tell=tell)
+    files = given if direct else story.endpoint_files(farm, record or server or "", given=given)
     return Settings(
-        server=address,
         token_file=files.token,
         certificate=files.certificate,
+        server=server or (record.grpc if record is not None else ""),
+        identity=record.identity if record is not None else "",
         events=events,
         out=out,
         workers=clients.workers,

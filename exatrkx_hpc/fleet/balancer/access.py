@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, Final
 
+from exatrkx_hpc.base.ownership import ENDPOINT_HEADER
 from exatrkx_hpc.base.templates import render
 from exatrkx_hpc.launch.secrets import GRPC_PREFIX, KEY_HEADER
 
@@ -26,6 +27,7 @@ HTTP_CALLS: Final = (
     "/v2/health/(live|ready)",
     f"/v2/models/{_NAME}(/versions/{_NAME})?(/(ready|config|stats|infer|generate|generate_stream))?",
     "/v2/repository/index",
+    f"/{ENDPOINT_HEADER}",
 )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.work.inference.client import Client
+from exatrkx_hpc.work.inference.retry import PATIENCE
 from exatrkx_hpc.work.map.found import Found, NamedEvents
 from exatrkx_hpc.work.map.map import Flow, Way
 from exatrkx_hpc.work.map.map_ledger import Scribe
@@ -43,7 +44,7 @@ class Endpoint:
         model: str = "",
         mode: Mode = "ensemble",
         request_timeout: float = 60.0,
-        patience: float = 120.0,
+        patience: float = PATIENCE,
         token_file: str | Path | None = None,
         certificate: str | Path | None = None,
     ) -> None:

@@ -28,12 +28,14 @@ from exatrkx_hpc.fleet.balancer.access import Access, is_loopback, rules, secret
 from exatrkx_hpc.fleet.balancer.balancers import balancer_of
 from exatrkx_hpc.fleet.balancer.base import Listen
 from exatrkx_hpc.fleet.balancer.certificate import given_certificate, made_certificate
+from exatrkx_hpc.fleet.balancer.limits import limits_of
 from exatrkx_hpc.fleet.balancer.nginx import Nginx, render_main, render_upstream
 from exatrkx_hpc.fleet.credentials import credential_files, files_for
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, write_endpoint
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.work.map.endpoint import Endpoint
 
+LIMITS = limits_of(2, open_files=1024)
 TOKEN, KEY = "t" * 40, "k" * 40
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
 
@@ -71,7 +73,7 @@ def test_golden_with_everything(golden):
     """The secrets are not in it, so that it may be shown."""
     access = Access(token=TOKEN, server_key=KEY, certificate="C", private_key="P", requests=4096, rate=10000)
     listen = Listen(host="10.0.0.1", grpc_port=9191, http_port=9190, access=access)
-    text = render_main(listen, version=(1, 25, 1))
+    text = render_main(listen, LIMITS, instance="i", version=(1, 25, 1))
     assert TOKEN not in text and KEY not in text
     golden("nginx.guarded.conf", text)
     golden("nginx.secrets.conf", secret_files(access)["secrets.conf"])
@@ -251,7 +253,7 @@ def test_loopback(host, answer):
 
 
 def test_the_upstream_has_no_secret():
-    assert KEY not in render_upstream([member()])
+    assert KEY not in render_upstream([member()], LIMITS)
 
 
 # The credentials for an endpoint
