@@ -31,7 +31,7 @@ from exatrkx_hpc.fleet.balancer.certificate import given_certificate, made_certi
 from exatrkx_hpc.fleet.balancer.limits import limits_of
 from exatrkx_hpc.fleet.balancer.nginx import Nginx, render_main, render_upstream
 from exatrkx_hpc.fleet.credentials import credential_files, files_for
-from exatrkx_hpc.fleet.endpoint import EndpointRecord, write_endpoint
+from exatrkx_hpc.fleet.endpoint import EndpointRecord, point_latest, write_endpoint
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.work.map.endpoint import Endpoint
 
@@ -264,6 +264,7 @@ def endpoint_of(farm: FarmDir, job: str, **facts: str) -> EndpointRecord:
     known = {"grpc": f"login01:{job}", "http": "login01:1", "prometheus": "", "access": "token", **facts}
     record = EndpointRecord(job=job, metrics={}, ready=1, monitor_pid=1, updated=time.time(), **known)
     write_endpoint(farm.job(job), record)
+    point_latest(farm.job(job))
     return record
 
 
