@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         EndpointUnguarded,
         JobChanged,
         JobProgress,
+        JobStopping,
         LocksMissing,
         MemberChanged,
         MetricsStoreEnded,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from exatrkx_hpc.launch.events import (
         ImageFound,
         ImagePulling,
+        JobAdopted,
         ModelsBuilding,
         ModelsWithoutPackages,
         PackagesFetching,
@@ -90,6 +92,7 @@ if TYPE_CHECKING:
         EndpointSilent,
         EventPoisoned,
         FilesPassedOver,
+        LedgerRebuilt,
         ModelsChanged,
         NodeSaid,
         NoFinalNewline,
@@ -134,9 +137,12 @@ __all__ = [
     "IncompleteRun",
     "InputError",
     "Job",
+    "JobAdopted",
     "JobChanged",
     "JobProgress",
+    "JobStopping",
     "LaunchError",
+    "LedgerRebuilt",
     "Level",
     "LocksMissing",
     "MemberChanged",
@@ -211,18 +217,19 @@ _HOMES = {
         "farm": "Job connect deploy endpoint_record find_job run_clients running script setup stop up watch",
         "fleet.events": "AddressUnknown BalancerEnded BalancerReloaded BalancerWarned EndpointOpened "
         "EndpointUnguarded JobChanged JobProgress "
-        "LocksMissing MemberChanged MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted "
+        "JobStopping LocksMissing MemberChanged MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted "
         "MonitorAbsent MonitorFailed MonitorLeft MonitorStopped NotApplied NotObserved "
         "SchedulerSilent",
-        "launch.events": "ImageFound ImagePulling ModelsBuilding ModelsWithoutPackages PackagesFetching TimeShort "
-        "VariablesUnused",
+        "launch.events": "ImageFound ImagePulling JobAdopted ModelsBuilding ModelsWithoutPackages PackagesFetching "
+        "TimeShort VariablesUnused",
         "models.pipeline": "load_pipeline",
         "scores": "score_results",
         "work.inference.client": "Answer",
         "work.map.endpoint": "Endpoint",
         "work.map.found": "Found",
-        "work.news": "EndpointAnswers EndpointSilent EventPoisoned FilesPassedOver ModelsChanged NoFinalNewline "
-        "NodeSaid RunNews RunResumed RunUnheard ShardsLost UnitsDoubtful WorkersAboveCores WorkersSpread",
+        "work.news": "EndpointAnswers EndpointSilent EventPoisoned FilesPassedOver LedgerRebuilt ModelsChanged "
+        "NoFinalNewline NodeSaid RunNews RunResumed RunUnheard ShardsLost UnitsDoubtful WorkersAboveCores "
+        "WorkersSpread",
         "work.run.progress": "Tally",
         "work.run.report": "Report",
         "work.run.run": "Settings StoppedRun",

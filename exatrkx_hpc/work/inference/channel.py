@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
+from tritonclient.grpc import InferResult, model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype
 
 from exatrkx_hpc.base.credentials import Credentials
@@ -123,6 +123,13 @@ class Channel:
             asked = service_pb2.ModelMetadataRequest(name=model)
             said = await stub.ModelMetadata(asked, timeout=timeout, metadata=self._credentials.metadata)
         return max(said.versions, key=lambda version: (len(version), version), default="")
+
+    async def config(self, model: str, *, timeout: float) -> model_config_pb2.ModelConfig:
+        """Return the configuration of a model as the server has completed it."""
+        async with self._call() as stub:
+            asked = service_pb2.ModelConfigRequest(name=model)
+            said = await stub.ModelConfig(asked, timeout=timeout, metadata=self._credentials.metadata)
+        return said.config
 
     async def index(self, *, timeout: float) -> list[tuple[str, str, str]]:
         """Return name, state and reason of the state for every model in the server's repository."""
