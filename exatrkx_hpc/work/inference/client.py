@@ -28,6 +28,7 @@ from exatrkx_hpc.work.inference.ownership import NotOurs
 from exatrkx_hpc.work.inference.retry import (
     PATIENCE,
     Cause,
+    NoEntry,
     Patience,
     Poisoned,
     RequestFailed,
@@ -224,7 +225,7 @@ class Client:
             return await persist(attempt, patience=self._patience, retried=again)
         except RequestFailed as failure:
             error = explain(failure, server=self.server, model=request.model)
-            if failure.cause in _OPEN:
+            if failure.cause in _OPEN and not isinstance(error, NoEntry):
                 raise Unanswered(failure.cause, error, member=failure.member) from failure
             raise error from failure
         except BadReply as bad:
