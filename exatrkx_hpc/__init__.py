@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from exatrkx_hpc.config.schema import Farm
     from exatrkx_hpc.farm import (
         Job,
+        connect,
         deploy,
         endpoint_record,
         find_job,
@@ -49,10 +50,12 @@ if TYPE_CHECKING:
         watch,
     )
     from exatrkx_hpc.fleet.events import (
+        AddressUnknown,
         BalancerEnded,
         BalancerReloaded,
         BalancerWarned,
         EndpointOpened,
+        EndpointUnguarded,
         JobChanged,
         JobProgress,
         JobStopping,
@@ -112,6 +115,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AddressUnknown",
     "Answer",
     "BalancerEnded",
     "BalancerReloaded",
@@ -122,6 +126,7 @@ __all__ = [
     "EndpointError",
     "EndpointOpened",
     "EndpointSilent",
+    "EndpointUnguarded",
     "EventPoisoned",
     "ExatrkxError",
     "Farm",
@@ -180,6 +185,7 @@ __all__ = [
     "WorkersAboveCores",
     "WorkersSpread",
     "Workload",
+    "connect",
     "decode_npz",
     "deploy",
     "encode_npz",
@@ -208,8 +214,9 @@ _HOMES = {
         "base.ports": "PortTaken",
         "config.resolve": "resolve",
         "config.schema": "Farm",
-        "farm": "Job deploy endpoint_record find_job run_clients running script setup stop up watch",
-        "fleet.events": "BalancerEnded BalancerReloaded BalancerWarned EndpointOpened JobChanged JobProgress "
+        "farm": "Job connect deploy endpoint_record find_job run_clients running script setup stop up watch",
+        "fleet.events": "AddressUnknown BalancerEnded BalancerReloaded BalancerWarned EndpointOpened "
+        "EndpointUnguarded JobChanged JobProgress "
         "JobStopping LocksMissing MemberChanged MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted "
         "MonitorAbsent MonitorFailed MonitorLeft MonitorStopped NotApplied NotObserved "
         "SchedulerSilent",

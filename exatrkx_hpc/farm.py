@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exatrkx_hpc import prepare
+from exatrkx_hpc.base.credentials import NO_FILES, CredentialFiles
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, LaunchError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.job import JobInfo, JobState
@@ -30,9 +31,13 @@ from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.config.values import least_ready
 from exatrkx_hpc.fleet.background import Background, start_in_background
+from exatrkx_hpc.fleet.balancer.access import is_loopback
+from exatrkx_hpc.fleet.balancer.address import INTERNAL
 from exatrkx_hpc.fleet.balancer.balancers import balancer_of, end_left, kind_of
+from exatrkx_hpc.fleet.credentials import credential_files, files_for
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, read_endpoint, remove_endpoint, running_endpoint
 from exatrkx_hpc.fleet.endpoints import endpoints_of, monitor_lives, only_endpoint
+from exatrkx_hpc.fleet.events import EndpointUnguarded
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.readiness import ReadyWait
 from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
@@ -44,7 +49,7 @@ from exatrkx_hpc.launch.render import render_job
 from exatrkx_hpc.launch.run_dir import LATEST, FarmDir, RunDir
 from exatrkx_hpc.launch.run_dirs import old_jobs, remove, remove_old_scripts, remove_script
 from exatrkx_hpc.launch.scheduler import JobMayRunError, Scheduler, SchedulerSilentError
-from exatrkx_hpc.launch.schedulers import farm_slurm, scheduler_of
+from exatrkx_hpc.launch.schedulers import abilities_of, farm_slurm, scheduler_of
 from exatrkx_hpc.launch.slurm.farm_jobs import read_record
 from exatrkx_hpc.launch.words import Word
 
@@ -53,6 +58,7 @@ if TYPE_CHECKING:  # imported where a run begins: NumPy and gRPC take longer tha
     from exatrkx_hpc.work.run.progress import ShowProgress
     from exatrkx_hpc.work.run.report import Report
     from exatrkx_hpc.work.run.run import Settings
+    from exatrkx_hpc.work.workloads.base import Workload
 
 _DAY = 86400.0
 #: In seconds. A monitor that has just been started holds its lock after this time.
@@ -236,24 +242,39 @@ def only_job(farm: Farm, found: Sequence[tuple[Job, JobInfo]]) -> Job:
 
 def watch(job: Job, *, tell: Tell = untold) -> Watch:
     """Return a monitor of `job`, not started yet; it runs the endpoint until `stop()` or the end of the job."""
-    farm, host = job.farm, job.farm.balancer.host
+    farm = job.farm
     told = of_job(job.id, tell)
+    balancer = balancer_of(
+        farm.balancer,
+        job.run_dir.balancer(kind_of(farm.balancer).program),
+        told,
+        farm=farm_id(farm.name, farm.run_root),
+        job=job.id,
+        request_timeout=farm.clients.request_timeout,
+        root=FarmDir.of(farm),
+        nodes=_nodes(job) if farm.balancer.host == INTERNAL else (),
+    )
+    shared = abilities_of(farm).other_machines or not is_loopback(balancer.listen.host)
+    if farm.balancer.access == "open" and shared:
+        told(EndpointUnguarded(address=balancer.listen.grpc))
     monitor = Monitor(
         run_dir=job.run_dir,
         job_info=lambda: job.scheduler.info(job.id),
-        balancer=balancer_of(
-            farm.balancer,
-            job.run_dir.balancer(kind_of(farm.balancer).program),
-            told,
-            farm=farm_id(farm.name, farm.run_root),
-            job=job.id,
-            request_timeout=farm.clients.request_timeout,
-        ),
-        metrics_store=metrics_store(farm.monitor, job.run_dir.prometheus, host=host, tell=told),
+        balancer=balancer,
+        metrics_store=metrics_store(farm.monitor, job.run_dir.prometheus, host=farm.monitor.prometheus_host, tell=told),
         settings=farm.monitor,
         tell=tell,
     )
     return Watch(monitor)
+
+
+def _nodes(job: Job) -> tuple[str, ...]:
+    """Return the addresses of the job's nodes, as far as they are known."""
+    try:
+        nodes = job.scheduler.info(job.id).nodes
+    except LaunchError:
+        return ()
+    return tuple(f"{node}{job.farm.cluster.host_suffix}" for node in nodes)
 
 
 def detach(job: Job, words: Sequence[str]) -> Background:
@@ -456,23 +477,69 @@ def up(
     `queue_wait` and `min_ready`. Raises ConfigError, MissingComponent, LaunchError, ModelError, EndpointError.
     """
     farm = resolve(file, flags=flags).farm
-    clients = farm.clients
-    from exatrkx_hpc.work.map.endpoint import Endpoint
+    _workload(farm).requests(farm.clients.mode)  # raises ConfigError for mode direct before anything starts
+    with running(farm, tell=tell, wait=wait, queue_wait=queue_wait, min_ready=min_ready) as (job, _):
+        address, files = endpoint_access(farm, job=job.id)
+        with _endpoint(farm, address, files) as endpoint:
+            yield endpoint
+
+
+def _workload(farm: Farm) -> Workload:
     from exatrkx_hpc.work.workloads.table import workload_of
 
-    chosen = workload_of(clients.model, default=clients.workload, folder=clients.workloads)
-    chosen.requests(clients.mode)  # raises ConfigError for mode direct before anything starts
-    with (
-        running(farm, tell=tell, wait=wait, queue_wait=queue_wait, min_ready=min_ready) as (_, monitor),
-        Endpoint(
-            monitor.endpoint,
-            workload=chosen,
-            model=clients.model,
-            mode=clients.mode,
-            request_timeout=clients.request_timeout,
-            patience=clients.patience,
-        ) as endpoint,
-    ):
+    clients = farm.clients
+    return workload_of(clients.model, default=clients.workload, folder=clients.workloads)
+
+
+def _endpoint(farm: Farm, address: str, files: CredentialFiles) -> Endpoint:
+    from exatrkx_hpc.work.map.endpoint import Endpoint
+
+    clients = farm.clients
+    return Endpoint(
+        address,
+        workload=_workload(farm),
+        model=clients.model,
+        mode=clients.mode,
+        request_timeout=clients.request_timeout,
+        patience=clients.patience,
+        token_file=files.token,
+        certificate=files.certificate,
+    )
+
+
+def endpoint_access(
+    farm: Farm, server: str | None = None, *, given: CredentialFiles = NO_FILES, job: str | None = None
+) -> tuple[str, CredentialFiles]:
+    """Return the address of an endpoint, `host:port`, and the files with the credentials for it.
+
+    Without `server`, it is the endpoint of `job`, and raises the errors of `endpoint_record`. The address `server` gets
+    the farm's credentials only if it is that of an endpoint of the farm. Files in `given` go first.
+    """
+    if server:
+        return server, endpoint_files(farm, server, given=given)
+    record = endpoint_record(farm, job)
+    return record.grpc, endpoint_files(farm, record, given=given)
+
+
+def endpoint_files(farm: Farm, at: EndpointRecord | str, *, given: CredentialFiles = NO_FILES) -> CredentialFiles:
+    """Return the files with the credentials for an endpoint of `farm`, or for an address, see `endpoint_access`."""
+    root = FarmDir.of(farm)
+    files = files_for(root, at) if isinstance(at, str) else credential_files(root, at)
+    return CredentialFiles(token=given.token or files.token, certificate=given.certificate or files.certificate)
+
+
+@contextmanager
+def connect(
+    file: str | Path | None = None, *, flags: Mapping[str, object] | None = None, job: str | None = None
+) -> Iterator[Endpoint]:
+    """Yield a client of the running endpoint of the farm of `file`, with the farm's token and certificate.
+
+    `flags` override values of the file by dotted key; `job` is a job ID, by default that of the only endpoint.
+    Raises ConfigError, and EndpointError when no monitor runs.
+    """
+    farm = resolve(file, flags=flags).farm
+    address, files = endpoint_access(farm, job=job)
+    with _endpoint(farm, address, files) as endpoint:
         yield endpoint
 
 

@@ -34,6 +34,7 @@ from exatrkx_hpc.launch.render import render_job
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.run_dirs import of_this_machine
 from exatrkx_hpc.launch.schedulers import abilities_of, uses_own_triton
+from exatrkx_hpc.launch.secrets import farm_server_key
 from exatrkx_hpc.launch.slurm.environment import unused_variables
 from exatrkx_hpc.launch.slurm.interactive import allocation
 from exatrkx_hpc.launch.slurm.scheduler import REMEDY
@@ -150,6 +151,7 @@ def make_run_root(farm: Farm) -> None:
     try:
         run_root.scripts.mkdir(parents=True, exist_ok=True)
         run_root.python.mkdir(exist_ok=True)
+        farm_server_key(run_root)
     except OSError as error:
         raise LaunchError(
             f"run_root {run_root} cannot be made ({error.strerror}); choose a folder that you may write to"

@@ -10,6 +10,7 @@ from typing import Final
 
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.credentials import NO_FILES, CredentialFiles
 from exatrkx_hpc.base.errors import ConfigError, EndpointError
 from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.config.schema import Farm
@@ -26,12 +27,16 @@ _MOST_INSTANCES: Final = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """An endpoint with `servers` servers of `instances` instances each; `record` returns its current record."""
+    """An endpoint with `servers` servers of `instances` instances each; `record` returns its current record.
+
+    `files` has the credentials for it.
+    """
 
     endpoint: str
     servers: int
     instances: int
     record: Callable[[], EndpointRecord]
+    files: CredentialFiles = NO_FILES
 
 
 def sized(farm: Farm, servers: int, instances: int) -> Farm:
@@ -76,6 +81,7 @@ def placed(farm: Farm, servers: int, instances: int, *, wait: float, tell: Tell)
             servers=servers,
             instances=instances,
             record=lambda: story.endpoint_record(what, job.id),
+            files=story.endpoint_access(what, job=job.id)[1],
         )
 
 
@@ -125,4 +131,10 @@ def _target(farm: Farm, job: str, endpoint: str) -> Target:
     def record() -> EndpointRecord:
         return story.endpoint_record(farm, job)
 
-    return Target(endpoint=endpoint, servers=len(record().metrics), instances=farm.server.instances, record=record)
+    return Target(
+        endpoint=endpoint,
+        servers=len(record().metrics),
+        instances=farm.server.instances,
+        record=record,
+        files=story.endpoint_access(farm, job=job)[1],
+    )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from exatrkx_hpc import __version__
+from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.bench.places import Target
 from exatrkx_hpc.fleet.endpoint import EndpointRecord
 from exatrkx_hpc.measure import perf_analyzer
@@ -30,7 +31,7 @@ def measure_service(
     calls: str = "default",
 ) -> Measure:
     """Return a function that measures a point at `target`; the CSV of perf_analyzer goes to the store."""
-    version = triton_version(target.record())
+    version = triton_version(target.record(), target.files)
 
     def measure(point: Point, repetition: int) -> Row:
         load = Load(
@@ -40,6 +41,7 @@ def measure_service(
             concurrency=point.concurrency,
             window=window,
             calls=calls,
+            files=target.files,
         )
         members = target.record().metrics
         now = _Moment(model)
@@ -137,14 +139,16 @@ class _Moment:
         )
 
 
-def triton_version(record: EndpointRecord) -> str:
+def triton_version(record: EndpointRecord, files: CredentialFiles) -> str:
     """Return the version that a server behind the endpoint reports, or ''."""
     import requests
 
     try:
         with requests.Session() as session:
             session.trust_env = False  # ignore http_proxy: the servers are inside the cluster
-            return str(session.get(f"http://{record.http}/v2", timeout=5.0).json()["version"])
+            session.headers.update(files.read().headers)
+            scheme, trusted = ("https", str(files.certificate)) if files.certificate else ("http", True)
+            return str(session.get(f"{scheme}://{record.http}/v2", timeout=5.0, verify=trusted).json()["version"])
     except (requests.RequestException, KeyError, ValueError):
         return ""
 

@@ -101,7 +101,8 @@ class _Scan:
             most = max(*bench.grid.concurrency, target.servers * target.instances)
             self._tell(BenchWarming(servers=target.servers, instances=target.instances))
             # nginx may not have loaded the members yet; unlike run-clients, perf_analyzer does not retry.
-            check_endpoint(target.endpoint, bench.model, deadline=_TAKEN_UP)
+            credentials = target.files.read()
+            check_endpoint(target.endpoint, bench.model, deadline=_TAKEN_UP, credentials=credentials)
             warm = Load(
                 server=target.endpoint,
                 model=bench.model,
@@ -109,6 +110,7 @@ class _Scan:
                 concurrency=most,
                 window=bench.effort.window,
                 calls=bench.farm.bench.calls,
+                files=target.files,
             )
             perf_analyzer.warm_up(bench.analyzer, warm, bench.out / "warm-up.csv")
             measure = measure_service(

@@ -14,10 +14,23 @@ import typer
 
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.assets import asset
+from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.base.errors import InputError, MissingComponent, ModelError, OutputError
 from exatrkx_hpc.cli.event_commands import EventSource, event_source
 from exatrkx_hpc.cli.news import teller
-from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, answer, console, resolved, say
+from exatrkx_hpc.cli.options import (
+    Certificate,
+    ConfigFile,
+    Json,
+    Quiet,
+    RunRoot,
+    SiteName,
+    TokenFile,
+    answer,
+    console,
+    resolved,
+    say,
+)
 from exatrkx_hpc.cli.progress import stages
 from exatrkx_hpc.launch.plan import container_places
 from exatrkx_hpc.models.build import build as build_repository
@@ -217,6 +230,8 @@ def test(
     server: Annotated[
         str | None, typer.Option("--server", "-s", help="Endpoint, HOST:PORT (default: that of the running farm).")
     ] = None,
+    token_file: TokenFile = None,
+    certificate: Certificate = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for the outputs as CSV files, or one .csv file for a single output."),
@@ -234,7 +249,11 @@ def test(
     record = None if server else story.endpoint_record(farm, tell=teller(as_json=as_json))
     address, identity = (record.grpc, record.identity) if record is not None else (server or "", "")
     timeout = farm.clients.request_timeout
-    reply = ask_model(address, model, inputs, version=version, timeout=timeout, identity=identity)
+    given = CredentialFiles(token=token_file, certificate=certificate)
+    credentials = story.endpoint_files(farm, record or address, given=given).read()
+    reply = ask_model(
+        address, model, inputs, version=version, timeout=timeout, identity=identity, credentials=credentials
+    )
     if out is not None:
         reply = save_outputs(reply, out)
     if as_json:

@@ -35,6 +35,13 @@ EngineName = Annotated[
 RunRoot = Annotated[
     str | None, typer.Option("--run-root", help="Directory that holds the run directories (default: run_root).")
 ]
+TokenFile = Annotated[
+    Path | None, typer.Option("--token-file", help="File with the endpoint's token (default: that of the farm).")
+]
+Certificate = Annotated[
+    Path | None,
+    typer.Option("--certificate", help="Certificate of an endpoint with TLS (default: that of the farm)."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JsonLines = Annotated[bool, typer.Option("--json", help="Print each change as one JSON object per line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not print progress.")]

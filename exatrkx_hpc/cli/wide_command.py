@@ -87,6 +87,8 @@ def options_of(settings: Settings) -> tuple[tuple[str, ...], ...]:
         ("--srun",),
         ("--config", "/dev/null"),  # the script sets the values of farm.toml in the environment
         *((("--server", settings.server),) if settings.server else ()),
+        *((("--token-file", str(settings.token_file.absolute())),) if settings.token_file else ()),
+        *((("--certificate", str(settings.certificate.absolute())),) if settings.certificate else ()),
         ("--events", str(settings.events.absolute())),
         ("--event-column", settings.event_column),
         ("--out", str(settings.out.absolute())),

@@ -13,11 +13,23 @@ from typing import Annotated
 import typer
 
 from exatrkx_hpc import farm as story
+from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.base.errors import ConfigError, EndpointError
 from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.cli.choice import JobOption
 from exatrkx_hpc.cli.news import teller
-from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
+from exatrkx_hpc.cli.options import (
+    Certificate,
+    ConfigFile,
+    Json,
+    Quiet,
+    RunRoot,
+    SiteName,
+    TokenFile,
+    console,
+    resolved,
+    say,
+)
 from exatrkx_hpc.cli.wide_command import refuse_mixtures, submit
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.config.values import LabelFormat, Mode
@@ -37,6 +49,8 @@ def run_clients(
     server: Annotated[
         str | None, typer.Option("--server", "-s", help="Endpoint, HOST:PORT (default: that of the running farm).")
     ] = None,
+    token_file: TokenFile = None,
+    certificate: Certificate = None,
     farm_job: JobOption = None,
     events: Annotated[
         Path, typer.Option("--events", "-d", help="Folder of events: *.csv, *.npy, *.npz or *.parquet.")
@@ -157,7 +171,16 @@ def run_clients(
     )
     settings = dataclasses.replace(
         _settings(
-            found.farm, _endpoint(found.farm, server, farm_job, teller(as_json=as_json, quiet=quiet)), events, out
+            found.farm,
+            _endpoint(
+                found.farm,
+                server,
+                farm_job,
+                teller(as_json=as_json, quiet=quiet),
+                given=CredentialFiles(token=token_file, certificate=certificate),
+            ),
+            events,
+            out,
         ),
         fresh=not resume,
         retry_failed=retry_failed,
@@ -175,27 +198,36 @@ def run_clients(
     _run(settings, partial(do, farm=found.farm), quiet=quiet, as_json=as_json)
 
 
-def _endpoint(farm: Farm, server: str | None, job: str | None, tell: Tell) -> tuple[str, str]:
-    """Return the endpoint that the flags mean and whose it is, both '' for mode direct; waits for a new monitor."""
+def _endpoint(
+    farm: Farm, server: str | None, job: str | None, tell: Tell, *, given: CredentialFiles
+) -> tuple[str, str, CredentialFiles]:
+    """Return the endpoint that the flags mean, whose it is, and the files with the credentials for it.
+
+    The first two are '' for mode direct. Waits for a new monitor.
+    """
     flags = [flag for flag, value in (("--server", server), ("--job", job)) if value]
     if farm.clients.mode == "direct":
         if flags:
             raise ConfigError(f"{flags[0]} and mode direct are mutually exclusive; omit one of them")
-        return "", ""
+        return "", "", given
     if len(flags) > 1:
         raise ConfigError("--server and --job are mutually exclusive; omit one of them")
     if server:
-        require_grpc(server, meant=story.addresses_of(farm))
-        return server, ""
+        files = story.endpoint_files(farm, server, given=given)
+        if files.certificate is None:  # a port with TLS answers no plain question
+            require_grpc(server, meant=story.addresses_of(farm))
+        return server, "", files
     record = story.endpoint_record(farm, job, wait=farm.clients.wait, tell=tell)
-    return record.grpc, record.identity
+    return record.grpc, record.identity, story.endpoint_files(farm, record, given=given)
 
 
-def _settings(farm: Farm, endpoint: tuple[str, str], events: Path, out: Path) -> Settings:
+def _settings(farm: Farm, endpoint: tuple[str, str, CredentialFiles], events: Path, out: Path) -> Settings:
     clients = farm.clients
     return Settings(
         server=endpoint[0],
         identity=endpoint[1],
+        token_file=endpoint[2].token,
+        certificate=endpoint[2].certificate,
         events=events,
         out=out,
         workers=clients.workers,

@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from exatrkx_hpc import farm as story
+from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.base.errors import ModelError
-from exatrkx_hpc.cli.options import ConfigFile, Json, console, resolved
+from exatrkx_hpc.cli.options import Certificate, ConfigFile, Json, TokenFile, console, resolved
 from exatrkx_hpc.work.inference.check_workload import check_workload
 from exatrkx_hpc.work.workloads.base import Workload
 from exatrkx_hpc.work.workloads.table import names, workload
@@ -43,6 +45,8 @@ def list_workloads(workloads: Folder = None, as_json: Json = False, config: Conf
 def check(
     name: Annotated[str, typer.Argument(help="Workload name.")],
     server: Annotated[str, typer.Option("--server", "-s", help="Endpoint, HOST:PORT, to send the sample to.")] = "",
+    token_file: TokenFile = None,
+    certificate: Certificate = None,
     workloads: Folder = None,
     as_json: Json = False,
     config: ConfigFile = None,
@@ -51,8 +55,12 @@ def check(
 
     With --server, the sample is also sent to the endpoint.
     """
-    folder = resolved(config, clients__workloads=workloads).farm.clients.workloads
-    checks = check_workload(workload(name, folder), server=server)
+    farm = resolved(config, clients__workloads=workloads).farm
+    folder = farm.clients.workloads
+    files = CredentialFiles(token=token_file, certificate=certificate)
+    if server:
+        files = story.endpoint_access(farm, server, given=files)[1]
+    checks = check_workload(workload(name, folder), server=server, credentials=files.read())
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(one) for one in checks], indent=2))
     else:

@@ -33,6 +33,8 @@ _FOLDERS = (
     "server.python_environment",
     "server.mounts",
     "clients.workloads",
+    "balancer.certificate",
+    "balancer.certificate_key",
 )
 _SITES = Path(__file__).resolve().parent / "sites"
 

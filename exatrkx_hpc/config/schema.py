@@ -151,7 +151,9 @@ class ServerSection(_Section):
 class BalancerSection(_Section):
     """The endpoint that clients use."""
 
-    host: Host = Field("127.0.0.1", min_length=1, description="address that nginx listens on")
+    host: Host = Field(
+        "127.0.0.1", min_length=1, description="address that nginx listens on; internal: this machine's own address"
+    )
     grpc_port: UserPort = Field(
         9191, description="gRPC port of the endpoint; 0: any free port; user: derived from your user ID"
     )
@@ -161,6 +163,27 @@ class BalancerSection(_Section):
     worker_processes: Processes = Field(
         "auto", description="nginx worker processes; auto: the CPUs of this process, 16 at most"
     )
+    advertise: Host = Field("", description="address that clients are told; empty: that of balancer.host")
+    access: Literal["token", "open"] = Field(
+        "token", description="token: only clients with the farm's token; open: everyone who reaches the ports"
+    )
+    tls: Literal["off", "auto", "given"] = Field(
+        "off", description="off: clear text; auto: a certificate made for the farm; given: balancer.certificate"
+    )
+    certificate: Folder = Field("", description="with tls = given: certificate of the endpoint, a PEM file")
+    certificate_key: Folder = Field("", description="with tls = given: private key of the certificate, a PEM file")
+    client_requests: int = Field(
+        4096, ge=0, le=1000000, description="maximum concurrent requests of one client address; 0: no limit"
+    )
+    client_rate: int = Field(
+        10000, ge=0, le=1000000, description="maximum requests per second of one client address; 0: no limit"
+    )
+
+    @model_validator(mode="after")
+    def _certificate_or_none(self) -> BalancerSection:
+        if (self.tls == "given") != bool(self.certificate and self.certificate_key):
+            raise ValueError('tls: "given" needs certificate and certificate_key, and only "given" uses them')
+        return self
 
 
 class MonitorSection(_Section):
@@ -172,6 +195,9 @@ class MonitorSection(_Section):
     prometheus: bool = Field(True, description="run Prometheus next to the balancer, if installed")
     prometheus_port: UserPort = Field(
         9090, description="port of Prometheus; 0: any free port; user: derived from your user ID"
+    )
+    prometheus_host: Host = Field(
+        "127.0.0.1", min_length=1, description="address that Prometheus listens on; it has no password"
     )
     scrape_interval: int = Field(5, ge=1, le=3600, description="seconds between two scrapes")
 

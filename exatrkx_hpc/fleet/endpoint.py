@@ -30,7 +30,8 @@ class EndpointRecord(BaseModel):
     """The endpoint of a job; each address is `host:port`, `prometheus` is empty without Prometheus.
 
     `metrics` maps the name of each ready server to its metrics address, `instances` to the ID that its Triton reports.
-    `identity` is what the balancer says of itself in each answer, `FARM/JOB/INSTANCE`. `balancer_pid` and
+    `access` is `token` or `open`; `certificate` is the file with the certificate of an endpoint with TLS, which clients
+    pin. `identity` is what the balancer says of itself in each answer, `FARM/JOB/INSTANCE`. `balancer_pid` and
     `monitor_pid` are processes of `host`, whose boot is `boot`; the monitor began at `monitor_started` (ticks since
     boot). The monitor renews `heartbeat` each `interval` seconds. `heartbeat` and `updated`, the last change, are in
     seconds since the epoch.
@@ -44,6 +45,8 @@ class EndpointRecord(BaseModel):
     prometheus: str
     metrics: dict[str, str]
     instances: dict[str, str] = {}
+    access: str = "open"
+    certificate: str = ""
     ready: int
     identity: str = ""
     host: str = ""
@@ -100,14 +103,21 @@ def read_endpoint(run_dir: RunDir) -> EndpointRecord | None:
     return record
 
 
-def identity_at(http: str) -> str:
-    """Return what the balancer at an HTTP address says of itself, `FARM/JOB/INSTANCE`; empty if none answers."""
+def identity_at(http: str, certificate: str = "") -> str:
+    """Return what the balancer at an HTTP address says of itself, `FARM/JOB/INSTANCE`; empty if none answers.
+
+    With TLS, `certificate` is the file with the certificate to trust.
+    """
     import requests
 
     try:
         with requests.Session() as session:
             session.trust_env = False  # an endpoint is inside the cluster; http_proxy is for addresses outside
-            answer = session.get(f"http://{http}/{ENDPOINT_HEADER}", timeout=_DEADLINE)
+            answer = session.get(
+                f"{'https' if certificate else 'http'}://{http}/{ENDPOINT_HEADER}",
+                timeout=_DEADLINE,
+                verify=certificate or True,
+            )
             return str(answer.headers.get(ENDPOINT_HEADER, ""))
     except (requests.RequestException, ValueError):
         return ""
@@ -166,7 +176,10 @@ def health_of(record: EndpointRecord) -> EndpointHealth:
     if record.has_monitor(now):
         return EndpointHealth(record=record, monitor=True)
     return EndpointHealth(
-        record=record, monitor=False, silent=max(0.0, now - record.heard), said=identity_at(record.http)
+        record=record,
+        monitor=False,
+        silent=max(0.0, now - record.heard),
+        said=identity_at(record.http, record.certificate),
     )
 
 

@@ -105,6 +105,37 @@ class EndpointOpened(News):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EndpointUnguarded(News):
+    """The endpoint asks for no token, although other users can reach it at `address`."""
+
+    code: ClassVar[str] = "endpoint-unguarded"
+    #: Strangers may read events and use up the servers.
+    usual: ClassVar[Level] = Level.WARNING
+    address: str
+
+    def __str__(self) -> str:
+        """Return the address, and how to close the endpoint."""
+        return f"access: open, everyone who reaches {self.address} can use the endpoint; set balancer.access to token"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddressUnknown(News):
+    """No internal address of this machine is known; the balancer listens on `address`, which means all of them."""
+
+    code: ClassVar[str] = "address-unknown"
+    #: The endpoint may be reachable from outside.
+    usual: ClassVar[Level] = Level.WARNING
+    name: str
+    address: str
+
+    def __str__(self) -> str:
+        """Return the machine, the address, and how to choose another."""
+        return (
+            f"address: {self.name} has no known internal address; listening on all ({self.address}), set balancer.host"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class BalancerReloaded(News):
     """The balancer now sends new requests to these servers."""
 

@@ -352,6 +352,8 @@ class Monitor:
                 prometheus=self._store.address if self._store is not None else "",
                 metrics={member.name: member.metrics for member in view.ready},
                 instances={member.name: member.record.instance for member in view.ready},
+                access=self._balancer.listen.access.kind,
+                certificate=self._balancer.listen.access.pinned,
                 ready=len(view.ready),
                 identity=str(self._balancer.identity),
                 host=host_name(),

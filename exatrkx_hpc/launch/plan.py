@@ -14,6 +14,7 @@ from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.launch.engines.spec import ContainerSpec
 from exatrkx_hpc.launch.engines.table import engine_of
 from exatrkx_hpc.launch.run_dir import FarmDir
+from exatrkx_hpc.launch.secrets import restrictions
 from exatrkx_hpc.launch.words import Var, Word
 
 #: Distance between the HTTP ports of two servers on a node; the gRPC and metrics ports follow the HTTP port.
@@ -61,6 +62,7 @@ class FarmPlan(BaseModel):
     gpus_per_server: int
     engine: str
     command: tuple[Word, ...]
+    key_file: str
     exports: tuple[tuple[str, str], ...] = ()
     foreign: tuple[str, ...] = ()
     model_repository: str
@@ -100,6 +102,7 @@ def make_plan(farm: Farm, *, tool: Tool | None = None, sources: Mapping[str, str
         gpus_per_server=server.gpus_per_server,
         engine=server.engine,
         command=engine.argv(spec),
+        key_file=str(FarmDir.of(farm).server_key),
         exports=engine.exports(spec),
         foreign=engine.foreign(),
         model_repository=server.model_repository,
@@ -185,6 +188,7 @@ def _triton_command(farm: Farm, tool: Tool) -> tuple[Word, ...]:
         f"--exit-timeout-secs={farm.server.exit_timeout}",
         # A killed server leaves shared memory behind; the script finds it by this prefix.
         ("--backend-config=python,shm-region-prefix-name=", Var("shm_prefix")),
+        *restrictions(farm),
         *(("--allow-gpu-metrics=false",) if farm.server.device == "cpu" else ()),
         *tool.arguments,
         *farm.server.extra_arguments,

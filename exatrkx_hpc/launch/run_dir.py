@@ -65,6 +65,31 @@ class FarmDir(os.PathLike[str]):
         return self.path / "perf_analyzer"
 
     @property
+    def secrets(self) -> Path:
+        """The folder of the farm's secrets, mode 0700; launch/secrets.py makes what is in it."""
+        return self.path / "secrets"
+
+    @property
+    def token(self) -> Path:
+        """The token that clients show to the endpoint, mode 0600."""
+        return self.secrets / "token"
+
+    @property
+    def server_key(self) -> Path:
+        """The key that the balancer shows to the servers, mode 0600."""
+        return self.secrets / "server-key"
+
+    @property
+    def certificate(self) -> Path:
+        """The certificate of the farm's own authority, PEM: clients of an endpoint with TLS pin it."""
+        return self.secrets / "certificate.pem"
+
+    @property
+    def certificate_key(self) -> Path:
+        """The private key of the authority, PEM, mode 0600."""
+        return self.secrets / "certificate.key"
+
+    @property
     def latest(self) -> Path:
         """The link to the run directory of the last monitored job."""
         return self.path / LATEST

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from exatrkx_hpc.base.credentials import NO_FILES, CredentialFiles
 from exatrkx_hpc.base.errors import EndpointError, MissingComponent
 from exatrkx_hpc.base.process import Completed, find_program, run
 from exatrkx_hpc.measure.metrics import ModelTimes
@@ -50,6 +51,7 @@ class Load:
     """One measurement: send the events of `data` to `model` at `server`, `concurrency` requests at a time.
 
     It takes `window` seconds or somewhat longer. `calls` is `sync`, `async`, or `default`, perf_analyzer's own choice.
+    `files` has the credentials for the server.
     """
 
     server: str
@@ -58,6 +60,7 @@ class Load:
     concurrency: int
     window: float
     calls: str = "default"
+    files: CredentialFiles = NO_FILES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,12 @@ def version_of(words: Sequence[str]) -> str:
 
 def arguments(load: Load, report: Path) -> list[str]:
     """Return the arguments of perf_analyzer that measure `load` and write the CSV `report`."""
+    pinned = str(load.files.certificate or "")
+    # perf_analyzer takes a header as an argument only: other users of this machine may see the token while it runs.
+    headers = [f"{name}:{value}" for name, value in load.files.read().headers.items()]
     return [
+        *(word for header in headers for word in ("-H", header)),
+        *(("--ssl-grpc-use-ssl", "--ssl-grpc-root-certifications-file", pinned) if pinned else ()),
         *("-m", load.model, "-u", load.server, "-i", "grpc", "--input-data", str(load.data)),
         *("--concurrency-range", f"{load.concurrency}:{load.concurrency}"),
         *("--measurement-interval", str(max(1, round(1000 * load.window / WINDOWS)))),

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from exatrkx_hpc import __version__
-from exatrkx_hpc.base.errors import ExatrkxError, InputError, OutputError
+from exatrkx_hpc.base.errors import ConfigError, ExatrkxError, InputError, OutputError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.fleet.endpoint import EndpointRecord
 from exatrkx_hpc.fleet.endpoints import endpoints_of
@@ -101,7 +101,7 @@ def _write(
         settings.out,
         times=settings.times,
         settings=shown_settings(settings),
-        versions=_versions(_record(settings, run_root)),
+        versions=_versions(_record(settings, run_root), settings),
         compute=found.compute,
         answered=found.answered,
         **launch,
@@ -137,9 +137,9 @@ def _snapshots(settings: Settings, run_root: Path | None) -> Seen:
     return snapshots(record.metrics, record.instances) if record is not None else None
 
 
-def _versions(record: EndpointRecord | None) -> dict[str, str]:
+def _versions(record: EndpointRecord | None, settings: Settings) -> dict[str, str]:
     found = {"exatrkx-hpc": __version__}
-    if record is not None and (triton := _triton(record.http)):
+    if record is not None and (triton := _triton(record, settings)):
         found["Triton"] = triton
     found["Python"] = platform.python_version()
     for package in _PACKAGES:
@@ -148,13 +148,16 @@ def _versions(record: EndpointRecord | None) -> dict[str, str]:
     return found | {"machine": platform.platform()}
 
 
-def _triton(http: str) -> str:
+def _triton(record: EndpointRecord, settings: Settings) -> str:
     """Return the version of the Triton behind an HTTP endpoint, or "" if unknown."""
     import requests
 
     try:
         with requests.Session() as session:
             session.trust_env = False  # servers are inside the cluster; http_proxy is for addresses outside
-            return str(session.get(f"http://{http}/v2", timeout=DEADLINE).json()["version"])
-    except (requests.RequestException, ValueError, KeyError, TypeError):
+            session.headers.update(settings.credentials.headers)
+            scheme = "https" if record.certificate else "http"
+            answer = session.get(f"{scheme}://{record.http}/v2", timeout=DEADLINE, verify=record.certificate or True)
+            return str(answer.json()["version"])
+    except (ConfigError, requests.RequestException, ValueError, KeyError, TypeError):
         return ""

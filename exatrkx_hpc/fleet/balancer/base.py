@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from exatrkx_hpc.base.ownership import EndpointId
 from exatrkx_hpc.base.ports import public_host
+from exatrkx_hpc.fleet.balancer.access import OPEN, Access
 from exatrkx_hpc.fleet.members.reconcile import Member
 
 #: Header of an answer with the server that gave it, `host:port`; also of an answer in which the balancer says that no
@@ -25,7 +26,7 @@ MEMBER_HEADER: Final = "exatrkx-member"
 class Listen:
     """How a balancer listens and for whom: addresses, processes, the longest request in seconds, and the farm's job.
 
-    `farm` and `job` become part of ENDPOINT_HEADER, with the balancer's own instance.
+    `access` says who may use it. `farm` and `job` become part of ENDPOINT_HEADER, with the balancer's own instance.
     """
 
     host: str
@@ -35,16 +36,19 @@ class Listen:
     request_timeout: float = 60.0
     farm: str = "exatrkx"
     job: str = "0"
+    #: The address that clients are told; empty: that of `host`.
+    advertise: str = ""
+    access: Access = OPEN
 
     @property
     def grpc(self) -> str:
         """The gRPC address that clients use, `host:port`."""
-        return f"{public_host(self.host)}:{self.grpc_port}"
+        return f"{self.advertise or public_host(self.host)}:{self.grpc_port}"
 
     @property
     def http(self) -> str:
         """The HTTP address that clients use, `host:port`."""
-        return f"{public_host(self.host)}:{self.http_port}"
+        return f"{self.advertise or public_host(self.host)}:{self.http_port}"
 
 
 class Balancer(Protocol):

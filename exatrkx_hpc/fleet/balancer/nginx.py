@@ -21,6 +21,7 @@ from exatrkx_hpc.base.ports import port_trouble
 from exatrkx_hpc.base.process import TIMED_OUT, Adopted, Child, find_program, run, spawn
 from exatrkx_hpc.base.process_id import ProcessId, process_id
 from exatrkx_hpc.base.templates import render
+from exatrkx_hpc.fleet.balancer.access import rules, secret_files
 from exatrkx_hpc.fleet.balancer.base import MEMBER_HEADER, BalancerKind, Listen
 from exatrkx_hpc.fleet.balancer.complaints import Complaints
 from exatrkx_hpc.fleet.balancer.limits import Limits, limits_of, most_open_files
@@ -32,6 +33,8 @@ _RUNNING = "running.json"
 _REMEDY = "load its module, install nginx, or pip install 'exatrkx-hpc[local]'"
 #: nginx 1.25.1 introduced `http2 on;`; earlier versions take `http2` as a parameter of `listen`.
 _HTTP2_DIRECTIVE_SINCE = (1, 25, 1)
+#: TCP asks a silent client after 60 s, then every 10 s; after six unanswered times, its connection is closed.
+_PROBES = " so_keepalive=60s:10s:6"
 
 
 def find_nginx() -> str:
@@ -55,6 +58,7 @@ _AFTER_DEADLINE, _AFTER_LIMIT = 30, 30
 def render_main(listen: Listen, limits: Limits, *, instance: str, version: tuple[int, ...]) -> str:
     """Return the text of nginx.conf for an nginx of this version; `instance` is that of its identity."""
     modern = version >= _HTTP2_DIRECTIVE_SINCE
+    tls = " ssl" if listen.access.tls else ""
     longest = math.ceil(listen.request_timeout) + _AFTER_DEADLINE
     return render(
         "nginx/nginx.conf.j2",
@@ -63,12 +67,13 @@ def render_main(listen: Listen, limits: Limits, *, instance: str, version: tuple
         connections=limits.connections,
         request_timeout=longest,
         shutdown_timeout=longest + _AFTER_LIMIT,
-        grpc_listen=f"{listen.host}:{listen.grpc_port}{'' if modern else ' http2'}",
-        http_listen=f"{listen.host}:{listen.http_port}",
+        grpc_listen=f"{listen.host}:{listen.grpc_port}{tls}{'' if modern else ' http2'}{_PROBES}",
+        http_listen=f"{listen.host}:{listen.http_port}{tls}{_PROBES}",
         http2_directive=modern,
         member_header=MEMBER_HEADER,
         endpoint_header=ENDPOINT_HEADER,
         endpoint=str(EndpointId(farm=listen.farm, job=listen.job, instance=instance)),
+        **rules(listen.access),
     )
 
 
@@ -192,6 +197,7 @@ class Nginx:
         candidate = self._folder / "candidate"
         write_whole(candidate / "nginx.conf", main)
         write_whole(candidate / "upstream.conf", upstream)
+        self._write_secrets(candidate)
         done = run([self._program, *self._where(), "-t", "-c", "candidate/nginx.conf"], timeout=60)
         self._complaints.note(done.stderr)
         if done.returncode == TIMED_OUT:
@@ -200,8 +206,13 @@ class Nginx:
             raise EndpointError(f"nginx rejects its new configuration and keeps the last valid one: {done.complaint}")
 
     def _install(self, main: str, upstream: str) -> None:
+        self._write_secrets(self._folder)
         write_whole(self._folder / "upstream.conf", upstream)
         write_whole(self._folder / "nginx.conf", main)
+
+    def _write_secrets(self, folder: Path) -> None:
+        for name, text in secret_files(self.listen.access).items():
+            write_whole(folder / name, text, mode=0o600)
 
     def _note_running(self, pid: int) -> None:
         """Write down how a later monitor finds this nginx."""

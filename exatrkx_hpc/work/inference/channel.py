@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferResult, model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype
 
+from exatrkx_hpc.base.credentials import Credentials
+from exatrkx_hpc.work.inference.credentials import NONE, open_channel
 from exatrkx_hpc.work.inference.ownership import ASK, Ownership
 from exatrkx_hpc.work.inference.retry import CHANNEL_OPTIONS, RequestFailed
 
@@ -50,8 +52,8 @@ class Reply:
 class _Connection:
     """One connection; a channel that missed a deadline gets a new one, and requests on the old one may finish."""
 
-    def __init__(self, server: str) -> None:
-        self.channel = grpc.aio.insecure_channel(server, options=list(CHANNEL_OPTIONS))
+    def __init__(self, server: str, credentials: Credentials) -> None:
+        self.channel = open_channel(server, credentials, list(CHANNEL_OPTIONS))
         self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
         self.calls = 0
         self.retired = False
@@ -64,14 +66,15 @@ class _Connection:
 class Channel:
     """A channel; use it within one event loop, and close it. Timeouts are in seconds."""
 
-    def __init__(self, server: str, *, identity: str = "") -> None:
+    def __init__(self, server: str, credentials: Credentials = NONE, *, identity: str = "") -> None:
         """Prepare the channel; send nothing yet.
 
         With `identity`, calls fail with NotOurs if another farm's endpoint answers (see ownership.py).
         """
         self._server = server
         self._ownership = Ownership(server, identity)
-        self._now = _Connection(server)
+        self._credentials = credentials
+        self._now = _Connection(server, credentials)
         self._old: set[_Connection] = set()
 
     async def close(self) -> None:
@@ -95,7 +98,7 @@ class Channel:
             message.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
             message.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
         async with self._call() as stub:
-            call = stub.ModelInfer(message, timeout=timeout)
+            call = stub.ModelInfer(message, timeout=timeout, metadata=self._credentials.metadata)
             response = await call
             headers = tuple(await call.initial_metadata())
             self._ownership.require(headers)
@@ -111,24 +114,28 @@ class Channel:
     async def ready(self, model: str, *, timeout: float) -> bool:
         """Return whether the model is ready."""
         async with self._call() as stub:
-            return bool((await stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=timeout)).ready)
+            asked = service_pb2.ModelReadyRequest(name=model)
+            return bool((await stub.ModelReady(asked, timeout=timeout, metadata=self._credentials.metadata)).ready)
 
     async def version(self, model: str, *, timeout: float) -> str:
         """Return the highest version, which serves requests without a version; empty if there is none."""
         async with self._call() as stub:
-            said = await stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=model), timeout=timeout)
+            asked = service_pb2.ModelMetadataRequest(name=model)
+            said = await stub.ModelMetadata(asked, timeout=timeout, metadata=self._credentials.metadata)
         return max(said.versions, key=lambda version: (len(version), version), default="")
 
     async def config(self, model: str, *, timeout: float) -> model_config_pb2.ModelConfig:
         """Return the configuration of a model as the server has completed it."""
         async with self._call() as stub:
-            said = await stub.ModelConfig(service_pb2.ModelConfigRequest(name=model), timeout=timeout)
+            asked = service_pb2.ModelConfigRequest(name=model)
+            said = await stub.ModelConfig(asked, timeout=timeout, metadata=self._credentials.metadata)
         return said.config
 
     async def index(self, *, timeout: float) -> list[tuple[str, str, str]]:
         """Return name, state and reason of the state for every model in the server's repository."""
         async with self._call() as stub:
-            said = await stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=timeout)
+            asked = service_pb2.RepositoryIndexRequest()
+            said = await stub.RepositoryIndex(asked, timeout=timeout, metadata=self._credentials.metadata)
         return [(entry.name, entry.state, entry.reason) for entry in said.models]
 
     @contextlib.asynccontextmanager
@@ -148,11 +155,17 @@ class Channel:
             await self._close_if_unused(connection)
 
     async def _require_ours(self, stub: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
-        """Ask who answers, if that is in doubt, before anything else is sent."""
+        """Ask who answers, if that is in doubt, before anything else is sent: neither an event nor the token."""
         if self._ownership.in_doubt:
             call = stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=ASK)
-            await call
-            self._ownership.require(await call.initial_metadata())
+            try:
+                await call
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+                    raise
+                self._ownership.require(error.initial_metadata(), error.trailing_metadata())
+            else:
+                self._ownership.require(await call.initial_metadata())
 
     def _failure(self, error: Any, connection: _Connection) -> RequestFailed:  # noqa: ANN401 - of grpc, without types
         status, message = error.code().name, error.details() or "no reason given"
@@ -169,7 +182,7 @@ class Channel:
         if connection is self._now:
             connection.retired = True
             self._old.add(connection)
-            self._now = _Connection(self._server)
+            self._now = _Connection(self._server, self._credentials)
 
     async def _close_if_unused(self, connection: _Connection) -> None:
         if connection.retired and not connection.calls and connection in self._old:

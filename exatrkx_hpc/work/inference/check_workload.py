@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tritonclient.utils import np_to_triton_dtype
 
+from exatrkx_hpc.base.credentials import Credentials
 from exatrkx_hpc.base.errors import ExatrkxError
 from exatrkx_hpc.work.inference.client import Client
+from exatrkx_hpc.work.inference.credentials import NONE
 from exatrkx_hpc.work.workloads.base import Array, Tensor, Tensors, Workload, sizes_of
 from exatrkx_hpc.work.workloads.given import as_tensors
 
@@ -27,7 +30,7 @@ class Check:
     fault: str = ""
 
 
-def check_workload(workload: Workload, *, server: str = "") -> tuple[Check, ...]:
+def check_workload(workload: Workload, *, server: str = "", credentials: Credentials = NONE) -> tuple[Check, ...]:
     """Check a workload; if all checks pass and `server` (`host:port`) is set, also send the sample to it."""
     checks = [
         _checked("tensor names and request names match", lambda: _names(workload)),
@@ -37,7 +40,9 @@ def check_workload(workload: Workload, *, server: str = "") -> tuple[Check, ...]
     ]
     if server and not any(check.fault for check in checks):
         checks.append(
-            _checked(f"{server} answers the sample with the declared outputs", lambda: _asked(workload, server))
+            _checked(
+                f"{server} answers the sample with the declared outputs", lambda: _asked(workload, server, credentials)
+            )
         )
     return tuple(checks)
 
@@ -113,16 +118,17 @@ def _same(one: Array, other: Array) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and bool((one == other).all())
 
 
-def _asked(workload: Workload, server: str) -> Iterator[str]:
+def _asked(workload: Workload, server: str, credentials: Credentials) -> Iterator[str]:
     if workload.sample is None:
         return
     inputs = as_tensors(workload, workload.sample(np.random.default_rng(1)))
-    outputs = asyncio.run(_ask(workload, server, inputs))
+    outputs = asyncio.run(_ask(workload, server, inputs, credentials))
     sizes_of(workload.outputs, outputs, sizes_of(workload.inputs, inputs))
     yield from ()
 
 
-async def _ask(workload: Workload, server: str, inputs: Tensors) -> Tensors:
-    async with Client(server, workload=workload, mode=next(iter(workload.modes))) as client:  # type: ignore[arg-type]
+async def _ask(workload: Workload, server: str, inputs: Tensors, credentials: Credentials) -> Tensors:
+    mode: Any = next(iter(workload.modes))
+    async with Client(server, workload=workload, mode=mode, credentials=credentials) as client:
         await client.check(10.0)
         return (await client.ask(inputs)).outputs

@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from exatrkx_hpc.base.credentials import Credentials
 from exatrkx_hpc.base.errors import ConfigError, EndpointError, ExatrkxError, ModelError
 from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.inference.blame import Case, Decision, Judge, poisoned
 from exatrkx_hpc.work.inference.channel import BadReply, Channel, Reply
+from exatrkx_hpc.work.inference.credentials import NONE
 from exatrkx_hpc.work.inference.ownership import NotOurs
 from exatrkx_hpc.work.inference.retry import (
     PATIENCE,
     Cause,
+    NoEntry,
     Patience,
     Poisoned,
     RequestFailed,
@@ -86,11 +89,13 @@ class Client:
         request_timeout: float = 60.0,
         patience: float = PATIENCE,
         identity: str = "",
+        credentials: Credentials = NONE,
     ) -> None:
         """Prepare a channel to `server` (`host:port`); send nothing yet.
 
         `identity` is whose endpoint it should be, `FARM/JOB/INSTANCE` of endpoint.json: another's gets no event, and
-        its answers are refused. Empty accepts every endpoint.
+        its answers are refused. Empty accepts every endpoint. `credentials` are for an endpoint with a token
+        or TLS.
 
         `workload` defines the tensors sent and received; by default, it is the workload that lists `model`, otherwise
         ExaTrkX. `mode` is `ensemble` (one request to `model`) or another mode of the workload, such as `stages` (one
@@ -104,7 +109,7 @@ class Client:
         self.model = self.workload.models(mode, model)
         self._timeout = request_timeout
         self._patience = Patience(seconds=patience)
-        self._channel = Channel(server, identity=identity)
+        self._channel = Channel(server, credentials, identity=identity)
         self._judge = Judge(patience=patience)
         self._gate = _Gate()
         self._asked = 0
@@ -220,7 +225,7 @@ class Client:
             return await persist(attempt, patience=self._patience, retried=again)
         except RequestFailed as failure:
             error = explain(failure, server=self.server, model=request.model)
-            if failure.cause in _OPEN:
+            if failure.cause in _OPEN and not isinstance(error, NoEntry):
                 raise Unanswered(failure.cause, error, member=failure.member) from failure
             raise error from failure
         except BadReply as bad:
@@ -324,7 +329,7 @@ class _Gate:
                 self._changed.notify_all()
 
 
-def check_endpoint(server: str, model: str = "", deadline: float = 10.0) -> None:
+def check_endpoint(server: str, model: str = "", deadline: float = 10.0, *, credentials: Credentials = NONE) -> None:
     """Return when `server` (`host:port`) serves `model`; wait at most `deadline` seconds.
 
     Raises EndpointError when there is no valid answer, ModelError when the model is not loaded, ConfigError for an
@@ -332,7 +337,7 @@ def check_endpoint(server: str, model: str = "", deadline: float = 10.0) -> None
     """
 
     async def check() -> None:
-        async with Client(server, model=model) as client:
+        async with Client(server, model=model, credentials=credentials) as client:
             await client.check(deadline)
 
     asyncio.run(check())

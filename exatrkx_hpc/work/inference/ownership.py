@@ -73,15 +73,23 @@ class Ownership:
         return None
 
 
-def require_ours(server: str, expected: str, *, timeout: float = ASK) -> None:
+def _channel(server: str, certificate: str) -> Any:  # noqa: ANN401 - of grpc, without types
+    options = list(CHANNEL_OPTIONS)
+    if not certificate:
+        return grpc.insecure_channel(server, options=options)
+    return grpc.secure_channel(server, grpc.ssl_channel_credentials(certificate.encode()), options=options)
+
+
+def require_ours(server: str, expected: str, *, certificate: str = "", timeout: float = ASK) -> None:
     """Raise EndpointError if another farm's endpoint answers at `server`; an address where nothing answers is no error.
 
-    `expected` is `FARM/JOB/INSTANCE`; empty accepts every endpoint. `timeout` is in seconds.
+    `expected` is `FARM/JOB/INSTANCE`; empty accepts every endpoint. `certificate` (PEM) is for an endpoint with TLS.
+    `timeout` is in seconds.
     """
     ownership = Ownership(server, expected)
     if not ownership.in_doubt:
         return
-    with grpc.insecure_channel(server, options=list(CHANNEL_OPTIONS)) as channel:
+    with _channel(server, certificate) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
             _, call = stub.ServerLive.with_call(service_pb2.ServerLiveRequest(), timeout=timeout)

@@ -6,17 +6,20 @@ import itertools
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import grpc
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from exatrkx_hpc.base.credentials import Credentials
 from exatrkx_hpc.base.errors import InputError, ModelError, OutputError
 from exatrkx_hpc.base.files import write_new
 from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.inference.client import checked_address
+from exatrkx_hpc.work.inference.credentials import NONE
 from exatrkx_hpc.work.inference.ownership import require_ours
 from exatrkx_hpc.work.inference.retry import CHANNEL_OPTIONS, RequestFailed, explain
 from exatrkx_hpc.work.results.tables import Array, read_tensor, tensor_text
@@ -72,7 +75,14 @@ class ModelReply:
 
 
 def ask_model(
-    server: str, model: str, files: Sequence[str], *, version: str = "", timeout: float = 60.0, identity: str = ""
+    server: str,
+    model: str,
+    files: Sequence[str],
+    *,
+    version: str = "",
+    timeout: float = 60.0,
+    identity: str = "",
+    credentials: Credentials = NONE,
 ) -> ModelReply:
     """Send the tensors of CSV files to `model` at `server` (`host:port`) and return the answer.
 
@@ -82,9 +92,16 @@ def ask_model(
     in seconds. Raises ConfigError for an invalid address, EndpointError when there is no valid answer, ModelError when
     the model is unknown (with the known models) or fails, InputError for files that do not fit the inputs.
     """
-    require_ours(checked_address(server), identity)
-    with triton.InferenceServerClient(checked_address(server), channel_args=list(CHANNEL_OPTIONS)) as client:
-        asking = _Asking(client=client, server=server, model=model, version=version, timeout=timeout)
+    require_ours(checked_address(server), identity, certificate=credentials.certificate)
+    with _client(server, credentials) as client:
+        asking = _Asking(
+            client=client,
+            server=server,
+            model=model,
+            version=version,
+            timeout=timeout,
+            headers=credentials.headers,
+        )
         inputs, outputs, served = asking.declared()
         paths = _assign(model, inputs, files)
         chosen = [(tensor, paths[tensor.name]) for tensor in inputs if tensor.name in paths]
@@ -92,7 +109,9 @@ def ask_model(
         request = [_input(one, tensor) for one, _, tensor in tensors]
         begin = time.monotonic()
         answer = asking.call(
-            lambda: client.infer(model, request, model_version=version, client_timeout=timeout),
+            lambda: client.infer(
+                model, request, model_version=version, client_timeout=timeout, headers=credentials.headers
+            ),
         )
         seconds = time.monotonic() - begin
     values, received = _received(model, answer, outputs)
@@ -104,6 +123,13 @@ def ask_model(
         inputs=tuple(_sent(one, tensor.shape, str(path)) for one, path, tensor in tensors),
         outputs=received,
         values=values,
+    )
+
+
+def _client(server: str, credentials: Credentials) -> Any:  # noqa: ANN401 - tritonclient has no types
+    trusted = grpc.ssl_channel_credentials(credentials.certificate.encode()) if credentials.certificate else None
+    return triton.InferenceServerClient(
+        checked_address(server), creds=trusted, ssl=trusted is not None, channel_args=list(CHANNEL_OPTIONS)
     )
 
 
@@ -172,10 +198,12 @@ class _Asking:
     model: str
     version: str
     timeout: float
+    headers: dict[str, str] = field(repr=False)
 
     def declared(self) -> tuple[tuple[Declared, ...], tuple[Declared, ...], str]:
         """Return the declared inputs and outputs, and the version that the server will use."""
         words = {"model_name": self.model, "model_version": self.version, "client_timeout": self.timeout}
+        words |= {"headers": self.headers}
         found = self.call(lambda: self.client.get_model_metadata(**words))
         try:
             config = self.client.get_model_config(**words).config
@@ -204,7 +232,7 @@ class _Asking:
 
     def _served(self) -> str:
         try:
-            index = self.client.get_model_repository_index(client_timeout=5.0)
+            index = self.client.get_model_repository_index(client_timeout=5.0, headers=self.headers)
         except InferenceServerException:  # a site may restrict this call; the list is only a help
             return "unknown"
         states = {entry.name: entry.state for entry in index.models}

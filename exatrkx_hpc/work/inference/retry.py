@@ -249,8 +249,28 @@ class Poisoned(ModelError):
     """An event that costs a server each time it is delivered, on more than one server."""
 
 
+NO_ENTRY: Final = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
+"""The caller has no valid token, or the endpoint does not pass the call on."""
+
+
+class NoEntry(EndpointError):
+    """The endpoint refuses the token or the call; no event is the cause, and a repetition cannot help."""
+
+
+def _no_entry(failure: RequestFailed, *, server: str) -> NoEntry:
+    """Return the error for a caller, or a call, that the endpoint does not let in."""
+    if failure.status == "UNAUTHENTICATED":
+        return NoEntry(
+            f"the endpoint {server} refuses the token; use the run root of its farm, or set --token-file to the file "
+            "with its token"
+        )
+    return NoEntry(f"the endpoint {server} refuses this call ({failure.message}); see docs/security.md")
+
+
 def explain(failure: RequestFailed, *, server: str, model: str) -> ExatrkxError:
     """Return the user's error for a failed request: EndpointError, ModelError or EventTooLarge, one line."""
+    if failure.status in NO_ENTRY:
+        return _no_entry(failure, server=server)
     if failure.status == "DEADLINE_EXCEEDED":
         return EndpointError(
             f"no answer from {server} within the request timeout; raise the timeout, or check the servers"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.work.inference.client import Client
 from exatrkx_hpc.work.inference.retry import PATIENCE
@@ -44,12 +45,18 @@ class Endpoint:
         mode: Mode = "ensemble",
         request_timeout: float = 60.0,
         patience: float = PATIENCE,
+        token_file: str | Path | None = None,
+        certificate: str | Path | None = None,
     ) -> None:
         """Prepare a client of `server` (`host:port`); see `Client` for workload, mode and the two times, in seconds.
 
-        Raises ConfigError for a bad address or mode. Sends nothing yet; `check` checks whether the model is ready.
+        `token_file` is the file with the farm's token, `certificate` that with the certificate of an endpoint with TLS.
+        Raises ConfigError for a bad address, mode or file. Sends nothing yet; `check` asks whether the model is ready.
         """
         self.mode: Mode = mode
+        files = CredentialFiles(
+            token=Path(token_file) if token_file else None, certificate=Path(certificate) if certificate else None
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="exatrkx-endpoint", daemon=True)
         self._thread.start()
@@ -63,6 +70,7 @@ class Endpoint:
                     mode=mode,
                     request_timeout=request_timeout,
                     patience=patience,
+                    credentials=files.read(),
                 )
             )
         except BaseException:

@@ -22,7 +22,7 @@ from exatrkx_hpc.base.errors import ConfigError, EndpointError, InputError, Mode
 from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.base.signals import deferred_signals, unwound
 from exatrkx_hpc.work.inference.client import Client
-from exatrkx_hpc.work.inference.retry import UnknownModel
+from exatrkx_hpc.work.inference.retry import NoEntry, UnknownModel
 from exatrkx_hpc.work.map.found import Event, Found, is_named, read_event
 from exatrkx_hpc.work.map.map_ledger import Scribe
 from exatrkx_hpc.work.run.faults import BROKEN_MODEL
@@ -203,6 +203,8 @@ class Flow:
         try:
             async with self._free:
                 return Found(name=event.name, answer=await self._client.ask(event.tensors))
+        except NoEntry:  # no event is the cause: it ends the map
+            raise
         except (InputError, ModelError, EndpointError) as error:
             return Found(name=event.name, error=error)
 

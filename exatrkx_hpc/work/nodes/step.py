@@ -99,8 +99,8 @@ def require_reachable(settings: Settings) -> None:
     host = settings.server.rpartition(":")[0].strip("[]")
     if settings.mode != "direct" and _is_loopback(host):
         raise EndpointError(
-            f"other nodes cannot reach the endpoint {settings.server}; let the monitor listen on all addresses "
-            '(balancer.host = "0.0.0.0"), or choose another endpoint with --server'
+            f"other nodes cannot reach the endpoint {settings.server}; let the monitor listen on an address of the "
+            'cluster (balancer.host = "internal"), or choose another endpoint with --server'
         )
 
 

@@ -13,7 +13,7 @@ from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.work.events.source import EventFile
 from exatrkx_hpc.work.inference.blame import ALONE_AFTER, Case, Decision, Judge, Verdict, poisoned
 from exatrkx_hpc.work.inference.client import Client
-from exatrkx_hpc.work.inference.retry import Cause
+from exatrkx_hpc.work.inference.retry import Cause, NoEntry
 from exatrkx_hpc.work.news import EventPoisoned
 from exatrkx_hpc.work.results.outcome import Answered, Failed, Result, Retried, Undecided, read_answer
 from exatrkx_hpc.work.results.parts import Part
@@ -258,9 +258,9 @@ class Coordinator:
             self._note(lambda: self._accounts.add(result, attempts=attempts))
 
     def _take_failure(self, worker: WorkerProcess, failed: Failed) -> None:
-        if failed.kind == "output":
+        if failed.kind in ("output", "access"):  # it would be the same for every event, and none is the cause
             worker.outstanding.pop(failed.event, None)  # absent if it waited for its part
-            self._break_off(OutputError(failed.reason))
+            self._break_off(OutputError(failed.reason) if failed.kind == "output" else NoEntry(failed.reason))
             return
         event = worker.outstanding.pop(failed.event)
         self._was_alone(event)

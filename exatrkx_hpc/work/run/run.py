@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from exatrkx_hpc.base.credentials import CredentialFiles, Credentials
 from exatrkx_hpc.base.errors import ConfigError, ExatrkxError, IncompleteRun, OutputError
 from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.work.events.parquet_files import require_pyarrow
@@ -62,6 +63,9 @@ _FAR_ABOVE = 4
 class Settings:
     """Settings of a run; raises ConfigError for a value that cannot work.
 
+    `token_file` and `certificate` are the files with the farm's token and the certificate of an endpoint with TLS. The
+    workers, also those on other nodes, get the paths and read the files themselves.
+
     `server` is `host:port`; `identity` is whose endpoint it should be (endpoint.json has it), empty for any. `events`
     is the folder of events: `*.csv`, `*.npy`, `*.npz`, or `*.parquet`, whose column `event_column` names the event of
     each row; or one Parquet file. `out` is the folder for results (`labels/`), `ledger.sqlite` and `report.json`; it is
@@ -110,6 +114,8 @@ class Settings:
     part_events: int = EVENTS
     shard: Shard = WHOLE
     identity: str = ""
+    token_file: Path | None = None
+    certificate: Path | None = None
 
     def __post_init__(self) -> None:
         self.kind.models(self.mode)  # raises ConfigError for an unknown mode
@@ -138,6 +144,11 @@ class Settings:
     def kind(self) -> Workload:
         """The workload; raises ConfigError for an unknown name."""
         return workload(self.workload, self.workloads)
+
+    @property
+    def credentials(self) -> Credentials:
+        """The credentials for the endpoint; raises ConfigError if a file cannot be used."""
+        return CredentialFiles(token=self.token_file, certificate=self.certificate).read()
 
     @property
     def models(self) -> str:
@@ -300,9 +311,15 @@ def _task(settings: Settings, *, newline: bool) -> Task:
         result_format=settings.result_format,
         part_events=settings.part_events,
         newline=newline,
-        repository=str(settings.repository.absolute()) if settings.repository is not None else "",
+        repository=_absolute(settings.repository),
+        token_file=_absolute(settings.token_file),
+        certificate=_absolute(settings.certificate),
         identity=settings.identity,
     )
+
+
+def _absolute(path: Path | None) -> str:
+    return str(path.absolute()) if path is not None else ""
 
 
 async def _run(run: Coordinator, watch: ModelWatch) -> None:
@@ -314,7 +331,14 @@ async def _run(run: Coordinator, watch: ModelWatch) -> None:
 
 
 def _client(settings: Settings) -> Client:
-    return Client(settings.server, workload=settings.kind, model=settings.model, mode=settings.mode)
+    return Client(
+        settings.server,
+        workload=settings.kind,
+        model=settings.model,
+        mode=settings.mode,
+        identity=settings.identity,
+        credentials=settings.credentials,
+    )
 
 
 async def check_endpoint(settings: Settings) -> Served:
@@ -323,12 +347,6 @@ async def check_endpoint(settings: Settings) -> Served:
         from exatrkx_hpc.models.pipeline import pipeline_digest
 
         return Served(version=pipeline_digest(settings.repository or Path())[:12])
-    async with Client(
-        settings.server,
-        workload=settings.kind,
-        model=settings.model,
-        mode=settings.mode,
-        identity=settings.identity,
-    ) as client:
+    async with _client(settings) as client:
         await client.check(settings.deadline)
         return await client.served()

@@ -22,11 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, ModelError, OutputError
 from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.events.source import EventFile, EventInput, Reader, Rows, UnreadableEvent
 from exatrkx_hpc.work.inference.client import Answer, Client, Unanswered
-from exatrkx_hpc.work.inference.retry import EventTooLarge, Poisoned, UnknownModel
+from exatrkx_hpc.work.inference.retry import EventTooLarge, NoEntry, Poisoned, UnknownModel
 from exatrkx_hpc.work.results.outcome import Result
 from exatrkx_hpc.work.results.parts import EVENTS, Part, PartWriter
 from exatrkx_hpc.work.results.write import write_result
@@ -49,6 +50,7 @@ KINDS: Final[dict[type[ExatrkxError], str]] = {
     ModelError: "model",
     EndpointError: "endpoint",
     UnknownModel: "endpoint",
+    NoEntry: "access",
     EventTooLarge: "input",
     Poisoned: "poison",
     OutputError: "output",
@@ -80,6 +82,8 @@ class Task:
     part_events: int = EVENTS
     newline: bool = False
     identity: str = ""
+    token_file: str = ""
+    certificate: str = ""
 
 
 class Asked(Protocol):
@@ -217,6 +221,10 @@ def _asked(task: Task) -> Client | Direct:
         from exatrkx_hpc.work.inference.in_process import Direct
 
         return Direct(workload, Path(task.repository))
+    files = CredentialFiles(
+        token=Path(task.token_file) if task.token_file else None,
+        certificate=Path(task.certificate) if task.certificate else None,
+    )
     return Client(
         task.server,
         workload=workload,
@@ -225,6 +233,7 @@ def _asked(task: Task) -> Client | Direct:
         request_timeout=task.request_timeout,
         patience=task.patience,
         identity=task.identity,
+        credentials=files.read(),
     )
 
 

@@ -40,7 +40,7 @@ LIKE_PERLMUTTER = ClusterConfig(
 )
 #: What this cluster has not: GPUs that compute.
 INSTEAD = {"SERVER_DEVICE": "cpu", "SERVER_DRAIN": "1"}
-IMAGE = "docker:nvcr.io/nvidia/tritonserver:24.10-py3"
+IMAGE = "docker:nvcr.io/nvidia/tritonserver:25.08-py3"
 
 
 @pytest.fixture(scope="module")

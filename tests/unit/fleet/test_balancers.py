@@ -289,7 +289,7 @@ def slow() -> Iterator[tuple[Member, Event, Event]]:
 def test_a_running_request_ends_where_it_is_after_an_update(real, start):
     with slow() as (late, was_asked, may_answer), ThreadPoolExecutor(1) as pool:
         balancer = start(real, [late])
-        answer = pool.submit(requests.get, url(balancer), timeout=30)
+        answer = pool.submit(requests.get, f"{url(balancer)}/v2", timeout=30)
         assert was_asked.wait(20)
         balancer.update([])
         until(lambda: asked(url(balancer), 1) <= {"502", "503"}, what="the new members")
@@ -300,7 +300,7 @@ def test_a_running_request_ends_where_it_is_after_an_update(real, start):
 def test_stop_lets_a_running_request_finish(real, start):
     with slow() as (late, was_asked, may_answer), ThreadPoolExecutor(2) as pool:
         balancer = start(real, [late])
-        answer = pool.submit(requests.get, url(balancer), timeout=30)
+        answer = pool.submit(requests.get, f"{url(balancer)}/v2", timeout=30)
         assert was_asked.wait(20)
         stopped = pool.submit(balancer.stop, grace=20)
         until(lambda: refused(balancer.listen), what="a port that takes no more requests")

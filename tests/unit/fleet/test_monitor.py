@@ -91,7 +91,7 @@ class Serving:
 
     def answers(self) -> bool:
         record = read_endpoint(RunDir(self.monitor.logs.parent))
-        return record is not None and requests.get(f"http://{record.http}/", timeout=5).ok
+        return record is not None and requests.get(f"http://{record.http}/v2", timeout=5).ok
 
 
 def test_the_endpoint_is_in_a_file_while_it_is_kept(job):

@@ -33,6 +33,7 @@ ON_THE_NODE = {
     "metrics_port": "8002",
     "container": f"exatrkx-42-{NODE}-0",
     "shm_prefix": f"exatrkx_42_{NODE}-0_",
+    "server_key": "k" * 64,
 }
 #: Stands for tritonserver and for every engine: notes its words and its variables, and ends.
 FAKE_PROGRAM = """\
@@ -213,7 +214,7 @@ def test_the_header_names_what_was_set_and_where(tmp_path: Path, monkeypatch: py
         "#   job.exclusive = true  <- flag",
         f'#   job.prologue = ["module load x", "true"]  <- {place}',
         f'#   server.environment = {{A = "b é"}}  <- {place}',
-        '#   balancer.host = "0.0.0.0"  <- profile generic',
+        '#   balancer.host = "internal"  <- profile generic',
     ]
     bare = render_job(make_plan(found.farm)).partition("#SBATCH")[0]
     assert '#   job.qos = "debug"\n' in bare and "server.drain" not in bare, "from Python nobody knows where"
@@ -253,6 +254,8 @@ def run_job(
         script = tmp_path / "farm.sbatch"
         script.write_text(render_job(plan))
         Path(plan.python).mkdir(parents=True, exist_ok=True)
+        Path(plan.key_file).parent.mkdir(exist_ok=True)
+        Path(plan.key_file).write_text(ON_THE_NODE["server_key"] + "\n")
         variables = {
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "NOTES": str(notes),

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 
 SHIFTER = FAKES / "shifter"
-IMAGE = "docker:nvcr.io/nvidia/tritonserver:24.10-py3"
+IMAGE = "docker:nvcr.io/nvidia/tritonserver:25.08-py3"
 
 
 @pytest.fixture

@@ -114,6 +114,7 @@ def test_the_options_and_the_configuration_say_all_settings() -> None:
     """A setting that is in neither would be lost on the way to the job."""
     told = {"server", "events", "out", "fresh", "retry_failed", "accept_changes", "times", "event_column", "expect"}
     told |= {"accept_model_change"}
+    told |= {"token_file", "certificate"}
     configured = {
         "workers",
         "in_flight",
@@ -126,7 +127,7 @@ def test_the_options_and_the_configuration_say_all_settings() -> None:
         "workload",
         "workloads",
     }
-    constant = {"shard", "part_events", "ignore_first"}  # the first answers are those of one machine alone
+    constant = {"shard", "part_events", "ignore_first", "identity"}  # the first answers are those of one machine alone
     assert {field.name for field in dataclasses.fields(Settings)} == told | configured | constant | {"result_format"}
     given = Settings(
         server="a:1",

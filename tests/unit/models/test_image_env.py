@@ -32,7 +32,7 @@ from exatrkx_hpc.tracking.frnn import fixed_radius_edges
 pytestmark = pytest.mark.slow
 
 
-IMAGE = "docker:nvcr.io/nvidia/tritonserver:24.10-py3"
+IMAGE = "docker:nvcr.io/nvidia/tritonserver:25.08-py3"
 NOWHERE = {"PIP_INDEX_URL": "http://127.0.0.1:1/simple", "PIP_RETRIES": "0", "PIP_EXTRA_INDEX_URL": ""}
 
 

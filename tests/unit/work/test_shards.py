@@ -354,6 +354,7 @@ def test_an_order_says_everything(tmp_path):
         workloads=str(tmp_path), mode="stages", repository=tmp_path / "r", fresh=True, retry_failed=True,
         accept_changes=True, event_column="c", result_format="parquet", part_events=7, times=True, ignore_first=2,
         accept_model_change=True, expect=9,
+        token_file=tmp_path / "token", certificate=tmp_path / "c.pem", identity="farm/1/i",
     )  # fmt: skip
     bare = {field.name for field in dataclasses.fields(order) if getattr(order, field.name) == field.default}
     assert bare == {"shard"}, "a value that this test does not set"
@@ -439,7 +440,7 @@ def test_a_shard_that_has_not_counted_is_taken_for_an_average_one():
         (["--dry-run"], 2, "--dry-run prints the script of a workers' job; add --sbatch"),
         (["--sbatch", "--site", "local"], 2, "--sbatch needs Slurm, which site local does not use; omit --sbatch"),
         (["--sbatch", "-s", "127.0.0.1:9191"], 5, "other nodes cannot reach the endpoint 127.0.0.1:9191; let the"),
-        (["--sbatch", "-s", "localhost:9191"], 5, 'balancer.host = "0.0.0.0"'),
+        (["--sbatch", "-s", "localhost:9191"], 5, 'balancer.host = "internal"'),
         (["--sbatch"], 6, "folder events does not exist"),
     ],
 )

@@ -546,6 +546,20 @@ def test_no_events_and_no_place_for_results(settings, tmp_path):
         run_clients(settings())
 
 
+# A token that no longer holds
+
+
+def test_a_token_that_is_refused_in_the_middle_ends_the_run_and_fails_no_event(settings):
+    refused = ["--fail", "1000", "--good-each", "10", "--fail-status", "UNAUTHENTICATED"]
+    with fake_triton(*refused) as fake:
+        run_settings = dataclasses.replace(settings(sizes=[10] * 60, patience=600), server=fake.server)
+        with pytest.raises(EndpointError, match=r"refuses the token; .*--token-file"):
+            run_clients(run_settings)
+    with fake_triton() as fake:
+        report = run_clients(dataclasses.replace(run_settings, server=fake.server))
+    assert (report.done, report.failures, report.failed_before) == (60, 0, 0)
+
+
 # Output that fails
 
 

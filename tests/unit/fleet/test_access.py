@@ -1,0 +1,311 @@
+"""The access rules of nginx, with a fake Triton behind it; the real one is in tests/real/triton/test_access.py."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import stat
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import grpc
+import numpy as np
+import pytest
+import requests
+from balancers import answering, free_listen, member
+from fakes.running import fake_triton
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from exatrkx_hpc.base.credentials import CredentialFiles, make_secret
+from exatrkx_hpc.base.errors import ConfigError, EndpointError
+from exatrkx_hpc.config.resolve import resolve
+from exatrkx_hpc.config.schema import BalancerSection
+from exatrkx_hpc.farm import Job, connect, endpoint_access, watch
+from exatrkx_hpc.fleet.balancer.access import Access, is_loopback, rules, secret_files
+from exatrkx_hpc.fleet.balancer.balancers import balancer_of
+from exatrkx_hpc.fleet.balancer.base import Listen
+from exatrkx_hpc.fleet.balancer.certificate import given_certificate, made_certificate
+from exatrkx_hpc.fleet.balancer.limits import limits_of
+from exatrkx_hpc.fleet.balancer.nginx import Nginx, render_main, render_upstream
+from exatrkx_hpc.fleet.credentials import credential_files, files_for
+from exatrkx_hpc.fleet.endpoint import EndpointRecord, point_latest, write_endpoint
+from exatrkx_hpc.launch.run_dir import FarmDir
+from exatrkx_hpc.work.map.endpoint import Endpoint
+
+LIMITS = limits_of(2, open_files=1024)
+TOKEN, KEY = "t" * 40, "k" * 40
+HEADERS = {"authorization": f"Bearer {TOKEN}"}
+
+pytestmark = pytest.mark.usefixtures("nginx")
+
+Start = Callable[..., Listen]
+
+
+@pytest.fixture
+def start(tmp_path) -> Iterator[Start]:
+    """Start nginx with this access for these members; it is stopped at the end."""
+    running: list[Nginx] = []
+
+    def _start(access: Access, *members) -> Listen:
+        running.append(Nginx(tmp_path / "nginx", replace(free_listen(), access=access)))
+        running[-1].start(members)
+        return running[-1].listen
+
+    yield _start
+    for one in running:
+        one.stop(grace=1)
+
+
+def code(server: str, *, hold: float = 10, **metadata: str) -> grpc.StatusCode:
+    with grpc.insecure_channel(server, options=[("grpc.enable_retries", 0)]) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        try:
+            stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=hold, metadata=tuple(metadata.items()))
+        except grpc.RpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+def test_golden_with_everything(golden):
+    """The secrets are not in it, so that it may be shown."""
+    access = Access(token=TOKEN, server_key=KEY, certificate="C", private_key="P", requests=4096, rate=10000)
+    listen = Listen(host="10.0.0.1", grpc_port=9191, http_port=9190, access=access)
+    text = render_main(listen, LIMITS, instance="i", version=(1, 25, 1))
+    assert TOKEN not in text and KEY not in text
+    golden("nginx.guarded.conf", text)
+    golden("nginx.secrets.conf", secret_files(access)["secrets.conf"])
+
+
+def test_no_text_of_the_access_has_a_secret():
+    access = Access(token=TOKEN, server_key=KEY, certificate="CERT", private_key="PRIVATE")
+    listen = replace(free_listen(), access=access)
+    assert not [secret for secret in (TOKEN, KEY, "PRIVATE") if secret in f"{listen!r} {rules(access)}"]
+
+
+@pytest.mark.parametrize("token", ["a.b+c/d~e-f_0123456", "x" * 512])
+def test_every_character_of_a_token_means_itself(start, token):
+    with answering("one", "127.0.6.1") as one:
+        url = f"http://{start(Access(token=token, server_key=KEY), one).http}/v2"
+        for sent, status in ((token, 200), (token.replace("a", "b", 1).replace("x", "y", 1), 401), ("x" * 511, 401)):
+            assert requests.get(url, headers={"authorization": f"Bearer {sent}"}, timeout=10).status_code == status
+
+
+def test_the_files_with_secrets_are_closed(start, tmp_path):
+    access = Access(token=TOKEN, server_key=KEY)
+    start(access)
+    for path in (tmp_path / "nginx").rglob("*"):
+        if path.is_file() and TOKEN in path.read_text(errors="replace"):
+            assert (path.name, stat.S_IMODE(path.stat().st_mode)) == ("secrets.conf", 0o600)
+
+
+def test_grpc_clients_are_told_in_words_of_grpc(start):
+    with fake_triton() as fake:
+        there = member("one", "127.0.0.1", grpc_port=int(fake.server.rpartition(":")[2]))
+        listen = start(Access(token=TOKEN, server_key=KEY), there)
+        assert code(listen.grpc) is grpc.StatusCode.UNAUTHENTICATED
+        assert code(listen.grpc, **HEADERS) is grpc.StatusCode.OK
+
+
+@contextlib.contextmanager
+def recording(address: str) -> Iterator[tuple[Listen, list[bytes]]]:
+    """A server that keeps the head of each request, and answers 200."""
+    heads: list[bytes] = []
+    with socket.create_server((address, 0)) as door, ThreadPoolExecutor(1) as pool:
+        door.settimeout(20)
+
+        def serve() -> None:
+            connection, _ = door.accept()
+            with connection:
+                connection.settimeout(20)
+                heads.append(connection.recv(1 << 16))
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
+
+        done = pool.submit(serve)
+        yield member("recording", address, http_port=door.getsockname()[1]), heads
+        done.result(20)
+
+
+def test_a_server_gets_its_key_and_neither_the_token_nor_a_key_of_the_client(start):
+    with recording("127.0.6.1") as (one, heads):
+        listen = start(Access(token=TOKEN, server_key=KEY), one)
+        told = {**HEADERS, "exatrkx-key": "of-the-client"}
+        assert requests.get(f"http://{listen.http}/v2", headers=told, timeout=10).text == "ok"
+    head = heads[0].decode().lower()
+    assert f"exatrkx-key: {KEY}" in head
+    assert TOKEN not in head and "authorization" not in head and "of-the-client" not in head
+
+
+def test_too_many_requests_of_one_address_are_refused_in_words_that_clients_repeat(start):
+    with fake_triton() as fake:
+        there = member("one", "127.0.0.1", grpc_port=int(fake.server.rpartition(":")[2]))
+        listen = start(Access(server_key=KEY, rate=1), there)
+        found = {code(listen.grpc) for _ in range(6)}
+    assert found == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    with answering("one", "127.0.6.1") as one:
+        url = f"http://{start(Access(server_key=KEY, rate=1), one).http}/v2"
+        assert {requests.get(url, timeout=10).status_code for _ in range(6)} == {200, 429}
+
+
+def test_clients_within_the_limits_notice_nothing(start):
+    with answering("one", "127.0.6.1") as one, ThreadPoolExecutor(16) as pool:
+        url = f"http://{start(Access(server_key=KEY, requests=4096, rate=10000), one).http}/v2"
+        assert set(pool.map(lambda _: requests.get(url, timeout=20).status_code, range(200))) == {200}
+
+
+def test_a_client_that_says_nothing_is_sent_away_and_the_others_are_not(start):
+    with answering("one", "127.0.6.1") as one, contextlib.ExitStack() as stack:
+        listen = start(Access(token=TOKEN, server_key=KEY), one)
+        silent = []
+        for port in (listen.grpc_port, listen.http_port):
+            for _ in range(50):
+                silent.append(stack.enter_context(socket.create_connection((listen.host, port), 10)))
+        silent[0].sendall(b"\x00\xff" * 4096)  # random bytes
+        silent[1].sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\ncontent-length: 1073741824\r\n")
+        assert requests.get(f"http://{listen.http}/v2", headers=HEADERS, timeout=10).status_code == 200
+        for connection in silent:
+            connection.settimeout(30)
+            with contextlib.suppress(ConnectionError):
+                while connection.recv(1 << 16):
+                    pass
+
+
+def test_the_default_of_a_section_is_a_token(tmp_path):
+    folder = tmp_path / "7" / "nginx"
+    folder.mkdir(parents=True)
+    listen = balancer_of(BalancerSection(grpc_port=0, http_port=0, advertise="login.site"), folder).listen
+    assert listen.access.kind == "token" and listen.access.token == FarmDir(tmp_path).token.read_text().strip()
+    assert listen.grpc == f"login.site:{listen.grpc_port}"
+    section = BalancerSection(grpc_port=0, http_port=0, access="open")
+    assert balancer_of(section, folder).listen.access.kind == "open"
+
+
+# TLS
+
+
+def test_a_made_certificate_has_every_name_and_stays(tmp_path):
+    farm = FarmDir(tmp_path)
+    first = made_certificate(farm, ["10.0.0.1", "login01", "localhost"])
+    assert made_certificate(farm, ["login01"]) == first
+    for name in ("certificate.key", "endpoint.key"):
+        assert stat.S_IMODE((farm.secrets / name).stat().st_mode) == 0o600
+    authority = farm.certificate.read_text()
+    more = made_certificate(farm, ["login02"])
+    assert more.public.startswith("# 10.0.0.1 login01 localhost login02\n")
+    assert "PRIVATE" not in repr(more)
+    (farm.secrets / "endpoint.pem").write_text("# 10.0.0.1 login01 localhost login02\ntorn: BEGIN CERTIFICATE")
+    assert "END CERTIFICATE" in made_certificate(farm, ["login02"]).public
+    assert farm.certificate.read_text() == authority
+    farm.certificate_key.unlink()
+    assert made_certificate(farm, ["login02"]).public.startswith("# login02\n")
+    assert farm.certificate.read_text() != authority
+
+
+def trusts(server: str, certificate: str, name: str = "127.0.0.1") -> bool:
+    context = ssl.create_default_context(cadata=certificate)
+    host, _, port = server.rpartition(":")
+    with socket.create_connection((host, int(port)), 10) as plain:
+        try:
+            with context.wrap_socket(plain, server_hostname=name):
+                return True
+        except ssl.SSLError:
+            return False
+
+
+def test_a_client_that_pins_the_farm_accepts_each_of_its_certificates_and_no_other(start, tmp_path):
+    farm, stranger = FarmDir(tmp_path / "farm"), FarmDir(tmp_path / "stranger")
+    made_certificate(farm, ["127.0.0.1"])
+    pinned = farm.certificate.read_text()
+    made_certificate(stranger, ["127.0.0.1"])
+    new = made_certificate(farm, ["login02"])
+    listen = start(Access(server_key=KEY, certificate=new.public, private_key=new.private))
+    assert trusts(listen.grpc, pinned) and trusts(listen.grpc, pinned, "login02")
+    assert not trusts(listen.grpc, pinned, "elsewhere")
+    assert not trusts(listen.grpc, stranger.certificate.read_text())
+    assert not requests.get(f"http://{listen.http}/v2", timeout=10).ok, "no clear text"
+
+
+def test_a_given_certificate_is_used_as_it_is(tmp_path):
+    made = made_certificate(FarmDir(tmp_path), ["127.0.0.1"])
+    public, private = tmp_path / "secrets" / "endpoint.pem", tmp_path / "secrets" / "endpoint.key"
+    assert given_certificate(public, private) == made
+    private.chmod(0o640)
+    with pytest.raises(ConfigError, match="open to other users"):
+        given_certificate(public, private)
+    with pytest.raises(ConfigError, match=r"cannot read .*none\.pem"):
+        given_certificate(tmp_path / "none.pem", tmp_path / "none.pem")
+
+
+def test_tls_given_needs_both_files_and_only_then():
+    with pytest.raises(ValueError, match="needs certificate and certificate_key"):
+        BalancerSection(tls="given")
+    with pytest.raises(ValueError, match='only "given" uses them'):
+        BalancerSection(certificate="/x.pem", certificate_key="/x.key")
+
+
+@pytest.mark.parametrize(
+    ("host", "answer"), [("127.0.0.1", True), ("[::1]", True), ("localhost", True), ("0.0.0.0", False), ("nid1", False)]
+)
+def test_loopback(host, answer):
+    assert is_loopback(host) is answer
+
+
+def test_the_upstream_has_no_secret():
+    assert KEY not in render_upstream([member()], LIMITS)
+
+
+# The credentials for an endpoint
+
+
+def endpoint_of(farm: FarmDir, job: str, **facts: str) -> EndpointRecord:
+    farm.job(job).path.mkdir(parents=True)
+    known = {"grpc": f"login01:{job}", "http": "login01:1", "prometheus": "", "access": "token", **facts}
+    record = EndpointRecord(job=job, metrics={}, ready=1, monitor_pid=1, updated=time.time(), **known)
+    write_endpoint(farm.job(job), record)
+    point_latest(farm.job(job))
+    return record
+
+
+def test_a_farms_own_endpoint_gets_its_token_and_a_stranger_gets_none(tmp_path):
+    farm = FarmDir(tmp_path)
+    first, second = endpoint_of(farm, "7"), endpoint_of(farm, "8", certificate=str(tmp_path / "c.pem"), access="open")
+    assert credential_files(farm, first) == CredentialFiles(token=farm.token)
+    assert credential_files(farm, second) == CredentialFiles(certificate=tmp_path / "c.pem")
+    assert files_for(farm, "login01:7") == CredentialFiles(token=farm.token)
+    assert files_for(farm, "login01:9") == files_for(FarmDir(tmp_path / "none"), "login01:7") == CredentialFiles()
+
+
+def test_files_that_a_person_names_take_precedence(tmp_path):
+    endpoint_of(FarmDir(tmp_path), "7")
+    farm = resolve(flags={"site": "local", "run_root": str(tmp_path)}, ambient=False).farm
+    own = CredentialFiles(token=FarmDir(tmp_path).token)
+    assert endpoint_access(farm) == endpoint_access(farm, "login01:7") == ("login01:7", own)
+    named = CredentialFiles(token=tmp_path / "mine", certificate=tmp_path / "c.pem")
+    assert endpoint_access(farm, given=named) == ("login01:7", named)
+    assert endpoint_access(farm, "elsewhere:7", given=named) == ("elsewhere:7", named)
+    with pytest.raises(EndpointError, match="no monitor is running"):
+        endpoint_access(farm, job="9")
+
+
+def test_connect_shows_the_farms_token(start, tmp_path):
+    root = FarmDir(tmp_path / "farm")
+    with fake_triton() as fake:
+        there = member("one", "127.0.0.1", grpc_port=int(fake.server.rpartition(":")[2]))
+        listen = start(Access(token=make_secret(root.token), server_key=KEY), there)
+        endpoint_of(root, "7", grpc=listen.grpc)
+        with connect(flags={"site": "local", "run_root": str(root)}) as endpoint:
+            assert endpoint.find_tracks(np.zeros((3, 3), np.float32)).shape == (3,)
+        with pytest.raises(EndpointError, match="refuses the token"), Endpoint(listen.grpc) as stranger:
+            stranger.find_tracks(np.zeros((3, 3), np.float32))
+
+
+@pytest.mark.parametrize(("site", "host", "told"), [("generic", "127.0.0.1", True), ("local", "127.0.0.1", False)])
+def test_an_open_endpoint_on_a_site_is_told_at_each_start(tmp_path, site, host, told):
+    flags = {"site": site, "run_root": str(tmp_path), "balancer.host": host, "balancer.access": "open"}
+    farm = resolve(flags={**flags, "monitor.prometheus": False}, ambient=False).farm
+    for _ in range(2):
+        news = []
+        watch(Job(id="7", farm=farm, scheduler=None), tell=news.append)
+        assert [one.code for one in news] == ["endpoint-unguarded"] * told
