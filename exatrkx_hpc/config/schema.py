@@ -110,7 +110,9 @@ class ServerSection(_Section):
     instances: int = Field(1, ge=1, le=64, description="instances of each model per server")
     servers_per_node: int = Field(1, ge=1, le=16, description="servers per node")
     gpus_per_server: int = Field(0, ge=0, le=64, description="GPUs per server; 0: all of the node")
-    base_port: int = Field(8000, ge=1024, le=65000, description="first HTTP port; the gRPC and metrics ports follow")
+    base_port: int = Field(
+        8000, ge=1024, le=65000, description="first HTTP port; gRPC and metrics follow; if taken, the next free three"
+    )
     shm_size: Line = Field("20g", description="shared memory of the container, if the engine supports it")
     modules: tuple[Line, ...] = Field((), description="site modules of the engine, such as gpu")
     mounts: tuple[Mount, ...] = Field((), description="additional mounts, FOLDER or FOLDER:PATH_IN_CONTAINER")
@@ -120,7 +122,13 @@ class ServerSection(_Section):
     exit_timeout: int = Field(
         20, ge=1, le=3600, description="seconds for running requests to finish when the server stops"
     )
-    max_restarts: int = Field(5, ge=0, le=1000, description="maximum restarts of a server that dies")
+    max_restarts: int = Field(
+        5, ge=0, le=1000, description="restarts in a row of a server that dies before it is ready; 0: no restart at all"
+    )
+    give_up_after: int = Field(
+        600, ge=0, le=86400, description="seconds for which restarts go on at least, until the server is ready"
+    )
+    max_pause: int = Field(300, ge=1, le=3600, description="longest pause between two starts, in seconds")
 
     @model_validator(mode="after")
     def _image_or_none(self) -> ServerSection:
