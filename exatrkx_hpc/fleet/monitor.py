@@ -25,6 +25,7 @@ from exatrkx_hpc.fleet.events import (
     MetricsStoreStarted,
     NotApplied,
 )
+from exatrkx_hpc.fleet.members.probe import Prober
 from exatrkx_hpc.fleet.members.reconcile import Member, changes
 from exatrkx_hpc.fleet.sidecars.base import Sidecar
 from exatrkx_hpc.fleet.status import observe
@@ -67,6 +68,7 @@ class Monitor:
         self._troubles: dict[str, str] = {}
         self._scraped: tuple[str, ...] | None = None
         self._known = time.monotonic()
+        self._prober = Prober()
 
     @property
     def view(self) -> View:
@@ -95,6 +97,7 @@ class Monitor:
             finally:
                 remove_endpoint(self._run_dir)
                 self._balancer.stop()
+                self._prober.close()
                 if self._store is not None:
                     self._store.stop()
 
@@ -130,6 +133,7 @@ class Monitor:
             timeout=self._settings.probe_timeout,
             previous=previous,
             tolerance=self._settings.tolerance,
+            ask=self._prober,
         )
         return View(info=info, members=members)
 
@@ -183,11 +187,11 @@ class Monitor:
         if self._scraped is None and view.ready:
             self._store.start(targets)
             self.tell(MetricsStoreStarted(job=self._run_dir.job, address=self._store.address))
-        elif self._scraped is not None and _names(targets) != self._scraped:
+        elif self._scraped is not None and _addresses(targets) != self._scraped:
             self._store.update(targets)
         else:
             return
-        self._scraped = _names(targets)
+        self._scraped = _addresses(targets)
 
     def _report(self, before: View, view: View) -> None:
         for member in changes(before.members, view.members):
@@ -223,6 +227,11 @@ class Monitor:
 
 def _names(members: tuple[Member, ...]) -> tuple[str, ...]:
     return tuple(member.name for member in members)
+
+
+def _addresses(members: tuple[Member, ...]) -> tuple[str, ...]:
+    """Return what Prometheus' targets depend on: a server may choose other ports at its next start."""
+    return tuple(f"{member.name} {member.metrics}" for member in members)
 
 
 @contextmanager

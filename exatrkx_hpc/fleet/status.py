@@ -15,7 +15,7 @@ from exatrkx_hpc.fleet.endpoint import read_endpoint
 from exatrkx_hpc.fleet.events import JobProgress
 from exatrkx_hpc.fleet.members.probe import probe
 from exatrkx_hpc.fleet.members.reconcile import Member, ready_members, reconcile
-from exatrkx_hpc.fleet.members.record import read_records
+from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
 from exatrkx_hpc.launch.run_dir import RunDir
 
 
@@ -79,15 +79,22 @@ def wait_until_ready(query: Callable[[], JobStatus], *, wanted: int, timeout: fl
 
 
 def observe(
-    info: JobInfo, run_dir: RunDir, *, timeout: float, previous: Iterable[Member] = (), tolerance: int = 1
+    info: JobInfo,
+    run_dir: RunDir,
+    *,
+    timeout: float,
+    previous: Iterable[Member] = (),
+    tolerance: int = 1,
+    ask: Callable[[Iterable[ServerRecord], float], dict[str, bool]] = probe,
 ) -> tuple[JobInfo, tuple[Member, ...]]:
     """Return the job with its reason explained, and its members; `reconcile` explains `previous` and `tolerance`.
 
-    Each server has `timeout` seconds to answer. A requeued job that is pending has only servers of its former run.
+    `ask` probes the servers, each of which has `timeout` seconds to answer. A requeued job that is pending has only
+    servers of its former run.
     """
     records = read_records(run_dir)
     serving = [record for record in records if record.state == "starting"] if not info.state.over else []
-    ready = probe(serving, timeout)
+    ready = ask(serving, timeout)
     members = reconcile(job=info.state, records=records, ready=ready, previous=previous, tolerance=tolerance)
     return explained(info, run_dir, records), tuple(_told(member, info) for member in members)
 
