@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         MonitorFailed,
         MonitorStopped,
         NotApplied,
+        RestartAsked,
         SchedulerSilent,
     )
     from exatrkx_hpc.launch.events import (
@@ -134,6 +135,7 @@ __all__ = [
     "PortTaken",
     "Report",
     "Request",
+    "RestartAsked",
     "RunNews",
     "RunResumed",
     "RunUnheard",
@@ -181,7 +183,7 @@ _HOMES = {
         "farm": "Job deploy endpoint_record find_job run_clients running script setup stop up watch",
         "fleet.events": "BalancerEnded BalancerReloaded EndpointOpened JobChanged JobProgress MemberChanged "
         "MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted MonitorFailed MonitorStopped NotApplied "
-        "SchedulerSilent",
+        "RestartAsked SchedulerSilent",
         "launch.events": "ImageFound ImagePulling ModelsBuilding ModelsWithoutPackages PackagesFetching TimeShort "
         "VariablesUnused",
         "models.pipeline": "load_pipeline",

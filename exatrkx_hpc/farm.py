@@ -27,6 +27,7 @@ from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.balancer.balancers import balancer_of, kind_of
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, running_endpoint
+from exatrkx_hpc.fleet.members.outliers import OutlierDetection, Trial
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
 from exatrkx_hpc.fleet.status import JobStatus, job_status, wait_until_ready
@@ -152,8 +153,19 @@ def watch(job: Job, *, tell: Tell = untold) -> Watch:
         metrics_store=metrics_store(farm.monitor, job.run_dir.prometheus, host=host, tell=told),
         settings=farm.monitor,
         tell=tell,
+        judge=OutlierDetection(job.run_dir, farm.monitor, trial=_trial(farm), tell=tell),
     )
     return Watch(monitor)
+
+
+def _trial(farm: Farm) -> Trial | None:
+    """Return how the monitor tries a server with one inference, or None if it shall not or cannot."""
+    if not farm.monitor.trial:
+        return None
+    from exatrkx_hpc.work.inference.trial import trial_of
+
+    trial = trial_of(farm.clients, timeout=farm.monitor.trial_timeout)
+    return None if trial is None else lambda member: trial(member.grpc)
 
 
 def run_clients(

@@ -156,6 +156,29 @@ class MonitorSection(_Section):
     interval: Seconds = Field(1, description="seconds between two checks of the servers")
     probe_timeout: Seconds = Field(1, description="timeout of a probe, in seconds")
     tolerance: int = Field(2, ge=1, le=100, description="consecutive failed probes after which a server is ejected")
+    trial: bool = Field(True, description="send one inference to each server before its first request from a client")
+    trial_timeout: Seconds = Field(60, description="timeout of such an inference, in seconds")
+    eject: bool = Field(True, description="eject servers that fail or stall far more than the others")
+    sample_interval: Seconds = Field(5, description="seconds between two readings of the servers' counters")
+    window: Seconds = Field(30, description="seconds over which the servers are compared")
+    min_requests: int = Field(10, ge=1, le=10000, description="requests of a server from which its failures count")
+    failure_share: float = Field(
+        0.3, gt=0, le=1, description="share of failed requests above that of the others for which a server is ejected"
+    )
+    slow_factor: float = Field(
+        10, ge=0, le=10000, description="times the latency of the others for which a server is ejected; 0: never"
+    )
+    stall: float = Field(
+        60, ge=0, le=86400, description="seconds without an end of waiting requests for which it is ejected; 0: never"
+    )
+    eject_time: Seconds = Field(30, description="seconds of the first ejection; the n-th lasts n times as long")
+    eject_time_max: float = Field(600, gt=0, le=86400, description="longest ejection, in seconds")
+    sick_after: float = Field(
+        600, ge=0, le=86400, description="seconds after which an ejected or silent server is restarted; 0: never"
+    )
+    start_within: float = Field(
+        1800, ge=0, le=86400, description="seconds after which a server that is not ready is restarted; 0: never"
+    )
     prometheus: bool = Field(True, description="run Prometheus next to the balancer, if installed")
     prometheus_port: UserPort = Field(
         9090, description="port of Prometheus; 0: any free port; user: derived from your user ID"

@@ -25,6 +25,7 @@ from exatrkx_hpc.fleet.events import (
     MetricsStoreStarted,
     NotApplied,
 )
+from exatrkx_hpc.fleet.members.outliers import OutlierDetection
 from exatrkx_hpc.fleet.members.probe import Prober
 from exatrkx_hpc.fleet.members.reconcile import Member, changes
 from exatrkx_hpc.fleet.sidecars.base import Sidecar
@@ -50,11 +51,13 @@ class Monitor:
         settings: MonitorSection,
         tell: Tell,
         patience: float = _LOST,
+        judge: OutlierDetection | None = None,
     ) -> None:
         """Prepare the monitor of the job whose run directory is `run_dir`; nothing runs before serving().
 
         The monitor starts and stops the given balancer and metrics store. If the scheduler answers but does not know
-        the job, the monitor waits for `patience` seconds, or as long as the job has ready servers.
+        the job, the monitor waits for `patience` seconds, or as long as the job has ready servers. `judge` judges the
+        servers by their answers.
         """
         self._run_dir = run_dir
         self._job_info = job_info
@@ -69,6 +72,7 @@ class Monitor:
         self._scraped: tuple[str, ...] | None = None
         self._known = time.monotonic()
         self._prober = Prober()
+        self._judge = judge
 
     @property
     def view(self) -> View:
@@ -98,6 +102,8 @@ class Monitor:
                 remove_endpoint(self._run_dir)
                 self._balancer.stop()
                 self._prober.close()
+                if self._judge is not None:
+                    self._judge.close()
                 if self._store is not None:
                     self._store.stop()
 
@@ -134,6 +140,7 @@ class Monitor:
             previous=previous,
             tolerance=self._settings.tolerance,
             ask=self._prober,
+            judge=self._judge or tuple,
         )
         return View(info=info, members=members)
 

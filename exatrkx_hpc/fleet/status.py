@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from exatrkx_hpc.base.errors import EndpointError
@@ -13,6 +13,7 @@ from exatrkx_hpc.base.readable import duration
 from exatrkx_hpc.fleet.endings import explained, of_former_run, of_lost_node
 from exatrkx_hpc.fleet.endpoint import read_endpoint
 from exatrkx_hpc.fleet.events import JobProgress
+from exatrkx_hpc.fleet.members.outliers import read_ejected
 from exatrkx_hpc.fleet.members.probe import probe
 from exatrkx_hpc.fleet.members.reconcile import Member, ready_members, reconcile
 from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
@@ -53,7 +54,8 @@ def job_status(info: JobInfo, run_dir: RunDir, *, timeout: float) -> JobStatus:
     """Query the job of `run_dir` once; each server has `timeout` seconds to answer."""
     now, servers = observe(info, run_dir, timeout=timeout)
     endpoint = read_endpoint(run_dir)
-    servers = tuple(_with_age(member, time.time()) for member in servers)
+    ejected = read_ejected(run_dir) if endpoint is not None else {}
+    servers = tuple(_with_age(_with_fault(member, ejected), time.time()) for member in servers)
     return JobStatus(info=now, servers=servers, endpoint=endpoint.grpc if endpoint else "")
 
 
@@ -86,17 +88,18 @@ def observe(
     previous: Iterable[Member] = (),
     tolerance: int = 1,
     ask: Callable[[Iterable[ServerRecord], float], dict[str, bool]] = probe,
+    judge: Callable[[tuple[Member, ...]], tuple[Member, ...]] = tuple,
 ) -> tuple[JobInfo, tuple[Member, ...]]:
     """Return the job with its reason explained, and its members; `reconcile` explains `previous` and `tolerance`.
 
     `ask` probes the servers, each of which has `timeout` seconds to answer. A requeued job that is pending has only
-    servers of its former run.
+    servers of its former run. `judge` changes the states of the members by their answers.
     """
     records = read_records(run_dir)
     serving = [record for record in records if record.state == "starting"] if not info.state.over else []
     ready = ask(serving, timeout)
     members = reconcile(job=info.state, records=records, ready=ready, previous=previous, tolerance=tolerance)
-    return explained(info, run_dir, records), tuple(_told(member, info) for member in members)
+    return explained(info, run_dir, records), tuple(_told(member, info) for member in judge(members))
 
 
 def _told(member: Member, info: JobInfo) -> Member:
@@ -108,6 +111,12 @@ def _told(member: Member, info: JobInfo) -> Member:
     if member.state != "ready" and member.record.state != "gone" and of_lost_node(member.record, info):
         return replace(member, state="gone", note="its node has left the job")
     return member
+
+
+def _with_fault(member: Member, ejected: Mapping[tuple[str, int], str]) -> Member:
+    """Return the member as its job's monitor sees it: a server that answers may be ejected."""
+    fault = ejected.get((member.name, member.record.starts))
+    return replace(member, state="ejected", note=fault) if fault and member.state == "ready" else member
 
 
 def _with_age(member: Member, now: float) -> Member:

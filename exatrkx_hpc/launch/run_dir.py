@@ -133,6 +133,20 @@ class RunDir(os.PathLike[str]):
         """The stop request to the servers: `drain` or `halt`, then the origin of the request."""
         return self.path / "stop"
 
+    def word(self, server: str) -> Path:
+        """Return the file with a word to one server: `restart`, `drain` or `halt`; its script removes the file."""
+        return self.path / "stop.d" / server
+
+    @property
+    def reports(self) -> Path:
+        """The folder of what clients report about the servers, one JSON file per client."""
+        return self.path / "reports"
+
+    @property
+    def standings(self) -> Path:
+        """What the job's monitor knows of the servers' answers, JSON: tried, ejected."""
+        return self.path / "standings.json"
+
     @property
     def beside_status(self) -> Path:
         """The exit status of the command beside the servers."""

@@ -173,7 +173,7 @@ class Kept:
         for connection in self._kept.values():
             connection.close()
         self._kept.clear()
-        _run(self._loop, asyncio.sleep(0))
+        _run(self._loop, _settled())
         self._loop.close()
         self._loop = None
 
@@ -235,6 +235,12 @@ async def _within(timeout: float, answer: Coroutine[Any, Any, T]) -> T:
     finally:
         running = False
         timer.cancel()
+
+
+async def _settled() -> None:
+    """Let closed connections free their sockets, which takes the loop more than one turn."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:

@@ -9,7 +9,7 @@ from typing import Literal
 from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.fleet.members.record import ServerRecord
 
-MemberState = Literal["starting", "ready", "draining", "gone"]
+MemberState = Literal["starting", "ready", "ejected", "draining", "gone"]
 
 
 @dataclass(frozen=True, kw_only=True)
