@@ -166,6 +166,10 @@ class Kept:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # the interpreter may be ending
+            self.close()
+
     def close(self) -> None:
         """Close all connections; a later question opens new ones."""
         if self._loop is None:
