@@ -115,7 +115,13 @@ def ask_server(run_dir: RunDir, server: str, word: str, *, by: str) -> None:
 
 def read_ejected(run_dir: RunDir) -> dict[tuple[str, int], str]:
     """Return the faults of the servers that the job's monitor has ejected, by name and start."""
-    return {(name, one.starts): one.fault for name, one in _read(run_dir).items() if one.fault}
+    standings = _read(run_dir)
+    tried = any(one.passed for one in standings.values())
+    faults = {
+        (name, one.starts): one.fault or (f"its trial failed: {one.trial_fault}" if tried and one.trial_fault else "")
+        for name, one in standings.items()
+    }
+    return {key: fault for key, fault in faults.items() if fault}
 
 
 def parse_work(text: bytes) -> dict[str, Work]:
@@ -189,9 +195,15 @@ class _Trials:
 def _saved(standings: Mapping[str, Standing]) -> dict[str, dict[str, object]]:
     """Return what a later monitor, and `status`, need of the standings."""
     return {
-        name: {"starts": one.starts, "passed": one.passed, "fault": one.fault, "ejections": one.ejections}
+        name: {
+            "starts": one.starts,
+            "passed": one.passed,
+            "trial_fault": one.trial_fault,
+            "fault": one.fault,
+            "ejections": one.ejections,
+        }
         for name, one in standings.items()
-        if one.passed or one.fault
+        if one.passed or one.fault or one.trial_fault
     }
 
 
@@ -202,6 +214,7 @@ def _read(run_dir: RunDir) -> dict[str, Standing]:
             name: Standing(
                 starts=int(one["starts"]),
                 passed=bool(one["passed"]),
+                trial_fault=str(one["trial_fault"]),
                 fault=str(one["fault"]),
                 ejections=int(one["ejections"]),
             )

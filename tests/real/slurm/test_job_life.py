@@ -38,6 +38,7 @@ grpc_port = 0
 http_port = 0
 [monitor]
 prometheus = false
+trial = false
 """
 HOG = "#!/usr/bin/env python3\nimport time\nhog = bytearray(300 << 20)\ntime.sleep(600)\n"
 #: A person must know the truth within this many seconds.
