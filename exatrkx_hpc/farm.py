@@ -27,7 +27,9 @@ from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.balancer.balancers import balancer_of, kind_of
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, running_endpoint
+from exatrkx_hpc.fleet.members import outliers
 from exatrkx_hpc.fleet.members.outliers import OutlierDetection, Trial
+from exatrkx_hpc.fleet.members.record import read_records
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
 from exatrkx_hpc.fleet.status import JobStatus, job_status, wait_until_ready
@@ -214,6 +216,22 @@ def stop(job: Job, *, drain: bool = True) -> None:
     """Stop `job`. With `drain`, its servers first leave the balancer and finish their requests."""
     with deferred_signals():
         job.scheduler.cancel(job.id, drain=drain)
+
+
+def ask_server(job: Job, server: str, *, restart: bool = False) -> None:
+    """Drain one server of `job`, and end it or, with `restart`, start it again; returns at once.
+
+    Raises LaunchError if the job has no such server, or if the server has ended.
+    """
+    records = {record.server: record for record in read_records(job.run_dir)}
+    if server not in records:
+        raise LaunchError(f"job {job.id} has no server {server!r}; 'exatrkx-hpc status {job.id}' lists its servers")
+    if job.run_dir.has_ended(server) or job.scheduler.info(job.id).state.over:
+        raise LaunchError(f"{server} has ended ({records[server].note}); deploy another job to replace it")
+    try:
+        outliers.ask_server(job.run_dir, server, "restart" if restart else "drain", by="request")
+    except OSError as error:
+        raise LaunchError(f"cannot write {job.run_dir.word(server)} ({error.strerror})") from error
 
 
 def jobs(farm: Farm) -> Iterator[Job]:

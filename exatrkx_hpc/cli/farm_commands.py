@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from exatrkx_hpc import farm as story
-from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.errors import ConfigError, LaunchError
 from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.cli.interactive import refuse_mixture, run_here, what_would_run, within_allocation
@@ -152,12 +152,25 @@ def monitor(
         raise LaunchError(f"{view.sentence}; the logs are in {found.run_dir.logs}")
 
 
-def stop(job: JobId = LATEST, config: ConfigFile = None, site: SiteName = None, run_root: RunRoot = None) -> None:
-    """Drain the servers of a job, then end the job.
+def stop(
+    job: JobId = LATEST,
+    server: Annotated[str, typer.Option("--server", help="Drain and end this server only, as named by status.")] = "",
+    restart: Annotated[bool, typer.Option("--restart", help="With --server: start the server again.")] = False,
+    config: ConfigFile = None,
+    site: SiteName = None,
+    run_root: RunRoot = None,
+) -> None:
+    """Drain the servers of a job, then end the job; or one server, with --server.
 
     Example: exatrkx-hpc stop 4242
     """
     found = story.find_job(resolved(config, site=site, run_root=run_root).farm, job)
+    if restart and not server:
+        raise ConfigError("--restart needs --server NAME; 'exatrkx-hpc status' lists the servers")
+    if server:
+        story.ask_server(found, server, restart=restart)
+        say(f"job {found.id}: {server} drains, then {'starts again' if restart else 'ends'}")
+        return
     say(f"job {found.id}: draining, then ending")
     story.stop(found)
     typer.echo(f"job {found.id}: {found.scheduler.info(found.id).state.value}")

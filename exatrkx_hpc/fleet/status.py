@@ -17,6 +17,7 @@ from exatrkx_hpc.fleet.members.outliers import read_ejected
 from exatrkx_hpc.fleet.members.probe import probe
 from exatrkx_hpc.fleet.members.reconcile import Member, ready_members, reconcile
 from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
+from exatrkx_hpc.fleet.reasons import with_remedy
 from exatrkx_hpc.launch.run_dir import RunDir
 
 
@@ -104,8 +105,11 @@ def observe(
 
 def _told(member: Member, info: JobInfo) -> Member:
     """Keep the note of an ended server when its job ends; a server of a former run or a lost node is gone."""
-    if info.state.over and member.record.state == "gone":
-        return replace(member, note=f"{member.record.note}; {member.note}")
+    if member.record.state == "gone":
+        note = with_remedy(member.record.note)
+        member = replace(member, note=f"{note}; {member.note}" if info.state.over else note)
+    if info.state.over:
+        return member
     if member.state != "ready" and of_former_run(member.record, info):
         return replace(member, state="gone", note="from the previous run; its job waits to restart")
     if member.state != "ready" and member.record.state != "gone" and of_lost_node(member.record, info):

@@ -137,6 +137,10 @@ class RunDir(os.PathLike[str]):
         """Return the file with a word to one server: `restart`, `drain` or `halt`; its script removes the file."""
         return self.path / "stop.d" / server
 
+    def has_ended(self, server: str) -> bool:
+        """Return whether the script of a server has ended: it gave up, drained or stopped."""
+        return (self.records / f"{server}.gave-up").exists() or (self.records / f"{server}.ended").exists()
+
     @property
     def reports(self) -> Path:
         """The folder of what clients report about the servers, one JSON file per client."""

@@ -15,6 +15,7 @@ from local_farms import local_farm
 from waiting import until
 
 from exatrkx_hpc import farm
+from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.process import Child, spawn
 from exatrkx_hpc.fleet.members.probe import is_ready
@@ -262,5 +263,26 @@ def test_one_server_that_gave_up_leaves_the_job_running(tmp_path, monkeypatch, a
         (job.run_dir.path / "stop.d" / well.server).write_text("drain\n")
         until(lambda: job.scheduler.info(job.id).state.over, what="the end of the job")
         assert job.scheduler.info(job.id).state is JobState.COMPLETED
+    finally:
+        farm.stop(job, drain=False)
+
+
+def test_a_user_restarts_and_ends_one_server_of_a_job(tmp_path, address):
+    job = farm.deploy(local_farm(tmp_path, job__nodes=2, cluster__local_address=address))
+    try:
+        one = until(lambda: len(records := read_records(job.run_dir)) == 2 and records[0], what="two servers")
+
+        def now() -> ServerRecord:
+            return next(record for record in read_records(job.run_dir) if record.server == one.server)
+
+        farm.ask_server(job, one.server, restart=True)
+        until(lambda: (now().state, now().starts) == ("starting", 2), what="its second start")
+        farm.ask_server(job, one.server)
+        until(lambda: job.run_dir.has_ended(one.server), what="its end")
+        assert job.scheduler.info(job.id).state is JobState.RUNNING
+        with pytest.raises(LaunchError, match=r"has ended \(drained\); deploy another job"):
+            farm.ask_server(job, one.server)
+        with pytest.raises(LaunchError, match="has no server 'nid9-0'; 'exatrkx-hpc status"):
+            farm.ask_server(job, "nid9-0")
     finally:
         farm.stop(job, drain=False)
