@@ -34,6 +34,8 @@ from pathlib import Path
 
 import requests
 
+from exatrkx_hpc.fleet.members.kept import Kept
+from exatrkx_hpc.fleet.members.outliers import metrics_of, parse_work
 from exatrkx_hpc.fleet.members.probe import Prober, probe
 from exatrkx_hpc.fleet.members.record import ServerRecord
 
@@ -98,6 +100,10 @@ def _look(records: list[ServerRecord], rounds: int) -> dict[str, dict[str, float
     found["once"] = _timed(lambda: probe(records, _TIMEOUT), records, rounds)
     if len(records) <= _MOST_FOR_THREADS:
         found["threads"] = _timed(lambda: _threads(records), records, rounds)
+    samples = _Samples()
+    samples(records)
+    found["samples"] = _timed(lambda: samples(records), records, rounds)
+    samples.close()
     if importlib.util.find_spec("aiohttp"):
         found["aiohttp"] = _aiohttp(records, rounds)
     return found
@@ -112,6 +118,25 @@ def _timed(look: Callable[[], dict[str, bool]], records: list[ServerRecord], rou
         cpus.append(time.process_time() - cpu)
         assert len(answers) == len(records) and all(answers.values()), "a pretend member was not ready"
     return {"wall_ms": 1000 * statistics.median(walls), "cpu_ms": 1000 * statistics.median(cpus)}
+
+
+class _Samples:
+    """Reads and parses the counters of all members over kept connections."""
+
+    def __init__(self) -> None:
+        self._kept = Kept()
+
+    def __call__(self, records: list[ServerRecord]) -> dict[str, bool]:
+        """Return whether each member's counters were read."""
+        addresses = {one.server: (one.address, one.metrics_port) for one in records}
+        return {
+            name: answer is not None and bool(parse_work(answer.body))
+            for name, answer in self._kept.ask(addresses, metrics_of, timeout=_TIMEOUT).items()
+        }
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._kept.close()
 
 
 def _threads(records: list[ServerRecord]) -> dict[str, bool]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         LaunchError,
         MissingComponent,
         ModelError,
+        NotStarted,
         OutputError,
     )
     from exatrkx_hpc.base.news import Level, News
@@ -50,16 +51,21 @@ if TYPE_CHECKING:
     from exatrkx_hpc.fleet.events import (
         BalancerEnded,
         BalancerReloaded,
+        BalancerWarned,
         EndpointOpened,
         JobChanged,
         JobProgress,
+        LocksMissing,
         MemberChanged,
         MetricsStoreEnded,
         MetricsStoreMissing,
         MetricsStoreStarted,
+        MonitorAbsent,
         MonitorFailed,
+        MonitorLeft,
         MonitorStopped,
         NotApplied,
+        NotObserved,
         RestartAsked,
         SchedulerSilent,
     )
@@ -78,7 +84,13 @@ if TYPE_CHECKING:
     from exatrkx_hpc.work.map.endpoint import Endpoint
     from exatrkx_hpc.work.map.found import Found
     from exatrkx_hpc.work.news import (
+        EndpointAnswers,
+        EndpointSilent,
+        EventPoisoned,
+        FilesPassedOver,
+        ModelsChanged,
         NodeSaid,
+        NoFinalNewline,
         RunNews,
         RunResumed,
         RunUnheard,
@@ -101,12 +113,17 @@ __all__ = [
     "Answer",
     "BalancerEnded",
     "BalancerReloaded",
+    "BalancerWarned",
     "ConfigError",
     "Endpoint",
+    "EndpointAnswers",
     "EndpointError",
     "EndpointOpened",
+    "EndpointSilent",
+    "EventPoisoned",
     "ExatrkxError",
     "Farm",
+    "FilesPassedOver",
     "Found",
     "ImageFound",
     "ImagePulling",
@@ -117,6 +134,7 @@ __all__ = [
     "JobProgress",
     "LaunchError",
     "Level",
+    "LocksMissing",
     "MemberChanged",
     "MetricsStoreEnded",
     "MetricsStoreMissing",
@@ -124,12 +142,18 @@ __all__ = [
     "MissingComponent",
     "ModelError",
     "ModelsBuilding",
+    "ModelsChanged",
     "ModelsWithoutPackages",
+    "MonitorAbsent",
     "MonitorFailed",
+    "MonitorLeft",
     "MonitorStopped",
     "News",
+    "NoFinalNewline",
     "NodeSaid",
     "NotApplied",
+    "NotObserved",
+    "NotStarted",
     "OutputError",
     "PackagesFetching",
     "PortTaken",
@@ -175,14 +199,15 @@ _HOMES = {
     name: f"exatrkx_hpc.{home}"
     for home, names in {
         "base.errors": "ConfigError EndpointError ExatrkxError IncompleteRun InputError LaunchError MissingComponent "
-        "ModelError OutputError",
+        "ModelError NotStarted OutputError",
         "base.news": "Level News",
         "base.ports": "PortTaken",
         "config.resolve": "resolve",
         "config.schema": "Farm",
         "farm": "Job deploy endpoint_record find_job run_clients running script setup stop up watch",
-        "fleet.events": "BalancerEnded BalancerReloaded EndpointOpened JobChanged JobProgress MemberChanged "
-        "MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted MonitorFailed MonitorStopped NotApplied "
+        "fleet.events": "BalancerEnded BalancerReloaded BalancerWarned EndpointOpened JobChanged JobProgress "
+        "LocksMissing MemberChanged MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted "
+        "MonitorAbsent MonitorFailed MonitorLeft MonitorStopped NotApplied NotObserved "
         "RestartAsked SchedulerSilent",
         "launch.events": "ImageFound ImagePulling ModelsBuilding ModelsWithoutPackages PackagesFetching TimeShort "
         "VariablesUnused",
@@ -191,7 +216,8 @@ _HOMES = {
         "work.inference.client": "Answer",
         "work.map.endpoint": "Endpoint",
         "work.map.found": "Found",
-        "work.news": "NodeSaid RunNews RunResumed RunUnheard ShardsLost UnitsDoubtful WorkersAboveCores WorkersSpread",
+        "work.news": "EndpointAnswers EndpointSilent EventPoisoned FilesPassedOver ModelsChanged NoFinalNewline "
+        "NodeSaid RunNews RunResumed RunUnheard ShardsLost UnitsDoubtful WorkersAboveCores WorkersSpread",
         "work.run.progress": "Tally",
         "work.run.report": "Report",
         "work.run.run": "Settings StoppedRun",

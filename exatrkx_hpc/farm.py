@@ -12,6 +12,7 @@ The command line calls the same functions and prints their results.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ from exatrkx_hpc import prepare
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.news import Tell, of_job, untold
+from exatrkx_hpc.base.ownership import farm_id
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
-from exatrkx_hpc.fleet.balancer.balancers import balancer_of, kind_of
-from exatrkx_hpc.fleet.endpoint import EndpointRecord, running_endpoint
+from exatrkx_hpc.fleet.background import Background, start_in_background
+from exatrkx_hpc.fleet.balancer.balancers import balancer_of, end_left, kind_of
+from exatrkx_hpc.fleet.endpoint import EndpointRecord, read_endpoint, remove_endpoint, running_endpoint
 from exatrkx_hpc.fleet.members import outliers
 from exatrkx_hpc.fleet.members.outliers import OutlierDetection, Trial
 from exatrkx_hpc.fleet.members.record import read_records
@@ -69,13 +72,27 @@ class Job:
         return read_record(self.run_dir).cluster or ""
 
 
-def script(farm: Farm, *, sources: Mapping[str, str] | None = None, beside: Sequence[Word] = ()) -> str:
-    """Return the job script of `farm`, without submitting or writing it; see `deploy` for `sources` and `beside`."""
-    return render_job(_plan(farm, sources, beside, lay_out=False))
+def script(
+    farm: Farm,
+    *,
+    sources: Mapping[str, str] | None = None,
+    beside: Sequence[Word] = (),
+    companion: Sequence[Word] = (),
+) -> str:
+    """Return the job script of `farm`, without submitting or writing it; `deploy` explains the arguments."""
+    return render_job(_plan(farm, sources, beside, companion, lay_out=False))
 
 
-def _plan(farm: Farm, sources: Mapping[str, str] | None, beside: Sequence[Word], *, lay_out: bool = True) -> FarmPlan:
-    return prepare.plan(farm, lay_out=lay_out, sources=sources).model_copy(update={"beside": tuple(beside)})
+def _plan(
+    farm: Farm,
+    sources: Mapping[str, str] | None,
+    beside: Sequence[Word],
+    companion: Sequence[Word],
+    *,
+    lay_out: bool = True,
+) -> FarmPlan:
+    commands = {"beside": tuple(beside), "companion": tuple(companion)}
+    return prepare.plan(farm, lay_out=lay_out, sources=sources).model_copy(update=commands)
 
 
 def deploy(
@@ -86,20 +103,22 @@ def deploy(
     interactive: bool = False,
     trust_run_root: bool = False,
     beside: Sequence[Word] = (),
+    companion: Sequence[Word] = (),
 ) -> Job:
     """Submit the job of `farm` and return it.
 
     `interactive` starts the job in this shell's allocation, or in a new one from salloc. `sources` maps keys to the
     source of their value, for the comments in the script. `trust_run_root` accepts a run root that seems not to be
     shared with the nodes. `beside` is a command that runs beside the servers on the first node; when the command
-    ends, the servers end.
+    ends, the servers end. `companion` is a command that runs there as long as the servers do, and is started again if
+    it ends.
     Raises LaunchError (job refused), ModelError (missing or invalid model repository), MissingComponent (program not
     found).
     """
     prepare.refuse_faults(farm)
     prepare.require_site(farm, interactive=interactive, trust_run_root=trust_run_root)
     prepare.make_run_root(farm)
-    what = _plan(farm, sources, beside)
+    what = _plan(farm, sources, beside, companion)
     prepare.require_models(farm, tell)
     for caution in prepare.cautions(farm, interactive=interactive):
         tell(caution)
@@ -151,7 +170,14 @@ def watch(job: Job, *, tell: Tell = untold) -> Watch:
     monitor = Monitor(
         run_dir=job.run_dir,
         job_info=lambda: job.scheduler.info(job.id),
-        balancer=balancer_of(farm.balancer, job.run_dir.balancer(kind_of(farm.balancer).program), told),
+        balancer=balancer_of(
+            farm.balancer,
+            job.run_dir.balancer(kind_of(farm.balancer).program),
+            told,
+            farm=farm_id(farm.name, farm.run_root),
+            job=job.id,
+            request_timeout=farm.clients.request_timeout,
+        ),
         metrics_store=metrics_store(farm.monitor, job.run_dir.prometheus, host=host, tell=told),
         settings=farm.monitor,
         tell=tell,
@@ -168,6 +194,14 @@ def _trial(farm: Farm) -> Trial | None:
 
     trial = trial_of(farm.clients, timeout=farm.monitor.trial_timeout)
     return None if trial is None else lambda member: trial(member.grpc)
+
+
+def detach(job: Job, words: Sequence[str]) -> Background:
+    """Start `exatrkx-hpc WORDS`, a monitor of `job`, in the background, and return when its endpoint is open.
+
+    Raises EndpointError, with the monitor's last line, if it does not open its endpoint.
+    """
+    return start_in_background(job.run_dir, words)
 
 
 def run_clients(
@@ -213,9 +247,16 @@ def run_clients_on_nodes(
 
 
 def stop(job: Job, *, drain: bool = True) -> None:
-    """Stop `job`. With `drain`, its servers first leave the balancer and finish their requests."""
+    """Stop `job`. With `drain`, its servers first leave the balancer and finish their requests.
+
+    Also end a balancer of the job that runs on this machine without a monitor.
+    """
     with deferred_signals():
         job.scheduler.cancel(job.id, drain=drain)
+        record = read_endpoint(job.run_dir)
+        if record is not None and not record.has_monitor(time.time()):
+            end_left(job.farm.balancer, job.run_dir.balancer(kind_of(job.farm.balancer).program))
+            remove_endpoint(job.run_dir)
 
 
 def ask_server(job: Job, server: str, *, restart: bool = False) -> None:
@@ -349,9 +390,10 @@ def up(
         yield endpoint
 
 
-def endpoint_record(farm: Farm, job: str = LATEST) -> EndpointRecord:
+def endpoint_record(farm: Farm, job: str = LATEST, *, tell: Tell = untold) -> EndpointRecord:
     """Return the addresses of the endpoint of `job`, by default of the job monitored last.
 
-    Raises EndpointError when no monitor runs.
+    If its monitor is gone, but its balancer still answers, `tell` gets MonitorAbsent. Raises EndpointError when there
+    is no endpoint, or nothing of this job answers at its address.
     """
-    return running_endpoint(FarmDir.of(farm), job)
+    return running_endpoint(FarmDir.of(farm), job, tell=tell)

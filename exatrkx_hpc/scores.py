@@ -118,20 +118,24 @@ def score_results(
     if not both:
         raise InputError(f"no event of {truth} has labels in {results}; choose folders of the same run")
     pipeline = load_pipeline(repository) if repository is not None else None
-    parts = []
+    # Only the sums stay in memory: the profiles of one event take 5 kB.
+    score, profiles, stages = _score_one(labels, both[0], events[both[0]], chosen, pipeline)
     for done, name in enumerate(both, start=1):
-        parts.append(_score_one(labels, name, events[name], chosen, pipeline))
+        if done > 1:
+            one, of_one, stages_of_one = _score_one(labels, name, events[name], chosen, pipeline)
+            score = total((score, one))
+            profiles = total_profiles((profiles, of_one))
+            stages = total_stages((stages, stages_of_one))
         if on_progress:
             on_progress("events", done, len(both))
-    scores, profiles, stages = zip(*parts, strict=True)
     return ResultsScore(
         selection=chosen,
         events=len(both),
         without_truth=tuple(name for name in labels.names if name not in events),
         without_results=tuple(name for name in events if name not in labels.names),
-        score=total(scores),
-        profiles=total_profiles(profiles),
-        stages=total_stages(stages),
+        score=score,
+        profiles=profiles,
+        stages=stages,
     )
 
 

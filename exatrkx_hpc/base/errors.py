@@ -3,6 +3,7 @@
     ExatrkxError (1)
     ├── ConfigError (2)        farm.toml, an environment variable or a flag is wrong
     ├── MissingComponent (3)   a program or an optional package is not here
+    │   └── NotStarted         a program is here, but this machine cannot start it now
     ├── LaunchError (4)        a job could not be submitted, found or stopped
     ├── EndpointError (5)      nothing useful answers at the endpoint
     ├── InputError (6)         an event or a folder cannot be used
@@ -35,6 +36,13 @@ class MissingComponent(ExatrkxError):
     """A program or an optional Python package is not installed."""
 
     exit_code = 3
+
+
+class NotStarted(MissingComponent):
+    """A program could not be started: no process, memory or file is left, or the file system failed. It may work later.
+
+    Whoever watches a farm waits and tries again; whoever needs the program now reports it.
+    """
 
 
 class LaunchError(ExatrkxError):

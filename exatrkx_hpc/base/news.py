@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time as clock
 from abc import ABC, abstractmethod
@@ -67,6 +68,16 @@ Tell: TypeAlias = Callable[[News], None]
 
 def untold(news: News) -> None:
     """Ignore the news."""
+
+
+def unfailing(tell: Tell) -> Tell:
+    """Return a listener that passes news to `tell` and ignores its errors: its terminal is closed, its disk full."""
+
+    def safe(news: News) -> None:
+        with contextlib.suppress(Exception):
+            tell(news)
+
+    return safe
 
 
 @dataclass(frozen=True, kw_only=True)

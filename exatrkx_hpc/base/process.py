@@ -19,10 +19,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exatrkx_hpc.base.errors import MissingComponent
+from exatrkx_hpc.base.errors import MissingComponent, NotStarted
+from exatrkx_hpc.base.process_id import ProcessId
 
 #: The exit status of a program that `run` killed after its timeout.
 TIMED_OUT = 124
+#: Errors of a start that no waiting changes: the program is not there, is no program, or is not for this user.
+_OF_THE_PROGRAM = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOEXEC,
+    errno.E2BIG,
+    errno.ENAMETOOLONG,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +79,8 @@ def run(
 ) -> Completed:
     """Run `argv` to its end, at most `timeout` seconds, and return its output; a nonzero exit status raises nothing.
 
-    After the timeout, the program is killed and reported with exit status 124. Raises MissingComponent when
-    the program does not exist or cannot be started. Output that is not UTF-8 is replaced by '�'.
+    After the timeout, the program is killed and reported with exit status 124. Raises MissingComponent when the
+    program does not exist, NotStarted when it cannot be started now. Output that is not UTF-8 is replaced by '�'.
     """
     try:
         done = subprocess.run(
@@ -83,7 +94,7 @@ def run(
             cwd=cwd,
             check=False,
         )
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: no thread for the program's output
         raise _cannot_start(argv[0], error) from error
     except subprocess.TimeoutExpired:
         note = f"{argv[0]} did not finish within {timeout:g} s"
@@ -118,6 +129,10 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             self._popen.send_signal(number)
 
+    def release(self) -> None:
+        """Let the program run on by itself; this object is of no more use."""
+        self._popen.returncode = 0  # Popen warns of a program that outlives it
+
     def stop(self, *, grace: float, first: signal.Signals = signal.SIGTERM) -> None:
         """Send the signal `first`, wait up to `grace` seconds, then kill every process left in the session."""
         if self.returncode() is None:
@@ -125,6 +140,42 @@ class Child:
             self.wait(grace)
         kill_session(self.pid)
         self._popen.wait()
+
+
+class Adopted:
+    """A program that another process started, in its own session: it can be signalled and stopped like a Child."""
+
+    def __init__(self, process: ProcessId) -> None:
+        """Take over a process of this machine, which must be the leader of its session."""
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """The process ID, which is also the session ID."""
+        return self._process.pid
+
+    def returncode(self) -> int | None:
+        """Return None while the program runs, else -1: only its parent learns its exit status."""
+        return None if self._process.runs else -1
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the program only, not to its children; does nothing if the program has ended."""
+        if self._process.runs:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def release(self) -> None:
+        """Let the program run on by itself."""
+
+    def stop(self, *, grace: float, first: signal.Signals = signal.SIGTERM) -> None:
+        """Send the signal `first`, wait up to `grace` seconds, then kill every process left in the session."""
+        if not self._process.runs:
+            return  # its session ID may be another's by now
+        self.send(first)
+        until = time.monotonic() + grace
+        while self._process.runs and time.monotonic() < until:
+            time.sleep(0.02)
+        kill_session(self.pid)
 
 
 def spawn(
@@ -139,7 +190,7 @@ def spawn(
 
     The program and its children inherit the file descriptors `keep_open`.
 
-    Raises MissingComponent when the program does not exist or cannot be started.
+    Raises MissingComponent when the program does not exist, NotStarted when it cannot be started now.
     """
     with log.open("ab") as output:
         try:
@@ -158,10 +209,13 @@ def spawn(
     return Child(popen)
 
 
-def _cannot_start(program: str, error: OSError) -> MissingComponent:
+def _cannot_start(program: str, error: OSError | RuntimeError) -> MissingComponent:
     if isinstance(error, FileNotFoundError) and error.filename in (None, program):
         return MissingComponent(f"{program} is not on PATH; install it, or load its module")
-    return MissingComponent(f"{program} cannot be started: {error}")
+    if isinstance(error, OSError) and error.errno in _OF_THE_PROGRAM:
+        return MissingComponent(f"{program} cannot be started: {error}")
+    why = error.strerror if isinstance(error, OSError) else str(error)
+    return NotStarted(f"{program} cannot be started now ({why}); check 'ulimit -u', 'ulimit -n' and free memory")
 
 
 async def spawn_piped(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:

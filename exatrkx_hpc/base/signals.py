@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import threading
@@ -14,9 +15,26 @@ _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _unwound: list[int] = []
 
 
+def release_lost_terminal() -> None:
+    """Send further output to /dev/null if the terminal of stdout or stderr is gone; each write would fail (EIO)."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError as error:
+            if error.errno == errno.EIO:
+                with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path of ours
+                    os.dup2(nowhere.fileno(), descriptor)
+
+
 def _unwind(number: int, frame: FrameType | None) -> None:
+    _hear(number)
     _unwound.append(number)
     raise SystemExit(128 + number)
+
+
+def _hear(number: int) -> None:
+    if number == signal.SIGHUP:
+        release_lost_terminal()
 
 
 def unwind_on_stop() -> None:
@@ -50,8 +68,13 @@ def deferred_signals() -> Iterator[None]:
         yield
         return
     held: list[int] = []
+
+    def hold(got: int, _: FrameType | None) -> None:
+        _hear(got)
+        held.append(got)
+
     heard = [number for number in _STOPS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda got, _: held.append(got)) for number in heard}
+    before = {number: signal.signal(number, hold) for number in heard}
     try:
         yield
     finally:
@@ -71,10 +94,13 @@ def noted_signals() -> Iterator[list[str]]:
     if threading.current_thread() is not threading.main_thread():
         yield heard
         return
+
+    def note(got: int, _: FrameType | None) -> None:
+        _hear(got)
+        heard.append(signal.Signals(got).name)
+
     numbers = [number for number in _STOPS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {
-        number: signal.signal(number, lambda got, _: heard.append(signal.Signals(got).name)) for number in numbers
-    }
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield heard
     finally:

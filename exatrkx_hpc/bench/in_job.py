@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from exatrkx_hpc.base.errors import InputError, MissingComponent
-from exatrkx_hpc.base.process import own_command
-from exatrkx_hpc.config.resolve import ENVIRONMENT_PREFIX, as_environment
+from exatrkx_hpc.config.resolve import ENVIRONMENT_PREFIX
 from exatrkx_hpc.config.schema import Farm
-from exatrkx_hpc.launch.plan import settings_of
+from exatrkx_hpc.launch.in_job import own_words
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.words import Var, Word
 from exatrkx_hpc.measure import perf_analyzer
@@ -35,11 +34,12 @@ def bench_command(farm: Farm, events: Path, *, sources: Mapping[str, str] | None
     perf_analyzer.find(FarmDir.of(farm).perf_analyzer, farm.bench.perf_analyzer)
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingComponent("the figures of the job need matplotlib; pip install 'exatrkx-hpc[plots]'")
-    keys = [one.key for one in settings_of(farm, sources)]
-    return (
-        "env",
-        *(f"{name}={value}" for name, value in {**as_environment(farm, keys), **_OWN_ENDPOINT}.items()),
-        *own_command(),
-        *("bench", "--job", Var("SLURM_JOB_ID")),
-        *("--events", str(events.absolute()), "--out", (Var("run_dir"), "/bench"), "--wait", "3600"),
+    return own_words(
+        farm,
+        (
+            *("bench", "--job", Var("SLURM_JOB_ID")),
+            *("--events", str(events.absolute()), "--out", (Var("run_dir"), "/bench"), "--wait", "3600"),
+        ),
+        sources=sources,
+        variables=_OWN_ENDPOINT,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,12 +13,14 @@ import typer
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.errors import ConfigError, LaunchError
 from exatrkx_hpc.base.job import JobState
-from exatrkx_hpc.base.signals import deferred_signals
+from exatrkx_hpc.base.news import Tell
+from exatrkx_hpc.base.signals import deferred_signals, unwound
 from exatrkx_hpc.cli.interactive import refuse_mixture, run_here, what_would_run, within_allocation
-from exatrkx_hpc.cli.news import teller
+from exatrkx_hpc.cli.news import not_waiting, teller
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, JsonLines, RunRoot, SiteName, resolved, say
 from exatrkx_hpc.config.schema import Farm
-from exatrkx_hpc.fleet.events import MonitorStopped
+from exatrkx_hpc.fleet.events import MonitorLeft, MonitorStopped
+from exatrkx_hpc.launch.in_job import monitor_words
 from exatrkx_hpc.launch.run_dir import LATEST
 from exatrkx_hpc.launch.words import Word
 
@@ -51,8 +54,8 @@ def deploy(
         bool, typer.Option("--trust-run-root", help="Accept a run root that seems not to be shared with the nodes.")
     ] = False,
     beside: Annotated[
-        Literal["bench"] | None,
-        typer.Option("--with", help="Run the benchmark inside the job, then end the job."),
+        Literal["bench", "monitor"] | None,
+        typer.Option("--with", help="Run the benchmark inside the job, then end the job; or run the monitor there."),
     ] = None,
     events: Annotated[Path, typer.Option("--events", "-d", help="With --with bench: events to send.")] = Path("events"),
     as_json: Json = False,
@@ -64,6 +67,8 @@ def deploy(
 
     With --with bench, run the benchmark inside the job once its servers are ready, at the concurrencies of [bench],
     then end the job. The table and the figures are in RUN_ROOT/JOBID/bench.
+
+    With --with monitor, run the monitor, and so the endpoint, on the job's first node, as long as the servers run.
 
     Example: exatrkx-hpc deploy -N 4
     """
@@ -83,45 +88,64 @@ def deploy(
         found = within_allocation(found, nodes_given=nodes is not None)
     farm, sources = found.farm, found.sources
     command: Sequence[Word] = ()
-    if beside:
+    companion: Sequence[Word] = ()
+    if beside == "bench":
         from exatrkx_hpc.bench.in_job import bench_command
 
         command = bench_command(farm, events, sources=sources)
+    elif beside == "monitor":
+        companion = monitor_words(farm, sources=sources)
     if dry_run:
         if interactive:
             say(f"at once: {what_would_run(farm)}")
-        typer.echo(story.script(farm, sources=sources, beside=command), nl=False)
+        typer.echo(story.script(farm, sources=sources, beside=command, companion=companion), nl=False)
         return
     if interactive:
         run_here(farm, sources, trust_run_root=trust_run_root)
         return
-    _submit(farm, sources, command, wait=wait, trust_run_root=trust_run_root, as_json=as_json)
+    _submit(farm, sources, (command, companion), wait=wait, trust_run_root=trust_run_root, as_json=as_json)
 
 
 def _submit(
     farm: Farm,
     sources: Mapping[str, str],
-    beside: Sequence[Word],
+    commands: tuple[Sequence[Word], Sequence[Word]],
     *,
     wait: float | None,
     trust_run_root: bool,
     as_json: bool,
 ) -> None:
-    """Submit the job and print its ID; with `wait`, wait up to that many seconds for its servers."""
+    """Submit the job and print its ID; with `wait`, wait up to that many seconds for its servers.
+
+    `commands` run on its first node: the command beside the servers, and their companion; empty for none.
+    """
     tell = teller(as_json=as_json)
-    job = story.deploy(farm, tell=tell, sources=sources, trust_run_root=trust_run_root, beside=beside)
+    beside, companion = commands
+    job = story.deploy(
+        farm, tell=tell, sources=sources, trust_run_root=trust_run_root, beside=beside, companion=companion
+    )
     told = {"job": job.id, "cluster": job.cluster, "run_dir": str(job.run_dir)}
     typer.echo(json.dumps(told) if as_json else job.id)
     if wait is not None:
         story.wait_ready(job, timeout=wait, tell=tell)
     if as_json:
         return  # the next line is for people
-    after = f"the figures will be in {job.run_dir.bench}" if beside else f"next: exatrkx-hpc monitor {job.id}"
+    after = f"next: exatrkx-hpc monitor {job.id}"
+    if beside:
+        after = f"the figures will be in {job.run_dir.bench}"
+    elif companion:
+        after = f"its endpoint opens with the job; see 'exatrkx-hpc status {job.id}' and {job.run_dir.monitor_log}"
     say(f"run directory {job.run_dir}; {after}")
 
 
 def monitor(
     job: JobId = LATEST,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Run in the background; survives this terminal. Prints how to stop it.")
+    ] = False,
+    leave: Annotated[
+        bool, typer.Option("--leave", help="On Ctrl-C or SIGTERM, leave nginx serving for the next monitor.")
+    ] = False,
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
@@ -132,10 +156,25 @@ def monitor(
     Updates nginx and Prometheus when servers start, fail or end. Prints one line with time and number of ready
     servers for each change.
 
+    Ctrl-C and SIGTERM stop the endpoint; with --leave, and when the terminal is closed, nginx keeps serving with its
+    last servers. A new monitor of the job on the same machine takes over the nginx that runs.
+
     Example: exatrkx-hpc monitor 4242
     """
     found = story.find_job(resolved(config, site=site, run_root=run_root).farm, job)
-    tell = teller(as_json=as_json, results=True)
+    if detach:
+        options = {"--config": config, "--site": site, "--run-root": run_root}
+        given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+        switches = [*(["--leave"] if leave else []), *(["--json"] if as_json else [])]
+        background = story.detach(found, ("monitor", found.id, *given, *switches))
+        typer.echo(json.dumps(background.as_dict()) if as_json else str(background))
+        return
+    with not_waiting(teller(as_json=as_json, results=True)) as tell:
+        _monitor(found, leave=leave, tell=tell)
+
+
+def _monitor(found: story.Job, *, leave: bool, tell: Tell) -> None:
+    """Run the endpoint of a job in this process; raises LaunchError if the job ends other than wanted."""
     watch = story.watch(found, tell=tell)
     view = None
     try:
@@ -143,11 +182,20 @@ def monitor(
         view = watch.wait()
     except KeyboardInterrupt:
         pass
+    except SystemExit:
+        leave = leave or unwound() == 128 + signal.SIGHUP  # a closed terminal is no decision to stop
+        raise
+    except Exception:
+        leave = True  # what a failed monitor stopped is stopped, and what it left serves on
+        raise
     finally:
         with deferred_signals():
-            watch.stop()
+            if leave:
+                watch.leave()
+            else:
+                watch.stop()
     if view is None:  # Ctrl-C; only now, so that no news of the monitor's last tick follows
-        tell(MonitorStopped(job=found.id))
+        tell(MonitorLeft(job=found.id, endpoint=watch.endpoint) if leave else MonitorStopped(job=found.id))
     elif view.job not in (JobState.COMPLETED, JobState.CANCELLED):
         raise LaunchError(f"{view.sentence}; the logs are in {found.run_dir.logs}")
 

@@ -16,6 +16,7 @@ from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import InputError, MissingComponent, ModelError, OutputError
 from exatrkx_hpc.cli.event_commands import EventSource, event_source
+from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.cli.progress import stages
 from exatrkx_hpc.launch.plan import container_places
@@ -225,8 +226,10 @@ def test(
 ) -> None:
     """Send tensors from CSV files to one model and show its outputs."""
     farm = resolved(config, site=site, run_root=run_root).farm
-    address = server or story.endpoint_record(farm).grpc
-    reply = ask_model(address, model, inputs, version=version, timeout=farm.clients.request_timeout)
+    record = None if server else story.endpoint_record(farm, tell=teller(as_json=as_json))
+    address, identity = (record.grpc, record.identity) if record is not None else (server or "", "")
+    timeout = farm.clients.request_timeout
+    reply = ask_model(address, model, inputs, version=version, timeout=timeout, identity=identity)
     if out is not None:
         reply = save_outputs(reply, out)
     if as_json:

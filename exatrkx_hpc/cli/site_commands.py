@@ -12,6 +12,7 @@ from rich.table import Table
 
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.errors import InputError, MissingComponent
+from exatrkx_hpc.base.follow import Follower
 from exatrkx_hpc.base.readable import duration
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, console, resolved
@@ -117,7 +118,7 @@ def status(
             f"{view.ready} of {len(view.servers)}",
             "" if view.info.time_left is None else duration(round(view.info.time_left)),
             view.endpoint,
-            view.info.reason,
+            view.note,
         )
     console().print(jobs)
     if job is not None:
@@ -148,7 +149,7 @@ def logs(
         raise InputError(f"job {found.id} has no log of {server or 'a server'}; available: {there}")
     # A log may grow meanwhile, so --follow continues from the bytes read here.
     raw = {path: path.read_bytes() for path in files}
-    places = {path: len(data) for path, data in raw.items()}
+    followed = [Follower(path, place=len(data)) for path, data in raw.items()]
     texts = {path: data.decode(errors="replace") for path, data in raw.items()}
     if why := list(reasons_of({path.stem: text for path, text in texts.items()})):
         typer.echo("\n".join(("==> what failed <==", *why)))
@@ -157,12 +158,9 @@ def logs(
         typer.echo("\n".join(text.splitlines()[-lines:] if lines else []))
     while follow:
         time.sleep(0.5)
-        for path, place in places.items():
-            with path.open("rb") as file:
-                file.seek(place)
-                if fresh := file.read():
-                    typer.echo(fresh.decode(errors="replace"), nl=False)
-                    places[path] = place + len(fresh)
+        for one in followed:
+            if fresh := one.read():
+                typer.echo(fresh, nl=False)
 
 
 def clean(

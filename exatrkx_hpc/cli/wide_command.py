@@ -89,5 +89,6 @@ def options_of(settings: Settings) -> tuple[tuple[str, ...], ...]:
         ("--events", str(settings.events.absolute())),
         ("--event-column", settings.event_column),
         ("--out", str(settings.out.absolute())),
+        *((("--expect", str(settings.expect)),) if settings.expect is not None else ()),
         *((flag,) for flag, wanted in flags.items() if wanted),
     )

@@ -14,6 +14,7 @@ import typer
 
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.errors import ConfigError, EndpointError
+from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.cli.wide_command import refuse_mixtures, submit
@@ -74,6 +75,9 @@ def run_clients(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Redo changed events and drop missing ones.")
     ] = False,
+    expect: Annotated[
+        int | None, typer.Option("--expect", min=1, help="Number of events; refuse a folder that has another number.")
+    ] = None,
     times: Annotated[
         bool, typer.Option("--times", help="With --mode stages: write times.csv with the seconds per stage.")
     ] = False,
@@ -146,10 +150,11 @@ def run_clients(
         server__model_repository=model_repository or None,
     )
     settings = dataclasses.replace(
-        _settings(found.farm, server, events, out),
+        _settings(found.farm, server, events, out, tell=teller(as_json=as_json, quiet=quiet)),
         fresh=not resume,
         retry_failed=retry_failed,
         accept_changes=accept_changes,
+        expect=expect,
         event_column=event_column,
         times=times,
         ignore_first=ignore_first,
@@ -161,12 +166,14 @@ def run_clients(
     _run(settings, partial(do, farm=found.farm), quiet=quiet, as_json=as_json)
 
 
-def _settings(farm: Farm, server: str | None, events: Path, out: Path) -> Settings:
+def _settings(farm: Farm, server: str | None, events: Path, out: Path, *, tell: Tell) -> Settings:
     clients, direct = farm.clients, farm.clients.mode == "direct"
     if direct and server:
         raise ConfigError("--server and mode direct are mutually exclusive; omit one of them")
+    record = None if direct or server else story.endpoint_record(farm, tell=tell)
     return Settings(
-        server="" if direct else server or story.endpoint_record(farm).grpc,
+        server=server or (record.grpc if record is not None else ""),
+        identity=record.identity if record is not None else "",
         events=events,
         out=out,
         workers=clients.workers,

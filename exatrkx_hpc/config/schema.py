@@ -22,6 +22,7 @@ from exatrkx_hpc.config.values import (
     Mount,
     Name,
     Options,
+    Processes,
     Seconds,
     SignalSpec,
     TimeLimit,
@@ -147,7 +148,9 @@ class BalancerSection(_Section):
     http_port: UserPort = Field(
         9190, description="HTTP port of the endpoint; 0: any free port; user: derived from your user ID"
     )
-    worker_processes: int = Field(1, ge=1, le=128, description="nginx worker processes")
+    worker_processes: Processes = Field(
+        "auto", description="nginx worker processes; auto: the CPUs of this process, 16 at most"
+    )
 
 
 class MonitorSection(_Section):
@@ -197,7 +200,7 @@ class ClientsSection(_Section):
     in_flight: int = Field(4, ge=1, le=4096, description="concurrent requests per worker")
     labels: LabelFormat = Field("csv", description="csv: one label file per event; parquet: many events per file")
     wait: Seconds = Field(60, description="maximum seconds to wait until the endpoint is ready")
-    patience: Seconds = Field(120, description="seconds to retry an event before it fails")
+    patience: Seconds = Field(600, description="seconds to retry a request that no server takes")
     request_timeout: Seconds = Field(60, description="timeout of one request, in seconds")
     nodes: int = Field(1, ge=1, le=10000, description="nodes of the workers' job (--sbatch)")
     time: TimeLimit = Field("00:30:00", description="time limit of the workers' job")

@@ -21,6 +21,8 @@ Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 #: The value that means the user's own port, which ports.user_port computes.
 USER = "user"
+#: The value that means a number which fits the machine.
+AUTO = "auto"
 
 _TIME_LIMIT = re.compile(r"([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}")
 #: Slurm may send the signal up to this many seconds earlier than requested (sbatch's manual; seen with 22.05).
@@ -160,8 +162,19 @@ def expand(folder: str) -> Path:
         raise ValueError(f"{folder!r} begins with the home of an unknown user; write the full path") from error
 
 
+def _count_or_auto(value: object) -> object:
+    if value == AUTO:
+        return value
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    if not isinstance(number, int) or not 1 <= number <= 128:
+        raise ValueError(f"must be a number from 1 to 128, or {AUTO!r}")
+    return number
+
+
 #: A port, 0 for any free port, or `user` for the user's own port.
 UserPort = Annotated[int | Literal["user"], BeforeValidator(_port_or_user)]
+#: A number of processes, or `auto` for one that fits the machine.
+Processes = Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)]
 Line = Annotated[str, AfterValidator(_without_breaks)]
 Name = Annotated[str, AfterValidator(_plain_name)]
 #: The values of `server.engine`.

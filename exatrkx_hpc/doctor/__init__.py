@@ -8,6 +8,7 @@ from exatrkx_hpc.base.process import find_program
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.doctor.engine import engine_findings
 from exatrkx_hpc.doctor.finding import Finding, asked
+from exatrkx_hpc.doctor.monitors import monitor_findings
 from exatrkx_hpc.doctor.orphans import orphan_findings
 from exatrkx_hpc.doctor.places import place_findings
 from exatrkx_hpc.doctor.ports import port_findings
@@ -36,6 +37,7 @@ def examine(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding]:
     if farm.monitor.prometheus:
         yield _prometheus()
     scheduler = scheduler_of(farm)
+    yield from monitor_findings(FarmDir.of(farm), lambda job: scheduler.info(job).state)
     yield from orphan_findings(farm, lambda job: scheduler.info(job).state)
 
 

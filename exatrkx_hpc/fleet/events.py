@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.news import Level, News
+from exatrkx_hpc.base.readable import duration
 from exatrkx_hpc.fleet.members.reconcile import MemberState
 
 #: End states of a job that are no error.
@@ -103,15 +104,19 @@ class JobProgress(News):
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointOpened(News):
-    """The balancer listens; `grpc` and `http` are the addresses that clients use."""
+    """The balancer listens; `grpc` and `http` are the addresses that clients use.
+
+    `adopted` is true for the balancer of an earlier monitor, which served all the time.
+    """
 
     code: ClassVar[str] = "endpoint-opened"
     grpc: str
     http: str
+    adopted: bool = False
 
     def __str__(self) -> str:
         """Return the gRPC address, which most clients use."""
-        return f"endpoint: {self.grpc}"
+        return f"endpoint: {self.grpc}{', taken over from an earlier monitor' if self.adopted else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +146,50 @@ class BalancerEnded(News):
     def __str__(self) -> str:
         """Return the balancer and its address."""
         return f"balancer: {self.balancer} has ended; starts again on {self.endpoint}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalancerWarned(News):
+    """The balancer itself complains: about its connections, files, memory or worker processes."""
+
+    code: ClassVar[str] = "balancer-warned"
+    #: Requests may fail, although the servers are well.
+    usual: ClassVar[Level] = Level.WARNING
+    reason: str
+
+    def __str__(self) -> str:
+        """Return the complaint, with the next step."""
+        return f"balancer: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotObserved(News):
+    """`what` could not be observed; the endpoint keeps its last state of it."""
+
+    code: ClassVar[str] = "not-observed"
+    #: A server that dies meanwhile stays in the endpoint.
+    usual: ClassVar[Level] = Level.WARNING
+    what: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Return what could not be observed, why, and the effect."""
+        return f"{self.what}: not observed ({self.reason}); the endpoint keeps its last state"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocksMissing(News):
+    """The run directory's file system knows no locks; a lease keeps a second monitor away instead."""
+
+    code: ClassVar[str] = "locks-missing"
+    #: A monitor that was killed on another machine holds its lease for some minutes.
+    usual: ClassVar[Level] = Level.WARNING
+    file: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Return the file, the answer of its file system, and what takes the lock's place."""
+        return f"the file system of {self.file} knows no locks ({self.reason}); a lease beside it takes their place"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,16 +248,18 @@ class NotApplied(News):
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorFailed(News):
-    """An error ended the monitor and its endpoint."""
+    """An error ended the monitor. `endpoint` still answers, with its last servers; empty if it was stopped, too."""
 
     code: ClassVar[str] = "monitor-failed"
-    #: The endpoint no longer answers.
+    #: Servers no longer join or leave the endpoint.
     usual: ClassVar[Level] = Level.ERROR
     reason: str
+    endpoint: str = ""
 
     def __str__(self) -> str:
-        """Return the error."""
-        return f"monitor ended: {self.reason}"
+        """Return the error, and what became of the endpoint."""
+        left = f"; {_serves(self.endpoint, self.job)}" if self.endpoint else ""
+        return f"monitor ended: {self.reason}{left}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,3 +273,39 @@ class MonitorStopped(News):
         return (
             f"monitor stopped; the servers of job {self.job} keep running, stop them with 'exatrkx-hpc stop {self.job}'"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorLeft(News):
+    """The monitor ended on request and left its balancer serving at `endpoint`."""
+
+    code: ClassVar[str] = "monitor-left"
+    #: Servers no longer join or leave the endpoint.
+    usual: ClassVar[Level] = Level.WARNING
+    endpoint: str
+
+    def __str__(self) -> str:
+        """Return the address and the next step."""
+        return f"monitor ended; {_serves(self.endpoint, self.job)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorAbsent(News):
+    """A client uses an endpoint whose monitor has not been heard of for `seconds`; its balancer answers."""
+
+    code: ClassVar[str] = "monitor-absent"
+    #: Requests to a server that died fail, and are retried.
+    usual: ClassVar[Level] = Level.WARNING
+    endpoint: str
+    seconds: float
+
+    def __str__(self) -> str:
+        """Return since when there is no monitor, the effect and the next step."""
+        return (
+            f"no monitor for {duration(round(self.seconds))}: {self.endpoint} still answers, but servers that die stay "
+            f"listed; start 'exatrkx-hpc monitor {self.job}'"
+        )
+
+
+def _serves(endpoint: str, job: str) -> str:
+    return f"{endpoint} still serves, with its last servers; start 'exatrkx-hpc monitor {job}' again"

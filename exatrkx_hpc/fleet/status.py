@@ -11,23 +11,33 @@ from exatrkx_hpc.base.job import JobInfo
 from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.base.readable import duration
 from exatrkx_hpc.fleet.endings import explained, of_former_run, of_lost_node
-from exatrkx_hpc.fleet.endpoint import read_endpoint
+from exatrkx_hpc.fleet.endpoint import EndpointHealth, health_of, read_endpoint
 from exatrkx_hpc.fleet.events import JobProgress
 from exatrkx_hpc.fleet.members.outliers import read_ejected
 from exatrkx_hpc.fleet.members.probe import probe
 from exatrkx_hpc.fleet.members.reconcile import Member, ready_members, reconcile
-from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
+from exatrkx_hpc.fleet.members.record import ServerRecord, Unreadable, read_records
 from exatrkx_hpc.fleet.reasons import with_remedy
 from exatrkx_hpc.launch.run_dir import RunDir
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobStatus:
-    """The state of a job and its servers at one moment; `endpoint` is empty without an endpoint file."""
+    """The state of a job and its servers at one moment; `endpoint` is empty if nothing of the job answers there.
+
+    `health` says whether a monitor keeps the endpoint; None without an endpoint file.
+    """
 
     info: JobInfo
     servers: tuple[Member, ...]
     endpoint: str
+    health: EndpointHealth | None = None
+
+    @property
+    def note(self) -> str:
+        """The reason of the job's state, and that of its endpoint without a monitor."""
+        lost = "" if self.health is None or self.info.state.over else self.health.note
+        return "; ".join(filter(None, (self.info.reason, lost)))
 
     @property
     def ready(self) -> int:
@@ -45,6 +55,7 @@ class JobStatus:
             "time_left_s": None if self.info.time_left is None else round(self.info.time_left),
             "ready": self.ready,
             "endpoint": self.endpoint,
+            "monitor": None if self.health is None else self.health.as_dict(),
             "servers": [
                 {**member.record.model_dump(), "state": member.state, "note": member.note} for member in self.servers
             ],
@@ -55,9 +66,11 @@ def job_status(info: JobInfo, run_dir: RunDir, *, timeout: float) -> JobStatus:
     """Query the job of `run_dir` once; each server has `timeout` seconds to answer."""
     now, servers = observe(info, run_dir, timeout=timeout)
     endpoint = read_endpoint(run_dir)
-    ejected = read_ejected(run_dir) if endpoint is not None else {}
+    health = health_of(endpoint) if endpoint is not None else None
+    address = endpoint.grpc if endpoint is not None and health is not None and health.usable else ""
+    ejected = read_ejected(run_dir) if address else {}
     servers = tuple(_with_age(_with_fault(member, ejected), time.time()) for member in servers)
-    return JobStatus(info=now, servers=servers, endpoint=endpoint.grpc if endpoint else "")
+    return JobStatus(info=now, servers=servers, endpoint=address, health=health)
 
 
 def wait_until_ready(query: Callable[[], JobStatus], *, wanted: int, timeout: float, tell: Tell) -> JobStatus:
@@ -90,13 +103,16 @@ def observe(
     tolerance: int = 1,
     ask: Callable[[Iterable[ServerRecord], float], dict[str, bool]] = probe,
     judge: Callable[[tuple[Member, ...]], tuple[Member, ...]] = tuple,
+    unreadable: Unreadable = lambda path, why: None,
 ) -> tuple[JobInfo, tuple[Member, ...]]:
     """Return the job with its reason explained, and its members; `reconcile` explains `previous` and `tolerance`.
 
     `ask` probes the servers, each of which has `timeout` seconds to answer. A requeued job that is pending has only
-    servers of its former run. `judge` changes the states of the members by their answers.
+    servers of its former run. `judge` changes the states of the members by their answers. `unreadable` is called for a
+    record that cannot be read now; the server's last record in `previous` takes its place.
     """
-    records = read_records(run_dir)
+    previous = tuple(previous)
+    records = read_records(run_dir, (member.record for member in previous), unreadable=unreadable)
     serving = [record for record in records if record.state == "starting"] if not info.state.over else []
     ready = ask(serving, timeout)
     members = reconcile(job=info.state, records=records, ready=ready, previous=previous, tolerance=tolerance)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 
@@ -84,7 +83,18 @@ class Watch:
         return self.view
 
     def stop(self) -> None:
-        """Stop the monitor with all that it started; wait up to 180 s for its end."""
+        """Stop the monitor with all that it started; wait up to 180 s for its end.
+
+        Also stops the balancer that a failed monitor left serving.
+        """
+        self._stop.set()
+        if self._thread.ident is not None and self._ended.wait(_STOP_DEADLINE) and self._monitor.leaving:
+            self._monitor.leaving = False
+            self._monitor.end_left()
+
+    def leave(self) -> None:
+        """End the monitor and leave its balancer serving, with its last servers; wait up to 180 s."""
+        self._monitor.leaving = True
         self._stop.set()
         if self._thread.ident is not None:
             self._ended.wait(_STOP_DEADLINE)
@@ -97,16 +107,16 @@ class Watch:
                 self._monitor.watch(stop=self._stop)
         except BaseException as error:  # raised in the thread that waits for this one
             self._error = error
-            with contextlib.suppress(OSError):  # the reader of the news may be gone, too
-                if self._serves.is_set():
-                    self._monitor.tell(MonitorFailed(job=self.view.info.id, reason=str(error)))
+            if self._serves.is_set():
+                serves = self.endpoint if self._monitor.leaving else ""
+                self._monitor.tell(MonitorFailed(job=self.view.info.id, reason=str(error), endpoint=serves))
         finally:
             self._serves.set()
             self._ended.set()
 
     def raise_error(self) -> None:
         """Raise the error that ended the monitor, if any; RuntimeError for an unexpected one."""
-        if isinstance(self._error, ExatrkxError | BrokenPipeError):
+        if isinstance(self._error, ExatrkxError):
             raise self._error
         if self._error is not None:
             raise RuntimeError("the monitor failed") from self._error

@@ -74,6 +74,7 @@ class FarmPlan(BaseModel):
     max_pause: int
     container_stop: tuple[Word, ...]
     beside: tuple[Word, ...] = ()
+    companion: tuple[Word, ...] = ()
 
 
 def make_plan(farm: Farm, *, tool: Tool | None = None, sources: Mapping[str, str] | None = None) -> FarmPlan:

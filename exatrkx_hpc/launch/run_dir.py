@@ -197,6 +197,16 @@ class RunDir(os.PathLike[str]):
         return self.path / "monitor.lock"
 
     @property
+    def monitor_lease(self) -> Path:
+        """The lease of the monitor, JSON; only where the file system knows no locks."""
+        return self.path / "monitor.lease"
+
+    @property
+    def monitor_log(self) -> Path:
+        """The output of a monitor that runs in the background, or beside the servers."""
+        return self.path / "monitor.log"
+
+    @property
     def prometheus(self) -> Path:
         """The folder of the job's Prometheus."""
         return self.path / "prometheus"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from exatrkx_hpc.base.news import Level, News, Tell, Words
-from exatrkx_hpc.base.readable import names
+from exatrkx_hpc.base.readable import duration, names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,61 @@ class RunResumed(RunNews):
         return "; ".join(said)
 
 
+def listed(kinds: Mapping[str, int]) -> str:
+    """Return kinds with their numbers: `2 hidden, 1 *.json`."""
+    return ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesPassedOver(RunNews):
+    """What lies in the folder of events and is no event, by kind: `hidden`, `folder`, `companion`, `*.json`, …."""
+
+    code: ClassVar[str] = "files-passed-over"
+    folder: str
+    kinds: Mapping[str, int]
+
+    @property
+    def level(self) -> Level:
+        """INFO; DEBUG if it is only the truth, which belongs there."""
+        return Level.DEBUG if self.kinds.keys() <= {"truth folder"} else self.usual
+
+    def line(self) -> str:
+        """Return the folder, and each kind with its number."""
+        return f"no events, and passed over in {self.folder}: {listed(self.kinds)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoFinalNewline(RunNews):
+    """None of the first `looked_at` CSV files ends with a newline, so a file that was cut cannot be known as such."""
+
+    code: ClassVar[str] = "no-final-newline"
+    #: A cut file gives a wrong result.
+    usual: ClassVar[Level] = Level.WARNING
+    looked_at: int
+
+    def line(self) -> str:
+        """Return the doubt and the remedy."""
+        return (
+            f"warning: the first {self.looked_at} CSV files do not end with a newline, so a file that is cut inside "
+            "its last number cannot be told from a whole one; end each file with a newline"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsChanged(RunNews):
+    """The models of `server` changed, and the run goes on because of `--accept-model-change`."""
+
+    code: ClassVar[str] = "models-changed"
+    #: The results of one folder are of several models.
+    usual: ClassVar[Level] = Level.WARNING
+    server: str
+    changes: str
+
+    def line(self) -> str:
+        """Return what changed."""
+        return f"warning: the models of {self.server} changed, and the results are of both: {self.changes}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class UnitsDoubtful(RunNews):
     """The first events seem to have other units than the workload expects."""
@@ -97,6 +152,59 @@ class WorkersAboveCores(RunNews):
     def line(self) -> str:
         """Return both numbers."""
         return f"-n {self.workers} is far more than the CPU cores of this machine ({self.cores}); fewer are faster"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointSilent(RunNews):
+    """For `seconds`, the run has had no result from the endpoint `server`, after `tried` failed attempts.
+
+    `left` is the time until the run gives up, in seconds; `reason` is the last failure.
+    """
+
+    code: ClassVar[str] = "endpoint-silent"
+    #: The run waits; somebody may have to act.
+    usual: ClassVar[Level] = Level.WARNING
+    server: str
+    seconds: float
+    tried: int
+    left: float
+    reason: str
+
+    def line(self) -> str:
+        """Return since when, how often it was tried, when the run gives up, and the last failure."""
+        since = duration(round(self.seconds))
+        rest = f"gives up in {duration(round(self.left))}" if self.left >= 1 else "about to give up"
+        return f"no result from {self.server} for {since}, {self.tried} retries, {rest}; last failure: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointAnswers(RunNews):
+    """After `seconds` without a result, the endpoint `server` answers again."""
+
+    code: ClassVar[str] = "endpoint-answers"
+    server: str
+    seconds: float
+
+    def line(self) -> str:
+        """Return how long it was silent."""
+        return f"{self.server} answers again, after {duration(round(self.seconds))}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventPoisoned(RunNews):
+    """An event goes into quarantine because it costs a server at each delivery; `members` are those servers."""
+
+    code: ClassVar[str] = "event-poisoned"
+    #: Servers were lost.
+    usual: ClassVar[Level] = Level.WARNING
+    event: str
+    deliveries: int
+    members: tuple[str, ...]
+    reason: str
+
+    def line(self) -> str:
+        """Return the event and why."""
+        return f"{self.event} goes into quarantine: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import requests
 from server_records import record
 
 from exatrkx_hpc.base.errors import EndpointError
+from exatrkx_hpc.base.ownership import EndpointId
 from exatrkx_hpc.base.ports import free_port, port_trouble
 from exatrkx_hpc.fleet.balancer.base import BalancerKind, Listen
 from exatrkx_hpc.fleet.members.reconcile import Member
@@ -38,6 +39,8 @@ class RecordingBalancer:
         self.listen = listen
         self.calls: list[tuple[str, tuple[str, ...]]] = []
         self.trouble = ""
+        self.complaints: list[str] = []
+        self._starts = 0
         self._runs = False
 
     def start(self, members: Iterable[Member]) -> None:
@@ -45,7 +48,26 @@ class RecordingBalancer:
             if port_trouble(self.listen.host, port):
                 raise EndpointError(f"port {port} of {self.listen.host} is in use; set balancer.grpc_port")
         self._note("start", members)
+        self._starts += 1
         self._runs = True
+
+    @property
+    def identity(self) -> EndpointId:
+        return EndpointId(farm=self.listen.farm, job=self.listen.job, instance=str(self._starts))
+
+    @property
+    def pid(self) -> int | None:
+        return None
+
+    def adopt(self) -> bool:
+        return False
+
+    def leave(self) -> None:
+        self.calls.append(("leave", ()))
+
+    def warnings(self) -> tuple[str, ...]:
+        found, self.complaints = tuple(self.complaints), []
+        return found
 
     def update(self, members: Iterable[Member]) -> None:
         self._note("update", members)
@@ -70,7 +92,11 @@ def _no_program() -> str:
     return ""
 
 
-RECORDING = BalancerKind(program="recording", find=_no_program, make=RecordingBalancer)
+def _none_left(folder: Path) -> None:
+    return None
+
+
+RECORDING = BalancerKind(program="recording", find=_no_program, make=RecordingBalancer, left=_none_left)
 
 
 @contextlib.contextmanager

@@ -55,6 +55,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "launch/slurm/submit.py": ("test_slurm_submit.py",),
     "work/inference/client.py": ("test_client.py",),
     "work/inference/retry.py": ("test_client.py",),
+    "work/inference/blame.py": ("test_blame.py",),
     "work/ledger/file.py": ("test_ledger.py", "test_resume.py"),
     "work/ledger/ledger.py": ("test_ledger.py", "test_resume.py"),
     "work/ledger/match_events.py": ("test_resume.py", "test_formats.py"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +168,21 @@ def test_the_command(run: Path) -> None:
     assert "folder nowhere does not exist" in complaint(
         exatrkx_hpc("score", "nowhere", "--truth", "events", cwd=run), 6
     )
+
+
+def test_the_memory_does_not_keep_the_profiles_of_each_event(tmp_path: Path) -> None:
+    write_events(tmp_path / "events", events=60, tracks=3, seed=3)
+    (tmp_path / "results" / "labels").mkdir(parents=True)
+    for event in find_events(tmp_path / "events"):
+        (tmp_path / "results" / "labels" / event.path.name).write_text(labels_text(read_event(event.path).particle))
+    used = {}
+    tracemalloc.start()
+    try:
+        score_results(
+            tmp_path / "results",
+            tmp_path / "events",
+            on_progress=lambda _, done, total: used.update({done: tracemalloc.get_traced_memory()[0]}),
+        )
+    finally:
+        tracemalloc.stop()
+    assert (used[60] - used[20]) / 40 < 2000, "the profiles of an event take 5 kB"

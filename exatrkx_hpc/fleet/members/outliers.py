@@ -86,7 +86,7 @@ class OutlierDetection:
         self._next_sample = now + self._settings.sample_interval
         answering = {member.name: member for member in members if member.state == "ready"}
         addresses = {name: (member.record.address, member.record.metrics_port) for name, member in answering.items()}
-        answers = self._kept.ask(addresses, _metrics, timeout=self._settings.probe_timeout)
+        answers = self._kept.ask(addresses, metrics_of, timeout=self._settings.probe_timeout)
         reports = self._reports.totals()
         samples = {}
         for name, answer in answers.items():
@@ -143,7 +143,8 @@ def parse_work(text: bytes) -> dict[str, Work]:
     }
 
 
-async def _metrics(_: str, connection: Connection) -> Answer:
+async def metrics_of(_: str, connection: Connection) -> Answer:
+    """Return the answer of a server's metrics port; see Kept.ask."""
     return await connection.get("/metrics")
 
 

@@ -9,7 +9,7 @@ from exatrkx_hpc.fleet.members.reconcile import Member
 
 
 class Sidecar(Protocol):
-    """A program that the monitor runs next to the balancer; the monitor reports a failure and retries."""
+    """A program next to the balancer, in a thread of its own (aside.py), which reports a failure and retries."""
 
     @property
     def address(self) -> str:
@@ -29,5 +29,5 @@ class Sidecar(Protocol):
         ...
 
     def stop(self) -> None:
-        """Stop the program after it has written its data; safe to repeat."""
+        """Stop the program after it has written its data; safe to repeat, and during start(), which then fails."""
         ...

@@ -110,23 +110,25 @@ class MetricsStore:
 
     def alive(self) -> bool:
         """Return whether Prometheus runs."""
-        return self._child is not None and self._child.returncode() is None
+        child = self._child  # another thread may stop it
+        return child is not None and child.returncode() is None
 
     def stop(self) -> None:
         """Stop Prometheus after it has written its data; kill it after 10 s."""
-        if self._child is not None:
-            self._child.stop(grace=10)
-            self._child = None
+        child, self._child = self._child, None
+        if child is not None:
+            child.stop(grace=10)
 
-    def _wait_until_ready(self, deadline: float = 20.0) -> None:
+    def _wait_until_ready(self, deadline: float = 900.0) -> None:
+        """Wait until Prometheus answers or ends. It first replays its log of an earlier start, which takes minutes."""
         until = time.monotonic() + deadline
         with requests.Session() as session:
             session.trust_env = False
-            while time.monotonic() < until and self._child is not None and self._child.returncode() is None:
+            while time.monotonic() < until and self.alive():
                 try:
                     if session.get(f"http://{self._bound}/-/ready", timeout=1).ok:
                         return
                 except requests.RequestException:
                     pass
-                time.sleep(0.05)
+                time.sleep(0.1)
         raise EndpointError(f"Prometheus did not start on {self._bound}; see {self._folder / 'prometheus.log'}")

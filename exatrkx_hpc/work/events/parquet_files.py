@@ -27,9 +27,6 @@ EVENT: Final = "event"
 BATCH: Final = 1 << 16
 """Rows in memory at a time while a file is indexed."""
 
-#: A file name has at most 255 bytes, and the temporary name of a label file is longer than the name of its event.
-_LONGEST_NAME: Final = 200
-
 
 def require_pyarrow() -> None:
     """Raise MissingComponent, which names the package to install, unless pyarrow can be imported."""
@@ -51,7 +48,7 @@ def index(path: Path, workload: Workload, *, column: str = EVENT, file: str = ""
     with opened(path) as parquet:
         mtime_ns = path.stat().st_mtime_ns
         _require_columns(path, parquet, column, workload)
-        for value, rows in _runs(path, parquet, column):
+        for value, rows in _runs(path, parquet, column, longest=workload.longest_name):
             if value != name:
                 if name is not None:
                     yield Stamp(name, end - first, mtime_ns, file, first)
@@ -61,7 +58,7 @@ def index(path: Path, workload: Workload, *, column: str = EVENT, file: str = ""
         yield Stamp(name, end - first, mtime_ns, file, first)
 
 
-def _runs(path: Path, parquet: ParquetFile, column: str) -> Iterator[tuple[str, int]]:
+def _runs(path: Path, parquet: ParquetFile, column: str, *, longest: int) -> Iterator[tuple[str, int]]:
     """Yield the name and length of each run of equal values in the column; the end of a batch splits a run."""
     from pyarrow import compute, types
 
@@ -74,10 +71,10 @@ def _runs(path: Path, parquet: ParquetFile, column: str) -> Iterator[tuple[str, 
         runs = compute.run_end_encode(values)
         lengths = np.diff(runs.run_ends.to_numpy(), prepend=0).tolist()
         for value, length in zip(runs.values.to_pylist(), lengths, strict=True):
-            yield _name(path, value, column), length
+            yield _name(path, value, column, longest), length
 
 
-def _name(path: Path, value: int | str, column: str) -> str:
+def _name(path: Path, value: int | str, column: str, longest: int) -> str:
     name = str(value)
     fault = (
         "is empty"
@@ -86,8 +83,8 @@ def _name(path: Path, value: int | str, column: str) -> str:
         if name[0] == "."
         else "holds a / or a NUL"
         if "/" in name or "\0" in name
-        else f"is longer than {_LONGEST_NAME} bytes"
-        if len(os.fsencode(name)) > _LONGEST_NAME
+        else f"is longer than {longest} bytes"
+        if len(os.fsencode(name)) > longest
         else None
     )
     if fault:

@@ -6,15 +6,15 @@ with many events each, or one such Parquet file. All events of a folder have the
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.base.files import LFS_REMEDY, is_lfs_pointer
@@ -22,11 +22,11 @@ from exatrkx_hpc.base.parsing import parse_errors
 from exatrkx_hpc.work.events.parquet_files import EVENT, index, require_pyarrow
 from exatrkx_hpc.work.events.parquet_reader import ParquetReader
 from exatrkx_hpc.work.events.table_files import parse_arrays, parse_csv_table
-from exatrkx_hpc.work.events.values import EventFile, EventInput, Rows, Stamp, UnreadableEvent
+from exatrkx_hpc.work.events.values import EventFile, EventInput, PassedOver, Rows, Stamp, UnreadableEvent
 from exatrkx_hpc.work.workloads.base import Parser, Tensors, Workload
 from exatrkx_hpc.work.workloads.table import workload as default_workload
 
-__all__ = ["EVENT", "EventFile", "EventInput", "Rows", "Stamp", "UnreadableEvent"]
+__all__ = ["EVENT", "EventFile", "EventInput", "PassedOver", "Rows", "Stamp", "UnreadableEvent"]
 
 CSV: Final = "csv"
 PARQUET: Final = "parquet"
@@ -34,6 +34,10 @@ PARQUET: Final = "parquet"
 _PACKED: Final = (".gz", ".bz2", ".xz", ".zst", ".zip")
 FORMATS: Final = (CSV, "npy", "npz", PARQUET)
 """The event formats, named after the file suffix; a workload may support only some of them."""
+
+_ENDS: Final = tuple(f".{form}" for form in FORMATS)
+#: Files beside an event that have its suffix, as in TrackML: `NAME-truth.csv` beside `NAME.csv` or `NAME-hits.csv`.
+_COMPANIONS: Final = ("-truth", "-particles", "-cells")
 
 
 def parsers_of(workload: Workload) -> Mapping[str, Parser]:
@@ -91,11 +95,15 @@ def format_of(source: Path) -> str:
     MissingComponent for Parquet when pyarrow is not installed.
     """
     found: dict[str, str] = {}
+    folders: dict[str, str] = {}
     if _is_parquet_file(source):
         found[PARQUET] = source.name
     else:
-        for entry in _files(source):
-            found.setdefault(entry.name.rpartition(".")[2], entry.name)
+        for entry in _entries(source):
+            form = entry.name.rpartition(".")[2]
+            if entry.name[0] != "." and entry.name.endswith(_ENDS):
+                (folders if _is_folder(entry) else found).setdefault(form, entry.name)
+    found = found or folders  # a folder that is named like an event fails as one, but does not choose the format
     if not found:
         raise no_events(source)
     if len(found) > 1:
@@ -109,25 +117,86 @@ def format_of(source: Path) -> str:
     return form
 
 
-def scan_events(source: Path, form: str, *, column: str = EVENT, workload: Workload | None = None) -> Iterator[Stamp]:
+def scan_events(
+    source: Path,
+    form: str,
+    *,
+    column: str = EVENT,
+    workload: Workload | None = None,
+    passed: PassedOver | None = None,
+) -> Iterator[Stamp]:
     """Yield the events of `source`, unordered, without reading them and without keeping all in memory.
 
-    Events are the files of the format `form` directly in the folder; files in subfolders (`truth/`) and hidden files
-    are ignored. In a Parquet file, the column `column` names the events. Raises InputError when the source does not
-    exist or cannot be read, and the errors of `index` for a Parquet file.
+    Events are what is named `*.form` directly in the folder, also what cannot be read: a link to nothing, a folder, a
+    file without permission. These fail when they are read, and are not passed over. What is passed over is counted in
+    `passed`: hidden files, folders (`truth/`), files of other suffixes, and companions of an event (`NAME-truth.csv`).
+    In a Parquet file, the column `column` names the events. Raises InputError when the source does not exist or
+    cannot be read, and the errors of `index` for a Parquet file.
     """
     if form == PARQUET and _is_parquet_file(source):
         yield from index(source, workload or default_workload(), column=column)
         return
-    for entry in _files(source):
-        if not entry.name.endswith(f".{form}"):
+    for entry in _entries(source):
+        if (kind := _passed_over(source, entry, form)) is not None:
+            if passed is not None:
+                passed.add(kind)
             continue
-        if form == PARQUET:
+        found = _stamp(entry, form)
+        if found is not None and form == PARQUET:
+            _require_regular(Path(entry.path), entry.stat)
             yield from index(Path(entry.path), workload or default_workload(), column=column, file=entry.name)
-            continue
-        with contextlib.suppress(FileNotFoundError):  # the file was removed after it was listed
-            stat = entry.stat()
-            yield Stamp(entry.name.removesuffix(f".{form}"), stat.st_size, stat.st_mtime_ns)
+        elif found is not None:
+            yield found
+
+
+def _passed_over(source: Path, entry: os.DirEntry[str], form: str) -> str | None:
+    """Return the kind of what is no event of this format, or None for an event."""
+    name, end = entry.name, f".{form}"
+    if name[0] == ".":
+        return "hidden"
+    if not name.endswith(end):
+        if _is_folder(entry):
+            return "truth folder" if name == "truth" else "folder"
+        return f"*{suffix}" if (suffix := os.path.splitext(name)[1]) else "without suffix"  # noqa: PTH122 - no Path
+    stem = name.removesuffix(end)
+    for companion in _COMPANIONS:
+        event = stem.removesuffix(companion)
+        if event != stem and any(os.path.lexists(source / f"{event}{one}{end}") for one in ("", "-hits")):
+            return "companion"
+    return None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links, for example
+        return False
+
+
+def _stamp(entry: os.DirEntry[str], form: str) -> Stamp | None:
+    """Return the stamp of an event, or None if it was removed after it was listed."""
+    size = mtime_ns = 0
+    try:
+        found = entry.stat()
+        if stat.S_ISREG(found.st_mode):
+            size, mtime_ns = found.st_size, found.st_mtime_ns
+    except FileNotFoundError:
+        if not entry.is_symlink():
+            return None
+    except OSError:  # no permission, a loop of links, a file system that fails: told when the event is read
+        pass
+    return Stamp(entry.name.removesuffix(f".{form}"), size, mtime_ns)
+
+
+def _require_regular(path: Path, look: Callable[[], os.stat_result]) -> None:
+    """Raise UnreadableEvent unless it is a file; a pipe, for example, would block its reader for ever."""
+    try:
+        mode = look().st_mode
+    except OSError as error:
+        raise UnreadableEvent(f"cannot read {path}: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "neither a file nor a folder"
+        raise UnreadableEvent(f"cannot read {path}: it is {what}; move it elsewhere, or put the event in its place")
 
 
 def place_event(source: Path, form: str, stamp: Stamp) -> EventFile:
@@ -142,14 +211,11 @@ def _is_parquet_file(source: Path) -> bool:
     return source.suffix == f".{PARQUET}" and source.is_file()
 
 
-def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield the files of a folder that may be events, in any format."""
-    ends = tuple(f".{form}" for form in FORMATS)
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield what lies in a folder."""
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.endswith(ends) and entry.name[0] != "." and entry.is_file():
-                    yield entry
+            yield from entries
     except NotADirectoryError as error:
         raise InputError(f"{folder} is a file; set -d to a folder of events or a *.parquet file") from error
     except FileNotFoundError as error:
@@ -173,45 +239,86 @@ def event_key(name: str) -> bytes:
 class Reader:
     """Reads events of any format; thread-safe. A Parquet file stays open until the next one or `close`."""
 
-    def __init__(self, workload: Workload | None = None) -> None:
-        """Open no file yet; `workload` defines the content of an event, by default ExaTrkX."""
+    def __init__(self, workload: Workload | None = None, *, newline: bool = False) -> None:
+        """Open no file yet; `workload` defines the content of an event, by default ExaTrkX.
+
+        `newline` is whether each CSV file of this dataset ends with a newline; then a file without one was cut.
+        """
         self._workload = workload or default_workload()
+        self._newline = newline
         self._parquet = ParquetReader(self._workload)
 
     def read(self, event: EventFile) -> EventInput:
         """Return the content of an event.
 
-        Raises UnreadableEvent, an InputError, when the file cannot be read or changes meanwhile; InputError, with the
-        file and the place in it, for content that is not an event of the workload.
+        Raises UnreadableEvent, an InputError, when the file cannot be read, is empty, was cut or changes meanwhile, or
+        when the name is too long for the files named after it; InputError, with the file and the place in it, for
+        content that is not an event of the workload.
         """
+        if (length := len(os.fsencode(event.name))) > self._workload.longest_name:
+            raise UnreadableEvent(
+                f"the name {event.name[:40]}… has {length} bytes, but result files are named after events and need "
+                f"one of at most {self._workload.longest_name}; rename {event.path}"
+            )
         if event.rows is not None:
             return self._parquet.read(event, event.rows)
-        return read_event(event.path, self._workload)
+        return read_event(event.path, self._workload, newline=self._newline)
 
     def close(self) -> None:
         """Close the open file."""
         self._parquet.close()
 
 
-def read_event(path: Path, workload: Workload | None = None) -> EventInput:
+def read_event(path: Path, workload: Workload | None = None, *, newline: bool = False) -> EventInput:
     """Return the content of a one-event file; the suffix gives the format, an unknown suffix means CSV.
 
-    Raises UnreadableEvent, an InputError, when the file cannot be read or changes meanwhile; InputError for content
-    that is not an event of the workload, by default ExaTrkX.
+    Raises UnreadableEvent, an InputError, when the file cannot be read, has no bytes, or changes meanwhile, and with
+    `newline` when a CSV file does not end with a newline; InputError for content that is not an event of the workload,
+    by default ExaTrkX.
     """
     form = path.suffix[1:] if path.suffix[1:] in FORMATS else CSV
     try:
-        with parse_errors(path, f"*.{form}", but=(OSError,)), path.open("rb") as file:
+        with parse_errors(path, f"*.{form}", but=(OSError,)), _opened(path) as file:
             before = os.fstat(file.fileno())
+            _require_regular(path, lambda: before)
             data = file.read()  # parse_errors reports a file that does not fit into memory
             after = os.fstat(file.fileno())
     except OSError as error:
         raise UnreadableEvent(f"cannot read {path}: {error.strerror}") from error
     if (before.st_mtime_ns, len(data)) != (after.st_mtime_ns, after.st_size):
         raise UnreadableEvent(f"{path} changed while it was read; run again when no program writes to the file")
+    if not data:
+        raise UnreadableEvent(
+            f"{path} is empty, 0 bytes; write it again (a CSV event of 0 hits is one empty line, or the header alone)"
+        )
     tensors = _parsed(path, data, form, workload or default_workload())
+    if newline and form == CSV and not ends_with_newline(data):
+        raise UnreadableEvent(
+            f"{path} does not end with a newline, as the other files do, so its last number may be cut; write it "
+            "again, or end its last line"
+        )
     digest = hashlib.sha256(data).hexdigest()
     return EventInput(tensors=tensors, size=len(data), mtime_ns=after.st_mtime_ns, sha256=digest)
+
+
+def ends_with_newline(data: bytes) -> bool:
+    """Return whether the text ends with the line end of any system."""
+    return data.endswith((b"\n", b"\r"))
+
+
+def last_byte(path: Path) -> bytes:
+    """Return the last byte of a file; empty if it has none or cannot be read."""
+    try:
+        with _opened(path) as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1)
+    except (OSError, ValueError):
+        return b""
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a file for reading; a pipe without a writer does not block."""
+    return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: PTH123 - a descriptor
 
 
 def _parsed(path: Path, data: bytes, form: str, workload: Workload) -> Tensors:

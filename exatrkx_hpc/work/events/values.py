@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.work.workloads.base import Tensors
@@ -55,6 +56,22 @@ class EventInput:
     size: int
     mtime_ns: int
     sha256: str
+
+
+class PassedOver:
+    """What lies in a folder of events and is no event, counted by kind."""
+
+    #: Kinds of file suffixes that are told apart; further ones are `other files`.
+    MOST: Final = 8
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self.counts: Counter[str] = Counter()
+
+    def add(self, kind: str) -> None:
+        """Count one of this kind, such as `hidden`, `folder`, `companion` or `*.json`."""
+        full = len(self.counts) >= self.MOST and kind not in self.counts
+        self.counts["other files" if full else kind] += 1
 
 
 class UnreadableEvent(InputError):

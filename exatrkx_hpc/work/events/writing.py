@@ -54,6 +54,8 @@ def event_writer(folder: Path, form: str) -> Iterator[Write]:
 
 def _csv(hits: Float32) -> bytes:
     line = ",".join([DIGITS] * COLUMNS) + "\n"
+    if not len(hits):
+        return b"\n"  # a file of 0 bytes is no event
     return (line * len(hits) % tuple(hits.ravel().tolist())).encode()
 
 

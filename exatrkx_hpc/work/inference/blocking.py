@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
+from exatrkx_hpc.base.signals import release_lost_terminal
+
 T = TypeVar("T")
 
 
@@ -37,17 +39,26 @@ def blocking(work: Callable[[], Coroutine[Any, Any, T]], *, interrupt: Callable[
 
 @contextlib.contextmanager
 def stopped_by_signals(stop: Callable[[str], None]) -> Iterator[None]:
-    """Let SIGTERM and SIGINT call `stop` in the running loop; restore the former handlers after the block.
+    """Let SIGTERM, SIGINT and SIGHUP call `stop` in the running loop; restore the former handlers after the block.
 
-    Outside the main thread, this does nothing: signals never arrive there.
+    A SIGHUP that is ignored, as under nohup, stays ignored. Outside the main thread, this does nothing: signals never
+    arrive there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
-    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    if former[signal.SIGHUP] is signal.SIG_IGN:
+        del former[signal.SIGHUP]
+
+    def hear(number: signal.Signals) -> None:
+        if number == signal.SIGHUP:
+            release_lost_terminal()
+        stop(f"stopped by {number.name}")
+
     for number in former:
-        loop.add_signal_handler(number, stop, f"stopped by {number.name}")
+        loop.add_signal_handler(number, hear, number)
     try:
         yield
     finally:

@@ -1,12 +1,17 @@
-"""Client of an endpoint: the tensors of an event in, the results out, with retries while servers come and go."""
+"""Client of an endpoint: the tensors of an event in, the results out, with retries while servers come and go.
+
+`deliver` gives an event to the endpoint once. `ask` delivers it again as often as `blame.py` allows; a run of clients
+does that in its coordinator, which knows the failures of all workers.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,9 +20,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from exatrkx_hpc.base.errors import ConfigError, EndpointError, ExatrkxError, ModelError
 from exatrkx_hpc.base.readable import one_line
-from exatrkx_hpc.work.inference.channel import Channel, Reply
+from exatrkx_hpc.work.inference.blame import Case, Decision, Judge, poisoned
+from exatrkx_hpc.work.inference.channel import BadReply, Channel, Reply
+from exatrkx_hpc.work.inference.ownership import NotOurs
 from exatrkx_hpc.work.inference.retry import (
+    PATIENCE,
+    Cause,
     Patience,
+    Poisoned,
     RequestFailed,
     explain,
     persist,
@@ -48,6 +58,18 @@ class Answer:
     stages: Mapping[str, float] = field(default_factory=dict)
 
 
+#: Causes that end a delivery with a question: whose fault was it?
+_OPEN: Final = frozenset({Cause.TORN, Cause.DEADLINE, Cause.FAULT, Cause.REFUSED, Cause.DENIED})
+
+
+class Unanswered(Exception):
+    """A delivery that a server or the endpoint did not answer well; `error` is what a user reads if it is the last."""
+
+    def __init__(self, cause: Cause, error: ExatrkxError, *, member: str) -> None:
+        super().__init__(cause, str(error))
+        self.cause, self.error, self.member = cause, error, member
+
+
 class Client:
     """An asynchronous client of one endpoint; use it within one event loop, and close it."""
 
@@ -59,9 +81,13 @@ class Client:
         model: str = "",
         mode: Mode = "ensemble",
         request_timeout: float = 60.0,
-        patience: float = 120.0,
+        patience: float = PATIENCE,
+        identity: str = "",
     ) -> None:
         """Prepare a channel to `server` (`host:port`); send nothing yet.
+
+        `identity` is whose endpoint it should be, `FARM/JOB/INSTANCE` of endpoint.json: another's gets no event, and
+        its answers are refused. Empty accepts every endpoint.
 
         `workload` defines the tensors sent and received; by default, it is the workload that lists `model`, otherwise
         ExaTrkX. `mode` is `ensemble` (one request to `model`) or another mode of the workload, such as `stages` (one
@@ -75,7 +101,10 @@ class Client:
         self.model = self.workload.models(mode, model)
         self._timeout = request_timeout
         self._patience = Patience(seconds=patience)
-        self._channel = Channel(server)
+        self._channel = Channel(server, identity=identity)
+        self._judge = Judge(patience=patience)
+        self._gate = _Gate()
+        self._asked = 0
 
     async def __aenter__(self) -> Client:
         return self
@@ -102,17 +131,58 @@ class Client:
         return labels
 
     async def ask(self, inputs: Tensors) -> Answer:
-        """Return the answer for inputs from `as_tensors` or a reader; raises the errors of `infer`."""
+        """Return the answer for inputs from `as_tensors` or a reader; raises the errors of `infer`.
+
+        An event that may cost servers is delivered at most four times, the last times alone.
+        """
+        begin, repeats = time.monotonic(), 0
+        self._asked += 1
+        case = Case(event=str(self._asked))
+        while True:
+            alone = case.alone
+            try:
+                async with self._gate.passed(alone=alone):
+                    answer = await self.deliver(inputs)
+            except Unanswered as unanswered:
+                pause = self._pause(case, unanswered, alone=alone)
+            else:
+                self._judge.answered(case.event, answer.member)
+                return replace(answer, seconds=time.monotonic() - begin, retries=answer.retries + repeats)
+            repeats += 1
+            await asyncio.sleep(pause)
+
+    def _pause(self, case: Case, unanswered: Unanswered, *, alone: bool) -> float:
+        """Return the seconds until the next delivery; raise the error of the last one if there is none."""
+        error, patience = unanswered.error, self._patience.seconds
+        verdict = self._judge.failed(case, unanswered.cause, unanswered.member, alone=alone)
+        if verdict.decision is Decision.POISON:
+            raise Poisoned(poisoned(case, str(error))) from unanswered
+        late = case.since is not None and time.monotonic() - case.since + verdict.pause > patience
+        if verdict.decision in {Decision.REFUSED, Decision.ENDPOINT} or late or unanswered.cause is Cause.DENIED:
+            unsure = patience and unanswered.cause is Cause.REFUSED and verdict.decision is not Decision.REFUSED
+            raise EndpointError(str(error)) if unsure else error
+        return verdict.pause
+
+    async def deliver(self, inputs: Tensors, *, retried: Callable[[str], None] = lambda reason: None) -> Answer:
+        """Give an event to the endpoint once and return the answer.
+
+        While no server takes the event, this retries within the patience; `retried` gets the reason each time. Raises
+        Unanswered when a server had the event and did not answer well, EventTooLarge, EndpointError when no server
+        took the event in time.
+        """
         tensors = dict(inputs)
         begin, repeats = time.monotonic(), 0
         ends = [begin]
         for request in self._requests:
-            reply, more = await self._send(request, tensors)
+            reply, more = await self._send(request, tensors, retried)
             tensors |= self._outputs(request, reply)
             repeats += more
             ends.append(time.monotonic())
         outputs = {spec.name: np.array(tensors[spec.name]) for spec in self.workload.outputs}  # not views of a message
-        check_outputs(self.workload, inputs, outputs, who=f"{request.model} at {self.server}")
+        try:
+            check_outputs(self.workload, inputs, outputs, who=f"{request.model} at {self.server}")
+        except ModelError as error:
+            raise Unanswered(Cause.REFUSED, error, member=reply.member) from error
         seconds = time.monotonic() - begin
         return Answer(
             outputs=outputs,
@@ -131,25 +201,33 @@ class Client:
                 spent[request.stage] = spent.get(request.stage, 0.0) + end - start
         return spent
 
-    async def _send(self, request: Request, tensors: Tensors) -> tuple[Reply, int]:
+    async def _send(self, request: Request, tensors: Tensors, retried: Callable[[str], None]) -> tuple[Reply, int]:
         """Return the reply to one request and the number of retries within the patience."""
         inputs = {name: tensors[source] for name, source in request.inputs.items()}
 
         async def attempt() -> Reply:
             return await self._channel.infer(request.model, inputs, request.outputs, timeout=self._timeout)
 
+        def again(failure: RequestFailed) -> None:
+            retried(str(explain(failure, server=self.server, model=request.model)))
+
         try:
-            return await persist(attempt, patience=self._patience)
+            return await persist(attempt, patience=self._patience, retried=again)
         except RequestFailed as failure:
-            raise explain(failure, server=self.server, model=request.model) from failure
-        except ValueError as error:  # the bytes do not match the shape
-            what = f"{', '.join(request.outputs)}: {one_line(str(error))}"
-            raise ModelError(f"{request.model} at {self.server} sent invalid {what}") from error
+            error = explain(failure, server=self.server, model=request.model)
+            if failure.cause in _OPEN:
+                raise Unanswered(failure.cause, error, member=failure.member) from failure
+            raise error from failure
+        except BadReply as bad:
+            what = f"{', '.join(request.outputs)}: {one_line(str(bad))}"
+            error = ModelError(f"{request.model} at {self.server} sent invalid {what}")
+            raise Unanswered(Cause.REFUSED, error, member=bad.member) from bad
 
     def _outputs(self, request: Request, reply: Reply) -> Tensors:
         for name in request.outputs:
             if name not in reply.outputs:
-                raise ModelError(f"{request.model} at {self.server} sent no {name}; see the server's log")
+                error = ModelError(f"{request.model} at {self.server} sent no {name}; see the server's log")
+                raise Unanswered(Cause.REFUSED, error, member=reply.member)
         return {result: reply.outputs[name] for name, result in request.outputs.items()}
 
     async def check(self, deadline: float) -> None:
@@ -167,6 +245,8 @@ class Client:
                 if await self._channel.ready(model, timeout=max(0.1, until - time.monotonic())):
                     return
                 break
+            except NotOurs as stranger:
+                raise EndpointError(stranger.message) from None
             except RequestFailed as failure:
                 late = time.monotonic() + 0.2 > until
                 if refused(failure) or late or not worth_repeating(failure):
@@ -201,6 +281,34 @@ class Client:
         ready = sorted({name for name, state, _ in index if state == "READY"})
         reasons = [one_line(reason) for name, _, reason in index if name == model and reason]
         return "; ".join([*reasons, f"ready: {', '.join(ready) or 'none'}"])
+
+
+class _Gate:
+    """Lets deliveries through: many at a time, or one alone."""
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._waiting = 0  # deliveries that must be alone; others wait for them
+        self._alone = False
+        self._changed = asyncio.Condition()
+
+    @contextlib.asynccontextmanager
+    async def passed(self, *, alone: bool) -> AsyncIterator[None]:
+        async with self._changed:
+            self._waiting += alone
+            try:
+                await self._changed.wait_for(lambda: not self._alone and not (self._inside if alone else self._waiting))
+            finally:
+                self._waiting -= alone
+            self._inside += 1
+            self._alone = alone
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._inside -= 1
+                self._alone = False
+                self._changed.notify_all()
 
 
 def check_endpoint(server: str, model: str = "", deadline: float = 10.0) -> None:

@@ -17,6 +17,7 @@ from exatrkx_hpc.base.errors import InputError, ModelError, OutputError
 from exatrkx_hpc.base.files import write_new
 from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.inference.client import checked_address
+from exatrkx_hpc.work.inference.ownership import require_ours
 from exatrkx_hpc.work.inference.retry import CHANNEL_OPTIONS, RequestFailed, explain
 from exatrkx_hpc.work.results.tables import Array, read_tensor, tensor_text
 
@@ -70,13 +71,18 @@ class ModelReply:
         return facts | {key: [asdict(tensor) for tensor in group] for key, group in tensors.items()}
 
 
-def ask_model(server: str, model: str, files: Sequence[str], *, version: str = "", timeout: float = 60.0) -> ModelReply:
+def ask_model(
+    server: str, model: str, files: Sequence[str], *, version: str = "", timeout: float = 60.0, identity: str = ""
+) -> ModelReply:
     """Send the tensors of CSV files to `model` at `server` (`host:port`) and return the answer.
+
+    `identity` is whose endpoint it should be, `FARM/JOB/INSTANCE`; another's gets no tensor. Empty accepts every one.
 
     `files` are paths in the order of the model's inputs, or `NAME=PATH`; optional inputs may be missing. `timeout` is
     in seconds. Raises ConfigError for an invalid address, EndpointError when there is no valid answer, ModelError when
     the model is unknown (with the known models) or fails, InputError for files that do not fit the inputs.
     """
+    require_ours(checked_address(server), identity)
     with triton.InferenceServerClient(checked_address(server), channel_args=list(CHANNEL_OPTIONS)) as client:
         asking = _Asking(client=client, server=server, model=model, version=version, timeout=timeout)
         inputs, outputs, served = asking.declared()

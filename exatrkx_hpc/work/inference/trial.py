@@ -9,7 +9,7 @@ import numpy as np
 
 from exatrkx_hpc.base.errors import ConfigError, ExatrkxError
 from exatrkx_hpc.config.schema import ClientsSection
-from exatrkx_hpc.work.inference.client import Client
+from exatrkx_hpc.work.inference.client import Client, Unanswered
 from exatrkx_hpc.work.inference.retry import UnknownModel
 from exatrkx_hpc.work.workloads.base import DIRECT, Tensors, Workload
 from exatrkx_hpc.work.workloads.given import as_tensors
@@ -34,13 +34,19 @@ def trial_of(clients: ClientsSection, *, timeout: float) -> Callable[[str], str]
     def trial(server: str) -> str:
         try:
             asyncio.run(_ask(server, workload, clients, inputs, timeout))
-        except UnknownModel:
-            return ""
+        except Unanswered as unanswered:
+            return _fault(unanswered.error)
         except ExatrkxError as error:
-            return "" if "restricted" in str(error) else str(error)
+            return _fault(error)
         return ""
 
     return trial
+
+
+def _fault(error: ExatrkxError) -> str:
+    """Return the server's fault, or '' if the server has not the model or takes calls from the balancer alone."""
+    beside = any(words in str(error) for words in ("restricted", "refuses every request"))
+    return "" if isinstance(error, UnknownModel) or beside else str(error)
 
 
 async def _ask(server: str, workload: Workload, clients: ClientsSection, inputs: Tensors, timeout: float) -> None:
@@ -52,4 +58,4 @@ async def _ask(server: str, workload: Workload, clients: ClientsSection, inputs:
         request_timeout=timeout,
         patience=0.0,
     ) as client:
-        await client.ask(inputs)
+        await client.deliver(inputs)

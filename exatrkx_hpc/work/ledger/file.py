@@ -11,8 +11,8 @@ from typing import Final
 
 from exatrkx_hpc.base.errors import OutputError
 
-SCHEMA: Final = 3
-"""The version of the tables. Ledgers of version 2 are migrated; ledgers of other versions are refused."""
+SCHEMA: Final = 4
+"""The version of the tables. Ledgers since version 2 are migrated; ledgers of other versions are refused."""
 
 #: Counts and stage times of done events. Created when a ledger is opened, so that older ledgers also have this table.
 _EXTRAS: Final = """
@@ -41,6 +41,16 @@ CREATE TABLE parts (
 ) WITHOUT ROWID;
 """
 
+#: Deliveries of events that are not done which a server had and did not answer. `size` and `mtime_ns` are the event's
+#: at that time: a changed event has no strikes.
+_STRIKES: Final = """
+CREATE TABLE strikes (
+    key BLOB NOT NULL, run INTEGER NOT NULL, at REAL NOT NULL, member TEXT NOT NULL, cause TEXT NOT NULL,
+    alone INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL
+);
+CREATE INDEX strikes_of ON strikes (key);
+"""
+
 #: Migrates the tables from version 2, which knew only hits and labels, to version 3.
 _FROM_2: Final = """
 ALTER TABLE events RENAME COLUMN hits TO items;
@@ -50,6 +60,9 @@ UPDATE facts SET name = 'results' WHERE name = 'labels';
 INSERT OR IGNORE INTO facts VALUES ('workload', 'exatrkx'), ('item', 'hits');
 """
 
+#: What migrates the tables of each version to those of the next one.
+_STEPS: Final = {2: _FROM_2, 3: _STRIKES}
+
 
 def create(path: Path, facts: Mapping[str, str], *, locks: bool = True) -> None:
     """Create an empty ledger at `path`, replacing any file there; raises OutputError when it cannot be written."""
@@ -58,7 +71,8 @@ def create(path: Path, facts: Mapping[str, str], *, locks: bool = True) -> None:
         remove(aside)
         # A temporary file, so that a half-made ledger never exists at `path`.
         with contextlib.closing(_open(aside, mode="rwc", locks=locks)) as db:
-            db.executescript(f"BEGIN; {_TABLES} PRAGMA application_id={_APPLICATION}; PRAGMA user_version={SCHEMA};")
+            marks = f"PRAGMA application_id={_APPLICATION}; PRAGMA user_version={SCHEMA};"
+            db.executescript(f"BEGIN; {_TABLES} {_STRIKES} {marks}")
             rows = [(name, as_text(value)) for name, value in facts.items()]
             db.executemany("INSERT INTO facts VALUES (?, CAST(? AS TEXT))", rows)
             db.commit()
@@ -140,7 +154,8 @@ def _take_over(db: sqlite3.Connection) -> None:
     """Migrate an older ledger to the current tables, in one transaction."""
     (schema,) = db.execute("PRAGMA user_version").fetchone()
     if schema < SCHEMA:
-        db.executescript(f"BEGIN; {_FROM_2} PRAGMA user_version={SCHEMA}; COMMIT;")
+        steps = "".join(step for version, step in _STEPS.items() if version >= schema)
+        db.executescript(f"BEGIN; {steps} PRAGMA user_version={SCHEMA}; COMMIT;")
 
 
 def as_text(value: str) -> bytes:

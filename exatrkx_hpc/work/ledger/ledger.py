@@ -18,7 +18,7 @@ from typing import Final
 
 from exatrkx_hpc.work.events.source import CSV, FORMATS, EventFile, Stamp, event_key, place_event
 from exatrkx_hpc.work.ledger.file import as_text, connect, explain
-from exatrkx_hpc.work.results.outcome import Failed, Result
+from exatrkx_hpc.work.results.outcome import Failed, Result, Strike
 from exatrkx_hpc.work.results.parts import Part
 
 PAGE: Final = 500
@@ -34,9 +34,21 @@ UPDATE events SET state = 'done', attempts = attempts + :attempts, retries = ret
 WHERE key = :key
 """
 _FAILED: Final = """
-UPDATE events SET state = :state, attempts = attempts + :attempts, run = :run, ended = :ended, kind = :kind,
-    reason = CAST(:reason AS TEXT), seconds = NULL, items = NULL, result_size = NULL, result_sha256 = NULL, part = NULL
+UPDATE events SET state = :state, attempts = attempts + :attempts, retries = retries + :retries, run = :run,
+    ended = :ended, kind = :kind, reason = CAST(:reason AS TEXT), seconds = NULL, items = NULL, result_size = NULL,
+    result_sha256 = NULL, part = NULL
 WHERE key = :key
+"""
+_STRIKE: Final = """
+INSERT INTO strikes
+SELECT key, :run, :at, CAST(:member AS TEXT), :cause, :alone, size, mtime_ns FROM events WHERE key = :key
+"""
+#: Strikes of events that are done, dropped or changed.
+_VOID: Final = """
+DELETE FROM strikes WHERE NOT EXISTS (
+    SELECT 1 FROM events WHERE events.key = strikes.key AND state != 'done'
+    AND events.size = strikes.size AND events.mtime_ns = strikes.mtime_ns
+)
 """
 _EXTRA: Final = "INSERT OR REPLACE INTO extras VALUES (:key, :counts, :stages)"
 _PART: Final = "INSERT OR REPLACE INTO parts VALUES (:key, CAST(:name AS TEXT), :events, :size, :sha256, :ended)"
@@ -112,6 +124,7 @@ class Ledger:
         """Begin a run: events that failed because of the infrastructure wait again, and `waiting` starts over."""
         with self.sqlite_errors(), self.db:
             self.db.execute("UPDATE events SET state = 'waiting' WHERE state = 'failed'")
+            self.db.execute(_VOID)
             row = (time.time(), server, version)
             self.run = int(
                 self.db.execute("INSERT INTO runs (began, server, version) VALUES (?, ?, ?)", row).lastrowid or 0
@@ -125,8 +138,9 @@ class Ledger:
             self.db.execute("UPDATE runs SET ended = ?, stopped = ? WHERE run = ?", (time.time(), stopped, self.run))
 
     def release(self) -> None:
-        """Set the events in quarantine to waiting."""
+        """Set the events in quarantine to waiting, without their strikes."""
         with self.sqlite_errors(), self.db:
+            self.db.execute("DELETE FROM strikes WHERE key IN (SELECT key FROM events WHERE state = 'quarantined')")
             self.db.execute("UPDATE events SET state = 'waiting' WHERE state = 'quarantined'")
 
     def waiting(self, folder: Path, limit: int = PAGE) -> list[EventFile]:
@@ -176,16 +190,37 @@ class Ledger:
             del fields[name]
         return {**fields, "ended": time.time(), "part": None}
 
-    def fail(self, failed: Failed, *, attempts: int = 1) -> None:
+    def strike(self, event: str, strike: Strike) -> None:
+        """Write a strike of an event to disk at once, before the event is delivered again."""
+        self.commit()
+        fields = {**vars(strike), "member": as_text(strike.member), "key": event_key(event), "run": self.run}
+        with self.sqlite_errors(), self.db:
+            self.db.execute(_STRIKE, fields)
+
+    def strikes(self) -> dict[str, list[Strike]]:
+        """Return the strikes of each event that is neither done nor in quarantine, in their order."""
+        query = (
+            "SELECT name, strikes.member, cause, at, alone FROM strikes JOIN events USING (key) "
+            "WHERE state IN ('waiting', 'failed') ORDER BY strikes.rowid"
+        )
+        found: dict[str, list[Strike]] = {}
+        with self.sqlite_errors():
+            for name, member, cause, at, alone in self.db.execute(query):
+                strike = Strike(member=member, cause=cause, at=at, alone=bool(alone))
+                found.setdefault(name, []).append(strike)
+        return found
+
+    def fail(self, failed: Failed, *, attempts: int = 1, retries: int = 0) -> None:
         """Note that an event has no result; an event that would fail again goes into quarantine."""
-        fields = {
+        fields: dict[str, object] = {
             "key": event_key(failed.event),
             "kind": failed.kind,
             "reason": as_text(failed.reason),
             "run": self.run,
         }
         state = "quarantined" if failed.for_itself else "failed"
-        self._note(_FAILED, {**fields, "state": state, "attempts": attempts, "ended": time.time()})
+        fields |= {"state": state, "attempts": attempts, "retries": retries, "ended": time.time()}
+        self._note(_FAILED, fields)
 
     def _note(self, statement: str, fields: dict[str, object]) -> None:
         self._pending.append((statement, fields))
@@ -208,6 +243,11 @@ class Ledger:
         """Return the number of events in each state."""
         with self.sqlite_errors():
             return Counts(**dict(self.db.execute("SELECT state, count(*) FROM events GROUP BY state")))
+
+    def empty(self) -> int:
+        """Return the number of done events without items, such as hits."""
+        with self.sqlite_errors():
+            return int(self.db.execute("SELECT count(*) FROM events WHERE state = 'done' AND items = 0").fetchone()[0])
 
     def failures(self, limit: int) -> tuple[Failed, ...]:
         """Return the first `limit` failed or quarantined events, in natural order."""

@@ -6,8 +6,8 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -17,6 +17,7 @@ from exatrkx_hpc.work.events.source import (
     EVENT,
     PARQUET,
     EventFile,
+    PassedOver,
     Reader,
     Stamp,
     event_key,
@@ -44,6 +45,8 @@ class Changes:
     new: int = 0
     changed: int = 0
     gone: int = 0
+    passed_over: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """What lies in the folder and is no event, by kind."""
 
 
 def match_events(
@@ -83,6 +86,7 @@ class _Listing:
     column: str
     shard: Shard
     workload: Workload | None
+    passed: PassedOver = field(default_factory=PassedOver)
 
 
 def _match_events(ledger: Ledger, listing: _Listing, *, accept: bool) -> Changes:
@@ -108,7 +112,7 @@ def _match_events(ledger: Ledger, listing: _Listing, *, accept: bool) -> Changes
         f"INSERT INTO events (key, {_STAMP}) SELECT key, {_STAMP} FROM listed "
         "WHERE NOT EXISTS (SELECT 1 FROM events WHERE events.key = listed.key) ORDER BY key"
     )
-    return Changes(new=listed - known, changed=number, gone=forgotten)
+    return Changes(new=listed - known, changed=number, gone=forgotten, passed_over=dict(listing.passed.counts))
 
 
 def _list(ledger: Ledger, listing: _Listing, form: str) -> int:
@@ -117,7 +121,8 @@ def _list(ledger: Ledger, listing: _Listing, form: str) -> int:
         "CREATE TEMP TABLE listed (key BLOB, name TEXT, size INTEGER, mtime_ns INTEGER, file TEXT, first INTEGER)"
     )
     number = 0
-    rows = map(_row, scan_events(listing.folder, form, column=listing.column, workload=listing.workload))
+    found = scan_events(listing.folder, form, column=listing.column, workload=listing.workload, passed=listing.passed)
+    rows = map(_row, found)
     for batch in batches(row for row in rows if listing.shard.owns(row[0])):
         ledger.db.executemany("INSERT INTO listed VALUES (?, CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), ?)", batch)
         number += len(batch)
@@ -173,7 +178,7 @@ def _gone(ledger: Ledger, folder: Path, form: str) -> Iterator[tuple[bytes, str]
         yield from rows(ledger, "NOT EXISTS (SELECT 1 FROM listed WHERE listed.key = events.key)")
         return
     for key, name in rows(ledger, "state != ''"):
-        if not (folder / f"{name}.{form}").is_file():
+        if not os.path.lexists(folder / f"{name}.{form}"):
             yield key, name
 
 

@@ -68,7 +68,7 @@ def _result_files(results: Results) -> Iterator[tuple[bytes, os.DirEntry[str]]]:
     suffix = results.workload.suffix
     # The temporary names that `write_whole` uses for `evt_7.csv` and for the part of `evt_7`.
     part, own = (re.escape(end) for end in (part_suffix(results.workload), suffix))
-    aside_of = re.compile(rf"\.(?:part-(?P<first>.*){part}|(?P<event>.*){own})\.[^.]*", re.DOTALL)
+    aside_of = re.compile(rf"\.(?:part-(?P<first>.*){part}|(?P<event>.*){own})\.[a-z0-9_]{{8}}", re.DOTALL)
     with os.scandir(results.folder) as entries:
         for entry in entries:
             aside = aside_of.fullmatch(entry.name)
@@ -102,10 +102,13 @@ def sweep(results: Results, *, ledger: Ledger | None = None) -> None:
 
 
 def match_quarantine(ledger: Ledger, quarantine: Path) -> None:
-    """Remove the notes of events that are no longer in quarantine; raises OSError."""
+    """Remove the notes of events that have a result now, and of unknown events; raises OSError.
+
+    An event that is retried keeps its note until it has a result.
+    """
     for note in quarantine.glob("*.json"):
         key = event_key(note.name.removesuffix(".json"))
         with ledger.sqlite_errors():
             row = ledger.db.execute("SELECT state FROM events WHERE key = ?", (key,)).fetchone()
-        if row is None or row[0] != "quarantined":
+        if row is None or row[0] == "done":
             note.unlink(missing_ok=True)

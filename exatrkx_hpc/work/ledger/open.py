@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +11,20 @@ from typing import Final
 
 from exatrkx_hpc.base.errors import InputError, OutputError
 from exatrkx_hpc.base.news import Tell, untold
-from exatrkx_hpc.work.events.source import CSV, EVENT, Reader
+from exatrkx_hpc.work.events.source import (
+    CSV,
+    EVENT,
+    PassedOver,
+    Reader,
+    ends_with_newline,
+    last_byte,
+    scan_events,
+)
 from exatrkx_hpc.work.ledger.file import create
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_events import Changes, match_events
 from exatrkx_hpc.work.ledger.match_results import match_quarantine, match_results
-from exatrkx_hpc.work.news import RunResumed, UnitsDoubtful
+from exatrkx_hpc.work.news import FilesPassedOver, NoFinalNewline, RunResumed, UnitsDoubtful, listed
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.shards import WHOLE, Shard
 from exatrkx_hpc.work.workloads.base import Workload
@@ -70,51 +79,60 @@ def go_on(
 ) -> Ledger | None:
     """Open the ledger of an earlier run and compare it with events and results; return None if there is no ledger.
 
-    Raises OutputError for a ledger that cannot be used or was made with other settings; InputError when events
-    changed or are missing, unless `accept_changes` is set.
+    With `retry_failed`, the caller releases the events in quarantine, once the endpoint has answered. Raises
+    OutputError for a ledger that cannot be used or was made with other settings, and for results without a ledger;
+    InputError when events changed or are missing, unless `accept_changes` is set.
     """
     if not os.path.lexists(results.ledger):
+        results.require_ledger()
         return None
     ledger = Ledger(results.ledger, locks=locks)
     try:
+        results.mark()
         require_same(ledger, facts)
         column = facts.get("column", EVENT)
         changes = match_events(
             ledger, events, accept=accept_changes, column=column, shard=results.shard, workload=results.workload
         )
         ledger.set_facts(**facts)
-        again = match_files(ledger, results, retry_failed=retry_failed)
+        _note_passed(ledger, events, changes, tell if results.shard.number == 0 else untold)
+        again = match_files(ledger, results)
     except BaseException:
         ledger.close()
         raise
-    tell(_resumed(ledger, changes, again=again))
+    tell(_resumed(ledger, changes, again=again, retry_failed=retry_failed))
     return ledger
 
 
-def match_files(ledger: Ledger, results: Results, *, retry_failed: bool) -> int:
+def match_files(ledger: Ledger, results: Results) -> int:
     """Compare the ledger with the quarantine and the results; return the number of missing or damaged results.
 
-    With `retry_failed`, events in quarantine wait again. Raises OutputError when a file cannot be removed.
+    Raises OutputError when a file cannot be removed.
     """
-    if retry_failed:
-        ledger.release()
     with results.usable():
         match_quarantine(ledger, results.quarantine)
         return match_results(ledger, results)
 
 
-def begin(results: Results, events: Path, facts: Mapping[str, str], *, locks: bool = True) -> Ledger:
+def begin(
+    results: Results, events: Path, facts: Mapping[str, str], *, locks: bool = True, tell: Tell = untold
+) -> Ledger:
     """Create a new ledger, replacing an existing one; remove result files of these events and all parts of the shard.
 
-    Raises OutputError when a file cannot be written or removed, InputError for a folder without events.
+    Call it when `results.require_ours` has passed: it marks the folder, and then removes. Raises OutputError when a
+    file cannot be written or removed, InputError for a folder without events.
     """
+    results.mark()
     results.clear()
     create(results.ledger, facts, locks=locks)
     ledger = Ledger(results.ledger, locks=locks)
     try:
-        match_events(ledger, events, column=facts.get("column", EVENT), shard=results.shard, workload=results.workload)
+        column = facts.get("column", EVENT)
+        changes = match_events(ledger, events, column=column, shard=results.shard, workload=results.workload)
         with results.usable():
             match_results(ledger, results)
+            results.fresh.unlink(missing_ok=True)
+        _note_passed(ledger, events, changes, tell if results.shard.number == 0 else untold)
     except BaseException:
         ledger.close()
         raise
@@ -134,6 +152,44 @@ def require_version(ledger: Ledger, version: str, *, server: str, remedy: str = 
         )
     if version:
         ledger.set_facts(version=version)
+
+
+def _note_passed(ledger: Ledger, events: Path, changes: Changes, tell: Tell) -> None:
+    """Note and report what lies in the folder of events and is no event."""
+    ledger.set_facts(passed_over=json.dumps(dict(sorted(changes.passed_over.items()))))
+    if changes.passed_over:
+        tell(FilesPassedOver(folder=str(events), kinds=dict(sorted(changes.passed_over.items()))))
+
+
+def require_expected(
+    events: Path, expect: int | None, *, form: str, column: str = EVENT, workload: Workload | None = None
+) -> None:
+    """Raise InputError unless the folder has exactly `expect` events; None means any number."""
+    if expect is None:
+        return
+    passed = PassedOver()
+    number = sum(1 for _ in scan_events(events, form, column=column, workload=workload, passed=passed))
+    if number != expect:
+        other = f" (passed over: {listed(passed.counts)})" if passed.counts else ""
+        raise InputError(
+            f"{events} has {number} events, not {expect}{other}; restore the missing ones, or correct --expect"
+        )
+
+
+def note_newlines(ledger: Ledger, events: Path, tell: Tell) -> bool:
+    """Return whether the CSV files of this dataset end with a newline, judged by the first events; note and report.
+
+    A CSV file that is cut inside its last number reads as a whole one. Its missing newline tells, where other files
+    have theirs. Where none has, a cut file cannot be known, and the news say so.
+    """
+    if ledger.facts.get("format", CSV) != CSV:
+        return False
+    ends = [end for event in ledger.first(events, _LOOKED_AT) if (end := last_byte(event.path))]
+    newline = not ends or any(map(ends_with_newline, ends))
+    ledger.set_facts(newline="yes" if newline else "no")
+    if not newline:
+        tell(NoFinalNewline(looked_at=len(ends)))
+    return newline
 
 
 def note_units(ledger: Ledger, events: Path, workload: Workload, tell: Tell) -> None:
@@ -168,13 +224,14 @@ def require_same(ledger: Ledger, facts: Mapping[str, str], *, remedy: str = REME
             )
 
 
-def _resumed(ledger: Ledger, changes: Changes, *, again: int) -> RunResumed:
+def _resumed(ledger: Ledger, changes: Changes, *, again: int, retry_failed: bool) -> RunResumed:
     counts = ledger.counts()
+    retried = counts.quarantined if retry_failed else 0
     return RunResumed(
         events=counts.events,
         done=counts.done,
-        left=counts.left,
-        quarantined=counts.quarantined,
+        left=counts.left + retried,
+        quarantined=counts.quarantined - retried,
         new=changes.new,
         changed=changes.changed,
         gone=changes.gone,

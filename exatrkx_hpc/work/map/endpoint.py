@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.work.inference.client import Client
+from exatrkx_hpc.work.inference.retry import PATIENCE
 from exatrkx_hpc.work.map.found import Found, NamedEvents
 from exatrkx_hpc.work.map.map import Flow, Way
 from exatrkx_hpc.work.map.map_ledger import Scribe
@@ -42,7 +43,7 @@ class Endpoint:
         model: str = "",
         mode: Mode = "ensemble",
         request_timeout: float = 60.0,
-        patience: float = 120.0,
+        patience: float = PATIENCE,
     ) -> None:
         """Prepare a client of `server` (`host:port`); see `Client` for workload, mode and the two times, in seconds.
 

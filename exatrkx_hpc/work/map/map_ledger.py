@@ -16,9 +16,11 @@ from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, Mod
 from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.events.source import CSV, event_key
 from exatrkx_hpc.work.inference.client import Answer
+from exatrkx_hpc.work.inference.retry import Poisoned
 from exatrkx_hpc.work.ledger.file import as_text, create
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_events import digest
+from exatrkx_hpc.work.ledger.match_results import match_quarantine
 from exatrkx_hpc.work.ledger.open import match_files, require_same, require_version
 from exatrkx_hpc.work.map.found import Event, Found
 from exatrkx_hpc.work.results.layout import Results
@@ -37,10 +39,12 @@ FORMAT: Final = "python"
 
 _REMEDY: Final = "choose another ledger="
 
-_ERRORS: Final[dict[str, type[ExatrkxError]]] = {"input": InputError, "model": ModelError, "endpoint": EndpointError}
-
-#: In bytes. A file name has at most 255 bytes, and a label file is first written under a longer name.
-_LONGEST_NAME: Final = 230
+_ERRORS: Final[dict[str, type[ExatrkxError]]] = {
+    "input": InputError,
+    "model": ModelError,
+    "poison": Poisoned,
+    "endpoint": EndpointError,
+}
 
 _FIND: Final = """
 SELECT state, sha256, result_sha256, seconds, retries, member, version, kind, reason FROM events WHERE key = ?
@@ -96,14 +100,19 @@ class Scribe:
         """
         if read_sharding(self._results.out) is not None:
             raise OutputError(f"{self._results.out} was written by run-clients in shards; {_REMEDY}")
+        self._results.require_ours()
         locks = self._stack.enter_context(self._results.owned())
+        self._results.require_ours()  # again, now that no other map can write
         if not os.path.lexists(self._results.ledger):
+            self._results.require_ledger(remedy=_REMEDY)
+            self._results.mark()
             self._results.clear()
             create(self._results.ledger, self._facts, locks=locks)
         ledger = self._ledger = self._stack.enter_context(Ledger(self._results.ledger, locks=locks))
         # This refuses a ledger of run-clients: its event format differs.
         require_same(ledger, self._facts, remedy=_REMEDY)
-        match_files(ledger, self._results, retry_failed=self._retry)
+        self._results.mark()
+        match_files(ledger, self._results)
         with ledger.sqlite_errors():
             ledger.db.execute("CREATE TEMP TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID")
         version = ledger.facts.get("version", "")
@@ -143,6 +152,8 @@ class Scribe:
             )
         if row.state not in ("done", "quarantined") or row.sha256 != event.sha256:
             return None
+        if row.state == "quarantined" and self._retry:
+            return None
         if row.state == "quarantined":
             return Found(name=event.name, error=_ERRORS[row.kind](row.reason), before=True)
         path = self._results.file_of(event.name)
@@ -158,7 +169,7 @@ class Scribe:
         return Found(name=event.name, answer=answer, before=True)
 
     def _new_key(self, name: str) -> bytes:
-        if not name or name[0] == "." or "/" in name or "\0" in name or len(os.fsencode(name)) > _LONGEST_NAME:
+        if not name or name[0] == "." or "/" in name or "\0" in name or self._is_long(name):
             raise InputError(
                 f"{name!r} is not a valid event name for a ledger: result files are named after events, such as "
                 "evt_7.csv"
@@ -168,6 +179,9 @@ class Scribe:
             if self._ledger.db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount == 0:
                 raise InputError(f"two events are named {name}; a ledger needs unique names")
         return key
+
+    def _is_long(self, name: str) -> bool:
+        return len(os.fsencode(name)) > self._workload.longest_name
 
     def _expect(self, event: Event, key: bytes, row: _Row | None) -> None:
         """Set an event to waiting in the ledger, and remove an earlier outcome from the accounts."""
@@ -221,6 +235,8 @@ class Scribe:
             if self._watch.said:
                 self._ledger.set_facts(units=self._watch.said)
             accounts.close(stopped)
+            with contextlib.suppress(OSError):
+                match_quarantine(self._ledger, self._results.quarantine)
             now = accounts.done - accounts.done_before
             if now or accounts.failed > accounts.failed_before or not self._results.report.exists():
                 report = accounts.report(

@@ -49,6 +49,8 @@ class Merger:
         self._began: list[float] = []
         self._ended: list[float] = []
         self._version = self._units = ""
+        self._empty = 0
+        self._passed_over: dict[str, int] = {}
 
     @property
     def idle(self) -> bool:
@@ -63,6 +65,8 @@ class Merger:
         self._failures += counts.failed + counts.quarantined
         self._version = self._version or ledger.facts.get("version", "")
         self._units = self._units or ledger.facts.get("units", "")
+        self._empty += ledger.empty()
+        self._passed_over = self._passed_over or json.loads(ledger.facts.get("passed_over", "{}"))
         self._failed += ledger.failures(LISTED)
         with ledger.sqlite_errors():
             self._add_events(ledger, before)
@@ -121,6 +125,8 @@ class Merger:
             nodes=_named(facts.nodes),
             stopped=facts.stopped,
             units=self._units,
+            empty=self._empty,
+            passed_over=self._passed_over,
         )
 
 

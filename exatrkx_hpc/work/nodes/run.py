@@ -14,7 +14,7 @@ from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.work.events.source import event_key, format_of, scan_events
 from exatrkx_hpc.work.inference.blocking import blocking
 from exatrkx_hpc.work.ledger.ledger import Ledger
-from exatrkx_hpc.work.ledger.open import require_version
+from exatrkx_hpc.work.ledger.open import require_expected, require_version
 from exatrkx_hpc.work.news import ShardsLost, lost
 from exatrkx_hpc.work.nodes.merge import Merger, RunFacts, count_left, last_runs
 from exatrkx_hpc.work.nodes.shard_task import run_shards
@@ -71,7 +71,15 @@ def run_sharded(
     shards were lost repeatedly or without progress.
     """
     require_shardable(settings)
+    require_expected(
+        settings.events,
+        settings.expect,
+        form=format_of(settings.events),
+        column=settings.event_column,
+        workload=settings.kind,
+    )
     results = Results(settings.out, workload=settings.kind)
+    results.require_ours()
     with results.owned() as locks:
         of = _sharding(settings, results, shards)
         run = _Run(settings, results, of=of, locks=locks, show=progress or (lambda tally: None), tell=tell)
@@ -93,14 +101,18 @@ def require_shardable(settings: Settings) -> None:
 def _sharding(settings: Settings, results: Results, shards: int | None) -> int:
     """Return the number of shards of OUT; a new or `fresh` OUT is cleared and gets its number here."""
     known = read_sharding(settings.out)
+    results.require_ours()
+    if known is None and not settings.fresh:
+        results.require_ledger()
     if settings.fresh or known is None:
         if (number := shards or known) is None:
             raise ConfigError(f"{settings.out} has no shards; set the number of shards")
         blocking(lambda: check_endpoint(settings))  # first, so that a mistyped address does not delete results
         with results.usable():
+            results.mark()
             results.clear()
             forget_sharding(settings.out)
-            begin_sharding(settings.out, max(number, 2))
+            begin_sharding(settings.out, max(number, 2), fresh=settings.fresh)
         return max(number, 2)
     return known
 
@@ -113,7 +125,7 @@ class _Run:
     ) -> None:
         # Absolute paths, for programs in other folders. Not `fresh`: OUT is already cleared, and only once.
         self._settings = dataclasses.replace(
-            settings, events=settings.events.absolute(), out=settings.out.absolute(), fresh=False
+            settings, events=settings.events.absolute(), out=settings.out.absolute(), fresh=False, expect=None
         )
         self._results, self._of, self._locks = results, of, locks
         self._show, self._tell = show, tell

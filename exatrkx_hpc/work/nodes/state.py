@@ -7,7 +7,7 @@ import dataclasses
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ from exatrkx_hpc.base.errors import ExatrkxError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.work.results.shards import shard_folder
 from exatrkx_hpc.work.run.progress import Tally
+from exatrkx_hpc.work.run.silence import Silence
 
 _EVERY: Final = 1.0
 """Seconds between two writes of a shard's state; a shared file system can take this from a thousand nodes."""
@@ -36,6 +37,7 @@ class ShardState:
     retries: int = 0
     in_flight: int = 0
     members: Mapping[str, int] = field(default_factory=dict)
+    silence: Silence | None = None
     code: int | None = None
     why: str = ""
 
@@ -70,7 +72,7 @@ class StateFile:
 
     def end(self, code: int, why: str = "") -> None:
         """Write how the shard ended; raises OSError."""
-        self._state = dataclasses.replace(self._state, in_flight=0, code=code, why=why)
+        self._state = dataclasses.replace(self._state, in_flight=0, silence=None, code=code, why=why)
         self._write()
 
     def _write(self) -> None:
@@ -81,7 +83,10 @@ class StateFile:
 def read_state(out: Path, number: int) -> ShardState | None:
     """Return the last state of a shard, or None if it was not started or its file cannot be read."""
     try:
-        return ShardState(**json.loads(_file(out, number).read_text()))
+        fields = json.loads(_file(out, number).read_text())
+        if fields.get("silence"):
+            fields["silence"] = Silence(**fields["silence"])
+        return ShardState(**fields)
     except (OSError, ValueError, TypeError):
         return None
 
@@ -112,6 +117,20 @@ def together(states: Mapping[int, ShardState], of: int) -> Tally | None:
         retries=sum(state.retries for state in known),
         in_flight=sum(state.in_flight for state in known if state.code is None),
         members=members,
+        silence=_silence(state for state in known if state.code is None),
+    )
+
+
+def _silence(running: Iterable[ShardState]) -> Silence | None:
+    """Return the shortest silence if no running shard gets results; None otherwise."""
+    silences = [state.silence for state in running]
+    if not silences or any(one is None for one in silences):
+        return None
+    shortest = min(one.seconds for one in silences if one is not None)
+    return Silence(
+        seconds=shortest,
+        tried=sum(one.tried for one in silences if one is not None),
+        left=max(one.left for one in silences if one is not None),
     )
 
 

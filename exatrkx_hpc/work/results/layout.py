@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import time
@@ -14,14 +15,33 @@ from typing import Final
 
 from exatrkx_hpc.base.errors import OutputError
 from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.work.events.source import event_key
 from exatrkx_hpc.work.results.outcome import Failed
-from exatrkx_hpc.work.results.parts import part_file
-from exatrkx_hpc.work.results.shards import WHOLE, Shard, shard_folder
+from exatrkx_hpc.work.results.owner import NAME as MARK
+from exatrkx_hpc.work.results.owner import in_the_way, mark, read_owner
+from exatrkx_hpc.work.results.parts import event_of, part_file
+from exatrkx_hpc.work.results.shards import WHOLE, Shard, read_sharding, shard_folder
 from exatrkx_hpc.work.workloads.base import Workload
 from exatrkx_hpc.work.workloads.table import workload as default_workload
 
 #: Errors of a file system without locks (Lustre without the mount option flock); the run then goes on without a lock.
 _NO_LOCKS: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
+
+
+#: The first bytes of every SQLite file, and the place and value of ours in its header (`ledger.file`).
+_SQLITE: Final = b"SQLite format 3\0"
+_APPLICATION: Final = (68, b"extr")
+
+
+def is_ledger(path: Path) -> bool:
+    """Return whether a file begins as a ledger of this program does, even if it is damaged further on."""
+    place, ours = _APPLICATION
+    try:
+        with path.open("rb") as file:
+            head = file.read(100)
+    except OSError:
+        return False
+    return head.startswith(_SQLITE) and head[place : place + len(ours)] == ours
 
 
 class Results:
@@ -36,12 +56,65 @@ class Results:
         self.workload = workload or default_workload()
         self.folder = out / self.workload.folder
         self.shard = shard
+        self.top = out
         self.out = out = out if shard.is_whole else shard_folder(out, shard.number)
         self.report = out / "report.json"
         self.page = out / "report.html"
         self.times = out / "times.csv"
         self.ledger = out / "ledger.sqlite"
+        self.digests = out / "digests.txt"
         self.quarantine = out / "quarantine"
+        self.fresh = out / "fresh"
+
+    def require_ours(self) -> None:
+        """Raise OutputError if files of others are where results would go, unless OUT is marked or has our ledger.
+
+        OUT is also ours with a ledger or shards of a version that did not mark its folders.
+        """
+        if read_owner(self.top) is not None or is_ledger(self.ledger) or read_sharding(self.top) is not None:
+            return
+        found = itertools.chain(self._beside(), self.result_files())
+        if (first := next(found, None)) is not None:
+            raise in_the_way(self.top, itertools.chain((first,), found))
+
+    def _beside(self) -> Iterator[Path]:
+        """Yield what is where the other files of a run would go."""
+        names = (path.name for path in (self.ledger, self.report, self.page, self.times, self.digests))
+        shards = (self.top / "shards",) if self.shard.is_whole else ()
+        for path in (*(self.top / name for name in names), *shards):
+            if os.path.lexists(path):
+                yield path
+        yield from sorted((self.top / self.quarantine.name).glob("*.json"))
+
+    def result_files(self) -> Iterator[Path]:
+        """Yield what is named like a result of this shard, also if it is no file."""
+        with self.usable(), contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                if entry.name[0] == ".":
+                    continue
+                event = event_of(self.workload, entry.name)
+                if event is None and entry.name.endswith(self.workload.suffix):
+                    event = entry.name.removesuffix(self.workload.suffix)
+                if event is not None and self.shard.owns(event_key(event)):
+                    yield Path(entry.path)
+
+    def mark(self) -> None:
+        """Mark OUT as ours; call it when `require_ours` has passed. Raises OutputError when it cannot be written."""
+        with self.usable():
+            mark(self.top)
+
+    def require_ledger(self, *, remedy: str = "do all events again with --fresh") -> None:
+        """Raise OutputError if results are here without the ledger that proves them; call it without a ledger.
+
+        `remedy` ends the error message.
+        """
+        number = sum(1 for _ in self.result_files())
+        if number and not self.fresh.exists():
+            results = f"{number} result" + ("s" if number > 1 else "")
+            raise OutputError(
+                f"{self.folder} has {results} of an earlier run, but {self.ledger} is missing; restore it, move "
+                f"{self.folder} elsewhere to keep the results, or {remedy}"
+            )
 
     @contextlib.contextmanager
     def owned(self, *, to_write: bool = True) -> Iterator[bool]:
@@ -69,8 +142,9 @@ class Results:
     def _remove_unused(self, fresh: Sequence[Path]) -> None:
         """Remove the folders that were created for this run, OUT first, if nothing was written to them."""
         with contextlib.suppress(OSError):
-            if fresh and {entry.name for entry in self.out.iterdir()} <= {".lock", self.folder.name}:
+            if fresh and {entry.name for entry in self.out.iterdir()} <= {".lock", MARK, self.folder.name}:
                 self.folder.rmdir()  # fails unless the folder is empty; then everything stays
+                (self.out / MARK).unlink(missing_ok=True)
                 (self.out / ".lock").unlink()
                 for folder in fresh:
                     folder.rmdir()

@@ -73,8 +73,15 @@ def read_sharding(out: Path) -> int | None:
     return number
 
 
-def begin_sharding(out: Path, shards: int) -> None:
-    """Write the number of shards of OUT, which must be at least 2; raises OSError."""
+def begin_sharding(out: Path, shards: int, *, fresh: bool = False) -> None:
+    """Write the number of shards of OUT, which must be at least 2; raises OSError.
+
+    `fresh` says that results of an earlier run are still there: each shard removes its own, when it begins.
+    """
+    for number in range(shards) if fresh else ():
+        folder = shard_folder(out, number)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "fresh").touch()
     write_whole(_file(out), json.dumps({"format": _FORMAT, "shards": shards}) + "\n")
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from exatrkx_hpc.work.events.source import EventFile
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.results.layout import Results
-from exatrkx_hpc.work.results.outcome import Failed, Result
+from exatrkx_hpc.work.results.outcome import Failed, Result, Strike
 from exatrkx_hpc.work.results.parts import Part
 from exatrkx_hpc.work.run.event_figures import StageMeans
 from exatrkx_hpc.work.run.latency import Stopwatch
 from exatrkx_hpc.work.run.progress import Tally
 from exatrkx_hpc.work.run.report import Report
+from exatrkx_hpc.work.run.silence import Silence
 
 LISTED: Final = 1000
 """Maximum number of failed events in a report; the ledger has all of them."""
@@ -54,6 +57,9 @@ class Accounts:
         self._stages = StageMeans()
         self.members: Counter[str] = Counter()
         self.times = Stopwatch()
+        # Both grow with the events in trouble, not with all events.
+        self.strikes = ledger.strikes()
+        self._retries: Counter[str] = Counter()
 
     @property
     def complete(self) -> bool:
@@ -64,21 +70,39 @@ class Accounts:
         """Return the next events, up to 500; an empty list when all were handed out."""
         return self._ledger.waiting(self._folder)
 
+    @property
+    def proven(self) -> bool:
+        """Whether an earlier run got results."""
+        return self.done_before > 0
+
+    def retried(self, event: str) -> None:
+        """Count a retry of an event, which may have no result yet."""
+        self.retries += 1
+        self._retries[event] += 1
+
+    def strike(self, event: str, strike: Strike) -> None:
+        """Write a strike of an event to disk at once."""
+        self._ledger.strike(event, strike)
+
     def add(self, result: Result, *, attempts: int) -> None:
         """Note an event whose result is on disk; `attempts` counts the workers that tried it."""
-        self._count(result)
-        self._ledger.done(result, attempts=attempts)
+        self._ledger.done(self._counted(result), attempts=attempts)
 
     def add_part(self, part: Part, results: Sequence[tuple[Result, int]]) -> None:
         """Note the events of a part that is on disk, each with its number of attempts."""
-        for result, _ in results:
-            self._count(result)
-        self._ledger.done_part(part, results)
+        self._ledger.done_part(part, [(self._counted(result), attempts) for result, attempts in results])
+
+    def _counted(self, result: Result) -> Result:
+        """Count a result, and return it with all retries of its event."""
+        before = self._retries.pop(result.name, 0)
+        result = replace(result, retries=max(result.retries, before))
+        self.retries += result.retries - before
+        self._count(result)
+        return result
 
     def _count(self, result: Result) -> None:
         self.done += 1
         self.items += result.items
-        self.retries += result.retries
         self.members[result.member] += 1
         self.counts.update(result.counts)
         if self._ignored < self._ignore_first:
@@ -94,13 +118,13 @@ class Accounts:
             place = self._ledger.place(self._folder, failed.event)
             file = {"file": str(place.path)} if place is not None else {}
             self._results.put_into_quarantine(failed, **file, server=self._server, version=self.version)
-        self._ledger.fail(failed, attempts=attempts)
+        self._ledger.fail(failed, attempts=attempts, retries=self._retries.pop(failed.event, 0))
 
     def forget(self, events: Iterable[str]) -> None:
         """Remove result files of these events that a dead worker wrote but did not report."""
         self._results.forget(events)
 
-    def tally(self, *, in_flight: int) -> Tally:
+    def tally(self, *, in_flight: int, silence: Silence | None = None) -> Tally:
         """Return the current counts; `members` is a live view, which later events change."""
         return Tally(
             events=self.events,
@@ -109,6 +133,7 @@ class Accounts:
             retries=self.retries,
             in_flight=in_flight,
             members=self.members,
+            silence=silence,
         )
 
     def commit(self) -> None:
@@ -145,4 +170,6 @@ class Accounts:
             members={member: number for member, number in sorted(self.members.items()) if member},
             stopped=stopped,
             units=self._ledger.facts.get("units", ""),
+            empty=self._ledger.empty(),
+            passed_over=json.loads(self._ledger.facts.get("passed_over", "{}")),
         )

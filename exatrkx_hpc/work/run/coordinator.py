@@ -1,26 +1,37 @@
-"""Distribute events to worker processes; return the events of a dead worker to the queue."""
+"""Distribute events to worker processes; decide what happens to events that were not answered."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from exatrkx_hpc.base.errors import ExatrkxError, OutputError
+from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.work.events.source import EventFile
-from exatrkx_hpc.work.results.outcome import Failed, Result, read_answer
+from exatrkx_hpc.work.inference.blame import ALONE_AFTER, Case, Decision, Judge, Verdict, poisoned
+from exatrkx_hpc.work.inference.client import Client
+from exatrkx_hpc.work.inference.retry import Cause
+from exatrkx_hpc.work.news import EventPoisoned
+from exatrkx_hpc.work.results.outcome import Answered, Failed, Result, Retried, Undecided, read_answer
 from exatrkx_hpc.work.results.parts import Part
 from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.faults import DEATHS_OF_ONE_EVENT, Faults
 from exatrkx_hpc.work.run.progress import ShowProgress
 from exatrkx_hpc.work.run.report import Report
+from exatrkx_hpc.work.run.silence import Listener
 from exatrkx_hpc.work.run.worker import LOOKAHEAD, Task
 from exatrkx_hpc.work.run.worker_process import GRACE, WorkerProcess, ending
+from exatrkx_hpc.work.workloads.base import DIRECT
+from exatrkx_hpc.work.workloads.table import workload as find_workload
 
 COMMIT: Final = 0.5
 """Seconds between two commits of the ledger; after a kill, a resumed run repeats uncommitted events."""
+
+READY: Final = 5.0
+"""Seconds for an endpoint to answer whether it is ready, before it is considered dead."""
 
 
 class Coordinator:
@@ -36,22 +47,42 @@ class Coordinator:
         longest_silence: float | None = None,
         spare: float = 60.0,
         grace: float = GRACE,
+        tell: Tell = untold,
+        is_ready: Callable[[], Awaitable[bool]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare without starting anything. `show` is called in the event loop at the start and after each event.
 
         A worker that has events but is silent for `longest_silence` seconds is killed; by default this is `spare`
-        seconds more than two consecutive requests may take. `grace` is the time for a worker to end, in seconds.
+        seconds more than eight requests may take, because a worker reports each failed request. `grace` is the time
+        for a worker to end, in seconds. `is_ready` asks the endpoint whether it is ready (default: asks its models).
         """
         self._task = task
         self._accounts = accounts
         self._waiting: deque[EventFile] = deque()
-        # Events of dead workers. One of them may have killed its worker, so each is sent alone, after all others.
+        # Events that cost a server, or that the endpoint did not take in time: they go to the end.
+        self._later: deque[EventFile] = deque()
+        # Events of dead workers. One of them may have killed its worker, so each is alone in its worker, after all
+        # others.
         self._suspects: deque[EventFile] = deque()
+        # Events that cost several servers: each is alone in the whole run, after all others.
+        self._alone: deque[EventFile] = deque()
+        self._lonely = ""  # the event that is delivered alone now
+        self._paused = 0  # events that come back to a queue after a pause
+        self._cases: dict[str, Case] = {}
+        self._judge = Judge(patience=task.patience, proven=accounts.proven)
+        # Events that the endpoint did not take in time: held while it is asked whether it is ready; once more later.
+        self._held: list[tuple[EventFile, str]] = []
+        self._inquest: asyncio.Task[None] | None = None
+        self._fault: BaseException | None = None
+        self._again: set[str] = set()
+        self._is_ready = is_ready or self._ask_models
+        self._tell = tell
+        self._listener = Listener(server=task.server, patience=task.patience, tell=tell, clock=clock)
         self._workers = [WorkerProcess(grace=grace) for _ in range(workers)]
         self._show = show
         self._grace = grace
-        self._longest_silence = longest_silence or spare + 2 * (task.patience + 2 * task.request_timeout)
+        self._longest_silence = longest_silence or spare + 8 * task.request_timeout
         self._clock = clock
         self._over = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -101,13 +132,19 @@ class Coordinator:
         finally:
             self._over.set()
             clerk.cancel()
+            if self._inquest is not None:
+                self._inquest.cancel()
             await self._dismiss(keepers)
             self._note(lambda: self._accounts.close(self.stopped))
+        if self._fault is not None:
+            raise self._fault
 
     async def _commit_often(self) -> None:
         while True:
             await asyncio.sleep(COMMIT)
             self._note(self._accounts.commit)
+            if self._listener.look() is not None:
+                self._show_tally()
 
     def _note(self, write: Callable[[], None]) -> None:
         """Write to the accounts; a write error ends the run."""
@@ -171,26 +208,164 @@ class Coordinator:
             await self._start(worker)
             self._feed()
 
-    def _take(self, worker: WorkerProcess, answer: Result | Failed | Part) -> None:
+    def _take(self, worker: WorkerProcess, answer: Answered) -> None:
+        if isinstance(answer, Retried):
+            self._accounts.retried(answer.event)
+            self._listener.failed(answer.reason)
+            return
         self._last_answer = self._clock()
         if isinstance(answer, Failed):
-            if answer.kind == "output":
-                worker.outstanding.pop(answer.event, None)  # absent if it waited for its part
-                self._break_off(OutputError(answer.reason))
-            else:
-                self._fail(worker.outstanding.pop(answer.event), answer.kind, answer.reason)
+            self._take_failure(worker, answer)
+        elif isinstance(answer, Undecided):
+            event = worker.outstanding.pop(answer.event)
+            self._decide(event, answer, alone=self._was_alone(event))
         elif isinstance(answer, Part):
             results = [(result, self._good(worker, result)) for result in worker.take_part(answer)]
             self._note(lambda: self._accounts.add_part(answer, results))
         else:
-            self._faults.answered()
-            if answer.result_size is None:
-                worker.tell(answer)
-            else:
-                del worker.outstanding[answer.name]
-                attempts = self._good(worker, answer)
-                self._note(lambda: self._accounts.add(answer, attempts=attempts))
+            self._take_result(worker, answer)
         self._settle()
+
+    def _take_result(self, worker: WorkerProcess, result: Result) -> None:
+        self._faults.answered()
+        self._listener.answered()
+        self._judge.answered(result.name, result.member)
+        self._was_alone(worker.outstanding[result.name])
+        self._forget(result.name)
+        if result.result_size is None:
+            worker.tell(result)
+        else:
+            del worker.outstanding[result.name]
+            attempts = self._good(worker, result)
+            self._note(lambda: self._accounts.add(result, attempts=attempts))
+
+    def _take_failure(self, worker: WorkerProcess, failed: Failed) -> None:
+        if failed.kind == "output":
+            worker.outstanding.pop(failed.event, None)  # absent if it waited for its part
+            self._break_off(OutputError(failed.reason))
+            return
+        event = worker.outstanding.pop(failed.event)
+        self._was_alone(event)
+        if failed.kind == "endpoint":
+            self._not_taken(event, failed.reason)
+        else:
+            self._fail(event, failed.kind, failed.reason)
+
+    def _was_alone(self, event: EventFile) -> bool:
+        """Return whether this was the event that was delivered alone; then others may go."""
+        if self._lonely != event.name:
+            return False
+        self._lonely = ""
+        return True
+
+    def _case(self, event: str) -> Case:
+        """Return what is known of an event in trouble, with the strikes of earlier runs."""
+        if event not in self._cases:
+            self._cases[event] = Case(event=event, strikes=list(self._accounts.strikes.get(event, ())))
+        return self._cases[event]
+
+    def _forget(self, event: str) -> None:
+        self._cases.pop(event, None)
+        self._again.discard(event)
+
+    def _decide(self, event: EventFile, delivery: Undecided, *, alone: bool) -> None:
+        """Note a delivery that was not answered well, and decide what happens to the event."""
+        cause = Cause(delivery.cause)
+        if cause is Cause.REFUSED:
+            self._listener.answered()
+        else:
+            self._listener.failed(delivery.reason)
+        case = self._case(event.name)
+        verdict = self._judge.failed(case, cause, delivery.member, alone=alone, now=self._clock())
+        if (strike := verdict.strike) is not None:
+            self._note(lambda: self._accounts.strike(event.name, strike))
+        if not self._over.is_set():  # otherwise the event stays for the next run
+            self._execute(verdict, event, case, delivery.reason)
+            if cause is not Cause.REFUSED:
+                self._suspect_endpoint(delivery.reason)
+
+    def _execute(self, verdict: Verdict, event: EventFile, case: Case, reason: str) -> None:
+        if verdict.decision in {Decision.AGAIN, Decision.LAST}:
+            self._accounts.retried(event.name)
+            soon = self._waiting if verdict.decision is Decision.AGAIN else self._later
+            self._pause(verdict.pause, event, self._alone if case.alone else soon)
+        elif verdict.decision is Decision.POISON:
+            why = poisoned(case, reason)
+            members = tuple(sorted({strike.member for strike in case.strikes if strike.member}))
+            self._tell(EventPoisoned(event=event.name, deliveries=len(case.strikes), members=members, reason=why))
+            self._fail(event, "poison", why)
+        else:
+            self._fail(event, "model" if verdict.decision is Decision.REFUSED else "endpoint", reason)
+
+    def _pause(self, seconds: float, event: EventFile, queue: deque[EventFile]) -> None:
+        """Put an event into a queue after a pause."""
+
+        def back() -> None:
+            self._paused -= 1
+            if not self._over.is_set():
+                queue.append(event)
+                self._feed()
+
+        self._paused += 1
+        asyncio.get_running_loop().call_later(seconds, back)
+
+    def _not_taken(self, event: EventFile, reason: str) -> None:
+        """Deliver an event that the endpoint did not take in time once more, later, unless the endpoint is dead."""
+        if self._faults.silent is not None:
+            self._held.append((event, reason))
+            self._suspect_endpoint(reason)
+        elif event.name in self._again:
+            self._fail(event, "endpoint", reason)
+        else:
+            self._again.add(event.name)
+            self._accounts.retried(event.name)
+            (self._alone if self._case(event.name).alone else self._later).append(event)
+
+    def _suspect_endpoint(self, reason: str) -> None:
+        """Ask the endpoint whether it is ready, if it has given no result for long; stop the run if it is not."""
+        if self._faults.silent is not None and self._inquest is None and not self._over.is_set():
+            self._inquest = asyncio.create_task(self._inquire(reason))
+            self._inquest.add_done_callback(self._inquired)
+
+    def _inquired(self, inquest: asyncio.Task[None]) -> None:
+        if not inquest.cancelled() and (fault := inquest.exception()) is not None:
+            self._fault = fault
+            self._over.set()
+
+    async def _inquire(self, reason: str) -> None:
+        ready = await self._is_ready()
+        self._inquest = None
+        held, self._held = self._held, []
+        if self._over.is_set():
+            return
+        if self._faults.silent is None:  # there was a result in the meantime
+            ready = True
+        elif ready and self._faults.lies and self._judge.many_suffer:
+            ready, reason = False, f"although it says that it is ready; {reason}"
+        stopped = self._faults.dead(reason)
+        if ready:
+            self._faults.lives()
+        for event, why in held:
+            if ready:
+                self._not_taken(event, why)
+            else:
+                self._fail(event, "endpoint", why)
+        if not ready:
+            self.stop(stopped)
+        self._settle()
+
+    async def _ask_models(self) -> bool:
+        """Return whether the endpoint says that it serves every model of the run."""
+        task = self._task
+        if task.mode == DIRECT:
+            return True
+        workload = find_workload(task.workload, task.workloads)
+        try:
+            async with Client(task.server, workload=workload, model=task.model, mode=task.mode) as client:
+                await client.check(READY)
+        except ExatrkxError:
+            return False
+        return True
 
     def _good(self, worker: WorkerProcess, result: Result) -> int:
         """Count an event whose result is on disk; return the number of workers that tried it."""
@@ -198,6 +373,7 @@ class Coordinator:
         return self._faults.written(result.name)
 
     def _fail(self, event: EventFile, kind: str, reason: str) -> None:
+        self._forget(event.name)
         failed = Failed(event=event.name, kind=kind, reason=reason)
         attempts = self._faults.given_up(event.name, kind)
         self._note(lambda: self._accounts.fail(failed, attempts=attempts))
@@ -212,10 +388,11 @@ class Coordinator:
         how = ending(status)
         self._accounts.forget((*worker.outstanding, *worker.told))
         for event in worker.outstanding.values():
+            alone = self._was_alone(event)
             if self._faults.killed_again(event.name):
                 self._fail(event, "worker", f"its worker died {DEATHS_OF_ONE_EVENT} times, last by {how}")
             else:
-                self._suspects.append(event)
+                (self._alone if alone else self._suspects).append(event)
         worker.outstanding.clear()
         self._waiting.extend(worker.take_back())  # not suspects: their requests had finished
         self._stop_for(self._faults.of_death(how))
@@ -231,24 +408,49 @@ class Coordinator:
     def _show_tally(self) -> None:
         # A worker reads the events beyond its requests in flight ahead.
         in_flight = sum(min(len(worker.outstanding), self._task.in_flight) for worker in self._workers)
-        self._show(self._accounts.tally(in_flight=in_flight))
+        self._show(self._accounts.tally(in_flight=in_flight, silence=self._listener.silence))
 
     def _more(self) -> bool:
-        """Return whether an event waits; fetch the next events from the accounts if needed."""
-        if not self._waiting:
-            self._note(lambda: self._waiting.extend(self._accounts.page()))
+        """Return whether an event waits; fetch the next events from the accounts if needed.
+
+        While many events pause, no further ones are fetched: the memory must not grow with the failures.
+        """
+        if not self._waiting and self._paused <= 2 * self._room * len(self._workers):
+            self._note(self._fetch)
         return bool(self._waiting)
+
+    def _fetch(self) -> None:
+        while not self._waiting and (page := self._accounts.page()):
+            for event in page:
+                alone = len(self._accounts.strikes.get(event.name, ())) >= ALONE_AFTER
+                (self._alone if alone else self._waiting).append(event)
+
+    @property
+    def _room(self) -> int:
+        """The number of events that one worker may hold."""
+        return self._task.in_flight + LOOKAHEAD
+
+    def _next(self) -> deque[EventFile] | None:
+        """Return the queue of the next event; None if no event waits now."""
+        if self._more():
+            return self._waiting
+        return next((queue for queue in (self._later, self._suspects, self._alone) if queue), None)
 
     def _feed(self) -> None:
         """Give each event to the worker with the fewest events, until no worker has room."""
         living = [worker for worker in self._workers if worker.alive]
-        while living and not self._over.is_set():
-            more = self._more()
-            if not more and not self._suspects:
+        while living and not self._over.is_set() and not self._lonely:
+            queue = self._next()
+            if queue is None:
                 for worker in living:
                     worker.ask_for_part()
                 return
             worker = min(living, key=lambda one: len(one.outstanding))
-            if len(worker.outstanding) >= (self._task.in_flight + LOOKAHEAD if more else 1):
+            if queue is self._alone:
+                if not self._paused and not any(one.outstanding for one in self._workers):
+                    self._lonely = queue[0].name
+                    worker.give(queue.popleft())
                 return
-            worker.give(self._waiting.popleft() if more else self._suspects.popleft())
+            if len(worker.outstanding) >= (1 if queue is self._suspects else self._room):
+                return
+            worker.give(queue.popleft())

@@ -25,15 +25,35 @@ class Faults:
         self._silence = max(patience, DEAD_ENDPOINT)
         self._deaths: Counter[str] = Counter()
         self._deaths_in_a_row = self._model_failures = 0
-        self._last_good = clock()
+        self._last_good = self._last_result = clock()
 
     def begin(self) -> None:
         """Start the clock."""
-        self._last_good = self._clock()
+        self._last_good = self._last_result = self._clock()
 
     def answered(self) -> None:
         """Note that a result arrived."""
-        self._last_good, self._model_failures = self._clock(), 0
+        self._last_good = self._last_result = self._clock()
+        self._model_failures = 0
+
+    @property
+    def silent(self) -> float | None:
+        """Seconds without a result, once they are enough to ask whether the endpoint is dead; None before."""
+        silence = self._clock() - self._last_good
+        return silence if silence >= self._silence else None
+
+    def lives(self) -> None:
+        """Note that the endpoint, when asked, was ready: it is asked again after another such time."""
+        self._last_good = self._clock()
+
+    @property
+    def lies(self) -> bool:
+        """Whether an endpoint that says that it is ready has given no result for twice the time."""
+        return self._clock() - self._last_result >= 2 * self._silence
+
+    def dead(self, reason: str) -> str:
+        """Return the reason to stop because the endpoint is dead."""
+        return f"no results from {self._server} for {self._clock() - self._last_result:.0f} s ({reason})"
 
     def written(self, event: str) -> int:
         """Note that the result of an event is on disk; return the number of workers that tried it."""
@@ -46,9 +66,6 @@ class Faults:
 
     def of_failure(self, kind: str, reason: str) -> str | None:
         """Note a failed event; return a reason to stop the run if all events would fail this way, or None."""
-        silence = self._clock() - self._last_good
-        if kind == "endpoint" and silence >= self._silence:
-            return f"no results from {self._server} for {silence:.0f} s ({reason})"
         self._model_failures += kind == "model"
         if self._model_failures >= BROKEN_MODEL:
             return (

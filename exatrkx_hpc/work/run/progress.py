@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from exatrkx_hpc.base.readable import duration
+from exatrkx_hpc.work.run.silence import Silence
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -28,8 +29,9 @@ _MEMBERS: Final = 8
 class Tally:
     """Progress of a run: events in total, done and failed, including those of earlier runs into the same folder.
 
-    `retries` counts retried requests, `in_flight` the requests in flight, `members` the events of each server in this
-    run, where known. `members` may be a live view that later events change.
+    `retries` counts retried requests, also of events without a result, `in_flight` the requests in flight, `members`
+    the events of each server in this run, where known. `members` may be a live view that later events change.
+    `silence` describes a time without any result, if there is one now.
     """
 
     events: int
@@ -38,6 +40,7 @@ class Tally:
     retries: int = 0
     in_flight: int = 0
     members: Mapping[str, int] = field(default_factory=dict)
+    silence: Silence | None = None
 
     @property
     def left(self) -> int:
@@ -46,7 +49,7 @@ class Tally:
 
 
 ShowProgress = Callable[[Tally], None]
-"""Callback of `run_clients`, called at the start and after each event."""
+"""Callback of `run_clients`, called at the start, after each event, and twice per second while no server answers."""
 
 
 class Pace:
@@ -104,11 +107,14 @@ class ProgressTable:
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
+        from rich.text import Text
 
         tally = self._pace.tally
         if tally is None:
             return "getting ready"
         parts: list[RenderableType] = [self._bar(tally), self._figures(tally)]
+        if tally.silence is not None:
+            parts.append(Text(silent(tally.silence), style="yellow"))
         if known := {name: count for name, count in list(tally.members.items()) if name and count}:
             parts.append(_members(known))
         return Group(*parts)
@@ -165,6 +171,12 @@ def _members(counts: Mapping[str, int]) -> Table:
 
 def _rate(rate: float | None) -> str:
     return "–" if rate is None else f"{rate:,.1f}"
+
+
+def silent(silence: Silence) -> str:
+    """Say how long there has been no result, how often it was tried, and when the run gives up."""
+    since, left = duration(round(silence.seconds)), duration(round(silence.left))
+    return f"no server answers for {since}, tried {silence.tried} times, gives up in {left}"
 
 
 def time_left(seconds: float | None) -> str:
@@ -243,4 +255,5 @@ def _line(pace: Pace, tally: Tally) -> str:
     says += [f"{tally.retries} retries"] if tally.retries else []
     if pace.now is not None:
         says += [f"{pace.now:.1f} events/s", f"{time_left(pace.seconds_left)} left"]
+    says += [silent(tally.silence)] if tally.silence is not None else []
     return ", ".join(says)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exatrkx_hpc.base.errors import IncompleteRun, InputError
+from exatrkx_hpc.work.news import listed
 from exatrkx_hpc.work.results.outcome import Failed
 from exatrkx_hpc.work.run.latency import Latency
 
@@ -37,7 +38,8 @@ class Report:
     where the balancer names it, `retries` the retries after gRPC's own. A run over several nodes has no `workers` but
     `nodes`, the events of each node. `mode` and `model` say how results were made; `version` is the model version, if
     the server reports one. In mode `direct`, `server` is the model repository. `units` describes the events when
-    their units are not those of the service.
+    their units are not those of the service. `empty` counts the done events of 0 items, of all runs. `passed_over` says
+    what lies in the folder of events and is no event, by kind.
     """
 
     server: str
@@ -63,6 +65,8 @@ class Report:
     members: Mapping[str, int] = field(default_factory=dict)
     nodes: Mapping[str, int] = field(default_factory=dict)
     units: str = ""
+    empty: int = 0
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def done_now(self) -> int:
@@ -90,6 +94,8 @@ class Report:
             return
         reasons = [self.stopped] if self.stopped else []
         reasons += [f"first failure: {self.failed[0].event}: {self.failed[0].reason}"] if self.failed else []
+        if any(not failed.for_itself for failed in self.failed):
+            reasons.append("run the same command again to retry those that did not fail because of their content")
         raise IncompleteRun("; ".join([f"{self.done} of {self.events} events have results", *reasons]))
 
     def to_json(self) -> str:
@@ -132,6 +138,8 @@ def render_table(report: Report) -> Table:
         ("wall time", f"{report.seconds:.2f} s"),
         ("events/s", f"{report.events_per_second:.1f}"),
         (report.item, str(report.items)),
+        *([("empty events", str(report.empty))] if report.empty else []),
+        *([("passed over", listed(report.passed_over))] if report.passed_over else []),
         *[(name, str(number)) for name, number in report.counts.items()],
         ("latency p50 / p95 / p99", f"{latency.p50:.1f} / {latency.p95:.1f} / {latency.p99:.1f} ms"),
         ("latency mean", f"{latency.mean:.1f} ms"),

@@ -9,7 +9,7 @@ import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from exatrkx_hpc.base.errors import ConfigError, ExatrkxError, IncompleteRun, OutputError
 from exatrkx_hpc.base.news import Tell, untold
@@ -17,9 +17,18 @@ from exatrkx_hpc.work.events.parquet_files import require_pyarrow
 from exatrkx_hpc.work.events.source import EVENT, PARQUET, format_of
 from exatrkx_hpc.work.inference.blocking import blocking, stopped_by_signals
 from exatrkx_hpc.work.inference.client import Client, checked_address
+from exatrkx_hpc.work.inference.retry import PATIENCE
 from exatrkx_hpc.work.ledger.ledger import Ledger
-from exatrkx_hpc.work.ledger.match_results import sweep
-from exatrkx_hpc.work.ledger.open import begin, facts_of, go_on, note_units, require_version
+from exatrkx_hpc.work.ledger.match_results import match_quarantine, sweep
+from exatrkx_hpc.work.ledger.open import (
+    begin,
+    facts_of,
+    go_on,
+    note_newlines,
+    note_units,
+    require_expected,
+    require_version,
+)
 from exatrkx_hpc.work.news import WorkersAboveCores
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.parts import EVENTS, require_parts
@@ -38,6 +47,9 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "ShowProgress", "StoppedRun", "run_clients"]
 
 
+GO_ON: Final = "run the same command again to go on"
+"""How a stopped run ends its last line."""
+
 #: Workers per core above which the run prints a warning.
 _FAR_ABOVE = 4
 
@@ -46,13 +58,14 @@ _FAR_ABOVE = 4
 class Settings:
     """Settings of a run; raises ConfigError for a value that cannot work.
 
-    `server` is `host:port`. `events` is the folder of events: `*.csv`, `*.npy`, `*.npz`, or `*.parquet`, whose column
-    `event_column` names the event of each row; or one Parquet file. `out` is the folder for results (`labels/`),
-    `ledger.sqlite` and `report.json`; it is created if missing. Each of `workers` processes keeps `in_flight` requests.
+    `server` is `host:port`; `identity` is whose endpoint it should be (endpoint.json has it), empty for any. `events`
+    is the folder of events: `*.csv`, `*.npy`, `*.npz`, or `*.parquet`, whose column `event_column` names the event of
+    each row; or one Parquet file. `out` is the folder for results (`labels/`), `ledger.sqlite` and `report.json`; it is
+    created if missing. Each of `workers` processes keeps `in_flight` requests.
 
     A run resumes from the ledger in `out`. `fresh` starts over, once the endpoint is ready. `retry_failed` also
     retries the events in quarantine. `accept_changes` redoes events that changed since they were done and drops
-    missing ones; without it, both are an error.
+    missing ones; without it, both are an error. `expect` is the number of events that the folder must have.
 
     `result_format` is `csv`, one result file per event, or `parquet`, files of about `part_events` events.
 
@@ -73,7 +86,7 @@ class Settings:
     workers: int = 1
     in_flight: int = 4
     request_timeout: float = 60.0
-    patience: float = 120.0
+    patience: float = PATIENCE
     deadline: float = 10.0
     workload: str = DEFAULT
     workloads: str = ""
@@ -83,12 +96,14 @@ class Settings:
     fresh: bool = False
     retry_failed: bool = False
     accept_changes: bool = False
+    expect: int | None = None
     event_column: str = EVENT
     result_format: LabelFormat = "csv"
     times: bool = False
     ignore_first: int = 0
     part_events: int = EVENTS
     shard: Shard = WHOLE
+    identity: str = ""
 
     def __post_init__(self) -> None:
         self.kind.models(self.mode)  # raises ConfigError for an unknown mode
@@ -103,6 +118,8 @@ class Settings:
             require_parts(self.kind)
         if self.times and self.mode != "stages":
             raise ConfigError(f"--times needs --mode stages; mode {self.mode} does not measure the stages")
+        if self.expect is not None and self.expect < 1:
+            raise ConfigError(f"--expect must be at least 1, not {self.expect}")
         if self.ignore_first < 0:
             raise ConfigError(f"-i must be at least 0, not {self.ignore_first}")
         if self.request_timeout <= 0 or self.patience < 0 or self.deadline <= 0:
@@ -148,7 +165,7 @@ class StoppedRun(IncompleteRun):
     def of(cls, report: Report, path: Path) -> StoppedRun:
         """Return the error for a stopped run, from its report, which is in the file `path`."""
         counts = f"{report.done} of {report.events} events have results, {report.failures} failed"
-        return cls(f"{report.stopped}; {counts}, {report.not_tried} not tried ({path})", report)
+        return cls(f"{report.stopped}; {counts}, {report.not_tried} not tried ({path}); {GO_ON}", report)
 
 
 def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tell: Tell = untold) -> Report:
@@ -171,14 +188,19 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tel
     if settings.shard.is_whole and (shards := read_sharding(settings.out)) is not None:
         raise OutputError(f"{settings.out} has {shards} shards; resume them with 'exatrkx-hpc run-clients'")
     results = settings.results
+    require_expected(settings.events, settings.expect, form=form, column=settings.event_column, workload=settings.kind)
+    results.require_ours()
     with results.owned() as locks, contextlib.ExitStack() as stack:
         ledger, version = _ledger(settings, results, locks, form, tell)
         stack.enter_context(ledger)
         _warn(settings, tell)
         require_version(ledger, version, server=source_of(settings))
+        newline = False
         if ledger.counts().left:
             note_units(ledger, settings.events, settings.kind, tell)
-        return _run_clients(settings, results, ledger, progress or (lambda tally: None))
+            newline = note_newlines(ledger, settings.events, tell)
+        task = _task(settings, newline=newline)
+        return _run_clients(settings, task, ledger, progress=progress or (lambda tally: None), tell=tell)
 
 
 def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: Tell) -> tuple[Ledger, str]:
@@ -187,10 +209,11 @@ def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: 
     how = {"mode": settings.mode, "model": settings.models}
     facts = facts_of(settings.events, workload=settings.kind, shard=settings.shard, **what, **how)
     ledger = None
+    results.require_ours()  # again, now that no other run can write
     if not settings.fresh:
         options = {"accept_changes": settings.accept_changes, "retry_failed": settings.retry_failed}
         ledger = go_on(results, settings.events, facts, locks=locks, tell=tell, **options)
-    if ledger is not None and not ledger.counts().left:
+    if ledger is not None and not _left(ledger, settings):
         return ledger, ""
     try:
         version = blocking(lambda: check_endpoint(settings))
@@ -199,15 +222,23 @@ def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: 
             ledger.close()
         raise
     if ledger is None:  # only now, so that a mistyped address does not delete results
-        ledger = begin(results, settings.events, facts, locks=locks)
+        ledger = begin(results, settings.events, facts, locks=locks, tell=tell)
+    elif settings.retry_failed:  # only now, so that a dead endpoint leaves them in quarantine, with their reasons
+        ledger.release()
     return ledger, version
 
 
-def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress: ShowProgress) -> Report:
+def _left(ledger: Ledger, settings: Settings) -> int:
+    counts = ledger.counts()
+    return counts.left + (counts.quarantined if settings.retry_failed else 0)
+
+
+def _run_clients(settings: Settings, task: Task, ledger: Ledger, *, progress: ShowProgress, tell: Tell) -> Report:
+    results = settings.results
     version = ledger.facts.get("version", "")
     first = {"ignore_first": settings.ignore_first}
     accounts = Accounts(ledger, results, settings.events, server=source_of(settings), version=version, **first)
-    run = Coordinator(_task(settings), accounts, workers=settings.workers, show=progress)
+    run = Coordinator(task, accounts, workers=settings.workers, show=progress, tell=tell)
     idle = accounts.complete
     if idle:
         progress(accounts.tally(in_flight=0))
@@ -217,6 +248,8 @@ def _run_clients(settings: Settings, results: Results, ledger: Ledger, progress:
             blocking(lambda: _run(run), interrupt=run.interrupt)
         finally:
             sweep(results, ledger=ledger)
+            with contextlib.suppress(OSError, OutputError):
+                match_quarantine(ledger, results.quarantine)
     if run.error is not None:
         with contextlib.suppress(ExatrkxError):  # the disk may be the problem
             results.write_report(run.report().to_json())
@@ -240,7 +273,7 @@ def source_of(settings: Settings) -> str:
     return str(settings.repository) if settings.mode == DIRECT else settings.server
 
 
-def _task(settings: Settings) -> Task:
+def _task(settings: Settings, *, newline: bool) -> Task:
     return Task(
         server=source_of(settings),
         workload=settings.workload,
@@ -254,7 +287,9 @@ def _task(settings: Settings) -> Task:
         mode=settings.mode,
         result_format=settings.result_format,
         part_events=settings.part_events,
+        newline=newline,
         repository=str(settings.repository.absolute()) if settings.repository is not None else "",
+        identity=settings.identity,
     )
 
 
@@ -269,6 +304,12 @@ async def check_endpoint(settings: Settings) -> str:
         from exatrkx_hpc.models.pipeline import pipeline_digest
 
         return pipeline_digest(settings.repository or Path())[:12]
-    async with Client(settings.server, workload=settings.kind, model=settings.model, mode=settings.mode) as client:
+    async with Client(
+        settings.server,
+        workload=settings.kind,
+        model=settings.model,
+        mode=settings.mode,
+        identity=settings.identity,
+    ) as client:
         await client.check(settings.deadline)
         return await client.version()

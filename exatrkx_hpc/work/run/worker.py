@@ -2,9 +2,11 @@
 
 Both directions are JSON, one object per line. The first line on stdin is the `Task`. Each further line is an event
 `{"name", "path"}`, with `"rows"` if its file holds several events. An answer has the fields of a `Result`, or is
-`{"name", "kind", "reason"}`. If results go into parts, each part on disk is also an answer, with the fields of a
-`Part`; it holds the oldest answered results that are in no part yet. `{"write": true}` requests a part. The end of
-stdin stops the worker: it drops requests in flight and leaves no partial file.
+`{"name", "kind", "reason"}`, or, if a server had the event and did not answer well, `{"name", "cause", "member",
+"reason"}`. `{"name", "retry"}` says that no server has taken the event yet, and why; its answer follows. If results go
+into parts, each part on disk is also an answer, with the fields of a `Part`; it holds the oldest answered results that
+are in no part yet. `{"write": true}` requests a part. The end of stdin stops the worker: it drops requests in flight
+and leaves no partial file.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, ModelError, OutputError
 from exatrkx_hpc.base.readable import one_line
 from exatrkx_hpc.work.events.source import EventFile, EventInput, Reader, Rows, UnreadableEvent
-from exatrkx_hpc.work.inference.client import Answer, Client
-from exatrkx_hpc.work.inference.retry import UnknownModel
+from exatrkx_hpc.work.inference.client import Answer, Client, Unanswered
+from exatrkx_hpc.work.inference.retry import EventTooLarge, Poisoned, UnknownModel
 from exatrkx_hpc.work.results.outcome import Result
 from exatrkx_hpc.work.results.parts import EVENTS, Part, PartWriter
 from exatrkx_hpc.work.results.write import write_result
@@ -47,6 +49,8 @@ KINDS: Final[dict[type[ExatrkxError], str]] = {
     ModelError: "model",
     EndpointError: "endpoint",
     UnknownModel: "endpoint",
+    EventTooLarge: "input",
+    Poisoned: "poison",
     OutputError: "output",
 }
 """The failure kind in the report for each error of an event."""
@@ -57,7 +61,8 @@ class Task:
     """Settings that a worker receives once: workload, endpoint, output folder, and limits, in seconds.
 
     In mode `direct` the worker runs the models of `repository` itself, and `server` only names the repository. `model`
-    is the model that the user chose, if any; `models` are the models that the mode runs.
+    is the model that the user chose, if any; `models` are the models that the mode runs. `newline` is whether each CSV
+    event ends with a newline.
     """
 
     server: str
@@ -73,6 +78,8 @@ class Task:
     repository: str = ""
     result_format: LabelFormat = "csv"
     part_events: int = EVENTS
+    newline: bool = False
+    identity: str = ""
 
 
 class Asked(Protocol):
@@ -90,7 +97,7 @@ class Worker:
         self._workload = find_workload(task.workload, task.workloads)
         self._folder = Path(task.folder)
         self._asked = asked
-        self._reader = reader or Reader(self._workload)
+        self._reader = reader or Reader(self._workload, newline=task.newline)
         self._quick = True
         self._answers = answers
         self._free = asyncio.Semaphore(task.in_flight)
@@ -104,15 +111,24 @@ class Worker:
         try:
             content = await self._read(event)
             async with self._free:
-                answer = await self._asked.ask(content.tensors)
+                answer = await self._ask(event.name, content.tensors)
             if self._parts is None:
                 self._answer(**vars(self._write(event.name, content, answer)))
             else:
                 self._answer(**vars(result_of(self._workload, event.name, content, answer)))
                 self._parts.add(event.name, answer.outputs)
                 await self._parts.write_if_due()
+        except Unanswered as one:
+            reason = one_line(str(one.error))
+            self._answer(name=event.name, cause=one.cause.value, member=one.member, reason=reason)
         except (InputError, ModelError, EndpointError, OutputError) as error:
             self._answer(name=event.name, kind=KINDS[type(error)], reason=one_line(str(error)))
+
+    async def _ask(self, name: str, inputs: Tensors) -> Answer:
+        """Deliver an event once; the coordinator decides whether it is delivered again."""
+        if not isinstance(self._asked, Client):
+            return await self._asked.ask(inputs)
+        return await self._asked.deliver(inputs, retried=lambda why: self._answer(name=name, retry=one_line(why)))
 
     async def _read(self, event: EventFile) -> EventInput:
         """Read an event: directly if the last read was quick, because a thread costs more; else in a thread."""
@@ -208,6 +224,7 @@ def _asked(task: Task) -> Client | Direct:
         mode=task.mode,
         request_timeout=task.request_timeout,
         patience=task.patience,
+        identity=task.identity,
     )
 
 
@@ -236,8 +253,9 @@ def _event(fields: dict[str, Any]) -> EventFile:
 
 def main() -> None:
     """Run a worker on stdin and stdout; exits with status 1, without a traceback, when its coordinator is gone."""
-    # Slurm signals every process of a step. The coordinator handles the signal and closes stdin.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    # Slurm signals every process of a step, and a terminal that closes every process in it. The coordinator handles
+    # the signal and closes stdin.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     # Only answers may reach the coordinator's pipe. Any other output goes to stderr.
     answers = os.dup(1)

@@ -76,6 +76,11 @@ class Sampler(Protocol):
         ...
 
 
+#: Bytes in a file name, on every file system of a Linux machine; and in the random end of a temporary name.
+_NAME_MAX: Final = 255
+_RANDOM: Final = 8
+
+
 def _nothing(*_: Tensors) -> None:
     return None
 
@@ -124,6 +129,16 @@ class Workload:
     parsers: Mapping[str, Parser] = field(default_factory=dict)
     sampler: Callable[[], Sampler] | None = None
     sample: Callable[[np.random.Generator], Tensors] | None = field(default=None)
+
+    @property
+    def longest_name(self) -> int:
+        """The most bytes in the name of an event.
+
+        Its result, its part and its quarantine note are named after it, and each is first written under a longer,
+        temporary name (`base.files.write_whole`).
+        """
+        added = max(len(f"part-.{self.folder}.parquet".encode()), len(self.suffix.encode()), len(".json"))
+        return _NAME_MAX - added - len("..") - _RANDOM
 
     def requests(self, mode: str, model: str = "") -> tuple[Request, ...]:
         """Return the requests of a mode, in order; `model` replaces the default model.

@@ -47,6 +47,7 @@ class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelInfer(self, request, context):
         call, o = self.calls, self.options
         self.calls += 1
+        await self.suffer(int(request.inputs[0].shape[0]), context)
         if o.die_after is not None and call >= o.die_after:
             os.kill(os.getpid(), signal.SIGKILL)
         if request.model_name != o.model:
@@ -69,6 +70,26 @@ class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
         if o.member:
             await context.send_initial_metadata([("exatrkx-member", o.member)])
         return self.answer(request)
+
+    async def suffer(self, hits, context):
+        """Do what an event of so many hits does to this server."""
+        o = self.options
+        if o.notes:
+            with open(o.notes, "a") as file:
+                print(hits, o.name, file=file)
+        if hits == o.killer:
+            await asyncio.sleep(0.05)  # others are in flight
+            os.kill(os.getpid(), signal.SIGKILL)
+        if hits == o.hanger:
+            await asyncio.sleep(600)
+        for size, status, text in (
+            (o.exhauster, grpc.StatusCode.INTERNAL, "RuntimeError: CUDA out of memory. Tried to allocate 80 GiB"),
+            (o.gone, grpc.StatusCode.UNAVAILABLE, "Socket closed"),
+            (o.refused, grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape"),
+            (o.large, grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max (99 vs. 9)"),
+        ):
+            if hits == size:
+                await context.abort(status, text)
 
     def answer(self, request):
         (tensor,) = request.inputs
@@ -102,6 +123,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fail-status", default="INTERNAL")
     parser.add_argument("--fail-message", default="the model broke")
     parser.add_argument("--good-each", type=int, default=1 << 30, help="but every so many-th of them is answered")
+    parser.add_argument("--killer", type=int, help="an event of so many hits kills this server")
+    parser.add_argument("--hanger", type=int, help="an event of so many hits is never answered")
+    parser.add_argument("--exhauster", type=int, help="an event of so many hits needs too much memory")
+    parser.add_argument("--gone", type=int, help="an event of so many hits is answered UNAVAILABLE")
+    parser.add_argument("--refused", type=int, help="an event of so many hits is answered INVALID_ARGUMENT")
+    parser.add_argument("--large", type=int, help="an event of so many hits is too large")
+    parser.add_argument("--notes", help="a file that gets a line for each inference: hits and --name")
+    parser.add_argument("--name", default="", help="the name of this server in --notes")
     parser.add_argument("--most", type=int, help="refuse more requests than this at a time")
     parser.add_argument("--drop-label", action="store_true", help="send one label too few")
     parser.add_argument("--die-after", type=int, help="SIGKILL itself at this call")

@@ -299,7 +299,7 @@ def test_ctrl_c_before_anything_has_begun_just_ends_it(tmp_path, argv):
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
 def test_a_monitor_that_is_ended_leaves_the_servers_and_nothing_else(deployed, end):
     log = deployed / "monitor.log"
     child = spawn([PROGRAM, "monitor"], log=log, cwd=deployed, env={**os.environ, "HOME": str(deployed)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -29,6 +30,7 @@ from exatrkx_hpc.base.errors import EndpointError, MissingComponent
 from exatrkx_hpc.config.schema import BalancerSection
 from exatrkx_hpc.fleet.balancer.balancers import BALANCERS, balancer_of, kind_of
 from exatrkx_hpc.fleet.balancer.base import MEMBER_HEADER, Balancer, BalancerKind, Listen
+from exatrkx_hpc.fleet.endpoint import identity_at
 from exatrkx_hpc.fleet.members.reconcile import Member
 from exatrkx_hpc.work.inference.channel import MEMBER, Channel
 
@@ -194,6 +196,65 @@ def test_a_killed_balancer_is_noticed_and_replaced(real, start, tmp_path):
         balancer.start([one])
         assert balancer.alive()
         assert asked(url(balancer), 1) == {"one"}
+
+
+def test_a_balancer_that_was_left_serves_on_and_is_adopted(real, start, tmp_path):
+    """The next monitor has another object, and finds it by its folder."""
+    folder = tmp_path / "balancer"
+    with answering("one", "127.0.6.1") as one, answering("two", "127.0.6.2") as two:
+        first = start(real, [one])
+        pid, identity = first.pid, first.identity
+        first.leave()
+        assert not first.alive()
+        assert asked(url(first), 2) == {"one"}
+        assert real.left(folder) is not None
+        second = real.make(folder, first.listen)
+        assert not second.alive()
+        assert second.adopt()
+        try:
+            assert (second.alive(), second.pid, second.identity) == (True, pid, identity)
+            second.update([two])
+            until(lambda: asked(url(second), 1) == {"two"}, what="the new member")
+        finally:
+            second.stop(grace=1)
+        assert not second.alive() and processes_of(folder) == []
+        assert real.left(folder) is None
+
+
+def test_nothing_else_is_adopted(real, start, tmp_path):
+    """Neither a balancer on other ports, nor workers without their master, nor another folder's."""
+    folder = tmp_path / "balancer"
+    balancer = start(real)
+    assert not real.make(folder, free_listen()).adopt()
+    assert not real.make(tmp_path / "other", balancer.listen).adopt()
+    os.kill(balancer.pid or 0, signal.SIGKILL)
+    until(lambda: not balancer.alive(), what="its end")
+    assert real.left(folder) is None
+    assert not real.make(folder, balancer.listen).adopt()
+
+
+def test_a_process_that_got_the_pid_of_a_balancer_is_not_adopted(real, start, tmp_path):
+    folder = tmp_path / "balancer"
+    balancer = start(real)
+    note = folder / "running.json"
+    facts = json.loads(note.read_text())
+    try:
+        for changed in ({"started": facts["started"] + 1}, {"boot": "another"}, {"host": "another"}):
+            note.write_text(json.dumps({**facts, **changed}))
+            assert not real.make(folder, balancer.listen).adopt()
+        note.write_text("{")
+        assert not real.make(folder, balancer.listen).adopt()
+    finally:
+        note.write_text(json.dumps(facts))
+
+
+def test_each_start_is_another_instance_of_the_same_job(real, start):
+    balancer = start(real)
+    first = balancer.identity
+    balancer.stop(grace=1)
+    balancer.start([])
+    assert balancer.identity != first and balancer.identity.same_job(first)
+    assert identity_at(balancer.listen.http) == str(balancer.identity)
 
 
 @contextlib.contextmanager

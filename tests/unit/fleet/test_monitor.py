@@ -27,7 +27,14 @@ from exatrkx_hpc.fleet.balancer.balancers import balancer_of
 from exatrkx_hpc.fleet.balancer.base import Balancer
 from exatrkx_hpc.fleet.balancer.nginx import find_nginx
 from exatrkx_hpc.fleet.endpoint import read_endpoint
-from exatrkx_hpc.fleet.events import WITHOUT_PROMETHEUS, BalancerReloaded, EndpointOpened, JobChanged, MemberChanged
+from exatrkx_hpc.fleet.events import (
+    WITHOUT_PROMETHEUS,
+    BalancerReloaded,
+    EndpointOpened,
+    JobChanged,
+    MemberChanged,
+    MetricsStoreStarted,
+)
 from exatrkx_hpc.fleet.members.probe import is_ready
 from exatrkx_hpc.fleet.members.reconcile import Member
 from exatrkx_hpc.fleet.members.record import read_records
@@ -224,12 +231,14 @@ def test_the_metrics_store_is_told_of_changes_alone(job, recording):
         until(lambda: serving.ready(2), what="two ready servers")
         for _ in range(3):
             serving.monitor.tick()
+        until(lambda: store.calls[-1:] in ([("start", 2)], [("update", 2)]), what="both targets")
         before = list(store.calls)
         assert before in ([("start", 2)], [("start", 1), ("update", 2)])
         farm.stop(job, drain=False)
         until(lambda: serving.ready(0), what="the end of both")
         for _ in range(3):
             serving.monitor.tick()
+        until(lambda: store.calls[-1] == ("update", 0), what="no target")
         assert store.calls[len(before) :] in ([("update", 0)], [("update", 1), ("update", 0)])
     assert store.calls[-1] == ("stop", 0)
 
@@ -238,6 +247,7 @@ def test_a_killed_prometheus_starts_again_with_its_targets(job, prometheus):
     serving = Serving(job, prometheus=True)
     with serving.monitor.serving():
         until(lambda: serving.ready(2), what="two ready servers")
+        until(lambda: any(isinstance(news, MetricsStoreStarted) for news in serving.news), what="its start")
         os.kill(int((job.run_dir.prometheus / "prometheus.pid").read_text()), signal.SIGKILL)
         until(
             lambda: serving.monitor.tick() and "prometheus: it has ended; starts again" in serving.lines,
@@ -245,6 +255,9 @@ def test_a_killed_prometheus_starts_again_with_its_targets(job, prometheus):
         )
         record = read_endpoint(job.run_dir)
         assert record is not None
+        until(
+            lambda: len([n for n in serving.news if isinstance(n, MetricsStoreStarted)]) == 2, what="its second start"
+        )
         assert requests.get(f"http://{record.prometheus}/-/ready", timeout=5).ok
 
 
@@ -269,7 +282,7 @@ def test_two_monitors_of_a_user_have_two_endpoints(job):
     wanted = {name: user_port(name, os.getuid()) for name in ("grpc", "http")}
     with monitor_of(job, ours, first).serving() as one:
         assert one.endpoint == f"127.0.0.1:{wanted['grpc']}"
-        other = monitor_of(job, ours, second)
+        other = monitor_of(job, ours, second, folder="nginx-of-another-job")
         assert other.endpoint != one.endpoint
     assert [type(news) for news in first] == [EndpointOpened]
     taken = [news for news in second if isinstance(news, PortTaken)]
@@ -280,12 +293,12 @@ def test_two_monitors_of_a_user_have_two_endpoints(job):
     assert str(second[0]).endswith(f"using {taken[0].port} this time")
 
 
-def monitor_of(job: farm.Job, balancer: BalancerSection, news: list[News]) -> Monitor:
-    """A monitor of the job with this balancer, which tells to `news`."""
+def monitor_of(job: farm.Job, balancer: BalancerSection, news: list[News], *, folder: str = "nginx") -> Monitor:
+    """A monitor of the job with this balancer in this folder, which tells to `news`."""
     return Monitor(
         run_dir=job.run_dir,
         job_info=lambda: job.scheduler.info(job.id),
-        balancer=balancer_of(balancer, job.run_dir.balancer("nginx"), news.append),
+        balancer=balancer_of(balancer, job.run_dir.balancer(folder), news.append),
         settings=MonitorSection(prometheus=False),
         tell=news.append,
     )
@@ -296,7 +309,7 @@ def test_a_balancer_without_prometheus_is_better_than_none(job, monkeypatch, tmp
     job.run_dir.prometheus.write_text("a file where a folder should be")
     with serving.monitor.serving():
         until(lambda: serving.ready(2), what="two ready servers")
-        assert any(line.startswith("prometheus: ") for line in serving.lines)
+        until(lambda: any(line.startswith("prometheus: ") for line in serving.lines), what="its trouble")
         until(serving.answers, what="an answer through the balancer")
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import threading
 
@@ -10,10 +9,13 @@ import pytest
 from fakes.running import expected, fake_triton, free_port
 
 from exatrkx_hpc.base.errors import ConfigError, EndpointError, InputError, ModelError
+from exatrkx_hpc.work.inference import channel
 from exatrkx_hpc.work.inference.client import Client, check_endpoint, checked_address
 from exatrkx_hpc.work.inference.retry import (
     CHANNEL_OPTIONS,
+    Cause,
     Patience,
+    Poisoned,
     RequestFailed,
     UnknownModel,
     explain,
@@ -36,13 +38,57 @@ def ask(server, hits=4, **options):
 # The policy
 
 
-def test_grpc_is_told_to_repeat_unavailable_and_to_keep_large_requests_for_it():
+def test_grpc_repeats_by_itself_only_what_was_never_sent():
     options = dict(CHANNEL_OPTIONS)
-    (method,) = json.loads(options["grpc.service_config"])["methodConfig"]
-    assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
-    assert options["grpc.per_rpc_retry_buffer_size"] == 256 << 20
+    assert "grpc.service_config" not in options, "a retry policy would deliver an event that kills its server again"
+    assert options["grpc.enable_retries"] == 1 and options["grpc.per_rpc_retry_buffer_size"] == 256 << 20
+    assert options["grpc.keepalive_time_ms"] >= 300_000  # Triton ends a connection with more pings
     assert options["grpc.enable_http_proxy"] == 0
     assert options["grpc.max_reconnect_backoff_ms"] <= 5000  # the default of 120 s outlasts most outages
+
+
+NO_SERVER = "no server of the farm could take the request"
+WRAPPED = "Failed to process the request(s) for model{} 'embed_0_0', message: {}\n\nAt:\n  /x/serving.py(84): execute\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "more", "cause"),
+    [
+        ("UNAVAILABLE", "failed to connect to all addresses; last error: Connection refused", {}, Cause.NOT_SENT),
+        ("UNAVAILABLE", "C-ares: hostname lookup error", {}, Cause.NOT_SENT),
+        ("UNAVAILABLE", NO_SERVER, {}, Cause.NOT_SENT),
+        ("UNAVAILABLE", NO_SERVER, {"member": "a:1", "sent": False}, Cause.NOT_SENT),
+        ("UNAVAILABLE", NO_SERVER, {"member": "a:1", "sent": True}, Cause.TORN),
+        ("UNAVAILABLE", NO_SERVER, {"member": "a:1"}, Cause.TORN),  # an older balancer
+        ("UNAVAILABLE", "Socket closed", {}, Cause.TORN),
+        ("UNAVAILABLE", "Socket closed", {"member": "a:1"}, Cause.FAULT),  # a server answered this
+        ("UNAVAILABLE", "Exceeds maximum queue size", {"member": "a:1"}, Cause.BUSY),
+        ("UNAVAILABLE", "Received http2 header with status: 503", {}, Cause.BUSY),
+        ("UNKNOWN", "Received http2 header with status: 500", {}, Cause.BUSY),
+        ("UNKNOWN", "Received http2 header with status: 413", {}, Cause.TOO_LARGE),
+        ("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 4)", {}, Cause.TOO_LARGE),
+        ("RESOURCE_EXHAUSTED", "queue is full", {}, Cause.BUSY),
+        ("RESOURCE_EXHAUSTED", "CUDA out of memory", {}, Cause.FAULT),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", {}, Cause.DEADLINE),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", {"sent": False}, Cause.NOT_SENT),
+        ("CANCELLED", "RST_STREAM 8", {}, Cause.TORN),
+        ("ABORTED", "", {}, Cause.BUSY),
+        ("INTERNAL", "Received RST_STREAM with error code 2", {}, Cause.TORN),
+        ("INTERNAL", "Stub process 'frnn_0' is not healthy.", {}, Cause.FAULT),
+        ("INTERNAL", WRAPPED.format("", "RuntimeError: " + "x" * 900 + " CUDA error: ECC"), {}, Cause.FAULT),
+        ("INTERNAL", "Failed to increase the shared memory pool size for key 'x' to 99 bytes", {}, Cause.FAULT),
+        ("INTERNAL", "unable to create std::bad_alloc", {}, Cause.FAULT),
+        ("INTERNAL", WRAPPED.format("", "Refused: not enough CUDA error memory"), {}, Cause.REFUSED),
+        ("INTERNAL", "IndexError: list index out of range", {}, Cause.REFUSED),
+        ("INVALID_ARGUMENT", "unexpected shape for CUDA error", {}, Cause.REFUSED),
+        ("NOT_FOUND", "Request for unknown model: 'exatrkx' has no available versions", {}, Cause.BUSY),
+        ("NOT_FOUND", "Request for unknown model: 'exatrkx' is not found", {}, Cause.UNKNOWN_MODEL),
+        ("UNAUTHENTICATED", "missing header", {}, Cause.DENIED),
+        ("UNIMPLEMENTED", "", {}, Cause.DENIED),
+    ],
+)
+def test_what_a_failure_says(status, message, more, cause):
+    assert RequestFailed(status, message, **more).cause is cause
 
 
 @pytest.mark.parametrize(
@@ -78,13 +124,13 @@ class Time:
         self.now += seconds
 
 
-def failing(times, status="UNAVAILABLE"):
+def failing(times, status="UNAVAILABLE", message="failed to connect to all addresses"):
     left = [times]
 
     async def attempt():
         if left[0] > 0:
             left[0] -= 1
-            raise RequestFailed(status, "down")
+            raise RequestFailed(status, message)
         return "labels"
 
     return attempt
@@ -106,7 +152,10 @@ def test_patience_ends_with_a_last_attempt_at_its_end():
     assert time.now == pytest.approx(30)
 
 
-@pytest.mark.parametrize(("patience", "status"), [(0.0, "UNAVAILABLE"), (60.0, "INVALID_ARGUMENT")])
+@pytest.mark.parametrize(
+    ("patience", "status"),
+    [(0.0, "UNAVAILABLE"), (60.0, "INVALID_ARGUMENT"), (60.0, "CANCELLED"), (60.0, "DEADLINE_EXCEEDED")],
+)
 def test_no_patience_and_no_worth_mean_no_pause(patience, status):
     time = Time()
     failed = failing(1, status)
@@ -125,9 +174,6 @@ def test_an_unknown_model_is_waited_for_but_not_as_long_as_a_server():
         asyncio.run(persist(attempt, patience=patience, clock=lambda: time.now, sleep=time.sleep))
     assert time.now == pytest.approx(20)
     assert isinstance(explain(caught.value, server="h:1", model="exatrkx"), UnknownModel)
-
-
-WRAPPED = "Failed to process the request(s) for model{} 'embed_0_0', message: {}\n\nAt:\n  /x/serving.py(84): execute\n"
 
 
 @pytest.mark.parametrize(
@@ -217,7 +263,7 @@ def test_a_host_that_nobody_knows_is_told():
         (["--fail", "2", "--fail-status", "CANCELLED"], 2),
         (["--fail", "2", "--fail-status", "RESOURCE_EXHAUSTED"], 2),
         (["--fail", "1", "--fail-message", "Received RST_STREAM with error code 2"], 1),
-        (["--unavailable", "3"], 0),  # these are repeated by gRPC itself
+        (["--unavailable", "3"], 3),
     ],
 )
 def test_a_server_in_trouble_is_asked_again(switches, repeats):
@@ -248,7 +294,7 @@ def test_a_server_that_hangs_for_good_is_given_up():
         (["--drop-label"], ModelError, r"sent labels int64 \[3\], not int64 \[4\], for 4 hits"),
     ],
 )
-def test_what_cannot_get_better_fails_at_once(switches, error, words):
+def test_what_the_only_server_says_twice_fails(switches, error, words):
     # A patience of a day would outlast the test's own time limit.
     with fake_triton(*switches) as fake, pytest.raises(error, match=words) as caught:
         ask(fake.server, patience=86400)
@@ -268,6 +314,63 @@ def test_a_server_that_dies_and_comes_back_is_waited_for():
                 return await waiting
 
     assert asyncio.run(call()).retries > 0
+
+
+def deliveries(notes) -> int:
+    return len(notes.read_text().splitlines())
+
+
+@pytest.mark.parametrize(("switch", "error"), [("--gone", Poisoned), ("--hanger", Poisoned), ("--refused", ModelError)])
+def test_an_event_that_the_only_server_never_answers_is_delivered_few_times(tmp_path, switch, error):
+    with (
+        fake_triton(switch, "4", "--notes", str(tmp_path / "notes")) as fake,
+        pytest.raises(error, match="deliveries ended without an answer" if error is Poisoned else "unexpected shape"),
+    ):
+        ask(fake.server, request_timeout=0.5, patience=86400)
+    assert deliveries(tmp_path / "notes") == (4 if error is Poisoned else 2)
+
+
+def test_an_event_that_is_too_large_fails_at_once_and_says_what_to_raise(tmp_path):
+    with (
+        fake_triton("--large", "4", "--notes", str(tmp_path / "notes")) as fake,
+        pytest.raises(InputError, match=r"too large .*\(99 vs\. 9\).*raise the limit on gRPC messages"),
+    ):
+        ask(fake.server, patience=86400)
+    assert deliveries(tmp_path / "notes") == 1
+
+
+def test_a_request_that_protobuf_cannot_hold_is_too_large_without_being_sent(monkeypatch):
+    monkeypatch.setattr(channel, "LARGEST", 40)
+    with pytest.raises(InputError, match=r"too large .*\(48 vs\. 40\)"):
+        ask("127.0.0.1:1", patience=86400)
+
+
+def test_after_a_deadline_there_is_a_new_connection_and_other_requests_keep_theirs():
+    async def call():
+        line = channel.Channel(fake.server)
+
+        async def infer(hits, timeout):
+            features = np.zeros((hits, 3), dtype=np.float32)
+            return await line.infer("exatrkx", {"FEATURES": features}, ["LABELS"], timeout=timeout)
+
+        slow, before = asyncio.create_task(infer(3, 60.0)), line._now
+        with pytest.raises(RequestFailed, match="DEADLINE_EXCEEDED"):
+            await infer(4, 0.5)
+        assert line._now is not before and line._old == {before}
+        assert (await slow).outputs["LABELS"].tolist() == [3, 1, 2]
+        assert not line._old
+        await line.close()
+
+    with fake_triton("--hanger", "4", "--delay", "1.0") as fake:
+        asyncio.run(call())
+
+
+def test_a_wrong_token_is_told_at_once():
+    with (
+        fake_triton("--fail", "99", "--fail-status", "UNAUTHENTICATED") as fake,
+        pytest.raises(EndpointError, match=r"refuses every request \(UNAUTHENTICATED"),
+    ):
+        ask(fake.server, patience=86400)
 
 
 # Before a run

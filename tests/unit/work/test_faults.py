@@ -47,25 +47,30 @@ def test_events_that_fail_for_another_reason_do_not_count(faults):
     assert faults.of_failure("model", "bad shape") is None
 
 
-def test_an_endpoint_that_is_silent_for_the_patience_of_a_request_is_dead(faults, clock):
+def test_an_endpoint_that_is_silent_for_the_patience_of_a_request_is_asked(faults, clock):
     clock.now += 60.0
     faults.begin()
     clock.now += 6.9
-    assert faults.of_failure("endpoint", "refused") is None
+    assert faults.silent is None
     faults.answered()
     clock.now += 6.9
-    assert faults.of_failure("endpoint", "refused") is None
+    assert faults.silent is None
     clock.now += 0.1
     assert faults.of_failure("model", "bad shape") is None, "the model did answer"
-    assert faults.of_failure("endpoint", "refused") == "no results from h:1 for 7 s (refused)"
+    assert faults.silent == 7.0 and faults.dead("refused") == "no results from h:1 for 7 s (refused)"
+    faults.lives()
+    assert faults.silent is None and not faults.lies, "it was ready when it was asked"
+    clock.now += 7.0
+    assert faults.silent == 7.0 and faults.lies
+    assert faults.dead("CUDA error") == "no results from h:1 for 14 s (CUDA error)"
 
 
 def test_without_patience_a_moment_of_silence_is_no_death(clock):
     faults = Faults(server="h:1", patience=0.0, workers=2, clock=clock)
     clock.now += DEAD_ENDPOINT - 0.1
-    assert faults.of_failure("endpoint", "refused") is None
+    assert faults.silent is None
     clock.now += 0.1
-    assert faults.of_failure("endpoint", "refused") is not None
+    assert faults.silent is not None
 
 
 def test_an_event_is_given_up_when_its_worker_died_too_often(faults):

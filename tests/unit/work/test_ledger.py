@@ -13,7 +13,7 @@ from exatrkx_hpc.base.process import run
 from exatrkx_hpc.work.events.source import event_key
 from exatrkx_hpc.work.ledger.file import SCHEMA, create
 from exatrkx_hpc.work.ledger.ledger import Counts, Ledger
-from exatrkx_hpc.work.results.outcome import Failed
+from exatrkx_hpc.work.results.outcome import Failed, Strike
 from exatrkx_hpc.work.results.parts import Part
 
 FACTS = {"folder": "/events", "mode": "ensemble"}
@@ -108,6 +108,40 @@ def test_the_next_run_tries_again_what_failed_for_anothers_fault_and_no_more(pat
         ledger.done(result("evt_3"))
         ledger.commit()
         assert list(ledger.db.execute("SELECT attempts, kind FROM events WHERE name = 'evt_3'")) == [(2, None)]
+
+
+def strike(member: str, *, alone: bool = False) -> Strike:
+    return Strike(member=member, cause="torn", at=1.5, alone=alone)
+
+
+def test_strikes_are_on_disk_at_once_and_last_until_their_event_is_done_or_changed(path):
+    with Ledger(path) as ledger:
+        ledger.begin_run(server="h:1", version="1")
+        for event, member in (("evt_1", "a:1"), ("evt_2", "a:1"), ("evt_3", "a:1"), ("evt_1", "")):
+            ledger.strike(event, strike(member, alone=not member))
+    with Ledger(path) as ledger:  # the other one was closed without a commit
+        ledger.begin_run(server="h:1", version="1")
+        known = ledger.strikes()
+        assert known["evt_1"] == [strike("a:1"), strike("", alone=True)] and list(known) == ["evt_1", "evt_2", "evt_3"]
+        ledger.done(result("evt_2"))
+        ledger.db.execute("UPDATE events SET size = size + 1 WHERE name = 'evt_3'")
+        ledger.fail(Failed(event="evt_1", kind="poison", reason="costs servers"), retries=5)
+        ledger.commit()
+        assert ledger.counts().quarantined == 1
+        ledger.begin_run(server="h:1", version="1")
+        assert ledger.strikes() == {} and ledger.db.execute("SELECT count(*) FROM strikes").fetchone() == (2,)
+        assert ledger.db.execute("SELECT retries FROM events WHERE name = 'evt_1'").fetchone() == (5,)
+        ledger.release()
+        assert ledger.db.execute("SELECT count(*) FROM strikes").fetchone() == (0,), "it begins anew"
+
+
+def test_a_ledger_without_strikes_is_taken_over(path):
+    execute(path, "DROP TABLE strikes")
+    execute(path, "PRAGMA user_version = 3")
+    with Ledger(path) as ledger:
+        ledger.begin_run(server="h:1", version="1")
+        ledger.strike("evt_1", strike("a:1"))
+        assert ledger.strikes() == {"evt_1": [strike("a:1")]} and ledger.counts().events == 12
 
 
 def test_names_need_not_be_utf8(path, tmp_path):

@@ -163,12 +163,12 @@ def test_a_broken_model_ends_a_map(tmp_path):
 
 
 def test_as_many_bad_events_in_all_end_no_map():
-    broken = ("--fail", "100000", "--fail-status", "INVALID_ARGUMENT", "--good-each", str(BROKEN_MODEL - 1))
+    broken = ("--fail", "100000", "--fail-status", "INVALID_ARGUMENT", "--good-each", str(2 * BROKEN_MODEL - 1))
     with fake_triton(*broken) as fake, Endpoint(fake.server) as endpoint:
         found = list(endpoint.map(events(2 * BROKEN_MODEL), in_flight=1))
     assert [one.name for one in found if one.error is None] == [
-        f"evt_{BROKEN_MODEL - 2}",
-        f"evt_{2 * BROKEN_MODEL - 3}",
+        f"evt_{BROKEN_MODEL - 1}",  # each event before was refused twice
+        f"evt_{2 * BROKEN_MODEL - 1}",
     ]
 
 
@@ -293,12 +293,22 @@ def test_labels_that_are_not_those_that_were_written_are_made_again(endpoint, tm
     assert (report.done, report.done_before, report.events) == (4, 3, 4)
 
 
-def test_labels_of_another_dataset_do_not_pass_for_ours(endpoint, tmp_path):
+def test_labels_that_no_map_wrote_are_refused_and_stay(endpoint, tmp_path):
     (tmp_path / "labels").mkdir()
     for name in ("bad", "other"):
         (tmp_path / "labels" / f"{name}.csv").write_text("1\n")
-    list(endpoint.map({"bad": np.zeros(2)}, ledger=tmp_path))
-    assert [path.name for path in (tmp_path / "labels").iterdir()] == ["other.csv"]
+    with pytest.raises(OutputError, match="files that this program did not write"):
+        list(endpoint.map({"bad": np.zeros(2)}, ledger=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["labels"]
+    assert sorted(path.read_text() for path in (tmp_path / "labels").iterdir()) == ["1\n", "1\n"]
+
+
+def test_a_lost_ledger_costs_no_result_of_a_map(endpoint, tmp_path):
+    list(endpoint.map(events(3), ledger=tmp_path))
+    (tmp_path / "ledger.sqlite").unlink()
+    with pytest.raises(OutputError, match=r"3 results of an earlier run, but .* is missing.*another ledger="):
+        list(endpoint.map(events(3), ledger=tmp_path))
+    assert len(list((tmp_path / "labels").iterdir())) == 3
 
 
 def test_a_result_that_cannot_be_written_ends_the_map(endpoint, tmp_path):

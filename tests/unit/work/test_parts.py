@@ -194,7 +194,13 @@ def test_what_a_killed_worker_left_is_removed(settings):
     run_clients(settings(sizes=sizes))
     labels = settings().folder
     part, (_, second, *_) = part_with(settings(), "evt_0")
-    for name in (part_file(second), part_file("another"), f".{part_file('evt_4')}.x7", ".evt_3.csv.x7", "evt_3.csv"):
+    for name in (
+        part_file(second),
+        part_file("another"),
+        f".{part_file('evt_4')}.x7a_b3c4",
+        ".evt_3.csv.x7a_b3c4",
+        "evt_3.csv",
+    ):
         (labels / name).write_bytes(part.read_bytes())
     assert run_clients(settings()).done_now == 0
     assert assert_one_result_each(settings(), sizes) > 1

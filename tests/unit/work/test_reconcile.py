@@ -122,14 +122,17 @@ def test_an_event_that_was_mended_leaves_quarantine(ledger, events, labels):
     assert match_events(ledger, events) == Changes() and states(ledger) == "wwwqww"
 
 
-def test_only_events_in_quarantine_keep_their_note(ledger, events, tmp_path):
+def test_an_event_keeps_its_note_until_it_has_a_result(ledger, events, labels, tmp_path):
+    do(ledger, events, labels, "evt_1")
     ledger.begin_run(server="h:1", version="1")
     ledger.fail(Failed(event="evt_2", kind="input", reason="nan"))
+    ledger.fail(Failed(event="evt_3", kind="endpoint", reason="dead"))
     ledger.end_run(None)
-    for name in ("evt_1", "evt_2", "evt_99"):
+    for name in ("evt_1", "evt_2", "evt_3", "evt_99"):
         (tmp_path / f"{name}.json").write_text("{}")
+    ledger.release()
     match_quarantine(ledger, tmp_path)
-    assert [note.name for note in tmp_path.glob("*.json")] == ["evt_2.json"]
+    assert sorted(note.name for note in tmp_path.glob("*.json")) == ["evt_2.json", "evt_3.json"]
     match_quarantine(ledger, tmp_path / "nowhere")
 
 
@@ -177,13 +180,19 @@ def test_the_labels_that_were_written_last_are_read(ledger, events, labels):
 
 def test_label_files_of_no_done_event_and_parts_are_removed(ledger, events, labels):
     do(ledger, events, labels, "evt_0")
-    for name in ("evt_1.csv", ".evt_0.csv.k2j3h4", "another_7.csv", "notes.txt"):
+    (labels / ".evt_1.csv.swp").write_text("an editor's")
+    for name in ("evt_1.csv", ".evt_0.csv.k2j3h4_9", "another_7.csv", "notes.txt"):
         (labels / name).write_text("9\n")
     assert match_results(ledger, Results(labels.parent)) == 0
-    assert sorted(file.name for file in labels.iterdir()) == ["another_7.csv", "evt_0.csv", "notes.txt"]
-    (labels / ".evt_1.csv.aaaa").write_text("")
+    assert sorted(file.name for file in labels.iterdir()) == [
+        ".evt_1.csv.swp",
+        "another_7.csv",
+        "evt_0.csv",
+        "notes.txt",
+    ]
+    (labels / ".evt_1.csv.aaaaaaaa").write_text("")
     sweep(Results(labels.parent))
-    assert len(list(labels.iterdir())) == 3 and states(ledger) == "dwwwww"
+    assert len(list(labels.iterdir())) == 4 and states(ledger) == "dwwwww"
 
 
 def test_a_ledger_counts_what_its_folder_holds(ledger):

@@ -140,13 +140,14 @@ def test_labels_in_parquet_are_parts_of_one_shard_each(settings):
 def test_what_another_shard_writes_at_the_moment_stays(settings):
     run = settings(sizes=[3] * 12)
     ours, theirs = of_shard(run, Shard(0, 2))[0], of_shard(run, Shard(1, 2))[0]
+    begin_sharding(run.out, 2, fresh=True)
     run.folder.mkdir(parents=True)
     for name in (ours, theirs):
         (run.folder / f"{name}.csv").write_text("9\n9\n")
-        (run.folder / f".{name}.csv.abc123").write_text("9")
+        (run.folder / f".{name}.csv.abc12345").write_text("9")
     run_clients(dataclasses.replace(run, shard=Shard(0, 2)))
     left = {path.name for path in run.folder.iterdir()} - {f"{name}.csv" for name in of_shard(run, Shard(0, 2))}
-    assert left == {f"{theirs}.csv", f".{theirs}.csv.abc123"}
+    assert left == {f"{theirs}.csv", f".{theirs}.csv.abc12345"}
     assert (run.folder / f"{theirs}.csv").read_text() == "9\n9\n"
     run_clients(dataclasses.replace(run, shard=Shard(1, 2)))
     assert assert_whole(run.events, run.folder) == 12

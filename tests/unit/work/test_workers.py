@@ -491,9 +491,11 @@ def test_an_endpoint_that_stays_dead_stops_the_run_instead_of_failing_event_by_e
 def test_an_endpoint_that_comes_back_costs_no_event(settings):
     port = free_port()
     restarted = contextlib.ExitStack()
+    begun = []
 
     def restart(tally):
-        if tally.done == 10:
+        if tally.done == 10 and not begun:
+            begun.append(tally)
             threading.Timer(2.0, lambda: restarted.enter_context(fake_triton("--port", str(port)))).start()
 
     with restarted, fake_triton("--port", str(port), "--die-after", "10") as fake:
@@ -576,7 +578,7 @@ def wait_for(condition, seconds=30.0):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_in_the_middle_leaves_whole_results_and_no_process(settings, tmp_path, number):
     with fake_triton("--delay", "0.05") as fake:
         run_settings = settings(sizes=[50] * 2000, server=fake.server)

@@ -1,0 +1,155 @@
+"""The right to be a job's monitor: a lock of the run directory, or a lease where its file system knows no locks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from exatrkx_hpc.base.errors import EndpointError
+from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.news import Tell
+from exatrkx_hpc.base.process_id import ProcessId, process_id
+from exatrkx_hpc.fleet.events import LocksMissing
+from exatrkx_hpc.launch.run_dir import RunDir
+
+#: The answers of a file system that knows no locks, such as Lustre without `flock`. ENOLCK may also be a lock daemon
+#: that is down; a lease serves there, too.
+_NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_HELD: Final = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+#: In seconds. A lease that was not renewed for so long is void: three times the longest single step of a monitor, and
+#: more than the clocks of two nodes differ.
+EXPIRES: Final = 180.0
+
+
+class LeaseLost(EndpointError):
+    """Another monitor has taken over: this one was silent for too long."""
+
+
+class Lease(BaseModel):
+    """A lease: the process that holds it, a random token, and when it was renewed, in seconds since the epoch."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    host: str
+    boot: str
+    pid: int
+    started: int
+    token: str
+    heartbeat: float
+
+    def void(self, now: float) -> bool:
+        """Return whether its holder has ended; on another machine, whether it was not renewed for 180 s."""
+        holder = ProcessId(host=self.host, boot=self.boot, pid=self.pid, started=self.started)
+        return not holder.runs if holder.here else now - self.heartbeat > EXPIRES
+
+
+#: Renews the right; raises LeaseLost if another monitor has taken it.
+Renew = Callable[[], None]
+
+
+@contextmanager
+def only_monitor_of(run_dir: RunDir, tell: Tell) -> Iterator[Renew]:
+    """Hold the right to be the monitor of the run directory's job inside the block; yield how to renew it.
+
+    Raises EndpointError if another monitor holds it, or the lock's file cannot be written.
+    """
+    try:
+        lock = run_dir.monitor_lock.open("a")
+    except OSError as error:
+        raise EndpointError(
+            f"cannot write {run_dir.monitor_lock} ({error.strerror}); check the run directory's file system"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _HELD:
+                raise _held(run_dir.job, "") from error
+            if error.errno not in _NO_LOCKS:
+                raise EndpointError(f"cannot lock {run_dir.monitor_lock} ({error.strerror}); try again") from error
+            tell(LocksMissing(job=run_dir.job, file=str(run_dir.monitor_lock), reason=error.strerror or str(error)))
+            with _leased(run_dir) as renew:
+                yield renew
+            return
+        yield _nothing
+
+
+def _nothing() -> None:
+    """Do nothing: a lock ends with its process, and needs no renewal."""
+
+
+@contextmanager
+def _leased(run_dir: RunDir) -> Iterator[Renew]:
+    path = run_dir.monitor_lease
+    here = process_id(os.getpid())
+    if here is None:
+        raise EndpointError("this machine's /proc does not show this process; mount /proc")
+    mine = Lease(
+        host=here.host,
+        boot=here.boot,
+        pid=here.pid,
+        started=here.started,
+        token=secrets.token_hex(16),
+        heartbeat=time.time(),
+    )
+    _take(path, mine, run_dir.job)
+
+    def renew() -> None:
+        holder = _read(path)
+        if holder is not None and holder.token != mine.token:
+            raise LeaseLost(
+                f"another monitor on {holder.host}, process {holder.pid}, has taken over job {run_dir.job}; use its "
+                "endpoint"
+            )
+        write_whole(path, mine.model_copy(update={"heartbeat": time.time()}).model_dump_json() + "\n")
+
+    try:
+        yield renew
+    finally:
+        holder = _read(path)
+        if holder is not None and holder.token == mine.token:
+            path.unlink(missing_ok=True)
+
+
+def _take(path: Path, mine: Lease, job: str) -> None:
+    """Write the lease `mine`, if there is none or a void one; raises EndpointError otherwise."""
+    text = mine.model_dump_json() + "\n"
+    for _ in range(3):
+        try:
+            with path.open("x") as file:
+                file.write(text)
+            return
+        except FileExistsError:
+            holder = _read(path)
+        except OSError as error:
+            raise EndpointError(f"cannot write {path} ({error.strerror}); check its file system") from error
+        if holder is not None and not holder.void(time.time()):
+            raise _held(job, f" on {holder.host}, process {holder.pid}")
+        # Of two monitors that find the same void lease, one renames it; the other finds none, or the new one.
+        aside = path.with_name(f".{path.name}.{mine.token}")
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            continue
+        aside.unlink(missing_ok=True)
+    raise _held(job, "")
+
+
+def _read(path: Path) -> Lease | None:
+    try:
+        return Lease.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _held(job: str, where: str) -> EndpointError:
+    return EndpointError(f"another monitor is running for job {job}{where}; stop that monitor, or use its endpoint")
