@@ -10,7 +10,7 @@ export PYTHONDONTWRITEBYTECODE =
 # Most of the time of the suite is spent waiting for real parts, so more workers than cores.
 WORKERS ?= 3
 
-.PHONY: help demo quick test mutate cluster check lock clean system-packages test-packages
+.PHONY: help demo quick test chaos mutate cluster check lock clean system-packages test-packages
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -35,6 +35,9 @@ quick: $(STAMP)  ## run the tests that need no server and no other part: a minut
 
 test: test-packages $(STAMP)  ## run the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder $(ARGS)
+
+chaos: test-packages $(STAMP)  ## disturb a farm under load in every way that we know (root, half an hour); ARGS='--only kill'
+	$(BIN)/python benchmarks/steady.py $(ARGS)
 
 mutate: test-packages $(STAMP)  ## change one thing at a time in a copy, and show what no test noticed; ARGS='--count 30'
 	$(BIN)/python tests/support/mutate.py $(ARGS)

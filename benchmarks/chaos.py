@@ -96,7 +96,7 @@ def _events(folder: Path, number: int) -> Path:
     events = folder / "events"
     events.mkdir()
     for event in range(number):
-        np.savetxt(events / f"evt_{event}.csv", np.full((event % 97, 3), 0.5), delimiter=",", fmt="%.2f")
+        np.savetxt(events / f"evt_{event}.csv", np.full((1 + event % 97, 3), 0.5), delimiter=",", fmt="%.2f")
     return events
 
 

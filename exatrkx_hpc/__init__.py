@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         EndpointOpened,
         JobChanged,
         JobProgress,
+        JobStopping,
         LocksMissing,
         MemberChanged,
         MetricsStoreEnded,
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from exatrkx_hpc.launch.events import (
         ImageFound,
         ImagePulling,
+        JobAdopted,
         ModelsBuilding,
         ModelsWithoutPackages,
         PackagesFetching,
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
         EndpointSilent,
         EventPoisoned,
         FilesPassedOver,
+        LedgerRebuilt,
         ModelsChanged,
         NodeSaid,
         NoFinalNewline,
@@ -130,9 +133,12 @@ __all__ = [
     "IncompleteRun",
     "InputError",
     "Job",
+    "JobAdopted",
     "JobChanged",
     "JobProgress",
+    "JobStopping",
     "LaunchError",
+    "LedgerRebuilt",
     "Level",
     "LocksMissing",
     "MemberChanged",
@@ -206,18 +212,19 @@ _HOMES = {
         "config.schema": "Farm",
         "farm": "Job deploy endpoint_record find_job run_clients running script setup stop up watch",
         "fleet.events": "BalancerEnded BalancerReloaded BalancerWarned EndpointOpened JobChanged JobProgress "
-        "LocksMissing MemberChanged MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted "
+        "JobStopping LocksMissing MemberChanged MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted "
         "MonitorAbsent MonitorFailed MonitorLeft MonitorStopped NotApplied NotObserved "
         "RestartAsked SchedulerSilent",
-        "launch.events": "ImageFound ImagePulling ModelsBuilding ModelsWithoutPackages PackagesFetching TimeShort "
-        "VariablesUnused",
+        "launch.events": "ImageFound ImagePulling JobAdopted ModelsBuilding ModelsWithoutPackages PackagesFetching "
+        "TimeShort VariablesUnused",
         "models.pipeline": "load_pipeline",
         "scores": "score_results",
         "work.inference.client": "Answer",
         "work.map.endpoint": "Endpoint",
         "work.map.found": "Found",
-        "work.news": "EndpointAnswers EndpointSilent EventPoisoned FilesPassedOver ModelsChanged NoFinalNewline "
-        "NodeSaid RunNews RunResumed RunUnheard ShardsLost UnitsDoubtful WorkersAboveCores WorkersSpread",
+        "work.news": "EndpointAnswers EndpointSilent EventPoisoned FilesPassedOver LedgerRebuilt ModelsChanged "
+        "NoFinalNewline NodeSaid RunNews RunResumed RunUnheard ShardsLost UnitsDoubtful WorkersAboveCores "
+        "WorkersSpread",
         "work.run.progress": "Tally",
         "work.run.report": "Report",
         "work.run.run": "Settings StoppedRun",

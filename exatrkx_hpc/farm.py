@@ -14,34 +14,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exatrkx_hpc import prepare
-from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, LaunchError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
-from exatrkx_hpc.base.news import Tell, of_job, untold
+from exatrkx_hpc.base.job import JobInfo, JobState
+from exatrkx_hpc.base.news import News, Tell, of_job, untold
 from exatrkx_hpc.base.ownership import farm_id
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.config.values import least_ready
 from exatrkx_hpc.fleet.background import Background, start_in_background
 from exatrkx_hpc.fleet.balancer.balancers import balancer_of, end_left, kind_of
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, read_endpoint, remove_endpoint, running_endpoint
+from exatrkx_hpc.fleet.endpoints import endpoints_of, monitor_lives, only_endpoint
 from exatrkx_hpc.fleet.members import outliers
 from exatrkx_hpc.fleet.members.outliers import OutlierDetection, Trial
 from exatrkx_hpc.fleet.members.record import read_records
 from exatrkx_hpc.fleet.monitor import Monitor
+from exatrkx_hpc.fleet.readiness import ReadyWait
 from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
 from exatrkx_hpc.fleet.status import JobStatus, job_status, wait_until_ready
+from exatrkx_hpc.fleet.stopping import stop_news
 from exatrkx_hpc.fleet.watch import Watch
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.render import render_job
 from exatrkx_hpc.launch.run_dir import LATEST, FarmDir, RunDir
 from exatrkx_hpc.launch.run_dirs import old_jobs, remove, remove_old_scripts, remove_script
-from exatrkx_hpc.launch.scheduler import JobMayRunError, Scheduler
+from exatrkx_hpc.launch.scheduler import JobMayRunError, Scheduler, SchedulerSilentError
 from exatrkx_hpc.launch.schedulers import farm_slurm, scheduler_of
 from exatrkx_hpc.launch.slurm.farm_jobs import read_record
 from exatrkx_hpc.launch.words import Word
@@ -51,6 +56,12 @@ if TYPE_CHECKING:  # imported where a run begins: NumPy and gRPC take longer tha
     from exatrkx_hpc.work.run.progress import ShowProgress
     from exatrkx_hpc.work.run.report import Report
     from exatrkx_hpc.work.run.run import Settings
+
+_DAY = 86400.0
+#: In seconds. A monitor that has just been started holds its lock after this time.
+_FIRST = 3.0
+#: In seconds. An earlier submission is clear after this time, unless Slurm does not answer.
+_SETTLED = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,14 +133,15 @@ def deploy(
     prepare.require_models(farm, tell)
     for caution in prepare.cautions(farm, interactive=interactive):
         tell(caution)
-    path = prepare.write_script(farm, what)
     scheduler = scheduler_of(farm) if not interactive else farm_slurm(farm, interactive=True)
+    _settle_first(scheduler, farm, tell)
+    path = prepare.write_script(farm, what)
     with deferred_signals():
         try:
             job = Job(id=scheduler.submit(path, what), farm=farm, scheduler=scheduler)
         except JobMayRunError:
             raise
-        except BaseException:
+        except ExatrkxError:  # no job exists; after any other exception, one may
             remove_script(path)
             raise
         try:
@@ -143,12 +155,39 @@ def deploy(
     return job
 
 
-def find_job(farm: Farm, job: str = LATEST) -> Job:
-    """Return a submitted job by its ID, or the newest one.
+def _settle_first(scheduler: Scheduler, farm: Farm, tell: Tell) -> None:
+    """Raise LaunchError if an earlier deploy that did not finish made a job, or if Slurm does not say whether."""
+    adopted: list[str] = []
 
-    `job` may name the cluster, `ID;CLUSTER`. Raises LaunchError when the job has no run directory or belongs to
-    another cluster.
+    def heard(news: News) -> None:
+        adopted.append(news.job)
+        tell(news)
+
+    until = time.monotonic() + _SETTLED
+    while not scheduler.settle(heard) and not adopted:
+        if time.monotonic() > until:
+            raise LaunchError(
+                f"an earlier deploy in {farm.run_root} did not finish, and Slurm does not say whether its job exists; "
+                f"retry when 'scontrol ping' succeeds, or remove {FarmDir.of(farm).submissions} to submit anyway"
+            )
+        time.sleep(2.0)
+    if adopted:
+        raise LaunchError(
+            f"an earlier deploy in {farm.run_root} did not finish, but submitted job {', '.join(adopted)}; use that "
+            "job, or repeat this command to submit another"
+        )
+
+
+def find_job(farm: Farm, job: str | None = None, *, tell: Tell = untold) -> Job:
+    """Return a submitted job by its ID; without one, the only live job, or the newest job if none lives.
+
+    `job` may name the cluster, `ID;CLUSTER`; `latest` is the newest job, which has the highest ID. A job that an
+    interrupted deploy submitted is recorded first, with news. Raises LaunchError when the job has no run directory or
+    belongs to another cluster, or without an ID when several jobs live.
     """
+    if job is None:
+        return only_job(farm, candidates(farm, tell=tell))
+    scheduler_of(farm).settle(tell)
     known = FarmDir.of(farm).job_ids()
     job, _, cluster = job.partition(";")
     if job == LATEST and known:
@@ -161,6 +200,41 @@ def find_job(farm: Farm, job: str = LATEST) -> Job:
     if cluster and cluster != found.cluster:
         raise LaunchError(f"job {job} of {farm.run_root} does not belong to cluster {cluster}; omit ';{cluster}'")
     return found
+
+
+def candidates(farm: Farm, *, tell: Tell = untold) -> tuple[tuple[Job, JobInfo], ...]:
+    """Return the jobs that a command without a job ID may mean: all live jobs, or the newest job if none lives.
+
+    While the scheduler is silent or its commands are missing, every job may live. So may a job that the scheduler does
+    not know, for a day: it may have been submitted just now.
+    """
+    known = tuple(jobs(farm, tell=tell))
+    if len(known) < 2:
+        return tuple((job, JobInfo(id=job.id, state=JobState.UNKNOWN)) for job in known)
+    try:
+        infos = known[0].scheduler.infos([job.id for job in known])
+    except (SchedulerSilentError, MissingComponent) as error:
+        infos = {job.id: JobInfo(id=job.id, state=JobState.UNKNOWN, reason=str(error), answered=False) for job in known}
+    live = tuple((job, infos[job.id]) for job in known if _may_live(job, infos[job.id]))
+    return live or ((known[-1], infos[known[-1].id]),)
+
+
+def _may_live(job: Job, info: JobInfo) -> bool:
+    if info.state is not JobState.UNKNOWN or not info.answered:
+        return not info.state.over
+    with suppress(OSError):
+        return job.run_dir.path.stat().st_mtime > time.time() - _DAY
+    return False
+
+
+def only_job(farm: Farm, found: Sequence[tuple[Job, JobInfo]]) -> Job:
+    """Return the only one of these jobs; raises LaunchError with their IDs if there are several, or none."""
+    if not found:
+        raise LaunchError(f"no job in {farm.run_root}; submit one with 'exatrkx-hpc deploy', or set another run_root")
+    if len(found) > 1:
+        each = ", ".join(f"{job.id} ({info.state.value})" for job, info in found)
+        raise LaunchError(f"{len(found)} jobs of {farm.run_root} live: {each}; name the one that you mean")
+    return found[0][0]
 
 
 def watch(job: Job, *, tell: Tell = untold) -> Watch:
@@ -246,12 +320,13 @@ def run_clients_on_nodes(
         return run_on_nodes(settings, progress, nodes=nodes, tell=tell)
 
 
-def stop(job: Job, *, drain: bool = True) -> None:
+def stop(job: Job, *, drain: bool = True, tell: Tell = untold) -> None:
     """Stop `job`. With `drain`, its servers first leave the balancer and finish their requests.
 
-    Also end a balancer of the job that runs on this machine without a monitor.
+    `tell` gets every 10 s what the stop waits for. Also end a balancer of the job that runs on this machine without a
+    monitor.
     """
-    with deferred_signals():
+    with deferred_signals(), stop_news(job.run_dir, lambda: job.scheduler.info(job.id), tell):
         job.scheduler.cancel(job.id, drain=drain)
         record = read_endpoint(job.run_dir)
         if record is not None and not record.has_monitor(time.time()):
@@ -275,9 +350,13 @@ def ask_server(job: Job, server: str, *, restart: bool = False) -> None:
         raise LaunchError(f"cannot write {job.run_dir.word(server)} ({error.strerror})") from error
 
 
-def jobs(farm: Farm) -> Iterator[Job]:
-    """Yield every job that has a run directory, in the order of the job IDs."""
+def jobs(farm: Farm, *, tell: Tell = untold) -> Iterator[Job]:
+    """Yield every job that has a run directory, in the order of the job IDs.
+
+    A job that an interrupted deploy submitted is recorded first, with news.
+    """
     scheduler = scheduler_of(farm)
+    scheduler.settle(tell)
     for job in FarmDir.of(farm).job_ids():
         yield Job(id=job, farm=farm, scheduler=scheduler)
 
@@ -287,13 +366,36 @@ def status(job: Job) -> JobStatus:
     return job_status(job.scheduler.info(job.id), job.run_dir, timeout=job.farm.monitor.probe_timeout)
 
 
-def wait_ready(job: Job, *, timeout: float, tell: Tell = untold) -> JobStatus:
-    """Wait until every server of `job` is ready and return that status; report each change to `tell`.
+def statuses(jobs: Sequence[Job]) -> tuple[JobStatus, ...]:
+    """Return the current status of each of the jobs of one farm; the scheduler is asked once."""
+    if not jobs:
+        return ()
+    infos = jobs[0].scheduler.infos([job.id for job in jobs])
+    return tuple(job_status(infos[job.id], job.run_dir, timeout=job.farm.monitor.probe_timeout) for job in jobs)
 
-    Raises EndpointError when the job ends first, or after `timeout` seconds.
+
+def wait_ready(
+    job: Job,
+    *,
+    timeout: float,
+    queue_timeout: float | None = None,
+    min_ready: int | str | None = None,
+    tell: Tell = untold,
+) -> JobStatus:
+    """Wait until enough servers of `job` are ready and return that status; report each change to `tell`.
+
+    `min_ready` is a number of servers or a share such as `90%`, by default `job.min_ready`. Raises EndpointError when
+    the job ends first, `timeout` seconds after its start, or after `queue_timeout` seconds in the queue.
     """
-    wanted = job.farm.job.nodes * job.farm.server.servers_per_node
-    return wait_until_ready(lambda: status(job), wanted=wanted, timeout=timeout, tell=tell)
+    servers = servers_of(job.farm)
+    wanted = least_ready(str(min_ready or job.farm.job.min_ready), servers)
+    wait = ReadyWait(wanted=wanted, servers=servers, timeout=timeout, queue_timeout=queue_timeout)
+    return wait_until_ready(lambda: status(job), wait=wait, tell=tell)
+
+
+def servers_of(farm: Farm) -> int:
+    """Return the number of servers of a job of `farm`."""
+    return farm.job.nodes * farm.server.servers_per_node
 
 
 def setup(
@@ -319,7 +421,8 @@ def clean(farm: Farm, *, older_than: float) -> tuple[str, ...]:
     Also removes job scripts of that age that belong to no job with a run directory.
     """
     folder, scheduler = FarmDir.of(farm), scheduler_of(farm)
-    old = old_jobs(folder, older_than=older_than, is_over=lambda job: scheduler.info(job).state.over)
+    scheduler.settle()
+    old = old_jobs(folder, older_than=older_than, infos=scheduler.infos)
     for job in old:
         remove(folder.job(job))
     remove_old_scripts(folder, older_than=older_than)
@@ -327,19 +430,30 @@ def clean(farm: Farm, *, older_than: float) -> tuple[str, ...]:
 
 
 @contextmanager
-def running(farm: Farm, *, tell: Tell = untold, wait: float = 600.0) -> Iterator[tuple[Job, Watch]]:
+def running(
+    farm: Farm,
+    *,
+    tell: Tell = untold,
+    wait: float = 600.0,
+    queue_wait: float | None = None,
+    min_ready: int | str | None = None,
+) -> Iterator[tuple[Job, Watch]]:
     """Deploy `farm`, run its endpoint inside the block, and stop both when the block ends.
 
-    All servers are ready when the block begins; raises EndpointError when they are not ready within `wait` seconds.
+    The block begins when `min_ready` servers are ready: a number or a share such as `90%`, by default `job.min_ready`.
+    Raises EndpointError when they are not ready `wait` seconds after the start of the job, or after `queue_wait`
+    seconds in the queue.
     """
     job: Job | None = None
     monitor: Watch | None = None
+    servers = servers_of(farm)
+    wanted = least_ready(str(min_ready or farm.job.min_ready), servers)
     try:
         with deferred_signals():
             job = deploy(farm, tell=tell)
             monitor = watch(job, tell=tell)
             monitor.start()
-        monitor.wait_ready(farm.job.nodes * farm.server.servers_per_node, timeout=wait)
+        monitor.wait_ready(wanted, of=servers, timeout=wait, queue_timeout=queue_wait)
         yield job, monitor
         monitor.raise_error()
     finally:
@@ -363,11 +477,13 @@ def up(
     flags: Mapping[str, object] | None = None,
     tell: Tell = untold,
     wait: float = 600.0,
+    queue_wait: float | None = None,
+    min_ready: int | str | None = None,
 ) -> Iterator[Endpoint]:
     """Start the farm of `file` and yield its endpoint; leaving the block stops the farm.
 
-    `flags` override values of the file by dotted key, such as `{"job.nodes": 2}`. The servers must be ready within
-    `wait` seconds. Raises ConfigError, MissingComponent, LaunchError, ModelError, EndpointError.
+    `flags` override values of the file by dotted key, such as `{"job.nodes": 2}`. See `running` for `wait`,
+    `queue_wait` and `min_ready`. Raises ConfigError, MissingComponent, LaunchError, ModelError, EndpointError.
     """
     farm = resolve(file, flags=flags).farm
     clients = farm.clients
@@ -377,7 +493,7 @@ def up(
     chosen = workload_of(clients.model, default=clients.workload, folder=clients.workloads)
     chosen.requests(clients.mode)  # raises ConfigError for mode direct before anything starts
     with (
-        running(farm, tell=tell, wait=wait) as (_, monitor),
+        running(farm, tell=tell, wait=wait, queue_wait=queue_wait, min_ready=min_ready) as (_, monitor),
         Endpoint(
             monitor.endpoint,
             workload=chosen,
@@ -390,10 +506,36 @@ def up(
         yield endpoint
 
 
-def endpoint_record(farm: Farm, job: str = LATEST, *, tell: Tell = untold) -> EndpointRecord:
-    """Return the addresses of the endpoint of `job`, by default of the job monitored last.
+def endpoint_record(farm: Farm, job: str | None = None, *, wait: float = 0.0, tell: Tell = untold) -> EndpointRecord:
+    """Return the addresses of the endpoint of `job`, by default of the only endpoint of the run root.
 
-    If its monitor is gone, but its balancer still answers, `tell` gets MonitorAbsent. Raises EndpointError when there
-    is no endpoint, or nothing of this job answers at its address.
+    Waits up to `wait` seconds for a monitor that has not opened its endpoint yet. Raises EndpointError when no monitor
+    runs, or without `job` when several endpoints run; LaunchError for an unknown job. If its monitor is gone, but its
+    balancer still answers, `tell` gets MonitorAbsent.
     """
-    return running_endpoint(FarmDir.of(farm), job, tell=tell)
+    folder = FarmDir.of(farm)
+    named = find_job(farm, job).id if job is not None else None
+    began = time.monotonic()
+    while True:
+        try:
+            return running_endpoint(folder, named, tell=tell) if named is not None else only_endpoint(folder, tell)
+        except EndpointError:
+            waited = time.monotonic() - began
+            if waited >= wait or (waited >= _FIRST and not _may_open(folder, named)):
+                raise
+        time.sleep(0.2)
+
+
+def _may_open(folder: FarmDir, job: str | None) -> bool:
+    """Return whether a monitor lives that has no endpoint yet."""
+    jobs = (folder.job(one) for one in (folder.job_ids() if job is None else (job,)))
+    return any(not one.endpoint.exists() and monitor_lives(one) for one in jobs)
+
+
+def addresses_of(farm: Farm) -> dict[str, str]:
+    """Return the endpoint for each other address of the farm's jobs: their HTTP, Prometheus and metrics addresses."""
+    found: dict[str, str] = {}
+    for record in endpoints_of(FarmDir.of(farm)):
+        for address in (record.http, record.prometheus, *record.metrics.values()):
+            found[address] = record.grpc
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -187,7 +188,9 @@ def write_script(farm: Farm, what: FarmPlan) -> Path:
 
     Raises LaunchError when the run root cannot be written.
     """
-    path = FarmDir.of(farm).scripts / f"{farm.name}-{time.strftime('%Y%m%d-%H%M%S')}.sbatch"
+    # Two deploys may happen in one second.
+    name = f"{farm.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}.sbatch"
+    path = FarmDir.of(farm).scripts / name
     try:
         write_payload(Path(python_folder(farm)))
         write_whole(path, render_job(what), mode=0o700)

@@ -21,6 +21,7 @@ pids=()
 stop=
 trap 'stop=TERM; kill -TERM "${pids[@]}" 2>/dev/null' TERM
 trap 'stop=USR1; kill -USR1 "${pids[@]}" 2>/dev/null' USR1
+trap 'stop=USR2; kill -USR2 "${pids[@]}" 2>/dev/null' USR2
 for i in "${!nodes[@]}"; do
   for ((place = 0; place < tasks_per_node; place++)); do
     SLURMD_NODENAME=${nodes[i]} SLURM_NODEID=$i SLURM_LOCALID=$place \

@@ -37,7 +37,8 @@ class JobInfo:
     `nodes` are host names. `time_left` is in seconds: until the limit of a running job, or the whole limit of a
     pending job; None without a limit or after the end. `unused` is the part of the limit that an ended job did not
     use, in seconds. `submit` and `start` are in seconds since 1970. `start` of a pending job is Slurm's estimate;
-    `submit` of a requeued job is the time of the requeue. `reason` explains the state. `answered` is False if the
+    `submit` of a requeued job is the time of the requeue. `end` is that of an ended job, in seconds since 1970.
+    `restarts` counts the requeues. `reason` explains the state. `answered` is False if the
     scheduler did not answer at all. `cluster` is empty for the cluster of this machine.
     """
 
@@ -49,6 +50,8 @@ class JobInfo:
     name: str = ""
     submit: float | None = None
     start: float | None = None
+    end: float | None = None
+    restarts: int | None = None
     unused: float | None = None
     answered: bool = True
     cluster: str = ""

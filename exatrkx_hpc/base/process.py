@@ -76,30 +76,47 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     stdin: str = "",
+    apart: bool = False,
 ) -> Completed:
     """Run `argv` to its end, at most `timeout` seconds, and return its output; a nonzero exit status raises nothing.
 
-    After the timeout, the program is killed and reported with exit status 124. Raises MissingComponent when the
-    program does not exist, NotStarted when it cannot be started now. Output that is not UTF-8 is replaced by '�'.
+    After the timeout, the program is killed and reported with exit status 124. With `apart`, the program has its own
+    session: Ctrl-C and a closed terminal do not reach it, and the timeout also kills the programs that it started.
+    Raises MissingComponent when the program does not exist, NotStarted when it cannot be started now. Output that is
+    not UTF-8 is replaced by '�'.
     """
     try:
-        done = subprocess.run(
+        started = subprocess.Popen(
             list(argv),
-            input=stdin,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-            timeout=timeout,
             env=env,
             cwd=cwd,
-            check=False,
+            start_new_session=apart,
         )
     except (OSError, RuntimeError) as error:  # RuntimeError: no thread for the program's output
         raise _cannot_start(argv[0], error) from error
-    except subprocess.TimeoutExpired:
-        note = f"{argv[0]} did not finish within {timeout:g} s"
-        return Completed(argv=tuple(argv), returncode=TIMED_OUT, stdout="", stderr=note)
-    return Completed(argv=tuple(argv), returncode=done.returncode, stdout=done.stdout, stderr=done.stderr)
+    with started:
+        try:
+            stdout, stderr = started.communicate(stdin, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            _kill(started, apart=apart)
+            note = f"{argv[0]} did not finish within {timeout:g} s"
+            return Completed(argv=tuple(argv), returncode=TIMED_OUT, stdout="", stderr=note)
+        except BaseException:
+            _kill(started, apart=apart)
+            raise
+    return Completed(argv=tuple(argv), returncode=started.returncode, stdout=stdout, stderr=stderr)
+
+
+def _kill(started: subprocess.Popen[str], *, apart: bool) -> None:
+    started.kill()
+    if apart:
+        kill_session(started.pid)
+    started.wait()
 
 
 class Child:
@@ -258,6 +275,17 @@ def kill_session(session: int, *, deadline: float = 5.0) -> None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
+
+
+def runs_with(word: str) -> bool:
+    """Return whether a living process of this machine, other than this one, has `word` in its command line."""
+    sought = word.encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if sought in (entry / "cmdline").read_bytes():
+                    return True
+    return False
 
 
 def _is_zombie(pid: int) -> bool:

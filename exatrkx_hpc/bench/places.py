@@ -70,7 +70,7 @@ def _unobtrusive(farm: Farm) -> Farm:
 def placed(farm: Farm, servers: int, instances: int, *, wait: float, tell: Tell) -> Iterator[Target]:
     """Run `farm` in this size for the block; its servers must be ready within `wait` seconds."""
     what = with_models(sized(farm, servers, instances), tell)
-    with story.running(what, tell=tell, wait=wait) as (job, watch):
+    with story.running(what, tell=tell, wait=wait, min_ready="100%") as (job, watch):
         yield Target(
             endpoint=watch.endpoint,
             servers=servers,

@@ -7,16 +7,16 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from exatrkx_hpc import __version__
-from exatrkx_hpc.base.errors import ExatrkxError, OutputError
+from exatrkx_hpc.base.errors import ConfigError, ExatrkxError, OutputError
 from exatrkx_hpc.base.files import full_disk
 from exatrkx_hpc.base.signals import unwind_on_stop, unwound
 from exatrkx_hpc.cli.commands import PLAIN, Commands
-from exatrkx_hpc.cli.fault import EXIT_CODE, fault_line
+from exatrkx_hpc.cli.fault import EXIT_CODE, error_json, fault_line, usage_error
 
 app = typer.Typer(
     name="exatrkx-hpc",
@@ -38,12 +38,18 @@ def _options(
         raise typer.Exit
 
 
-def _complain(line: str, error: BaseException) -> None:
-    """Print an error as one line; for a full disk, add the disk and its size."""
+def _complain(line: str, error: BaseException, *, kind: str, code: int) -> NoReturn:
+    """Print an error on stderr and exit with its code; for a full disk, add the disk and its size."""
     words = [Path(word.partition("=")[2] if word.startswith("--") else word) for word in sys.argv[1:]]
     line = re.sub(r"\[Errno \d+\] ", "", line)
     why = full_disk(error, *(path for path in words if path.is_absolute() or os.path.exists(path)))  # noqa: PTH110 - Path.exists raises for a long name
-    print(f"exatrkx-hpc: {line}{f'; {why}' if why else ''}", file=sys.stderr)
+    line = f"{line}; {why}" if why else line
+    print(error_json(line, kind=kind, code=code) if _wants_json() else f"exatrkx-hpc: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _wants_json() -> bool:
+    return "--json" in sys.argv[1:]
 
 
 def _plain(error: OSError) -> str:
@@ -53,23 +59,29 @@ def _plain(error: OSError) -> str:
 
 
 def main() -> None:
-    """Run the command of the arguments; print an error as one line on stderr and exit with its code."""
+    """Run the command of the arguments; print an error on stderr and exit with its code.
+
+    An error is one line, or with --json one JSON object (see `error_json`).
+    """
     unwind_on_stop()
     try:
-        app(standalone_mode=True)
+        # Typer prints usage errors itself, unless they shall be JSON.
+        code = app(standalone_mode=not _wants_json())
+        sys.exit(code if isinstance(code, int) else 0)
     except ExatrkxError as error:
-        _complain(str(error), error)
-        sys.exit(error.exit_code)
+        _complain(str(error), error, kind=type(error).__name__, code=error.exit_code)
+    except typer.Abort:
+        sys.exit(1)
     except KeyboardInterrupt:  # outside a command: inside one, Typer handles it
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         sys.exit(141)
     except OSError as error:  # any that the library did not translate, such as a full disk
-        _complain(_plain(error), error)
-        sys.exit(OutputError.exit_code)
+        _complain(_plain(error), error, kind=OutputError.__name__, code=OutputError.exit_code)
     except Exception as error:
-        if (code := unwound()) is None:
-            _complain(fault_line(error, sys.argv), error)
-            sys.exit(EXIT_CODE)
+        if (usage := usage_error(error)) is not None:
+            _complain(usage, error, kind="UsageError", code=ConfigError.exit_code)
+        if (number := unwound()) is None:
+            _complain(fault_line(error, sys.argv), error, kind="Fault", code=EXIT_CODE)
         print(f"exatrkx-hpc: stopped in the middle of something ({type(error).__name__}: {error})", file=sys.stderr)
-        sys.exit(code)
+        sys.exit(number)

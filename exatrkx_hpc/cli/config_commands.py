@@ -10,7 +10,7 @@ import typer
 
 from exatrkx_hpc.base.errors import ConfigError
 from exatrkx_hpc.base.files import write_new
-from exatrkx_hpc.cli.options import ConfigFile, Json, SiteName, console, resolved
+from exatrkx_hpc.cli.options import ConfigFile, Json, SiteName, answer, console, resolved
 from exatrkx_hpc.config.engines import ENGINES
 from exatrkx_hpc.config.resolve import DEFAULT_FILE, commented_file, value_of
 from exatrkx_hpc.config.schema import Farm
@@ -36,7 +36,7 @@ def show(config: ConfigFile = None, site: SiteName = None, as_json: Json = False
 
 
 @config_app.command(epilog="Example: exatrkx-hpc config schema > farm.schema.json")
-def schema() -> None:
+def schema(as_json: Json = True) -> None:
     """Print the JSON schema of farm.toml."""
     typer.echo(json.dumps(Farm.model_json_schema(), indent=2))
 
@@ -51,6 +51,7 @@ def init(
         str | None,
         typer.Option("--engine", metavar="|".join(ENGINES), help="Container engine (default: that of the profile)."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Write a commented farm.toml for a site.
 
@@ -67,7 +68,8 @@ def init(
         raise ConfigError(f"{out} already exists; choose another file with --out") from error
     except OSError as error:
         raise ConfigError(f"cannot write {out}: {error.strerror}; check permissions and free space") from error
-    typer.echo(f"{out} written; edit it, then check the job with 'exatrkx-hpc deploy --dry-run'")
+    line = f"{out} written; edit it, then check the job with 'exatrkx-hpc deploy --dry-run'"
+    answer(line, as_json=as_json, file=out, site=site)
 
 
 def _checked(name: str | None) -> str | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, cast
 import typer
 
 from exatrkx_hpc.base.errors import ConfigError, MissingComponent, OutputError
-from exatrkx_hpc.cli.options import Quiet, say
+from exatrkx_hpc.cli.options import Json, Quiet, answer, say
 from exatrkx_hpc.cli.progress import stages
 from exatrkx_hpc.tracking.simulation import acts, synthetic
 from exatrkx_hpc.tracking.simulation.acts import SourceName
@@ -57,13 +57,14 @@ def generate(
         ),
     ] = "csv",
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Generate events with noise and known truth: helices in a toy detector, or particles simulated by ACTS."""
     make = event_source(source)
     try:
         _refuse_events_of_another_call(out)
         out.mkdir(parents=True, exist_ok=True)
-        with stages(quiet=quiet) as show, event_writer(out, form) as write:
+        with stages(quiet=quiet or as_json) as show, event_writer(out, form) as write:
             synthetic.write_events(
                 out, events=events, tracks=tracks, seed=seed, source=make, write=write, on_progress=show
             )
@@ -73,7 +74,8 @@ def generate(
         ) from error
     except MemoryError as error:
         raise ConfigError(f"{tracks} tracks in an event do not fit into memory; lower --tracks") from error
-    typer.echo(f"{events} events in {out}, their truth in {out / synthetic.TRUTH_FOLDER}")
+    truth = out / synthetic.TRUTH_FOLDER
+    answer(f"{events} events in {out}, their truth in {truth}", as_json=as_json, events=events, folder=out, truth=truth)
 
 
 def event_source(name: SourceName) -> synthetic.Source:
@@ -116,6 +118,7 @@ def convert(
         ),
     ] = None,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Convert events to perf_analyzer JSON (--input-data), such JSON to events, or events to another format.
 
@@ -133,7 +136,7 @@ def convert(
         sample.add(changed)
         return changed
 
-    with stages(quiet=quiet) as show:
+    with stages(quiet=quiet or as_json) as show:
         if form == "json":
             count = events_to_json(source, out, tensor=tensor, as_base64=as_base64, change=change, on_progress=show)
         elif from_json:
@@ -145,7 +148,7 @@ def convert(
         say(f"warning: now {strange}; were the events in {scale}?")
     elif doubt := sample.doubt():
         say(f"warning: {doubt}")
-    typer.echo(f"{count} events in {out}")
+    answer(f"{count} events in {out}", as_json=as_json, events=count, out=out)
 
 
 def _refuse_events_of_another_call(out: Path) -> None:

@@ -15,16 +15,14 @@ from exatrkx_hpc.base.errors import ConfigError, LaunchError
 from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.base.signals import deferred_signals, unwound
+from exatrkx_hpc.cli.choice import JobId, chosen_job
 from exatrkx_hpc.cli.interactive import refuse_mixture, run_here, what_would_run, within_allocation
 from exatrkx_hpc.cli.news import not_waiting, teller
-from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, JsonLines, RunRoot, SiteName, resolved, say
+from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, JsonLines, RunRoot, SiteName, answer, resolved, say
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.events import MonitorLeft, MonitorStopped
 from exatrkx_hpc.launch.in_job import monitor_words
-from exatrkx_hpc.launch.run_dir import LATEST
 from exatrkx_hpc.launch.words import Word
-
-JobId = Annotated[str, typer.Argument(help="Job ID, as printed by deploy; latest is the newest job.")]
 
 
 def deploy(
@@ -44,7 +42,14 @@ def deploy(
     ] = None,
     engine: EngineName = None,
     wait: Annotated[
-        float | None, typer.Option("--wait", min=1, help="Wait until every server is ready, for at most N seconds.")
+        float | None,
+        typer.Option("--wait", min=1, help="Wait until the servers are ready, at most N seconds after the job starts."),
+    ] = None,
+    min_ready: Annotated[
+        str | None,
+        typer.Option(
+            "--min-ready", help="With --wait: number or share of servers, such as 90% (default: job.min_ready)."
+        ),
     ] = None,
     interactive: Annotated[
         bool, typer.Option("--interactive", help="Run the farm and its endpoint in this terminal until Ctrl-C.")
@@ -81,6 +86,7 @@ def deploy(
         job__qos=qos,
         job__partition=partition,
         job__time=time,
+        job__min_ready=min_ready,
         server__engine=engine,
     )
     if interactive:
@@ -121,11 +127,12 @@ def _submit(
     """
     tell = teller(as_json=as_json)
     beside, companion = commands
-    job = story.deploy(
-        farm, tell=tell, sources=sources, trust_run_root=trust_run_root, beside=beside, companion=companion
-    )
-    told = {"job": job.id, "cluster": job.cluster, "run_dir": str(job.run_dir)}
-    typer.echo(json.dumps(told) if as_json else job.id)
+    with deferred_signals():  # a job that exists is named, also after Ctrl-C
+        job = story.deploy(
+            farm, tell=tell, sources=sources, trust_run_root=trust_run_root, beside=beside, companion=companion
+        )
+        told = {"job": job.id, "cluster": job.cluster, "run_dir": str(job.run_dir)}
+        typer.echo(json.dumps(told) if as_json else job.id)
     if wait is not None:
         story.wait_ready(job, timeout=wait, tell=tell)
     if as_json:
@@ -139,7 +146,7 @@ def _submit(
 
 
 def monitor(
-    job: JobId = LATEST,
+    job: JobId = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Run in the background; survives this terminal. Prints how to stop it.")
     ] = False,
@@ -161,7 +168,7 @@ def monitor(
 
     Example: exatrkx-hpc monitor 4242
     """
-    found = story.find_job(resolved(config, site=site, run_root=run_root).farm, job)
+    found = chosen_job(resolved(config, site=site, run_root=run_root).farm, job, tell=teller(as_json=as_json))
     if detach:
         options = {"--config": config, "--site": site, "--run-root": run_root}
         given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
@@ -201,24 +208,37 @@ def _monitor(found: story.Job, *, leave: bool, tell: Tell) -> None:
 
 
 def stop(
-    job: JobId = LATEST,
+    job: JobId = None,
     server: Annotated[str, typer.Option("--server", help="Drain and end this server only, as named by status.")] = "",
     restart: Annotated[bool, typer.Option("--restart", help="With --server: start the server again.")] = False,
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Drain the servers of a job, then end the job; or one server, with --server.
 
+    Prints every 10 s what it waits for. A job that has ended stays as it is.
+
     Example: exatrkx-hpc stop 4242
     """
-    found = story.find_job(resolved(config, site=site, run_root=run_root).farm, job)
     if restart and not server:
         raise ConfigError("--restart needs --server NAME; 'exatrkx-hpc status' lists the servers")
+    tell = teller(as_json=as_json)
+    found = chosen_job(resolved(config, site=site, run_root=run_root).farm, job, tell=tell)
     if server:
         story.ask_server(found, server, restart=restart)
-        say(f"job {found.id}: {server} drains, then {'starts again' if restart else 'ends'}")
+        line = f"job {found.id}: {server} drains, then {'starts again' if restart else 'ends'}"
+        answer(line, as_json=as_json, job=found.id, server=server, restart=restart)
         return
-    say(f"job {found.id}: draining, then ending")
-    story.stop(found)
-    typer.echo(f"job {found.id}: {found.scheduler.info(found.id).state.value}")
+    now = story.status(found).info
+    ended = now.state.over
+    if not (ended or as_json):
+        say(f"job {found.id}: {'cancelling' if now.state is JobState.PENDING else 'draining, then ending'}")
+    story.stop(found, tell=tell)  # also ends what an ended job has left
+    if not ended:
+        now = story.status(found).info
+    line = f"job {found.id} has ended: {now.state.value}" if ended else f"job {found.id}: {now.state.value}"
+    if ended and now.reason:
+        line = f"{line}, {now.reason}"
+    answer(line, as_json=as_json, job=found.id, state=now.state.value, reason=now.reason, had_ended=ended)

@@ -1,7 +1,8 @@
-"""Faults of this program: one line for the user, and a report file for its developers."""
+"""Errors as JSON, and faults of this program: one line for the user, and a report file for its developers."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -21,6 +22,25 @@ EXIT_CODE = 70
 _PACKAGES = ("tritonclient", "grpc", "numpy", "pydantic", "typer", "torch")
 _SECRET = re.compile(r"token|passw|secret|credential|api-?_?key", re.IGNORECASE)
 _HIDDEN = "***"
+
+
+def error_json(line: str, *, kind: str, code: int) -> str:
+    """Return an error as one line of JSON: `{"error": {"kind", "message", "next", "exit_code"}}`.
+
+    `kind` is the class of the error; `next` is what to do, the part of `line` after its last semicolon.
+    """
+    message, semicolon, step = line.rpartition("; ")
+    told = {"kind": kind, "message": message if semicolon else line, "next": step if semicolon else ""}
+    return json.dumps({"error": {**told, "exit_code": code}}, ensure_ascii=False)
+
+
+def usage_error(error: BaseException) -> str | None:
+    """Return the message of a usage error of Typer, such as an unknown option; None for another error.
+
+    Its class is not public, and is another one in each release of Typer.
+    """
+    say = getattr(error, "format_message", None)
+    return f"{say()}; see --help" if callable(say) and hasattr(error, "exit_code") else None
 
 
 def fault_line(error: BaseException, argv: Sequence[str]) -> str:

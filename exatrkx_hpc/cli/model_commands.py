@@ -17,7 +17,7 @@ from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import InputError, MissingComponent, ModelError, OutputError
 from exatrkx_hpc.cli.event_commands import EventSource, event_source
 from exatrkx_hpc.cli.news import teller
-from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
+from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, answer, console, resolved, say
 from exatrkx_hpc.cli.progress import stages
 from exatrkx_hpc.launch.plan import container_places
 from exatrkx_hpc.models.build import build as build_repository
@@ -29,6 +29,7 @@ from exatrkx_hpc.models.trial import Sample
 from exatrkx_hpc.tracking.constants import DEFAULT_SEED, DEFAULT_TRAINING, NETWORK_NAMES, QUICK_TRAINING
 from exatrkx_hpc.tracking.simulation.synthetic import generate_event
 from exatrkx_hpc.work.events.source import Reader, find_events
+from exatrkx_hpc.work.inference.address import require_grpc
 from exatrkx_hpc.work.inference.probe import ask_model, reply_table, save_outputs
 from exatrkx_hpc.work.workloads.exatrkx import HITS
 
@@ -61,6 +62,7 @@ def build(
     ] = None,
     source: Source = None,
     config: ConfigFile = None,
+    as_json: Json = False,
 ) -> None:
     """Build a model repository for a device and a number of instances."""
     built = build_repository(
@@ -75,7 +77,8 @@ def build(
         names=names or (),
         places=container_places(resolved(config).farm),
     )
-    typer.echo(f"{built.path}: {len(built.models)} models for {device}, {instances} instance(s) each")
+    line = f"{built.path}: {len(built.models)} models for {device}, {instances} instance(s) each"
+    answer(line, as_json=as_json, repository=built.path, models=list(built.models), device=device, instances=instances)
 
 
 @models_app.command(epilog="Example: exatrkx-hpc models check models")
@@ -226,6 +229,8 @@ def test(
 ) -> None:
     """Send tensors from CSV files to one model and show its outputs."""
     farm = resolved(config, site=site, run_root=run_root).farm
+    if server:
+        require_grpc(server, meant=story.addresses_of(farm))
     record = None if server else story.endpoint_record(farm, tell=teller(as_json=as_json))
     address, identity = (record.grpc, record.identity) if record is not None else (server or "", "")
     timeout = farm.clients.request_timeout
@@ -247,13 +252,15 @@ def pack_env(
     package: Annotated[
         list[str] | None, typer.Option("--package", help="Additional package, such as torch; repeatable.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Pack Python, numpy and scipy into an environment for the models.
 
     The environment is relocatable, so that the models can use it inside a container.
     """
     packed = pack_environment(out, python=python or Path(sys.executable), packages=(*NEEDED, *(package or ())))
-    typer.echo(f"{out}: Python {packed.python}, {packed.libc} or newer, {len(packed.packages)} package(s)")
+    line = f"{out}: Python {packed.python}, {packed.libc} or newer, {len(packed.packages)} package(s)"
+    answer(line, as_json=as_json, out=out, python=packed.python, libc=packed.libc, packages=list(packed.packages))
 
 
 @models_app.command(epilog="Example: exatrkx-hpc models train --out models --seed 1")
@@ -271,6 +278,7 @@ def train(
         ),
     ] = False,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train the three networks on simulated events. Takes minutes on one core."""
     try:
@@ -283,7 +291,7 @@ def train(
     _refuse_unwritable(out)  # now, not after minutes of training
     source = event_source(events)
     chosen = DEFAULT_SEED if seed is None else seed
-    with stages(quiet=quiet) as show:
+    with stages(quiet=quiet or as_json) as show:
         networks = training.train(
             seed=chosen, settings=QUICK_TRAINING if quick else DEFAULT_TRAINING, source=source, on_progress=show
         )
@@ -292,9 +300,10 @@ def train(
     except (OSError, RuntimeError) as error:  # PyTorch raises RuntimeError for a full disk
         raise _unwritable(out, error) from error
     found = training.hash_state(networks)
-    typer.echo(f"weights written to {out}, sha256 of their values {found}")
     made = provenance.Provenance.here(seed=chosen, acts=source is not generate_event)
-    typer.echo(provenance.compare(found, made, quick=quick))
+    compared = provenance.compare(found, made, quick=quick)
+    line = f"weights written to {out}, sha256 of their values {found}\n{compared}"
+    answer(line, as_json=as_json, repository=out, sha256=found, note=compared)
 
 
 def _refuse_unwritable(out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -51,6 +52,11 @@ def resolved(config: Path | None = None, /, **flags: object) -> Resolved:
 def say(line: str) -> None:
     """Print one line of progress on stderr; only results go to stdout."""
     typer.echo(line, err=True)
+
+
+def answer(line: str, *, as_json: bool, **fields: object) -> None:
+    """Print the result of a command on stdout: a line for people, or the fields as one JSON object."""
+    typer.echo(json.dumps(fields, default=str) if as_json else line)
 
 
 def console() -> Console:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from exatrkx_hpc.cli.options import Json, answer
 from exatrkx_hpc.page.write import write_page
 
 
@@ -15,6 +16,7 @@ def report(
     times: Annotated[
         bool, typer.Option("--times", help="Also write times.csv with the time of each stage of each event.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Write report.html for a run again and print its path.
 
@@ -22,4 +24,5 @@ def report(
 
     Example: exatrkx-hpc report results
     """
-    typer.echo(write_page(out, times=times))
+    page = write_page(out, times=times)
+    answer(str(page), as_json=as_json, page=page)

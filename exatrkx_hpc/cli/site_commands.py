@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,11 +16,12 @@ from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.errors import InputError, MissingComponent
 from exatrkx_hpc.base.follow import Follower
 from exatrkx_hpc.base.readable import duration
+from exatrkx_hpc.cli.choice import JobId, chosen_job
 from exatrkx_hpc.cli.news import teller
-from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, console, resolved
+from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, RunRoot, SiteName, answer, console, resolved
 from exatrkx_hpc.doctor import Finding, examine
 from exatrkx_hpc.fleet.reasons import reasons_of
-from exatrkx_hpc.launch.run_dir import LATEST, FarmDir
+from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.run_dirs import parse_age
 from exatrkx_hpc.prepare import plan
 
@@ -72,6 +75,7 @@ def setup(
     fused: Annotated[
         bool, typer.Option("--fused/--no-fused", help="Build the fused model; on a GPU it needs PyTorch and CuPy.")
     ] = True,
+    as_json: Json = False,
 ) -> None:
     """Pull the image and build the models; safe to repeat.
 
@@ -80,14 +84,16 @@ def setup(
     Example: exatrkx-hpc setup --bench
     """
     farm = resolved(config, site=site, run_root=run_root, server__engine=engine).farm
-    tell = teller()
+    tell = teller(as_json=as_json)
     story.setup(farm, tell=tell, trust_run_root=trust_run_root, packages=tuple(package or ()), fused=fused)
+    line, command = f"{farm.run_root} is ready; check the rest with 'exatrkx-hpc doctor'", []
     if bench:
         from exatrkx_hpc.measure.perf_analyzer_install import install
 
         analyzer = install(FarmDir.of(farm).perf_analyzer, tell)
-        typer.echo(f"perf_analyzer {analyzer.version}: {' '.join(analyzer.command)}")
-    typer.echo(f"{farm.run_root} is ready; check the rest with 'exatrkx-hpc doctor'")
+        command = list(analyzer.command)
+        line = f"perf_analyzer {analyzer.version}: {' '.join(command)}\n{line}"
+    answer(line, as_json=as_json, run_root=farm.run_root, perf_analyzer=command)
 
 
 def status(
@@ -102,8 +108,9 @@ def status(
     Example: exatrkx-hpc status 4242
     """
     farm = resolved(config, site=site, run_root=run_root).farm
-    found = [story.find_job(farm, job)] if job is not None else list(story.jobs(farm))
-    views = [story.status(one) for one in found]
+    tell = teller(as_json=as_json)
+    found = [story.find_job(farm, job, tell=tell)] if job is not None else list(story.jobs(farm, tell=tell))
+    views = story.statuses(found)
     if as_json:
         typer.echo(json.dumps([view.as_dict() for view in views], indent=2))
         return
@@ -130,19 +137,22 @@ def status(
 
 
 def logs(
-    job: Annotated[str, typer.Argument(help="Job ID; latest is the newest job.")] = LATEST,
+    job: JobId = None,
     server: Annotated[str | None, typer.Argument(help="Server name (default: all servers).")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the logs until Ctrl-C.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Number of lines from the end of each log.")] = 20,
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object; with --follow, one more per new text.")
+    ] = False,
 ) -> None:
     """Print the logs of a job and its servers, errors first.
 
     Example: exatrkx-hpc logs 4242 nid001234-0 -f
     """
-    found = story.find_job(resolved(config, site=site, run_root=run_root).farm, job)
+    found = chosen_job(resolved(config, site=site, run_root=run_root).farm, job, tell=teller(as_json=as_json))
     files = found.run_dir.log_files(server)
     if not files:
         there = ", ".join(path.stem for path in found.run_dir.log_files()) or "none yet"
@@ -151,16 +161,26 @@ def logs(
     raw = {path: path.read_bytes() for path in files}
     followed = [Follower(path, place=len(data)) for path, data in raw.items()]
     texts = {path: data.decode(errors="replace") for path, data in raw.items()}
-    if why := list(reasons_of({path.stem: text for path, text in texts.items()})):
-        typer.echo("\n".join(("==> what failed <==", *why)))
-    for path, text in texts.items():
-        typer.echo(f"==> {path} <==")
-        typer.echo("\n".join(text.splitlines()[-lines:] if lines else []))
+    why = list(reasons_of({path.stem: text for path, text in texts.items()}))
+    ends = {path: text.splitlines()[-lines:] if lines else [] for path, text in texts.items()}
+    if as_json:
+        shown = [{"file": str(path), "lines": end} for path, end in ends.items()]
+        typer.echo(json.dumps({"job": found.id, "reasons": why, "logs": shown}))
+    else:
+        _print_logs(why, ends)
     while follow:
         time.sleep(0.5)
         for one in followed:
             if fresh := one.read():
-                typer.echo(fresh, nl=False)
+                typer.echo(json.dumps({"file": str(one.path), "text": fresh}) if as_json else fresh, nl=as_json)
+
+
+def _print_logs(why: Sequence[str], ends: Mapping[Path, Sequence[str]]) -> None:
+    if why:
+        typer.echo("\n".join(("==> what failed <==", *why)))
+    for path, end in ends.items():
+        typer.echo(f"==> {path} <==")
+        typer.echo("\n".join(end))
 
 
 def clean(
@@ -168,6 +188,7 @@ def clean(
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
+    as_json: Json = False,
 ) -> None:
     """Remove the run directories and scripts of ended jobs that have not changed for --older-than.
 
@@ -175,4 +196,5 @@ def clean(
     """
     farm = resolved(config, site=site, run_root=run_root).farm
     removed = story.clean(farm, older_than=parse_age(older_than))
-    typer.echo(f"{len(removed)} run directories removed{': ' + ', '.join(removed) if removed else ''}")
+    line = f"{len(removed)} run directories removed{': ' + ', '.join(removed) if removed else ''}"
+    answer(line, as_json=as_json, removed=list(removed))

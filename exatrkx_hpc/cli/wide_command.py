@@ -81,6 +81,7 @@ def options_of(settings: Settings) -> tuple[tuple[str, ...], ...]:
         "--times": settings.times,
         "--retry-failed": settings.retry_failed,
         "--accept-changes": settings.accept_changes,
+        "--accept-model-change": settings.accept_model_change,
     }
     return (
         ("--srun",),

@@ -14,7 +14,8 @@ import typer
 
 from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.errors import ConfigError, EndpointError
-from exatrkx_hpc.base.news import Tell
+from exatrkx_hpc.base.news import Tell, untold
+from exatrkx_hpc.cli.choice import JobOption
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.cli.wide_command import refuse_mixtures, submit
@@ -25,6 +26,7 @@ from exatrkx_hpc.measure.counters import Snapshot
 from exatrkx_hpc.measure.events import ServerLeftOut
 from exatrkx_hpc.measure.record import append_csv
 from exatrkx_hpc.work.events.source import EVENT
+from exatrkx_hpc.work.inference.address import require_grpc
 from exatrkx_hpc.work.run.progress import progress_bar
 from exatrkx_hpc.work.run.report import Report, render_table
 from exatrkx_hpc.work.run.run import Settings, StoppedRun
@@ -35,6 +37,7 @@ def run_clients(
     server: Annotated[
         str | None, typer.Option("--server", "-s", help="Endpoint, HOST:PORT (default: that of the running farm).")
     ] = None,
+    farm_job: JobOption = None,
     events: Annotated[
         Path, typer.Option("--events", "-d", help="Folder of events: *.csv, *.npy, *.npz or *.parquet.")
     ] = Path("events"),
@@ -74,6 +77,9 @@ def run_clients(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry the events in quarantine.")] = False,
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Redo changed events and drop missing ones.")
+    ] = False,
+    accept_model_change: Annotated[
+        bool, typer.Option("--accept-model-change", help="Go on although the models have changed, and record it.")
     ] = False,
     expect: Annotated[
         int | None, typer.Option("--expect", min=1, help="Number of events; refuse a folder that has another number.")
@@ -150,10 +156,13 @@ def run_clients(
         server__model_repository=model_repository or None,
     )
     settings = dataclasses.replace(
-        _settings(found.farm, server, events, out, tell=teller(as_json=as_json, quiet=quiet)),
+        _settings(
+            found.farm, _endpoint(found.farm, server, farm_job, teller(as_json=as_json, quiet=quiet)), events, out
+        ),
         fresh=not resume,
         retry_failed=retry_failed,
         accept_changes=accept_changes,
+        accept_model_change=accept_model_change,
         expect=expect,
         event_column=event_column,
         times=times,
@@ -166,14 +175,27 @@ def run_clients(
     _run(settings, partial(do, farm=found.farm), quiet=quiet, as_json=as_json)
 
 
-def _settings(farm: Farm, server: str | None, events: Path, out: Path, *, tell: Tell) -> Settings:
-    clients, direct = farm.clients, farm.clients.mode == "direct"
-    if direct and server:
-        raise ConfigError("--server and mode direct are mutually exclusive; omit one of them")
-    record = None if direct or server else story.endpoint_record(farm, tell=tell)
+def _endpoint(farm: Farm, server: str | None, job: str | None, tell: Tell) -> tuple[str, str]:
+    """Return the endpoint that the flags mean and whose it is, both '' for mode direct; waits for a new monitor."""
+    flags = [flag for flag, value in (("--server", server), ("--job", job)) if value]
+    if farm.clients.mode == "direct":
+        if flags:
+            raise ConfigError(f"{flags[0]} and mode direct are mutually exclusive; omit one of them")
+        return "", ""
+    if len(flags) > 1:
+        raise ConfigError("--server and --job are mutually exclusive; omit one of them")
+    if server:
+        require_grpc(server, meant=story.addresses_of(farm))
+        return server, ""
+    record = story.endpoint_record(farm, job, wait=farm.clients.wait, tell=tell)
+    return record.grpc, record.identity
+
+
+def _settings(farm: Farm, endpoint: tuple[str, str], events: Path, out: Path) -> Settings:
+    clients = farm.clients
     return Settings(
-        server=server or (record.grpc if record is not None else ""),
-        identity=record.identity if record is not None else "",
+        server=endpoint[0],
+        identity=endpoint[1],
         events=events,
         out=out,
         workers=clients.workers,
@@ -214,6 +236,7 @@ def metrics(
             "--server", "-s", help="Metrics address, HOST:8002; repeatable (default: all servers of the farm)."
         ),
     ] = None,
+    job: JobOption = None,
     watch: Annotated[float | None, typer.Option("--watch", "-w", min=0.1, help="Refresh every N seconds.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Also append the rows to this CSV file.")] = None,
     as_json: Json = False,
@@ -230,12 +253,16 @@ def metrics(
 
     Example: exatrkx-hpc metrics --server 127.0.0.2:8002 --watch 5 --csv times.csv
     """
+    if server and job:
+        raise ConfigError("--server and --job are mutually exclusive; omit one of them")
     tell = teller(as_json=as_json)
     farm = None if server else resolved(config, site=site, run_root=run_root).farm
     earlier: dict[str, Snapshot] = {}
     unheard: set[str] = set()
+    heard = tell
     while True:
-        servers = _servers_of(farm) if farm is not None else dict.fromkeys(server or (), "")
+        servers = _servers_of(farm, job, heard) if farm is not None else dict.fromkeys(server or (), "")
+        heard = untold  # once is enough
         found, silent = measure.fetch_fleet(servers, instances=servers)
         if silent and watch is None:
             raise silent[0]  # totals without one server would look complete
@@ -259,12 +286,12 @@ def metrics(
         time.sleep(watch)
 
 
-def _servers_of(farm: Farm) -> dict[str, str]:
+def _servers_of(farm: Farm, job: str | None, tell: Tell) -> dict[str, str]:
     """Return the metrics address of each ready server of the farm, with the name of its process, '' if unknown.
 
     Raises EndpointError when no server is ready or no monitor runs.
     """
-    record = story.endpoint_record(farm)
+    record = story.endpoint_record(farm, job, tell=tell)
     if not record.metrics:
         raise EndpointError(
             f"no server of job {record.job} is ready; see the output of 'exatrkx-hpc monitor', or set --server"

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from exatrkx_hpc.config.directives import refusal
 from exatrkx_hpc.config.values import (
     Engine,
     Folder,
@@ -18,6 +19,7 @@ from exatrkx_hpc.config.values import (
     LabelFormat,
     Line,
     Memory,
+    MinReady,
     Mode,
     Mount,
     Name,
@@ -40,6 +42,14 @@ class _Section(BaseModel):
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError("must not be true or false")
         return value
+
+
+def _accepted(words: tuple[str, ...], section: str) -> tuple[str, ...]:
+    """Return the options of `extra_directives`; raises ValueError for one that would break the job."""
+    for word in words:
+        if why := refusal(word, section):
+            raise ValueError(why)
+    return words
 
 
 class Cluster(_Section):
@@ -85,6 +95,9 @@ class JobSection(_Section):
     )
     gpu_bind: Line = Field("", description="how Slurm binds servers to GPUs, such as none or closest")
     signal: SignalSpec = Field("B:TERM@60", description="signal before the time limit, on which the servers drain")
+    min_ready: MinReady = Field(
+        "100%", description="servers that must be ready before work begins: a number, or a share such as 90%"
+    )
     requeue: bool = Field(False, description="requeue the job after a node failure")
     mail_type: Line = Field("", description="when to send mail, such as END,FAIL")
     mail_user: Line = Field("", description="mail address")
@@ -92,6 +105,11 @@ class JobSection(_Section):
     licenses: Line = Field("", description="licenses, such as scratch")
     comment: Line = Field("", description="comment for the accounting")
     extra_directives: Options = Field((), description="additional #SBATCH options, one word each")
+
+    @field_validator("extra_directives")
+    @classmethod
+    def _options_of_a_farm(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        return _accepted(words, "job")
 
     prologue: tuple[Line, ...] = Field((), description="bash lines to run before the servers, such as module load")
     epilogue: tuple[Line, ...] = Field((), description="bash lines to run after the servers")
@@ -209,6 +227,11 @@ class ClientsSection(_Section):
     partition: Line = Field("", description="partition of the workers' job; empty: job.partition")
     constraint: Line = Field("", description="node features of the workers' job, such as cpu")
     extra_directives: Options = Field((), description="additional #SBATCH options of the workers' job, one word each")
+
+    @field_validator("extra_directives")
+    @classmethod
+    def _options_of_workers(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        return _accepted(words, "clients")
 
 
 class BenchSection(_Section):

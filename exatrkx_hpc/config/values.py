@@ -88,6 +88,23 @@ def known_engine(text: str) -> str:
     return text
 
 
+def _servers(value: object) -> object:
+    return str(value) if isinstance(value, int) else value
+
+
+def _number_or_share(text: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]{0,4}|([1-9][0-9]?|100)%", text):
+        raise ValueError("must be a number of servers from 1, or a share from 1% to 100%")
+    return text
+
+
+def least_ready(min_ready: str, servers: int) -> int:
+    """Return how many of `servers` servers a number or share (`MinReady`) asks for: at least 1, at most all."""
+    share = min_ready.endswith("%")
+    wanted = math.ceil(int(min_ready[:-1]) * servers / 100) if share else int(min_ready)
+    return max(1, min(wanted, servers))
+
+
 def _memory(text: str) -> str:
     if text and not re.fullmatch(r"[0-9]+[KMGT]?", text):
         raise ValueError("must be an amount of memory such as 4000M or 64G")
@@ -188,5 +205,7 @@ Mount = Annotated[str, AfterValidator(_mount)]
 #: Options of sbatch, each one word.
 Options = Annotated[tuple[Line, ...], AfterValidator(_options)]
 TimeLimit = Annotated[str, AfterValidator(_time_limit)]
+#: A number of servers, or a share such as `90%`.
+MinReady = Annotated[str, BeforeValidator(_servers), AfterValidator(_number_or_share)]
 Memory = Annotated[str, AfterValidator(_memory)]
 SignalSpec = Annotated[str, AfterValidator(_signal)]

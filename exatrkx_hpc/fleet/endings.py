@@ -87,8 +87,12 @@ def read_notice(run_dir: RunDir) -> float:
 
 
 def of_former_run(record: ServerRecord, info: JobInfo) -> bool:
-    """Return whether the job was requeued and is pending, and the record is from before the requeue."""
-    return info.state is JobState.PENDING and info.submit is not None and record.updated <= info.submit
+    """Return whether the job was requeued and is pending, and the record is from before the requeue.
+
+    A record in the run directory of a job that never ran is that of an earlier job with the same number.
+    """
+    waits = info.state is JobState.PENDING and info.restarts != 0
+    return waits and info.submit is not None and record.updated <= info.submit
 
 
 def of_lost_node(record: ServerRecord, info: JobInfo) -> bool:

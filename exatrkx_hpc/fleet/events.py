@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.news import Level, News
-from exatrkx_hpc.base.readable import duration
+from exatrkx_hpc.base.readable import duration, names
 from exatrkx_hpc.fleet.members.reconcile import MemberState
 
 #: End states of a job that are no error.
@@ -309,3 +309,27 @@ class MonitorAbsent(News):
 
 def _serves(endpoint: str, job: str) -> str:
     return f"{endpoint} still serves, with its last servers; start 'exatrkx-hpc monitor {job}' again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStopping(News):
+    """A stop of a job waits, for `seconds` s so far.
+
+    `servers` have not ended, on nodes that the job has; `lost` are nodes that the job has lost with servers on them.
+    """
+
+    code: ClassVar[str] = "job-stopping"
+    seconds: float
+    state: JobState
+    servers: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return what the stop waits for, and the nodes that cannot answer."""
+        waits = f"{_count(len(self.servers))}, {names(self.servers)}" if self.servers else "Slurm to end the job"
+        lost = f"; lost {names(self.lost)}" if self.lost else ""
+        return f"job {self.job}: {self.state.value}, waiting for {self.seconds:.0f} s for {waits}{lost}"
+
+
+def _count(servers: int) -> str:
+    return "1 server" if servers == 1 else f"{servers} servers"

@@ -17,6 +17,7 @@ from exatrkx_hpc.fleet.members.outliers import read_ejected
 from exatrkx_hpc.fleet.members.probe import probe
 from exatrkx_hpc.fleet.members.reconcile import Member, ready_members, reconcile
 from exatrkx_hpc.fleet.members.record import ServerRecord, Unreadable, read_records
+from exatrkx_hpc.fleet.readiness import ReadyWait
 from exatrkx_hpc.fleet.reasons import with_remedy
 from exatrkx_hpc.launch.run_dir import RunDir
 
@@ -73,25 +74,29 @@ def job_status(info: JobInfo, run_dir: RunDir, *, timeout: float) -> JobStatus:
     return JobStatus(info=now, servers=servers, endpoint=address, health=health)
 
 
-def wait_until_ready(query: Callable[[], JobStatus], *, wanted: int, timeout: float, tell: Tell) -> JobStatus:
-    """Wait until `wanted` servers are ready and return the status; `tell` gets each change.
+def wait_until_ready(query: Callable[[], JobStatus], *, wait: ReadyWait, tell: Tell) -> JobStatus:
+    """Wait until enough servers are ready and return the status; `tell` gets each change.
 
-    Raises EndpointError if the job ends before, or after `timeout` seconds.
+    Raises EndpointError if the job ends before, or when `wait` is over.
     """
-    until, said = time.monotonic() + timeout, ""
-    while (now := query()).ready < wanted:
+    said = ""
+    while True:
+        now = query()
         job, state = now.info.id, now.info.state
-        news = JobProgress(job=job, state=state, ready=now.ready, wanted=wanted, reason=now.info.reason)
-        if str(news) != said:
-            tell(news)
-            said = str(news)
-        if state.over:
-            why = now.info.reason or f"see 'exatrkx-hpc logs {job}'"
-            raise EndpointError(f"job {job} is {state.value} before its servers were ready; {why}")
-        if time.monotonic() > until:
-            raise EndpointError(f"{now.ready} of {wanted} servers ready after {timeout:g} s; the job keeps running")
+        if now.ready < wait.wanted:
+            news = JobProgress(job=job, state=state, ready=now.ready, wanted=wait.wanted, reason=now.info.reason)
+            if str(news) != said:
+                tell(news)
+                said = str(news)
+            if state.over:
+                why = now.info.reason or f"see 'exatrkx-hpc logs {job}'"
+                raise EndpointError(f"job {job} is {state.value} before its servers were ready; {why}")
+        try:
+            if wait.over(now.info, now.servers):
+                return now
+        except EndpointError as error:
+            raise EndpointError(f"{error}; the job continues, 'exatrkx-hpc logs {job}' shows its servers") from error
         time.sleep(1.0)
-    return now
 
 
 def observe(

@@ -9,6 +9,7 @@ from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, LaunchError
 from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.fleet.events import MonitorFailed
 from exatrkx_hpc.fleet.monitor import Monitor
+from exatrkx_hpc.fleet.readiness import ReadyWait
 from exatrkx_hpc.fleet.view import View
 
 #: In seconds. The monitor first queries the scheduler; Slurm may take a minute for each of two queries.
@@ -49,24 +50,23 @@ class Watch:
             raise EndpointError(f"the balancer did not start within {_START_DEADLINE:g} s; {self._where()}")
         self.raise_error()
 
-    def wait_ready(self, servers: int, *, timeout: float) -> None:
-        """Wait until `servers` servers are ready.
+    def wait_ready(
+        self, servers: int, *, timeout: float, queue_timeout: float | None = None, of: int | None = None
+    ) -> None:
+        """Wait until `servers` of the `of` servers are ready, by default all of them.
 
-        Raises EndpointError after `timeout` seconds, if the job or the monitor ends, or if a server gave up; raises the
-        error of a failed monitor.
+        Raises EndpointError `timeout` seconds after the start of the job, after `queue_timeout` seconds in the queue,
+        if the job or the monitor ends, or if too many servers gave up; raises the error of a failed monitor.
         """
-        until = time.monotonic() + timeout
+        wait = ReadyWait(wanted=servers, servers=of or servers, timeout=timeout, queue_timeout=queue_timeout)
         while len(self.view.ready) < servers:
             self.raise_error()
             if self.view.job.over or self._ended.is_set():
                 raise EndpointError(f"{self.view.sentence}, before its servers were ready; {self._where()}")
-            given_up = [m for m in self.view.members if m.state == "gone" and "gave up" in m.note]
-            if given_up:
-                raise EndpointError(f"server {given_up[0].name} {given_up[0].note}; {self._where()}")
-            if time.monotonic() > until:
-                raise EndpointError(
-                    f"only {len(self.view.ready)} of {servers} servers ready after {timeout:g} s; {self._where()}"
-                )
+            try:
+                wait.over(self.view.info, self.view.members)
+            except EndpointError as error:
+                raise EndpointError(f"{error}; {self._where()}") from error
             time.sleep(0.05)
 
     def wait(self) -> View:

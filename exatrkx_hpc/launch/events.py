@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from exatrkx_hpc.base.news import Level, News
+from exatrkx_hpc.base.readable import moment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,4 +128,24 @@ class TimeShort(News):
             f"{self.key} is {self.limit} ({self.seconds:g} s), but Slurm signals the job to end {self.latest:g} to "
             f"{self.earliest:g} s before that ({self.signal}), so it may have no time to work; request more than "
             f"{self.least:g} s"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobAdopted(News):
+    """A job was found whose `deploy` ended before it had recorded the job.
+
+    `submitted` is the time of that deploy, in seconds since 1970.
+    """
+
+    code: ClassVar[str] = "job-adopted"
+    #: The job uses hours, and nobody has seen its ID yet.
+    usual: ClassVar[Level] = Level.WARNING
+    submitted: float
+
+    def __str__(self) -> str:
+        """Return the job, where it comes from, and how to end it."""
+        return (
+            f"job {self.job} comes from the deploy of {moment(self.submitted)}, which did not finish; the job is now "
+            f"recorded, 'exatrkx-hpc stop {self.job}' ends it"
         )

@@ -40,6 +40,11 @@ class FarmDir(os.PathLike[str]):
         return self.path / "scripts"
 
     @property
+    def submissions(self) -> Path:
+        """The folder of the submissions that have not finished, one JSON file each."""
+        return self.path / "submissions"
+
+    @property
     def python(self) -> Path:
         """The folder of the Python code that servers load, with a subfolder for each version."""
         return self.path / "python"
@@ -152,6 +157,11 @@ class RunDir(os.PathLike[str]):
         return self.path / "standings.json"
 
     @property
+    def requests(self) -> Path:
+        """The folder of stop requests that the job's script has prepared; one of them becomes `stop`."""
+        return self.path / "requests"
+
+    @property
     def beside_status(self) -> Path:
         """The exit status of the command beside the servers."""
         return self.path / "beside-status"
@@ -175,6 +185,11 @@ class RunDir(os.PathLike[str]):
     def embedded_job(self) -> Path:
         """The embedded scheduler's record of the job, JSON."""
         return self.path / "embedded-job.json"
+
+    @property
+    def session(self) -> Path:
+        """The session of a job of the embedded scheduler and its start in clock ticks, as the job itself writes it."""
+        return self.path / "session"
 
     @property
     def cancelled(self) -> Path:

@@ -8,15 +8,16 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from exatrkx_hpc.base.errors import ConfigError, LaunchError
+from exatrkx_hpc.base.job import JobInfo
 from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 #: The end of the name of a script that `deploy` wrote.
-_OF_DEPLOY = re.compile(r"-[0-9]{8}-[0-9]{6}\.sbatch$")
+_OF_DEPLOY = re.compile(r"-[0-9]{8}-[0-9]{6}(?:-[0-9a-f]{8})?\.sbatch$")
 #: File systems in the memory of one machine or in one container.
 _OF_ONE_MACHINE = {"tmpfs", "ramfs", "devtmpfs", "overlay", "aufs", "squashfs", "rootfs"}
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -46,21 +47,26 @@ def last_change(run_dir: Path) -> float:
 
 
 def old_jobs(
-    farm: FarmDir, *, older_than: float, is_over: Callable[[str], bool], now: float | None = None
+    farm: FarmDir,
+    *,
+    older_than: float,
+    infos: Callable[[Sequence[str]], Mapping[str, JobInfo]],
+    now: float | None = None,
 ) -> tuple[str, ...]:
     """Return the jobs that have ended and whose run directory has not changed for `older_than` seconds.
 
-    `is_over` is called last, and only for directories that are old enough. Jobs with an unknown state are left out, and
-    so are folders that are not run directories but have a numeric name.
+    `infos` is called once, for all directories that are old enough. Jobs with an unknown state are left out, and so
+    are folders that are not run directories but have a numeric name.
     """
     moment = time.time() if now is None else now
-    return tuple(job for job in farm.job_ids() if _removable(farm.job(job), moment - older_than, is_over))
+    old = [job for job in farm.job_ids() if _unchanged(farm.job(job), moment - older_than)]
+    found = infos(old) if old else {}
+    return tuple(job for job in old if found[job].state.over)
 
 
-def _removable(run_dir: RunDir, before: float, is_over: Callable[[str], bool]) -> bool:
-    with contextlib.suppress(LaunchError, OSError):
-        ours = any(mark.is_file() for mark in run_dir.marks)
-        return ours and last_change(run_dir.path) < before and is_over(run_dir.job)
+def _unchanged(run_dir: RunDir, before: float) -> bool:
+    with contextlib.suppress(OSError):
+        return any(mark.is_file() for mark in run_dir.marks) and last_change(run_dir.path) < before
     return False
 
 

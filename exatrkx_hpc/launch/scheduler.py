@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.job import JobInfo
+from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.launch.plan import FarmPlan
 
 
@@ -49,11 +51,22 @@ class Scheduler(Protocol):
         """Submit `script` and return the job's ID; raises LaunchError if the scheduler refuses it."""
         ...
 
+    def settle(self, tell: Tell = untold) -> bool:
+        """Take over the jobs of submissions that did not finish, each with news; return whether none is left open."""
+        ...
+
     def info(self, job: str) -> JobInfo:
         """Return the job's current state; UNKNOWN with a reason if the scheduler does not report it.
 
         Raises SchedulerSilentError if the scheduler has not answered since this program started, and LaunchError if the
         scheduler knows that it never had the job.
+        """
+        ...
+
+    def infos(self, jobs: Sequence[str]) -> dict[str, JobInfo]:
+        """Return the current states of `jobs`, in one query if the scheduler has one; see `info`.
+
+        A job that the scheduler never had is UNKNOWN.
         """
         ...
 

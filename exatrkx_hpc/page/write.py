@@ -10,9 +10,10 @@ from importlib import metadata
 from pathlib import Path
 
 from exatrkx_hpc import __version__
-from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, InputError, OutputError
+from exatrkx_hpc.base.errors import ExatrkxError, InputError, OutputError
 from exatrkx_hpc.base.files import write_whole
-from exatrkx_hpc.fleet.endpoint import EndpointRecord, running_endpoint
+from exatrkx_hpc.fleet.endpoint import EndpointRecord
+from exatrkx_hpc.fleet.endpoints import endpoints_of
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.page.counted import DEADLINE, Seen, counted, snapshots
 from exatrkx_hpc.page.page import render_page
@@ -127,10 +128,7 @@ def _record(settings: Settings, run_root: Path | None) -> EndpointRecord | None:
     """Return the farm's endpoint record, or None if the run uses another endpoint."""
     if run_root is None or not settings.server:
         return None
-    with contextlib.suppress(EndpointError):
-        record = running_endpoint(FarmDir(run_root))
-        return record if record.grpc == settings.server else None
-    return None
+    return next((one for one in endpoints_of(FarmDir(run_root)) if one.grpc == settings.server), None)
 
 
 def _snapshots(settings: Settings, run_root: Path | None) -> Seen:

@@ -111,6 +111,23 @@ class NoFinalNewline(RunNews):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LedgerRebuilt(RunNews):
+    """The ledger of `out` was lost, and is rebuilt from the journal: `taken` results are proven, `unproven` are not."""
+
+    code: ClassVar[str] = "ledger-rebuilt"
+    #: What was known of failures and of the time of each event is lost.
+    usual: ClassVar[Level] = Level.WARNING
+    out: str
+    taken: int
+    unproven: int = 0
+
+    def line(self) -> str:
+        """Return both numbers, and where the unproven results are."""
+        aside = f"; {self.unproven} that it does not prove are in {self.out}/unproven" if self.unproven else ""
+        return f"warning: the ledger of {self.out} is missing; results.jsonl proves {self.taken} results{aside}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelsChanged(RunNews):
     """The models of `server` changed, and the run goes on because of `--accept-model-change`."""
 

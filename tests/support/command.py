@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -23,6 +24,9 @@ def complaint(done: Completed, code: int) -> str:
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, done.stderr
+    if lines[0].startswith('{"error"'):  # with --json
+        told = json.loads(lines[0])["error"]
+        return f"exatrkx-hpc: {told['message']}" + (f"; {told['next']}" if told["next"] else "")
     assert lines[0].startswith("exatrkx-hpc: ")
     assert "Traceback" not in done.stderr
     return lines[0]

@@ -28,6 +28,8 @@ def make_events(folder: Path, sizes) -> Path:
     folder.mkdir(parents=True)
     for number, size in enumerate(sizes):
         np.savetxt(folder / f"evt_{number}.csv", np.full((size, 3), 0.5), delimiter=",")
+        if not size:  # a file of 0 bytes is no event
+            (folder / f"evt_{number}.csv").write_text("\n")
     return folder
 
 

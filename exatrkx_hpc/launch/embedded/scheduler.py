@@ -13,7 +13,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -23,8 +23,10 @@ from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import LaunchError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.job import JobInfo, JobState
+from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.base.ports import port_trouble
 from exatrkx_hpc.base.process import Child, kill_session, spawn
+from exatrkx_hpc.base.process_id import boot_id, process_id
 from exatrkx_hpc.config.values import Engine
 from exatrkx_hpc.launch.embedded.cleanup import remove_containers, remove_shared_memory
 from exatrkx_hpc.launch.plan import FarmPlan
@@ -67,25 +69,28 @@ class EmbeddedScheduler:
     def submit(self, script: Path, plan: FarmPlan) -> str:
         """Start `script` and return its job ID; raises LaunchError if there are too few free addresses."""
         run_dir = self._new_run_dir()
+        record = _Job(
+            session=0,
+            started=0,
+            boot=boot_id(),
+            longest_end=plan.drain + plan.exit_timeout + _END_MARGIN,
+            name=plan.name,
+            submit=time.time(),
+            script=str(script),
+            engine=plan.engine,
+        )
         try:
             with contextlib.ExitStack() as locks:
                 nodes = self._claim_nodes(plan, locks)
+                record = record.model_copy(update={"nodes": tuple(nodes)})
+                # On disk before the start: if this program is killed now, the job itself writes its session.
+                write_whole(run_dir.embedded_job, record.model_dump_json(), mode=0o600)
                 child = self._start(script, plan, run_dir, nodes)
         except BaseException:
             shutil.rmtree(run_dir, ignore_errors=True)
             raise
         try:
-            record = _Job(
-                session=child.pid,
-                started=_start_time(child.pid) or 0,
-                boot=_boot_id(),
-                longest_end=plan.drain + plan.exit_timeout + _END_MARGIN,
-                name=plan.name,
-                nodes=tuple(nodes),
-                submit=time.time(),
-                script=str(script),
-                engine=plan.engine,
-            )
+            record = record.model_copy(update={"session": child.pid, "started": _start_time(child.pid) or 0})
             write_whole(run_dir.embedded_job, record.model_dump_json(), mode=0o600)
         except BaseException:
             child.stop(grace=0)
@@ -105,10 +110,14 @@ class EmbeddedScheduler:
             "SLURM_JOB_NODELIST": ",".join(nodes),
             "SLURM_JOB_NUM_NODES": str(len(nodes)),
         }
-        argv = ["bash", str(asset("jobs/embedded-job.sh")), str(script), str(run_dir.exit_status)]
+        argv = ["bash", str(asset("jobs/embedded-job.sh")), str(script), str(run_dir.exit_status), str(run_dir.session)]
         log = run_dir.job_log
         log.touch(mode=0o600)  # output of a prologue is private
         return spawn(argv, log=log, env={**os.environ, **variables}, keep_open=tuple(nodes.values()))
+
+    def settle(self, tell: Tell = untold) -> bool:
+        """Return true: `_read` finds the job of a submission that did not finish by the job's own record."""
+        return True
 
     def info(self, job: str) -> JobInfo:
         """Return the job's current state; a job starts at once and has no time limit.
@@ -124,6 +133,16 @@ class EmbeddedScheduler:
             submit=record.submit,
             start=record.submit,
         )
+
+    def infos(self, jobs: Sequence[str]) -> dict[str, JobInfo]:
+        """Return the current states of `jobs`; UNKNOWN for a job that this scheduler does not know."""
+        return {job: self._info(job) for job in jobs}
+
+    def _info(self, job: str) -> JobInfo:
+        try:
+            return self.info(job)
+        except LaunchError as error:
+            return JobInfo(id=job, state=JobState.UNKNOWN, reason=str(error))
 
     def _state(self, job: str, record: _Job) -> JobState:
         run_dir = self._farm.job(job)
@@ -149,7 +168,7 @@ class EmbeddedScheduler:
             while self._alive(job, record) and time.monotonic() < until:
                 time.sleep(0.05)
             kill_session(record.session)
-        elif record.boot == _boot_id() and not Path(f"/proc/{record.session}").exists():
+        elif record.session and record.boot == boot_id() and not Path(f"/proc/{record.session}").exists():
             # The job's first process was killed. The session ID stays in use while a process of the session lives.
             kill_session(record.session)
         if job in self._children:
@@ -159,7 +178,7 @@ class EmbeddedScheduler:
     def _alive(self, job: str, record: _Job) -> bool:
         if job in self._children:
             self._children[job].returncode()  # reaps the child, so that an ended job is no zombie
-        return _start_time(record.session) == record.started
+        return record.session > 0 and _start_time(record.session) == record.started
 
     def _sweep(self, job: str, record: _Job) -> None:
         """Remove the shared memory and the containers of the servers, which a killed script leaves behind."""
@@ -169,8 +188,10 @@ class EmbeddedScheduler:
             remove_containers(record.engine, self._farm.path, job)
 
     def _read(self, job: str) -> _Job:
+        run_dir = self._farm.job(job)
         try:
-            return _Job.model_validate_json(self._farm.job(job).embedded_job.read_bytes())
+            record = _Job.model_validate_json(run_dir.embedded_job.read_bytes())
+            return record if record.session else _with_own_session(record, run_dir)
         except (OSError, ValidationError) as error:
             raise LaunchError(f"no job {job!r} in {self._farm}; list the jobs with 'ls {self._farm}'") from error
 
@@ -210,6 +231,20 @@ class EmbeddedScheduler:
         )
 
 
+def _start_time(pid: int) -> int | None:
+    """Return the start of a living process in clock ticks since boot, else None."""
+    found = process_id(pid)
+    return None if found is None else found.started
+
+
+def _with_own_session(record: _Job, run_dir: RunDir) -> _Job:
+    """Return the record with the session that the job itself has written, if it has started."""
+    with contextlib.suppress(OSError, ValueError):
+        session, started = map(int, run_dir.session.read_text().split())
+        return record.model_copy(update={"session": session, "started": started})
+    return record
+
+
 def _loopback_from(first: IPv4Address) -> Iterator[str]:
     for step in range(64):
         yield str(first + step)
@@ -226,17 +261,3 @@ def _try_lock(name: str) -> int | None:
         os.close(file)
         return None
     return file
-
-
-def _boot_id() -> str:
-    """Return the ID of this boot of the machine; process IDs are valid within one boot only."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _start_time(pid: int) -> int | None:
-    """Return the start of a living process in clock ticks since boot (field 22 of /proc/PID/stat), else None."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else int(fields[19])

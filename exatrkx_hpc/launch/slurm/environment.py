@@ -57,10 +57,19 @@ def unused_variables(variables: Mapping[str, str], program: str) -> VariablesUnu
 
 def chosen_cluster(variables: Mapping[str, str], options: Sequence[str] = ()) -> str:
     """Return the cluster that the options, else the shell's variables, choose for a job; '' for none or several."""
+    names = chosen_clusters(variables, options)
+    return names[0] if len(names) == 1 and names[0] != "all" else ""
+
+
+def chosen_clusters(variables: Mapping[str, str], options: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the clusters that the options, else the shell's variables, name for a job; '' is this machine's cluster.
+
+    The job goes to one of them.
+    """
     by_option = [option.partition("=")[2] for option in options if names_cluster(option)]
     by_shell = next((variables[name] for name in reversed(_CLUSTERS) if variables.get(name)), "")
-    chosen = by_option[-1] if by_option else by_shell
-    return chosen if re.fullmatch(r"[\w.-]+", chosen, re.ASCII) and chosen != "all" else ""
+    names = (by_option[-1] if by_option else by_shell).split(",")
+    return tuple(names) if all(re.fullmatch(r"[\w.-]+", name, re.ASCII) for name in names) else ("",)
 
 
 def names_cluster(option: str) -> bool:

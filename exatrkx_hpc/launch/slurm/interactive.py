@@ -49,11 +49,11 @@ def allocation(environment: Mapping[str, str]) -> Allocation | None:
     return Allocation(job=job, nodes=int(nodes) if nodes.isdigit() else 0, cluster=cluster)
 
 
-def salloc_argv(plan: FarmPlan) -> list[str]:
-    """Return the command that requests the same allocation as the plan's batch job."""
+def salloc_argv(plan: FarmPlan, *, comment: str | None = None) -> list[str]:
+    """Return the command that requests the same allocation as the plan's batch job, with this comment if given."""
     pairs = [(name, _salloc_value(name, value)) for name, value in plan.directives if name not in _BATCH_ONLY]
     options = [f"--{name}={value}" if value else f"--{name}" for name, value in pairs]
-    return ["salloc", *options, *plan.extra_directives]
+    return ["salloc", *options, *plan.extra_directives, *([f"--comment={comment}"] if comment else [])]
 
 
 def _salloc_value(name: str, value: str) -> str:
@@ -108,13 +108,16 @@ class Foreground:
         self._child.stop(grace=5)
 
 
-def begin(script: Path, plan: FarmPlan, *, inside: bool) -> Foreground:
-    """Start `script`; with `inside` in the allocation of this shell, else in a new one from salloc."""
+def begin(script: Path, plan: FarmPlan, *, comment: str | None) -> Foreground:
+    """Start `script` in a new allocation with this comment, or without a comment in the allocation of this shell."""
+    inside = comment is None
     run = job_argv(script, Path(plan.run_root))
     log = script.with_suffix(".log")
     clusters = not any(map(names_cluster, plan.extra_directives))
     environment = slurm_environment(os.environ, clusters=clusters and not inside, inside=inside)
-    return Foreground(spawn(run if inside else [*salloc_argv(plan), *run], log=log, env=environment), log)
+    return Foreground(
+        spawn(run if inside else [*salloc_argv(plan, comment=comment), *run], log=log, env=environment), log
+    )
 
 
 def _refused(said: str) -> LaunchError:

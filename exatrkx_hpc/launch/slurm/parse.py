@@ -40,6 +40,8 @@ _OTHER_WORDS = {
     "DEADLINE": JobState.TIMEOUT,
     "SUSPENDED": JobState.RUNNING,
 }
+#: If one of several words says that the job lives, it lives, whatever the others say of its last run.
+_LIVING = ("RUNNING", "PENDING", "SUSPENDED")
 #: One job per line; the name is last because it may contain a bar.
 QUEUE_FIELDS = "%A|%T|%N|%L|%r|%V|%S|%j"
 ACCOUNT_FIELDS = "JobIDRaw,UID,State,NodeList,Submit,Start,ExitCode,Reason,Timelimit,Elapsed,JobName"
@@ -67,7 +69,8 @@ def parse_state(words: str | Sequence[str]) -> JobState:
     """Return the state for Slurm's word or words (`CANCELLED by 1000`, `["RUNNING", "COMPLETING"]`)."""
     known = [words] if isinstance(words, str) else [str(word) for word in words]
     known = [word.strip().partition(" ")[0].rstrip("+") for word in known]
-    word = next((flag for flag in _FLAGS if flag in known), known[0] if known else "")
+    living = [name for name in known if name in _LIVING]
+    word = next((flag for flag in _FLAGS if flag in known), (living or known or [""])[0])
     return JobState(word) if word in JobState.__members__ else _OTHER_WORDS.get(word, JobState.UNKNOWN)
 
 
@@ -106,7 +109,7 @@ def parse_queue_json(output: str, *, uid: int, now: float) -> Queue:
             raise Unreadable(f"squeue --json reports {answer['errors'][0]}")
         jobs = answer["jobs"]
         mine = [job for job in jobs if _number(job.get("user_id", uid)) == uid]
-        found = {info.id: info for info in (_from_json(job, now) for job in mine)}
+        found = _by_id(_from_json(job, now) for job in mine)
     except (AttributeError, IndexError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise Unreadable(f"squeue --json is not in a known form: {error!r}") from error
     return Queue(jobs=found, whole=len(mine) < len(jobs))
@@ -126,6 +129,7 @@ def _from_json(job: dict[str, object], now: float) -> JobInfo:
     words = job["job_state"]
     state = parse_state(words if isinstance(words, str | list) else str(words))
     start, end, limit = (_number(job.get(name)) for name in ("start_time", "end_time", "time_limit"))
+    restarts = _number(job.get("restart_cnt"))
     return JobInfo(
         id=str(int(_number(job["job_id"]) or 0)),
         state=state,
@@ -136,6 +140,8 @@ def _from_json(job: dict[str, object], now: float) -> JobInfo:
         name=_text(job.get("name")),
         submit=_number(job.get("submit_time")) or None,
         start=start or None,
+        end=end or None if state.over else None,
+        restarts=None if restarts is None else int(restarts),
     )
 
 
@@ -169,8 +175,21 @@ def _number(value: object) -> float | None:
 def parse_queue_lines(output: str) -> Queue:
     """Return the jobs in the output of `squeue --noheader --format=QUEUE_FIELDS`; other lines are skipped."""
     rows = [line.split("|", 7) for line in output.splitlines()]
-    jobs = {row[0]: _from_row(row) for row in rows if len(row) == 8 and row[0].isdigit()}
-    return Queue(jobs=jobs)
+    return Queue(jobs=_by_id(_from_row(row) for row in rows if len(row) == 8 and row[0].isdigit()))
+
+
+def _by_id(rows: Iterable[JobInfo]) -> dict[str, JobInfo]:
+    """Return the jobs by ID: of several rows of a job, the last one that says that the job lives, else the last."""
+    found: dict[str, JobInfo] = {}
+    for info in rows:
+        before = found.get(info.id)
+        if before is None or _lives(info) or not _lives(before):
+            found[info.id] = info
+    return found
+
+
+def _lives(info: JobInfo) -> bool:
+    return not info.state.over and info.state is not JobState.UNKNOWN
 
 
 def _from_row(row: list[str]) -> JobInfo:
@@ -217,12 +236,11 @@ def parse_accounting(output: str, *, uid: int, now: float = math.inf) -> dict[st
     """
     rows = [row for row in (line.split("|", 10) for line in output.splitlines()) if len(row) == 11]
     starved = {row[0].partition(".")[0]: row[0] for row in rows if row[2].startswith("OUT_OF_ME")}
-    jobs = {row[0]: _from_account(row, uid) for row in rows if row[0].isdigit()}
-    ended = {row[0]: (parse_time(row[5]) or 0.0) + (parse_duration(row[9]) or 0.0) for row in rows}
+    jobs = _by_id(_from_account(row, uid) for row in rows if row[0].isdigit())
     for job, info in jobs.items():
         if info.state is JobState.FAILED and job in starved:
             jobs[job] = replace(info, state=JobState.OUT_OF_MEMORY, reason=f"step {starved[job]} ran out of memory")
-        elif info.state is JobState.FAILED and ended[job] > now - _STEPS_COME_LATER:
+        elif info.state is JobState.FAILED and (info.end or 0.0) > now - _STEPS_COME_LATER:
             jobs[job] = replace(info, state=JobState.COMPLETING)
     return jobs
 
@@ -236,7 +254,7 @@ def _from_account(row: Iterable[str], uid: int) -> JobInfo:
     if state is JobState.FAILED and not reason:
         status, _, number_of_signal = exit_code.partition(":")
         reason = f"ended by signal {number_of_signal}" if number_of_signal not in ("", "0") else f"exit status {status}"
-    planned, spent = parse_duration(limit), parse_duration(elapsed)
+    planned, spent, began = parse_duration(limit), parse_duration(elapsed), parse_time(start)
     return JobInfo(
         id=number,
         state=state,
@@ -245,5 +263,6 @@ def _from_account(row: Iterable[str], uid: int) -> JobInfo:
         reason=reason,
         name=name,
         submit=parse_time(submit),
-        start=parse_time(start),
+        start=began,
+        end=(began or 0.0) + (spent or 0.0) if state.over and (began or spent) else None,
     )

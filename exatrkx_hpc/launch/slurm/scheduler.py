@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -96,29 +96,40 @@ class Slurm:
 
         Raises SchedulerSilentError if Slurm has not answered since this object was created.
         """
-        info = self._jobs.info(job)
-        self._answered = self._answered or info.answered
-        if not self._answered:
-            raise SchedulerSilentError(f"Slurm does not answer: {info.reason}; {WHEN_IT_IS_BACK}")
-        return info
+        return self.infos([job])[job]
+
+    def infos(self, jobs: Sequence[str]) -> dict[str, JobInfo]:
+        """Return the current states of `jobs` from one query; see `info`."""
+        found = self._jobs.infos(jobs)
+        self._answered = self._answered or any(info.answered for info in found.values())
+        if found and not self._answered:
+            why = next(iter(found.values())).reason
+            raise SchedulerSilentError(f"Slurm does not answer: {why}; {WHEN_IT_IS_BACK}")
+        return found
+
+    def look_again(self) -> None:
+        """Query Slurm at the next `info`, however young the last answer is."""
+        self._jobs.forget()
 
     def heard(self) -> None:
         """Note that Slurm has answered, for example to sbatch; later silence then raises no SchedulerSilentError."""
         self._answered = True
 
-    def cancel(self, job: str, *, owner: Owner, drain: bool = True) -> None:
+    def cancel(
+        self, job: str, *, owner: Owner, drain: bool = True, enough: Callable[[JobInfo], bool] = lambda info: False
+    ) -> None:
         """End the job and wait for its end; does nothing if the job has already ended.
 
         A running job first drains its servers or, without `drain`, ends them at once. It is cancelled if it does not
-        end within the grace time, or cannot be signalled. Raises LaunchError if the job does not belong to `owner` or
-        Slurm does not report its owner, and then leaves the job running. Raises LaunchError if Slurm refuses or cannot
-        end the job.
+        end within the grace time or until `enough` returns true, or cannot be signalled. Raises LaunchError if the job
+        does not belong to `owner` or Slurm does not report its owner, and then leaves the job running. Raises
+        LaunchError if Slurm refuses or cannot end the job.
         """
         before = self.info(job)
         if before.state.over:
             return
         self._refuse_another(before, owner)
-        if before.state is not JobState.PENDING and self._told_and_ended(job, drain):
+        if before.state is not JobState.PENDING and self._told_and_ended(job, drain, enough):
             return
         done = self._ask(cancel_argv(job))
         if done.returncode:
@@ -159,18 +170,19 @@ class Slurm:
         if why:
             raise LaunchError(f"job {info.id} is not cancelled, because {why}; see 'scontrol show job {info.id}'")
 
-    def _told_and_ended(self, job: str, drain: bool) -> bool:
+    def _told_and_ended(self, job: str, drain: bool, enough: Callable[[JobInfo], bool]) -> bool:
         """Signal the batch script and return whether the job ended; false if the script cannot be signalled."""
         done = self._ask(drain_argv(job) if drain else halt_argv(job))
-        return done.returncode == 0 and self._ended(job, within=self._grace)
+        return done.returncode == 0 and self._ended(job, within=self._grace, enough=enough)
 
-    def _ended(self, job: str, *, within: float) -> bool:
+    def _ended(self, job: str, *, within: float, enough: Callable[[JobInfo], bool] = lambda info: False) -> bool:
         until = self._clock() + within
         while True:
             self._jobs.forget()
-            if self.info(job).state.over:
+            now = self.info(job)
+            if now.state.over:
                 return True
-            if self._clock() >= until:
+            if self._clock() >= until or enough(now):
                 return False
             self._sleep(2.0)
 
@@ -202,9 +214,9 @@ def ask(argv: list[str], *, cluster: str | None = None) -> Completed:
     program = find_program(argv[0], remedy=REMEDY)
     of = [f"--clusters={cluster}"] if cluster else []
     environment = slurm_environment(os.environ, clusters=cluster is None)
-    done = run(
-        [program, *of, *argv[1:]], timeout=60, env={**environment, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C.UTF-8"}
-    )
+    variables = {**environment, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C.UTF-8"}
+    # Ctrl-C must not end a command halfway: this program decides when to stop.
+    done = run([program, *of, *argv[1:]], timeout=60, env=variables, apart=True)
     return replace(done, stdout=plain_text(done.stdout), stderr=plain_text(done.stderr))
 
 

@@ -23,6 +23,8 @@ from exatrkx_hpc.launch.slurm.parse import (
 )
 from exatrkx_hpc.launch.slurm.refusals import own_words
 
+#: The maximum number of jobs in one query of the accounting; a command line has a maximum length.
+_MOST_JOBS = 500
 #: How long accounting may take, in seconds, to report a failed job; observed: 5 s.
 _LAG = 20.0
 #: Runs one of Slurm's commands; raises MissingComponent if the command is missing.
@@ -84,6 +86,11 @@ class Slurmctld:
 
     def accounts(self, jobs: Collection[str]) -> dict[str, JobInfo]:
         """Return the accounting's data of `jobs`; if sacct fails, they are UNKNOWN with its message."""
+        names = list(jobs)
+        parts = [names[first : first + _MOST_JOBS] for first in range(0, len(names), _MOST_JOBS)]
+        return {job: info for part in parts for job, info in self._accounts(part).items()}
+
+    def _accounts(self, jobs: Collection[str]) -> dict[str, JobInfo]:
         done = self._ask(sacct_argv(jobs))
         if done.returncode == 0:
             return parse_accounting(done.stdout, uid=self._uid, now=self._now())
@@ -137,18 +144,21 @@ class SlurmJobs:
         *,
         lines_only: bool = False,
         max_age: float = 5.0,
+        pending_age: float = 30.0,
         patience: float = 1.0,
         trust: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Query through `ask`, at most once in `max_age` seconds of `clock`.
+        """Query through `ask`, at most once in `max_age` seconds of `clock`, or `pending_age` if all jobs are pending.
 
-        If an answer takes longer than `patience` seconds, the last answer is used until it is `trust` seconds old.
+        If an answer takes longer than `patience` seconds, the last answer is used for `trust` seconds, of which the
+        first `max_age` (or `pending_age`) need no new one.
         `now` returns seconds since 1970. With `lines_only`, neither JSON nor pyslurm is tried.
         """
         self._slurm = Slurmctld(ask, uid=os.getuid(), now=now, lines_only=lines_only)
         self._max_age = max_age
+        self._pending_age = max(pending_age, max_age)
         self._patience = patience
         self._trust = max(trust, max_age)
         self._clock = clock
@@ -165,14 +175,19 @@ class SlurmJobs:
 
         Raises MissingComponent if Slurm's commands are missing.
         """
+        return self.infos([job])[job]
+
+    def infos(self, jobs: Collection[str]) -> dict[str, JobInfo]:
+        """Return the states of `jobs` from one query, however many there are; see `info`."""
         with self._lock:
-            snapshot = self._look(job)
+            snapshot = self._look(jobs)
+            trust = self._trust + self._enough(snapshot) - self._max_age
         age = self._clock() - snapshot.taken
-        if age > self._trust:
-            return unknown(job, f"Slurm has not answered for {age:.0f} s", answered=False)
+        if age > trust:
+            return {job: unknown(job, f"Slurm has not answered for {age:.0f} s", answered=False) for job in jobs}
         if snapshot.trouble:
-            return unknown(job, snapshot.trouble, answered=False)
-        return snapshot.jobs.get(job) or unknown(job, "Slurm was not queried for it yet")
+            return {job: unknown(job, snapshot.trouble, answered=False) for job in jobs}
+        return {job: snapshot.jobs.get(job) or unknown(job, "Slurm was not queried for it yet") for job in jobs}
 
     def forget(self) -> None:
         """Discard the snapshot, so that the next `info` queries again: a job has just changed."""
@@ -180,14 +195,15 @@ class SlurmJobs:
             self._wait(None)
             self._snapshot = None
 
-    def _look(self, job: str) -> Snapshot:
-        if job not in self._wanted:
-            self._wait(None)  # a query that started before this request does not include the job
-            self._wanted.add(job)
-            known = self._snapshot.jobs.get(job) if self._snapshot is not None else None
-            if known is None or known.state is JobState.FAILED:  # accounting was not queried for it
+    def _look(self, jobs: Collection[str]) -> Snapshot:
+        if fresh := set(jobs) - self._wanted:
+            self._wait(None)  # a query that started before this request does not include these jobs
+            self._wanted |= fresh
+            known = self._snapshot.jobs if self._snapshot is not None else {}
+            # Accounting was not queried for a job that is not in the queue, or FAILED there.
+            if any(job not in known or known[job].state is JobState.FAILED for job in fresh):
                 self._snapshot = None
-        if self._snapshot is None or self._clock() - self._snapshot.taken > self._max_age:
+        if self._snapshot is None or self._clock() - self._snapshot.taken > self._enough(self._snapshot):
             if self._thread is None:
                 self._thread = threading.Thread(target=self._renew, name="slurm", daemon=True)
                 self._thread.start()
@@ -197,6 +213,11 @@ class SlurmJobs:
             raise error
         assert self._snapshot is not None
         return self._snapshot
+
+    def _enough(self, snapshot: Snapshot) -> float:
+        """Return the age, in seconds, up to which a snapshot needs no new one; a pending job rarely changes."""
+        states = {snapshot.jobs[job].state for job in self._wanted if job in snapshot.jobs}
+        return self._pending_age if states == {JobState.PENDING} else self._max_age
 
     def _wait(self, seconds: float | None) -> None:
         if self._thread is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,14 +14,25 @@ from exatrkx_hpc.launch.slurm.environment import names_cluster
 from exatrkx_hpc.launch.slurm.job import JobId, named_jobs, parse_facts, same_log
 from exatrkx_hpc.launch.slurm.refusals import may_run, own_words, start_estimate
 from exatrkx_hpc.launch.slurm.scheduler import ask, refused, show_job_argv
+from exatrkx_hpc.launch.slurm.submissions import Submission, sought
 
 #: The maximum number of characters of an unreadable answer that are shown.
 _MOST_WORDS = 200
+#: In seconds. After an unclear answer, Slurm is asked for the job this long.
+_PATIENCE = 30.0
+_PAUSE = 2.0
+#: The exit status of a program that a signal ended, if a shell reports it.
+_BY_SIGNAL = 128
 
 
-def sbatch_argv(script: Path, *, test_only: bool = False) -> list[str]:
-    """Return the command that submits `script` and prints the job's ID, or only checks `script` (`test_only`)."""
-    return ["sbatch", "--test-only" if test_only else "--parsable", str(script)]
+def sbatch_argv(script: Path, *, comment: str) -> list[str]:
+    """Return the command that submits `script` with a comment and prints the job's ID."""
+    return ["sbatch", "--parsable", f"--comment={comment}", str(script)]
+
+
+def check_argv(script: Path) -> list[str]:
+    """Return the command that only checks `script`."""
+    return ["sbatch", "--test-only", str(script)]
 
 
 def would_start(script: Path, *, options: Sequence[str] = ()) -> str:
@@ -28,29 +40,60 @@ def would_start(script: Path, *, options: Sequence[str] = ()) -> str:
 
     Raises LaunchError if Slurm would refuse the script.
     """
-    done = _sbatch(script, test_only=True, clusters=not any(map(names_cluster, options)))
+    done = _sbatch(check_argv(script), options)
     if done.returncode:
         raise _refused_script(script, done)
     return start_estimate(done.stderr) or start_estimate(done.stdout) or own_words(done.stderr or done.stdout)
 
 
-def submit(script: Path, *, name: str, log: str, section: str = "job", options: Sequence[str] = ()) -> JobId:
-    """Submit `script` and return its job; raises LaunchError if Slurm refuses it.
+def submit(
+    submission: Submission,
+    *,
+    log: str,
+    comment: str = "",
+    section: str = "job",
+    options: Sequence[str] = (),
+    patience: float | None = None,
+) -> JobId:
+    """Submit the script of `submission` and return its job; raises LaunchError if Slurm refuses it.
 
-    `name` is the job's name, and `log` its output file, in which %j is the job's number. `section` is the section of
-    farm.toml with the job's account, time and so on. `options` are the further #SBATCH options of the script. Raises
-    JobMayRunError if it is unclear whether the job exists; then a user must check before a new submission.
+    `log` is the job's output file, in which %j is the job's number. `comment` is that of the user. `section` is the
+    section of farm.toml with the job's account, time and so on. `options` are the further #SBATCH options of the
+    script. After an unclear answer, Slurm is asked for the job for `patience` seconds, by default 30. Raises
+    JobMayRunError if it remains unclear whether the job exists; then the submission must stay on disk.
     """
-    done = _sbatch(script, clusters=not any(map(names_cluster, options)))
+    script = Path(submission.script)
+    done = _sbatch(sbatch_argv(script, comment=submission.commented(comment)), options)
     named = named_jobs(done.stdout) or named_jobs(done.stderr)
     if done.returncode == 0 and len(named) == 1 and (_alone(done.stdout) or _writes(named[0], log) is not False):
         return named[0]
     ours = [job for job in named if _writes(job, log)]
     if len(ours) == 1:
         return ours[0]
-    if done.returncode not in (0, TIMED_OUT) and not may_run(done.stderr + done.stdout):
+    if not _unclear_exit(done):
         raise _refused_script(script, done, section=section)
-    raise _unclear(done, named, name, taken_over=section == "job")
+    if (found := _found(submission, _PATIENCE if patience is None else patience)) is not None:
+        return found
+    raise _unclear(done, named, submission.name, taken_over=section == "job")
+
+
+def _unclear_exit(done: Completed) -> bool:
+    """Return whether a job may exist after sbatch ended so: without an error, killed, or without Slurm's answer."""
+    if done.returncode in (0, TIMED_OUT) or done.returncode < 0 or done.returncode > _BY_SIGNAL:
+        return True
+    return may_run(done.stderr + done.stdout)
+
+
+def _found(submission: Submission, patience: float) -> JobId | None:
+    """Ask Slurm for the job, repeatedly for `patience` seconds; None if it does not report exactly one."""
+    until = time.monotonic() + patience
+    while True:
+        jobs = sought(submission).jobs
+        if jobs:
+            return jobs[0] if len(jobs) == 1 else None
+        if time.monotonic() >= until:
+            return None
+        time.sleep(_PAUSE)
 
 
 def _alone(answer: str) -> bool:
@@ -58,9 +101,9 @@ def _alone(answer: str) -> bool:
     return len(answer.split("\n")) <= 2 and bool(answer.strip())
 
 
-def _sbatch(script: Path, *, test_only: bool = False, clusters: bool = True) -> Completed:
-    """Run sbatch; with `clusters`, the shell's variables choose the cluster, because the farm does not."""
-    return ask(sbatch_argv(script, test_only=test_only), cluster=None if clusters else "")
+def _sbatch(argv: list[str], options: Sequence[str]) -> Completed:
+    """Run sbatch; the shell's variables choose the cluster unless one of `options` does."""
+    return ask(argv, cluster="" if any(map(names_cluster, options)) else None)
 
 
 def _writes(job: JobId, log: str) -> bool | None:
@@ -76,10 +119,10 @@ def _unclear(done: Completed, named: Sequence[JobId], name: str, *, taken_over: 
     said = own_words(done.stdout if done.returncode == 0 else done.stderr or done.stdout)
     said = said if len(said) <= _MOST_WORDS else f"{said[:_MOST_WORDS]}…"
     which = f"does not identify the job ({', '.join(map(str, named))})" if named else f"contains no job ID: {said!r}"
-    take_over = "take it over with 'exatrkx-hpc monitor JOBID', " if taken_over else ""
+    take_over = "the next 'exatrkx-hpc status' takes it over when Slurm reports it, " if taken_over else ""
     return JobMayRunError(
-        f"sbatch's answer {which}; the job may be queued or running: find it with 'squeue --me --name={name}', "
-        f"{take_over}or end it with 'scancel JOBID'; check before you submit again"
+        f"sbatch's answer {which}; the job may be queued or running: {take_over}'squeue --me --name={name}' lists it "
+        "and 'scancel JOBID' ends it; check before you submit again"
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from exatrkx_hpc import __version__
-from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.errors import ExatrkxError, LaunchError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.process import find_program, own_command
 from exatrkx_hpc.base.templates import render
@@ -16,8 +17,11 @@ from exatrkx_hpc.config.resolve import as_environment, known_keys
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.launch.plan import Setting, settings_of
 from exatrkx_hpc.launch.run_dirs import local_file_system
+from exatrkx_hpc.launch.scheduler import JobMayRunError
+from exatrkx_hpc.launch.slurm.environment import chosen_clusters
 from exatrkx_hpc.launch.slurm.job import JobId
 from exatrkx_hpc.launch.slurm.scheduler import REMEDY
+from exatrkx_hpc.launch.slurm.submissions import Submissions, sought
 from exatrkx_hpc.launch.slurm.submit import submit
 from exatrkx_hpc.launch.words import comment, directive, sh
 
@@ -25,6 +29,8 @@ from exatrkx_hpc.launch.words import comment, directive, sh
 OWN_JOB = "EXATRKX_WORKERS_JOB"
 #: The script's name, in the folder of the results.
 SCRIPT = "workers.sbatch"
+#: The folder of submissions that have not finished, in the folder of the results.
+SUBMISSIONS = "submissions"
 #: Settings of the job itself, which have no effect inside the job.
 _OF_THE_JOB = {
     f"clients.{name}" for name in ("nodes", "time", "account", "qos", "partition", "constraint", "extra_directives")
@@ -126,18 +132,44 @@ def submit_workers(plan: WorkersPlan) -> tuple[JobId, Path]:
                 f"{flag} {folder} is on {kind}, which the nodes do not share with this machine; name a folder of a "
                 "shared file system"
             )
-    script = Path(plan.out, SCRIPT)
+    script, submissions = Path(plan.out, SCRIPT), Submissions(Path(plan.out, SUBMISSIONS))
+    _refuse_unfinished(submissions, plan.out)
     try:
         script.parent.mkdir(parents=True, exist_ok=True)
         write_whole(script, render_workers(plan), mode=0o755)
     except OSError as error:
         raise LaunchError(f"cannot write {script}: {error.strerror}; choose another -o") from error
     directives = dict(plan.directives)
-    job = submit(
-        script,
-        name=directives["job-name"],
-        log=directives["output"],
-        section="clients",
-        options=plan.extra_directives,
-    )
+    with submissions.begun(
+        script, name=directives["job-name"], clusters=chosen_clusters(os.environ, plan.extra_directives)
+    ) as submission:
+        try:
+            job = submit(submission, log=directives["output"], section="clients", options=plan.extra_directives)
+        except JobMayRunError:
+            raise
+        except ExatrkxError:  # no job exists; after any other exception, one may
+            submissions.end(submission)
+            raise
+        submissions.end(submission)
     return job, script
+
+
+def _refuse_unfinished(submissions: Submissions, out: str) -> None:
+    """Raise LaunchError if another submission for this folder is in progress, or one that did not finish made a job."""
+    for one in submissions.all():
+        if one.in_progress():
+            raise LaunchError(f"another 'run-clients --sbatch' is submitting a job for {out}; wait for its end")
+        late, found = one.may_come(), sought(one)
+        if found.jobs:
+            submissions.end(one)
+            jobs = ", ".join(map(str, found.jobs))
+            raise LaunchError(
+                f"job {jobs} for {out} comes from the run-clients of {one.when}, which did not finish; 'squeue "
+                f"--job={jobs}' shows it, 'scancel {jobs}' ends it, a repetition of this command submits another"
+            )
+        if late or not found.answered:
+            raise LaunchError(
+                f"the run-clients of {one.when} for {out} did not finish and may still get a job; repeat this command "
+                f"in a minute, or remove {submissions.file(one)} to submit anyway"
+            )
+        submissions.end(one)

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
+from tritonclient.grpc import InferResult, model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype
 
 from exatrkx_hpc.work.inference.ownership import ASK, Ownership
@@ -118,6 +118,12 @@ class Channel:
         async with self._call() as stub:
             said = await stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=model), timeout=timeout)
         return max(said.versions, key=lambda version: (len(version), version), default="")
+
+    async def config(self, model: str, *, timeout: float) -> model_config_pb2.ModelConfig:
+        """Return the configuration of a model as the server has completed it."""
+        async with self._call() as stub:
+            said = await stub.ModelConfig(service_pb2.ModelConfigRequest(name=model), timeout=timeout)
+        return said.config
 
     async def index(self, *, timeout: float) -> list[tuple[str, str, str]]:
         """Return name, state and reason of the state for every model in the server's repository."""

@@ -34,6 +34,8 @@ from exatrkx_hpc.work.inference.retry import (
     refused,
     worth_repeating,
 )
+from exatrkx_hpc.work.inference.served import served_models
+from exatrkx_hpc.work.results.models import Served
 from exatrkx_hpc.work.workloads.base import Request, Tensors, Workload, check_outputs, single
 from exatrkx_hpc.work.workloads.given import Given, as_tensors
 from exatrkx_hpc.work.workloads.table import workload_of
@@ -46,7 +48,8 @@ if TYPE_CHECKING:
 class Answer:
     """The outputs of one event, the `seconds` they took including retries, and the number of `retries`.
 
-    `member` is the server of the last answer and `version` the version of its model, if the answer has them. `stages`
+    `member` is the server of the last answer, if the answer has it, and `version` the version of each model that
+    answered, comma-separated, if all answers have it. `stages`
     has the seconds of each stage including retries, if the client requested the stages one by one.
     """
 
@@ -173,10 +176,12 @@ class Client:
         tensors = dict(inputs)
         begin, repeats = time.monotonic(), 0
         ends = [begin]
+        versions: list[str] = []
         for request in self._requests:
             reply, more = await self._send(request, tensors, retried)
             tensors |= self._outputs(request, reply)
             repeats += more
+            versions.append(reply.version)
             ends.append(time.monotonic())
         outputs = {spec.name: np.array(tensors[spec.name]) for spec in self.workload.outputs}  # not views of a message
         try:
@@ -189,7 +194,7 @@ class Client:
             seconds=seconds,
             retries=repeats,
             member=reply.member,
-            version=reply.version,
+            version=",".join(versions) if all(versions) else "",
             stages=self._stages(ends),
         )
 
@@ -263,6 +268,14 @@ class Client:
             return ",".join([await self._channel.version(request.model, timeout=5.0) for request in self._requests])
         except RequestFailed:  # a site may restrict this call
             return ""
+
+    async def served(self) -> Served:
+        """Return what the endpoint serves: the versions, and the state of every model that the mode runs."""
+        try:
+            models = await served_models(self._channel, [request.model for request in self._requests], timeout=5.0)
+        except RequestFailed:  # a site may restrict this call
+            models = {}
+        return Served(version=await self.version(), models=models)
 
     def _unreachable(self, failure: RequestFailed, model: str) -> ExatrkxError:
         if failure.status in {"UNIMPLEMENTED", "UNKNOWN", "INTERNAL"}:

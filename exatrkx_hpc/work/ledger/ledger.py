@@ -143,6 +143,21 @@ class Ledger:
             self.db.execute("DELETE FROM strikes WHERE key IN (SELECT key FROM events WHERE state = 'quarantined')")
             self.db.execute("UPDATE events SET state = 'waiting' WHERE state = 'quarantined'")
 
+    def take_back(self, since: float) -> list[str]:
+        """Set the events of this run that were done at `since` (seconds since 1970) or later to waiting; name them."""
+        self.commit()
+        chosen = "WHERE run = ? AND state = 'done' AND ended >= ?"
+        with self.sqlite_errors(), self.db:
+            names = [name for (name,) in self.db.execute(f"SELECT name FROM events {chosen}", (self.run, since))]
+            self.db.execute(f"UPDATE events SET state = 'waiting' {chosen}", (self.run, since))
+        return names
+
+    def versions(self) -> dict[str, int]:
+        """Return the number of done events of each model version, where the answers had one."""
+        query = "SELECT version, count(*) FROM events WHERE state = 'done' AND version != '' GROUP BY version"
+        with self.sqlite_errors():
+            return dict(self.db.execute(query))
+
     def waiting(self, folder: Path, limit: int = PAGE) -> list[EventFile]:
         """Return the next waiting events of `folder`, in natural order, each at most once per run."""
         found = self._places(folder, "key > ? AND state = 'waiting' ORDER BY key LIMIT ?", self._cursor, limit)

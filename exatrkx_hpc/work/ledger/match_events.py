@@ -152,7 +152,7 @@ def _changed(ledger: Ledger, listing: _Listing, form: str) -> Generator[tuple[by
         for key, state, sha256, former_size, *found in differing:
             now = Stamp(*found)
             event = place_event(listing.folder, form, now)
-            another = state == "done" and (now.size != former_size or _digest(event, reader) != sha256)
+            another = state == "done" and (now.size != former_size or event_digest(event, reader) != sha256)
             again = "waiting" if another or state == "quarantined" else state
             file = as_text(now.file) if now.file is not None else None
             ledger.db.execute(
@@ -163,7 +163,7 @@ def _changed(ledger: Ledger, listing: _Listing, form: str) -> Generator[tuple[by
                 yield key, now.name
 
 
-def _digest(event: EventFile, reader: Reader) -> bytes:
+def event_digest(event: EventFile, reader: Reader) -> bytes:
     """Return the SHA-256 of an event as a worker computes it; empty if the event cannot be read."""
     if event.rows is None:
         return digest(event.path)

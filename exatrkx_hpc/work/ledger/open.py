@@ -24,13 +24,19 @@ from exatrkx_hpc.work.ledger.file import create
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_events import Changes, match_events
 from exatrkx_hpc.work.ledger.match_results import match_quarantine, match_results
-from exatrkx_hpc.work.news import FilesPassedOver, NoFinalNewline, RunResumed, UnitsDoubtful, listed
+from exatrkx_hpc.work.ledger.rebuild import begin_journal, rebuild
+from exatrkx_hpc.work.news import FilesPassedOver, ModelsChanged, NoFinalNewline, RunResumed, UnitsDoubtful, listed
+from exatrkx_hpc.work.results.journal import Journal
 from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.models import Served, changes
 from exatrkx_hpc.work.results.shards import WHOLE, Shard
 from exatrkx_hpc.work.workloads.base import Workload
 
 _LOOKED_AT: Final = 10
 """Events that are checked for wrong units."""
+
+ACCEPT: Final = ", or go on and record both with --accept-model-change"
+"""What `run-clients` adds to REMEDY when the models have changed."""
 
 REMEDY: Final = "choose another -o, or start over with --fresh"
 """The default remedy for a ledger that does not fit."""
@@ -83,24 +89,25 @@ def go_on(
     OutputError for a ledger that cannot be used or was made with other settings, and for results without a ledger;
     InputError when events changed or are missing, unless `accept_changes` is set.
     """
-    if not os.path.lexists(results.ledger):
+    if not os.path.lexists(results.ledger) and not rebuild(results, events, facts, locks=locks, tell=tell):
         results.require_ledger()
         return None
     ledger = Ledger(results.ledger, locks=locks)
     try:
         results.mark()
+        begin_journal(ledger, results)
         require_same(ledger, facts)
         column = facts.get("column", EVENT)
-        changes = match_events(
+        differing = match_events(
             ledger, events, accept=accept_changes, column=column, shard=results.shard, workload=results.workload
         )
         ledger.set_facts(**facts)
-        _note_passed(ledger, events, changes, tell if results.shard.number == 0 else untold)
+        _note_passed(ledger, events, differing, tell if results.shard.number == 0 else untold)
         again = match_files(ledger, results)
     except BaseException:
         ledger.close()
         raise
-    tell(_resumed(ledger, changes, again=again, retry_failed=retry_failed))
+    tell(_resumed(ledger, differing, again=again, retry_failed=retry_failed))
     return ledger
 
 
@@ -125,33 +132,62 @@ def begin(
     results.mark()
     results.clear()
     create(results.ledger, facts, locks=locks)
+    note_in_journal(results, facts)
     ledger = Ledger(results.ledger, locks=locks)
     try:
         column = facts.get("column", EVENT)
-        changes = match_events(ledger, events, column=column, shard=results.shard, workload=results.workload)
+        differing = match_events(ledger, events, column=column, shard=results.shard, workload=results.workload)
         with results.usable():
             match_results(ledger, results)
             results.fresh.unlink(missing_ok=True)
-        _note_passed(ledger, events, changes, tell if results.shard.number == 0 else untold)
+        _note_passed(ledger, events, differing, tell if results.shard.number == 0 else untold)
     except BaseException:
         ledger.close()
         raise
     return ledger
 
 
-def require_version(ledger: Ledger, version: str, *, server: str, remedy: str = REMEDY) -> None:
-    """Note the model version that `server` serves; raise OutputError if done events are from another version.
+def note_in_journal(results: Results, facts: Mapping[str, str]) -> None:
+    """Write facts to the journal; raises OutputError."""
+    journal = Journal(results.journal)
+    journal.note_facts(facts)
+    journal.flush()
 
-    An empty version is unknown and not compared. `remedy` ends the error message.
+
+def require_served(
+    ledger: Ledger,
+    served: Served,
+    *,
+    server: str,
+    remedy: str = REMEDY,
+    accept: bool = False,
+    tell: Tell = untold,
+) -> None:
+    """Note the models that `server` serves; raise OutputError if done events are of others, unless `accept` is set.
+
+    What the server does not tell is unknown and not compared. `remedy` ends the error message. An accepted change is
+    told.
     """
-    former = ledger.facts.get("version", "")
-    if version and former not in ("", version) and ledger.counts().done:
-        raise OutputError(
-            f"the results in {ledger.path.parent} are of version {former} of the model, and {server} serves version "
-            f"{version}; {remedy}"
-        )
-    if version:
-        ledger.set_facts(version=version)
+    former, known = ledger.facts.get("version", ""), json.loads(ledger.facts.get("models", "{}"))
+    said, what = "", changes(known, served.models)
+    if served.version and former not in ("", served.version):
+        said = f"are of version {former} of the model, and {server} serves version {served.version}"
+        what = what or f"version {former} is version {served.version}"
+    elif what:
+        said = f"are of other models than {server} serves: {what}"
+    if said and ledger.counts().done:
+        if not accept:
+            raise OutputError(f"the results in {ledger.path.parent} {said}; {remedy}")
+        tell(ModelsChanged(server=server, changes=what))
+    note_served(ledger, served)
+
+
+def note_served(ledger: Ledger, served: Served) -> None:
+    """Note the models of the results from here on, also for the run that writes them."""
+    if served.version:
+        ledger.set_facts(version=served.version)
+    if served.models:
+        ledger.set_facts(models=json.dumps(dict(served.models)))
 
 
 def _note_passed(ledger: Ledger, events: Path, changes: Changes, tell: Tell) -> None:

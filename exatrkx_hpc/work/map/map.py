@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import queue
+import signal
 import sys
 import threading
 from collections import Counter
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 from exatrkx_hpc.base.errors import ConfigError, EndpointError, InputError, ModelError, OutputError
 from exatrkx_hpc.base.readable import one_line
-from exatrkx_hpc.base.signals import deferred_signals
+from exatrkx_hpc.base.signals import deferred_signals, unwound
 from exatrkx_hpc.work.inference.client import Client
 from exatrkx_hpc.work.inference.retry import UnknownModel
 from exatrkx_hpc.work.map.found import Event, Found, is_named, read_event
@@ -92,6 +93,8 @@ class Flow:
                 yield from self._results(events, show)
         except BaseException as error:
             said = {KeyboardInterrupt: "stopped by SIGINT", GeneratorExit: "the iterator was closed"}
+            if isinstance(error, SystemExit) and (code := unwound()) is not None:
+                said[SystemExit] = f"stopped by {signal.Signals(code - 128).name}"
             with contextlib.suppress(OutputError):  # the disk may be the problem, and that error is already raised
                 self._close(said.get(type(error)) or one_line(repr(error)))
             raise
@@ -217,8 +220,8 @@ class Flow:
     async def _begin(self, scribe: Scribe) -> None:
         async with self._beginning:
             if not self._begun:
-                version = await self._client.version()
-                await self._write(lambda: scribe.begin(version))
+                served = await self._client.served()
+                await self._write(lambda: scribe.begin(served))
                 self._begun = True
 
     async def _write(self, work: Callable[[], T]) -> T:

@@ -21,9 +21,10 @@ from exatrkx_hpc.work.ledger.file import as_text, create
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_events import digest
 from exatrkx_hpc.work.ledger.match_results import match_quarantine
-from exatrkx_hpc.work.ledger.open import match_files, require_same, require_version
+from exatrkx_hpc.work.ledger.open import match_files, require_same, require_served
 from exatrkx_hpc.work.map.found import Event, Found
 from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.models import Served
 from exatrkx_hpc.work.results.outcome import Failed, Result
 from exatrkx_hpc.work.results.read import read_result
 from exatrkx_hpc.work.results.shards import read_sharding
@@ -199,10 +200,10 @@ class Scribe:
         with self._results.usable():
             self._results.file_of(event.name).unlink(missing_ok=True)
 
-    def begin(self, version: str) -> None:
-        """Note the model version of the following answers; raises OutputError if done events have another version."""
-        require_version(self._ledger, version, server=self._server, remedy=_REMEDY)
-        self._accounts.version = version or self._accounts.version
+    def begin(self, served: Served) -> None:
+        """Note the models of the following answers; raises OutputError if done events are of other models."""
+        require_served(self._ledger, served, server=self._server, remedy=_REMEDY)
+        self._accounts.version = served.version or self._accounts.version
         self._begin = time.monotonic()
 
     def note(self, event: Event, found: Found) -> None:

@@ -50,6 +50,7 @@ class Merger:
         self._ended: list[float] = []
         self._version = self._units = ""
         self._empty = 0
+        self._versions: Counter[str] = Counter()
         self._passed_over: dict[str, int] = {}
 
     @property
@@ -66,6 +67,7 @@ class Merger:
         self._version = self._version or ledger.facts.get("version", "")
         self._units = self._units or ledger.facts.get("units", "")
         self._empty += ledger.empty()
+        self._versions.update(ledger.versions())
         self._passed_over = self._passed_over or json.loads(ledger.facts.get("passed_over", "{}"))
         self._failed += ledger.failures(LISTED)
         with ledger.sqlite_errors():
@@ -125,6 +127,7 @@ class Merger:
             nodes=_named(facts.nodes),
             stopped=facts.stopped,
             units=self._units,
+            versions=dict(self._versions) if len(self._versions) > 1 else {},
             empty=self._empty,
             passed_over=self._passed_over,
         )

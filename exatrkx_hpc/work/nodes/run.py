@@ -14,7 +14,7 @@ from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.work.events.source import event_key, format_of, scan_events
 from exatrkx_hpc.work.inference.blocking import blocking
 from exatrkx_hpc.work.ledger.ledger import Ledger
-from exatrkx_hpc.work.ledger.open import require_expected, require_version
+from exatrkx_hpc.work.ledger.open import ACCEPT, REMEDY, require_expected, require_served
 from exatrkx_hpc.work.news import ShardsLost, lost
 from exatrkx_hpc.work.nodes.merge import Merger, RunFacts, count_left, last_runs
 from exatrkx_hpc.work.nodes.shard_task import run_shards
@@ -155,9 +155,12 @@ class _Run:
 
     def _require_version(self, ledgers: Iterable[Ledger]) -> None:
         """Refuse another model version; a shard without a ledger would accept any version."""
-        version = blocking(lambda: check_endpoint(self._settings))
-        for ledger in ledgers:
-            require_version(ledger, version, server=source_of(self._settings))
+        served = blocking(lambda: check_endpoint(self._settings))
+        accept = self._settings.accept_model_change
+        for number, ledger in enumerate(ledgers):
+            tell = untold if number else self._tell  # once, not for each shard
+            server = source_of(self._settings)
+            require_served(ledger, served, server=server, remedy=REMEDY + ACCEPT, accept=accept, tell=tell)
 
     def _rounds(self, do: Do) -> tuple[str, ExatrkxError | None]:
         """Run all shards, lost ones again; return the reason of a stop, and the error that ended a shard."""

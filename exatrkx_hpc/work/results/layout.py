@@ -62,7 +62,7 @@ class Results:
         self.page = out / "report.html"
         self.times = out / "times.csv"
         self.ledger = out / "ledger.sqlite"
-        self.digests = out / "digests.txt"
+        self.journal = out / "results.jsonl"
         self.quarantine = out / "quarantine"
         self.fresh = out / "fresh"
 
@@ -79,7 +79,7 @@ class Results:
 
     def _beside(self) -> Iterator[Path]:
         """Yield what is where the other files of a run would go."""
-        names = (path.name for path in (self.ledger, self.report, self.page, self.times, self.digests))
+        names = (path.name for path in (self.ledger, self.report, self.page, self.times, self.journal))
         shards = (self.top / "shards",) if self.shard.is_whole else ()
         for path in (*(self.top / name for name in names), *shards):
             if os.path.lexists(path):
@@ -205,10 +205,11 @@ class Results:
                     file.unlink()
 
     def clear(self) -> None:
-        """Remove report, page, times and quarantine of earlier runs; the result files stay for `match_results`."""
+        """Remove what earlier runs wrote, but for their ledger and the result files, which `match_results` checks."""
         with self.usable():
             self.report.unlink(missing_ok=True)
             self.page.unlink(missing_ok=True)
             self.times.unlink(missing_ok=True)
+            self.journal.unlink(missing_ok=True)
             for note in self.quarantine.glob("*.json"):
                 note.unlink(missing_ok=True)

@@ -9,9 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from exatrkx_hpc.base.errors import OutputError
 from exatrkx_hpc.work.events.source import EventFile
 from exatrkx_hpc.work.ledger.ledger import Ledger
+from exatrkx_hpc.work.ledger.open import note_served
+from exatrkx_hpc.work.results.journal import Journal
 from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.models import Served
 from exatrkx_hpc.work.results.outcome import Failed, Result, Strike
 from exatrkx_hpc.work.results.parts import Part
 from exatrkx_hpc.work.run.event_figures import StageMeans
@@ -47,6 +51,9 @@ class Accounts:
         self._ledger, self._results, self._folder = ledger, results, events
         self._server = server
         self.version = version
+        self._journal = Journal(results.journal)
+        self._journal.note_facts(ledger.facts)
+        self.accept_model_change = False
         self.events = counts.events
         self.done = self.done_before = counts.done
         self.failed = self.failed_before = counts.quarantined
@@ -86,11 +93,17 @@ class Accounts:
 
     def add(self, result: Result, *, attempts: int) -> None:
         """Note an event whose result is on disk; `attempts` counts the workers that tried it."""
-        self._ledger.done(self._counted(result), attempts=attempts)
+        self._require_version([result])
+        counted = self._counted(result)
+        self._journal.note_result(counted)
+        self._ledger.done(counted, attempts=attempts)
 
     def add_part(self, part: Part, results: Sequence[tuple[Result, int]]) -> None:
         """Note the events of a part that is on disk, each with its number of attempts."""
-        self._ledger.done_part(part, [(self._counted(result), attempts) for result, attempts in results])
+        self._require_version([result for result, _ in results])
+        counted = [(self._counted(result), attempts) for result, attempts in results]
+        self._journal.note_part(part, [result for result, _ in counted])
+        self._ledger.done_part(part, counted)
 
     def _counted(self, result: Result) -> Result:
         """Count a result, and return it with all retries of its event."""
@@ -99,6 +112,31 @@ class Accounts:
         self.retries += result.retries - before
         self._count(result)
         return result
+
+    def _require_version(self, results: Sequence[Result]) -> None:
+        """Raise OutputError, and remove the results, if a model of another version than the run's answered."""
+        if self.accept_model_change or not self.version:
+            return
+        other = next((one for one in results if one.version not in ("", self.version)), None)
+        if other is not None:
+            self.forget(result.name for result in results)
+            server = f"{other.member} behind {self._server}" if other.member else self._server
+            raise OutputError(
+                f"{server} answered {other.name} with version {other.version} of the model, but this run began with "
+                f"version {self.version}; serve one version, or go on and record both with --accept-model-change"
+            )
+
+    def serve(self, served: Served) -> None:
+        """Note that the following answers are of these models."""
+        note_served(self._ledger, served)
+        self._journal.note_facts(self._ledger.facts)
+
+    def take_back(self, since: float) -> int:
+        """Let the events that were done since then (seconds since 1970) wait again; return their number."""
+        names = self._ledger.take_back(since)
+        self.done -= len(names)
+        self.forget(names)
+        return len(names)
 
     def _count(self, result: Result) -> None:
         self.done += 1
@@ -138,10 +176,12 @@ class Accounts:
 
     def commit(self) -> None:
         """Write all noted outcomes to disk."""
+        self._journal.flush()
         self._ledger.commit()
 
     def close(self, stopped: str | None) -> None:
         """Write all noted outcomes and the end of the run to disk; `stopped` is the reason of an early end."""
+        self._journal.flush()
         self._ledger.end_run(stopped)
 
     def report(self, *, model: str, mode: str, seconds: float, workers: tuple[int, ...], stopped: str | None) -> Report:
@@ -170,6 +210,11 @@ class Accounts:
             members={member: number for member, number in sorted(self.members.items()) if member},
             stopped=stopped,
             units=self._ledger.facts.get("units", ""),
+            versions=_several(self._ledger.versions()),
             empty=self._ledger.empty(),
             passed_over=json.loads(self._ledger.facts.get("passed_over", "{}")),
         )
+
+
+def _several(versions: dict[str, int]) -> dict[str, int]:
+    return versions if len(versions) > 1 else {}

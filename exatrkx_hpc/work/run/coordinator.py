@@ -34,6 +34,10 @@ READY: Final = 5.0
 """Seconds for an endpoint to answer whether it is ready, before it is considered dead."""
 
 
+LONGEST_DIRECT: Final = 3600.0
+"""Seconds that a worker in mode direct may compute one event. No network is waited for, so its limits do not count."""
+
+
 class Coordinator:
     """One run over the events of `accounts`; call `run` once, then `report`."""
 
@@ -54,8 +58,9 @@ class Coordinator:
         """Prepare without starting anything. `show` is called in the event loop at the start and after each event.
 
         A worker that has events but is silent for `longest_silence` seconds is killed; by default this is `spare`
-        seconds more than eight requests may take, because a worker reports each failed request. `grace` is the time
-        for a worker to end, in seconds. `is_ready` asks the endpoint whether it is ready (default: asks its models).
+        seconds more than eight requests may take, because a worker reports each failed request, and in mode direct
+        `LONGEST_DIRECT`. `grace` is the time for a worker to end, in seconds. `is_ready` asks the endpoint whether it
+        is ready (default: asks its models).
         """
         self._task = task
         self._accounts = accounts
@@ -82,7 +87,8 @@ class Coordinator:
         self._workers = [WorkerProcess(grace=grace) for _ in range(workers)]
         self._show = show
         self._grace = grace
-        self._longest_silence = longest_silence or spare + 8 * task.request_timeout
+        network = spare + 8 * task.request_timeout
+        self._longest_silence = longest_silence or (LONGEST_DIRECT if task.mode == DIRECT else network)
         self._clock = clock
         self._over = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -104,6 +110,18 @@ class Coordinator:
         if not self._over.is_set():
             self.stopped = reason
             self._over.set()
+
+    def fail(self, error: ExatrkxError) -> None:
+        """Do what `stop` does, because of an error that the run then ends with; also after the last event.
+
+        Call it in the event loop.
+        """
+        if not self._over.is_set():
+            self._break_off(error)
+            return
+        self.error = self.error or error
+        self.stopped = self.stopped or str(error)
+        self._note(lambda: self._accounts.close(self.stopped))
 
     def interrupt(self, reason: str) -> None:
         """Do what `stop` does, from another thread."""

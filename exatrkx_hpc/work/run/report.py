@@ -38,8 +38,9 @@ class Report:
     where the balancer names it, `retries` the retries after gRPC's own. A run over several nodes has no `workers` but
     `nodes`, the events of each node. `mode` and `model` say how results were made; `version` is the model version, if
     the server reports one. In mode `direct`, `server` is the model repository. `units` describes the events when
-    their units are not those of the service. `empty` counts the done events of 0 items, of all runs. `passed_over` says
-    what lies in the folder of events and is no event, by kind.
+    their units are not those of the service. `empty` counts the done events of 0 items, of all runs. `versions` counts
+    the done events of each model version, if there are several.
+    `passed_over` says what lies in the folder of events and is no event, by kind.
     """
 
     server: str
@@ -65,6 +66,7 @@ class Report:
     members: Mapping[str, int] = field(default_factory=dict)
     nodes: Mapping[str, int] = field(default_factory=dict)
     units: str = ""
+    versions: Mapping[str, int] = field(default_factory=dict)
     empty: int = 0
     passed_over: Mapping[str, int] = field(default_factory=dict)
 
@@ -138,6 +140,7 @@ def render_table(report: Report) -> Table:
         ("wall time", f"{report.seconds:.2f} s"),
         ("events/s", f"{report.events_per_second:.1f}"),
         (report.item, str(report.items)),
+        *([("events per version", _shares(report.versions))] if report.versions else []),
         *([("empty events", str(report.empty))] if report.empty else []),
         *([("passed over", listed(report.passed_over))] if report.passed_over else []),
         *[(name, str(number)) for name, number in report.counts.items()],

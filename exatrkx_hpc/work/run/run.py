@@ -21,20 +21,24 @@ from exatrkx_hpc.work.inference.retry import PATIENCE
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_results import match_quarantine, sweep
 from exatrkx_hpc.work.ledger.open import (
+    ACCEPT,
+    REMEDY,
     begin,
     facts_of,
     go_on,
     note_newlines,
     note_units,
     require_expected,
-    require_version,
+    require_served,
 )
 from exatrkx_hpc.work.news import WorkersAboveCores
 from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.results.models import Served
 from exatrkx_hpc.work.results.parts import EVENTS, require_parts
 from exatrkx_hpc.work.results.shards import WHOLE, Shard, read_sharding
 from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.coordinator import Coordinator
+from exatrkx_hpc.work.run.model_watch import ModelWatch
 from exatrkx_hpc.work.run.progress import ShowProgress
 from exatrkx_hpc.work.run.report import Report
 from exatrkx_hpc.work.run.worker import Task
@@ -65,7 +69,8 @@ class Settings:
 
     A run resumes from the ledger in `out`. `fresh` starts over, once the endpoint is ready. `retry_failed` also
     retries the events in quarantine. `accept_changes` redoes events that changed since they were done and drops
-    missing ones; without it, both are an error. `expect` is the number of events that the folder must have.
+    missing ones; without it, both are an error. `accept_model_change` goes on when the models have changed, and records
+    it; without it, their results are an error. `expect` is the number of events that the folder must have.
 
     `result_format` is `csv`, one result file per event, or `parquet`, files of about `part_events` events.
 
@@ -96,6 +101,7 @@ class Settings:
     fresh: bool = False
     retry_failed: bool = False
     accept_changes: bool = False
+    accept_model_change: bool = False
     expect: int | None = None
     event_column: str = EVENT
     result_format: LabelFormat = "csv"
@@ -191,20 +197,22 @@ def run_clients(settings: Settings, progress: ShowProgress | None = None, *, tel
     require_expected(settings.events, settings.expect, form=form, column=settings.event_column, workload=settings.kind)
     results.require_ours()
     with results.owned() as locks, contextlib.ExitStack() as stack:
-        ledger, version = _ledger(settings, results, locks, form, tell)
+        ledger, served = _ledger(settings, results, locks, form, tell)
         stack.enter_context(ledger)
         _warn(settings, tell)
-        require_version(ledger, version, server=source_of(settings))
+        accept = settings.accept_model_change
+        server, remedy = source_of(settings), REMEDY + ACCEPT
+        require_served(ledger, served, server=server, remedy=remedy, accept=accept, tell=tell)
         newline = False
         if ledger.counts().left:
             note_units(ledger, settings.events, settings.kind, tell)
             newline = note_newlines(ledger, settings.events, tell)
         task = _task(settings, newline=newline)
-        return _run_clients(settings, task, ledger, progress=progress or (lambda tally: None), tell=tell)
+        return _run_clients(settings, task, ledger, served, progress=progress or (lambda tally: None), tell=tell)
 
 
-def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: Tell) -> tuple[Ledger, str]:
-    """Return the ledger to resume, or a new one, and the model version; the version is empty if no event is left."""
+def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: Tell) -> tuple[Ledger, Served]:
+    """Return the ledger to resume, or a new one, and what the endpoint serves; nothing if no event is left."""
     what = {"form": form, "column": settings.event_column, "results": settings.result_format}
     how = {"mode": settings.mode, "model": settings.models}
     facts = facts_of(settings.events, workload=settings.kind, shard=settings.shard, **what, **how)
@@ -214,9 +222,9 @@ def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: 
         options = {"accept_changes": settings.accept_changes, "retry_failed": settings.retry_failed}
         ledger = go_on(results, settings.events, facts, locks=locks, tell=tell, **options)
     if ledger is not None and not _left(ledger, settings):
-        return ledger, ""
+        return ledger, Served()
     try:
-        version = blocking(lambda: check_endpoint(settings))
+        served = blocking(lambda: check_endpoint(settings))
     except BaseException:
         if ledger is not None:
             ledger.close()
@@ -225,7 +233,7 @@ def _ledger(settings: Settings, results: Results, locks: bool, form: str, tell: 
         ledger = begin(results, settings.events, facts, locks=locks, tell=tell)
     elif settings.retry_failed:  # only now, so that a dead endpoint leaves them in quarantine, with their reasons
         ledger.release()
-    return ledger, version
+    return ledger, served
 
 
 def _left(ledger: Ledger, settings: Settings) -> int:
@@ -233,11 +241,14 @@ def _left(ledger: Ledger, settings: Settings) -> int:
     return counts.left + (counts.quarantined if settings.retry_failed else 0)
 
 
-def _run_clients(settings: Settings, task: Task, ledger: Ledger, *, progress: ShowProgress, tell: Tell) -> Report:
+def _run_clients(
+    settings: Settings, task: Task, ledger: Ledger, served: Served, *, progress: ShowProgress, tell: Tell
+) -> Report:
     results = settings.results
     version = ledger.facts.get("version", "")
     first = {"ignore_first": settings.ignore_first}
     accounts = Accounts(ledger, results, settings.events, server=source_of(settings), version=version, **first)
+    accounts.accept_model_change = settings.accept_model_change
     run = Coordinator(task, accounts, workers=settings.workers, show=progress, tell=tell)
     idle = accounts.complete
     if idle:
@@ -245,7 +256,9 @@ def _run_clients(settings: Settings, task: Task, ledger: Ledger, *, progress: Sh
         accounts.close(None)
     else:
         try:
-            blocking(lambda: _run(run), interrupt=run.interrupt)
+            server = source_of(settings)
+            watch = ModelWatch(served, accounts, ask=lambda: _served(settings), server=server, fail=run.fail, tell=tell)
+            blocking(lambda: _run(run, watch), interrupt=run.interrupt)
         finally:
             sweep(results, ledger=ledger)
             with contextlib.suppress(OSError, OutputError):
@@ -293,17 +306,25 @@ def _task(settings: Settings, *, newline: bool) -> Task:
     )
 
 
-async def _run(run: Coordinator) -> None:
+async def _run(run: Coordinator, watch: ModelWatch) -> None:
     with stopped_by_signals(run.stop):
-        await run.run()
+        async with watch.watching():
+            await run.run()
+            if run.stopped is None:
+                await watch.look()
 
 
-async def check_endpoint(settings: Settings) -> str:
-    """Return the model version; raises the errors of `run_clients` when the endpoint is not ready."""
+async def _served(settings: Settings) -> Served:
+    async with Client(settings.server, workload=settings.kind, model=settings.model, mode=settings.mode) as client:
+        return await client.served()
+
+
+async def check_endpoint(settings: Settings) -> Served:
+    """Return what the endpoint serves; raises the errors of `run_clients` when the endpoint is not ready."""
     if settings.mode == DIRECT:
         from exatrkx_hpc.models.pipeline import pipeline_digest
 
-        return pipeline_digest(settings.repository or Path())[:12]
+        return Served(version=pipeline_digest(settings.repository or Path())[:12])
     async with Client(
         settings.server,
         workload=settings.kind,
@@ -312,4 +333,4 @@ async def check_endpoint(settings: Settings) -> str:
         identity=settings.identity,
     ) as client:
         await client.check(settings.deadline)
-        return await client.version()
+        return await client.served()

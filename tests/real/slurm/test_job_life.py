@@ -341,6 +341,23 @@ def test_a_requeued_job_begins_anew(site, pair):
     assert "COMPLETED (drained, as 'exatrkx-hpc stop' asked)" in site.said(pair).splitlines()[-1]
 
 
+@pytest.mark.chaos
+def test_a_job_without_its_first_node_drains_and_ends(site):
+    """Its script is lost with that node, so the stop request comes from `stop` itself."""
+    job = site.deploy("-N", "2")
+    until(lambda: site.status(job)["ready"] == 2, what="two ready servers", deadline=60)
+    first, other = sorted(record["node"] for record in site.records(job))
+    site.cluster.node(first).crash()
+    site.told_by_status(job, "RUNNING", f"lost {first}")
+    done = site.do("exatrkx-hpc", "stop", job)
+    assert done.returncode == 0 and done.stdout.startswith(f"job {job}: C"), done.stderr
+    assert "waiting for 30 s" not in done.stderr, "it does not wait for a script that is lost"
+    (record,) = [record for record in site.records(job) if record["node"] == other]
+    assert (record["state"], record["note"]) == ("gone", "drained")
+    again = site.do("exatrkx-hpc", "stop", job)
+    assert again.returncode == 0 and again.stdout.startswith(f"job {job} has ended: "), again.stderr
+
+
 def test_a_job_that_nobody_knows_is_one_line(site):
     for command in ("monitor", "status", "stop", "logs"):
         done = site.do("exatrkx-hpc", command, "999999")

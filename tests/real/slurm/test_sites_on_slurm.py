@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,19 +137,39 @@ def test_a_banner_of_each_command_changes_nothing(site: Site):
     assert accounted["state"] == "COMPLETED"
 
 
-def test_where_the_id_cannot_be_told_the_job_is_found_as_the_message_says(site: Site):
+def test_where_sbatch_does_not_tell_the_id_the_job_is_found_by_its_comment(site: Site):
     (site.home / "mute").mkdir(exist_ok=True)
     (site.home / "mute" / "sbatch").write_text("#!/bin/bash\n/usr/bin/sbatch \"$@\" >/dev/null && echo 'job taken'\n")
     (site.home / "mute" / "sbatch").chmod(0o755)
-    said = complaint(site.do("exatrkx-hpc", "deploy", env=path(site, "mute")), 4)
-    assert (
-        "contains no job ID: 'job taken'; the job may be queued or running: find it with 'squeue --me --name=exatrkx'"
-        in said
-    )
-    (job,) = site.good("squeue", "--me", "--name=exatrkx", "--noheader", "--format=%i").split()
-    until((site.home / "exatrkx-hpc" / job / "records").is_dir, what="the job's own folder")
+    job = site.good("exatrkx-hpc", "deploy", env=path(site, "mute"))
+    assert site.good("squeue", "--me", "--name=exatrkx", "--noheader", "--format=%i").split() == [job]
     site.serves(job)
     assert site.good("exatrkx-hpc", "stop", job) == f"job {job}: COMPLETED"
+    # A job that has left the queue is found in the accounting, by the command line of its sbatch.
+    (since,) = site.good("sacct", "-X", "-n", "-P", f"--jobs={job}", "--format=SubmitLine").split("--comment=")[1:]
+    assert since.startswith("exatrkx-hpc:")
+
+
+def test_a_deploy_that_is_killed_before_it_knows_its_job(site: Site):
+    """sbatch goes on alone; the next command takes the job over, and a next deploy submits no second one."""
+    (site.home / "slow").mkdir(exist_ok=True)
+    slow = site.home / "slow" / "sbatch"
+    slow.write_text('#!/bin/bash\n/usr/bin/sbatch "$@" >$HOME/answer; exec sleep 60\n')
+    slow.chmod(0o755)
+    deploy = site.cluster.head.spawn(
+        ["exatrkx-hpc", "deploy"], log=site.home / "killed.log", cwd=site.home, env=path(site, "slow")
+    )
+    answer = site.home / "answer"
+    until(lambda: answer.exists() and answer.read_text().strip().isdigit(), what="a job", deadline=60)
+    job = answer.read_text().strip()
+    deploy.stop(grace=10, first=signal.SIGKILL)
+    told = site.do("exatrkx-hpc", "deploy")
+    said = told.stderr
+    assert told.returncode == 4 and f"did not finish, but submitted job {job}; use that job" in said, said
+    assert f"job {job} comes from the deploy of" in said
+    site.serves(job)
+    assert site.good("exatrkx-hpc", "stop", job) == f"job {job}: COMPLETED"
+    assert not (site.home / "exatrkx-hpc" / "submissions").exists()
 
 
 def test_a_cluster_by_name_is_kept(site: Site):
@@ -173,7 +194,7 @@ def test_a_cluster_that_cannot_be_asked_is_not_taken_for_this_one(site: Site):
     site.good("mkdir", "-p", run_dir)
     (run_dir / "slurm-job.json").write_text('{"cluster": "alpha", "name": "exatrkx", "script": ""}')
     assert "No cluster 'alpha' known by database" in complaint(site.do("exatrkx-hpc", "status", theirs), 4)
-    assert "No cluster 'alpha' known by database" in refused(site.do("exatrkx-hpc", "stop", theirs))
+    assert "No cluster 'alpha' known by database" in complaint(site.do("exatrkx-hpc", "stop", theirs), 4)
     assert site.queue(theirs)
 
 
@@ -249,3 +270,39 @@ def test_in_the_allocation_of_a_shell_its_variables_do_not_overrule_the_step(sit
     done = site.do("salloc", "--quiet", "--account=m1234", "--nodes=2", "--time=5", "--no-kill", "bash", "-c", text)
     assert "SRUN_CPUS_PER_TASK of this shell is not used" in done.stdout
     assert "1 of 1 servers ready" in done.stdout, f"{done.stdout} {done.stderr}"
+
+
+def test_status_and_clean_of_fifty_ended_jobs_ask_once(site: Site):
+    """Each of Slurm's commands is counted by a wrapper."""
+    folder = site.home / "counting"
+    folder.mkdir(exist_ok=True)
+    for name in PROGRAMS:
+        (folder / name).write_text(f'#!/bin/bash\necho "{name} $*" >>$HOME/calls\nexec /usr/bin/{name} "$@"\n')
+        (folder / name).chmod(0o755)
+    make = (
+        "root=$HOME/fifty; mkdir -p $root; for i in $(seq 50); do job=$(sbatch --parsable -A m1234 -o /dev/null "
+        '--wrap=true); mkdir $root/$job; echo \'{"cluster": ""}\' >$root/$job/slurm-job.json; '
+        "touch $root/$job/plan.json $root/$job/slurm-job.json -d 2020-01-01; touch $root/$job -d 2020-01-01; done"
+    )
+    done = site.script(make)
+    assert done.returncode == 0, done.stderr
+    site.empty()
+    env = path(site, "counting")
+    told = json.loads(site.good("exatrkx-hpc", "status", "--json", "--run-root", site.home / "fifty", env=env))
+    assert len(told) == 50 and {one["state"] for one in told} == {"COMPLETED"}
+    removed = site.good("exatrkx-hpc", "clean", "--run-root", site.home / "fifty", env=env)
+    assert removed.startswith("50 run directories removed")
+    calls = [line.split()[0] for line in (site.home / "calls").read_text().splitlines() if "--version" not in line]
+    # Slurm 22.05 answers --json with the jobs of all users, and is asked for lines from then on.
+    assert calls.count("squeue") <= 4 and calls.count("sacct") <= 2 and "scontrol" not in calls, calls
+
+
+def test_a_run_directory_that_takes_no_request_drains_by_a_signal_of_srun(site: Site):
+    job = site.good("exatrkx-hpc", "deploy")
+    site.serves(job)
+    run_dir = site.home / "exatrkx-hpc" / job
+    site.good("rm", "-r", run_dir / "requests")
+    site.good("mkdir", "-p", run_dir / "stop" / "x")
+    assert site.good("exatrkx-hpc", "stop", job) == f"job {job}: COMPLETED"
+    (record,) = [json.loads(path.read_text()) for path in (run_dir / "records").glob("*.json")]
+    assert (record["state"], record["note"]) == ("gone", "drained")

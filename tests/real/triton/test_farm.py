@@ -34,6 +34,7 @@ from exatrkx_hpc.tracking.pipeline import Pipeline
 from exatrkx_hpc.tracking.simulation.synthetic import write_events
 from exatrkx_hpc.work.events.hits import read_hits
 from exatrkx_hpc.work.events.source import find_events
+from exatrkx_hpc.work.inference.address import require_grpc
 from exatrkx_hpc.work.map.endpoint import Endpoint
 from exatrkx_hpc.work.run.run import Settings
 
@@ -156,6 +157,21 @@ def test_both_servers_take_requests_over_http_and_grpc(up, endpoint):
     }
     with requests.post(f"http://{record.http}/v2/models/exatrkx/infer", json=body, timeout=30) as answer:
         assert answer.json()["outputs"][0]["shape"] == [2]
+
+
+def test_the_other_addresses_of_a_farm_are_told_with_its_endpoint(up):
+    """Real ports of Triton, nginx and Prometheus; and a server's ports without the farm's record."""
+    record, server = farm.endpoint_record(up.job.farm), next(iter(up.records().values()))
+    meant = farm.addresses_of(up.job.farm)
+    require_grpc(record.grpc, meant=meant)
+    grpc = f"{server.address}:{server.grpc_port}"
+    require_grpc(grpc, meant=meant)
+    for address in (record.http, record.prometheus, f"{server.address}:{server.metrics_port}"):
+        with pytest.raises(EndpointError, match=f"use --server {record.grpc}$"):
+            require_grpc(address, meant=meant)
+    for port, kind in ((server.http_port, "HTTP"), (server.metrics_port, "metrics")):
+        with pytest.raises(EndpointError, match=f"is a port for {kind}, not for gRPC; use --server {grpc}$"):
+            require_grpc(f"{server.address}:{port}")
 
 
 def successes(up: Up, server: str) -> int:

@@ -11,11 +11,12 @@ import argparse
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import grpc
 import grpc.aio
 import numpy as np
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 
 class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -39,6 +40,19 @@ class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelMetadata(self, request, context):
         return service_pb2.ModelMetadataResponse(name=request.name, versions=["1", self.options.version])
+
+    async def ModelConfig(self, request, context):
+        if self.options.no_config:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "restricted")
+        if request.name == "gnn":
+            key = Path(self.options.gnn).read_text() if self.options.gnn else "1"
+            parameters = {"cut": model_config_pb2.ModelParameter(string_value=key)}
+            config = model_config_pb2.ModelConfig(name="gnn", backend="python", parameters=parameters)
+            return service_pb2.ModelConfigResponse(config=config)
+        step = model_config_pb2.ModelEnsembling.Step(model_name="gnn", model_version=-1)
+        scheduling = model_config_pb2.ModelEnsembling(step=[step])
+        config = model_config_pb2.ModelConfig(name=request.name, platform="ensemble", ensemble_scheduling=scheduling)
+        return service_pb2.ModelConfigResponse(config=config)
 
     async def ModelStatistics(self, request, context):
         statistics = service_pb2.ModelStatistics(name=self.options.member or self.options.model)
@@ -100,7 +114,9 @@ class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
         labels[:1] = hits
         if self.options.drop_label:
             labels = labels[:-1]
-        response = service_pb2.ModelInferResponse(model_name=request.model_name, model_version="1")
+        response = service_pb2.ModelInferResponse(
+            model_name=request.model_name, model_version=self.options.answers or self.options.version
+        )
         response.outputs.add(name="LABELS", datatype="INT64", shape=labels.shape)
         response.raw_output_contents.append(labels.tobytes())
         return response
@@ -112,6 +128,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     parser.add_argument("--model", default="exatrkx", help="the one model that is loaded")
     parser.add_argument("--version", default="1", help="the model's highest version")
+    parser.add_argument("--answers", help="the version in its answers (default: --version)")
+    parser.add_argument("--gnn", help="a file with a parameter of the model that the ensemble runs")
+    parser.add_argument("--no-config", action="store_true", help="the configuration is not told")
     parser.add_argument("--member", help="what the balancer's header says")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds that each inference takes")
     parser.add_argument("--hang", type=float, default=0.0, help="seconds that the first --hang-first take")

@@ -8,7 +8,7 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import FrozenInstanceError, fields
 from itertools import pairwise
 from pathlib import Path
@@ -45,6 +45,8 @@ def value(kind: Any) -> Any:
     """A value of a field's type; texts hold what JSON has to quote."""
     if get_origin(kind) is tuple:
         return (3, 4) if get_args(kind)[0] is int else (TEXT, "n1-0")
+    if get_origin(kind) is Mapping:
+        return {TEXT: 3}
     if get_origin(kind) is Literal:
         return get_args(kind)[-1]
     return {str: TEXT, int: 3, float: 1795329367.25, bool: True, JobState: JobState.TIMEOUT}[kind]

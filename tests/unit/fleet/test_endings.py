@@ -165,3 +165,14 @@ def test_a_server_that_does_not_answer_tells_what_is_known_of_it(tmp_path, monke
     monkeypatch.setattr(time, "time", lambda: 190.0)
     (server,) = job_status(JobInfo(id="42", state=JobState.RUNNING, nodes=nodes), RunDir(tmp_path), timeout=1.0).servers
     assert (server.state, server.note) == says
+
+
+def test_a_job_that_never_ran_is_not_told_as_requeued(tmp_path: Path):
+    """The records are those of an earlier job with the same number."""
+    old = record(updated=100)
+    first = JobInfo(id="7", state=JobState.PENDING, submit=200.0, restarts=0)
+    assert not of_former_run(old, first)
+    assert "requeued" not in explained(first, RunDir(tmp_path), [old]).reason
+    for restarts in (1, None):
+        again = JobInfo(id="7", state=JobState.PENDING, submit=200.0, restarts=restarts)
+        assert of_former_run(old, again)

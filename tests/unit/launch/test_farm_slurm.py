@@ -19,6 +19,7 @@ from exatrkx_hpc.launch.plan import make_plan
 from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 from exatrkx_hpc.launch.scheduler import JobMayRunError
 from exatrkx_hpc.launch.schedulers import farm_slurm
+from exatrkx_hpc.launch.slurm import submit as submitting
 from exatrkx_hpc.launch.slurm.farm_jobs import read_record
 
 #: Each notes its words; `queue` is what the cluster says of job 4242 (state and name).
@@ -35,6 +36,7 @@ SCANCEL = 'echo "$@" >>{folder}/scancel.calls; [ "$1" = --clusters=alpha ] && to
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     made = Cluster(tmp_path)
     made.put_on_path(monkeypatch)
+    monkeypatch.setattr(submitting, "_PATIENCE", 0)
     made.says("sbatch", "Welcome\n4242;alpha\n")
     made.instead("squeue", SQUEUE.format(folder=tmp_path))
     made.instead("scancel", SCANCEL.format(folder=tmp_path))
@@ -128,3 +130,55 @@ def test_a_job_whose_folder_cannot_be_written_is_named_though_slurm_is_silent_no
 def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, content: bytes):
     RunDir(tmp_path).slurm_job.write_bytes(content)
     assert read_record(RunDir(tmp_path)).cluster is None
+
+
+def test_a_pending_job_whose_script_has_begun_is_asked_for_at_once(cluster: Cluster, tmp_path: Path):
+    """Otherwise a job that has just started would be told as pending for half a minute."""
+    cluster.instead("squeue", SQUEUE.format(folder=tmp_path).replace("state=RUNNING", f"state=$(cat {tmp_path}/state)"))
+    (tmp_path / "state").write_text("PENDING")
+    submitted(tmp_path)
+    made = resolve(flags={"run_root": str(tmp_path / "runs")}, ambient=False).farm
+    scheduler = farm_slurm(made)
+    assert scheduler.info("4242").state is JobState.PENDING
+    (tmp_path / "state").write_text("RUNNING")
+    assert scheduler.info("4242").state is JobState.PENDING
+    FarmDir.of(made).job("4242").server_script.write_text("")
+    assert scheduler.info("4242").state is JobState.RUNNING
+
+
+def test_a_silent_cluster_does_not_hide_the_jobs_of_another(cluster: Cluster, tmp_path: Path):
+    submitted(tmp_path)
+    other = RunDir(tmp_path / "runs" / "7")
+    other.path.mkdir()
+    other.slurm_job.write_text('{"cluster": "beta"}')
+    down = 'case $1 in --clusters=beta) echo "squeue: error: down" >&2; exit 1 ;; esac\n'
+    cluster.instead("squeue", down + SQUEUE.format(folder=tmp_path))
+    made = resolve(flags={"run_root": str(tmp_path / "runs")}, ambient=False).farm
+    found = farm_slurm(made).infos(["7", "4242"])
+    assert (found["4242"].state, found["7"].state, found["7"].answered) == (JobState.RUNNING, JobState.UNKNOWN, False)
+    with pytest.raises(LaunchError, match="down"):
+        farm_slurm(made).infos(["7"])
+
+
+@pytest.mark.parametrize("ended", ["PREEMPTED", "NODE_FAIL"])
+def test_a_job_that_slurm_requeues_has_not_ended(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: str
+):
+    cluster.instead("squeue", SQUEUE.format(folder=tmp_path).replace("state=RUNNING", f"state={ended}"))
+    made = resolve(flags={"run_root": str(tmp_path / "runs"), "job.requeue": True}, ambient=False).farm
+    (tmp_path / "runs").mkdir()
+    clock = [0.0]
+    scheduler = farm_slurm(made)
+    monkeypatch.setattr(scheduler, "_clock", lambda: clock[0])
+    job = scheduler.submit(tmp_path / "runs" / "farm.sbatch", make_plan(made))
+    now = scheduler.info(job)
+    assert (now.state, now.reason) == (JobState.COMPLETING, f"{ended}, Slurm may requeue it")
+    clock[0] = 61.0
+    assert scheduler.info(job).state is JobState[ended], "Slurm has not requeued it"
+
+
+def test_without_requeue_it_has_ended(cluster: Cluster, tmp_path: Path):
+    cluster.instead("squeue", SQUEUE.format(folder=tmp_path).replace("state=RUNNING", "state=PREEMPTED"))
+    submitted(tmp_path)
+    made = resolve(flags={"run_root": str(tmp_path / "runs")}, ambient=False).farm
+    assert farm_slurm(made).info("4242").state is JobState.PREEMPTED

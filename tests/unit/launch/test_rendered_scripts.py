@@ -57,7 +57,7 @@ def hostile_plan(folder: Path, name: str, engine: Engine) -> FarmPlan:
         run_root=place,
         job__account=name,
         job__constraint=name,
-        job__extra_directives=[f"--comment={name}"],
+        job__extra_directives=[f"--wckey={name}"],
         server__engine=engine,
         server__image=IMAGE,
         server__model_repository=f"{place}/models",
@@ -82,7 +82,7 @@ GOLDENS: dict[str, dict[str, object]] = {
     "farm.none.sbatch": {"run_root": "/data/farm", "server__servers_per_node": 2},
     "farm.podman-hpc.sbatch": {
         "run_root": "/data/farm",
-        "job__extra_directives": ["--exclusive", "--comment=two words"],
+        "job__extra_directives": ["--exclusive", "--wckey=two words"],
         "server__engine": "podman-hpc",
         "server__image": IMAGE,
         "server__modules": ["nccl"],
@@ -151,7 +151,7 @@ def test_sbatch_reads_every_option_as_one_word(name: str, tmp_path: Path) -> Non
         plan.extra_directives
     )
     assert read == [[word] for word in wanted]
-    assert f"--account={name}" in wanted and f"--comment={name}" in wanted and f"--image=docker:{IMAGE}" in wanted
+    assert f"--account={name}" in wanted and f"--wckey={name}" in wanted and f"--image=docker:{IMAGE}" in wanted
     assert f"--output={tmp_path}/{name.replace('%', '%%')}/job-%j.log" in wanted
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from waiting import until
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.errors import ConfigError, LaunchError
-from exatrkx_hpc.base.job import JobState
+from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.fleet.balancer.balancers import BALANCERS
 from exatrkx_hpc.fleet.members.record import read_records
@@ -51,12 +52,11 @@ def age(run_dir: Path, changed: float) -> None:
 def old(run_root: Path, states: dict[str, JobState] | None = None) -> tuple[str, ...]:
     """The jobs that clean would remove after a week; a job that is not in `states` is one that nobody knows."""
 
-    def is_over(job: str) -> bool:
-        if states is not None and job not in states:
-            raise LaunchError(f"no job {job!r}")
-        return states is None or states[job].over
+    def infos(jobs: Sequence[str]) -> dict[str, JobInfo]:
+        known = dict.fromkeys(jobs, JobState.COMPLETED) if states is None else states
+        return {job: JobInfo(id=job, state=known.get(job, JobState.UNKNOWN)) for job in jobs}
 
-    return old_jobs(FarmDir(run_root), older_than=7 * 86400, is_over=is_over)
+    return old_jobs(FarmDir(run_root), older_than=7 * 86400, infos=infos)
 
 
 def test_a_run_root_that_is_not_there_has_no_jobs(tmp_path):
@@ -89,9 +89,11 @@ def test_a_folder_of_something_else_is_left_alone_although_its_name_is_a_job_tha
     make(tmp_path, "2024", mark="events.npz")
     (tmp_path / "2025").mkdir()
     age(tmp_path / "2025", OLD)
-    asked = []
-    assert old_jobs(FarmDir(tmp_path), older_than=0, is_over=lambda job: bool(asked.append(job)) or True) == ()
-    assert not asked
+
+    def infos(jobs: Sequence[str]) -> dict[str, JobInfo]:
+        raise AssertionError(jobs)
+
+    assert old_jobs(FarmDir(tmp_path), older_than=0, infos=infos) == ()
 
 
 @pytest.mark.parametrize("mark", ["plan.json", "server.sh", "embedded-job.json"])

@@ -564,3 +564,55 @@ def test_a_refused_cancel_is_one_line(cluster: Cluster, slurm: Slurm, printed: s
     with pytest.raises(LaunchError, match=message) as caught:
         slurm.cancel("4242", owner=OURS)
     assert "\n" not in str(caught.value)
+
+
+# --- many jobs at once
+
+
+def test_fifty_ended_jobs_are_one_query_of_the_queue_and_one_of_the_accounting(cluster: Cluster, jobs: SlurmJobs):
+    names = [str(1000 + place) for place in range(50)]
+    cluster.says("squeue", line(4242, "RUNNING"))
+    cluster.says("sacct", "".join(account(int(name), "COMPLETED") for name in names))
+    found = jobs.infos([*names, "4242"])
+    assert {info.state for job, info in found.items() if job != "4242"} == {JobState.COMPLETED}
+    assert found["4242"].state is JobState.RUNNING
+    asked = [call for call in cluster.calls("squeue") if "--version" not in call and "--json" not in call]
+    assert (len(asked), len(cluster.calls("sacct"))) == (1, 1)
+
+
+def test_a_command_line_has_an_end(cluster: Cluster, jobs: SlurmJobs):
+    names = [str(1000 + place) for place in range(1100)]
+    cluster.says("squeue", "")
+    assert len(jobs.infos(names)) == 1100
+    parts = [call[3].removeprefix("--jobs=").split(",") for call in cluster.calls("sacct")]
+    assert [len(part) for part in parts] == [500, 500, 100] and sorted(job for part in parts for job in part) == sorted(
+        names
+    )
+
+
+def test_a_pending_job_is_asked_for_each_30_s(cluster: Cluster, jobs: SlurmJobs, clock: Clock):
+    cluster.says("squeue", line(4242, "PENDING"))
+    jobs.info("4242")
+    before = len(cluster.calls("squeue"))
+    for _ in range(29):
+        clock.sleep(1)
+        assert jobs.info("4242").state is JobState.PENDING
+    assert len(cluster.calls("squeue")) == before
+    cluster.says("squeue", line(4242, "RUNNING"))
+    clock.sleep(2)
+    assert jobs.info("4242").state is JobState.RUNNING
+    clock.sleep(6)
+    jobs.info("4242")
+    assert len(cluster.calls("squeue")) == before + 2, "a running job is asked for each 5 s"
+
+
+def test_a_slow_slurm_does_not_make_a_pending_job_unknown(cluster: Cluster, clock: Clock):
+    jobs = SlurmJobs(ask, max_age=5, trust=30, patience=0.1, clock=clock, now=lambda: 1795329392)
+    cluster.says("squeue", line(4242, "PENDING"))
+    jobs.info("4242")
+    cluster.hangs("squeue")
+    clock.sleep(50)
+    assert jobs.info("4242").state is JobState.PENDING
+    clock.sleep(10)
+    assert jobs.info("4242").state is JobState.UNKNOWN
+    cluster.let_go()

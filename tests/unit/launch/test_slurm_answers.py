@@ -115,6 +115,7 @@ def test_json_of_22_05():
         name="a b|c",
         submit=1795329367,
         start=1795329367,
+        restarts=0,
     )
     assert queue.jobs["3"].state is JobState.PENDING
     assert (queue.jobs["3"].reason, queue.jobs["3"].nodes) == ("Resources", ())
@@ -134,6 +135,7 @@ def test_json_of_the_newer_parsers(name: str):
         name="a b|c",
         submit=1795330836,
         start=1795330836,
+        restarts=0,
     )
     states = {job: info.state.value for job, info in queue.jobs.items()}
     assert states == {
@@ -291,3 +293,41 @@ def test_a_job_that_has_just_failed_may_yet_turn_out_to_have_lacked_memory():
 def test_a_job_of_another_user_is_not_told_of():
     info = parse_accounting(ACCOUNTS, uid=UID)["6"]
     assert (info.state, info.reason) == (JobState.UNKNOWN, "it is a job of another user, uid 20002")
+
+
+# --- an answer with several rows of one job
+
+
+def test_one_row_that_says_that_the_job_lives_counts():
+    def row(state: str) -> str:
+        return f"42|{state}|nid001|1:00|None|1|1|exatrkx\n"
+
+    for ended in ("PREEMPTED", "NODE_FAIL", "CANCELLED"):
+        for living in ("RUNNING", "PENDING", "COMPLETING"):
+            for rows in (row(ended) + row(living), row(living) + row(ended)):
+                assert parse_queue_lines(rows).jobs["42"].state is JobState[living]
+    assert parse_queue_lines(row("RUNNING") + row("PENDING")).jobs["42"].state is JobState.PENDING
+    assert parse_queue_lines(row("FAILED") + row("TIMEOUT")).jobs["42"].state is JobState.TIMEOUT
+
+
+def test_one_row_of_the_accounting_that_says_that_the_job_lives_counts():
+    def row(state: str) -> str:
+        return f"42|7|{state}|nid001|1|1|0:0|None|00:30:00|00:00:10|exatrkx\n"
+
+    for rows in (row("NODE_FAIL") + row("RUNNING"), row("RUNNING") + row("NODE_FAIL")):
+        assert parse_accounting(rows, uid=7)["42"].state is JobState.RUNNING
+    assert parse_accounting(row("NODE_FAIL"), uid=7)["42"].end == 11
+
+
+@pytest.mark.parametrize(
+    ("words", "state"),
+    [
+        (["PREEMPTED", "REQUEUED"], JobState.PENDING),
+        (["NODE_FAIL", "COMPLETING"], JobState.COMPLETING),
+        (["PREEMPTED", "PENDING"], JobState.PENDING),
+        (["NODE_FAIL", "RUNNING"], JobState.RUNNING),
+        (["PREEMPTED"], JobState.PREEMPTED),
+    ],
+)
+def test_one_word_that_says_that_the_job_lives_counts(words: list[str], state: JobState):
+    assert parse_state(words) is state

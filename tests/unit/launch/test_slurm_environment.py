@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from fakes.slurm import Cluster
+from submissions import submission
 
 from exatrkx_hpc.launch.slurm.environment import chosen_cluster, slurm_environment, unused_variables
 from exatrkx_hpc.launch.slurm.scheduler import Slurm, ask
@@ -114,7 +115,7 @@ def got(cluster: Cluster, program: str) -> dict[str, str]:
 
 
 def test_no_command_gets_what_overrules_the_farm(cluster: Cluster):
-    submit(Path("/x/farm.sbatch"), name="exatrkx", log="/x/job-%j.log")
+    submit(submission(), log="/x/job-%j.log")
     for program in ("sbatch", "squeue", "scancel", "scontrol", "sacct"):
         ask([program, "--me"])
         names = set(got(cluster, program))
@@ -124,9 +125,9 @@ def test_no_command_gets_what_overrules_the_farm(cluster: Cluster):
 
 def test_the_shell_chooses_a_cluster_only_where_the_farm_does_not(cluster: Cluster, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SBATCH_CLUSTERS", "alpha")
-    submit(Path("/x/farm.sbatch"), name="exatrkx", log="/x/job-%j.log")
+    submit(submission(), log="/x/job-%j.log")
     assert got(cluster, "sbatch")["SBATCH_CLUSTERS"] == "alpha"
-    submit(Path("/x/farm.sbatch"), name="exatrkx", log="/x/job-%j.log", options=["--clusters=beta"])
+    submit(submission(), log="/x/job-%j.log", options=["--clusters=beta"])
     assert "SBATCH_CLUSTERS" not in got(cluster, "sbatch")
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from fakes.slurm import Cluster
 from paths import FAKES
+from submissions import submission
 
 from exatrkx_hpc.base.errors import LaunchError, MissingComponent
 from exatrkx_hpc.launch.scheduler import JobMayRunError
 from exatrkx_hpc.launch.slurm.job import JobId, named_jobs, parse_facts, same_log
-from exatrkx_hpc.launch.slurm.submit import sbatch_argv, submit, would_start
+from exatrkx_hpc.launch.slurm.submit import check_argv, sbatch_argv, submit, would_start
 
 LOG = "/x/job-%j.log"
 BANNER = "-----------\n  Welcome to the Test3 Supercomputer\n--> Checking available allocation (m1234)...OK\n"
@@ -77,7 +78,7 @@ def test_a_banner_around_the_id_changes_nothing(cluster: Cluster, where: str, li
     else:
         (cluster.folder / "said").write_text(said)
         cluster.instead("sbatch", f"printf 'sbatch\\0\\n' >>{cluster.folder}/calls; cat {cluster.folder}/said >&2")
-    job = submit(Path("/x/farm.sbatch"), name="exatrkx", log=LOG)
+    job = submit(submission(), log=LOG, patience=0)
     assert job.number == "4242" and job.cluster == line.partition(";")[2]
     assert len(cluster.calls("sbatch")) == 1, "a script is submitted once"
 
@@ -87,12 +88,10 @@ def test_a_banner_around_the_id_changes_nothing(cluster: Cluster, where: str, li
 )
 def test_where_nobody_can_tell_the_job_may_run_and_is_told_how_to_find(cluster: Cluster, said: str):
     cluster.says("sbatch", said)
-    with pytest.raises(
-        JobMayRunError, match=r"may be queued or running: find it with 'squeue --me --name=exatrkx'"
-    ) as e:
-        submit(Path("/x/farm.sbatch"), name="exatrkx", log=LOG)
+    with pytest.raises(JobMayRunError, match=r"may be queued or running: .*'squeue --me --name=exatrkx' lists it") as e:
+        submit(submission(), log=LOG, patience=0)
     assert "\n" not in str(e.value) and len(str(e.value)) < 600 and e.value.exit_code == 4
-    assert "take it over with 'exatrkx-hpc monitor JOBID'" in str(e.value)
+    assert "the next 'exatrkx-hpc status' takes it over when Slurm reports it" in str(e.value)
     assert len(cluster.calls("sbatch")) == 1, "a script is submitted once"
 
 
@@ -101,7 +100,7 @@ def test_of_several_numbers_the_one_whose_output_is_the_farms_counts(cluster: Cl
     cluster.knows(4242, log="/x/job-4242.log")
     mine = cluster.folder / "scontrol-job.out"
     cluster.instead("scontrol", f'[ "$3" = 4242 ] && exec cat {mine}\nsed -e s/4242/4000/g -e s:/x:/y: {mine}')
-    assert submit(Path("/x/farm.sbatch"), name="exatrkx", log=LOG) == JobId(number="4242")
+    assert submit(submission(), log=LOG, patience=0) == JobId(number="4242")
 
 
 def test_a_number_in_a_banner_that_is_another_job_is_not_taken_for_this_one(cluster: Cluster):
@@ -109,7 +108,7 @@ def test_a_number_in_a_banner_that_is_another_job_is_not_taken_for_this_one(clus
     cluster.says("sbatch", "Hours left:\n4242\njob 17 submitted\n")
     cluster.knows(4242, log="/home/me/training.out", name="training")
     with pytest.raises(JobMayRunError, match=r"does not identify the job \(4242\); the job may"):
-        submit(Path("/x/farm.sbatch"), name="exatrkx", log=LOG)
+        submit(submission(), log=LOG, patience=0)
 
 
 @pytest.mark.parametrize(
@@ -122,16 +121,16 @@ def test_a_number_in_a_banner_that_is_another_job_is_not_taken_for_this_one(clus
 def test_an_answer_that_was_lost_on_the_way_is_no_refusal(cluster: Cluster, complaint: str):
     cluster.refuses("sbatch", complaint)
     with pytest.raises(JobMayRunError, match="may be queued or running"):
-        submit(Path("/x/farm.sbatch"), name="exatrkx", log=LOG)
+        submit(submission(), log=LOG, patience=0)
 
 
 def test_an_sbatch_that_fails_after_it_has_submitted(cluster: Cluster):
     """Such as a wrapper whose last line fails: Slurm knows the job."""
     cluster.instead("sbatch", "echo 4242\necho 'log: No such file' >&2\nexit 1")
     with pytest.raises(LaunchError, match="sbatch refused"):
-        submit(Path("/x/farm.sbatch"), name="exatrkx", log=LOG)
+        submit(submission(), log=LOG, patience=0)
     cluster.knows(4242, log="/x/job-4242.log")
-    assert submit(Path("/x/farm.sbatch"), name="exatrkx", log=LOG) == JobId(number="4242")
+    assert submit(submission(), log=LOG, patience=0) == JobId(number="4242")
 
 
 def test_facts_of_a_job():
@@ -146,9 +145,11 @@ def test_facts_of_a_job():
 
 def test_submit_hands_over_the_script_and_returns_the_job(cluster: Cluster):
     cluster.says("sbatch", "4242;perlmutter\n")
-    job = submit(Path("/a'; echo foo/farm.sbatch"), name="exatrkx", log=LOG)
+    job = submit(submission("/a'; echo foo/farm.sbatch"), log=LOG, comment="my farm")
     assert (job, str(job)) == (JobId(number="4242", cluster="perlmutter"), "4242;perlmutter")
-    assert cluster.calls() == [["sbatch", "--parsable", "/a'; echo foo/farm.sbatch"]]
+    assert cluster.calls() == [
+        ["sbatch", "--parsable", "--comment=my farm exatrkx-hpc:0123456789abcdef", "/a'; echo foo/farm.sbatch"]
+    ]
 
 
 #: What sbatch of 22.05 and 24.11 print, what of it is told, and a word of the step that helps.
@@ -218,7 +219,7 @@ def test_a_refused_script_is_one_line_with_slurms_words_and_the_next_step(
 ):
     cluster.refuses("sbatch", printed)
     with pytest.raises(LaunchError) as caught:
-        submit(Path("/x/farm.sbatch"), name="exatrkx", log=LOG)
+        submit(submission(), log=LOG, patience=0)
     message = str(caught.value)
     assert message.startswith(f"sbatch refused /x/farm.sbatch (exit 1): {told}; ")
     assert step in message.removeprefix(f"sbatch refused /x/farm.sbatch (exit 1): {told}; ")
@@ -226,8 +227,8 @@ def test_a_refused_script_is_one_line_with_slurms_words_and_the_next_step(
 
 
 def test_test_only_tells_when_it_would_start_or_why_not(cluster: Cluster):
-    assert sbatch_argv(Path("/a b/farm.sbatch")) == ["sbatch", "--parsable", "/a b/farm.sbatch"]
-    assert sbatch_argv(Path("/x"), test_only=True) == ["sbatch", "--test-only", "/x"]
+    assert sbatch_argv(Path("/a b/x"), comment="c d") == ["sbatch", "--parsable", "--comment=c d", "/a b/x"]
+    assert check_argv(Path("/x")) == ["sbatch", "--test-only", "/x"]
     cluster.says(
         "sbatch",
         "Welcome\nsbatch: Job 12 to start at 2026-11-22T10:37:14 using 2 processors on nodes nid001\nGoodbye\n",
@@ -241,4 +242,4 @@ def test_test_only_tells_when_it_would_start_or_why_not(cluster: Cluster):
 def test_without_slurm_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingComponent, match=r"sbatch is not on PATH; run this on .* cluster\.scheduler"):
-        submit(Path("/x/farm.sbatch"), name="exatrkx", log=LOG)
+        submit(submission(), log=LOG, patience=0)

@@ -65,7 +65,7 @@ def hostile(tmp_path: Path, name: str) -> tuple[Path, WorkersPlan]:
     program.write_text(PYTHON)
     program.chmod(0o755)
     texts = {f"clients__{key}": name for key in ("account", "qos", "partition", "constraint")}
-    return folder, make(folder, program, clients__extra_directives=[f"--comment={name}"], **texts)
+    return folder, make(folder, program, clients__extra_directives=[f"--wckey={name}"], **texts)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -92,7 +92,7 @@ def test_bash_shellcheck_and_sbatch_can_read_it(tmp_path: Path) -> None:
         files[-1].write_text(render_workers(plan))
         directives = [line for line in files[-1].read_text().splitlines() if line.startswith("#SBATCH ")]
         read = [read_as_sbatch(line.removeprefix("#SBATCH ")) for line in directives]
-        assert [f"--account={name}"] in read and [f"--comment={name}"] in read
+        assert [f"--account={name}"] in read and [f"--wckey={name}"] in read
         assert [f"--output={folder}/out/workers-%j.log".replace("100%d", "100%%d")] in read
     shellcheck(files)
 
@@ -112,7 +112,8 @@ def test_what_is_begun_anew_is_not_begun_twice_by_slurm(tmp_path: Path) -> None:
 
 def test_the_options_and_the_configuration_say_all_settings() -> None:
     """A setting that is in neither would be lost on the way to the job."""
-    told = {"server", "events", "out", "fresh", "retry_failed", "accept_changes", "times", "event_column"}
+    told = {"server", "events", "out", "fresh", "retry_failed", "accept_changes", "times", "event_column", "expect"}
+    told |= {"accept_model_change"}
     configured = {
         "workers",
         "in_flight",
@@ -133,13 +134,16 @@ def test_the_options_and_the_configuration_say_all_settings() -> None:
         out=Path("/o"),
         retry_failed=True,
         accept_changes=True,
+        accept_model_change=True,
+        expect=9,
         event_column="c",
         mode="stages",
         times=True,
     )
     assert options_of(given) == (
         ("--srun",), ("--config", "/dev/null"), ("--server", "a:1"), ("--events", "/e"), ("--event-column", "c"),
-        ("--out", "/o"), ("--times",), ("--retry-failed",), ("--accept-changes",),
+        ("--out", "/o"), ("--expect", "9"), ("--times",), ("--retry-failed",), ("--accept-changes",),
+        ("--accept-model-change",),
     )  # fmt: skip
 
 

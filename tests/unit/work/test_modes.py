@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import shutil
@@ -33,9 +34,13 @@ from exatrkx_hpc.models.build import build
 from exatrkx_hpc.models.pipeline import load_tracker
 from exatrkx_hpc.models.repository import CONFIG, read_config
 from exatrkx_hpc.work.events.hits import read_hits
+from exatrkx_hpc.work.ledger.open import begin, facts_of
 from exatrkx_hpc.work.map.endpoint import Endpoint
+from exatrkx_hpc.work.run.accounts import Accounts
+from exatrkx_hpc.work.run.coordinator import Coordinator
 from exatrkx_hpc.work.run.report import read_report
 from exatrkx_hpc.work.run.run import Settings, run_clients
+from exatrkx_hpc.work.run.run import _task as task_of
 from exatrkx_hpc.work.workloads.exatrkx import WORKLOAD, count_tracks
 
 SHIPPED = asset("model_repos/exatrkx")
@@ -95,12 +100,31 @@ def test_what_a_mode_cannot_do_is_said(tmp_path: Path) -> None:
     assert WORKLOAD.models("stages") == ", ".join(STAGES)
 
 
+def test_direct_waits_for_no_network(tmp_path: Path) -> None:
+    """The limits of a request, and of its retries, do not end a worker that loads its models or computes."""
+    events = tmp_path / "events"
+    events.mkdir()
+    np.savetxt(events / "evt_0.csv", some_hits(30), delimiter=",")
+    limits = {"request_timeout": 0.01, "patience": 0.0}
+    settings = Settings(events=events, out=tmp_path / "out", mode="direct", repository=SHIPPED, **limits)
+    facts = facts_of(events, workload=settings.kind, mode="direct", model=settings.models)
+    settings.folder.mkdir(parents=True)
+    with begin(settings.results, events, facts) as ledger:
+        accounts = Accounts(ledger, settings.results, events, server=str(SHIPPED), version="")
+        task = task_of(settings, newline=False)
+        run = Coordinator(task, accounts, workers=1, show=lambda tally: None, spare=0.0)
+        asyncio.run(run.run())
+        assert run.report().done == 1 and ledger.facts["mode"] == "direct"
+        (attempts,) = ledger.db.execute("SELECT attempts FROM events").fetchone()
+        assert attempts == 1, "no worker was taken for one that hangs"
+
+
 @pytest.mark.slow
 def test_direct_needs_no_server_and_reports_the_same_way(tmp_path: Path) -> None:
     events = tmp_path / "events"
     events.mkdir()
     for size in (0, 1, 2, 300):
-        np.savetxt(events / f"evt_{size}.csv", some_hits(size), delimiter=",")
+        np.savetxt(events / f"evt_{size}.csv", some_hits(size), delimiter=",", footer="" if size else "\n", comments="")
     (events / "evt_9.csv").write_text("0.1,0.2,0.3\n32.0,0.2,0.3\n")
     settings = Settings(events=events, out=tmp_path / "out", workers=2, mode="direct", repository=SHIPPED)
     report = run_clients(settings)
@@ -222,7 +246,13 @@ def test_all_modes_label_the_smallest_events(ways: dict, n_hits: int) -> None:
 def test_a_run_in_another_mode_asks_the_models_of_that_mode(server: str, tmp_path: Path, mode: Mode) -> None:
     (tmp_path / "events").mkdir()
     for size in (0, 3, 40):
-        np.savetxt(tmp_path / f"events/evt_{size}.csv", some_hits(size), delimiter=",")
+        np.savetxt(
+            tmp_path / f"events/evt_{size}.csv",
+            some_hits(size),
+            delimiter=",",
+            footer="" if size else "\n",
+            comments="",
+        )
     metrics = server.replace(":8001", ":8002")
     before = settled(metrics)
     report = run_clients(Settings(server=server, events=tmp_path / "events", out=tmp_path / "out", mode=mode))
@@ -262,7 +292,7 @@ def test_the_times_of_the_stages_are_there_once_for_each_done_event(server: str,
     events = tmp_path / "events"
     events.mkdir()
     for size in (2, 10, 40):
-        np.savetxt(events / f"evt_{size}.csv", some_hits(size), delimiter=",")
+        np.savetxt(events / f"evt_{size}.csv", some_hits(size), delimiter=",", footer="" if size else "\n", comments="")
     words = ["run-clients", "-s", server, "--mode", "stages", "-d", "events", "-o", "out"]
     done = exatrkx_hpc(*words, "--times", "-i", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -116,7 +116,7 @@ def test_events_in_two_places(tmp_path):
         ("../a", "begins with a dot"),
         ("a/b", "holds a / or a NUL"),
         ("a\0", "holds a / or a NUL"),
-        ("é" * 101, "is longer than 200 bytes"),
+        ("é" * 113, "is longer than 225 bytes"),
         (None, "rows without a value in 'event'"),
     ],
 )

@@ -72,7 +72,7 @@ def test_the_command_line_goes_on_or_begins_anew(settings, tmp_path):
 
 def test_new_events_are_done_and_the_others_are_not_done_again(settings):
     run_clients(settings(sizes=[3] * 5))
-    (settings().events / "evt_9.csv").write_text("")
+    (settings().events / "evt_9.csv").write_text("\n")
     said = []
     report = run_clients(settings(), tell=said.append)
     assert (report.events, report.done_now) == (6, 1)
@@ -130,7 +130,7 @@ def test_labels_of_another_kind_are_not_mixed_in(settings, changes, complaint):
 
 def test_labels_of_another_version_of_the_model_are_not_mixed_in(settings):
     run_clients(settings(sizes=[3] * 2))
-    (settings().events / "evt_9.csv").write_text("")
+    (settings().events / "evt_9.csv").write_text("\n")
     with fake_triton("--version", "3") as fake:
         refused = r"of version 1 of the model, and 127\.0\.0\.1:\d+ serves version 3; choose another -o, or start over"
         with pytest.raises(OutputError, match=refused):

@@ -110,7 +110,7 @@ def test_every_event_is_done_once_in_its_shard_and_the_report_is_one(settings):
 def test_a_plain_run_goes_on_with_all_shards(settings, tmp_path):
     run = settings(sizes=[3] * 8)
     run_sharded(run, HERE, shards=2)
-    (run.events / "evt_8.csv").write_text("")
+    (run.events / "evt_8.csv").write_text("\n")
     (run.folder / "evt_0.csv").unlink()
     done = exatrkx_hpc("run-clients", "-s", run.server, "-o", "out", "-n", 1, "--json", cwd=tmp_path)
     told = json.loads(done.stdout)
@@ -353,6 +353,7 @@ def test_an_order_says_everything(tmp_path):
         patience=2.5, deadline=3.5, model="m", workload="mine",
         workloads=str(tmp_path), mode="stages", repository=tmp_path / "r", fresh=True, retry_failed=True,
         accept_changes=True, event_column="c", result_format="parquet", part_events=7, times=True, ignore_first=2,
+        accept_model_change=True, expect=9,
     )  # fmt: skip
     bare = {field.name for field in dataclasses.fields(order) if getattr(order, field.name) == field.default}
     assert bare == {"shard"}, "a value that this test does not set"

@@ -80,11 +80,12 @@ def test_folders_with_hostile_names(settings, tmp_path):
     assert report.done == 2 and (tmp_path / "o ut'; `id`" / "labels" / "e v't $(id).csv").exists()
 
 
-def test_results_of_an_earlier_run_are_overwritten_and_its_leftovers_removed(settings):
-    run_settings = settings(sizes=[3], workers=1)
+def test_fresh_replaces_results_of_an_earlier_run_and_removes_its_leftovers(settings):
+    run_settings = settings(sizes=[3], workers=1, fresh=True)
     run_settings.folder.mkdir(parents=True)
+    run_settings.results.mark()
     (run_settings.folder / "evt_0.csv").write_text("9\n9\n")
-    (run_settings.folder / ".evt_7.csv.k2j3h4").write_text("9")
+    (run_settings.folder / ".evt_7.csv.k2j3h4_5").write_text("9")
     run_clients(run_settings)
     assert assert_whole(run_settings.events, run_settings.folder) == 1
 
@@ -92,13 +93,14 @@ def test_results_of_an_earlier_run_are_overwritten_and_its_leftovers_removed(set
 def earlier_labels(run_settings: Settings) -> None:
     """Leave what an earlier run may have left: labels of every event, and a report."""
     run_settings.folder.mkdir(parents=True)
+    run_settings.results.mark()
     for event in find_events(run_settings.events):
         (run_settings.folder / f"{event.name}.csv").write_text("9\n9\n")
     run_settings.report.write_text("{}")
 
 
 def test_the_labels_of_another_set_stay(settings):
-    run_settings = settings(sizes=[3], workers=1)
+    run_settings = settings(sizes=[3], workers=1, fresh=True)
     earlier_labels(run_settings)
     (run_settings.folder / "another_7.csv").write_text("9\n")
     run_clients(run_settings)
@@ -107,7 +109,7 @@ def test_the_labels_of_another_set_stay(settings):
 
 
 def test_an_endpoint_that_is_not_ready_costs_no_earlier_result(settings):
-    run_settings = settings(sizes=[3], server=f"127.0.0.1:{free_port()}")
+    run_settings = settings(sizes=[3], server=f"127.0.0.1:{free_port()}", fresh=True)
     earlier_labels(run_settings)
     with pytest.raises(EndpointError):
         run_clients(run_settings)
@@ -116,8 +118,9 @@ def test_an_endpoint_that_is_not_ready_costs_no_earlier_result(settings):
 
 
 def test_labels_that_cannot_be_removed_end_the_run_with_one_line(settings):
-    run_settings = settings(sizes=[3])
+    run_settings = settings(sizes=[3], fresh=True)
     (run_settings.folder / "evt_0.csv").mkdir(parents=True)
+    run_settings.results.mark()
     with pytest.raises(OutputError, match=r"cannot use .*out for results: .*evt_0\.csv\); choose another -o"):
         run_clients(run_settings)
 
@@ -127,7 +130,7 @@ def test_two_runs_do_not_share_a_folder(settings, tmp_path):
         run_settings = settings(sizes=[50] * 400, server=fake.server)
         with driver(run_settings, tmp_path / "log") as child:
             wait_for(lambda: run_settings.folder.is_dir() and len(list(run_settings.folder.iterdir())) > 5)
-            part = run_settings.folder / ".evt_1.csv.of_the_first"
+            part = run_settings.folder / ".evt_1.csv.ofthe1st"
             part.write_text("")
             with pytest.raises(OutputError, match=r"another run writes to .*/out; wait until it ends, or choose"):
                 run_clients(run_settings)
@@ -142,7 +145,7 @@ def test_two_runs_do_not_share_a_folder(settings, tmp_path):
 
 
 def test_a_bad_event_fails_alone_and_is_named(settings):
-    run_settings = settings(sizes=[3] * 6)
+    run_settings = settings(sizes=[3] * 6, fresh=True)
     earlier_labels(run_settings)
     (run_settings.events / "evt_2.csv").write_text("1,2,3\n1,nan,3\n")
     (run_settings.events / "evt_4.csv").write_text("1,2\n")
@@ -549,7 +552,7 @@ def test_no_events_and_no_place_for_results(settings, tmp_path):
 
 def test_a_full_disk_stops_the_run_with_one_line(settings, tmp_path):
     run_settings = settings(sizes=[100] * 60)
-    with tiny_disk(tmp_path / "disk", "64k") as disk:
+    with tiny_disk(tmp_path / "disk", "128k") as disk:
         run_settings = settings(out=disk)
         with pytest.raises(
             OutputError, match=r"cannot write .*/labels/evt_\d+\.csv: No space left on device"

@@ -1,0 +1,278 @@
+"""A farm on a real Slurm cluster, its monitor, and clients that load it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster import Cluster, ClusterConfig, Entered, cluster
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
+
+from exatrkx_hpc.base.process import Completed
+from exatrkx_hpc.models.repository import CONFIG, write_config
+from exatrkx_hpc.tracking.simulation.synthetic import write_events
+from steady_farm import special
+
+USER = "physicist"
+FARM = """\
+name = "steady"
+site = "generic"
+[job]
+account = "m1234"
+partition = "gpu"
+gpus_per_node = 4
+nodes = 3
+time = "02:00:00"
+requeue = true
+[server]
+device = "cpu"
+drain = 1
+exit_timeout = 3
+model_repository = "{models}"
+extra_arguments = ["--disable-auto-complete-config"]
+[balancer]
+host = "127.0.0.1"
+grpc_port = 9191
+[monitor]
+prometheus = {prometheus}
+[clients]
+request_timeout = {timeout}
+patience = {patience}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How heavy the load is: events of a row, clients, requests in flight of each, and the times of the farm (s).
+
+    `source` is a checkout of this project whose commands the cluster's user runs; None is this one.
+    """
+
+    events: int = 2000
+    workers: int = 8
+    in_flight: int = 4
+    pause: float = 0.01
+    long: float = 90.0
+    timeout: float = 10.0
+    patience: float = 600.0
+    source: Path | None = None
+
+
+@dataclass
+class Site:
+    """A cluster with a farm of three servers behind an endpoint; `job` is the farm's present job."""
+
+    cluster: Cluster
+    options: Options
+    folder: Path
+    job: str = ""
+    monitor: Entered | None = None
+    started: list[Entered] = field(default_factory=list)
+
+    @property
+    def home(self) -> Path:
+        """The user's home, which all machines share."""
+        return self.cluster.home(USER)
+
+    @property
+    def control(self) -> Path:
+        """The folder of the files that switch the model's faults."""
+        return self.home / "control"
+
+    @property
+    def run_dir(self) -> Path:
+        """The run directory of the job."""
+        return self.home / "exatrkx-hpc" / self.job
+
+    def environment(self) -> Mapping[str, str]:
+        """Return the variables that make the user run the commands of `options.source`."""
+        source = self.options.source
+        return {} if source is None else {"PYTHONPATH": str(source)}
+
+    def do(self, *words: object, timeout: float = 150) -> Completed:
+        """Run a command on the head as the user, in the home folder."""
+        argv = [str(word) for word in words]
+        return self.cluster.run(argv, cwd=self.home, timeout=timeout, env=self.environment())
+
+    def good(self, *words: object, timeout: float = 150) -> str:
+        """Run a command as `do` does; raises RuntimeError with its output when it fails."""
+        done = self.do(*words, timeout=timeout)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(map(str, words))}: {done.stdout} {done.stderr}")
+        return done.stdout
+
+    def spawn(self, words: Sequence[object], log: Path) -> Entered:
+        """Start a command on the head as the user; the site ends it."""
+        argv = [str(word) for word in words]
+        child = self.cluster.head.spawn(argv, log=log, cwd=self.home, env=self.environment())
+        self.started.append(child)
+        return child
+
+    def start_farm(self) -> None:
+        """Deploy the farm, start its monitor, and wait until three servers are ready."""
+        self.job = self.good("exatrkx-hpc", "deploy").strip().splitlines()[-1]
+        self.start_monitor()
+        self.wait_ready(3)
+
+    def start_monitor(self) -> None:
+        """Start a monitor of the job."""
+        self.monitor = self.spawn(["exatrkx-hpc", "monitor", self.job], self.home / f"monitor-{self.job}.log")
+
+    def stop_farm(self) -> None:
+        """End the monitor and the job."""
+        if self.monitor is not None:
+            self.monitor.stop(grace=20)
+        self.do("scancel", self.job)
+        self.until(lambda: not self.do("squeue", "-h", "-j", self.job).stdout.strip(), "the end of the job", 60)
+
+    def upstream(self) -> set[str]:
+        """Return the servers to which the balancer sends requests."""
+        try:
+            text = (self.run_dir / "nginx" / "upstream.conf").read_text()
+        except OSError:
+            return set()
+        first = text.split("upstream triton_http")[0]
+        return {line.rpartition("# ")[2] for line in first.splitlines() if line.strip().startswith("server nid")
+                or "# nid" in line}  # fmt: skip
+
+    def wait_ready(self, servers: int, deadline: float = 150) -> None:
+        """Wait until the balancer has `servers` servers."""
+        self.until(lambda: len(self.upstream()) == servers, f"{servers} servers behind the balancer", deadline)
+
+    def until(self, condition: Callable[[], object], what: str, deadline: float) -> float:
+        """Wait for the condition and return the seconds it took; raises TimeoutError."""
+        began = time.monotonic()
+        while not condition():
+            if time.monotonic() - began > deadline:
+                raise TimeoutError(f"{what} took more than {deadline:g} s")
+            time.sleep(0.1)
+        return time.monotonic() - began
+
+    def pid_of_server(self, node: str) -> int:
+        """Return the process ID, on this machine, of the Triton of a node."""
+        done = self.cluster.node(node).run(["pgrep", "-o", "-x", "tritonserver"], user="root")
+        return int(done.stdout.split()[0])
+
+    def in_node(self, node: str, *words: str) -> Completed:
+        """Run a command in a node as root."""
+        return self.cluster.node(node).run(list(words), user="root")
+
+    def behave(self, node: str, how: str) -> None:
+        """Switch the behaviour of a node's server."""
+        (self.control / node).write_text(how)
+
+    def calm(self) -> None:
+        """Switch all faults of the model off and forget the deliveries."""
+        for path in self.control.iterdir():
+            path.unlink()
+
+    def deliveries(self) -> int:
+        """Return how often special events reached a server."""
+        try:
+            return len((self.control / "deliveries").read_text().splitlines())
+        except OSError:
+            return 0
+
+    def clients(self, out: str, *more: object) -> list[object]:
+        """Return the command that loads the farm."""
+        options = self.options
+        return ["exatrkx-hpc", "run-clients", "-n", options.workers, "-j", options.in_flight,
+                "-d", "events", "-o", out, "--json", "-q", *more]  # fmt: skip
+
+    def labels(self, out: str) -> int:
+        """Return the number of results."""
+        folder = self.home / out / "labels"
+        return sum(1 for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What a run left: events without a right result, events blamed, and the slowest request (s)."""
+
+    events: int
+    lost: tuple[str, ...]
+    wrong: tuple[str, ...]
+    quarantined: tuple[str, ...]
+    slowest: float
+
+
+def tally(site: Site, out: str) -> Tally:
+    """Compare the results in `out` with what the model answers for each event, and read the ledger."""
+    folder = site.home / "events"
+    lost, wrong = [], []
+    for path in sorted(folder.iterdir()):
+        result = site.home / out / "labels" / path.name
+        if not result.exists():
+            lost.append(path.stem)
+        elif not special.right(path, result):
+            wrong.append(path.stem)
+    with contextlib.closing(sqlite3.connect(site.home / out / "ledger.sqlite")) as db:
+        blamed = [name for (name,) in db.execute("SELECT name FROM events WHERE state = 'quarantined'")]
+        (slowest,) = db.execute("SELECT max(seconds) FROM events").fetchone()
+    return Tally(
+        events=len(list(folder.iterdir())),
+        lost=tuple(lost),
+        wrong=tuple(wrong),
+        quarantined=tuple(blamed),
+        slowest=slowest or 0.0,
+    )
+
+
+@contextlib.contextmanager
+def farm(options: Options, *, prometheus: bool = False) -> Iterator[Site]:
+    """Bring up a cluster with the farm's files; the farm itself is not started."""
+    keep = [options.source] if options.source else []
+    with cluster(ClusterConfig(nodes=4, kill_wait=5), keep=keep) as c:
+        c.wait_idle()
+        site = Site(c, options, c.home(USER))
+        site.control.mkdir()
+        models = site.home / "models"
+        _repository(models, site)
+        text = FARM.format(models=models, timeout=options.timeout, patience=options.patience,
+                           prometheus=str(prometheus).lower())  # fmt: skip
+        (site.home / "farm.toml").write_text(text)
+        make_events(site.home / "events", options.events)
+        give(site, site.home)
+        try:
+            yield site
+        finally:
+            for child in site.started:
+                child.stop(grace=10)
+
+
+def give(site: Site, folder: Path) -> None:
+    """Make the user own a folder and what is in it."""
+    user = site.cluster.config.user(USER)
+    for path in (folder, *folder.rglob("*")):
+        shutil.chown(path, user.uid, user.uid)
+
+
+def _repository(folder: Path, site: Site) -> None:
+    config = ModelConfig(name="exatrkx", backend="python")
+    config.input.add(name="FEATURES", data_type=DataType.TYPE_FP32, dims=[-1, 3])
+    config.output.add(name="LABELS", data_type=DataType.TYPE_INT64, dims=[-1])
+    config.instance_group.add(count=2, kind="KIND_CPU")
+    values = {"control": site.control, "pause": site.options.pause, "long": site.options.long}
+    for name, value in values.items():
+        config.parameters[name].string_value = str(value)
+    (folder / "exatrkx" / "1").mkdir(parents=True)
+    shutil.copy(Path(__file__).with_name("model.py"), folder / "exatrkx" / "1" / "model.py")
+    write_config(folder / "exatrkx" / CONFIG, config)
+
+
+def make_events(folder: Path, number: int) -> None:
+    """Write `number` events: the reference events again and again, or made ones where those are not at hand."""
+    reference = os.environ.get("EXATRKX_REFERENCE_DATA")
+    if not reference:
+        write_events(folder, events=number, tracks=40, seed=8)
+        return
+    folder.mkdir()
+    found = sorted(Path(reference, "exatrkx", "events_scaled").glob("*.csv"))
+    for event in range(number):
+        shutil.copyfile(found[event % len(found)], folder / f"{found[event % len(found)].stem}_{event}.csv")

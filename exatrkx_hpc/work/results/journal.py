@@ -1,0 +1,82 @@
+"""The journal of results, OUT/results.jsonl: what proves the results if the ledger is lost.
+
+Each line is JSON: the facts of the ledger, a result on disk with its digest and that of its event, or a part on disk
+with its results. It only grows, by about 400 bytes for each event; later lines replace earlier ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from exatrkx_hpc.base.errors import OutputError
+from exatrkx_hpc.work.results.outcome import Result
+from exatrkx_hpc.work.results.parts import Part
+
+NAME: Final = "results.jsonl"
+
+
+class Journal:
+    """Appends to the journal; lines wait in memory until `flush`."""
+
+    def __init__(self, path: Path) -> None:
+        """Open nothing yet."""
+        self._path = path
+        self._lines: list[str] = []
+
+    def note_facts(self, facts: Mapping[str, str]) -> None:
+        """Note facts of the ledger."""
+        self._add({"facts": dict(facts)})
+
+    def note_result(self, result: Result) -> None:
+        """Note a result that is on disk."""
+        self._add({"result": vars(result)})
+
+    def note_part(self, part: Part, results: Sequence[Result]) -> None:
+        """Note a part that is on disk, with its results in their order."""
+        self._add({"part": vars(part), "results": [vars(result) for result in results]})
+
+    def _add(self, fields: Mapping[str, object]) -> None:
+        self._lines.append(json.dumps(fields, separators=(",", ":")))
+
+    def flush(self) -> None:
+        """Append the waiting lines; raises OutputError when they cannot be written."""
+        if not self._lines:
+            return
+        try:
+            with self._path.open("ab+") as file:
+                torn = ""
+                if file.tell():
+                    file.seek(-1, 2)
+                    torn = "" if file.read(1) == b"\n" else "\n"  # a kill cut the last line
+                file.write((torn + "\n".join(self._lines) + "\n").encode())
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {self._path}: {error.strerror}; check permissions and free space"
+            ) from error
+        self._lines.clear()
+
+
+def read_journal(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the lines of a journal; a line that a kill cut is skipped. Nothing without a journal; raises OSError."""
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                try:
+                    fields = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(fields, dict):
+                    yield fields
+    except FileNotFoundError:
+        return
+
+
+def facts_in(path: Path) -> dict[str, str]:
+    """Return the facts of a journal; empty without one. Raises OSError."""
+    found: dict[str, str] = {}
+    for line in read_journal(path):
+        found |= line.get("facts", {})
+    return found

@@ -1,0 +1,92 @@
+"""Watch the models of a run: results of other models than those that it began with are not mixed in unnoticed.
+
+Each answer has the version of its model (`Accounts`). An ensemble's says nothing of the models that it runs, so these
+are asked for at the start, every 30 s, when a server answers for the first time, and at the end. Results since the
+last look that found no change may be of either, and are taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+from exatrkx_hpc.base.errors import ExatrkxError, OutputError
+from exatrkx_hpc.base.news import Tell
+from exatrkx_hpc.work.news import ModelsChanged
+from exatrkx_hpc.work.results.models import Served, changes
+from exatrkx_hpc.work.run.accounts import Accounts
+
+EVERY: Final = 30.0
+"""Seconds between two looks. A look takes two small calls for each model."""
+
+_TICK: Final = 1.0
+
+
+class ModelWatch:
+    """Watches the models of one run, in its event loop."""
+
+    def __init__(
+        self,
+        served: Served,
+        accounts: Accounts,
+        *,
+        ask: Callable[[], Awaitable[Served]],
+        server: str,
+        fail: Callable[[ExatrkxError], None],
+        tell: Tell,
+    ) -> None:
+        """Begin with what `server` served at the start; `ask` asks it again, `fail` ends the run."""
+        self._ask, self._server = ask, server
+        self._accounts, self._fail, self._tell = accounts, fail, tell
+        self._models = dict(served.models)
+        self._seen = {served.digest}
+        self._good = time.time()
+        self._members = 0
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Watch inside the block; mode direct and endpoints that tell nothing of their models are not watched."""
+        watching = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        looked = time.monotonic()
+        while self._models:
+            await asyncio.sleep(min(_TICK, EVERY))
+            members = len(self._accounts.members)
+            if members > self._members or time.monotonic() - looked >= EVERY:
+                await self.look()
+                looked, self._members = time.monotonic(), members
+
+    async def look(self) -> None:
+        """Ask once; end the run, or record the change, if the models are others. No answer is no change."""
+        if not self._models:
+            return
+        began = time.time()
+        served = await self._ask()
+        said = changes(self._models, served.models)
+        if not said:
+            self._good = began if served.models else self._good
+            return
+        if not self._accounts.accept_model_change:
+            again = self._accounts.take_back(self._good)
+            self._fail(
+                OutputError(
+                    f"the models of {self._server} changed during the run: {said}; {again} results since the last "
+                    "look are taken back; serve one state of the models, or go on and record both with "
+                    "--accept-model-change"
+                )
+            )
+            return
+        if served.digest not in self._seen:  # servers of both states may answer in turn
+            self._tell(ModelsChanged(server=self._server, changes=said))
+        self._seen.add(served.digest)
+        self._models, self._good = dict(served.models), began
+        self._accounts.serve(served)
