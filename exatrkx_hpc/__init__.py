@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         MonitorStopped,
         NotApplied,
         NotObserved,
+        RestartAsked,
         SchedulerSilent,
     )
     from exatrkx_hpc.launch.events import (
@@ -169,6 +170,7 @@ __all__ = [
     "PortTaken",
     "Report",
     "Request",
+    "RestartAsked",
     "RunNews",
     "RunResumed",
     "RunUnheard",
@@ -219,7 +221,7 @@ _HOMES = {
         "EndpointUnguarded JobChanged JobProgress "
         "JobStopping LocksMissing MemberChanged MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted "
         "MonitorAbsent MonitorFailed MonitorLeft MonitorStopped NotApplied NotObserved "
-        "SchedulerSilent",
+        "RestartAsked SchedulerSilent",
         "launch.events": "ImageFound ImagePulling JobAdopted ModelsBuilding ModelsWithoutPackages PackagesFetching "
         "TimeShort VariablesUnused",
         "models.pipeline": "load_pipeline",

@@ -38,6 +38,9 @@ from exatrkx_hpc.fleet.credentials import credential_files, files_for
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, read_endpoint, remove_endpoint, running_endpoint
 from exatrkx_hpc.fleet.endpoints import endpoints_of, monitor_lives, only_endpoint
 from exatrkx_hpc.fleet.events import EndpointUnguarded
+from exatrkx_hpc.fleet.members import outliers
+from exatrkx_hpc.fleet.members.outliers import OutlierDetection, Trial
+from exatrkx_hpc.fleet.members.record import read_records
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.fleet.readiness import ReadyWait
 from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
@@ -264,6 +267,7 @@ def watch(job: Job, *, tell: Tell = untold) -> Watch:
         metrics_store=metrics_store(farm.monitor, job.run_dir.prometheus, host=farm.monitor.prometheus_host, tell=told),
         settings=farm.monitor,
         tell=tell,
+        judge=OutlierDetection(job.run_dir, farm.monitor, trial=_trial(farm), tell=tell),
     )
     return Watch(monitor)
 
@@ -275,6 +279,16 @@ def _nodes(job: Job) -> tuple[str, ...]:
     except LaunchError:
         return ()
     return tuple(f"{node}{job.farm.cluster.host_suffix}" for node in nodes)
+
+
+def _trial(farm: Farm) -> Trial | None:
+    """Return how the monitor tries a server with one inference, or None if it shall not or cannot."""
+    if not farm.monitor.trial:
+        return None
+    from exatrkx_hpc.work.inference.trial import trial_of
+
+    trial = trial_of(farm.clients, timeout=farm.monitor.trial_timeout)
+    return None if trial is None else lambda member: trial(member.grpc)
 
 
 def detach(job: Job, words: Sequence[str]) -> Background:
@@ -339,6 +353,22 @@ def stop(job: Job, *, drain: bool = True, tell: Tell = untold) -> None:
         if record is not None and not record.has_monitor(time.time()):
             end_left(job.farm.balancer, job.run_dir.balancer(kind_of(job.farm.balancer).program))
             remove_endpoint(job.run_dir)
+
+
+def ask_server(job: Job, server: str, *, restart: bool = False) -> None:
+    """Drain one server of `job`, and end it or, with `restart`, start it again; returns at once.
+
+    Raises LaunchError if the job has no such server, or if the server has ended.
+    """
+    records = {record.server: record for record in read_records(job.run_dir)}
+    if server not in records:
+        raise LaunchError(f"job {job.id} has no server {server!r}; 'exatrkx-hpc status {job.id}' lists its servers")
+    if job.run_dir.has_ended(server) or job.scheduler.info(job.id).state.over:
+        raise LaunchError(f"{server} has ended ({records[server].note}); deploy another job to replace it")
+    try:
+        outliers.ask_server(job.run_dir, server, "restart" if restart else "drain", by="request")
+    except OSError as error:
+        raise LaunchError(f"cannot write {job.run_dir.word(server)} ({error.strerror})") from error
 
 
 def jobs(farm: Farm, *, tell: Tell = untold) -> Iterator[Job]:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from exatrkx_hpc import farm as story
-from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.errors import ConfigError, LaunchError
 from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.base.signals import deferred_signals, unwound
@@ -209,19 +209,28 @@ def _monitor(found: story.Job, *, leave: bool, tell: Tell) -> None:
 
 def stop(
     job: JobId = None,
+    server: Annotated[str, typer.Option("--server", help="Drain and end this server only, as named by status.")] = "",
+    restart: Annotated[bool, typer.Option("--restart", help="With --server: start the server again.")] = False,
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Drain the servers of a job, then end the job.
+    """Drain the servers of a job, then end the job; or one server, with --server.
 
     Prints every 10 s what it waits for. A job that has ended stays as it is.
 
     Example: exatrkx-hpc stop 4242
     """
+    if restart and not server:
+        raise ConfigError("--restart needs --server NAME; 'exatrkx-hpc status' lists the servers")
     tell = teller(as_json=as_json)
     found = chosen_job(resolved(config, site=site, run_root=run_root).farm, job, tell=tell)
+    if server:
+        story.ask_server(found, server, restart=restart)
+        line = f"job {found.id}: {server} drains, then {'starts again' if restart else 'ends'}"
+        answer(line, as_json=as_json, job=found.id, server=server, restart=restart)
+        return
     now = story.status(found).info
     ended = now.state.over
     if not (ended or as_json):

@@ -129,7 +129,9 @@ class ServerSection(_Section):
     instances: int = Field(1, ge=1, le=64, description="instances of each model per server")
     servers_per_node: int = Field(1, ge=1, le=16, description="servers per node")
     gpus_per_server: int = Field(0, ge=0, le=64, description="GPUs per server; 0: all of the node")
-    base_port: int = Field(8000, ge=1024, le=65000, description="first HTTP port; the gRPC and metrics ports follow")
+    base_port: int = Field(
+        8000, ge=1024, le=65000, description="first HTTP port; gRPC and metrics follow; if taken, the next free three"
+    )
     shm_size: Line = Field("20g", description="shared memory of the container, if the engine supports it")
     modules: tuple[Line, ...] = Field((), description="site modules of the engine, such as gpu")
     mounts: tuple[Mount, ...] = Field((), description="additional mounts, FOLDER or FOLDER:PATH_IN_CONTAINER")
@@ -139,7 +141,13 @@ class ServerSection(_Section):
     exit_timeout: int = Field(
         20, ge=1, le=3600, description="seconds for running requests to finish when the server stops"
     )
-    max_restarts: int = Field(5, ge=0, le=1000, description="maximum restarts of a server that dies")
+    max_restarts: int = Field(
+        5, ge=0, le=1000, description="restarts in a row of a server that dies before it is ready; 0: no restart at all"
+    )
+    give_up_after: int = Field(
+        600, ge=0, le=86400, description="seconds for which restarts go on at least, until the server is ready"
+    )
+    max_pause: int = Field(300, ge=1, le=3600, description="longest pause between two starts, in seconds")
 
     @model_validator(mode="after")
     def _image_or_none(self) -> ServerSection:
@@ -192,6 +200,29 @@ class MonitorSection(_Section):
     interval: Seconds = Field(1, description="seconds between two checks of the servers")
     probe_timeout: Seconds = Field(1, description="timeout of a probe, in seconds")
     tolerance: int = Field(2, ge=1, le=100, description="consecutive failed probes after which a server is ejected")
+    trial: bool = Field(True, description="send one inference to each server before its first request from a client")
+    trial_timeout: Seconds = Field(60, description="timeout of such an inference, in seconds")
+    eject: bool = Field(True, description="eject servers that fail or stall far more than the others")
+    sample_interval: Seconds = Field(5, description="seconds between two readings of the servers' counters")
+    window: Seconds = Field(30, description="seconds over which the servers are compared")
+    min_requests: int = Field(10, ge=1, le=10000, description="requests of a server from which its failures count")
+    failure_share: float = Field(
+        0.3, gt=0, le=1, description="share of failed requests above that of the others for which a server is ejected"
+    )
+    slow_factor: float = Field(
+        10, ge=0, le=10000, description="times the latency of the others for which a server is ejected; 0: never"
+    )
+    stall: float = Field(
+        60, ge=0, le=86400, description="seconds without an end of waiting requests for which it is ejected; 0: never"
+    )
+    eject_time: Seconds = Field(30, description="seconds of the first ejection; the n-th lasts n times as long")
+    eject_time_max: float = Field(600, gt=0, le=86400, description="longest ejection, in seconds")
+    sick_after: float = Field(
+        600, ge=0, le=86400, description="seconds after which an ejected or silent server is restarted; 0: never"
+    )
+    start_within: float = Field(
+        1800, ge=0, le=86400, description="seconds after which a server that is not ready is restarted; 0: never"
+    )
     prometheus: bool = Field(True, description="run Prometheus next to the balancer, if installed")
     prometheus_port: UserPort = Field(
         9090, description="port of Prometheus; 0: any free port; user: derived from your user ID"

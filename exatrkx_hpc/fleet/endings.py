@@ -16,6 +16,7 @@ from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.readable import names
 from exatrkx_hpc.config.values import EARLY_SIGNAL
 from exatrkx_hpc.fleet.members.record import ServerRecord
+from exatrkx_hpc.fleet.reasons import with_remedy
 from exatrkx_hpc.launch.run_dir import RunDir
 
 _AGAIN = "resubmit it with 'exatrkx-hpc deploy'"
@@ -111,11 +112,21 @@ def explained(info: JobInfo, run_dir: RunDir, records: Iterable[ServerRecord]) -
     elif info.state.over:
         what = _ended(info, records)
     else:
-        lost = {record.node for record in records if of_lost_node(record, info)}
-        return replace(info, reason=f"lost {names(lost)}; the other servers keep running") if lost else info
+        return replace(info, reason=why) if (why := _fewer(info, tuple(records))) else info
     if info.state is JobState.PENDING and _word(info) in _SAYS_WHAT_TO_DO:
         return replace(info, reason=what)
     return replace(info, reason=f"{what}; {_NEXT[info.state].format(id=info.id)}")
+
+
+def _fewer(info: JobInfo, records: tuple[ServerRecord, ...]) -> str:
+    """Return why a running job has fewer servers than at its start, or ''."""
+    lost = {record.node for record in records if of_lost_node(record, info)}
+    given_up = [record for record in records if "gave up" in record.note]
+    what = [f"lost {names(lost)}"] if lost else []
+    if given_up:
+        many = f"{len(given_up)} of {len(records)} servers gave up"
+        what.append(f"{many}, {given_up[0].server}: {with_remedy(given_up[0].note)}")
+    return "; ".join((*what, "the other servers keep running")) if what else ""
 
 
 def _completed(info: JobInfo, request: StopRequest | None, notice: float) -> str:
@@ -145,7 +156,7 @@ def _waits(info: JobInfo) -> str:
 
 
 def _ended(info: JobInfo, records: Iterable[ServerRecord]) -> str:
-    given_up = [f"{record.server} {record.note}" for record in records if "gave up" in record.note]
+    given_up = [f"{record.server} {with_remedy(record.note)}" for record in records if "gave up" in record.note]
     if info.state is JobState.FAILED and given_up:
         more = f" (and {len(given_up) - 1} more)" if len(given_up) > 1 else ""
         return f"{given_up[0]}{more}"

@@ -29,12 +29,27 @@ class MemberChanged(News):
 
     @property
     def level(self) -> Level:
-        """WARNING for a server that is gone, even on request; otherwise INFO."""
-        return Level.WARNING if self.state == "gone" else Level.INFO
+        """WARNING for a server that is gone, even on request, or ejected; otherwise INFO."""
+        return Level.WARNING if self.state in ("gone", "ejected") else Level.INFO
 
     def __str__(self) -> str:
         """Return the server, its state, its note and the number of ready servers."""
         return f"{self.server}: {self.state} ({self.note}), {self.ready} ready"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartAsked(News):
+    """The monitor asks the script of a server that is sick for long to restart it."""
+
+    code: ClassVar[str] = "restart-asked"
+    #: Its capacity is missing.
+    usual: ClassVar[Level] = Level.WARNING
+    server: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Return the server and what is wrong with it."""
+        return f"{self.server}: asked to restart ({self.reason})"
 
 
 @dataclass(frozen=True, kw_only=True)

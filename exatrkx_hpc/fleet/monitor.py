@@ -32,6 +32,8 @@ from exatrkx_hpc.fleet.events import (
     NotObserved,
 )
 from exatrkx_hpc.fleet.lease import LeaseLost, Renew, only_monitor_of
+from exatrkx_hpc.fleet.members.outliers import OutlierDetection
+from exatrkx_hpc.fleet.members.probe import Prober
 from exatrkx_hpc.fleet.members.reconcile import Member, changes
 from exatrkx_hpc.fleet.members.record import read_records
 from exatrkx_hpc.fleet.sidecars.aside import Aside
@@ -65,11 +67,13 @@ class Monitor:
         settings: MonitorSection,
         tell: Tell,
         patience: float = _LOST,
+        judge: OutlierDetection | None = None,
     ) -> None:
         """Prepare the monitor of the job whose run directory is `run_dir`; nothing runs before serving().
 
         The monitor starts and stops the given balancer and metrics store. If the scheduler answers but does not know
-        the job, the monitor waits for `patience` seconds, or as long as the job has ready servers.
+        the job, the monitor waits for `patience` seconds, or as long as the job has ready servers. `judge` judges the
+        servers by their answers.
         """
         self._run_dir = run_dir
         self._job_info = job_info
@@ -87,6 +91,8 @@ class Monitor:
         self._beaten = 0.0
         self._troubles: dict[str, str] = {}
         self._known = time.monotonic()
+        self._prober = Prober()
+        self._judge = judge
         self._renew: Renew = lambda: None
         #: Whether the balancer serves on when serving() ends: a person asked for it, or the monitor failed.
         self.leaving = False
@@ -168,6 +174,9 @@ class Monitor:
             raise LaunchError(f"{now.sentence}; nothing to monitor")
 
     def _close(self) -> None:
+        self._prober.close()
+        if self._judge is not None:
+            self._judge.close()
         if self.leaving:
             self._balancer.leave()
         else:
@@ -217,6 +226,8 @@ class Monitor:
                 timeout=self._settings.probe_timeout,
                 previous=previous,
                 tolerance=self._settings.tolerance,
+                ask=self._prober,
+                judge=self._judge or tuple,
                 unreadable=lambda path, why: unread.update({path.stem: why}),
             )
         except _OF_THE_MACHINE as error:

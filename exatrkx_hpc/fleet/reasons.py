@@ -22,6 +22,21 @@ _TELLING = re.compile(
     re.IGNORECASE,
 )
 _LONGEST = 400
+#: What to do about a known end of a server, by a part of its error; the first that is found counts.
+_REMEDIES = (
+    (r"unable to find backend", "use a server.image with this backend, or correct the model's config.pbtxt"),
+    (r"already in use|no three free ports", "choose another server.base_port"),
+    (r"CUDA.*out of memory|out of memory.*CUDA|cudaErrorMemoryAllocation", "free the GPU, or lower server.instances"),
+    (r"out of memory|oom-kill|std::bad_alloc|MemoryError", "raise job.memory, or lower server.instances"),
+    (
+        r"manifest unknown|FAILED to lookup|image .*(not found|not known|does not exist)|could not open image",
+        "pull the image with 'exatrkx-hpc setup', or correct server.image",
+    ),
+    (r"unrecognized option", "correct server.extra_arguments"),
+    (r"command not found|(tritonserver|env).*No such file or directory", "correct server.triton and server.engine"),
+    (r"No space left on device|quota exceeded", "free space, then restart the server"),
+    (r"failed to load '", "check the models with 'exatrkx-hpc models check'"),
+)
 
 
 def reasons(text: str) -> tuple[str, ...]:
@@ -33,6 +48,12 @@ def reasons(text: str) -> tuple[str, ...]:
             found[_AROUND.sub("", said)] = said
     causes = {core: said for core, said in found.items() if not _CONSEQUENCE.search(said)}
     return tuple(said[:_LONGEST] for said in (causes or found).values())
+
+
+def with_remedy(note: str) -> str:
+    """Return a server's note, with what to do about it if its end is a known one."""
+    remedy = next((remedy for error, remedy in _REMEDIES if re.search(error, note, re.IGNORECASE)), "")
+    return f"{note}; {remedy}" if remedy else note
 
 
 def reasons_of(texts: Mapping[str, str], *, most: int = 10) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from exatrkx_hpc.base.errors import EndpointError
@@ -13,10 +13,12 @@ from exatrkx_hpc.base.readable import duration
 from exatrkx_hpc.fleet.endings import explained, of_former_run, of_lost_node
 from exatrkx_hpc.fleet.endpoint import EndpointHealth, health_of, read_endpoint
 from exatrkx_hpc.fleet.events import JobProgress
+from exatrkx_hpc.fleet.members.outliers import read_ejected
 from exatrkx_hpc.fleet.members.probe import probe
 from exatrkx_hpc.fleet.members.reconcile import Member, ready_members, reconcile
-from exatrkx_hpc.fleet.members.record import Unreadable, read_records
+from exatrkx_hpc.fleet.members.record import ServerRecord, Unreadable, read_records
 from exatrkx_hpc.fleet.readiness import ReadyWait
+from exatrkx_hpc.fleet.reasons import with_remedy
 from exatrkx_hpc.launch.run_dir import RunDir
 
 
@@ -65,9 +67,10 @@ def job_status(info: JobInfo, run_dir: RunDir, *, timeout: float) -> JobStatus:
     """Query the job of `run_dir` once; each server has `timeout` seconds to answer."""
     now, servers = observe(info, run_dir, timeout=timeout)
     endpoint = read_endpoint(run_dir)
-    servers = tuple(_with_age(member, time.time()) for member in servers)
     health = health_of(endpoint) if endpoint is not None else None
     address = endpoint.grpc if endpoint is not None and health is not None and health.usable else ""
+    ejected = read_ejected(run_dir) if address else {}
+    servers = tuple(_with_age(_with_fault(member, ejected), time.time()) for member in servers)
     return JobStatus(info=now, servers=servers, endpoint=address, health=health)
 
 
@@ -103,30 +106,42 @@ def observe(
     timeout: float,
     previous: Iterable[Member] = (),
     tolerance: int = 1,
+    ask: Callable[[Iterable[ServerRecord], float], dict[str, bool]] = probe,
+    judge: Callable[[tuple[Member, ...]], tuple[Member, ...]] = tuple,
     unreadable: Unreadable = lambda path, why: None,
 ) -> tuple[JobInfo, tuple[Member, ...]]:
     """Return the job with its reason explained, and its members; `reconcile` explains `previous` and `tolerance`.
 
-    Each server has `timeout` seconds to answer. A requeued job that is pending has only servers of its former run.
-    `unreadable` is called for a record that cannot be read now; the server's last record in `previous` takes its place.
+    `ask` probes the servers, each of which has `timeout` seconds to answer. A requeued job that is pending has only
+    servers of its former run. `judge` changes the states of the members by their answers. `unreadable` is called for a
+    record that cannot be read now; the server's last record in `previous` takes its place.
     """
     previous = tuple(previous)
     records = read_records(run_dir, (member.record for member in previous), unreadable=unreadable)
     serving = [record for record in records if record.state == "starting"] if not info.state.over else []
-    ready = probe(serving, timeout)
+    ready = ask(serving, timeout)
     members = reconcile(job=info.state, records=records, ready=ready, previous=previous, tolerance=tolerance)
-    return explained(info, run_dir, records), tuple(_told(member, info) for member in members)
+    return explained(info, run_dir, records), tuple(_told(member, info) for member in judge(members))
 
 
 def _told(member: Member, info: JobInfo) -> Member:
     """Keep the note of an ended server when its job ends; a server of a former run or a lost node is gone."""
-    if info.state.over and member.record.state == "gone":
-        return replace(member, note=f"{member.record.note}; {member.note}")
+    if member.record.state == "gone":
+        note = with_remedy(member.record.note)
+        member = replace(member, note=f"{note}; {member.note}" if info.state.over else note)
+    if info.state.over:
+        return member
     if member.state != "ready" and of_former_run(member.record, info):
         return replace(member, state="gone", note="from the previous run; its job waits to restart")
     if member.state != "ready" and member.record.state != "gone" and of_lost_node(member.record, info):
         return replace(member, state="gone", note="its node has left the job")
     return member
+
+
+def _with_fault(member: Member, ejected: Mapping[tuple[str, int], str]) -> Member:
+    """Return the member as its job's monitor sees it: a server that answers may be ejected."""
+    fault = ejected.get((member.name, member.record.starts))
+    return replace(member, state="ejected", note=fault) if fault and member.state == "ready" else member
 
 
 def _with_age(member: Member, now: float) -> Member:

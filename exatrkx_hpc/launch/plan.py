@@ -72,6 +72,8 @@ class FarmPlan(BaseModel):
     drain: int
     exit_timeout: int
     max_restarts: int
+    give_up_after: int
+    max_pause: int
     container_stop: tuple[Word, ...]
     beside: tuple[Word, ...] = ()
     companion: tuple[Word, ...] = ()
@@ -112,6 +114,8 @@ def make_plan(farm: Farm, *, tool: Tool | None = None, sources: Mapping[str, str
         drain=server.drain,
         exit_timeout=server.exit_timeout,
         max_restarts=server.max_restarts,
+        give_up_after=server.give_up_after,
+        max_pause=server.max_pause,
         container_stop=engine.removal(),
     )
 

@@ -163,6 +163,24 @@ class RunDir(os.PathLike[str]):
         """The stop request to the servers: `drain` or `halt`, then the origin of the request."""
         return self.path / "stop"
 
+    def word(self, server: str) -> Path:
+        """Return the file with a word to one server: `restart`, `drain` or `halt`; its script removes the file."""
+        return self.path / "stop.d" / server
+
+    def has_ended(self, server: str) -> bool:
+        """Return whether the script of a server has ended: it gave up, drained or stopped."""
+        return (self.records / f"{server}.gave-up").exists() or (self.records / f"{server}.ended").exists()
+
+    @property
+    def reports(self) -> Path:
+        """The folder of what clients report about the servers, one JSON file per client."""
+        return self.path / "reports"
+
+    @property
+    def standings(self) -> Path:
+        """What the job's monitor knows of the servers' answers, JSON: tried, ejected."""
+        return self.path / "standings.json"
+
     @property
     def requests(self) -> Path:
         """The folder of stop requests that the job's script has prepared; one of them becomes `stop`."""

@@ -26,6 +26,7 @@ def local_farm(run_root: Path, **flags: object) -> Farm:
         "server.drain": 0,
         "server.exit_timeout": 2,
         "job.nodes": 1,
+        "monitor.trial": False,  # the fake speaks no gRPC
     }
     values.update({name.replace("__", "."): value for name, value in flags.items()})
     return resolve(flags=values).farm

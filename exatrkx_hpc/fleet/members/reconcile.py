@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.fleet.members.record import ServerRecord
 
-MemberState = Literal["starting", "ready", "draining", "gone"]
+MemberState = Literal["starting", "ready", "ejected", "draining", "gone"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +53,16 @@ def reconcile(
     """Return the members from the records, the probes in `ready`, the job's state and the previous members.
 
     The end of the job, and a record with the state `draining` or `gone`, take effect at once. A ready server may miss
-    up to `tolerance` - 1 probes in a row before it is gone. A server that answers again is ready again.
+    up to `tolerance` - 1 probes in a row before it is gone. A server that answers again is ready again. A server
+    that is missing in `ready` could not be probed: it stays as it was.
     """
     before = {member.name: member for member in previous}
     return tuple(
-        _judge(record, job, ready.get(record.server, False), before.get(record.server), tolerance) for record in records
+        _judge(record, job, ready.get(record.server), before.get(record.server), tolerance) for record in records
     )
 
 
-def _judge(record: ServerRecord, job: JobState, ready: bool, before: Member | None, tolerance: int) -> Member:
+def _judge(record: ServerRecord, job: JobState, ready: bool | None, before: Member | None, tolerance: int) -> Member:
     if job.over:
         return Member(record=record, state="gone", note=f"its job is {job.value}")
     if record.state in ("draining", "gone"):
@@ -71,6 +72,10 @@ def _judge(record: ServerRecord, job: JobState, ready: bool, before: Member | No
     same_start = before is not None and before.record.starts == record.starts
     if before is None or not same_start or before.state == "starting":
         return Member(record=record, state="starting", note=record.note)
+    return replace(before, record=record) if ready is None else _silent(record, before, tolerance)
+
+
+def _silent(record: ServerRecord, before: Member, tolerance: int) -> Member:
     missed = before.missed + 1
     if before.state == "ready" and missed < tolerance:
         return Member(record=record, state="ready", note=before.note, missed=missed)

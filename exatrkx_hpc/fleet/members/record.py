@@ -14,8 +14,8 @@ from exatrkx_hpc.launch.run_dir import RunDir
 class ServerRecord(BaseModel):
     """The state of a server as its own script writes it.
 
-    `instance` is the ID that its Triton reports. `starts` counts its starts, and is set back to 1 after a run of more
-    than ten minutes. `updated` is in seconds since the epoch.
+    `instance` is the ID that its Triton reports. `starts` counts its starts. `updated` is in
+    seconds since the epoch. The ports are those of this start: the node chooses free ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

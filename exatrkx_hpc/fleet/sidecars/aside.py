@@ -87,7 +87,7 @@ class Aside:
             self._start()
             return _LOOK
         targets = self._wanted or ()
-        if (names := tuple(member.name for member in targets)) != self._given:
+        if (names := _addresses(targets)) != self._given:
             self._sidecar.update(targets)
             self._given = names
             self._trouble = ""
@@ -105,7 +105,7 @@ class Aside:
                     return
                 self._say(error.strerror or str(error) if isinstance(error, OSError) else str(error))
             else:
-                self._given = tuple(member.name for member in targets)
+                self._given = _addresses(targets)
                 self._trouble = ""
                 self._tell(MetricsStoreStarted(job=self._job, address=self.address))
                 return
@@ -117,3 +117,8 @@ class Aside:
         if reason != self._trouble:
             self._tell(NotApplied(job=self._job, part=_PART, reason=f"{reason}; the endpoint does not need it"))
         self._trouble = reason
+
+
+def _addresses(members: tuple[Member, ...]) -> tuple[str, ...]:
+    """Return what the targets depend on: a server may choose other ports at its next start."""
+    return tuple(f"{member.name} {member.metrics}" for member in members)

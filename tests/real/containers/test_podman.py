@@ -96,6 +96,7 @@ def flags(site: Site, name: str, node: str, **more: object) -> dict[str, object]
         "balancer.grpc_port": 0,
         "balancer.http_port": 0,
         "monitor.prometheus": False,
+        "monitor.trial": False,
     }
     return {**values, **{key.replace("__", "."): value for key, value in more.items()}}
 

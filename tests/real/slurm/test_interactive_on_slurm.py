@@ -38,6 +38,7 @@ exit_timeout = 5
 host = "127.0.0.1"
 [monitor]
 prometheus = false
+trial = false
 """
 
 

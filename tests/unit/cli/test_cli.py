@@ -236,7 +236,7 @@ def deployed(tmp_path, nginx, monkeypatch):
     ports = f"grpc_port = {free_port('127.0.0.1')}\nhttp_port = {free_port('127.0.0.1')}"
     (tmp_path / "farm.toml").write_text(
         f'site = "local"\n[cluster]\nlocal_address = "{NODE}"\n[job]\nnodes = 1\n[server]\ntriton = "{FAKE_TRITON}"\n'
-        f"drain = 1\n[balancer]\n{ports}\n[monitor]\nprometheus = false\n"
+        f"drain = 1\n[balancer]\n{ports}\n[monitor]\nprometheus = false\ntrial = false\n"
     )
     done = exatrkx_hpc("deploy", cwd=tmp_path)
     assert done.stdout == "1\n", done.stderr

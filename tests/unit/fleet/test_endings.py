@@ -99,6 +99,15 @@ def test_servers_that_gave_up_say_more_than_a_failed_script(tmp_path):
     assert said == f"n1-0 {note} (and 1 more); see 'exatrkx-hpc logs 42'"
 
 
+def test_a_running_job_tells_which_servers_gave_up(tmp_path):
+    note = "ended with status 1 at start number 6: unable to find backend library for backend 'x'; gave up, see logs/a"
+    running = JobInfo(id="42", state=JobState.RUNNING, nodes=("n1", "n2"))
+    said = explained(running, RunDir(tmp_path), [record(note=note), record(server="n2-0", node="n2")]).reason
+    remedy = "use a server.image with this backend, or correct the model's config.pbtxt"
+    assert said == f"1 of 2 servers gave up, n1-0: {note}; {remedy}; the other servers keep running"
+    assert explained(running, RunDir(tmp_path), [record(), record(server="n2-0", node="n2")]).reason == ""
+
+
 @pytest.mark.parametrize(
     ("reason", "says"),
     [

@@ -114,3 +114,13 @@ def test_what_is_no_record_is_passed_over(tmp_path):
     (folder / "vanished.json").symlink_to(folder / "nothing")
     assert [r.server for r in read_records(RunDir(tmp_path))] == ["n1-0"]
     assert read_records(RunDir(tmp_path / "nowhere")) == ()
+
+
+def test_a_server_that_could_not_be_asked_stays_as_it_was():
+    before = look(record(), ready=["n1-0"])
+    missed = look(record(), previous=before)
+    (member,) = reconcile(job=JobState.RUNNING, records=[record()], ready={}, previous=missed, tolerance=2)
+    assert (member.state, member.missed) == ("ready", 1)
+    gone = look(record(), previous=missed)
+    (member,) = reconcile(job=JobState.RUNNING, records=[record()], ready={}, previous=gone, tolerance=2)
+    assert member.state == "gone"

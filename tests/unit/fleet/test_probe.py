@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Barrier, BrokenBarrierError, Event, Thread
 
+import fakes.pretend_members
+import psutil
 import pytest
+from addresses import own_address
 from server_records import record
 
-from exatrkx_hpc.fleet.members.probe import is_ready, probe
+from exatrkx_hpc.fleet.members import kept
+from exatrkx_hpc.fleet.members.probe import Prober, is_ready, probe
 from exatrkx_hpc.fleet.members.record import ServerRecord
 
 Answer = Callable[[str], tuple[int, str]]
@@ -121,3 +129,83 @@ def test_all_are_asked_at_once():
 
 def test_of_no_server_nothing_is_asked():
     assert probe([], 1) == {}
+
+
+@contextlib.contextmanager
+def pretended(number: int) -> Iterator[list[ServerRecord]]:
+    """A process that pretends so many servers, which keep their connections, and the records of these."""
+    first, port = own_address(last=1), 18000
+    argv = [sys.executable, fakes.pretend_members.__file__, str(number), first, str(port)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield [
+                record(f"{one}-0", instance=f"1/{one}-0/1", address=one, http_port=port)
+                for one in fakes.pretend_members.addresses(number, first)
+            ]
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def prober() -> Iterator[Prober]:
+    made = Prober()
+    yield made
+    made.close()
+
+
+def test_connections_are_kept_from_look_to_look(prober):
+    with pretended(40) as records:
+        assert all(prober(records, 20).values())
+        before = {one.laddr for one in psutil.Process().net_connections("tcp") if one.status == "ESTABLISHED"}
+        assert all(prober(records, 20).values())
+        after = {one.laddr for one in psutil.Process().net_connections("tcp") if one.status == "ESTABLISHED"}
+    assert len(after) >= 40 and after == before
+
+
+def test_connections_to_servers_that_have_left_are_closed(prober):
+    with pretended(8) as records:
+        prober(records, 20)
+        assert set(prober(records[:2], 20)) == {one.server for one in records[:2]}
+        assert len(prober._kept._kept) == 2
+
+
+def test_another_server_at_the_same_address_is_found_out_on_a_kept_connection(prober):
+    with pretended(1) as (right,):
+        assert prober([right], 20) == {right.server: True}
+        wrong = right.model_copy(update={"instance": "1/other-0/1"})
+        assert prober([wrong], 20) == {right.server: False}
+        assert prober([right], 20) == {right.server: True}
+
+
+def test_a_server_that_started_again_is_asked_over_a_new_connection(prober):
+    with serving(triton()) as server:
+        assert prober([server], 5) == {"n1-0": True}
+    assert prober([server], 5) == {"n1-0": False}
+
+
+def test_without_free_files_a_server_counts_as_not_asked(prober, monkeypatch):
+    def refuse(*_args: object, **_more: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with pretended(2) as records:
+        monkeypatch.setattr(asyncio.BaseEventLoop, "create_connection", refuse)
+        assert prober(records, 5) == {}
+
+
+def test_fewer_open_files_than_servers_are_enough(prober, monkeypatch):
+    monkeypatch.setattr(kept, "_room_for", lambda _servers: 3)
+    with pretended(10) as records:
+        for _ in range(2):
+            assert all(prober(records, 20).values())
+        assert prober._kept._kept == {}
+
+
+def test_a_probe_works_where_a_loop_already_runs():
+    """As in a notebook."""
+
+    async def look(server: ServerRecord) -> bool:
+        return is_ready(server, 5)
+
+    with serving(triton()) as server:
+        assert asyncio.run(look(server))

@@ -8,7 +8,7 @@ import pytest
 from repositories import edit, small_repository
 from triton_helper import DidNotStart, running_triton
 
-from exatrkx_hpc.fleet.reasons import reasons, reasons_of
+from exatrkx_hpc.fleet.reasons import reasons, reasons_of, with_remedy
 
 
 @pytest.mark.triton
@@ -77,3 +77,27 @@ def test_the_same_reason_of_many_servers_comes_once() -> None:
     assert list(reasons_of(texts)) == ["n0 and 2 more: error: no space", "n3: error: other"]
     many = {"n0": "".join(f"error: {number}\n" for number in range(12))}
     assert list(reasons_of(many))[-1] == "and 2 more" and len(list(reasons_of(many))) == 11
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (
+            "failed to load 'gnn' version 1: Invalid argument: unable to find backend library for backend 'x'",
+            "image with",
+        ),
+        ("failed to load 'gnn' version 1: Internal: No module named 'torch'", "'exatrkx-hpc models check'"),
+        ("failed to load 'gnn' version 1: Internal: CUDA error: out of memory", "lower server.instances"),
+        ("slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.0", "raise job.memory"),
+        ("Error: docker.io/x:1: manifest unknown", "'exatrkx-hpc setup'"),
+        ("no three free ports from 8000 up", "server.base_port"),
+        ("server.sh: line 9: tritonserver: command not found", "server.triton"),
+        ("tritonserver: unrecognized option '--modle-repository'", "server.extra_arguments"),
+        ("something else", ""),
+    ],
+)
+def test_a_known_end_has_a_remedy(error, remedy):
+    note = f"ended with status 1: {error}; starts again in 4 s"
+    said = with_remedy(note)
+    assert said.startswith(note) and remedy in said
+    assert (said != note) == bool(remedy)

@@ -236,6 +236,7 @@ def test_a_new_engine_runs_a_farm_from_setup_to_stop(box, tmp_path):
         "balancer.grpc_port": 0,
         "balancer.http_port": 0,
         "monitor.prometheus": False,
+        "monitor.trial": False,
     }
     what = farm_of(EXAMPLE, tmp_path, **more)
     with pytest.raises(LaunchError, match=rf"^box has no {IMAGE}; pull it with 'exatrkx-hpc setup'"):

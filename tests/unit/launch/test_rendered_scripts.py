@@ -136,7 +136,7 @@ def test_bash_can_parse_every_script(every_script: list[Path]) -> None:
 @pytest.mark.slow
 def test_shellcheck_finds_nothing_in_any_script(every_script: list[Path]) -> None:
     # An argument that is the end mark, indented, ends nothing; shellcheck takes it for a slip.
-    shellcheck([file for file in every_script if "\n  END_OF_SERVER_SH\n" not in file.read_text()])
+    shellcheck([file for file in every_script if "  END_OF_SERVER_SH\n" not in file.read_text()])
 
 
 def test_shellcheck_finds_nothing_in_the_scripts_that_are_shipped_as_they_are() -> None:
@@ -316,12 +316,18 @@ def test_who_reads_a_record_while_it_is_written_reads_the_one_before(tmp_path: P
     run_job(plan)
     assert json.loads((tmp_path / "before").read_text())["state"] == "starting"
     assert json.loads(record.read_text())["state"] == "gone"
-    assert [path.name for path in record.parent.iterdir()] == [record.name]
+    assert sorted(path.name for path in record.parent.iterdir()) == [f"{NODE}-0.gave-up", record.name]
 
 
 @pytest.mark.parametrize(
     ("visible", "shares"),
-    [("0,1,2,3", ["0,1", "2,3"]), ("GPU-a,GPU-b", ["GPU-a,GPU-b"] * 2), ("3", ["3", "3"]), ("", ["", ""])],
+    [
+        ("0,1,2,3", ["0,1", "2,3"]),
+        ("GPU-a,GPU-b", ["GPU-a,GPU-b"] * 2),
+        ("0,1,2", ["0,1", "2,0"]),
+        ("3", ["3", "3"]),
+        ("", ["", ""]),
+    ],
 )
 def test_a_server_takes_its_share_of_the_gpus_unless_slurm_has_shown_it_that_already(
     tmp_path: Path, run_job, visible: str, shares: list[str]
@@ -335,6 +341,18 @@ def test_a_server_takes_its_share_of_the_gpus_unless_slurm_has_shown_it_that_alr
     )
     calls = run_job(plan, CUDA_VISIBLE_DEVICES=visible)
     assert sorted(variables["CUDA_VISIBLE_DEVICES"] for _, variables in calls) == shares
+
+
+def test_servers_that_see_only_some_gpus_of_the_node_share_them(tmp_path: Path, run_job) -> None:
+    plan = make(
+        run_root=str(tmp_path / "run"),
+        job__gpus_per_node=4,
+        server__servers_per_node=4,
+        server__gpus_per_server=1,
+        server__max_restarts=0,
+    )
+    calls = run_job(plan, CUDA_VISIBLE_DEVICES="0,1")
+    assert sorted(variables["CUDA_VISIBLE_DEVICES"] for _, variables in calls) == ["0", "0", "1", "1"]
 
 
 @pytest.mark.parametrize(

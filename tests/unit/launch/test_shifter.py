@@ -66,6 +66,7 @@ def shifter_farm(run_root: Path, **more: object) -> Farm:
         "balancer.grpc_port": 0,
         "balancer.http_port": 0,
         "monitor.prometheus": False,
+        "monitor.trial": False,
     }
     return resolve(flags={**values, **more}).farm
 
