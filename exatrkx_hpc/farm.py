@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exatrkx_hpc import prepare
-from exatrkx_hpc.base.credentials import NO_FILES, CredentialFiles
+from exatrkx_hpc.base.credentials import NO_FILES, CredentialFiles, Credentials
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, LaunchError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.job import JobInfo, JobState
@@ -53,6 +53,7 @@ from exatrkx_hpc.launch.run_dir import LATEST, FarmDir, RunDir
 from exatrkx_hpc.launch.run_dirs import old_jobs, remove, remove_old_scripts, remove_script
 from exatrkx_hpc.launch.scheduler import JobMayRunError, Scheduler, SchedulerSilentError
 from exatrkx_hpc.launch.schedulers import abilities_of, farm_slurm, scheduler_of
+from exatrkx_hpc.launch.secrets import farm_server_key, key_headers
 from exatrkx_hpc.launch.slurm.farm_jobs import read_record
 from exatrkx_hpc.launch.words import Word
 
@@ -287,7 +288,9 @@ def _trial(farm: Farm) -> Trial | None:
         return None
     from exatrkx_hpc.work.inference.trial import trial_of
 
-    trial = trial_of(farm.clients, timeout=farm.monitor.trial_timeout)
+    key = key_headers(farm_server_key(FarmDir.of(farm)), grpc=True)
+    credentials = Credentials(server_key=tuple(key.items()))
+    trial = trial_of(farm.clients, timeout=farm.monitor.trial_timeout, credentials=credentials)
     return None if trial is None else lambda member: trial(member.grpc)
 
 

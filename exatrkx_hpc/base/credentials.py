@@ -81,16 +81,18 @@ def _write_once(path: Path, text: str) -> None:
 class Credentials:
     """What a client shows and trusts: the farm's token, and the certificate (PEM) of an endpoint with TLS.
 
-    An empty token sends none; an empty certificate means no TLS. Neither appears in the value's text.
+    An empty token sends none; an empty certificate means no TLS. `server_key` are the headers with which a program of
+    the farm reaches a server without the balancer. None of them appears in the value's text.
     """
 
     token: str = field(default="", repr=False)
     certificate: str = field(default="", repr=False)
+    server_key: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers of a request, HTTP or gRPC."""
-        return {"authorization": f"Bearer {self.token}"} if self.token else {}
+        return dict(self.server_key) | ({"authorization": f"Bearer {self.token}"} if self.token else {})
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:

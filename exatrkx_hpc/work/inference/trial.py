@@ -7,21 +7,25 @@ from collections.abc import Callable
 
 import numpy as np
 
+from exatrkx_hpc.base.credentials import Credentials
 from exatrkx_hpc.base.errors import ConfigError, ExatrkxError
 from exatrkx_hpc.config.schema import ClientsSection
 from exatrkx_hpc.work.inference.client import Client, Unanswered
+from exatrkx_hpc.work.inference.credentials import NONE
 from exatrkx_hpc.work.inference.retry import UnknownModel
-from exatrkx_hpc.work.workloads.base import DIRECT, Tensors, Workload
+from exatrkx_hpc.work.workloads.base import DIRECT
 from exatrkx_hpc.work.workloads.given import as_tensors
 from exatrkx_hpc.work.workloads.table import workload_of
 
 
-def trial_of(clients: ClientsSection, *, timeout: float) -> Callable[[str], str] | None:
+def trial_of(
+    clients: ClientsSection, *, timeout: float, credentials: Credentials = NONE
+) -> Callable[[str], str] | None:
     """Return a function that tries the server at a gRPC address, or None if the workload has no sample.
 
     The function sends the requests that the clients of this configuration send, each with `timeout` seconds, and checks
-    the outputs. It returns what is wrong, in one line, or ''. A server that has not these models, or that takes no
-    calls beside the balancer, cannot be tried: ''.
+    the outputs. `credentials` has the key of the servers. The function returns what is wrong, in one line, or ''. A
+    server that has not these models, or that refuses the key, cannot be tried: ''.
     """
     try:
         workload = workload_of(clients.model, default=clients.workload, folder=clients.workloads)
@@ -31,9 +35,24 @@ def trial_of(clients: ClientsSection, *, timeout: float) -> Callable[[str], str]
         return None
     inputs = as_tensors(workload, workload.sample(np.random.default_rng(1)))
 
+    def made(server: str) -> Client:
+        return Client(
+            server,
+            workload=workload,
+            model=clients.model,
+            mode=clients.mode,
+            request_timeout=timeout,
+            patience=0.0,
+            credentials=credentials,
+        )
+
+    async def ask(server: str) -> None:
+        async with made(server) as client:
+            await client.deliver(inputs)
+
     def trial(server: str) -> str:
         try:
-            asyncio.run(_ask(server, workload, clients, inputs, timeout))
+            asyncio.run(ask(server))
         except Unanswered as unanswered:
             return _fault(unanswered.error)
         except ExatrkxError as error:
@@ -47,15 +66,3 @@ def _fault(error: ExatrkxError) -> str:
     """Return the server's fault, or '' if the server has not the model or takes calls from the balancer alone."""
     beside = any(words in str(error) for words in ("restricted", "refuses every request"))
     return "" if isinstance(error, UnknownModel) or beside else str(error)
-
-
-async def _ask(server: str, workload: Workload, clients: ClientsSection, inputs: Tensors, timeout: float) -> None:
-    async with Client(
-        server,
-        workload=workload,
-        model=clients.model,
-        mode=clients.mode,
-        request_timeout=timeout,
-        patience=0.0,
-    ) as client:
-        await client.deliver(inputs)
