@@ -28,6 +28,8 @@ _HELD: Final = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 #: In seconds. A lease that was not renewed for so long is void: three times the longest single step of a monitor, and
 #: more than the clocks of two nodes differ.
 EXPIRES: Final = 180.0
+#: In seconds. A lease that cannot be read is being written, if it is not older.
+_BEING_WRITTEN: Final = 10.0
 
 
 class LeaseLost(EndpointError):
@@ -134,6 +136,8 @@ def _take(path: Path, mine: Lease, job: str) -> None:
             raise EndpointError(f"cannot write {path} ({error.strerror}); check its file system") from error
         if holder is not None and not holder.void(time.time()):
             raise _held(job, f" on {holder.host}, process {holder.pid}")
+        if holder is None and _age(path) < _BEING_WRITTEN:
+            raise _held(job, "")
         # Of two monitors that find the same void lease, one renames it; the other finds none, or the new one.
         aside = path.with_name(f".{path.name}.{mine.token}")
         try:
@@ -149,6 +153,14 @@ def _read(path: Path) -> Lease | None:
         return Lease.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def _age(path: Path) -> float:
+    """Return the age of a file in seconds; that of a file that is gone is infinite."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return float("inf")
 
 
 def _held(job: str, where: str) -> EndpointError:

@@ -48,7 +48,6 @@ CREATE TABLE strikes (
     key BLOB NOT NULL, run INTEGER NOT NULL, at REAL NOT NULL, member TEXT NOT NULL, cause TEXT NOT NULL,
     alone INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL
 );
-CREATE INDEX strikes_of ON strikes (key);
 """
 
 #: Migrates the tables from version 2, which knew only hits and labels, to version 3.

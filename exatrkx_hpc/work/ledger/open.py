@@ -151,7 +151,7 @@ def note_in_journal(results: Results, facts: Mapping[str, str]) -> None:
     """Write facts to the journal; raises OutputError."""
     journal = Journal(results.journal)
     journal.note_facts(facts)
-    journal.flush()
+    journal.close()
 
 
 def require_served(

@@ -110,4 +110,4 @@ def begin_journal(ledger: Ledger, results: Results) -> None:
                 more = ("result_sha256", "member", "version")
                 journal.note_result(Result(**dict(zip((*fields, *more), row, strict=True))))
             journal.flush()
-    journal.flush()
+    journal.close()

@@ -7,6 +7,7 @@ with its results. It only grows, by about 400 bytes for each event; later lines 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ class Journal:
         """Open nothing yet."""
         self._path = path
         self._lines: list[str] = []
+        self._file: int | None = None
 
     def note_facts(self, facts: Mapping[str, str]) -> None:
         """Note facts of the ledger."""
@@ -42,21 +44,35 @@ class Journal:
         self._lines.append(json.dumps(fields, separators=(",", ":")))
 
     def flush(self) -> None:
-        """Append the waiting lines; raises OutputError when they cannot be written."""
+        """Append the waiting lines; raises OutputError when they cannot be written.
+
+        The file stays open until `close`: a run that has no free file descriptor can still write.
+        """
         if not self._lines:
             return
+        data = ("\n".join(self._lines) + "\n").encode()
         try:
-            with self._path.open("ab+") as file:
-                torn = ""
-                if file.tell():
-                    file.seek(-1, 2)
-                    torn = "" if file.read(1) == b"\n" else "\n"  # a kill cut the last line
-                file.write((torn + "\n".join(self._lines) + "\n").encode())
+            if self._file is None:
+                self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                size = os.fstat(self._file).st_size
+                if size and os.pread(self._file, 1, size - 1) != b"\n":  # a kill cut the last line
+                    data = b"\n" + data
+            while data:
+                data = data[os.write(self._file, data) :]
         except OSError as error:
             raise OutputError(
                 f"cannot write {self._path}: {error.strerror}; check permissions and free space"
             ) from error
         self._lines.clear()
+
+    def close(self) -> None:
+        """Write the waiting lines and close the file; raises OutputError."""
+        try:
+            self.flush()
+        finally:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
 
 
 def read_journal(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -53,6 +53,7 @@ class Accounts:
         self.version = version
         self._journal = Journal(results.journal)
         self._journal.note_facts(ledger.facts)
+        self._journal.flush()
         self.accept_model_change = False
         self.events = counts.events
         self.done = self.done_before = counts.done
@@ -181,7 +182,7 @@ class Accounts:
 
     def close(self, stopped: str | None) -> None:
         """Write all noted outcomes and the end of the run to disk; `stopped` is the reason of an early end."""
-        self._journal.flush()
+        self._journal.close()
         self._ledger.end_run(stopped)
 
     def report(self, *, model: str, mode: str, seconds: float, workers: tuple[int, ...], stopped: str | None) -> Report:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from exatrkx_hpc.base.errors import ExatrkxError, OutputError
 from exatrkx_hpc.base.news import Tell
+from exatrkx_hpc.work.inference.client import Client
 from exatrkx_hpc.work.news import ModelsChanged
 from exatrkx_hpc.work.results.models import Served, changes
 from exatrkx_hpc.work.run.accounts import Accounts
@@ -33,13 +34,13 @@ class ModelWatch:
         served: Served,
         accounts: Accounts,
         *,
-        ask: Callable[[], Awaitable[Served]],
-        server: str,
+        client: Callable[[], Client],
         fail: Callable[[ExatrkxError], None],
         tell: Tell,
     ) -> None:
-        """Begin with what `server` served at the start; `ask` asks it again, `fail` ends the run."""
-        self._ask, self._server = ask, server
+        """Begin with what the endpoint served at the start; `client` makes a client of it, `fail` ends the run."""
+        self._make = client
+        self._client: Client | None = None
         self._accounts, self._fail, self._tell = accounts, fail, tell
         self._models = dict(served.models)
         self._seen = {served.digest}
@@ -49,16 +50,21 @@ class ModelWatch:
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Watch inside the block; mode direct and endpoints that tell nothing of their models are not watched."""
-        watching = asyncio.create_task(self._watch())
-        try:
+        if not self._models:
             yield
-        finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            return
+        # One client from the start: gRPC ends the program if it begins anew without a free file descriptor.
+        async with self._make() as self._client:
+            watching = asyncio.create_task(self._watch())
+            try:
+                yield
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
 
     async def _watch(self) -> None:
         looked = time.monotonic()
-        while self._models:
+        while True:
             await asyncio.sleep(min(_TICK, EVERY))
             members = len(self._accounts.members)
             if members > self._members or time.monotonic() - looked >= EVERY:
@@ -67,10 +73,10 @@ class ModelWatch:
 
     async def look(self) -> None:
         """Ask once; end the run, or record the change, if the models are others. No answer is no change."""
-        if not self._models:
+        if self._client is None:
             return
         began = time.time()
-        served = await self._ask()
+        served = await self._client.served()
         said = changes(self._models, served.models)
         if not said:
             self._good = began if served.models else self._good
@@ -79,14 +85,14 @@ class ModelWatch:
             again = self._accounts.take_back(self._good)
             self._fail(
                 OutputError(
-                    f"the models of {self._server} changed during the run: {said}; {again} results since the last "
-                    "look are taken back; serve one state of the models, or go on and record both with "
+                    f"the models of {self._client.server} changed during the run: {said}; {again} results since the "
+                    "last look are taken back; serve one state of the models, or go on and record both with "
                     "--accept-model-change"
                 )
             )
             return
         if served.digest not in self._seen:  # servers of both states may answer in turn
-            self._tell(ModelsChanged(server=self._server, changes=said))
+            self._tell(ModelsChanged(server=self._client.server, changes=said))
         self._seen.add(served.digest)
         self._models, self._good = dict(served.models), began
         self._accounts.serve(served)

@@ -267,8 +267,7 @@ def _run_clients(
         accounts.close(None)
     else:
         try:
-            server = source_of(settings)
-            watch = ModelWatch(served, accounts, ask=lambda: _served(settings), server=server, fail=run.fail, tell=tell)
+            watch = ModelWatch(served, accounts, client=lambda: _client(settings), fail=run.fail, tell=tell)
             blocking(lambda: _run(run, watch), interrupt=run.interrupt)
         finally:
             sweep(results, ledger=ledger)
@@ -331,15 +330,14 @@ async def _run(run: Coordinator, watch: ModelWatch) -> None:
                 await watch.look()
 
 
-async def _served(settings: Settings) -> Served:
-    async with Client(
+def _client(settings: Settings) -> Client:
+    return Client(
         settings.server,
         workload=settings.kind,
         model=settings.model,
         mode=settings.mode,
         credentials=settings.credentials,
-    ) as client:
-        return await client.served()
+    )
 
 
 async def check_endpoint(settings: Settings) -> Served:

@@ -20,7 +20,7 @@ from paths import FAKES
 from waiting import until
 
 from exatrkx_hpc.base.process import Completed, run, spawn
-from exatrkx_hpc.fleet.endpoint import EndpointRecord, write_endpoint
+from exatrkx_hpc.fleet.endpoint import EndpointRecord, point_latest, write_endpoint
 from exatrkx_hpc.launch.run_dir import RunDir
 
 METRICS = (FAKES / "triton_metrics.txt").read_text()
@@ -134,6 +134,7 @@ def watched_farm(tmp_path: Path, *servers: MetricsServer) -> None:
         updated=time.time(),
     )
     write_endpoint(RunDir(tmp_path / "farms" / "1"), record)
+    point_latest(RunDir(tmp_path / "farms" / "1"))
 
 
 def test_metrics_of_a_farm_without_a_ready_server(tmp_path):

@@ -3,12 +3,13 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+import time
 
 import pytest
 from command import complaint, exatrkx_hpc
 
 from exatrkx_hpc.base.errors import IncompleteRun, InputError, OutputError
-from exatrkx_hpc.fleet.endpoint import EndpointRecord, write_endpoint
+from exatrkx_hpc.fleet.endpoint import EndpointRecord, point_latest, write_endpoint
 from exatrkx_hpc.launch.run_dir import RunDir
 from exatrkx_hpc.measure.counters import COUNTED, Counters, Snapshot
 from exatrkx_hpc.page.counted import counted, snapshots
@@ -165,10 +166,10 @@ def farm(tmp_path, settings):
         at = f"127.0.0.1:{server.server_port}"
         run_dir = tmp_path / "run" / "7"
         run_dir.mkdir(parents=True)
-        record = EndpointRecord(
-            job="7", grpc=settings.server, http=at, prometheus="", metrics={"n1": at}, ready=1, monitor_pid=1, updated=0
-        )
+        facts = {"job": "7", "grpc": settings.server, "http": at, "prometheus": "", "metrics": {"n1": at}, "ready": 1}
+        record = EndpointRecord(**facts, monitor_pid=1, updated=time.time())
         write_endpoint(RunDir(run_dir), record)
+        point_latest(RunDir(run_dir))
         yield tmp_path / "run"
         server.shutdown()
         thread.join()
