@@ -20,7 +20,7 @@ from fakes.running import fake_triton
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from exatrkx_hpc.base.credentials import CredentialFiles, make_secret
-from exatrkx_hpc.base.errors import ConfigError, EndpointError
+from exatrkx_hpc.base.errors import ConfigError, EndpointError, LaunchError
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import BalancerSection
 from exatrkx_hpc.farm import Job, connect, endpoint_access, watch
@@ -285,7 +285,7 @@ def test_files_that_a_person_names_take_precedence(tmp_path):
     named = CredentialFiles(token=tmp_path / "mine", certificate=tmp_path / "c.pem")
     assert endpoint_access(farm, given=named) == ("login01:7", named)
     assert endpoint_access(farm, "elsewhere:7", given=named) == ("elsewhere:7", named)
-    with pytest.raises(EndpointError, match="no monitor is running"):
+    with pytest.raises(LaunchError, match="no job '9'"):
         endpoint_access(farm, job="9")
 
 
