@@ -288,9 +288,8 @@ def read_event(path: Path, workload: Workload | None = None, *, newline: bool = 
     if (before.st_mtime_ns, len(data)) != (after.st_mtime_ns, after.st_size):
         raise UnreadableEvent(f"{path} changed while it was read; run again when no program writes to the file")
     if not data:
-        raise UnreadableEvent(
-            f"{path} is empty, 0 bytes; write it again (a CSV event of 0 hits is one empty line, or the header alone)"
-        )
+        none = " (an event of 0 hits is one empty line, or the header alone)" if form == CSV else ""
+        raise UnreadableEvent(f"{path} is empty, 0 bytes; write it again{none}")
     tensors = _parsed(path, data, form, workload or default_workload())
     if newline and form == CSV and not ends_with_newline(data):
         raise UnreadableEvent(

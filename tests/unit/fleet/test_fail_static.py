@@ -25,9 +25,19 @@ from exatrkx_hpc.fleet import status
 from exatrkx_hpc.fleet.endpoint import read_endpoint
 from exatrkx_hpc.fleet.events import BalancerReloaded, BalancerWarned, NotApplied, NotObserved, SchedulerSilent
 from exatrkx_hpc.fleet.members.reconcile import Member
-from exatrkx_hpc.fleet.members.record import read_records
+from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
 from exatrkx_hpc.fleet.monitor import Monitor
 from exatrkx_hpc.launch.run_dir import RunDir
+
+
+class Prober:
+    """Asks as fleet/status.py does, where each test says what the servers answer."""
+
+    def __call__(self, records: Iterable[ServerRecord], timeout: float) -> dict[str, bool]:
+        return status.probe(records, timeout)
+
+    def close(self) -> None:
+        pass
 
 
 class Farm:
@@ -43,6 +53,7 @@ class Farm:
         monkeypatch.setattr(
             status, "probe", lambda records, timeout: {one.server: one.server in self.answers for one in records}
         )
+        monkeypatch.setattr(monitor_module, "Prober", Prober)
         self.news: list[News] = []
         self.balancer = RecordingBalancer(folder, free_listen())
         self.monitor = Monitor(

@@ -58,7 +58,7 @@ BAD[4, 2] = 1e39
 @pytest.mark.parametrize(
     ("name", "data", "fault"),
     [
-        ("a.npy", b"", "is not a complete numpy file"),
+        ("a.npy", b"", "is empty, 0 bytes; write it again"),
         ("a.npy", b"1,2,3\n", "is not a complete numpy file"),
         ("a.npy", npy(HITS)[:40], "is not a complete numpy file"),
         ("a.npy", npy(HITS)[:-1], "is truncated: "),

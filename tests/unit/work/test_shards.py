@@ -447,7 +447,7 @@ def test_a_shard_that_has_not_counted_is_taken_for_an_average_one():
 def test_what_cannot_work_is_one_line(words, code, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    default = () if "-s" in words else ("-s", "head:9191")
+    default = () if "-s" in words else ("-s", "192.0.2.1:9191")
     refused = CliRunner().invoke(app, ["run-clients", *default, *words]).exception
     assert isinstance(refused, ExatrkxError) and refused.exit_code == code
     assert says in str(refused) and "\n" not in str(refused)

@@ -112,7 +112,7 @@ def test_events_of_every_format_have_the_same_tensors(tmp_path: Path, form: str)
         ("x,y,id\n1,a,3\n", ":2: 'a' is not a number; the column y is float32"),
         ("x,y,id\n1,nan,3\n", "row 0 of points is not finite"),
         (f"x,y,id\n1,2,{2**63}\n", "which does not fit into int64"),
-        ("", ":1: has no column x .it has: nothing."),
+        ("", " is empty, 0 bytes; write it again"),
     ],
 )
 def test_a_table_that_is_no_event_is_told_with_its_place(tmp_path: Path, text: str, says: str) -> None:
