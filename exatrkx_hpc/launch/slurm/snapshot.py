@@ -205,8 +205,9 @@ class SlurmJobs:
                 self._snapshot = None
         if self._snapshot is None or self._clock() - self._snapshot.taken > self._enough(self._snapshot):
             if self._thread is None:
-                self._thread = threading.Thread(target=self._renew, name="slurm", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._renew, name="slurm", daemon=True)
+                thread.start()  # RuntimeError if there is no thread now; the next call tries again
+                self._thread = thread
             self._wait(None if self._snapshot is None else self._patience)
         if self._error is not None:
             error, self._error = self._error, None

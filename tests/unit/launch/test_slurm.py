@@ -335,6 +335,19 @@ def test_a_slow_slurm_does_not_hold_the_caller_up(cluster: Cluster, clock: Clock
     until(lambda: jobs.info("4242").state is JobState.RUNNING, what="RUNNING")
 
 
+def test_a_machine_without_a_free_thread_is_asked_again(cluster: Cluster, clock: Clock, monkeypatch):
+    jobs = SlurmJobs(ask, max_age=5, clock=clock)
+
+    def none(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none)
+        with pytest.raises(RuntimeError, match="new thread"):
+            jobs.info("4242")
+    assert jobs.info("4242").state is JobState.RUNNING
+
+
 @pytest.fixture
 def late(cluster: Cluster, clock: Clock) -> SlurmJobs:
     """Slurm's second answer is under way, of what was before; the third will be of what is now.
