@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,7 @@ from exatrkx_hpc.cli.options import (
 from exatrkx_hpc.cli.wide_command import refuse_mixtures, submit
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.config.values import LabelFormat, Mode
+from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.measure import metrics as measure
 from exatrkx_hpc.measure.counters import Snapshot
 from exatrkx_hpc.measure.events import ServerLeftOut
@@ -198,36 +200,47 @@ def run_clients(
     _run(settings, partial(do, farm=found.farm), quiet=quiet, as_json=as_json)
 
 
-def _endpoint(
-    farm: Farm, server: str | None, job: str | None, tell: Tell, *, given: CredentialFiles
-) -> tuple[str, str, CredentialFiles]:
-    """Return the endpoint that the flags mean, whose it is, and the files with the credentials for it.
+@dataclass(frozen=True, kw_only=True)
+class _Endpoint:
+    """The endpoint that the flags mean, whose it is, the files with its credentials, and where its servers are told of.
 
-    The first two are '' for mode direct. Waits for a new monitor.
+    Address and owner are '' for mode direct.
     """
+
+    address: str = ""
+    identity: str = ""
+    files: CredentialFiles
+    reports: Path | None = None
+
+
+def _endpoint(farm: Farm, server: str | None, job: str | None, tell: Tell, *, given: CredentialFiles) -> _Endpoint:
+    """Return the endpoint that the flags mean. Waits for a new monitor."""
     flags = [flag for flag, value in (("--server", server), ("--job", job)) if value]
     if farm.clients.mode == "direct":
         if flags:
             raise ConfigError(f"{flags[0]} and mode direct are mutually exclusive; omit one of them")
-        return "", "", given
+        return _Endpoint(files=given)
     if len(flags) > 1:
         raise ConfigError("--server and --job are mutually exclusive; omit one of them")
     if server:
         files = story.endpoint_files(farm, server, given=given)
         if files.certificate is None:  # a port with TLS answers no plain question
             require_grpc(server, meant=story.addresses_of(farm))
-        return server, "", files
+        return _Endpoint(address=server, files=files)
     record = story.endpoint_record(farm, job, wait=farm.clients.wait, tell=tell)
-    return record.grpc, record.identity, story.endpoint_files(farm, record, given=given)
+    files = story.endpoint_files(farm, record, given=given)
+    reports = FarmDir.of(farm).job(record.job).reports
+    return _Endpoint(address=record.grpc, identity=record.identity, files=files, reports=reports)
 
 
-def _settings(farm: Farm, endpoint: tuple[str, str, CredentialFiles], events: Path, out: Path) -> Settings:
+def _settings(farm: Farm, endpoint: _Endpoint, events: Path, out: Path) -> Settings:
     clients = farm.clients
     return Settings(
-        server=endpoint[0],
-        identity=endpoint[1],
-        token_file=endpoint[2].token,
-        certificate=endpoint[2].certificate,
+        server=endpoint.address,
+        identity=endpoint.identity,
+        token_file=endpoint.files.token,
+        certificate=endpoint.files.certificate,
+        reports=endpoint.reports,
         events=events,
         out=out,
         workers=clients.workers,

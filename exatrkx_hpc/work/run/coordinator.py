@@ -19,6 +19,7 @@ from exatrkx_hpc.work.results.outcome import Answered, Failed, Result, Retried, 
 from exatrkx_hpc.work.results.parts import Part
 from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.faults import DEATHS_OF_ONE_EVENT, Faults
+from exatrkx_hpc.work.run.member_log import MemberLog
 from exatrkx_hpc.work.run.progress import ShowProgress
 from exatrkx_hpc.work.run.report import Report
 from exatrkx_hpc.work.run.silence import Listener
@@ -52,6 +53,7 @@ class Coordinator:
         spare: float = 60.0,
         grace: float = GRACE,
         tell: Tell = untold,
+        member_log: MemberLog | None = None,
         is_ready: Callable[[], Awaitable[bool]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -59,8 +61,8 @@ class Coordinator:
 
         A worker that has events but is silent for `longest_silence` seconds is killed; by default this is `spare`
         seconds more than eight requests may take, because a worker reports each failed request, and in mode direct
-        `LONGEST_DIRECT`. `grace` is the time for a worker to end, in seconds. `is_ready` asks the endpoint whether it
-        is ready (default: asks its models).
+        `LONGEST_DIRECT`. `grace` is the time for a worker to end, in seconds. `member_log` reports the servers'
+        failures. `is_ready` asks the endpoint whether it is ready (default: asks its models).
         """
         self._task = task
         self._accounts = accounts
@@ -83,6 +85,7 @@ class Coordinator:
         self._again: set[str] = set()
         self._is_ready = is_ready or self._ask_models
         self._tell = tell
+        self._member_log = member_log or MemberLog(None)
         self._listener = Listener(server=task.server, patience=task.patience, tell=tell, clock=clock)
         self._workers = [WorkerProcess(grace=grace) for _ in range(workers)]
         self._show = show
@@ -161,6 +164,7 @@ class Coordinator:
         while True:
             await asyncio.sleep(COMMIT)
             self._note(self._accounts.commit)
+            self._member_log.write()
             if self._listener.look() is not None:
                 self._show_tally()
 
@@ -248,6 +252,7 @@ class Coordinator:
         self._faults.answered()
         self._listener.answered()
         self._judge.answered(result.name, result.member)
+        self._member_log.answered(result.member)
         self._was_alone(worker.outstanding[result.name])
         self._forget(result.name)
         if result.result_size is None:
@@ -293,6 +298,7 @@ class Coordinator:
             self._listener.answered()
         else:
             self._listener.failed(delivery.reason)
+        self._member_log.failed(delivery.member, cause)
         case = self._case(event.name)
         verdict = self._judge.failed(case, cause, delivery.member, alone=alone, now=self._clock())
         if (strike := verdict.strike) is not None:

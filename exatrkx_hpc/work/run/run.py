@@ -39,6 +39,7 @@ from exatrkx_hpc.work.results.parts import EVENTS, require_parts
 from exatrkx_hpc.work.results.shards import WHOLE, Shard, read_sharding
 from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.coordinator import Coordinator
+from exatrkx_hpc.work.run.member_log import MemberLog
 from exatrkx_hpc.work.run.model_watch import ModelWatch
 from exatrkx_hpc.work.run.progress import ShowProgress
 from exatrkx_hpc.work.run.report import Report
@@ -64,7 +65,8 @@ class Settings:
     """Settings of a run; raises ConfigError for a value that cannot work.
 
     `token_file` and `certificate` are the files with the farm's token and the certificate of an endpoint with TLS. The
-    workers, also those on other nodes, get the paths and read the files themselves.
+    workers, also those on other nodes, get the paths and read the files themselves. `reports` is the folder from which
+    the farm's monitor learns how the servers answered this run; None: it does not.
 
     `server` is `host:port`; `identity` is whose endpoint it should be (endpoint.json has it), empty for any. `events`
     is the folder of events: `*.csv`, `*.npy`, `*.npz`, or `*.parquet`, whose column `event_column` names the event of
@@ -116,6 +118,7 @@ class Settings:
     identity: str = ""
     token_file: Path | None = None
     certificate: Path | None = None
+    reports: Path | None = None
 
     def __post_init__(self) -> None:
         self.kind.models(self.mode)  # raises ConfigError for an unknown mode
@@ -260,7 +263,8 @@ def _run_clients(
     first = {"ignore_first": settings.ignore_first}
     accounts = Accounts(ledger, results, settings.events, server=source_of(settings), version=version, **first)
     accounts.accept_model_change = settings.accept_model_change
-    run = Coordinator(task, accounts, workers=settings.workers, show=progress, tell=tell)
+    log = MemberLog(settings.reports)
+    run = Coordinator(task, accounts, workers=settings.workers, show=progress, tell=tell, member_log=log)
     idle = accounts.complete
     if idle:
         progress(accounts.tally(in_flight=0))

@@ -1,0 +1,52 @@
+"""What a run reports of the servers, so that the monitor can judge them by their answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exatrkx_hpc.base.member_reports import MemberCounts, MemberReports
+from exatrkx_hpc.work.inference.retry import Cause
+from exatrkx_hpc.work.run.member_log import MemberLog
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_monitor_reads_what_a_run_saw(tmp_path: Path) -> None:
+    clock, folder = Clock(), tmp_path / "reports"
+    log = MemberLog(folder, clock=clock)
+    log.answered("10.0.0.1:8001")
+    for cause in (Cause.TORN, Cause.FAULT, Cause.REFUSED, Cause.DEADLINE):
+        log.failed("10.0.0.2:8001", cause)
+    log.failed("", Cause.TORN)
+    log.write()
+    assert MemberReports(folder).totals() == {
+        "10.0.0.1:8001": MemberCounts(answers=1),
+        "10.0.0.2:8001": MemberCounts(failures=3, timeouts=1),
+    }
+    log.answered("10.0.0.1:8001")
+    log.write()
+    assert MemberReports(folder).totals()["10.0.0.1:8001"].answers == 1, "the last report is too young"
+    clock.now += 10
+    log.write()
+    assert MemberReports(folder).totals()["10.0.0.1:8001"].answers == 2
+
+
+def test_two_runs_do_not_share_a_report(tmp_path: Path) -> None:
+    for _ in range(2):
+        log = MemberLog(tmp_path / "reports")
+        log.answered("10.0.0.1:8001")
+        log.write()
+    assert MemberReports(tmp_path / "reports").totals() == {"10.0.0.1:8001": MemberCounts(answers=2)}
+
+
+def test_a_report_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
+    log = MemberLog(tmp_path / "no" / "such" / "reports")
+    log.answered("10.0.0.1:8001")
+    log.write()
+    MemberLog(None).write()
+    assert list(tmp_path.iterdir()) == []
