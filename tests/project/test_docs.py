@@ -94,7 +94,8 @@ def test_what_the_page_names_exists(path: Path) -> None:
     sections = {key.partition(".")[0] for key in keys if "." in key}
     for span in CODE_SPAN.findall(prose):
         named = re.match(r"([a-z]+)\.[a-z_]+(?= =|$)", span)
-        if named and named[1] in sections and named[0] not in keys and not named[0].endswith((".sh", ".lock", ".log", ".lease")):
+        is_file = named is not None and named[0].endswith((".sh", ".lock", ".log", ".lease"))
+        if named and named[1] in sections and named[0] not in keys and not is_file:
             faults.append(f"{named[0]} is no configuration key")
     assert not faults, f"{ids(path)}: {faults}"
 

@@ -22,6 +22,8 @@ from runs import make_events
 from tritonclient.utils import InferenceServerException
 
 from exatrkx_hpc import farm
+from exatrkx_hpc.base.credentials import read_secret
+from exatrkx_hpc.base.process import run
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.work.run.run import Settings
 
@@ -39,6 +41,7 @@ class Target:
     grpc: str
     http: str
     servers: tuple[str, ...]
+    token_file: Path
 
     @contextlib.contextmanager
     def connection(self, address: str) -> Iterator[socket.socket]:
@@ -58,6 +61,7 @@ def site(tmp_path_factory) -> Iterator[tuple[Target, Path]]:
         "server.model_repository": str(root / "models"),
         "server.drain": 0,
         "job.nodes": 2,
+        "balancer.access": "token",
         "balancer.grpc_port": 0,
         "balancer.http_port": 0,
         "monitor.prometheus": False,
@@ -66,7 +70,9 @@ def site(tmp_path_factory) -> Iterator[tuple[Target, Path]]:
     with farm.running(resolve(flags=values).farm, wait=120) as (job, watch):
         record = farm.endpoint_record(job.farm)
         servers = tuple(member.grpc for member in watch.view.ready)
-        yield Target(grpc=record.grpc, http=record.http, servers=servers), root
+        token = farm.endpoint_files(job.farm, record).token
+        assert token is not None
+        yield Target(grpc=record.grpc, http=record.http, servers=servers, token_file=token), root
 
 
 def random_bytes(target: Target) -> None:
@@ -114,6 +120,7 @@ def silent(target: Target) -> None:
 
 def wrong_tensors(target: Target) -> None:
     """Each is refused as this request's fault."""
+    headers = {"authorization": f"Bearer {read_secret(target.token_file)}"}
     with triton_grpc.InferenceServerClient(target.grpc) as client:
         for name, dtype, shape in (
             ("FEATURES", "FP64", (4, 3)),
@@ -124,10 +131,63 @@ def wrong_tensors(target: Target) -> None:
             tensor = triton_grpc.InferInput(name, shape, dtype)
             tensor.set_data_from_numpy(np.zeros(shape, dtype=np.float64 if dtype == "FP64" else np.float32))
             with pytest.raises(InferenceServerException) as refused:
-                client.infer("exatrkx", [tensor], client_timeout=10)
-            assert refused.value.status() in ("StatusCode.INVALID_ARGUMENT", "StatusCode.UNAUTHENTICATED")
+                client.infer("exatrkx", [tensor], client_timeout=10, headers=headers)
+            assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
         with pytest.raises(InferenceServerException):
-            client.get_model_metadata("no-such-model", client_timeout=10)
+            client.get_model_metadata("no-such-model", client_timeout=10, headers=headers)
+
+
+def without_token(target: Target) -> None:
+    """No token, and a wrong one: refused before a server hears of it."""
+    for headers in ({}, {"authorization": "Bearer " + "0" * 64}):
+        with triton_grpc.InferenceServerClient(target.grpc) as client, pytest.raises(InferenceServerException) as no:
+            client.infer("exatrkx", [_event()], client_timeout=10, headers=headers)
+        assert no.value.status() == "StatusCode.UNAUTHENTICATED"
+        answer = requests.post(f"http://{target.http}/v2/models/exatrkx/infer", headers=headers, json={}, timeout=5)
+        assert answer.status_code == 401
+
+
+def beside_the_balancer(target: Target) -> None:
+    """A server takes no inference and no change from anyone but the balancer."""
+    for server in target.servers:
+        with triton_grpc.InferenceServerClient(server) as client:
+            for call in (
+                lambda one: one.infer("exatrkx", [_event()], client_timeout=10),
+                lambda one: one.unload_model("exatrkx", client_timeout=10),
+                lambda one: one.register_system_shared_memory("stolen", "/exatrkx", 64, client_timeout=10),
+                lambda one: one.update_log_settings({"log_verbose_level": 9}, client_timeout=10),
+            ):
+                with pytest.raises(InferenceServerException):
+                    call(client)
+
+
+def changes_through_the_balancer(target: Target) -> None:
+    """Even with the token, nobody unloads a model, reads memory or changes the logs."""
+    headers = {"authorization": f"Bearer {read_secret(target.token_file)}"}
+    with triton_grpc.InferenceServerClient(target.grpc) as client:
+        for call in (
+            lambda: client.unload_model("exatrkx", headers=headers, client_timeout=10),
+            lambda: client.register_system_shared_memory("stolen", "/exatrkx", 64, headers=headers, client_timeout=10),
+            lambda: client.update_log_settings({"log_verbose_level": 9}, headers=headers, client_timeout=10),
+        ):
+            with pytest.raises(InferenceServerException) as refused:
+                call()
+            assert refused.value.status() == "StatusCode.PERMISSION_DENIED"
+
+
+def another_user(target: Target) -> None:
+    """Another user of the machine reads neither the token nor the events in Triton's memory."""
+    if os.getuid() != 0:
+        return
+    for path in (target.token_file, *Path("/dev/shm").glob("exatrkx_*_127.0.17.*")):
+        done = run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "cat", str(path)], timeout=10)
+        assert done.returncode and not done.stdout, path
+
+
+def _event() -> triton_grpc.InferInput:
+    tensor = triton_grpc.InferInput("FEATURES", (4, 3), "FP32")
+    tensor.set_data_from_numpy(np.zeros((4, 3), dtype=np.float32))
+    return tensor
 
 
 HOSTILE: tuple[Callable[[Target], None], ...] = (
@@ -137,6 +197,10 @@ HOSTILE: tuple[Callable[[Target], None], ...] = (
     half_open,
     silent,
     wrong_tensors,
+    without_token,
+    beside_the_balancer,
+    changes_through_the_balancer,
+    another_user,
 )
 
 
@@ -144,7 +208,13 @@ HOSTILE: tuple[Callable[[Target], None], ...] = (
 def test_a_stranger_costs_no_event(site, tmp_path, acts):
     target, root = site
     settings = Settings(
-        server=target.grpc, events=root / "events", out=tmp_path / "out", workers=2, in_flight=4, request_timeout=20
+        server=target.grpc,
+        events=root / "events",
+        out=tmp_path / "out",
+        workers=2,
+        in_flight=4,
+        request_timeout=20,
+        token_file=target.token_file,
     )
     reports, stop = [], Event()
 
@@ -161,7 +231,8 @@ def test_a_stranger_costs_no_event(site, tmp_path, acts):
     finally:
         thread.join(120)
     assert [(report.done, report.failures) for report in reports] == [(EVENTS, 0)]
-    assert requests.get(f"http://{target.http}/v2/health/ready", timeout=5).ok
+    headers = {"authorization": f"Bearer {read_secret(target.token_file)}"}
+    assert requests.get(f"http://{target.http}/v2/health/ready", headers=headers, timeout=5).ok
     for server in target.servers:
         with contextlib.closing(grpc.insecure_channel(server)) as channel:
             grpc.channel_ready_future(channel).result(timeout=5)
