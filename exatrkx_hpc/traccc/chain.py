@@ -47,8 +47,8 @@ class Chain:
     def find_tracks(self, cells: Cells) -> Tracks:
         """Return the tracks of an event; the order of the cells does not change them.
 
-        Raises UnknownModule, which names a geometry ID that the detector does not have, and BadTensor for impossible
-        cells (see `cluster_cells`); both are ValueErrors.
+        Raises BadTensor, a ValueError, for impossible cells (see `cluster_cells`): UnknownModule names a geometry ID
+        that the detector does not have.
         """
         self.seconds = {}
         started = time.perf_counter()

@@ -42,8 +42,9 @@ class Measurements:
 def cluster_cells(cells: Cells, detector: Detector) -> Measurements:
     """Return the measurements of an event.
 
-    Raises UnknownModule, which names the first unknown geometry ID, and BadTensor for a channel that the module does
-    not have, for a cell that occurs twice, and for a value that is not a finite number of 0 or more.
+    Raises BadTensor for impossible cells: UnknownModule, which names the first unknown geometry ID, or an error for a
+    channel that the module does not have, for a cell that occurs twice, and for a value that is not a finite number of
+    0 or more.
     """
     module = detector.numbers(cells.geometry_ids)
     _check(cells, detector.bins[module])

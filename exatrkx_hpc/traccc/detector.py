@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from exatrkx_hpc.traccc.cells import Float64, Int64
+from exatrkx_hpc.tracking.tensors import BadTensor
 
 _FOLDER = Path(__file__).parent
 MODULES_FILE = _FOLDER / "generic_modules.json"
@@ -29,8 +30,8 @@ DIGITIZATION_FILE = _FOLDER / "generic_digitization.json"
 _VOLUME, _LAYER, _MODULE = 56, 36, 8
 
 
-class UnknownModule(ValueError):
-    """An ID that no module of the detector has; the message names it."""
+class UnknownModule(BadTensor):
+    """An ID, or a number, that no module of the detector has; the message names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
