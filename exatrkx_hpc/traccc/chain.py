@@ -69,7 +69,8 @@ class Chain:
         self._put(measured, context, board)
         done("measurements")
         for stage, algorithm in self._algorithms.items():
-            algorithm.execute(context)
+            if algorithm.execute(context) != examples.ProcessCode.SUCCESS:
+                raise RuntimeError(f"ACTS could not finish the stage {stage!r} of this event; see the server's log")
             done(stage)
         tracks = self._read(self._tracks(board), measured)
         done("tracks")

@@ -113,7 +113,8 @@ def _components(key: Int64, steps: Int64) -> Int64:
     _, first, label = np.unique(label, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
-    return rank[label.reshape(-1)]
+    cluster: Int64 = rank[label.reshape(-1)]
+    return cluster
 
 
 def _shape(channels: Int64, values: Float32, cluster: Int64, count: int) -> tuple[Float64, Int64]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from exatrkx_hpc.traccc.cells import Float64
-from exatrkx_hpc.traccc.scoring.matching import Matches, match_tracks
+from exatrkx_hpc.traccc.cells import Float64, Int64
+from exatrkx_hpc.traccc.scoring.matching import Bools, Matches, match_tracks
 from exatrkx_hpc.traccc.simulation.truth import Passages, Truth
 from exatrkx_hpc.traccc.tracks import Tracks
 
@@ -108,7 +108,7 @@ def total(scores: Iterable[Score]) -> Score:
     )
 
 
-def _residuals(tracks: Tracks, truth: Truth, matches: Matches, counts: np.ndarray) -> tuple[Float64, Float64]:
+def _residuals(tracks: Tracks, truth: Truth, matches: Matches, counts: Bools) -> tuple[Float64, Float64]:
     """Return residuals and pulls `[R, 5]` of the best track of each particle that counts."""
     best = matches.matched & ~matches.duplicate
     best &= counts[matches.owner] if len(counts) else False
@@ -125,7 +125,7 @@ def _residuals(tracks: Tracks, truth: Truth, matches: Matches, counts: np.ndarra
     return apart[good], apart[good] / np.sqrt(variance[good])
 
 
-def _passage(passages: Passages, measurement: np.ndarray, particle: np.ndarray) -> np.ndarray:
+def _passage(passages: Passages, measurement: Int64, particle: Int64) -> Int64:
     """Return the number of the passage of each particle that made the measurement, or -1 if it made none."""
     span = int(passages.particle.max(initial=0)) + 1
     keys = passages.measurement * span + passages.particle

@@ -193,8 +193,9 @@ class _Simulator:
 def _source(acts: Acts, fill: Callable[[], Any]) -> Any:  # noqa: ANN401 - an algorithm of ACTS
     """Return the algorithm that gives the particles; its class can exist only once pyacts is imported."""
     examples = acts.examples
+    algorithm: Any = examples.IAlgorithm
 
-    class Source(examples.IAlgorithm):  # type: ignore[misc]
+    class Source(algorithm):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__("source", acts.quiet)
             self.put = examples.WriteDataHandle(self, examples.SimParticleContainer, "particles")
@@ -254,7 +255,8 @@ def _cells(rows: _Rows, passages: Passages) -> Cells:
     """Return the cells; charges of several particles in one cell are added, as a sensor does."""
     positions = _columns(rows, ("geometry_id", "measurement_id", "channel0", "channel1")).astype(np.int64)
     positions, number = np.unique(positions, axis=0, return_inverse=True)
-    value: Float64 = np.bincount(number.reshape(-1), rows["value"], len(positions))
+    value: Float64 = np.zeros(len(positions))
+    np.add.at(value, number.reshape(-1), rows["value"])
     measured = positions[:, 1]
     count = np.bincount(passages.measurement, minlength=1 + measured.max(initial=0))
     time = np.bincount(passages.measurement, passages.time, len(count)) / np.maximum(count, 1)
