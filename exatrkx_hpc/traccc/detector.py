@@ -52,6 +52,11 @@ class Detector:
     field: float
     seeding_volumes: tuple[int, ...]
 
+    @property
+    def volumes(self) -> tuple[int, ...]:
+        """The volumes of the detector, in ascending order."""
+        return tuple(np.unique(self.ids >> _VOLUME).tolist())
+
     def numbers(self, geometry_ids: Int64) -> Int64:
         """Return the number of each module, 0 to K - 1. Raises UnknownModule, which names the first unknown ID."""
         number = np.searchsorted(self.ids, geometry_ids)

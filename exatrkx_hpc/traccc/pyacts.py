@@ -32,7 +32,8 @@ class Acts:
     def __init__(self, detector: Detector) -> None:
         self.acts = importlib.import_module("acts")
         self.examples = importlib.import_module("acts.examples")
-        self.quiet = self.acts.logging.ERROR
+        # Not even ERROR: ACTS writes two such lines for each seed that leads nowhere.
+        self.quiet = self.acts.logging.FATAL
         config = self.examples.GenericDetector.Config()
         config.logLevel = config.surfaceLogLevel = config.layerLogLevel = config.volumeLogLevel = self.quiet
         self.detector = self.examples.GenericDetector(config)
