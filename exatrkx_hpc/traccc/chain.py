@@ -19,7 +19,7 @@ from exatrkx_hpc.traccc.pyacts import NANOSECOND, Acts
 from exatrkx_hpc.traccc.tracks import Tracks, no_tracks
 
 MIN_MEASUREMENTS = 3
-#: A search ends at the third pixel layer, or strip layer, without a measurement. Without an end, it takes a fifth longer.
+#: A search ends at the third pixel or strip layer without a measurement; otherwise it takes a fifth longer.
 MAX_HOLES = 2
 #: A covariance above it becomes 0, as in the public service.
 MAX_COVARIANCE = 1e8
