@@ -156,7 +156,8 @@ class Chain:
                 ],
                 maxPixelHoles=MAX_HOLES,
                 maxStripHoles=MAX_HOLES,
-                trackSelectorCfg=acts.TrackSelector.Config(minMeasurements=MIN_MEASUREMENTS),
+                # The three measurements of a seed that nothing confirms are a fake in nine of ten cases.
+                trackSelectorCfg=acts.TrackSelector.Config(minMeasurements=MIN_MEASUREMENTS + 1),
             ),
             "ambiguities": examples.GreedyAmbiguityResolutionAlgorithm(
                 level=level,
