@@ -7,13 +7,13 @@ from pathlib import Path
 from exatrkx_hpc.base.assets import package_parent
 from exatrkx_hpc.base.files import write_whole
 
-_PARTS = ("exatrkx_hpc/__init__.py", "exatrkx_hpc/tracking")
-#: Python code, and GPU code, which is compiled on the node.
-_KINDS = (".py", ".cu")
+_PARTS = ("exatrkx_hpc/__init__.py", "exatrkx_hpc/tracking", "exatrkx_hpc/traccc")
+#: Python code, GPU code, which is compiled on the node, and the description of traccc's detector.
+_KINDS = (".py", ".cu", ".json")
 
 
 def write_payload(folder: Path) -> None:
-    """Copy `exatrkx_hpc.tracking`, which imports no other part of the package, into `folder`; safe to repeat.
+    """Copy `tracking` and `traccc`, which import no other part of the package, into `folder`; safe to repeat.
 
     `folder` is the PYTHONPATH of a server; a container mounts it.
     """

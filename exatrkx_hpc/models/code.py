@@ -12,6 +12,8 @@ from pathlib import Path
 from exatrkx_hpc.models.repository import Model
 
 _SERVING = "exatrkx_hpc.tracking.serving"
+#: Where the stage classes of this package are.
+_OUR_STAGES = (_SERVING, "exatrkx_hpc.traccc.serving")
 #: The parameters of config.pbtxt that each stage of this package reads, by the class that its model.py imports.
 READS = {
     "FrnnStage": ("radius", "max_neighbours", "edge_order"),
@@ -48,7 +50,7 @@ def stage_of(model: Model) -> str:
     """Return the stage class of this package that a model's served code imports, such as `FrnnStage`, or ''."""
     for path in _served_code(model):
         for node in ast.walk(_parsed(path)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_SERVING):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_OUR_STAGES):
                 return next((alias.name for alias in node.names if alias.name.endswith("Stage")), "")
     return ""
 

@@ -35,11 +35,14 @@ TEMPLATE = "exatrkx_hpc.work.workloads.echo"
 INNER_LAYERS = {
     "work": ({""}, {"workloads"}, {"events"}, {"results"}, {"inference", "ledger"}, {"run"}, {"map", "nodes"}),
     "tracking": ({""}, {"simulation"}, {"scoring"}, {"training"}),
+    "traccc": ({""}, {"simulation"}, {"scoring"}),
 }
-#: `tracking` stands beside the layers: these may import it, and it imports nothing of the rest.
+#: `tracking` and `traccc` run inside Triton. They stand beside the layers: these may import them, and they import
+#: nothing of the rest; only `traccc` may use what of `tracking` travels to the nodes, such as the base of a stage.
+ON_NODES = {"tracking", "traccc"}
 KNOW_TRACKING = {"farm", "demo", "cli", "models", "scores"}
-#: What `tracking` may need: it also runs inside Triton, on Python 3.10.
-#: `acts` is optional: its one module imports it where it simulates.
+#: What they may need: they also run inside Triton, on Python 3.10.
+#: `acts` is optional: it is imported where it simulates or finds tracks.
 FOR_TRACKING = {"acts", "numpy", "scipy", "torch", "triton_python_backend_utils"}
 STARTS_PROGRAMS = {
     *("create_subprocess_exec", "create_subprocess_shell", "subprocess_exec", "subprocess_shell"),
@@ -80,13 +83,13 @@ def allowed(source: str, target: str) -> bool:
     if here == there:
         layers = INNER_LAYERS.get(here)
         return layers is None or inner == other or layer(other, layers) < layer(inner, layers)
-    if there == "tracking":
-        return here in KNOW_TRACKING
-    return here != "tracking" and layer(there, LAYERS) < layer(here, LAYERS)
+    if there in ON_NODES:
+        return here in KNOW_TRACKING or (here, there, other) == ("traccc", "tracking", "")
+    return here not in ON_NODES and layer(there, LAYERS) < layer(here, LAYERS)
 
 
 def test_every_folder_has_its_layer():
-    assert {folders(name)[0] for name in NAMES} == set().union(*LAYERS, {"tracking"}), "a new folder needs a layer"
+    assert {folders(name)[0] for name in NAMES} == set().union(*LAYERS, ON_NODES), "a new folder needs a layer"
     for name, layers in INNER_LAYERS.items():
         inner = {within for folder, within in map(folders, NAMES) if folder == name}
         assert inner - {""} == set().union(*layers) - {""}, f"a new folder in {name} needs a layer"
@@ -105,6 +108,11 @@ def test_an_arrow_that_runs_up_would_be_found():
     assert not allowed("exatrkx_hpc.tracking.frnn", "exatrkx_hpc.base.errors")
     assert not allowed("exatrkx_hpc.tracking.frnn", "exatrkx_hpc.tracking.simulation.synthetic")
     assert not allowed("exatrkx_hpc.work.inference.client", "exatrkx_hpc.tracking.frnn")
+    assert not allowed("exatrkx_hpc.tracking.frnn", "exatrkx_hpc.traccc.cells")
+    assert not allowed("exatrkx_hpc.traccc.cells", "exatrkx_hpc.base.errors")
+    assert not allowed("exatrkx_hpc.traccc.cells", "exatrkx_hpc.traccc.simulation.truth")
+    assert not allowed("exatrkx_hpc.traccc.simulation.truth", "exatrkx_hpc.tracking.simulation.synthetic")
+    assert allowed("exatrkx_hpc.traccc.clusters", "exatrkx_hpc.tracking.tensors")
     assert not allowed("exatrkx_hpc.work.results.layout", "exatrkx_hpc.work.ledger.ledger")
     assert not allowed("exatrkx_hpc.work.inference.client", "exatrkx_hpc.work.ledger.ledger")
     assert allowed("exatrkx_hpc.fleet.monitor", "exatrkx_hpc.launch.scheduler")
@@ -135,7 +143,7 @@ def test_no_imports_run_in_a_circle():
     graphlib.TopologicalSorter({name: ours(name) - {name} for name in NAMES}).prepare()
 
 
-@pytest.mark.parametrize("module", [name for name in NAMES if folders(name)[0] == "tracking"])
+@pytest.mark.parametrize("module", [name for name in NAMES if folders(name)[0] in ON_NODES])
 def test_tracking_needs_numpy_scipy_and_torch_alone(module: str):
     others = {target.partition(".")[0] for target in ARROWS[module]} - sys.stdlib_module_names - {"exatrkx_hpc"}
     assert others <= FOR_TRACKING
@@ -188,15 +196,16 @@ def test_importing_everything_starts_nothing():
 def test_what_travels_to_the_nodes_imports_nothing_else(tmp_path: Path):
     write_payload(tmp_path)
     write_payload(tmp_path)
-    parts = [name for name in NAMES if folders(name) == ("tracking", "")]
+    parts = [name for name in NAMES if folders(name) in {(folder, "") for folder in ON_NODES}]
     seen = import_alone(*parts, PYTHONPATH=str(tmp_path))
     assert not {"pydantic", "typer", "rich", "tritonclient", "grpc", "jinja2", "requests"} & set(seen["modules"])
-    code = "import exatrkx_hpc.tracking as t; print(t.__file__)"
+    code = "from exatrkx_hpc.traccc import detector; detector.generic_detector(); print(detector.__file__)"
     done = run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=Path("/"))
-    assert done.stdout.strip() == str(tmp_path / "exatrkx_hpc" / "tracking" / "__init__.py")
-    inside = [path for path in (tmp_path / "exatrkx_hpc" / "tracking").iterdir() if path.name != "__pycache__"]
-    assert not any(path.is_dir() for path in inside), "simulation, training and scoring stay at home"
+    assert done.stdout.strip() == str(tmp_path / "exatrkx_hpc" / "traccc" / "detector.py")
+    for folder in ON_NODES:
+        inside = [path for path in (tmp_path / "exatrkx_hpc" / folder).iterdir() if path.name != "__pycache__"]
+        assert not any(path.is_dir() for path in inside), "simulation, training and scoring stay at home"
     assert sorted(path.name for path in (tmp_path / "exatrkx_hpc").iterdir() if path.name != "__pycache__") == [
         "__init__.py",
-        "tracking",
+        *sorted(ON_NODES),
     ]

@@ -1,0 +1,1 @@
+"""Quality of the tracks, measured against the truth."""
