@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -87,6 +88,7 @@ class Monitor:
         self._updated = 0.0
         self._published: tuple[object, ...] | None = None
         self._pointed = False
+        self._reported = False
         self._down = False
         self._beaten = 0.0
         self._troubles: dict[str, str] = {}
@@ -161,7 +163,9 @@ class Monitor:
         before = self._view
         now = self._look(before.members)
         self._apply(now)
-        self._report(before, now)
+        # An adopted endpoint has servers from the start; people are told of them like of new ones.
+        self._report(before if self._reported else replace(before, members=()), now)
+        self._reported = True
         # Set the view last: when a caller sees a ready member, the endpoint already includes that member.
         self._view = now
         self._refuse_lost(now)

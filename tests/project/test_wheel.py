@@ -100,7 +100,7 @@ def test_help_is_there_for_every_command(call):
 def test_config_show_names_every_source(call):
     done = call("config", "show", "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["balancer.host"] == {"value": "0.0.0.0", "source": "profile generic"}
+    assert json.loads(done.stdout)["balancer.host"] == {"value": "internal", "source": "profile generic"}
 
 
 @pytest.mark.parametrize("site", ["generic", "perlmutter"])

@@ -103,6 +103,9 @@ _NOT_NOW: Final = _any_of(
 # NOT_FOUND, but "is not found": a wrong name, or a server that has not loaded the model yet.
 _UNLOADING: Final = "no available versions"
 
+# A server of a farm with a token takes calls from its balancer alone.
+_RESTRICTED: Final = "protocol is restricted"
+
 # INTERNAL and UNKNOWN mean a fault of the model, unless the transport broke, or the server is sick.
 _BROKEN_STREAM: Final = _any_of(
     "RST_STREAM", "GOAWAY", "Stream removed", "Connection reset", "Broken pipe", "Socket closed"
@@ -165,6 +168,8 @@ _BY_STATUS: Final = {
 
 
 def _unavailable(failure: RequestFailed) -> Cause:
+    if _RESTRICTED in failure.text:
+        return Cause.FAULT if failure.member else Cause.DENIED  # a server whose balancer has another key, or none
     if _NO_SERVER.search(failure.text):
         # An older balancer does not say whether a server got the request. It names the server that it tried.
         sent = bool(failure.member) if failure.sent is None else failure.sent
@@ -298,6 +303,11 @@ def _passing(failure: RequestFailed, said: str, *, server: str, model: str) -> E
         return EventTooLarge(
             f"the event is too large for {model} at {server} ({said}); raise the limit on gRPC messages of the server "
             "or proxy that says so (at most 2 GiB), or split the event"
+        )
+    if failure.cause is Cause.DENIED and _RESTRICTED in failure.text:
+        return EndpointError(
+            f"{server} is a server that takes calls from its balancer alone; set --server to the address that "
+            "'exatrkx-hpc monitor' prints"
         )
     if failure.cause is Cause.DENIED:
         return EndpointError(f"{server} refuses every request ({said}); check the token, the permissions and --server")

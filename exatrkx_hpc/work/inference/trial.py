@@ -64,5 +64,5 @@ def trial_of(
 
 def _fault(error: ExatrkxError) -> str:
     """Return the server's fault, or '' if the server has not the model or takes calls from the balancer alone."""
-    beside = any(words in str(error) for words in ("restricted", "refuses every request"))
+    beside = any(words in str(error) for words in ("its balancer alone", "refuses every request"))
     return "" if isinstance(error, UnknownModel) or beside else str(error)

@@ -131,7 +131,7 @@ def test_a_farm_in_a_container_finds_tracks_and_survives_the_death_of_its_server
     of_models = {"server__model_repository": str(models), "server__mounts": [str(site.environment)]}
     what = resolve(flags=flags(site, "story", node, **of_models)).farm
     direct = Pipeline.load(models)
-    with farm.running(what, wait=120) as (job, watch), Endpoint(watch.endpoint, patience=60) as endpoint:
+    with farm.running(what, wait=120) as (job, watch), Endpoint(watch.endpoint, patience=180) as endpoint:
         hits = hits_of(1)
         labels = endpoint.find_tracks(hits)
         assert same_partition(labels, direct.find_tracks(hits))

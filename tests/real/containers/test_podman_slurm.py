@@ -42,6 +42,9 @@ nodes = 1
 time = "00:10:00"
 gpus_per_node = 0
 
+[balancer]
+access = "open"
+
 [server]
 image = "docker:{image}"
 device = "cpu"

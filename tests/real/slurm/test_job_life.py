@@ -315,7 +315,7 @@ def test_slurm_is_away_and_comes_back(site, pair):
     assert site.said(pair).count("job: state unknown") == 1
     assert site.monitors[pair].returncode() is None
     told = site.status(pair)
-    assert (told["state"], told["ready"], told["endpoint"]) == ("RUNNING", 1, endpoint)
+    assert (told["state"], told["ready"], told["endpoint"]) == ("RUNNING", 2, endpoint)
 
 
 @pytest.mark.chaos

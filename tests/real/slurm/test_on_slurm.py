@@ -175,9 +175,8 @@ def test_a_drain_loses_nothing_while_another_server_is_there(site, pair):
     running = begin_clients(site, "stopped")
     assert site.good("exatrkx-hpc", "stop", job) in (f"job {job}: COMPLETED\n", f"job {job}: CANCELLED\n")
     assert running.wait(120) == 9, running.log.read_text()
-    line = running.log.read_text().splitlines()[-1]
-    assert line.startswith("exatrkx-hpc: ")
-    assert "no results from" in line
+    told = json.loads(running.log.read_text().splitlines()[-1])["error"]
+    assert "no results from" in told["message"] and told["exit_code"] == 9
     left = {path.stem for path in (site.home / "stopped" / "labels").iterdir()}
     report = json.loads((site.home / "stopped" / "report.json").read_text())
     assert report["done"] == len(left) < 960

@@ -61,6 +61,8 @@ WRAPPED = "Failed to process the request(s) for model{} 'embed_0_0', message: {}
         ("UNAVAILABLE", NO_SERVER, {"member": "a:1", "sent": True}, Cause.TORN),
         ("UNAVAILABLE", NO_SERVER, {"member": "a:1"}, Cause.TORN),  # an older balancer
         ("UNAVAILABLE", "Socket closed", {}, Cause.TORN),
+        ("UNAVAILABLE", "This protocol is restricted, expecting header 'x'", {}, Cause.DENIED),
+        ("UNAVAILABLE", "This protocol is restricted, expecting header 'x'", {"member": "a:1"}, Cause.FAULT),
         ("UNAVAILABLE", "Socket closed", {"member": "a:1"}, Cause.FAULT),  # a server answered this
         ("UNAVAILABLE", "Exceeds maximum queue size", {"member": "a:1"}, Cause.BUSY),
         ("UNAVAILABLE", "Received http2 header with status: 503", {}, Cause.BUSY),
