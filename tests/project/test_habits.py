@@ -70,3 +70,9 @@ def test_the_version_has_one_place():
     told = [path.name for path in package.rglob("*.py") if f'"{exatrkx_hpc.__version__}"' in path.read_text()]
     assert told == ["__init__.py"]
     assert f"[{exatrkx_hpc.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_files_of_tests_have_names_of_their_own():
+    """pytest imports them by name alone, because the folders are no packages."""
+    names = sorted(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert names == sorted(set(names))

@@ -245,7 +245,7 @@ def test_a_server_that_hangs_leaves_the_upstream_and_returns(up):
     os.kill(victim.pid, signal.SIGSTOP)
     try:
         gone = until(lambda: up.said(f"{victim.server}: gone (does not answer)", since=stopped), what="its departure")
-        assert gone - stopped < 5
+        assert gone - stopped < 15
         assert address not in up.upstream()
         # A request that the hanging server holds is tried again elsewhere when its own time is over.
         with Endpoint(up.watch.endpoint, request_timeout=5) as impatient:
