@@ -125,6 +125,8 @@ class Monitor:
                 adopted = self._balancer.adopt()
                 if adopted:
                     self._view = self._remembered()
+                    if self._judge is not None:
+                        self._judge.adopt(self._view.members)
                 else:
                     self._balancer.start(())
                 listen = self._balancer.listen

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from exatrkx_hpc.base.files import write_whole
@@ -75,6 +75,16 @@ class OutlierDetection:
                 self._tell(RestartAsked(job=self._run_dir.job, server=name, reason=why))
         self._save()
         return verdict.members
+
+    def adopt(self, members: Iterable[Member]) -> None:
+        """Let servers that already take requests, under an earlier monitor, go on without a first trial."""
+        known = dict(self._standings)
+        for member in members:
+            one = known.get(member.name)
+            if one is None or one.starts != member.record.starts:
+                one = Standing(starts=member.record.starts)
+            known[member.name] = replace(one, passed=True)
+        self._standings = known
 
     def close(self) -> None:
         """Close the connections; trials that still run are left to their timeout."""

@@ -195,3 +195,10 @@ def test_a_silent_server_is_asked_to_restart(detection, run_dir):
 def test_a_word_to_a_server_lies_where_its_script_looks(run_dir):
     ask_server(run_dir, "n1-0", "drain", by="request")
     assert (run_dir.path / "stop.d" / "n1-0").read_text().split() == ["drain", "request"]
+
+
+def test_servers_of_an_adopted_endpoint_need_no_first_trial(detection):
+    served, new = member("n1"), member("n2")
+    judge = detection(trial=lambda member: "the trial cannot be made")
+    judge.adopt((served,))
+    assert states(judge((served, new))) == {served.name: "ready", new.name: "starting"}
