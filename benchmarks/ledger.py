@@ -33,7 +33,7 @@ from exatrkx_hpc.work.events.source import EventFile, find_events
 from exatrkx_hpc.work.ledger.ledger import Counts, Ledger
 from exatrkx_hpc.work.ledger.open import begin, facts_of
 from exatrkx_hpc.work.results.layout import Results
-from exatrkx_hpc.work.results.outcome import Failed, Result
+from exatrkx_hpc.work.results.outcome import Failed, Result, Strike
 from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.coordinator import Coordinator
 from exatrkx_hpc.work.run.report import Report
@@ -72,7 +72,19 @@ class NoLedger(Ledger):
     def done(self, result: Result, *, attempts: int = 1) -> None:
         """Record nothing."""
 
-    def fail(self, failed: Failed, *, attempts: int = 1) -> None:
+    def strikes(self) -> dict[str, list[Strike]]:
+        """Return nothing."""
+        return {}
+
+    def versions(self) -> dict[str, int]:
+        """Return nothing."""
+        return {}
+
+    def empty(self) -> int:
+        """Return nothing."""
+        return 0
+
+    def fail(self, failed: Failed, *, attempts: int = 1, retries: int = 0) -> None:
         """End the measurement."""
         raise SystemExit(f"{failed.event}: {failed.reason}")
 
