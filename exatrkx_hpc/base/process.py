@@ -9,6 +9,7 @@ import asyncio
 import asyncio.subprocess
 import contextlib
 import errno
+import logging
 import os
 import shutil
 import signal
@@ -34,6 +35,11 @@ _OF_THE_PROGRAM = (
     errno.E2BIG,
     errno.ENAMETOOLONG,
 )
+
+
+# asyncio warns on stderr if the end of a child was noted elsewhere, as after a start that failed halfway for want of
+# files. The error of that start says all.
+logging.getLogger("asyncio").addFilter(lambda record: "Unknown child process" not in record.getMessage())
 
 
 @dataclass(frozen=True, kw_only=True)

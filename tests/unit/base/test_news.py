@@ -25,8 +25,9 @@ from waiting import until
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.news import Level, News, Words, from_json, kinds
-from exatrkx_hpc.base.process import run, spawn
+from exatrkx_hpc.base.process import spawn
 from exatrkx_hpc.cli.news import teller
+from exatrkx_hpc.fleet.endpoint import read_endpoint
 from exatrkx_hpc.fleet.events import BalancerReloaded, JobChanged, MemberChanged, SchedulerSilent
 from exatrkx_hpc.fleet.orphans import farm_processes
 from exatrkx_hpc.fleet.view import job_news
@@ -190,7 +191,7 @@ def folder(tmp_path: Path, nginx: str) -> Iterator[Path]:
             "exit_timeout": 2,
         },
         "balancer": {"grpc_port": 0, "http_port": 0},
-        "monitor": {"prometheus": False},
+        "monitor": {"prometheus": False, "trial": False},
     }
     lines = ['site = "local"', f"run_root = {json.dumps(what.run_root)}"]
     for name, values in sections.items():
@@ -225,14 +226,18 @@ def test_a_program_reads_all_that_happens_to_a_farm(folder: Path):
     assert {"member-changed", "job-changed", "balancer-reloaded"} < set(codes)
 
 
-def test_a_reader_that_goes_ends_the_monitor_without_a_word(folder: Path):
-    """As `monitor --json | head -1` does; nothing is left that listens."""
+def test_a_reader_that_goes_costs_no_endpoint(folder: Path):
+    """As `monitor --json | head -1` does: the endpoint serves on until it is stopped, and then nothing is left."""
     job = exatrkx_hpc("deploy", cwd=folder).stdout.strip()
-    script = f"set -o pipefail; {shlex.quote(PROGRAM)} monitor {job} --json | head -1"
-    done = run(["bash", "-c", script], cwd=folder, timeout=120)
-    assert done.returncode != 0 and done.stderr == ""
-    assert json.loads(done.stdout)["code"] == "endpoint-opened"
-    run_dir = FarmDir(folder / "runs").job(job)
+    log, run_dir = folder / "head.log", FarmDir(folder / "runs").job(job)
+    script = f"exec {shlex.quote(PROGRAM)} monitor {job} --json > >(head -1)"
+    child = spawn(["bash", "-c", script], log=log, cwd=folder)
+    try:
+        until(lambda: (now := read_endpoint(run_dir)) and now.ready == 1, what="a ready server", deadline=60)
+        assert child.returncode() is None
+    finally:
+        child.stop(grace=20)
+    assert json.loads(log.read_text().splitlines()[0])["code"] == "endpoint-opened"
     assert not run_dir.endpoint.exists()
     assert not [
         process for process in farm_processes(run_dir.farm.path, of_monitors=["nginx"]) if process.program == "nginx"
