@@ -72,7 +72,8 @@ def site(request, tmp_path, nginx) -> Iterator[Site]:
     ports = f"grpc_port = {free_port('127.0.0.1')}\nhttp_port = {free_port('127.0.0.1')}"
     (tmp_path / "farm.toml").write_text(
         f'site = "local"\n[cluster]\nlocal_address = "{own_address(last=1)}"\n[job]\nnodes = 2\n'
-        f'[server]\ntriton = "{FAKE_TRITON}"\ndrain = 1\n[balancer]\n{ports}\n[monitor]\nprometheus = false\ntrial = false\n'
+        f'[server]\ntriton = "{FAKE_TRITON}"\ndrain = 1\n[balancer]\n{ports}\n'
+        "[monitor]\nprometheus = false\ntrial = false\n"
     )
     made = Site(tmp_path)
     done = exatrkx_hpc("deploy", *getattr(request, "param", ()), cwd=tmp_path)
