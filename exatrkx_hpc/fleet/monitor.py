@@ -177,6 +177,7 @@ class Monitor:
         """Raise LaunchError if the job has already ended; the message says how. End what an earlier monitor left."""
         if (now := self._look(())).job.over:
             self.end_left()
+            self._prober.close()
             raise LaunchError(f"{now.sentence}; nothing to monitor")
 
     def _close(self) -> None:

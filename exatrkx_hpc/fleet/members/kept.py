@@ -167,19 +167,25 @@ class Kept:
         self.close()
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # the interpreter may be ending
-            self.close()
+        """Close what its user did not; nothing can run any more if the interpreter is ending."""
+        with contextlib.suppress(Exception):
+            if self._loop is not None:
+                self._drop()
+                self._loop.close()
 
     def close(self) -> None:
         """Close all connections; a later question opens new ones."""
         if self._loop is None:
             return
-        for connection in self._kept.values():
-            connection.close()
-        self._kept.clear()
+        self._drop()
         _run(self._loop, _settled())
         self._loop.close()
         self._loop = None
+
+    def _drop(self) -> None:
+        for connection in self._kept.values():
+            connection.close()
+        self._kept.clear()
 
     def ask(self, servers: Mapping[str, Address], question: Question[T], *, timeout: float) -> dict[str, T | None]:
         """Put the question to each server and return the answers by the servers' names; each has `timeout` seconds.

@@ -18,6 +18,7 @@ import pytest
 from addresses import own_address
 from server_records import record
 
+from exatrkx_hpc.base.process import run
 from exatrkx_hpc.fleet.members import kept
 from exatrkx_hpc.fleet.members.probe import Prober, is_ready, probe
 from exatrkx_hpc.fleet.members.record import ServerRecord
@@ -209,3 +210,14 @@ def test_a_probe_works_where_a_loop_already_runs():
 
     with serving(triton()) as server:
         assert asyncio.run(look(server))
+
+
+def test_connections_that_nobody_closed_end_with_the_program_without_a_word():
+    program = (
+        "from exatrkx_hpc.fleet.members.kept import Kept\n"
+        "async def ask(name, connection): return (await connection.get('/')).ok\n"
+        "kept = Kept()\n"
+        "kept.ask({'a': ('127.0.0.1', 1)}, ask, timeout=5)\n"
+    )
+    done = run([sys.executable, "-W", "error", "-c", program])
+    assert (done.returncode, done.stderr) == (0, "")
