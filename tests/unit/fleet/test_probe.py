@@ -218,6 +218,8 @@ def test_connections_that_nobody_closed_end_with_the_program_without_a_word():
         "async def ask(name, connection): return (await connection.get('/')).ok\n"
         "kept = Kept()\n"
         "kept.ask({'a': ('127.0.0.1', 1)}, ask, timeout=5)\n"
+        "import threading\n"
+        "threading.kept = kept\n"  # what is held until the interpreter ends
     )
     done = run([sys.executable, "-W", "error", "-c", program])
     assert (done.returncode, done.stderr) == (0, "")
