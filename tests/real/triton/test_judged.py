@@ -95,8 +95,9 @@ def test_a_server_that_answers_an_error_to_all_is_ejected_and_returns_by_a_real_
     job, watch = up
     victim = read_records(job.run_dir)[0]
     with Load(watch.endpoint) as load:
-        until(lambda: load.answers > 40, what="answers", deadline=120)
-        assert load.failures == 0
+        # nginx's workers without a server end a moment after the reload with the first ones.
+        until(lambda: load.streak > 40, what="answers", deadline=120)
+        before = load.failures
         (tmp_path / "sick" / victim.node).write_text("")
         until(
             lambda: any(f"{victim.server}: ejected" in line for line in lines),
@@ -106,7 +107,7 @@ def test_a_server_that_answers_an_error_to_all_is_ejected_and_returns_by_a_real_
         until(lambda: victim.address not in upstream(job), what="its departure from the upstream")
         told = {member.name: member.state for member in farm.status(job).servers}
         assert told[victim.server] == "ejected" and sorted(told.values()) == ["ejected", "ready"]
-        assert load.failures > 0
+        assert load.failures > before
         until(lambda: load.streak > 100, what="answers of the other without a failure", deadline=120)
         (tmp_path / "sick" / victim.node).unlink()
         until(lambda: victim.address in upstream(job), what="its return", deadline=120)
