@@ -56,8 +56,10 @@ def test_the_script_starts_a_server_in_apptainer(image, tmp_path):
         record = until(lambda: next(iter(read_records(job.run_dir)), None), what="a record")
         environment = Path(f"/proc/{record.pid}/environ")
         until(lambda: b"SAID=a,b $HOME" in environment.read_bytes().split(b"\0"), what="the server's variables")
-        words = Path(f"/proc/{record.pid}/cmdline").read_bytes().split(b"\0")
-        assert f"--model-repository={models}".encode() in words
+        words, wanted = Path(f"/proc/{record.pid}/cmdline"), f"--model-repository={models}".encode()
+        until(
+            lambda: wanted in words.read_bytes().split(b"\0"), what="the server's arguments"
+        )  # one exec after another
         assert (record.state, record.starts) == ("starting", 1)
     finally:
         farm.stop(job, drain=False)
