@@ -163,9 +163,14 @@ class RunDir(os.PathLike[str]):
         """The stop request to the servers: `drain` or `halt`, then the origin of the request."""
         return self.path / "stop"
 
+    @property
+    def words(self) -> Path:
+        """The folder of the words to single servers."""
+        return self.path / "stop.d"
+
     def word(self, server: str) -> Path:
         """Return the file with a word to one server: `restart`, `drain` or `halt`; its script removes the file."""
-        return self.path / "stop.d" / server
+        return self.words / server
 
     def has_ended(self, server: str) -> bool:
         """Return whether the script of a server has ended: it gave up, drained or stopped."""
