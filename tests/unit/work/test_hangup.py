@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -49,12 +50,19 @@ def test_a_hangup_that_nohup_ignores_does_not_stop_a_run(settings):
         signal.signal(signal.SIGHUP, before)
 
 
+def hears_no_hangup(worker: psutil.Process) -> bool:
+    """Return whether a process ignores SIGHUP, the first signal."""
+    lines = Path(f"/proc/{worker.pid}/status").read_text().splitlines()
+    return bool(int(next(line for line in lines if line.startswith("SigIgn")).split()[1], 16) & 1)
+
+
 def test_workers_outlive_a_hangup_until_their_coordinator_has_stopped_them(settings, tmp_path):
     run_settings = settings(sizes=[3] * 2000)
     with fake_triton("--delay", "0.05") as fake, driver(settings(server=fake.server), tmp_path / "log") as child:
         until(lambda: len(list(run_settings.folder.glob("*.csv"))) > 3, what="the first results")
         workers = workers_of(child.pid)
         assert workers
+        until(lambda: all(map(hears_no_hangup, workers)), what="workers that have begun")
         for worker in workers:
             worker.send_signal(signal.SIGHUP)
         time.sleep(0.3)
