@@ -223,8 +223,9 @@ def test_the_events_of_a_killed_worker_are_not_lost(settings):
 
     def kill_one(tally):
         moments.append(tally)
-        if len(moments) in {20, 45, 70}:
-            victims.append(workers_of(os.getpid())[0])
+        due = len(victims) < 3 and len(moments) >= 15 * (len(victims) + 1)
+        if due and (living := workers_of(os.getpid())):
+            victims.append(living[0])
             victims[-1].kill()
 
     moments, sizes = [], [5] * 60
