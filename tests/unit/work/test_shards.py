@@ -354,7 +354,7 @@ def test_an_order_says_everything(tmp_path):
         workloads=str(tmp_path), mode="stages", repository=tmp_path / "r", fresh=True, retry_failed=True,
         accept_changes=True, event_column="c", result_format="parquet", part_events=7, times=True, ignore_first=2,
         accept_model_change=True, expect=9,
-        token_file=tmp_path / "token", certificate=tmp_path / "c.pem", identity="farm/1/i",
+        token_file=tmp_path / "token", certificate=tmp_path / "c.pem", identity="farm/1/i", reports=tmp_path / "told",
     )  # fmt: skip
     bare = {field.name for field in dataclasses.fields(order) if getattr(order, field.name) == field.default}
     assert bare == {"shard"}, "a value that this test does not set"
