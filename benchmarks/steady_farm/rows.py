@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import signal
-import threading
+import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from steady_farm.site import Site
 
 #: Seconds for which a row waits until the balancer has followed a change.
 _FOLLOWS = 60.0
+_FAKES = Path(__file__).resolve().parents[2] / "tests" / "support" / "fakes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +22,10 @@ class Row:
     """One fault.
 
     `happens` runs when the clients are in the middle of their events; it returns the seconds until the balancer's list
-    was right again, or None if the list need not change. `undo` makes the farm whole for the next row. `special` is
-    the kind of a planted event; `prefix` is put before the clients' command; `resumes` says that the clients end and
-    are started again.
+    was right again (infinity: never), or None if the list need not change. `undo` makes the farm whole for the next
+    row. `special` is the kind of the `specials` planted events. `prefix` is put before the clients' command, `more`
+    after it. `resumes` says that the clients end early and are started again, `fresh` that the farm is started anew
+    after the row, `short` that the test suite runs the row, too.
     """
 
     name: str
@@ -35,7 +38,6 @@ class Row:
     resumes: bool = False
     fresh: bool = False
     short: bool = False
-    configuration: Mapping[str, str] = field(default_factory=dict)
 
 
 def _left_out(site: Site, node: str) -> float:
@@ -47,17 +49,13 @@ def _left_out(site: Site, node: str) -> float:
 
 
 def _kill_server(site: Site) -> float:
-    site.in_node("nid001", "kill", "-KILL", str(site.pid_of_server("nid001")))
+    site.kill_server("nid001")
     return _left_out(site, "nid001")
 
 
 def _stop_server(site: Site) -> float:
-    site.in_node("nid001", "pkill", "-STOP", "-x", "tritonserver")
+    site.as_root("pkill", "-STOP", "-x", "tritonserver", node="nid001")
     return _left_out(site, "nid001")
-
-
-def _continue(site: Site) -> None:
-    site.in_node("nid001", "pkill", "-CONT", "-x", "tritonserver")
 
 
 def _behaves(how: str) -> Callable[[Site], float]:
@@ -95,106 +93,120 @@ def _cut_off(site: Site) -> float:
 
 
 def _reload_often(site: Site) -> None:
-    pid = (site.run_dir / "nginx" / "nginx.pid").read_text().strip()
     for _ in range(50):
-        site.cluster.head.run(["kill", "-HUP", pid], user="root")
+        site.as_root("kill", "-HUP", site.nginx)
         time.sleep(site.options.long / 75)
 
 
 def _kill_balancer(site: Site) -> None:
-    pid = (site.run_dir / "nginx" / "nginx.pid").read_text().strip()
-    site.cluster.head.run(["pkill", "-KILL", "-P", pid], user="root")
-    site.cluster.head.run(["kill", "-KILL", pid], user="root")
+    master = site.nginx
+    workers = site.as_root("pgrep", "-P", master).split()
+    site.as_root("kill", "-KILL", master, *workers)
 
 
 def _kill_monitor(site: Site) -> None:
-    assert site.monitor is not None
-    site.monitor.send(signal.SIGKILL)
-    site.monitor.wait(10)
+    monitor = site.monitor
+    monitor.send(signal.SIGKILL)
+    monitor.wait(10)
     time.sleep(3)
+    site.start_monitor()
+
+
+def _stranger(site: Site) -> None:
+    """Kill monitor and balancer, and let a colleague's server answer at the same port for a while."""
+    monitor = site.monitor
+    monitor.send(signal.SIGKILL)
+    monitor.wait(10)
+    _kill_balancer(site)
+    log = site.cluster.home("colleague") / "stranger.log"
+    port = site.endpoint_port
+    words = [sys.executable, _FAKES / "fake_triton.py", "--host", "127.0.0.1", "--port", port]
+    stranger = site.spawn(words, log, user="colleague")
+    site.until(lambda: log.exists() and str(port) in log.read_text(), "the stranger's address", 30)
+    time.sleep(10)
+    stranger.stop(grace=5)
     site.start_monitor()
 
 
 def _drop_ssh(site: Site) -> None:
     clients = site.started[-1]
     clients.send(signal.SIGHUP)
-    clients.wait(60)
+    if clients.wait(60) is None:
+        raise TimeoutError("the clients did not end after SIGHUP")
 
 
 def _all_gone(site: Site) -> None:
-    for node in ("nid001", "nid002", "nid003"):
-        site.in_node(node, "pkill", "-STOP", "-x", "tritonserver")
+    nodes = ("nid001", "nid002", "nid003")
+    for node in nodes:
+        site.as_root("pkill", "-STOP", "-x", "tritonserver", node=node)
     time.sleep(30)
-    for node in ("nid001", "nid002", "nid003"):
-        site.in_node(node, "pkill", "-CONT", "-x", "tritonserver")
+    for node in nodes:  # a server that its script has restarted meanwhile is not stopped
+        site.as_root("pkill", "-CONT", "-x", "tritonserver", node=node)
 
 
 def _requeue(site: Site) -> None:
     site.good("scontrol", "requeue", site.job)
-    until = time.monotonic() + 60
-    while time.monotonic() < until:  # a requeued job is held for two minutes unless its owner moves its start
-        if site.do("scontrol", "update", f"jobid={site.job}", "StartTime=now").returncode == 0:
-            return
-        time.sleep(1)
+    # A requeued job is held for two minutes unless its owner moves its start.
+    move = ("scontrol", "update", f"jobid={site.job}", "StartTime=now")
+    site.until(lambda: site.do(*move).returncode == 0, "the start of the requeued job", 60)
 
 
 def _controller_down(site: Site) -> None:
     site.cluster.stop_controller()
-    site.in_node("nid001", "kill", "-KILL", str(site.pid_of_server("nid001")))
-    time.sleep(60)
-    site.cluster.start_controller()
+    try:
+        site.kill_server("nid001")
+        time.sleep(60)
+    finally:
+        site.cluster.start_controller()
 
 
 def _no_forks(site: Site) -> None:
-    assert site.monitor is not None
-    _limit(site, "0:0")
-    time.sleep(5)
-    site.in_node("nid001", "kill", "-KILL", str(site.pid_of_server("nid001")))
-    time.sleep(15)
-    _limit(site, "unlimited:unlimited")
-
-
-def _limit(site: Site, processes: str) -> None:
-    assert site.monitor is not None
-    threading.Event().wait(0.1)
-    done = site.cluster.run(["pgrep", "-f", "exatrkx-hpc monitor"], user="root")
-    for pid in done.stdout.split():
-        site.cluster.run(["prlimit", f"--nproc={processes}", "--pid", pid], user="root")
+    pid = site.monitor_pid
+    site.as_root("prlimit", "--nproc=0:0", "--pid", pid)
+    try:
+        site.kill_server("nid001")  # nginx must be reloaded, which needs a fork
+        time.sleep(20)
+    finally:
+        site.as_root("prlimit", "--nproc=unlimited:unlimited", "--pid", pid)
 
 
 def _read_only(site: Site) -> None:
-    root = str(site.run_dir)
-    head = site.cluster.head
-    head.run(["mount", "--bind", root, root], user="root")
+    root = site.run_dir
+    site.as_root("mount", "--bind", root, root)
     try:
-        done = head.run(["mount", "-o", "remount,bind,ro", root], user="root")
-        if done.returncode:
-            raise RuntimeError(done.stderr)
+        site.as_root("mount", "-o", "remount,bind,ro", root)
         time.sleep(20)
     finally:
-        head.run(["umount", "-l", root], user="root")
+        site.as_root("umount", "-l", root)
 
 
 def _unreadable_record(site: Site) -> None:
     """Cover one record by a file that cannot be read: reading a process's memory at 0 gives EIO."""
-    record = str(site.run_dir / "records" / "nid001-0.json")
-    head = site.cluster.head
-    assert site.monitor is not None
-    done = head.run(["pgrep", "-f", "exatrkx-hpc monitor"], user="root")
-    pid = done.stdout.split()[0]
-    covered = head.run(["mount", "--bind", f"/proc/{pid}/mem", record], user="root")
-    if covered.returncode:
-        raise RuntimeError(covered.stderr)
+    record = site.run_dir / "records" / "nid001-0.json"
+    site.as_root("mount", "--bind", f"/proc/{site.monitor_pid}/mem", record)
     try:
         time.sleep(20)
     finally:
-        head.run(["umount", "-l", record], user="root")
+        site.as_root("umount", "-l", record)
+
+
+def _full_prometheus(site: Site) -> None:
+    """Give Prometheus a disk without space, and kill it."""
+    folder = site.run_dir / "prometheus"
+    site.as_root("mount", "-t", "tmpfs", "-o", "size=4k", "full", folder)
+    try:
+        site.as_root("dd", "if=/dev/zero", f"of={folder}/ballast", "bs=4k", "count=1")
+        site.as_root("pkill", "-KILL", "-x", "prometheus")
+        site.kill_server("nid001")  # the endpoint must follow all the same
+        time.sleep(15)
+    finally:
+        site.as_root("umount", "-l", folder)
 
 
 ROWS: tuple[Row, ...] = (
     Row(name="undisturbed", short=True),
     Row(name="SIGKILL of a server", happens=_kill_server, short=True),
-    Row(name="SIGSTOP of a server", happens=_stop_server, undo=_continue),
+    Row(name="SIGSTOP of a server", happens=_stop_server),
     Row(name="a server answers INTERNAL to all", happens=_behaves("errors"), short=True),
     Row(name="a server answers wrong shapes", happens=_behaves("shapes")),
     Row(name="a server is 50 times slower", happens=_behaves("slow 50")),
@@ -207,6 +219,7 @@ ROWS: tuple[Row, ...] = (
     Row(name="50 reloads in a minute, long requests across", special="long", specials=4, happens=_reload_often),
     Row(name="the balancer is killed", happens=_kill_balancer, short=True),
     Row(name="the monitor is killed and started again", happens=_kill_monitor, short=True),
+    Row(name="both are killed, a stranger on the port", happens=_stranger, resumes=True, fresh=True),
     Row(name="ssh of the clients is dropped", happens=_drop_ssh, resumes=True, short=True),
     Row(
         name="many requests under ulimit -Sn 1024",
@@ -219,4 +232,7 @@ ROWS: tuple[Row, ...] = (
     Row(name="fork fails", happens=_no_forks),
     Row(name="the run directory read-only for 20 s", happens=_read_only),
     Row(name="EIO on a record", happens=_unreadable_record),
+    Row(name="Prometheus' disk full", happens=_full_prometheus),
 )
+
+SHORT: tuple[Row, ...] = tuple(row for row in ROWS if row.short)

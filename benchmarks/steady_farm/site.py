@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sqlite3
@@ -20,6 +21,10 @@ from exatrkx_hpc.tracking.simulation.synthetic import write_events
 from steady_farm import special
 
 USER = "physicist"
+#: Clients, requests in flight of each, and the seconds that the model takes for an event.
+WORKERS, IN_FLIGHT, PAUSE = 8, 4, 0.01
+#: Seconds by which the farm's limit of a request is above that of a long one: nginx cuts none of them.
+_SPARE = 30.0
 FARM = """\
 name = "steady"
 site = "generic"
@@ -40,7 +45,8 @@ extra_arguments = ["--disable-auto-complete-config"]
 host = "127.0.0.1"
 grpc_port = 9191
 [monitor]
-prometheus = {prometheus}
+prometheus = true
+prometheus_port = 0
 [clients]
 request_timeout = {timeout}
 patience = {patience}
@@ -49,15 +55,12 @@ patience = {patience}
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How heavy the load is: events of a row, clients, requests in flight of each, and the times of the farm (s).
+    """How heavy the load is: the events of a row, and in seconds a long request, a request's limit and the patience.
 
     `source` is a checkout of this project whose commands the cluster's user runs; None is this one.
     """
 
     events: int = 2000
-    workers: int = 8
-    in_flight: int = 4
-    pause: float = 0.01
     long: float = 90.0
     timeout: float = 10.0
     patience: float = 600.0
@@ -70,9 +73,8 @@ class Site:
 
     cluster: Cluster
     options: Options
-    folder: Path
     job: str = ""
-    monitor: Entered | None = None
+    _monitor: Entered | None = None
     started: list[Entered] = field(default_factory=list)
 
     @property
@@ -81,9 +83,22 @@ class Site:
         return self.cluster.home(USER)
 
     @property
+    def monitor(self) -> Entered:
+        """The monitor; raises RuntimeError, with what it said last, if it does not run."""
+        if self._monitor is None or self._monitor.returncode() is not None:
+            log = self._monitor.log.read_text()[-1000:] if self._monitor is not None else "it was not started"
+            raise RuntimeError(f"no monitor runs: {log}")
+        return self._monitor
+
+    @property
     def control(self) -> Path:
         """The folder of the files that switch the model's faults."""
         return self.home / "control"
+
+    @property
+    def kept(self) -> Path:
+        """The folder of the events as they were, without special ones."""
+        return self.home / "kept"
 
     @property
     def run_dir(self) -> Path:
@@ -107,10 +122,20 @@ class Site:
             raise RuntimeError(f"{' '.join(map(str, words))}: {done.stdout} {done.stderr}")
         return done.stdout
 
-    def spawn(self, words: Sequence[object], log: Path) -> Entered:
-        """Start a command on the head as the user; the site ends it."""
+    def as_root(self, *words: object, node: str = "") -> str:
+        """Run a command as root on a node or the head; raises RuntimeError with its output when it fails."""
+        host = self.cluster.node(node) if node else self.cluster.head
+        done = host.run([str(word) for word in words], user="root")
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(map(str, words))}: {done.stdout} {done.stderr}")
+        return done.stdout
+
+    def spawn(self, words: Sequence[object], log: Path, *, user: str = USER, **variables: str) -> Entered:
+        """Start a command on the head as a user; the site ends it."""
         argv = [str(word) for word in words]
-        child = self.cluster.head.spawn(argv, log=log, cwd=self.home, env=self.environment())
+        env = {**self.environment(), **variables}
+        cwd = self.home if user == USER else None
+        child = self.cluster.head.spawn(argv, log=log, user=user, cwd=cwd, env=env)
         self.started.append(child)
         return child
 
@@ -122,12 +147,12 @@ class Site:
 
     def start_monitor(self) -> None:
         """Start a monitor of the job."""
-        self.monitor = self.spawn(["exatrkx-hpc", "monitor", self.job], self.home / f"monitor-{self.job}.log")
+        self._monitor = self.spawn(["exatrkx-hpc", "monitor", self.job], self.home / f"monitor-{self.job}.log")
 
     def stop_farm(self) -> None:
         """End the monitor and the job."""
-        if self.monitor is not None:
-            self.monitor.stop(grace=20)
+        if self._monitor is not None:
+            self._monitor.stop(grace=20)
         self.do("scancel", self.job)
         self.until(lambda: not self.do("squeue", "-h", "-j", self.job).stdout.strip(), "the end of the job", 60)
 
@@ -155,13 +180,28 @@ class Site:
         return time.monotonic() - began
 
     def pid_of_server(self, node: str) -> int:
-        """Return the process ID, on this machine, of the Triton of a node."""
-        done = self.cluster.node(node).run(["pgrep", "-o", "-x", "tritonserver"], user="root")
-        return int(done.stdout.split()[0])
+        """Return the process ID of the Triton of a node, inside that node."""
+        return int(self.as_root("pgrep", "-o", "-x", "tritonserver", node=node).split()[0])
 
-    def in_node(self, node: str, *words: str) -> Completed:
-        """Run a command in a node as root."""
-        return self.cluster.node(node).run(list(words), user="root")
+    def kill_server(self, node: str) -> None:
+        """Kill the Triton of a node."""
+        self.as_root("kill", "-KILL", self.pid_of_server(node), node=node)
+
+    @property
+    def monitor_pid(self) -> int:
+        """The process ID of the monitor, inside the head."""
+        assert self.monitor  # raises RuntimeError, with what the monitor said, if it has ended
+        return int(self.as_root("pgrep", "-n", "-f", f"exatrkx-hpc monitor {self.job}"))
+
+    @property
+    def endpoint_port(self) -> int:
+        """The gRPC port of the endpoint."""
+        return int(json.loads((self.run_dir / "endpoint.json").read_text())["grpc"].rpartition(":")[2])
+
+    @property
+    def nginx(self) -> int:
+        """The process ID of nginx, inside the head."""
+        return int((self.run_dir / "nginx" / "nginx.pid").read_text())
 
     def behave(self, node: str, how: str) -> None:
         """Switch the behaviour of a node's server."""
@@ -181,9 +221,8 @@ class Site:
 
     def clients(self, out: str, *more: object) -> list[object]:
         """Return the command that loads the farm."""
-        options = self.options
-        return ["exatrkx-hpc", "run-clients", "-n", options.workers, "-j", options.in_flight,
-                "-d", "events", "-o", out, "--json", "-q", *more]  # fmt: skip
+        load = ["-n", WORKERS, "-j", IN_FLIGHT, "-d", "events", "-o", out]
+        return ["exatrkx-hpc", "run-clients", *load, "--json", "-q", *more]
 
     def labels(self, out: str) -> int:
         """Return the number of results."""
@@ -193,7 +232,7 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What a run left: events without a right result, events blamed, and the slowest request (s)."""
+    """What a run left: events without a right result, events blamed, and the slowest event with a result (s)."""
 
     events: int
     lost: tuple[str, ...]
@@ -225,22 +264,23 @@ def tally(site: Site, out: str) -> Tally:
 
 
 @contextlib.contextmanager
-def farm(options: Options, *, prometheus: bool = False) -> Iterator[Site]:
-    """Bring up a cluster with the farm's files; the farm itself is not started."""
+def farm(options: Options) -> Iterator[Site]:
+    """Bring up a cluster with a farm of three servers and its monitor."""
     keep = [options.source] if options.source else []
     with cluster(ClusterConfig(nodes=4, kill_wait=5), keep=keep) as c:
         c.wait_idle()
-        site = Site(c, options, c.home(USER))
+        site = Site(c, options)
         site.control.mkdir()
         models = site.home / "models"
         _repository(models, site)
-        text = FARM.format(models=models, timeout=options.timeout, patience=options.patience,
-                           prometheus=str(prometheus).lower())  # fmt: skip
+        text = FARM.format(models=models, timeout=options.long + _SPARE, patience=options.patience)
         (site.home / "farm.toml").write_text(text)
-        make_events(site.home / "events", options.events)
+        make_events(site.kept, options.events)
         give(site, site.home)
         try:
+            site.start_farm()
             yield site
+            site.stop_farm()
         finally:
             for child in site.started:
                 child.stop(grace=10)
@@ -258,7 +298,7 @@ def _repository(folder: Path, site: Site) -> None:
     config.input.add(name="FEATURES", data_type=DataType.TYPE_FP32, dims=[-1, 3])
     config.output.add(name="LABELS", data_type=DataType.TYPE_INT64, dims=[-1])
     config.instance_group.add(count=2, kind="KIND_CPU")
-    values = {"control": site.control, "pause": site.options.pause, "long": site.options.long}
+    values = {"control": site.control, "pause": PAUSE, "long": site.options.long}
     for name, value in values.items():
         config.parameters[name].string_value = str(value)
     (folder / "exatrkx" / "1").mkdir(parents=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +29,3 @@ def right(event: Path, result: Path) -> bool:
     hits = parse_csv(event, event.read_bytes())
     labels = (np.arange(len(hits)) + np.rint(1000 * hits[:, 2])).astype(np.int64) % 97
     return result.read_text().split() == [str(label) for label in labels]
-
-
-def restore(folder: Path, kept: Path) -> None:
-    """Put back the events of `folder` from the copy `kept`."""
-    shutil.rmtree(folder)
-    shutil.copytree(kept, folder)
