@@ -135,7 +135,7 @@ def _load(site: Site, row: Row, out: str) -> tuple[float | None, int | None]:
     if status is None:
         clients.stop(grace=10)
         raise TimeoutError(f"the clients did not end within {DEADLINE:g} s")
-    site.monitor  # noqa: B018 - raises RuntimeError if the monitor has ended
+    site.require_monitor()
     return seconds, status
 
 

@@ -84,7 +84,11 @@ class Site:
 
     @property
     def monitor(self) -> Entered:
-        """The monitor; raises RuntimeError, with what it said last, if it does not run."""
+        """The running monitor; raises RuntimeError as `require_monitor`."""
+        return self.require_monitor()
+
+    def require_monitor(self) -> Entered:
+        """Return the monitor; raises RuntimeError, with what it said last, if it does not run."""
         if self._monitor is None or self._monitor.returncode() is not None:
             log = self._monitor.log.read_text()[-1000:] if self._monitor is not None else "it was not started"
             raise RuntimeError(f"no monitor runs: {log}")
@@ -190,7 +194,7 @@ class Site:
     @property
     def monitor_pid(self) -> int:
         """The process ID of the monitor, inside the head."""
-        assert self.monitor  # raises RuntimeError, with what the monitor said, if it has ended
+        self.require_monitor()
         return int(self.as_root("pgrep", "-n", "-f", f"exatrkx-hpc monitor {self.job}"))
 
     @property
