@@ -38,7 +38,8 @@ INNER_LAYERS = {
     "traccc": ({""}, {"simulation"}, {"scoring"}),
 }
 #: `tracking` and `traccc` run inside Triton. They stand beside the layers: these may import them, and they import
-#: nothing of the rest; only `traccc` may use what of `tracking` travels to the nodes, such as the base of a stage.
+#: nothing of the rest. `traccc` may use what of `tracking` travels to the nodes, such as the base of a stage. Its
+#: scoring, which does not travel, may also use the scoring of `tracking`.
 ON_NODES = {"tracking", "traccc"}
 KNOW_TRACKING = {"farm", "demo", "cli", "models", "scores"}
 #: What they may need: they also run inside Triton, on Python 3.10.
@@ -84,7 +85,7 @@ def allowed(source: str, target: str) -> bool:
         layers = INNER_LAYERS.get(here)
         return layers is None or inner == other or layer(other, layers) < layer(inner, layers)
     if there in ON_NODES:
-        return here in KNOW_TRACKING or (here, there, other) == ("traccc", "tracking", "")
+        return here in KNOW_TRACKING or (here == "traccc" and other in {"", inner} - {"simulation"})
     return here not in ON_NODES and layer(there, LAYERS) < layer(here, LAYERS)
 
 
@@ -112,7 +113,10 @@ def test_an_arrow_that_runs_up_would_be_found():
     assert not allowed("exatrkx_hpc.traccc.cells", "exatrkx_hpc.base.errors")
     assert not allowed("exatrkx_hpc.traccc.cells", "exatrkx_hpc.traccc.simulation.truth")
     assert not allowed("exatrkx_hpc.traccc.simulation.truth", "exatrkx_hpc.tracking.simulation.synthetic")
+    assert not allowed("exatrkx_hpc.traccc.clusters", "exatrkx_hpc.tracking.scoring.score")
+    assert not allowed("exatrkx_hpc.tracking.scoring.score", "exatrkx_hpc.traccc.scoring.score")
     assert allowed("exatrkx_hpc.traccc.clusters", "exatrkx_hpc.tracking.tensors")
+    assert allowed("exatrkx_hpc.traccc.scoring.score", "exatrkx_hpc.tracking.scoring.score")
     assert not allowed("exatrkx_hpc.work.results.layout", "exatrkx_hpc.work.ledger.ledger")
     assert not allowed("exatrkx_hpc.work.inference.client", "exatrkx_hpc.work.ledger.ledger")
     assert allowed("exatrkx_hpc.fleet.monitor", "exatrkx_hpc.launch.scheduler")

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from exatrkx_hpc.traccc.cells import Int64
 from exatrkx_hpc.traccc.simulation.truth import Truth
 from exatrkx_hpc.traccc.tracks import Tracks
-
-Bools = NDArray[np.bool_]
+from exatrkx_hpc.tracking.scoring.matching import Bools, duplicates
 
 #: A measurement on a track is the simulation's own if it is on the same module and within this distance (mm): the
 #: positions differ by the rounding of float32.
@@ -61,7 +59,7 @@ def match_tracks(tracks: Tracks, truth: Truth) -> Matches:
         owner=owner,
         shared=shared,
         matched=matched,
-        duplicate=_duplicates(owner, shared, matched),
+        duplicate=duplicates(owner, shared, matched),
         hits=hits,
         found=found,
     )
@@ -95,11 +93,3 @@ def _majority(tracks: Tracks, measurement: Int64, pairs: Int64) -> tuple[Int64, 
     winners, first = np.unique(votes[0][best], return_index=True)
     owner[winners], shared[winners] = votes[1][best][first], number[best][first]
     return owner, shared
-
-
-def _duplicates(owner: Int64, shared: Int64, matched: Bools) -> Bools:
-    order = np.lexsort((np.arange(len(owner)), -shared, owner))
-    order = order[matched[order]]
-    duplicate = np.zeros(len(owner), dtype=np.bool_)
-    duplicate[order[1:]] = owner[order[1:]] == owner[order[:-1]]
-    return duplicate

@@ -8,16 +8,17 @@ Residuals compare the parameters of a matched track at its first measurement wit
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from exatrkx_hpc.traccc.cells import Float64, Int64
-from exatrkx_hpc.traccc.scoring.matching import Bools, Matches, match_tracks
+from exatrkx_hpc.traccc.scoring.matching import Matches, match_tracks
 from exatrkx_hpc.traccc.simulation.truth import Passages, Truth
 from exatrkx_hpc.traccc.tracks import Tracks
+from exatrkx_hpc.tracking.scoring.matching import Bools
+from exatrkx_hpc.tracking.scoring.score import MIN_PT_GEV, Score, total
 
-MIN_PT_GEV = 1.0
 MIN_HITS = 7
 #: The parameters with residuals and pulls, in the order of a track's covariance; their units are mm, rad and e / GeV.
 FITTED = ("loc0", "loc1", "phi", "theta", "qop")
@@ -28,44 +29,16 @@ def _none() -> Float64:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
-    """Counts over one or more events; the rates are their quotients, nan if the denominator is 0.
+class TrackScore(Score):
+    """The counts of `Score`, with measurements for hits, and how far the fits are from the truth.
 
-    `particles` count for the efficiency; `found` of them have a track. Of the `tracks`, `matched` belong to a particle;
-    `duplicates` of these are not the best track of their particle. `matched_hits` are the measurements on matched
-    tracks; `right_hits` of them are the particle's own. `residuals` and `pulls` `[R, 5]`, in the order of FITTED, are
-    those of the tracks whose particle counts.
+    `residuals` and `pulls` `[R, 5]`, in the order of FITTED, are those of the best track of each particle that counts.
+    A track has none if its first measurement is not the particle's, or if a variance there is not above 0: the chain
+    writes 0 for a covariance that is not a number or too large.
     """
 
-    particles: int = 0
-    found: int = 0
-    tracks: int = 0
-    matched: int = 0
-    duplicates: int = 0
-    matched_hits: int = 0
-    right_hits: int = 0
     residuals: Float64 = field(default_factory=_none, repr=False)
     pulls: Float64 = field(default_factory=_none, repr=False)
-
-    @property
-    def efficiency(self) -> float:
-        """The share of particles that were found."""
-        return _share(self.found, self.particles)
-
-    @property
-    def fake_rate(self) -> float:
-        """The share of tracks that match no particle."""
-        return _share(self.tracks - self.matched, self.tracks)
-
-    @property
-    def duplicate_rate(self) -> float:
-        """The share of tracks that match a particle, but are not its best match."""
-        return _share(self.duplicates, self.tracks)
-
-    @property
-    def purity(self) -> float:
-        """The share of right measurements on matched tracks."""
-        return _share(self.right_hits, self.matched_hits)
 
     @property
     def resolutions(self) -> dict[str, float]:
@@ -78,13 +51,13 @@ class Score:
         return {name: _width(column) for name, column in zip(FITTED, self.pulls.T, strict=True)}
 
 
-def score_tracks(tracks: Tracks, truth: Truth, *, min_pt: float = MIN_PT_GEV, min_hits: int = MIN_HITS) -> Score:
+def score_tracks(tracks: Tracks, truth: Truth, *, min_pt: float = MIN_PT_GEV, min_hits: int = MIN_HITS) -> TrackScore:
     """Return the counts of one event; a particle needs more than `min_pt` GeV and at least `min_hits` measurements."""
     matches = match_tracks(tracks, truth)
     particles = truth.particles
     counts = particles.generated & (particles.pt > min_pt) & (matches.hits >= min_hits)
     residuals, pulls = _residuals(tracks, truth, matches, counts)
-    return Score(
+    return TrackScore(
         particles=int(counts.sum()),
         found=int((counts & matches.found).sum()),
         tracks=len(tracks),
@@ -97,19 +70,18 @@ def score_tracks(tracks: Tracks, truth: Truth, *, min_pt: float = MIN_PT_GEV, mi
     )
 
 
-def total(scores: Iterable[Score]) -> Score:
-    """Return the sum over several events."""
+def total_track_scores(scores: Iterable[TrackScore]) -> TrackScore:
+    """Return the sum of the counts of several events, with the residuals and pulls of all."""
     rows = list(scores)
-    counts = ("particles", "found", "tracks", "matched", "duplicates", "matched_hits", "right_hits")
-    return Score(
-        **{name: sum(getattr(row, name) for row in rows) for name in counts},
+    return TrackScore(
+        **asdict(total(rows)),
         residuals=np.concatenate([_none(), *(row.residuals for row in rows)]),
         pulls=np.concatenate([_none(), *(row.pulls for row in rows)]),
     )
 
 
 def _residuals(tracks: Tracks, truth: Truth, matches: Matches, counts: Bools) -> tuple[Float64, Float64]:
-    """Return residuals and pulls `[R, 5]` of the best track of each particle that counts."""
+    """Return residuals and pulls, `[R, 5]` each; see `TrackScore`."""
     best = matches.matched & ~matches.duplicate
     best &= counts[matches.owner] if len(counts) else False
     row = tracks.first[best]
@@ -135,10 +107,6 @@ def _passage(passages: Passages, measurement: Int64, particle: Int64) -> Int64:
     if not len(keys):
         return np.full(len(wanted), -1)
     return np.where(keys[order][place] == wanted, order[place], -1)
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")
 
 
 def _width(values: Float64) -> float:

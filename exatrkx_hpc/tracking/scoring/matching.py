@@ -64,7 +64,7 @@ def match_event(labels: Names, truth: TruthEvent, *, min_track_hits: int) -> Mat
         shared=shared,
         candidate=candidate,
         matched=matched,
-        duplicate=_duplicates(owner, shared, matched),
+        duplicate=duplicates(owner, shared, matched),
         particle_size=particle_size,
         found=found,
     )
@@ -76,6 +76,19 @@ def particle_values(matches: Matches, values: NDArray[np.float32]) -> NDArray[np
     out[matches.particle] = values
     out[0] = np.nan
     return out
+
+
+def duplicates(owner: Int64, shared: Int64, matched: Bools) -> Bools:
+    """Return for each of T tracks whether it is matched, but is not the best of the tracks matched to its particle.
+
+    `owner` `[T]` is the particle with most of a track's hits, `shared` `[T]` the number of those hits. Of two tracks
+    with as many, the first is the best.
+    """
+    order = np.flatnonzero(matched)
+    order = order[np.lexsort((-shared[order], owner[order]))]
+    again = np.zeros(len(owner), dtype=np.bool_)
+    again[order[1:]] = owner[order[1:]] == owner[order[:-1]]
+    return again
 
 
 def _numbered(particle: Names) -> Int64:
@@ -97,12 +110,3 @@ def _majority(track: Int64, particle: Int64) -> tuple[Int64, Int64, Int64]:
     order = np.lexsort((shared, number))
     best = order[np.flatnonzero(np.append(np.diff(number[order]) > 0, True))]
     return np.bincount(track), owner[best], shared[best]
-
-
-def _duplicates(owner: Int64, shared: Int64, matched: Bools) -> Bools:
-    """Return for each track whether it is matched, but is not the best of the tracks matched to its particle."""
-    order = np.flatnonzero(matched)
-    order = order[np.lexsort((-shared[order], owner[order]))]
-    again = np.zeros(len(owner), dtype=np.bool_)
-    again[order[1:]] = owner[order[1:]] == owner[order[:-1]]
-    return again

@@ -9,7 +9,7 @@ particle's hits: the double majority of TrackML (Amrouche et al., arXiv:1904.067
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,9 +105,8 @@ def counted_particles(
 
 def total(scores: Iterable[Score]) -> Score:
     """Return the sum of the counts: its rates give equal weight to each particle and to each track of all events."""
-    columns = np.array([astuple(score) for score in scores], dtype=np.int64).reshape(-1, 7)
-    names = Score.__dataclass_fields__
-    return Score(**dict(zip(names, columns.sum(axis=0).tolist(), strict=True)))
+    rows = list(scores)
+    return Score(**{count.name: sum(getattr(row, count.name) for row in rows) for count in fields(Score)})
 
 
 def _share(part: int, whole: int) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from exatrkx_hpc.traccc.scoring.matching import match_tracks
-from exatrkx_hpc.traccc.scoring.score import FITTED, score_tracks, total
+from exatrkx_hpc.traccc.scoring.score import FITTED, score_tracks, total_track_scores
 from exatrkx_hpc.traccc.simulation.truth import Particles, Passages, Truth
 from exatrkx_hpc.traccc.tracks import Tracks, no_tracks
 
@@ -132,7 +132,8 @@ def test_residuals_and_pulls_are_those_of_the_first_measurement():
     assert score.pulls == pytest.approx(100 * score.residuals, rel=1e-4)
     assert tuple(score.resolutions) == tuple(score.pull_widths) == FITTED
     rng = np.random.default_rng(0)
-    many = total(score_tracks(tracks(of(0), offset=rng.normal(0.0, 0.02, 5)), truth()) for _ in range(400))
+    one_each = (tracks(of(0), offset=rng.normal(0.0, 0.02, 5)) for _ in range(400))
+    many = total_track_scores(score_tracks(one, truth()) for one in one_each)
     assert (many.particles, many.found) == (1200, 400)
     assert list(many.pull_widths.values()) == pytest.approx([2.0] * 5, abs=0.3)
 
@@ -141,4 +142,4 @@ def test_nothing_is_not_a_number():
     score = score_tracks(no_tracks(), truth())
     assert (score.efficiency, score.particles) == (0.0, 3)
     assert np.isnan([score.fake_rate, score.purity, score.pull_widths["qop"]]).all()
-    assert np.isnan(total([]).efficiency)
+    assert np.isnan(total_track_scores([]).efficiency)
