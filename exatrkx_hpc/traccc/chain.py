@@ -7,7 +7,6 @@ measurements, and a covariance that is not a number, infinite or above 1e8 is 0.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -18,33 +17,82 @@ from exatrkx_hpc.traccc.detector import Detector, generic_detector
 from exatrkx_hpc.traccc.pyacts import NANOSECOND, Acts
 from exatrkx_hpc.traccc.tracks import Tracks, no_tracks
 
+_DEGREE = np.pi / 180.0
+
+#: A track that the chain gives has at least as many measurements, as in the public service.
 MIN_MEASUREMENTS = 3
-#: A search ends at the third pixel or strip layer without a measurement; otherwise it takes a fifth longer.
-MAX_HOLES = 2
 #: A covariance above it becomes 0, as in the public service.
 MAX_COVARIANCE = 1e8
-#: The stages whose times `Chain.seconds` has, in their order.
-STAGES = ("clusters", "measurements", "space points", "seeds", "estimates", "finding", "ambiguities", "fit", "tracks")
 
-_DEGREE = np.pi / 180.0
+# The numbers of the algorithms of ACTS, by its names, in its units: mm, GeV, radian, and mm for times (c t).
+
+#: Triplets of space points. The region, `maxSeedsPerSpM` and `impactMax` are those of ACTS's own example with the
+#: GenericDetector (Examples/Scripts/Python/ckf_tracks.py), and the scattering is that of traccc (seeding_config.hpp).
+SEEDING: dict[str, float] = {
+    "minPt": 0.4,  # the lowest pT that the simulation gives by default
+    "cotThetaMax": 7.4,  # a pseudorapidity of 2.7
+    "rMax": 200.0,
+    "zMin": -2000.0,
+    "zMax": 2000.0,
+    "collisionRegionMin": -250.0,
+    "collisionRegionMax": 250.0,
+    "rMinMiddle": 0.0,
+    "rMaxMiddle": 200.0,
+    "deltaRMin": 10.0,  # between neighbours of a triplet
+    "deltaRMax": 90.0,
+    "impactMax": 3.0,
+    "maxSeedsPerSpM": 1,
+    "sigmaScattering": 3.0,  # standard deviations
+    "radLengthPerSeed": 0.05,  # radiation lengths
+}
+#: Standard deviations of a seed's loc0, loc1, phi, theta, q/p and time, all as ACTS has them by default.
+ESTIMATE: dict[str, float | list[float]] = {
+    "initialSigmas": [1.0, 1.0, _DEGREE, _DEGREE, 0.0, NANOSECOND],
+    "initialSigmaQoverPt": 0.1,
+    "initialSigmaPtRel": 0.1,
+}
+#: A measurement belongs to a track up to the first chi2, and is an outlier up to the second: ACTS's `CkfConfig`.
+MAX_CHI2, MAX_OUTLIER_CHI2 = 15.0, 25.0
+#: A search follows the best measurement on each module alone.
+MAX_BRANCHES = 1
+#: A search ends at the third pixel or strip layer without a measurement; otherwise it takes a fifth longer.
+MAX_HOLES = 2
+#: The three measurements of a seed that nothing confirms are a fake in nine of ten cases.
+MIN_CANDIDATE_MEASUREMENTS = MIN_MEASUREMENTS + 1
+#: Candidates give way, the worst first, until none shares `maximumSharedHits` measurements with others.
+AMBIGUITIES: dict[str, int] = {
+    "maximumSharedHits": 3,
+    "maximumIterations": 1_000_000,
+    "nMeasurementsMin": MIN_MEASUREMENTS,
+}
+#: The fit begins with the variances of the candidate times this, so that it does not count the measurements twice.
+FIT_INFLATION = 100.0
+#: A Kalman filter and a smoother with the material of the detector; no measurement is too far away.
+FIT: dict[str, bool | float] = {
+    "multipleScattering": True,
+    "energyLoss": True,
+    "reverseFilteringMomThreshold": 0.0,
+    "reverseFilteringCovarianceScaling": 1.0,
+    "chi2Cut": float("inf"),
+    "useJosephFormulation": False,
+}
 
 
 class Chain:
     """The chain with its detector; loading takes half a second. It is for one thread.
 
-    `seconds` has the wall time of each stage of the last event. Raises ImportError without pyacts.
+    Raises ImportError without pyacts.
     """
 
     def __init__(self, detector: Detector | None = None) -> None:
         self.detector = detector or generic_detector()
-        self.seconds: dict[str, float] = {}
         self._acts = acts = Acts(self.detector)
         self._put_measurements = acts.writer("MeasurementContainer", "measurements")
         self._measurements = acts.reader("MeasurementContainer", "measurements")
         self._put_subset = acts.writer("MeasurementSubset", "subset")
         self._tracks = acts.reader("ConstTrackContainer", "fitted")
         self._identifiers = {name.value: name for name in acts.geometry.geoIdSurfaceMap()}
-        self._algorithms = self._make_algorithms()
+        self._algorithms = self._seeding() | self._finding() | self._fitting()
 
     def find_tracks(self, cells: Cells) -> Tracks:
         """Return the tracks of an event; the order of the cells does not change them.
@@ -52,31 +100,17 @@ class Chain:
         Raises BadTensor, a ValueError, for impossible cells (see `cluster_cells`): UnknownModule names a geometry ID
         that the detector does not have.
         """
-        self.seconds = {}
-        started = time.perf_counter()
-
-        def done(stage: str) -> None:
-            nonlocal started
-            now = time.perf_counter()
-            self.seconds[stage] = now - started
-            started = now
-
         measured = cluster_cells(cells, self.detector)
-        done("clusters")
         if not len(measured):
             return no_tracks()
         examples = self._acts.examples
         board = examples.WhiteBoard(self._acts.quiet)
         context = examples.AlgorithmContext(0, 0, board, 0)
         self._put(measured, context, board)
-        done("measurements")
         for stage, algorithm in self._algorithms.items():
             if algorithm.execute(context) != examples.ProcessCode.SUCCESS:
                 raise RuntimeError(f"ACTS could not finish the stage {stage!r} of this event; see the server's log")
-            done(stage)
-        tracks = self._read(self._tracks(board), measured)
-        done("tracks")
-        return tracks
+        return self._read(self._tracks(board), measured)
 
     def _put(self, measured: Measurements, context: object, board: object) -> None:
         """Give the measurements to ACTS. All algorithms read a subset of them, which here has all."""
@@ -91,12 +125,9 @@ class Chain:
         stored = self._measurements(board)
         self._put_subset(context, examples.MeasurementSubset(stored, list(range(len(measured)))))
 
-    def _make_algorithms(self) -> dict[str, Any]:
-        """Return the algorithms of ACTS by the names of their stages."""
-        acts, examples, level = self._acts.acts, self._acts.examples, self._acts.quiet
-        geometry, field = self._acts.geometry, self._acts.field
-        finder = examples.TrackFindingAlgorithm
-        anywhere = acts.GeometryIdentifier()
+    def _seeding(self) -> dict[str, Any]:
+        """Return the algorithms of ACTS from measurements to the seeds and their parameters, by their stages."""
+        acts, examples, level, geometry = self._acts.acts, self._acts.examples, self._acts.quiet, self._acts.geometry
         return {
             "space points": examples.SpacePointMaker(
                 level=level,
@@ -110,21 +141,7 @@ class Chain:
                 inputSpacePoints="space_points",
                 outputSeeds="all_seeds",
                 bFieldInZ=self._acts.field_in_z,
-                minPt=0.4,
-                rMax=200.0,
-                deltaRMin=10.0,
-                deltaRMax=90.0,
-                collisionRegionMin=-250.0,
-                collisionRegionMax=250.0,
-                zMin=-2000.0,
-                zMax=2000.0,
-                maxSeedsPerSpM=1,
-                cotThetaMax=7.4,
-                sigmaScattering=3.0,
-                radLengthPerSeed=0.05,
-                impactMax=3.0,
-                rMinMiddle=0.0,
-                rMaxMiddle=200.0,
+                **SEEDING,
             ),
             "estimates": examples.TrackParamsEstimationAlgorithm(
                 level=level,
@@ -132,58 +149,57 @@ class Chain:
                 outputTrackParameters="estimates",
                 outputSeeds="seeds",
                 trackingGeometry=geometry,
-                magneticField=field,
-                initialSigmas=[1.0, 1.0, _DEGREE, _DEGREE, 0.0, NANOSECOND],
-                initialSigmaQoverPt=0.1,
-                initialSigmaPtRel=0.1,
+                magneticField=self._acts.field,
+                **ESTIMATE,
             ),
+        }
+
+    def _finding(self) -> dict[str, Any]:
+        """Return those from seeds to tracks that share few measurements."""
+        acts, examples, level = self._acts.acts, self._acts.examples, self._acts.quiet
+        geometry, field, pixels = self._acts.geometry, self._acts.field, self.detector.seeding_volumes
+        finder = examples.TrackFindingAlgorithm
+        anywhere = acts.GeometryIdentifier()
+        cuts: list[Any] = [(anywhere, ([], [MAX_CHI2], [MAX_OUTLIER_CHI2], [MAX_BRANCHES]))]
+        return {
             "finding": finder(
                 level=level,
                 inputMeasurements="subset",
                 inputInitialTrackParameters="estimates",
                 inputSeeds="seeds",
                 outputTracks="candidates",
-                measurementSelectorCfg=acts.MeasurementSelector.Config([(anywhere, ([], [15.0], [25.0], [1]))]),
+                measurementSelectorCfg=acts.MeasurementSelector.Config(cuts),
                 findTracks=finder.makeTrackFinderFunction(geometry, field, level),
                 trackingGeometry=geometry,
                 magneticField=field,
                 seedDeduplication=True,
                 stayOnSeed=True,
                 twoWay=True,
-                pixelVolumeIds=list(self.detector.seeding_volumes),
-                stripVolumeIds=[
-                    volume for volume in self.detector.volumes if volume not in self.detector.seeding_volumes
-                ],
+                pixelVolumeIds=list(pixels),
+                stripVolumeIds=[volume for volume in self.detector.volumes if volume not in pixels],
                 maxPixelHoles=MAX_HOLES,
                 maxStripHoles=MAX_HOLES,
-                # The three measurements of a seed that nothing confirms are a fake in nine of ten cases.
-                trackSelectorCfg=acts.TrackSelector.Config(minMeasurements=MIN_MEASUREMENTS + 1),
+                trackSelectorCfg=acts.TrackSelector.Config(minMeasurements=MIN_CANDIDATE_MEASUREMENTS),
             ),
             "ambiguities": examples.GreedyAmbiguityResolutionAlgorithm(
-                level=level,
-                inputTracks="candidates",
-                outputTracks="chosen",
-                maximumSharedHits=3,
-                maximumIterations=1_000_000,
-                nMeasurementsMin=MIN_MEASUREMENTS,
+                level=level, inputTracks="candidates", outputTracks="chosen", **AMBIGUITIES
             ),
+        }
+
+    def _fitting(self) -> dict[str, Any]:
+        """Return the fit."""
+        examples, level = self._acts.examples, self._acts.quiet
+        correction = examples.FreeToBoundCorrection(False)
+        fit = examples.makeKalmanFitterFunction(
+            self._acts.geometry, self._acts.field, freeToBoundCorrection=correction, level=level, **FIT
+        )
+        return {
             "fit": examples.RefittingAlgorithm(
                 level=level,
                 inputTracks="chosen",
                 outputTracks="fitted",
-                initialVarInflation=[100.0] * 6,
-                fit=examples.makeKalmanFitterFunction(
-                    geometry,
-                    field,
-                    multipleScattering=True,
-                    energyLoss=True,
-                    reverseFilteringMomThreshold=0.0,
-                    reverseFilteringCovarianceScaling=1.0,
-                    freeToBoundCorrection=examples.FreeToBoundCorrection(False),
-                    chi2Cut=float("inf"),
-                    useJosephFormulation=False,
-                    level=level,
-                ),
+                initialVarInflation=[FIT_INFLATION] * 6,
+                fit=fit,
             ),
         }
 

@@ -8,7 +8,7 @@ from cell_events import NOWHERE, PIXELS, cells_of, chosen, small_event
 
 pytest.importorskip("acts")
 
-from exatrkx_hpc.traccc.chain import MAX_COVARIANCE, STAGES, Chain, _tracks
+from exatrkx_hpc.traccc.chain import MAX_COVARIANCE, Chain, _tracks
 from exatrkx_hpc.traccc.clusters import Measurements
 from exatrkx_hpc.traccc.detector import UnknownModule
 from exatrkx_hpc.traccc.scoring.matching import match_tracks
@@ -111,12 +111,6 @@ def test_bad_cells_are_named_and_the_next_event_works(chain):
     with pytest.raises(BadTensor, match="same cell"):
         chain.find_tracks(cells_of((PIXELS, 0, 0), (PIXELS, 0, 0)))
     assert len(chain.find_tracks(cells)) > 5
-
-
-def test_the_time_of_each_stage_is_known(chain):
-    chain.find_tracks(small_event().cells)
-    assert tuple(chain.seconds) == STAGES
-    assert all(seconds >= 0.0 for seconds in chain.seconds.values())
 
 
 def test_tracks_without_a_good_fit_and_wild_covariances_are_left_out():
