@@ -48,7 +48,9 @@ def simulate_cells(
     """
     if not 0.0 <= pile_up < 10_000.0 or beam.hard_particles < 0 or not 0.0 <= beam.displaced_fraction <= 1.0:
         raise ValueError(
-            f"pile_up {pile_up:g} or {beam} is out of range; use 0 to 10,000, no negative number of particles"
+            f"pile_up {pile_up:g}, hard_particles {beam.hard_particles} or displaced_fraction"
+            f" {beam.displaced_fraction:g} is out of range; use a pile_up of at least 0 and below 10,000,"
+            " hard_particles of 0 or more, a displaced_fraction of 0 to 1"
         )
     start = draw_particles(rng, pile_up=pile_up, beam=beam)
     with tempfile.TemporaryDirectory(prefix="exatrkx-cells-") as folder:
@@ -61,6 +63,8 @@ class _Simulator:
 
     def __init__(self) -> None:
         self.acts = Acts(detector := generic_detector())
+        self.fatras = importlib.import_module("acts.fatras")
+        self.json = importlib.import_module("acts.examples.json")
         self.ids = detector.ids
         surfaces = self.acts.geometry.geoIdSurfaceMap()
         by_id = {name.value: surface for name, surface in surfaces.items()}
@@ -73,68 +77,67 @@ class _Simulator:
 
     def run(self, start: Start, *, seed: int, folder: str) -> None:
         """Simulate the particles, and let ACTS write its files into `folder`."""
+        sequence = self.acts.examples.Sequencer(events=1, numThreads=1, logLevel=self.acts.quiet, trackFpes=False)
+        for algorithm in self._algorithms(start, seed):
+            sequence.addAlgorithm(algorithm)
+        for writer in self._writers(folder):
+            sequence.addWriter(writer)
+        sequence.run()
+
+    def _algorithms(self, start: Start, seed: int) -> tuple[Any, ...]:
+        """Return the source of the particles, the simulation and the digitization, in their order."""
         examples, quiet = self.acts.examples, self.acts.quiet
-        json = importlib.import_module("acts.examples.json")
         randoms = examples.RandomNumbers(seed=seed)
-        sequence = examples.Sequencer(events=1, numThreads=1, logLevel=quiet, trackFpes=False)
-        source = _source(self.acts, lambda: self._particles(start))
-        sequence.addAlgorithm(source)
-        sequence.addAlgorithm(
-            examples.FatrasSimulation(
-                level=quiet,
-                inputParticles="particles",
-                outputParticles="simulated",
-                outputSimHits="hits",
-                randomNumbers=randoms,
-                trackingGeometry=self.acts.geometry,
-                magneticField=self.acts.field,
-                generateHitsOnSensitive=True,
-                emScattering=True,
-                emEnergyLossIonisation=True,
-                emEnergyLossRadiation=True,
-                emPhotonConversion=True,
-            )
+        simulation = examples.FatrasSimulation(
+            level=quiet,
+            inputParticles="particles",
+            outputParticles="simulated",
+            outputSimHits="hits",
+            randomNumbers=randoms,
+            trackingGeometry=self.acts.geometry,
+            magneticField=self.acts.field,
+            generateHitsOnSensitive=True,
+            emScattering=True,
+            emEnergyLossIonisation=True,
+            emEnergyLossRadiation=True,
+            emPhotonConversion=True,
         )
-        sequence.addAlgorithm(
-            examples.DigitizationAlgorithm(
-                level=quiet,
-                digitizationConfigs=json.readDigiConfigFromJson(str(DIGITIZATION_FILE)),
-                surfaceByIdentifier=self.surfaces,
-                randomNumbers=randoms,
-                inputSimHits="hits",
-                doMerge=True,
-                mergeCommonCorner=True,
-                outputMeasurements="measurements",
-                outputMeasurementSubset="subset",
-                outputClusters="clusters",
-                outputMeasurementParticlesMap="measurement_particles",
-                outputMeasurementSimHitsMap="measurement_hits",
-                outputParticleMeasurementsMap="particle_measurements",
-                outputSimHitMeasurementsMap="hit_measurements",
-            )
+        digitization = examples.DigitizationAlgorithm(
+            level=quiet,
+            digitizationConfigs=self.json.readDigiConfigFromJson(str(DIGITIZATION_FILE)),
+            surfaceByIdentifier=self.surfaces,
+            randomNumbers=randoms,
+            inputSimHits="hits",
+            doMerge=True,
+            mergeCommonCorner=True,
+            outputMeasurements="measurements",
+            outputMeasurementSubset="subset",
+            outputClusters="clusters",
+            outputMeasurementParticlesMap="measurement_particles",
+            outputMeasurementSimHitsMap="measurement_hits",
+            outputParticleMeasurementsMap="particle_measurements",
+            outputSimHitMeasurementsMap="hit_measurements",
         )
-        sequence.addWriter(
+        return _source(self.acts, lambda: self._particles(start)), simulation, digitization
+
+    def _writers(self, folder: str) -> tuple[Any, ...]:
+        """Return the writers of cells with measurements, of hits and of particles."""
+        examples, quiet = self.acts.examples, self.acts.quiet
+        return (
             examples.CsvMeasurementWriter(
                 level=quiet,
                 inputMeasurements="measurements",
                 inputClusters="clusters",
                 inputMeasurementSimHitsMap="measurement_hits",
                 outputDir=folder,
-            )
-        )
-        sequence.addWriter(
-            examples.CsvSimHitWriter(level=quiet, inputSimHits="hits", outputDir=folder, outputStem="hits")
-        )
-        sequence.addWriter(
+            ),
+            examples.CsvSimHitWriter(level=quiet, inputSimHits="hits", outputDir=folder, outputStem="hits"),
             examples.CsvParticleWriter(
                 level=quiet, inputParticles="simulated", outputDir=folder, outputStem="particles"
-            )
+            ),
         )
-        sequence.run()
 
     def _particles(self, start: Start) -> Any:  # noqa: ANN401 - a container of ACTS
-        from acts.fatras import Barcode
-
         acts, examples = self.acts.acts, self.acts.examples
         box = examples.SimParticleContainer()
         across, along = 1.0 / np.cosh(start.eta), np.tanh(start.eta)
@@ -142,7 +145,7 @@ class _Simulator:
         momenta = (start.pt * np.cosh(start.eta)).tolist()
         kinds = zip(start.vertex.tolist(), start.species.tolist(), start.charge.tolist(), strict=True)
         for number, (vertex, species, charge) in enumerate(kinds):
-            barcode = Barcode()
+            barcode = self.fatras.Barcode()
             barcode.vertexPrimary, barcode.particle = vertex + 1, number + 1
             particle = examples.SimParticle(barcode, getattr(acts.PdgParticle, SPECIES[species][charge > 0]))
             particle.fourPosition = acts.Vector4(*start.position[number].tolist(), 0.0)

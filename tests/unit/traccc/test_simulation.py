@@ -85,9 +85,17 @@ def test_the_smallest_events_are_events():
         assert made.truth.passages.local.shape[1] == made.truth.local.shape[1] == 2
 
 
-@pytest.mark.parametrize("bad", [{"pile_up": -1.0}, {"pile_up": float("nan")}, {"beam": Beam(hard_particles=-1)}])
-def test_numbers_out_of_range_are_refused(bad):
-    with pytest.raises(ValueError, match="out of range"):
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        ({"pile_up": -1.0}, "pile_up -1,"),
+        ({"pile_up": float("nan")}, "pile_up nan,"),
+        ({"beam": Beam(hard_particles=-1)}, "hard_particles -1 or"),
+        ({"beam": Beam(displaced_fraction=1.5)}, "displaced_fraction 1.5 is"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(bad, named):
+    with pytest.raises(ValueError, match=f"{named}.*out of range.*displaced_fraction of 0 to 1"):
         simulate_cells(np.random.default_rng(0), **bad)
 
 
