@@ -1,7 +1,8 @@
 """HTTP GET over kept connections to many servers at once, on one asyncio loop.
 
 A probe is one short request to each of up to thousands of servers each second. A library for HTTP spends most of that
-second on what Triton's answers never use, such as redirects, cookies and proxies; benchmarks/members.py measures it.
+second on what Triton's answers never use, such as redirects, cookies and proxies: see
+docs/decisions/0013-own-http-probes.md.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import resource
+import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -159,6 +161,7 @@ class Kept:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._kept: dict[Address, Connection] = {}
+        self._end: weakref.finalize[[], Kept] | None = None
 
     def __enter__(self) -> Kept:
         return self
@@ -166,26 +169,11 @@ class Kept:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        """Close what its user did not; nothing can run any more if the interpreter is ending."""
-        with contextlib.suppress(Exception):
-            if self._loop is not None:
-                self._drop()
-                self._loop.close()
-
     def close(self) -> None:
         """Close all connections; a later question opens new ones."""
-        if self._loop is None:
-            return
-        self._drop()
-        _run(self._loop, _settled())
-        self._loop.close()
-        self._loop = None
-
-    def _drop(self) -> None:
-        for connection in self._kept.values():
-            connection.close()
-        self._kept.clear()
+        if self._end is not None:
+            self._end()
+        self._loop = self._end = None
 
     def ask(self, servers: Mapping[str, Address], question: Question[T], *, timeout: float) -> dict[str, T | None]:
         """Put the question to each server and return the answers by the servers' names; each has `timeout` seconds.
@@ -193,7 +181,10 @@ class Kept:
         An answer is None if the server gave none in time. A name is missing if this machine could not ask, for lack of
         files, ports or memory. Connections to servers that are not asked any more are closed.
         """
-        self._loop = self._loop or asyncio.new_event_loop()
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            # It also runs if nobody closes this; it keeps loop and connections until then, which __del__ could not.
+            self._end = weakref.finalize(self, _close, self._loop, self._kept)
         return _run(self._loop, self._ask(servers, question, timeout))
 
     async def _ask(self, servers: Mapping[str, Address], question: Question[T], timeout: float) -> dict[str, T | None]:
@@ -245,6 +236,15 @@ async def _within(timeout: float, answer: Coroutine[Any, Any, T]) -> T:
     finally:
         running = False
         timer.cancel()
+
+
+def _close(loop: asyncio.AbstractEventLoop, connections: dict[Address, Connection]) -> None:
+    """Close all connections and their loop."""
+    for connection in connections.values():
+        connection.close()
+    connections.clear()
+    _run(loop, _settled())
+    loop.close()
 
 
 async def _settled() -> None:

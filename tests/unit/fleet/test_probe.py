@@ -212,14 +212,16 @@ def test_a_probe_works_where_a_loop_already_runs():
         assert asyncio.run(look(server))
 
 
-def test_connections_that_nobody_closed_end_with_the_program_without_a_word():
-    program = (
-        "from exatrkx_hpc.fleet.members.kept import Kept\n"
-        "async def ask(name, connection): return (await connection.get('/')).ok\n"
-        "kept = Kept()\n"
-        "kept.ask({'a': ('127.0.0.1', 1)}, ask, timeout=5)\n"
-        "import threading\n"
-        "threading.kept = kept\n"  # what is held until the interpreter ends
-    )
-    done = run([sys.executable, "-W", "error", "-c", program])
+@pytest.mark.parametrize("last", ["import threading; threading.kept = kept", "import gc; del kept; gc.collect()"])
+def test_connections_that_nobody_closed_end_without_a_word(last):
+    """They end with the program, or as garbage."""
+    with pretended(1) as (server,):
+        program = (
+            "from exatrkx_hpc.fleet.members.kept import Kept\n"
+            "async def ask(name, connection): return (await connection.get('/v2/health/ready')).ok\n"
+            "kept = Kept()\n"
+            "kept.itself = kept\n"  # garbage in a cycle ends in any order
+            f"assert kept.ask({{'a': ({server.address!r}, {server.http_port})}}, ask, timeout=5) == {{'a': True}}\n"
+        )
+        done = run([sys.executable, "-W", "error", "-c", program + last + "\n"])
     assert (done.returncode, done.stderr) == (0, "")
