@@ -6,12 +6,11 @@ way, the median over the rounds of wall time and of this process's CPU time:
 - `first`: the first round, which opens the connections and asks each server for its ID;
 - `kept`: a round over kept connections, as the monitor does it at each interval;
 - `once`: a round with new connections, as `exatrkx-hpc status` does it;
-- `threads`: 64 threads with a new requests session per probe (up to 512 members);
-- `aiohttp`: kept connections of aiohttp, if it is installed;
 - `samples`: Triton's counters of all members, read and parsed, as the monitor does it every few seconds.
 
 Every way grows linearly with the members; `kept_ms_per_member` shows it. The members' own CPU time, on the same
-machine, is not counted, but on few cores it adds to the wall time. Examples:
+machine, is not counted, but on few cores it adds to the wall time. docs/decisions/0013-own-http-probes.md has figures
+of HTTP libraries. Examples:
 
     python benchmarks/members.py --json members.json
     python benchmarks/members.py --members 512 --rounds 3
@@ -20,19 +19,15 @@ machine, is not counted, but on few cores it adds to the wall time. Examples:
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
-import importlib.util
 import json
+import select
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import requests
 
 from exatrkx_hpc.fleet.members.kept import Kept
 from exatrkx_hpc.fleet.members.outliers import metrics_of, parse_work
@@ -45,8 +40,9 @@ from server_records import record
 
 _FIRST = "127.40.0.1"
 _PORT = 18000
-_MOST_FOR_THREADS = 512
 _TIMEOUT = 20.0
+#: Seconds for the pretend members to listen.
+_START = 60.0
 
 
 def main() -> None:
@@ -75,7 +71,10 @@ def _pretended(number: int) -> Iterator[None]:
     argv = [sys.executable, fakes.pretend_members.__file__, str(number), _FIRST, str(_PORT)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+            if process.stdout is None or not select.select([process.stdout], [], [], _START)[0]:
+                raise TimeoutError(f"the {number} pretend members do not listen after {_START:.0f} s")
+            if process.stdout.readline() != "ready\n":
+                raise RuntimeError(f"the {number} pretend members did not start; see the error above")
             yield
         finally:
             process.kill()
@@ -98,14 +97,12 @@ def _look(records: list[ServerRecord], rounds: int) -> dict[str, dict[str, float
     finally:
         prober.close()
     found["once"] = _timed(lambda: probe(records, _TIMEOUT), records, rounds)
-    if len(records) <= _MOST_FOR_THREADS:
-        found["threads"] = _timed(lambda: _threads(records), records, rounds)
     samples = _Samples()
-    samples(records)
-    found["samples"] = _timed(lambda: samples(records), records, rounds)
-    samples.close()
-    if importlib.util.find_spec("aiohttp"):
-        found["aiohttp"] = _aiohttp(records, rounds)
+    try:
+        samples(records)
+        found["samples"] = _timed(lambda: samples(records), records, rounds)
+    finally:
+        samples.close()
     return found
 
 
@@ -116,7 +113,8 @@ def _timed(look: Callable[[], dict[str, bool]], records: list[ServerRecord], rou
         answers = look()
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
-        assert len(answers) == len(records) and all(answers.values()), "a pretend member was not ready"
+        if silent := [one.server for one in records if not answers.get(one.server)]:
+            raise RuntimeError(f"{len(silent)} of {len(records)} pretend members did not answer, such as {silent[0]}")
     return {"wall_ms": 1000 * statistics.median(walls), "cpu_ms": 1000 * statistics.median(cpus)}
 
 
@@ -137,46 +135,6 @@ class _Samples:
     def close(self) -> None:
         """Close the connections."""
         self._kept.close()
-
-
-def _threads(records: list[ServerRecord]) -> dict[str, bool]:
-    """Probe as the monitor did before: 64 threads, and new connections for each probe."""
-
-    def is_ready(one: ServerRecord) -> bool:
-        base = f"http://{one.address}:{one.http_port}/v2"
-        with requests.Session() as session:
-            session.trust_env = False
-            if not session.get(f"{base}/health/ready", timeout=_TIMEOUT).ok:
-                return False
-            return bool(session.get(base, timeout=_TIMEOUT).json()["name"] == one.instance)
-
-    with ThreadPoolExecutor(max_workers=64) as pool:
-        return dict(zip((one.server for one in records), pool.map(is_ready, records), strict=True))
-
-
-def _aiohttp(records: list[ServerRecord], rounds: int) -> dict[str, float]:
-    import aiohttp
-
-    async def ask(session: aiohttp.ClientSession, one: ServerRecord) -> bool:
-        async with session.get(f"http://{one.address}:{one.http_port}/v2/health/ready") as answer:
-            await answer.read()
-            return answer.status == 200
-
-    async def round_of(session: aiohttp.ClientSession) -> dict[str, bool]:
-        answers = await asyncio.gather(*(ask(session, one) for one in records))
-        return dict(zip((one.server for one in records), answers, strict=True))
-
-    async def session_of() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=600))
-
-    loop = asyncio.new_event_loop()
-    session = loop.run_until_complete(session_of())
-    try:
-        loop.run_until_complete(round_of(session))
-        return _timed(lambda: loop.run_until_complete(round_of(session)), records, rounds)
-    finally:
-        loop.run_until_complete(session.close())
-        loop.close()
 
 
 if __name__ == "__main__":

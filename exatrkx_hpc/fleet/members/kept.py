@@ -161,7 +161,7 @@ class Kept:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._kept: dict[Address, Connection] = {}
-        self._end: weakref.finalize[[], Kept] | None = None
+        self._end: weakref.finalize[..., Kept] | None = None
 
     def __enter__(self) -> Kept:
         return self
