@@ -91,6 +91,7 @@ def one_row(site: Site, row: Row, out: str) -> dict[str, object]:
     shutil.copytree(site.kept, events)
     planted = special.plant(events, row.special, number=row.specials) if row.special else ()
     give(site, events)
+    site.pace(row.lasts)
     seconds, status, harness = None, None, ""
     try:
         seconds, status = _load(site, row, out)
@@ -128,6 +129,8 @@ def _load(site: Site, row: Row, out: str) -> tuple[float | None, int | None]:
     share = site.options.events // 10
     site.until(lambda: site.labels(out) > share or clients.returncode() is not None, "the first results", 120)
     seconds = row.happens(site)
+    if clients.returncode() is not None and not row.resumes and seconds != math.inf:
+        raise RuntimeError("the clients ended before the fault")
     status = clients.wait(DEADLINE)
     if row.resumes:
         clients = site.spawn(words, site.home / f"{out}-again.log", **variables)

@@ -1,9 +1,9 @@
 """A Python model for Triton with the contract of track finding, whose faults can be switched on.
 
 Each hit gets a label that follows from the event's content, so that a wrong or mixed-up answer is seen. The file
-CONTROL/NODE says how the server of that node behaves: `errors`, `shapes`, `slow N`, or nothing. An event whose first
-hit is MARK takes the behaviour in its second value: KILLS, HANGS, EXHAUSTS or LONG. Each delivery of such an event is
-a line in CONTROL/deliveries.
+CONTROL/NODE says how the server of that node behaves: `errors`, `shapes`, `slow N`, or nothing. CONTROL/pace has the
+seconds that an event takes. An event whose first hit is MARK takes the behaviour in its second value: KILLS, HANGS,
+EXHAUSTS or LONG. Each delivery of such an event is a line in CONTROL/deliveries.
 """
 
 import json
@@ -22,13 +22,12 @@ KILLS, HANGS, EXHAUSTS, LONG = 0.125, 0.25, 0.375, 0.5
 
 
 class TritonPythonModel:
-    """Labels of `(index + 1000 z) mod 97`, after a pause."""
+    """Labels of `(index + 1000 z) mod 97`, after the time that an event takes."""
 
     def initialize(self, args):
-        """Read where the control files are, and the pause of a request."""
+        """Read where the control files are, and how long a long request takes."""
         parameters = json.loads(args["model_config"])["parameters"]
         self.control = Path(parameters["control"]["string_value"])
-        self.pause = float(parameters["pause"]["string_value"])
         self.long = float(parameters["long"]["string_value"])
         self.node = socket.gethostname()
 
@@ -38,8 +37,8 @@ class TritonPythonModel:
 
     def _answer(self, request):
         features = pb_utils.get_input_tensor_by_name(request, "FEATURES").as_numpy()
-        word, _, times = self._behaviour().partition(" ")
-        time.sleep(self.pause * float(times or 1))
+        word, _, times = self._word(self.node).partition(" ")
+        time.sleep(float(self._word("pace") or 0.01) * float(times or 1))
         if len(features) and features[0, 0] == MARK:
             self._special(features[0, 1])
         if word == "errors":
@@ -50,9 +49,9 @@ class TritonPythonModel:
             labels = np.append(labels, labels)
         return pb_utils.InferenceResponse([pb_utils.Tensor("LABELS", labels)])
 
-    def _behaviour(self):
+    def _word(self, file):
         try:
-            return (self.control / self.node).read_text().strip()
+            return (self.control / file).read_text().strip()
         except OSError:
             return ""
 

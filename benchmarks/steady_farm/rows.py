@@ -14,6 +14,8 @@ from steady_farm.site import Site
 
 #: Seconds for which a row waits until the balancer has followed a change.
 _FOLLOWS = 60.0
+#: The head, and the nodes of the farm.
+_MACHINES = ("", "nid001", "nid002", "nid003")
 _FAKES = Path(__file__).resolve().parents[2] / "tests" / "support" / "fakes"
 
 
@@ -22,7 +24,8 @@ class Row:
     """One fault.
 
     `happens` runs when the clients are in the middle of their events; it returns the seconds until the balancer's list
-    was right again (infinity: never), or None if the list need not change. `undo` makes the farm whole for the next
+    was right again (infinity: never), or None if the list need not change. Well servers take `lasts` seconds for the
+    events, more than the fault, so that it always meets a load. `undo` makes the farm whole for the next
     row. `special` is the kind of the `specials` planted events. `prefix` is put before the clients' command, `more`
     after it. `resumes` says that the clients end early and are started again, `fresh` that the farm is started anew
     after the row, `short` that the test suite runs the row, too.
@@ -31,6 +34,7 @@ class Row:
     name: str
     happens: Callable[[Site], float | None] = lambda site: None
     undo: Callable[[Site], None] = lambda site: None
+    lasts: float = 40.0
     special: str = ""
     specials: int = 1
     prefix: tuple[str, ...] = ()
@@ -180,6 +184,30 @@ def _read_only(site: Site) -> None:
         site.as_root("umount", "-l", root)
 
 
+def _full(site: Site) -> None:
+    """Put the run directory on a small file system of its own, on every machine, and fill that for a while."""
+    image, ballast, root = site.home / "full.img", site.run_dir / "ballast", site.run_dir
+    site.as_root("sh", "-c", f"truncate -s 64M {image} && mkfs.ext4 -q -m 0 -d {root} {image}")
+    for node in _MACHINES:
+        site.as_root("mount", "-o", "loop", image, root, node=node)
+    site.as_root("chown", f"--reference={site.home}", root)
+    try:
+        for block in ("64k", "1k"):  # each ends when nothing of this size fits
+            site.do("dd", "if=/dev/zero", f"of={ballast}", f"bs={block}", "oflag=append", "conv=notrunc")
+        if not site.do("sh", "-c", f"echo a line > {root}/more").returncode:
+            raise RuntimeError("the disk is not full")
+        site.kill_server("nid001")
+        time.sleep(20)
+    finally:
+        site.good("rm", "-f", ballast, root / "more")
+
+
+def _own_disk_away(site: Site) -> None:
+    for node in _MACHINES:
+        site.as_root("umount", "-l", site.run_dir, node=node)
+    (site.home / "full.img").unlink()
+
+
 def _unreadable_record(site: Site) -> None:
     """Cover one record by a file that cannot be read: reading a process's memory at 0 gives EIO."""
     record = site.run_dir / "records" / "nid001-0.json"
@@ -204,23 +232,23 @@ def _full_prometheus(site: Site) -> None:
 
 
 ROWS: tuple[Row, ...] = (
-    Row(name="undisturbed", short=True),
-    Row(name="SIGKILL of a server", happens=_kill_server, short=True),
+    Row(name="undisturbed", lasts=10, short=True),
+    Row(name="SIGKILL of a server", happens=_kill_server, lasts=15, short=True),
     Row(name="SIGSTOP of a server", happens=_stop_server),
-    Row(name="a server answers INTERNAL to all", happens=_behaves("errors"), short=True),
+    Row(name="a server answers INTERNAL to all", happens=_behaves("errors"), lasts=25, short=True),
     Row(name="a server answers wrong shapes", happens=_behaves("shapes")),
     Row(name="a server is 50 times slower", happens=_behaves("slow 50")),
     Row(name="a node crashes", happens=_crash("nid002"), undo=_boot("nid002"), fresh=True),
     Row(name="a node is cut off for 20 s", happens=_cut_off, fresh=True),
     Row(name="the job's first node dies", happens=_crash("nid001"), undo=_boot("nid001"), fresh=True),
-    Row(name="an event kills its server", special="kills", short=True),
+    Row(name="an event kills its server", special="kills", lasts=10, short=True),
     Row(name="an event hangs its server", special="hangs"),
     Row(name="an event exhausts its server", special="exhausts"),
     Row(name="50 reloads in a minute, long requests across", special="long", specials=4, happens=_reload_often),
-    Row(name="the balancer is killed", happens=_kill_balancer, short=True),
-    Row(name="the monitor is killed and started again", happens=_kill_monitor, short=True),
+    Row(name="the balancer is killed", happens=_kill_balancer, lasts=10, short=True),
+    Row(name="the monitor is killed and started again", happens=_kill_monitor, lasts=15, short=True),
     Row(name="both are killed, a stranger on the port", happens=_stranger, resumes=True, fresh=True),
-    Row(name="ssh of the clients is dropped", happens=_drop_ssh, resumes=True, short=True),
+    Row(name="ssh of the clients is dropped", happens=_drop_ssh, resumes=True, lasts=10, short=True),
     Row(
         name="many requests under ulimit -Sn 1024",
         prefix=("bash", "-c", 'ulimit -Sn 1024; exec "$@"', "--"),
@@ -228,9 +256,10 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(name="the job is requeued by Slurm", happens=_requeue, fresh=True),
     Row(name="every server gone for 30 s", happens=_all_gone),
-    Row(name="slurmctld down for 60 s", happens=_controller_down),
+    Row(name="slurmctld down for 60 s", happens=_controller_down, lasts=100),
     Row(name="fork fails", happens=_no_forks),
     Row(name="the run directory read-only for 20 s", happens=_read_only),
+    Row(name="the run directory's disk full for 20 s", happens=_full, undo=_own_disk_away, fresh=True),
     Row(name="EIO on a record", happens=_unreadable_record),
     Row(name="Prometheus' disk full", happens=_full_prometheus),
 )

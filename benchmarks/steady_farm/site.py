@@ -21,8 +21,10 @@ from exatrkx_hpc.tracking.simulation.synthetic import write_events
 from steady_farm import special
 
 USER = "physicist"
-#: Clients, requests in flight of each, and the seconds that the model takes for an event.
-WORKERS, IN_FLIGHT, PAUSE = 8, 4, 0.01
+#: Clients, and requests in flight of each.
+WORKERS, IN_FLIGHT = 8, 4
+#: Instances of the model on a server.
+_INSTANCES = 2
 #: Seconds by which the farm's limit of a request is above that of a long one: nginx cuts none of them.
 _SPARE = 30.0
 FARM = """\
@@ -211,6 +213,10 @@ class Site:
         """Switch the behaviour of a node's server."""
         (self.control / node).write_text(how)
 
+    def pace(self, seconds: float) -> None:
+        """Make the events of a row last so many seconds behind three well servers."""
+        (self.control / "pace").write_text(f"{seconds * 3 * _INSTANCES / self.options.events:.4f}")
+
     def calm(self) -> None:
         """Switch all faults of the model off and forget the deliveries."""
         for path in self.control.iterdir():
@@ -301,8 +307,8 @@ def _repository(folder: Path, site: Site) -> None:
     config = ModelConfig(name="exatrkx", backend="python")
     config.input.add(name="FEATURES", data_type=DataType.TYPE_FP32, dims=[-1, 3])
     config.output.add(name="LABELS", data_type=DataType.TYPE_INT64, dims=[-1])
-    config.instance_group.add(count=2, kind="KIND_CPU")
-    values = {"control": site.control, "pause": PAUSE, "long": site.options.long}
+    config.instance_group.add(count=_INSTANCES, kind="KIND_CPU")
+    values = {"control": site.control, "long": site.options.long}
     for name, value in values.items():
         config.parameters[name].string_value = str(value)
     (folder / "exatrkx" / "1").mkdir(parents=True)
