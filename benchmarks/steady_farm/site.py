@@ -8,6 +8,7 @@ import os
 import shutil
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -242,11 +243,12 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What a run left: events without a right result, events blamed, and the slowest event with a result (s)."""
+    """What a run left: events without a right result or with two, events blamed, and the slowest event done (s)."""
 
     events: int
     lost: tuple[str, ...]
     wrong: tuple[str, ...]
+    twice: tuple[str, ...]
     quarantined: tuple[str, ...]
     slowest: float
 
@@ -268,9 +270,17 @@ def tally(site: Site, out: str) -> Tally:
         events=len(list(folder.iterdir())),
         lost=tuple(lost),
         wrong=tuple(wrong),
+        twice=_twice(site.home / out / "results.jsonl"),
         quarantined=tuple(blamed),
         slowest=slowest or 0.0,
     )
+
+
+def _twice(journal: Path) -> tuple[str, ...]:
+    """Return the events with more than one result in the journal, which older versions do not write."""
+    lines = map(json.loads, journal.read_text().splitlines()) if journal.exists() else ()
+    results = Counter(line["result"]["name"] for line in lines if "result" in line)
+    return tuple(name for name, number in results.items() if number > 1)
 
 
 @contextlib.contextmanager
