@@ -109,8 +109,9 @@ if TYPE_CHECKING:
     from exatrkx_hpc.work.run.report import Report
     from exatrkx_hpc.work.run.run import Settings, StoppedRun
     from exatrkx_hpc.work.workloads.archive import decode_npz, encode_npz
-    from exatrkx_hpc.work.workloads.base import Request, Tensor, Tensors, Workload
+    from exatrkx_hpc.work.workloads.base import ModelTensors, Request, Tensor, Tensors, Workload
     from exatrkx_hpc.work.workloads.table import workload
+    from exatrkx_hpc.work.workloads.traccc import traccc_workload
 
 #: The version; the wheel and the command line read it here.
 __version__ = "0.1.0"
@@ -152,6 +153,7 @@ __all__ = [
     "MetricsStoreStarted",
     "MissingComponent",
     "ModelError",
+    "ModelTensors",
     "ModelsBuilding",
     "ModelsChanged",
     "ModelsWithoutPackages",
@@ -201,6 +203,7 @@ __all__ = [
     "script",
     "setup",
     "stop",
+    "traccc_workload",
     "up",
     "watch",
     "workload",
@@ -236,8 +239,9 @@ _HOMES = {
         "work.run.report": "Report",
         "work.run.run": "Settings StoppedRun",
         "work.workloads.archive": "decode_npz encode_npz",
-        "work.workloads.base": "Request Tensor Tensors Workload",
+        "work.workloads.base": "ModelTensors Request Tensor Tensors Workload",
         "work.workloads.table": "workload",
+        "work.workloads.traccc": "traccc_workload",
     }.items()
     for name in names.split()
 }

@@ -11,7 +11,7 @@ the smoothed ones at its first measurement.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +80,14 @@ def read_buffer(buffer: Array, detector: Detector) -> Cells:
     return Cells(positions=np.stack([module, np.zeros_like(module), *channels], axis=1), properties=properties)
 
 
-def write_buffer(cells: Cells, detector: Detector) -> UInt8:
+class Numbers(Protocol):
+    """What knows the number of each module: a `Detector`, or a list of its geometry IDs."""
+
+    def numbers(self, geometry_ids: Int64) -> Int64:
+        """Return the number of each module."""
+
+
+def write_buffer(cells: Cells, detector: Numbers) -> UInt8:
     """Return cells as the tensor CELLS, uint8 `[8 + 20 N]`; the measurement IDs have no place in it.
 
     Raises UnknownModule for a geometry ID that the detector does not have, and ValueError for a channel that is

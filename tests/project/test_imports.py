@@ -42,6 +42,8 @@ INNER_LAYERS = {
 #: scoring, which does not travel, may also use the scoring of `tracking`.
 ON_NODES = {"tracking", "traccc"}
 KNOW_TRACKING = {"farm", "demo", "cli", "models", "scores"}
+#: The workload of cells sends and reads the tensors that `traccc` defines; the rest of `work` knows neither.
+KNOWS_TENSORS = "exatrkx_hpc.work.workloads.traccc"
 #: What they may need: they also run inside Triton, on Python 3.10.
 #: `acts` is optional: it is imported where it simulates or finds tracks.
 FOR_TRACKING = {"acts", "numpy", "scipy", "torch", "triton_python_backend_utils"}
@@ -85,6 +87,8 @@ def allowed(source: str, target: str) -> bool:
         layers = INNER_LAYERS.get(here)
         return layers is None or inner == other or layer(other, layers) < layer(inner, layers)
     if there in ON_NODES:
+        if source == KNOWS_TENSORS:
+            return there == "traccc" and other == ""
         return here in KNOW_TRACKING or (here == "traccc" and other in {"", inner} - {"simulation"})
     return here not in ON_NODES and layer(there, LAYERS) < layer(here, LAYERS)
 
@@ -109,6 +113,9 @@ def test_an_arrow_that_runs_up_would_be_found():
     assert not allowed("exatrkx_hpc.tracking.frnn", "exatrkx_hpc.base.errors")
     assert not allowed("exatrkx_hpc.tracking.frnn", "exatrkx_hpc.tracking.simulation.synthetic")
     assert not allowed("exatrkx_hpc.work.inference.client", "exatrkx_hpc.tracking.frnn")
+    assert not allowed("exatrkx_hpc.work.inference.client", "exatrkx_hpc.traccc.tensors")
+    assert not allowed("exatrkx_hpc.work.workloads.traccc", "exatrkx_hpc.traccc.scoring.score")
+    assert allowed("exatrkx_hpc.work.workloads.traccc", "exatrkx_hpc.traccc.tensors")
     assert not allowed("exatrkx_hpc.tracking.frnn", "exatrkx_hpc.traccc.cells")
     assert not allowed("exatrkx_hpc.traccc.cells", "exatrkx_hpc.base.errors")
     assert not allowed("exatrkx_hpc.traccc.cells", "exatrkx_hpc.traccc.simulation.truth")

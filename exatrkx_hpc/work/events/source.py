@@ -64,16 +64,18 @@ def find_events(
         key=lambda one: one[0],
     )
     if not keyed:
-        raise no_events(source)
+        raise no_events(source, workload)
     for (key, event), (following, _) in itertools.pairwise(keyed):
         if key == following:
             raise scattered_events(source, [event.name])
     return tuple(event for _, event in keyed)
 
 
-def no_events(source: Path) -> InputError:
+def no_events(source: Path, workload: Workload | None = None) -> InputError:
     """Return the error for a source without events."""
     kinds = ", ".join(f"*.{form}" for form in FORMATS)
+    if workload is not None and workload.stem:
+        kinds = ", ".join(f"*{workload.stem}.{form}" for form in parsers_of(workload)) + f", *.{PARQUET}"
     packed = next((path.name for path in sorted(source.glob("[!.]*.csv.*")) if path.suffix in _PACKED), None)
     if packed:
         return InputError(f"no events ({kinds}) in {source}, but {packed}; unpack such files, for example with gunzip")
@@ -129,7 +131,8 @@ def scan_events(
 
     Events are what is named `*.form` directly in the folder, also what cannot be read: a link to nothing, a folder, a
     file without permission. These fail when they are read, and are not passed over. What is passed over is counted in
-    `passed`: hidden files, folders (`truth/`), files of other suffixes, and companions of an event (`NAME-truth.csv`).
+    `passed`: hidden files, folders (`truth/`), files of other suffixes, and companions of an event (`NAME-truth.csv`;
+    for a workload with a `stem`, each file of this format whose name does not end with it).
     In a Parquet file, the column `column` names the events. Raises InputError when the source does not exist or
     cannot be read, and the errors of `index` for a Parquet file.
     """
@@ -137,7 +140,7 @@ def scan_events(
         yield from index(source, workload or default_workload(), column=column)
         return
     for entry in _entries(source):
-        if (kind := _passed_over(source, entry, form)) is not None:
+        if (kind := _passed_over(source, entry, form, stem=workload.stem if workload else "")) is not None:
             if passed is not None:
                 passed.add(kind)
             continue
@@ -149,8 +152,8 @@ def scan_events(
             yield found
 
 
-def _passed_over(source: Path, entry: os.DirEntry[str], form: str) -> str | None:
-    """Return the kind of what is no event of this format, or None for an event."""
+def _passed_over(source: Path, entry: os.DirEntry[str], form: str, *, stem: str) -> str | None:
+    """Return the kind of what is no event of this format, or None for an event, whose name ends with `stem`."""
     name, end = entry.name, f".{form}"
     if name[0] == ".":
         return "hidden"
@@ -158,10 +161,12 @@ def _passed_over(source: Path, entry: os.DirEntry[str], form: str) -> str | None
         if _is_folder(entry):
             return "truth folder" if name == "truth" else "folder"
         return f"*{suffix}" if (suffix := os.path.splitext(name)[1]) else "without suffix"  # noqa: PTH122 - no Path
-    stem = name.removesuffix(end)
+    if stem and form != PARQUET:
+        return None if name.endswith(f"{stem}{end}") else "companion"
+    whole = name.removesuffix(end)
     for companion in _COMPANIONS:
-        event = stem.removesuffix(companion)
-        if event != stem and any(os.path.lexists(source / f"{event}{one}{end}") for one in ("", "-hits")):
+        event = whole.removesuffix(companion)
+        if event != whole and any(os.path.lexists(source / f"{event}{one}{end}") for one in ("", "-hits")):
             return "companion"
     return None
 

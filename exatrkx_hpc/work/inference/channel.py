@@ -19,6 +19,7 @@ from exatrkx_hpc.base.credentials import Credentials
 from exatrkx_hpc.work.inference.credentials import NONE, open_channel
 from exatrkx_hpc.work.inference.ownership import ASK, Ownership
 from exatrkx_hpc.work.inference.retry import CHANNEL_OPTIONS, RequestFailed
+from exatrkx_hpc.work.workloads.base import ModelTensors
 
 MEMBER: Final = "exatrkx-member"
 """The header in which the balancer names the server that answered, `host:port`; see nginx/nginx.conf.j2."""
@@ -123,6 +124,17 @@ class Channel:
             asked = service_pb2.ModelMetadataRequest(name=model)
             said = await stub.ModelMetadata(asked, timeout=timeout, metadata=self._credentials.metadata)
         return max(said.versions, key=lambda version: (len(version), version), default="")
+
+    async def tensors(self, model: str, *, timeout: float) -> ModelTensors:
+        """Return the tensors of a model."""
+        async with self._call() as stub:
+            asked = service_pb2.ModelMetadataRequest(name=model)
+            said = await stub.ModelMetadata(asked, timeout=timeout, metadata=self._credentials.metadata)
+        inputs, outputs = (
+            {one.name: f"{one.datatype} [{', '.join(map(str, one.shape))}]" for one in entries}
+            for entries in (said.inputs, said.outputs)
+        )
+        return ModelTensors(inputs=inputs, outputs=outputs)
 
     async def config(self, model: str, *, timeout: float) -> model_config_pb2.ModelConfig:
         """Return the configuration of a model as the server has completed it."""

@@ -68,9 +68,9 @@ def _names(workload: Workload) -> Iterator[str]:
         known = set(inputs)
         for request in requests:
             for tensor, source in request.inputs.items():
-                if source not in known:
+                if source not in known and request.pack is None:
                     yield f"mode {mode}: {request.model} needs {tensor} from {source!r}, which nothing provides"
-            known |= set(request.outputs.values())
+            known |= set(request.outputs.values() if request.unpack is None else outputs)
         for name in outputs:
             if name not in known:
                 yield f"mode {mode} returns no {name}"

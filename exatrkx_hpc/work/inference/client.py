@@ -68,6 +68,10 @@ class Answer:
 _OPEN: Final = frozenset({Cause.TORN, Cause.DEADLINE, Cause.FAULT, Cause.REFUSED, Cause.DENIED})
 
 
+#: The answers of a site that does not let clients ask for a model's metadata.
+_FORBIDDEN: Final = frozenset({"PERMISSION_DENIED", "UNIMPLEMENTED"})
+
+
 class Unanswered(Exception):
     """A delivery that a server or the endpoint did not answer well; `error` is what a user reads if it is the last."""
 
@@ -113,6 +117,7 @@ class Client:
         self._judge = Judge(patience=patience)
         self._gate = _Gate()
         self._asked = 0
+        self._recognised = False
 
     async def __aenter__(self) -> Client:
         return self
@@ -182,7 +187,7 @@ class Client:
         begin, repeats = time.monotonic(), 0
         ends = [begin]
         versions: list[str] = []
-        for request in self._requests:
+        for request in await self._known(retried):
             reply, more = await self._send(request, tensors, retried)
             tensors |= self._outputs(request, reply)
             repeats += more
@@ -213,7 +218,8 @@ class Client:
 
     async def _send(self, request: Request, tensors: Tensors, retried: Callable[[str], None]) -> tuple[Reply, int]:
         """Return the reply to one request and the number of retries within the patience."""
-        inputs = {name: tensors[source] for name, source in request.inputs.items()}
+        packed = request.pack(tensors) if request.pack is not None else tensors
+        inputs = {name: packed[source] for name, source in request.inputs.items()}
 
         async def attempt() -> Reply:
             return await self._channel.infer(request.model, inputs, request.outputs, timeout=self._timeout)
@@ -238,16 +244,66 @@ class Client:
             if name not in reply.outputs:
                 error = ModelError(f"{request.model} at {self.server} sent no {name}; see the server's log")
                 raise Unanswered(Cause.REFUSED, error, member=reply.member)
-        return {result: reply.outputs[name] for name, result in request.outputs.items()}
+        results = {result: reply.outputs[name] for name, result in request.outputs.items()}
+        if request.unpack is None:
+            return results
+        try:
+            return request.unpack(results)
+        except ValueError as bad:
+            error = ModelError(f"{request.model} at {self.server} sent an invalid result: {one_line(str(bad))}")
+            raise Unanswered(Cause.REFUSED, error, member=reply.member) from bad
+
+    async def _known(self, retried: Callable[[str], None]) -> tuple[Request, ...]:
+        """Return the requests, for the tensors that the served models have."""
+        if self.workload.recognise is not None and not self._recognised:
+
+            async def attempt() -> None:
+                try:
+                    await self._recognise()
+                except RequestFailed as failure:
+                    if not worth_repeating(failure):
+                        raise
+                    # A server that was lost with this question has no event.
+                    raise RequestFailed("UNAVAILABLE", failure.text, member=failure.member, sent=False) from failure
+
+            def again(failure: RequestFailed) -> None:
+                retried(str(explain(failure, server=self.server, model=self.model)))
+
+            try:
+                await persist(attempt, patience=self._patience, retried=again)
+            except RequestFailed as failure:
+                raise explain(failure, server=self.server, model=self.model) from failure
+        return self._requests
+
+    async def _recognise(self) -> None:
+        """Choose the requests for the tensors that the served models have; keep them if a site forbids the question.
+
+        Raises RequestFailed, and ModelError for a model that the workload does not know.
+        """
+        recognise = self.workload.recognise
+        if recognise is not None:
+            try:
+                tensors = [await self._channel.tensors(one.model, timeout=5.0) for one in self._requests]
+            except RequestFailed as failure:
+                if failure.status not in _FORBIDDEN:
+                    raise
+            else:
+                self._requests = tuple(recognise(*pair) for pair in zip(self._requests, tensors, strict=True))
+        self._recognised = True
 
     async def check(self, deadline: float) -> None:
         """Return when the endpoint serves every model of the mode; wait at most `deadline` seconds.
 
-        Raises EndpointError or ModelError; a refused connection and a model that is not ready fail at once.
+        Raises EndpointError or ModelError; a refused connection, a model that is not ready, and one whose tensors the
+        workload does not know fail at once.
         """
         until = time.monotonic() + deadline
         for request in self._requests:
             await self._check(request.model, until)
+        try:
+            await self._recognise()
+        except RequestFailed as failure:
+            raise self._unreachable(failure, self.model) from None
 
     async def _check(self, model: str, until: float) -> None:
         while True:

@@ -94,7 +94,7 @@ def _match_events(ledger: Ledger, listing: _Listing, *, accept: bool) -> Changes
     form = ledger.facts.get("format", CSV)
     listed = _list(ledger, listing, form)
     if not listed and listing.shard.is_whole:
-        raise no_events(folder)
+        raise no_events(folder, listing.workload)
     with contextlib.closing(_changed(ledger, listing, form)) as changed:
         first = [name for _, name in itertools.islice(changed, _NAMED)]
         # The first ones are enough for a refusal: each one costs reading a file.

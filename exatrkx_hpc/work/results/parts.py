@@ -1,8 +1,8 @@
 """Results of many events in one Parquet file: OUT/labels/part-EVENT.labels.parquet, named after its first event.
 
-Each row is an event: `event` (string), and for each output of the workload a list of its values, in row-major order. An
-event is in only one part, so part names are unique, and the files of a killed worker are found by the names of its
-events.
+Each row is an event: `event` (string), and for each output of the workload a list of its values, in row-major order. If
+the workload has rows of its own, such as tracks, a part is as `rows.py` says. An event is in only one part, so part
+names are unique, and the files of a killed worker are found by the names of its events.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from exatrkx_hpc.base.errors import ConfigError, InputError, OutputError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.work.events.parquet_files import opened, parquet_errors
+from exatrkx_hpc.work.results.rows import events_of_rows, read_rows, require_rows, rows_table
 from exatrkx_hpc.work.workloads.base import Array, Tensor, Tensors, Workload
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def part_suffix(workload: Workload) -> str:
 
 def require_parts(workload: Workload) -> None:
     """Raise ConfigError unless a part can store the results: one list of numbers per output, one free axis at most."""
+    if workload.rows:
+        return
     for spec in workload.outputs:
         free = sum(isinstance(axis, str) for axis in spec.shape)
         if free > 1 or np.dtype(spec.dtype).kind not in "iuf" or spec.name == "event":
@@ -82,8 +85,11 @@ def part_bytes(workload: Workload, results: Sequence[tuple[str, Tensors]]) -> by
 
     # A string in Parquet must be UTF-8; a file name need not be.
     names = [os.fsencode(name).decode("utf-8", "backslashreplace") for name, _ in results]
-    columns = {spec.name: _lists([outputs[spec.name] for _, outputs in results]) for spec in workload.outputs}
-    table = pyarrow.table({"event": pyarrow.array(names, pyarrow.string()), **columns})
+    if workload.rows:
+        table = rows_table(workload, names, [outputs for _, outputs in results])
+    else:
+        columns = {spec.name: _lists([outputs[spec.name] for _, outputs in results]) for spec in workload.outputs}
+        table = pyarrow.table({"event": pyarrow.array(names, pyarrow.string()), **columns})
     file = io.BytesIO()
     parquet.write_table(table, file)
     return file.getvalue()
@@ -102,6 +108,9 @@ def read_part(workload: Workload, path: Path) -> Mapping[str, Tensors]:
     Raises InputError when the part cannot be read or has another structure.
     """
     table = _read(workload, path, _columns(workload))
+    if workload.rows:
+        with parquet_errors(path):
+            return read_rows(workload, table, path)
     if not table.num_rows:
         return {}
     with parquet_errors(path):
@@ -136,6 +145,8 @@ def _shaped(spec: Tensor, values: Array, path: Path) -> Array:
 def events_of(workload: Workload, path: Path) -> list[str]:
     """Return the names of the events in a part; raises InputError when the part cannot be read."""
     with parquet_errors(path):
+        if workload.rows:
+            return list(events_of_rows(_read(workload, path, ["event"]).schema, path))
         names: list[str | None] = _read(workload, path, ["event"]).column("event").to_pylist()
     if None in names:
         raise InputError(f"{path} has an event without a name; write it again")
@@ -154,7 +165,10 @@ def _read(workload: Workload, path: Path, columns: list[str]) -> Table:
             raise InputError(
                 f"{path} is not a Parquet file of {workload.folder} (it has: {held[:80]}); move it elsewhere"
             )
-        _require_types(workload, path, schema)
+        if workload.rows:
+            require_rows(workload, schema, path)
+        else:
+            _require_types(workload, path, schema)
         return file.read(columns=columns, use_threads=False).combine_chunks()
 
 

@@ -51,12 +51,26 @@ class Request:
     `inputs` maps the model's tensor names to their sources: inputs of the workload or results of earlier requests.
     `outputs` maps the model's tensor names to the names of their results. `stage` is the stage whose time includes this
     request, in a mode with several requests.
+
+    A model may take other tensors than the workload has: then `pack` makes the sources that `inputs` names, and raises
+    InputError for an event that they cannot hold; `unpack` makes results of the workload from those that `outputs`
+    names, and raises ValueError for an invalid answer.
     """
 
     model: str
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     stage: str = ""
+    pack: Callable[[Tensors], Tensors] | None = None
+    unpack: Callable[[Tensors], Tensors] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelTensors:
+    """The tensors of a served model by its metadata: type and shape by name, such as `FP32 [-1, 2]`."""
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
 
 
 class Sampler(Protocol):
@@ -108,6 +122,13 @@ class Workload:
     Results are in the folder `folder`, one file per event, with the suffix `suffix`. `encode` returns the bytes of the
     file; `decode` reads them, or raises InputError with the location. `sample` returns the inputs of a small event,
     for `exatrkx-hpc workload check`.
+
+    If services take the events in different tensors, `recognise` returns the request for the tensors of the served
+    model; it raises ModelError for a model that it does not know. With `stem`, the name of an event file ends with it
+    before its suffix (`NAME-cells.csv`), and other files of this suffix are no events; Parquet files have any name.
+
+    In Parquet, a result is one row, unless `rows` names an axis of the outputs: then each index of this axis is a row.
+    The output `lengths` has the number of entries of each row on the other axis of the outputs.
     """
 
     name: str
@@ -129,6 +150,10 @@ class Workload:
     parsers: Mapping[str, Parser] = field(default_factory=dict)
     sampler: Callable[[], Sampler] | None = None
     sample: Callable[[np.random.Generator], Tensors] | None = field(default=None)
+    recognise: Callable[[Request, ModelTensors], Request] | None = None
+    stem: str = ""
+    rows: str = ""
+    lengths: str = ""
 
     @property
     def longest_name(self) -> int:

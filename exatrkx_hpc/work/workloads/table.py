@@ -15,7 +15,12 @@ from exatrkx_hpc.work.workloads.base import Workload
 DEFAULT: Final = "exatrkx"
 
 #: The module of each shipped workload; imported on first use.
-SHIPPED: Final = {"exatrkx": "exatrkx_hpc.work.workloads.exatrkx", "echo": "exatrkx_hpc.work.workloads.echo"}
+SHIPPED: Final = {
+    "exatrkx": "exatrkx_hpc.work.workloads.exatrkx",
+    "echo": "exatrkx_hpc.work.workloads.echo",
+    "traccc": "exatrkx_hpc.work.workloads.traccc",
+    "traccc-gpu": "exatrkx_hpc.work.workloads.traccc_gpu",
+}
 
 
 def names(folder: str = "") -> tuple[str, ...]:

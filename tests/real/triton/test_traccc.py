@@ -5,18 +5,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 from cell_events import NOWHERE, PIXELS, cells_of, chosen, small_event
+from cell_models import TWIN as SHIPPED
+from cell_models import raw_model
 from triton_helper import DidNotStart, RunningTriton, running_triton
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 pytest.importorskip("acts")
 
-from exatrkx_hpc.base.assets import asset, package_parent
+from exatrkx_hpc.base.assets import package_parent
 from exatrkx_hpc.launch.payload import write_payload
 from exatrkx_hpc.models.repository import CONFIG, read_config, write_config
 from exatrkx_hpc.traccc.cells import Cells
@@ -26,20 +27,7 @@ from exatrkx_hpc.traccc.tensors import OUTPUTS, unpack_tracks, write_buffer
 from exatrkx_hpc.traccc.tracks import Tracks
 
 pytestmark = pytest.mark.usefixtures("triton")
-SHIPPED = asset("model_repos/traccc") / "traccc-cpu"
 FIELDS = ("parameters", "lengths", "measurements", "covariances", "geometry_ids")
-
-
-def raw_model(folder: Path) -> None:
-    """Make a copy of the twin with the input of the raw contract."""
-    shutil.copytree(SHIPPED, folder)
-    config = read_config(folder / CONFIG)
-    config.name = folder.name
-    del config.input[1:]
-    config.input[0].name = "CELLS"
-    config.input[0].data_type = 2  # TYPE_UINT8
-    config.input[0].dims[:] = [-1]
-    write_config(folder / CONFIG, config)
 
 
 @pytest.fixture(scope="module")

@@ -213,12 +213,12 @@ def test_a_workload_of_ones_own_comes_from_a_folder(tmp_path: Path) -> None:
         Path(str(echo.__file__)).read_text().replace('name="echo"', 'name="mine"').replace('model="echo"', 'model="m"')
     )
     (tmp_path / "mine.py").write_text(text)
-    assert names(str(tmp_path)) == ("echo", "exatrkx", "mine")
+    assert names(str(tmp_path)) == ("echo", "exatrkx", "mine", "traccc", "traccc-gpu")
     assert workload("mine", str(tmp_path)).model == "m"
     assert workload_of("m", folder=str(tmp_path)).name == "mine" and workload_of("echo").name == "echo"
     assert workload_of("").name == workload_of("an_ensemble_of_a_site").name == "exatrkx"
     listed = exatrkx_hpc("workload", "list", "--workloads", str(tmp_path), "--json", cwd=tmp_path)
-    assert [one["name"] for one in json.loads(listed.stdout)] == ["echo", "exatrkx", "mine"]
+    assert [one["name"] for one in json.loads(listed.stdout)] == ["echo", "exatrkx", "mine", "traccc", "traccc-gpu"]
     checked = exatrkx_hpc("workload", "check", "mine", "--workloads", str(tmp_path), cwd=tmp_path)
     assert checked.returncode == 0 and checked.stdout.count("ok ") == 4
 
@@ -228,7 +228,7 @@ def test_a_workload_of_ones_own_comes_from_a_folder(tmp_path: Path) -> None:
     [
         ("mine", "1 / 0", "mine.py cannot be loaded: ZeroDivisionError: division by zero"),
         ("mine", "WORKLOAD = 3", "has no WORKLOAD that is a Workload"),
-        ("other", "", "unknown workload 'other'; known: echo, exatrkx, mine"),
+        ("other", "", "unknown workload 'other'; known: echo, exatrkx, mine, traccc, traccc-gpu"),
         ("exatrk", "", "did you mean 'exatrkx'"),
     ],
 )
