@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,6 +46,7 @@ from exatrkx_hpc.work.events.source import Reader, find_events
 from exatrkx_hpc.work.inference.address import require_grpc
 from exatrkx_hpc.work.inference.probe import ask_model, reply_table, save_outputs
 from exatrkx_hpc.work.workloads.exatrkx import HITS
+from exatrkx_hpc.work.workloads.traccc import TWIN
 
 models_app = typer.Typer(help="Build, check, fill, test and train model repositories.", no_args_is_help=True)
 
@@ -59,7 +61,16 @@ Source = Annotated[
 @models_app.command(epilog="Example: exatrkx-hpc models build --device gpu --instances 2 --out models")
 def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; an earlier build there is replaced.")],
-    device: Annotated[Literal["cpu", "gpu"], typer.Option(help="Device of the networks.")] = "gpu",
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Model to build, such as traccc-cpu; repeatable (default: those of ExaTrkX)."),
+    ] = None,
+    device: Annotated[
+        Literal["cpu", "gpu"] | None, typer.Option(help="Device of the models (default: gpu; cpu for traccc-cpu).")
+    ] = None,
+    contract: Annotated[
+        Literal["current", "raw"], typer.Option(help="Input tensors of traccc-cpu: current, or raw (the raw buffer).")
+    ] = "current",
     instances: Annotated[int, typer.Option(help="Instances of each model per server.")] = 1,
     gpus: Annotated[int, typer.Option(help="GPUs per server; CPU stages get their instances once per GPU.")] = 1,
     threads: Annotated[int, typer.Option(help="CPU threads per network instance.")] = 1,
@@ -78,20 +89,30 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build a model repository for a device and a number of instances."""
+    chosen = device or ("cpu" if only and set(only) == {TWIN} else "gpu")
     built = build_repository(
-        source or asset("model_repos/exatrkx"),
+        source or shipped_repository(only or ()),
         out,
-        device=device,
+        device=chosen,
         instances=instances,
         gpus=gpus,
         threads=threads,
         environment=environment,
         fused=fused,
         names=names or (),
+        only=only or (),
+        contract=contract,
         places=container_places(resolved(config).farm),
     )
-    line = f"{built.path}: {len(built.models)} models for {device}, {instances} instance(s) each"
-    answer(line, as_json=as_json, repository=built.path, models=list(built.models), device=device, instances=instances)
+    line = f"{built.path}: {len(built.models)} model(s) for {chosen}, {instances} instance(s) each"
+    answer(line, as_json=as_json, repository=built.path, models=list(built.models), device=chosen, instances=instances)
+
+
+def shipped_repository(models: Sequence[str]) -> Path:
+    """Return the shipped repository with these models; that of ExaTrkX for none, or if no other has the first one."""
+    folders = (asset(f"model_repos/{name}") for name in ("traccc", "echo"))
+    found = (folder for folder in folders if models and (folder / models[0]).is_dir())
+    return next(found, asset("model_repos/exatrkx"))
 
 
 @models_app.command(epilog="Example: exatrkx-hpc models check models")

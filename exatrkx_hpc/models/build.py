@@ -16,6 +16,7 @@ from exatrkx_hpc.base.errors import ConfigError, ModelError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.models.check import check
 from exatrkx_hpc.models.code import gpu_code, network_code, runs_onnx
+from exatrkx_hpc.models.contract import Contract, set_contract
 from exatrkx_hpc.models.pipeline import is_fused
 from exatrkx_hpc.models.replace import replaced
 from exatrkx_hpc.models.repository import (
@@ -46,7 +47,8 @@ class BuildSettings:
     CPU threads per instance of a network. `environment` is the Python environment of the Python backend's models, a
     venv folder or a packed archive; None is the server's own `python3`. `fused` says whether the fused model is
     included; it needs PyTorch in that environment and, on a GPU, CuPy. `names` are additional names of the fused
-    model; it is served under them even without `fused`.
+    model; it is served under them even without `fused`. `only` are the models of the build, empty for all. `contract`
+    is that of traccc's twin.
     """
 
     device: Device
@@ -56,6 +58,8 @@ class BuildSettings:
     environment: Path | None = None
     fused: bool = True
     names: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    contract: Contract = "current"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,8 @@ def build(
     environment: Path | None = None,
     fused: bool = True,
     names: Sequence[str] = (),
+    only: Sequence[str] = (),
+    contract: Contract = "current",
     places: Places = None,
 ) -> BuiltRepository:
     """Write a copy of the repository `source` to `out`, specialised by the settings; see BuildSettings.
@@ -99,6 +105,8 @@ def build(
             environment=_environment(environment, places) if environment is not None else None,
             fused=fused,
             names=_names(names),
+            only=tuple(dict.fromkeys(only)),
+            contract=contract,
         )
     )
     _refuse_faults(source, environment=settings.environment, places=places)
@@ -115,12 +123,19 @@ def build(
 
 def _chosen(models: tuple[Model, ...], settings: BuildSettings) -> tuple[Model, ...]:
     """Return the models of the build, and remove the folders of the others."""
-    left_out = [
-        model for model in models if is_fused(model) and not settings.fused and model.name not in settings.names
-    ]
+    known = [model.name for model in models]
+    if unknown := [name for name in settings.only if name not in known]:
+        raise ConfigError(f"the repository has no model {unknown[0]!r}; its models are {', '.join(known)}")
+    left_out = [model for model in models if _is_left_out(model, settings)]
     for model in left_out:
         shutil.rmtree(model.folder)
     return tuple(model for model in models if model not in left_out)
+
+
+def _is_left_out(model: Model, settings: BuildSettings) -> bool:
+    if settings.only and model.name not in (*settings.only, *settings.names):
+        return True
+    return is_fused(model) and not settings.fused and model.name not in settings.names
 
 
 def _names(names: Sequence[str]) -> tuple[str, ...]:
@@ -193,11 +208,18 @@ def _specialise(model: Model, settings: BuildSettings) -> None:
         raise ModelError(
             f"{model.name} needs a GPU: {place}; build with --device gpu, or change it to run on the CPU, too"
         )
+    own_gpu = needs_gpu(model)
+    if settings.device == "cpu" and own_gpu:
+        raise ModelError(
+            f"{model.name} needs a GPU: its backend {model.backend!r} has instances of KIND_GPU; build with --device "
+            "gpu, or choose another model with --model"
+        )
+    set_contract(model, settings.contract)
     if network and settings.device == "cpu":
         _run_in_python(model, settings)
     if fused or onnx:
         config.parameters[THREADS].string_value = str(settings.threads)
-    on_gpu = (network or onnx or fused) and settings.device == "gpu"
+    on_gpu = (network or onnx or fused or own_gpu) and settings.device == "gpu"
     kind = ModelInstanceGroup.KIND_GPU if on_gpu else ModelInstanceGroup.KIND_CPU
     # Triton starts `count` instances per GPU for KIND_GPU, and `count` instances per server for KIND_CPU.
     count = settings.instances * (1 if on_gpu or settings.device == "cpu" else settings.gpus)
@@ -206,6 +228,13 @@ def _specialise(model: Model, settings: BuildSettings) -> None:
     if settings.environment is not None and model.backend == "python":
         config.parameters[ENVIRONMENT].string_value = str(settings.environment)
     write_config(model.folder / CONFIG, config)
+
+
+def needs_gpu(model: Model) -> bool:
+    """Return whether a backend that is neither PyTorch nor Python runs the model on a GPU, such as that of traccc."""
+    groups = model.config.instance_group
+    own = model.backend not in {"python", "pytorch"} and not model.is_ensemble
+    return own and any(group.kind == ModelInstanceGroup.KIND_GPU for group in groups)
 
 
 def _run_in_python(model: Model, settings: BuildSettings) -> None:
@@ -232,5 +261,7 @@ def _mark(folder: Path, source: Path, settings: BuildSettings) -> None:
         "environment": str(settings.environment) if settings.environment else None,
         "fused": settings.fused,
         "as": list(settings.names),
+        "only": list(settings.only),
+        "contract": settings.contract,
     }
     write_whole(folder / MARK, json.dumps(facts, indent=2) + "\n")

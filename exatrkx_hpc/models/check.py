@@ -10,7 +10,7 @@ from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
 from exatrkx_hpc.base.errors import ModelError
 from exatrkx_hpc.base.files import LFS_REMEDY, is_lfs_pointer, odd_characters
-from exatrkx_hpc.models.code import runs_onnx
+from exatrkx_hpc.models.code import runs_onnx, stage_of
 from exatrkx_hpc.models.ensemble import ensemble_faults
 from exatrkx_hpc.models.pack_env import packed_packages
 from exatrkx_hpc.models.pipeline import feature_faults, fused_faults, is_fused, onnx_networks, score_faults
@@ -149,6 +149,8 @@ def _environment_faults(
 
 def _package_faults(model: Model, path: Path, packages: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield the packages that a packed environment lacks for a model, or has in a version that is too new."""
+    if stage_of(model) == "TracccStage" and "pyacts" not in packages:
+        yield f"the Python environment {path} has no pyacts", "pack it with --package pyacts"
     onnx, on_gpu = runs_onnx(model), any(g.kind == ModelInstanceGroup.KIND_GPU for g in model.config.instance_group)
     if onnx or (is_fused(model) and onnx_networks(networks_folder(model.folder, model.parameters))):
         yield from _onnxruntime_faults(model, path, packages, on_gpu=on_gpu)
