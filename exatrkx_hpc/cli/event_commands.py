@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -10,6 +13,8 @@ import typer
 from exatrkx_hpc.base.errors import ConfigError, MissingComponent, OutputError
 from exatrkx_hpc.cli.options import Json, Quiet, answer, say
 from exatrkx_hpc.cli.progress import stages
+from exatrkx_hpc.traccc.simulation.cells import DEFAULT_BEAM, DEFAULT_PILE_UP
+from exatrkx_hpc.traccc.simulation.files import write_events as write_cells
 from exatrkx_hpc.tracking.simulation import acts, synthetic
 from exatrkx_hpc.tracking.simulation.acts import SourceName
 from exatrkx_hpc.work.events.convert import (
@@ -44,38 +49,95 @@ def generate(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Output folder; the truth is written to its subfolder truth/.")
     ],
+    kind: Annotated[
+        Literal["hits", "cells"], typer.Option("--kind", help="Hits for ExaTrkX, or cells for traccc (needs pyacts).")
+    ] = "hits",
     events: Annotated[int, typer.Option("--events", min=1, help="Number of events.")] = 100,
     tracks: Annotated[
-        int, typer.Option("--tracks", min=0, help="Number of particles per event.")
-    ] = synthetic.DEFAULT_TRACKS,
+        int | None,
+        typer.Option("--tracks", min=0, help=f"Hits: particles per event (default: {synthetic.DEFAULT_TRACKS})."),
+    ] = None,
+    pile_up: Annotated[
+        float | None,
+        typer.Option(
+            "--pile-up", min=0.0, help=f"Cells: mean number of pile-up vertices (default: {DEFAULT_PILE_UP:g})."
+        ),
+    ] = None,
+    displaced: Annotated[
+        float | None,
+        typer.Option(
+            "--displaced", min=0.0, max=1.0, help="Cells: share of particles from decays away from their vertex."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed; the same seed gives the same events.")] = 0,
     source: EventSource = "helices",
     form: Annotated[
         Format,
-        typer.Option(
-            "--format", help="Event format: one file per event, or one Parquet file. The truth is always CSV."
-        ),
+        typer.Option("--format", help="Format of hits: one file per event, or one Parquet file. Cells are always CSV."),
     ] = "csv",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Generate events with noise and known truth: helices in a toy detector, or particles simulated by ACTS."""
-    make = event_source(source)
+    """Generate events with known truth.
+
+    Hits: helices in a toy detector, or particles simulated by ACTS, with noise. Cells: collisions in the
+    GenericDetector of ACTS, with pile-up, as *-cells.csv.
+    """
+    if kind == "cells":
+        if tracks is not None or form != "csv":
+            raise ConfigError("--tracks and --format apply to hits only; use --pile-up for the size of events of cells")
+        make = partial(_write_cells, pile_up=pile_up, displaced=displaced, seed=seed)
+        size = f"a pile-up of {pile_up or DEFAULT_PILE_UP:g}"
+    else:
+        if pile_up is not None or displaced is not None:
+            raise ConfigError("--pile-up and --displaced apply to --kind cells only; use --tracks for hits")
+        number = synthetic.DEFAULT_TRACKS if tracks is None else tracks
+        make = partial(_write_hits, tracks=number, seed=seed, source=event_source(source), form=form)
+        size = f"{number} tracks in an event"
     try:
         _refuse_events_of_another_call(out)
         out.mkdir(parents=True, exist_ok=True)
-        with stages(quiet=quiet or as_json) as show, event_writer(out, form) as write:
-            synthetic.write_events(
-                out, events=events, tracks=tracks, seed=seed, source=make, write=write, on_progress=show
-            )
+        with stages(quiet=quiet or as_json) as show:
+            make(out, events, show)
     except OSError as error:
         raise OutputError(
             f"cannot write events to {out}: {error.strerror}; check permissions and free space"
         ) from error
     except MemoryError as error:
-        raise ConfigError(f"{tracks} tracks in an event do not fit into memory; lower --tracks") from error
+        lower = "--pile-up" if kind == "cells" else "--tracks"
+        raise ConfigError(f"{size} do not fit into memory; lower {lower}") from error
     truth = out / synthetic.TRUTH_FOLDER
     answer(f"{events} events in {out}, their truth in {truth}", as_json=as_json, events=events, folder=out, truth=truth)
+
+
+Show = Callable[[str, int, int], None]
+
+
+def _write_hits(
+    out: Path, events: int, show: Show, *, tracks: int, seed: int, source: synthetic.Source, form: Format
+) -> None:
+    with event_writer(out, form) as write:
+        synthetic.write_events(
+            out, events=events, tracks=tracks, seed=seed, source=source, write=write, on_progress=show
+        )
+
+
+def _write_cells(
+    out: Path, events: int, show: Show, *, pile_up: float | None, displaced: float | None, seed: int
+) -> None:
+    require_pyacts("events of cells")
+    beam = replace(DEFAULT_BEAM, displaced_fraction=displaced or 0.0)
+    mean = DEFAULT_PILE_UP if pile_up is None else pile_up
+    try:
+        write_cells(out, events=events, pile_up=mean, beam=beam, seed=seed, on_progress=show)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def require_pyacts(what: str) -> None:
+    """Raise MissingComponent, which says what needs pyacts, unless it is installed."""
+    if not acts.is_installed():
+        raise MissingComponent(f"{what} need pyacts, which is not installed; pip install 'exatrkx-hpc[acts]'")
 
 
 def event_source(name: SourceName) -> synthetic.Source:

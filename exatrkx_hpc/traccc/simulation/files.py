@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
 from exatrkx_hpc.traccc.cells import POSITIONS, PROPERTIES, Cells
+from exatrkx_hpc.traccc.simulation.cells import DEFAULT_BEAM, DEFAULT_PILE_UP, simulate_cells
+from exatrkx_hpc.traccc.simulation.particles import Beam
 from exatrkx_hpc.traccc.simulation.truth import Particles, Passages, Truth
 
 _HEADER = ",".join((*POSITIONS, *PROPERTIES))
+#: The folder of the truth, in that of the events.
+TRUTH_FOLDER = "truth"
 _PARTS = {"passages": Passages, "particles": Particles}
 
 
@@ -44,3 +49,43 @@ def read_truth(path: Path) -> Truth:
             return Truth(geometry_ids=held["geometry_ids"], local=held["local"], **parts)
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not the truth of an event of cells ({error}); generate the event again") from error
+
+
+def truth_of(event: Path) -> Path:
+    """Return the path of the truth of the event at `event`."""
+    return event.parent / TRUTH_FOLDER / f"{event.stem}.npz"
+
+
+def write_events(
+    folder: Path,
+    *,
+    events: int,
+    pile_up: float = DEFAULT_PILE_UP,
+    beam: Beam = DEFAULT_BEAM,
+    seed: int = 0,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Write `folder/evt_000000-cells.csv` ... and the truth in `folder/truth/`, each file atomically.
+
+    The same numbers and release of pyacts give the same files; with a larger `events`, the first files stay the same.
+    `on_progress(stage, done, total)` is called after each event. Raises ImportError, OSError, ValueError.
+    """
+    (folder / TRUTH_FOLDER).mkdir(parents=True, exist_ok=True)
+    for number in range(events):
+        event = simulate_cells(np.random.default_rng([seed, number]), pile_up=pile_up, beam=beam)
+        path = folder / f"evt_{number:06d}-cells.csv"
+        # The truth comes first, so that every event that is there has its truth.
+        _write_whole(truth_of(path), truth_as_npz(event.truth))
+        _write_whole(path, cells_as_csv(event.cells))
+        if on_progress:
+            on_progress("events", number + 1, events)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        aside.write_bytes(data)
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
