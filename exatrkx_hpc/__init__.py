@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     )
     from exatrkx_hpc.models.pipeline import load_pipeline
     from exatrkx_hpc.scores import score_results
+    from exatrkx_hpc.track_scores import score_track_results
     from exatrkx_hpc.work.inference.client import Answer
     from exatrkx_hpc.work.map.endpoint import Endpoint
     from exatrkx_hpc.work.map.found import Found
@@ -200,6 +201,7 @@ __all__ = [
     "run_clients",
     "running",
     "score_results",
+    "score_track_results",
     "script",
     "setup",
     "stop",
@@ -229,6 +231,7 @@ _HOMES = {
         "TimeShort VariablesUnused",
         "models.pipeline": "load_pipeline",
         "scores": "score_results",
+        "track_scores": "score_track_results",
         "work.inference.client": "Answer",
         "work.map.endpoint": "Endpoint",
         "work.map.found": "Found",

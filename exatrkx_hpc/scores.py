@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from exatrkx_hpc.base.errors import InputError
 from exatrkx_hpc.models.pipeline import load_pipeline
 from exatrkx_hpc.tracking.scoring.matching import match_event
-from exatrkx_hpc.tracking.scoring.profiles import Profile, profile_event, total_profiles, wilson_interval
+from exatrkx_hpc.tracking.scoring.profiles import Profile, profile_event, total_profiles
+from exatrkx_hpc.tracking.scoring.rates import rates_of
 from exatrkx_hpc.tracking.scoring.score import (
     MIN_PARTICLE_HITS,
     MIN_PT_GEV,
@@ -34,11 +33,6 @@ if TYPE_CHECKING:
 
 #: Called as (stage, done, total) after each event.
 Progress = Callable[[str, int, int], None]
-_RATES = {
-    "efficiency": ("found", "particles"),
-    "purity": ("right_hits", "matched_hits"),
-    "duplicate_rate": ("duplicates", "tracks"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +65,7 @@ class ResultsScore:
 
     def rates(self) -> dict[str, tuple[float, float, float]]:
         """Return each rate as (value, low, high) with its `wilson_interval`; nan if the denominator is 0."""
-        score = self.score
-        counts = {name: (getattr(score, part), getattr(score, whole)) for name, (part, whole) in _RATES.items()}
-        counts["fake_rate"] = (score.tracks - score.matched, score.tracks)
-        found = {}
-        for name in ("efficiency", "purity", "fake_rate", "duplicate_rate"):
-            part, whole = (np.array([count]) for count in counts[name])
-            low, high = wilson_interval(part, whole)
-            found[name] = (float(getattr(score, name)), float(low[0]), float(high[0]))
-        return found
+        return rates_of(self.score)
 
     def to_dict(self) -> dict[str, object]:
         """Return the score as JSON values; null if a denominator is 0."""

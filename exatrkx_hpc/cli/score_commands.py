@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from exatrkx_hpc.base.errors import ConfigError
 from exatrkx_hpc.cli.options import Json, Quiet, console, say
 from exatrkx_hpc.cli.progress import stages as progress
 from exatrkx_hpc.measure.plots import Format, Panel, save_panels
 from exatrkx_hpc.scores import ResultsScore, Selection, score_results
+from exatrkx_hpc.traccc.scoring.score import MIN_HITS as MIN_MEASUREMENTS
+from exatrkx_hpc.track_scores import UNITS, TrackResultsScore, has_tracks, score_track_results
 from exatrkx_hpc.tracking.scoring.profiles import Profile
-from exatrkx_hpc.tracking.scoring.score import MIN_PARTICLE_HITS, MIN_PT_GEV, MIN_TRACK_HITS
+from exatrkx_hpc.tracking.scoring.score import MIN_PARTICLE_HITS, MIN_PT_GEV, MIN_TRACK_HITS, Score
 
 _RATES = {
     "efficiency": "efficiency",
@@ -29,7 +32,7 @@ _MOST_NAMES = 5
 
 
 def score(
-    results: Annotated[Path, typer.Argument(help="Output folder of run-clients, with labels/.")],
+    results: Annotated[Path, typer.Argument(help="Output folder of run-clients, with labels/ or tracks/.")],
     truth: Annotated[Path, typer.Option("--truth", help="Folder of events, with truth/.")],
     plots: Annotated[
         Path | None, typer.Option("--plots", help="Write figures against pT and η to this folder.")
@@ -39,22 +42,41 @@ def score(
         Path | None, typer.Option("--stages", help="Model repository; run its stages here and score their edges.")
     ] = None,
     min_pt: Annotated[float, typer.Option(min=0.0, help="pT above which a particle counts, in GeV.")] = MIN_PT_GEV,
-    min_hits: Annotated[int, typer.Option(min=1, help="Minimum hits of particles that count.")] = MIN_PARTICLE_HITS,
-    min_track_hits: Annotated[int, typer.Option(min=1, help="Minimum hits of tracks that count.")] = MIN_TRACK_HITS,
+    min_hits: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Minimum hits of particles that count (default: {MIN_PARTICLE_HITS}; of cells {MIN_MEASUREMENTS}).",
+        ),
+    ] = None,
+    min_track_hits: Annotated[
+        int | None, typer.Option(min=1, help=f"Minimum hits of tracks that count (default: {MIN_TRACK_HITS}).")
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Score the labels of a run against the truth.
+    """Score the labels of a run, or the tracks of traccc, against the truth.
 
-    Prints efficiency, purity, fake rate and duplicate rate, with tracks matched to particles by double majority.
+    Prints efficiency, purity, fake rate and duplicate rate, with tracks matched to particles by double majority. For
+    tracks, also prints the resolutions and pull widths of the fitted parameters.
 
     Example: exatrkx-hpc score results --truth events --plots figures
     """
+    if has_tracks(results, truth):
+        if plots or stages or min_track_hits:
+            raise ConfigError("--plots, --stages and --min-track-hits apply to labels only; omit them for tracks")
+        _score_tracks(
+            results, truth, min_pt=min_pt, min_hits=min_hits or MIN_MEASUREMENTS, quiet=quiet, as_json=as_json
+        )
+        return
+    chosen = Selection(
+        min_pt=min_pt, min_hits=min_hits or MIN_PARTICLE_HITS, min_track_hits=min_track_hits or MIN_TRACK_HITS
+    )
     with progress(quiet=quiet) as show:
         scored = score_results(
             results,
             truth,
-            selection=Selection(min_pt=min_pt, min_hits=min_hits, min_track_hits=min_track_hits),
+            selection=chosen,
             repository=stages,
             on_progress=show,
         )
@@ -63,6 +85,32 @@ def score(
         typer.echo(json.dumps(scored.to_dict() | {"plots": [str(path) for path in figures]}, indent=2))
     else:
         _print(scored, figures)
+
+
+def _score_tracks(results: Path, truth: Path, *, min_pt: float, min_hits: int, quiet: bool, as_json: bool) -> None:
+    with progress(quiet=quiet) as show:
+        scored = score_track_results(results, truth, min_pt=min_pt, min_hits=min_hits, on_progress=show)
+    if as_json:
+        typer.echo(json.dumps(scored.to_dict(), indent=2))
+        return
+    counts = scored.score
+    particles = f"{counts.particles} particles above {min_pt:g} GeV with {min_hits} measurements or more"
+    whole = (particles, f"{counts.matched_hits} measurements of matched tracks", f"{counts.tracks} tracks")
+    console().print(_rates_of(scored.events, counts, scored.rates(), *whole))
+    console().print(_fits_table(scored))
+    _say_missing("result(s) have no truth and are not scored", scored.without_truth)
+    _say_missing("event(s) have no result and are not scored", scored.without_results)
+
+
+def _fits_table(scored: TrackResultsScore) -> Table:
+    title = f"{len(scored.score.pulls)} fits; half the width of the central 68.3 %"
+    table = Table(title=title, title_justify="left")
+    for column in ("parameter", "resolution", "unit", "pull width"):
+        table.add_column(column, justify="left" if column in {"parameter", "unit"} else "right")
+    widths = scored.score.pull_widths
+    for name, value in scored.score.resolutions.items():
+        table.add_row(name, "-" if math.isnan(value) else f"{value:.3g}", UNITS[name], _rate(widths[name]))
+    return table
 
 
 def _print(scored: ResultsScore, figures: Sequence[Path]) -> None:
@@ -83,20 +131,26 @@ def _say_missing(what: str, names: Sequence[str]) -> None:
 
 def _rates_table(scored: ResultsScore) -> Table:
     chosen, counts = scored.selection, scored.score
-    table = Table(title=f"{scored.events} events", title_justify="left")
+    particles = f"{counts.particles} particles above {chosen.min_pt:g} GeV with {chosen.min_hits} hits or more"
+    tracks = f"{counts.tracks} tracks of {chosen.min_track_hits} hits or more"
+    hits = f"{counts.matched_hits} hits of matched tracks"
+    return _rates_of(scored.events, counts, scored.rates(), particles, hits, tracks)
+
+
+def _rates_of(
+    events: int, counts: Score, rates: Mapping[str, tuple[float, float, float]], particles: str, hits: str, tracks: str
+) -> Table:
+    """Return the table of rates; the last three say what each rate is of."""
+    table = Table(title=f"{events} events", title_justify="left")
     for column in ("rate", "value", "68 % interval", "count", "of"):
         table.add_column(column, justify="left" if column in {"rate", "of"} else "right")
-    tracks = f"{counts.tracks} tracks of {chosen.min_track_hits} hits or more"
     parts = {
-        "efficiency": (
-            counts.found,
-            f"{counts.particles} particles above {chosen.min_pt:g} GeV with {chosen.min_hits} hits or more",
-        ),
-        "purity": (counts.right_hits, f"{counts.matched_hits} hits of matched tracks"),
+        "efficiency": (counts.found, particles),
+        "purity": (counts.right_hits, hits),
         "fake_rate": (counts.tracks - counts.matched, tracks),
         "duplicate_rate": (counts.duplicates, tracks),
     }
-    for name, (value, low, high) in scored.rates().items():
+    for name, (value, low, high) in rates.items():
         part, whole = parts[name]
         table.add_row(_RATES[name], _rate(value), f"{_rate(low)} to {_rate(high)}", str(part), whole)
     return table

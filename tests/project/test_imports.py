@@ -23,7 +23,7 @@ LAYERS = (
     {"config"},
     {"launch", "measure", "models"},
     {"fleet", "work"},
-    {"doctor", "page", "prepare", "scores"},
+    {"doctor", "page", "prepare", "scores", "track_scores"},
     {"farm"},
     {"bench", "demo"},
     {"cli"},
@@ -41,7 +41,7 @@ INNER_LAYERS = {
 #: nothing of the rest. `traccc` may use what of `tracking` travels to the nodes, such as the base of a stage. Its
 #: scoring, which does not travel, may also use the scoring of `tracking`.
 ON_NODES = {"tracking", "traccc"}
-KNOW_TRACKING = {"farm", "demo", "cli", "models", "scores"}
+KNOW_TRACKING = {"farm", "demo", "cli", "models", "scores", "track_scores"}
 #: The workload of cells sends and reads the tensors that `traccc` defines; the rest of `work` knows neither.
 KNOWS_TENSORS = "exatrkx_hpc.work.workloads.traccc"
 #: What they may need: they also run inside Triton, on Python 3.10.
