@@ -14,14 +14,21 @@ from rich.table import Table
 
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import Json, Quiet, console, say
-from exatrkx_hpc.demo import DemoResult, DemoSettings, run_demo
+from exatrkx_hpc.demo import DemoResult, DemoSettings, WorkloadName, run_demo
+from exatrkx_hpc.tracking.scoring.score import Score
 from exatrkx_hpc.work.run.progress import progress_bar
 from exatrkx_hpc.work.run.report import render_table
+from exatrkx_hpc.work.workloads.traccc import TWIN
 
 
 def demo(
+    workload: Annotated[
+        WorkloadName, typer.Option("--workload", help="exatrkx: hits to labels. traccc: cells to fitted tracks.")
+    ] = "exatrkx",
     servers: Annotated[int, typer.Option("--servers", min=1, max=16, help="Number of Triton servers.")] = 2,
-    events: Annotated[int, typer.Option("--events", min=1, help="Number of events.")] = 100,
+    events: Annotated[
+        int | None, typer.Option("--events", min=1, help="Number of events (default: 100; traccc 20).")
+    ] = None,
     folder: Annotated[Path, typer.Option("--folder", help="Output folder.")] = Path("demo-results"),
     keep: Annotated[bool, typer.Option("--keep", help="Keep the farm running until Ctrl-C.")] = False,
     quiet: Quiet = False,
@@ -39,8 +46,9 @@ def demo(
         if keep:
             _print(result, as_json=as_json)
             if not as_json:
+                model = f" --model {TWIN}" if workload == "traccc" else ""
                 say(
-                    f"the farm keeps running; try 'exatrkx-hpc run-clients --server {result.endpoint} -d "
+                    f"the farm keeps running; try 'exatrkx-hpc run-clients{model} --server {result.endpoint} -d "
                     f"{folder}/events'"
                 )
                 say("press Ctrl-C to stop it")
@@ -48,7 +56,7 @@ def demo(
                 while True:
                     time.sleep(3600)
 
-    settings = DemoSettings(folder=folder, servers=servers, events=events)
+    settings = DemoSettings(workload=workload, folder=folder, servers=servers, events=events)
     with progress_bar(quiet=quiet) as show:
         result = run_demo(settings, tell=teller(as_json=as_json, quiet=quiet), show=show, linger=linger)
     if not keep:
@@ -66,7 +74,7 @@ def _print(result: DemoResult, *, as_json: bool) -> None:
                     "prometheus": result.prometheus,
                     "report": json.loads(result.report.to_json()),
                     "compute_shares": dict(result.shares),
-                    "score": dataclasses.asdict(score),
+                    "score": {count.name: getattr(score, count.name) for count in dataclasses.fields(Score)},
                     "efficiency": score.efficiency,
                     "fake_rate": score.fake_rate,
                     "folder": str(result.folder),
@@ -82,6 +90,6 @@ def _print(result: DemoResult, *, as_json: bool) -> None:
         shares.add_row(model, f"{share:.1%}")
     out.print(shares)
     out.print(f"endpoint          {result.endpoint}")
-    out.print(f"track efficiency  {score.efficiency:.3f} (pT > 1 GeV, at least 5 hits)")
+    out.print(f"track efficiency  {score.efficiency:.3f} ({result.counted})")
     out.print(f"fake rate         {score.fake_rate:.3f}")
     out.print(f"results           {result.folder / 'results'}")

@@ -10,6 +10,9 @@ import pytest
 from command import exatrkx_hpc
 from processes_about import about
 
+from exatrkx_hpc import demo
+from exatrkx_hpc.base.errors import MissingComponent
+from exatrkx_hpc.base.news import untold
 from exatrkx_hpc.demo import DemoSettings, _farm
 
 pytestmark = pytest.mark.usefixtures("triton", "nginx", "prometheus")
@@ -35,6 +38,30 @@ def test_the_demo_does_it_all_and_leaves_nothing(tmp_path):
     assert about(tmp_path) == []
     addresses = {result["endpoint"], result["prometheus"], result["report"]["server"]}
     assert not addresses & listening()
+
+
+def test_the_demo_of_traccc_finds_the_tracks_of_both_servers(tmp_path):
+    pytest.importorskip("acts")
+    done = exatrkx_hpc("demo", "--workload", "traccc", "--events", 6, "--json", cwd=tmp_path, timeout=280)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    report = result["report"]
+    assert (report["done"], report["failed"], report["retries"]) == (6, [], 0)
+    assert len(report["members"]) == 2 and min(report["members"].values()) >= 2, "balanced"
+    assert (report["item"], report["model"]) == ("cells", "traccc-cpu") and report["counts"]["tracks"] > 600
+    assert result["efficiency"] >= 0.96
+    assert result["fake_rate"] <= 0.02
+    assert result["compute_shares"] == {"traccc-cpu": 1.0}
+    assert len(list((tmp_path / "demo-results" / "results" / "tracks").glob("*.npz"))) == 6
+    assert about(tmp_path) == []
+
+
+def test_the_demo_of_traccc_without_pyacts_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo.acts, "is_installed", lambda: False)
+    settings = DemoSettings(folder=tmp_path / "demo", workload="traccc")
+    with pytest.raises(MissingComponent, match=r"needs pyacts; pip install 'exatrkx-hpc\[local,acts\]'"):
+        demo.run_demo(settings, tell=untold, show=lambda tally: None)
+    assert not (tmp_path / "demo").exists()
 
 
 def test_the_demos_farm_is_its_own_whatever_the_folder_says(tmp_path, monkeypatch):
