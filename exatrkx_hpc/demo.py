@@ -197,6 +197,7 @@ def _farm(settings: DemoSettings) -> Farm:
         "name": "demo",
         "run_root": str(settings.folder.absolute() / "run").replace("$", "$$"),
         "job.nodes": settings.servers,
+        "clients.workload": settings.workload,
         "balancer.grpc_port": 0,
         "balancer.http_port": 0,
         "monitor.prometheus_port": 0,

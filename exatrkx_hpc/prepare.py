@@ -171,8 +171,9 @@ def require_models(farm: Farm, tell: Tell) -> None:
             f"model repository {repository} does not exist; create it and its packages with 'exatrkx-hpc setup'"
         )
     if not repository.is_dir():
+        model = "".join(f"--model {name} " for name in shipped_models(farm)[1])
         raise ModelError(
-            f"model repository {repository} does not exist; make it with 'exatrkx-hpc models build "
+            f"model repository {repository} does not exist; make it with 'exatrkx-hpc models build {model}"
             f"--device {farm.server.device} --instances {farm.server.instances}{_gpus_option(farm)} --out {repository}'"
         )
     from exatrkx_hpc.models.check import check
@@ -215,15 +216,31 @@ def build_models(farm: Farm, tell: Tell, *, fused: bool = True) -> None:
         environment = Path(server.python_environment) if server.python_environment else None
         from exatrkx_hpc.models.build import build
 
+        source, models = shipped_models(farm)
         build(
-            asset("model_repos/exatrkx"),
+            source,
             repository,
+            only=models,
             device=server.device,
             instances=server.instances,
             gpus=gpus_of_server(farm),
             environment=environment if environment is not None and environment.exists() else None,
             fused=fused,
         )
+
+
+def shipped_models(farm: Farm) -> tuple[Path, tuple[str, ...]]:
+    """Return the shipped repository of the clients' workload, and the models of it that a farm serves; empty for all.
+
+    A workload of a user has no shipped models; then they are those of ExaTrkX.
+    """
+    from exatrkx_hpc.work.workloads.table import workload_of
+
+    clients = farm.clients
+    workload = workload_of(clients.model, default=clients.workload, folder=clients.workloads)
+    if workload.name in ("traccc", "traccc-gpu"):
+        return asset("model_repos/traccc"), (workload.model,)
+    return asset("model_repos/exatrkx"), ()
 
 
 def gpus_of_server(farm: Farm) -> int:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.base.errors import ModelError
+from exatrkx_hpc.config.schema import ClientsSection, Farm
 from exatrkx_hpc.models.repository import read_models
 from exatrkx_hpc.prepare import build_models, gpus_of_server, require_models
 
@@ -46,3 +47,22 @@ def test_a_repository_that_is_missing_is_made_with_the_words_that_the_message_na
     assert gpus_of_server(what) == 4
     with pytest.raises(Exception, match=r"models build --device gpu --instances 1 --gpus 4 --out .*/models'"):
         require_models(what, lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("clients", "model"),
+    [
+        ({"model": "traccc-cpu"}, "traccc-cpu"),
+        ({"workload": "traccc"}, "traccc-cpu"),
+        ({"model": "traccc-gpu"}, "traccc-gpu"),
+    ],
+)
+def test_a_farm_of_traccc_has_the_model_that_its_clients_ask_for(tmp_path: Path, clients: dict, model: str) -> None:
+    what = farm(tmp_path, gpus_per_node=4, device="gpu", instances=2).model_copy(
+        update={"clients": ClientsSection.model_validate(clients)}
+    )
+    with pytest.raises(ModelError, match=f"models build --model {model} --device gpu --instances 2 --gpus 4 --out"):
+        require_models(what, lambda line: None)
+    build_models(what, lambda line: None)
+    (made,) = read_models(tmp_path / "models")
+    assert (made.name, made.config.instance_group[0].count) == (model, 8 if model == "traccc-cpu" else 2)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from scipy.spatial import cKDTree
 
-from exatrkx_hpc.traccc.cells import Int64
+from exatrkx_hpc.traccc.cells import Float64, Int64
 from exatrkx_hpc.traccc.simulation.truth import Truth
 from exatrkx_hpc.traccc.tracks import Tracks
 from exatrkx_hpc.tracking.scoring.matching import Bools, duplicates
@@ -17,6 +17,7 @@ from exatrkx_hpc.tracking.scoring.matching import Bools, duplicates
 TOLERANCE = 1e-3
 #: A distance between two modules in the search, larger than any module (mm).
 _APART = 1e4
+_SIDES: tuple[tuple[float, Literal["left", "right"]], ...] = ((-TOLERANCE, "left"), (TOLERANCE, "right"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +73,31 @@ def _measurements(tracks: Tracks, truth: Truth) -> Int64:
     modules = np.unique(truth.geometry_ids)
     number = np.searchsorted(modules, tracks.geometry_ids)
     known = modules[np.minimum(number, len(modules) - 1)] == tracks.geometry_ids
-    true = np.column_stack([np.searchsorted(modules, truth.geometry_ids) * _APART, truth.local])
-    own = np.column_stack([number * _APART, tracks.measurements[:, :2]])
-    distance, nearest = cKDTree(true).query(own, distance_upper_bound=TOLERANCE)
-    result: Int64 = np.where(known & np.isfinite(distance), nearest, -1)
-    return result
+    true = truth.local + np.outer(np.searchsorted(modules, truth.geometry_ids), (_APART, 0.0))
+    own = tracks.measurements[:, :2] + np.outer(number, (_APART, 0.0))
+    return np.where(known, _nearest(own, true), -1)
+
+
+def _nearest(own: Float64, true: Float64) -> Int64:
+    """Return the row in `true` `[M, 2]` of the nearest place to each of `own` `[S, 2]` within TOLERANCE, or -1."""
+    order = np.argsort(true[:, 0], kind="stable")
+    ends = [np.searchsorted(true[order, 0], own[:, 0] + way, side) for way, side in _SIDES]
+    row, place = _pairs(ends[0], ends[1] - ends[0])
+    candidate = order[place]
+    distance = np.hypot(*(own[row] - true[candidate]).T)
+    best = np.lexsort((distance, row))
+    best = best[distance[best] < TOLERANCE]
+    rows, first = np.unique(row[best], return_index=True)
+    nearest = np.full(len(own), -1, dtype=np.int64)
+    nearest[rows] = candidate[best][first]
+    return nearest
+
+
+def _pairs(low: Int64, count: Int64) -> tuple[Int64, Int64]:
+    """Return the rows and the places of the ranges of `count` places from `low` on, one range a row."""
+    row = np.repeat(np.arange(len(low)), count)
+    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    return row, low[row] + within
 
 
 def _majority(tracks: Tracks, measurement: Int64, pairs: Int64) -> tuple[Int64, Int64]:
@@ -84,10 +105,8 @@ def _majority(tracks: Tracks, measurement: Int64, pairs: Int64) -> tuple[Int64, 
     owner, shared = np.full(len(tracks), -1, dtype=np.int64), np.zeros(len(tracks), dtype=np.int64)
     pairs = pairs[:, np.argsort(pairs[1], kind="stable")]
     low, high = (np.searchsorted(pairs[1], measurement, side) for side in ("left", "right"))
-    count = high - low
-    track = np.repeat(tracks.owner, count)
-    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    particle = pairs[0][np.repeat(low, count) + within]
+    row, place = _pairs(low, high - low)
+    track, particle = tracks.owner[row], pairs[0][place]
     votes, number = np.unique(np.stack([track, particle]), axis=1, return_counts=True)
     best = np.lexsort((votes[1], -number, votes[0]))
     winners, first = np.unique(votes[0][best], return_index=True)
