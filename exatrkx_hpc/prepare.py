@@ -238,7 +238,7 @@ def shipped_models(farm: Farm) -> tuple[Path, tuple[str, ...]]:
 
     clients = farm.clients
     workload = workload_of(clients.model, default=clients.workload, folder=clients.workloads)
-    if workload.name in ("traccc", "traccc-gpu"):
+    if (asset("model_repos/traccc") / workload.model).is_dir():
         return asset("model_repos/traccc"), (workload.model,)
     return asset("model_repos/exatrkx"), ()
 

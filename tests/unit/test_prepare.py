@@ -55,9 +55,16 @@ def test_a_repository_that_is_missing_is_made_with_the_words_that_the_message_na
         ({"model": "traccc-cpu"}, "traccc-cpu"),
         ({"workload": "traccc"}, "traccc-cpu"),
         ({"model": "traccc-gpu"}, "traccc-gpu"),
+        ({"workload": "itk", "workloads": "own"}, "traccc-gpu"),
     ],
 )
-def test_a_farm_of_traccc_has_the_model_that_its_clients_ask_for(tmp_path: Path, clients: dict, model: str) -> None:
+def test_a_farm_of_traccc_has_the_model_that_its_clients_ask_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients: dict, model: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    made = 'traccc_workload("itk", model="traccc-gpu")'
+    (tmp_path / "own" / "itk.py").write_text(f"from exatrkx_hpc import traccc_workload\nWORKLOAD = {made}\n")
     what = farm(tmp_path, gpus_per_node=4, device="gpu", instances=2).model_copy(
         update={"clients": ClientsSection.model_validate(clients)}
     )

@@ -126,10 +126,10 @@ def _counts(outputs: Tensors) -> Mapping[str, int]:
 
 def _sample(random: np.random.Generator, modules: ModuleList) -> Tensors:
     """Return two neighbouring cells on each of some modules: enough for measurements, not for a track."""
-    ids = np.repeat(random.choice(modules.ids, size=3, replace=False), 2)
-    first = np.tile([0, 1], 3)
-    positions = np.stack([ids, np.arange(6) // 2, first, np.zeros_like(first)], axis=1)
-    return {"positions": positions, "properties": np.tile(np.array([0.0, 0.1], dtype=np.float32), (6, 1))}
+    chosen = random.choice(modules.ids, size=min(3, len(modules.ids)), replace=False)
+    rows = np.arange(2 * len(chosen))
+    positions = np.stack([chosen[rows // 2], rows // 2, rows % 2, np.zeros_like(rows)], axis=1)
+    return {"positions": positions, "properties": np.tile(np.array([0.0, 0.1], dtype=np.float32), (len(rows), 1))}
 
 
 def _current(model: str) -> Request:

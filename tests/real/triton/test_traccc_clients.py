@@ -61,7 +61,8 @@ def settings(server: RunningTriton, events: Path, out: Path, model: str, **chang
 def test_each_contract_gives_the_chains_tracks(
     server: RunningTriton, events: Path, tmp_path: Path, model: str, form: str
 ) -> None:
-    report = run_clients(settings(server, events, tmp_path, model, result_format=form))
+    run = settings(server, events, tmp_path, model, result_format=form, part_events=2)
+    report = run_clients(run)
     report.check()
     cells = {f"e{size}-cells": small_event(particles=size, seed=9).cells for size in SIZES}
     chain = Chain()
@@ -75,6 +76,9 @@ def test_each_contract_gives_the_chains_tracks(
             assert np.array_equal(found.read(name)[part], array), (name, part)
     assert (report.item, report.items) == ("cells", sum(map(len, cells.values())))
     assert report.counts["tracks"] == total > 5
+    next(path for path in (tmp_path / "tracks").iterdir() if path.name[0] != ".").unlink()
+    again = run_clients(run)
+    assert again.done == 3 and 1 <= again.done_now <= 2, "what is lost is done again, and nothing else"
 
 
 def test_an_older_service_is_refused_before_anything_is_sent(
