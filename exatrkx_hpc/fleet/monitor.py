@@ -203,10 +203,9 @@ class Monitor:
 
         Also raise it if this is no longer the job's monitor. The balancer then serves on.
         """
-        self.leaving = True
         if isinstance(error, LeaseLost) or (blind > _BLIND and not isinstance(error, _OF_THE_MACHINE)):
+            self.leaving = True
             raise error
-        self.leaving = False
         self._trouble("monitor", NotObserved, error)
 
     def _remembered(self) -> View:

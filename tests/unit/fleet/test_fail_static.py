@@ -296,6 +296,16 @@ def test_a_fault_of_our_own_ends_the_monitor_after_ten_minutes_and_leaves_the_ba
     assert (read_endpoint(farm.run_dir) is not None) == ends
 
 
+def test_a_look_that_fails_does_not_undo_the_decision_to_leave(tmp_path, monkeypatch):
+    farm = Farm(tmp_path, monkeypatch)
+    with farm.monitor.serving():
+        monkeypatch.setattr(farm.monitor, "tick", Flaky(farm.monitor, KeyError("ours"), 1))
+        farm.info = ends_after(farm, 1)
+        farm.monitor.leaving = True
+        farm.monitor.watch(stop=threading.Event())
+    assert farm.balancer.calls[-1] == ("leave", ())
+
+
 def test_a_job_that_is_lost_ends_the_endpoint(tmp_path, monkeypatch):
     farm = Farm(tmp_path, monkeypatch)
     farm.answers = set()
