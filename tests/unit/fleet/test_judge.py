@@ -44,7 +44,7 @@ class Court:
         )
         seen = Seen(
             samples={name: dict(self.work[name]) for name in self.names if self.states[name] == "ready"},
-            trials=trials or {},
+            trials={(name, self.starts[name]): fault for name, fault in (trials or {}).items()},
         )
         self.verdict = judge(members, self.standings, seen, rules=self.rules, trials=self.trials, now=self.now)
         self.standings = self.verdict.standings

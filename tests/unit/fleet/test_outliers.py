@@ -153,6 +153,30 @@ def test_servers_are_tried_side_by_side_and_join_when_they_have_passed(detection
     until(lambda: states(judge(members)) == {"slow": "ready", "quick": "ready"}, what="the slow one")
 
 
+def test_a_server_that_started_again_has_a_trial_of_its_own(detection):
+    """The trial of its last start still waits, and then fails; neither delays nor fails the new one."""
+    first, second = member("a", starts=1), member("a", starts=2)
+    other = member("b")
+    first_ends, tried = threading.Event(), []
+
+    def trial(one: Member) -> str:
+        tried.append((one.name, one.record.starts))
+        if one.record.starts == 1 and one.name == "a":
+            first_ends.wait(60)
+            return "it died"
+        return ""
+
+    judge = detection(trial)
+    try:
+        judge((first, other))
+        until(lambda: states(judge((second, other))) == {"a": "ready", "b": "ready"}, what="the second start")
+    finally:
+        first_ends.set()
+    until(lambda: "exatrkx-trial" not in {one.name for one in threading.enumerate()}, what="the end of the first trial")
+    assert states(judge((second, other))) == {"a": "ready", "b": "ready"}
+    assert sorted(tried) == [("a", 1), ("a", 2), ("b", 1)]
+
+
 def test_a_new_monitor_does_not_try_again_what_has_passed(detection):
     judge = detection(lambda _: "")
     until(lambda: states(judge((member("a"),))) == {"a": "ready"}, what="the first monitor's trial")
