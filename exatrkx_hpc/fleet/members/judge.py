@@ -149,7 +149,7 @@ def judge(
         standings={
             name: replace(one, since=now) if name in to_restart else one for name, one in _since(after, judged, now)
         },
-        to_try=tuple(name for name in answering if trials and _wants_trial(after[name], now)),
+        to_try=tuple(name for name in sorted(answering) if trials and _wants_trial(after[name], now)),
         to_restart=to_restart,
     )
 
@@ -189,7 +189,7 @@ def _ejected(
 ) -> dict[str, Standing]:
     """Return the standings of the servers to eject: the worst outliers, but never the last third."""
     serving = {name: standings[name] for name in answering if standings[name].passed and not standings[name].fault}
-    room = len(answering) * 2 // 3 - sum(1 for name in answering if standings[name].fault)
+    room = len(answering) * 2 // 3 - (len(answering) - len(serving))  # a server without a passed trial is out, too
     found = sorted(_outliers(serving, rules, now).items(), key=lambda item: (-item[1][0], item[0]))
     out = {}
     for name, (_, fault) in found[: max(0, room)]:
