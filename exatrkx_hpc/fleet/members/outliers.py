@@ -191,8 +191,12 @@ class _Trials:
     def _try(self, member: Member) -> None:
         try:
             fault = self._trial(member)
-        except Exception as error:  # the fault of the trial, not of the server
-            fault = "" if isinstance(error, ImportError | MemoryError) else f"{type(error).__name__}: {error}"
+        except (OSError, RuntimeError, MemoryError):
+            return  # no file, thread or memory is left on this machine: no result, and tried again at the next look
+        except ImportError:  # no trial can be made here
+            fault = ""
+        except Exception as error:
+            fault = f"{type(error).__name__}: {error}"
         self._results[start_of(member)] = fault
 
 

@@ -195,6 +195,21 @@ def test_a_trial_that_raises_is_a_fault_in_one_line(detection):
     assert judge(members)[0].note == "its trial failed: ValueError: odd"
 
 
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), RuntimeError("no thread"), MemoryError()])
+def test_a_trial_that_this_machine_could_not_make_says_nothing_about_the_server(detection, error):
+    tried = []
+
+    def trial(one: Member) -> str:
+        tried.append(one.name)
+        if len(tried) < 3:
+            raise error
+        return ""
+
+    judge, seen = detection(trial), set()
+    until(lambda: seen.add(state := judge((member("a"),))[0].state) or state == "ready", what="a trial")
+    assert seen == {"starting", "ready"} and len(tried) == 3
+
+
 def test_without_threads_a_server_waits_for_its_trial(detection, monkeypatch):
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
