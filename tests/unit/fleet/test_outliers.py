@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,18 @@ def test_reports_of_several_clients_are_summed_and_what_is_none_is_passed_over(t
     for name, text in (("torn", '{"members": {"a:1"'), ("list", "[]"), ("other", '{"members": {"a:1": {"x": 1}}}')):
         (tmp_path / "reports" / f"{name}.json").write_text(text)
     assert reports.totals() == {"a:1": MemberCounts(answers=7, timeouts=1)}
+
+
+def test_a_folder_of_reports_that_cannot_be_listed_counts_as_before(tmp_path, monkeypatch):
+    reports = MemberReports(tmp_path / "reports")
+    write_member_report(tmp_path / "reports", "h-1", {"a:1": MemberCounts(answers=5)})
+    known = reports.totals()
+
+    def stale(*_: object) -> Iterator[Path]:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, "glob", stale)
+    assert reports.totals() == known == {"a:1": MemberCounts(answers=5)}
 
 
 def looks(judge: OutlierDetection, members: tuple[Member, ...]) -> Callable[[dict[str, str]], bool]:
