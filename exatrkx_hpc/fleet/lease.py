@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -131,21 +132,34 @@ def _take(path: Path, mine: Lease, job: str) -> None:
                 file.write(text)
             return
         except FileExistsError:
-            holder = _read(path)
+            pass
         except OSError as error:
             raise EndpointError(f"cannot write {path} ({error.strerror}); check its file system") from error
-        if holder is not None and not holder.void(time.time()):
-            raise _held(job, f" on {holder.host}, process {holder.pid}")
-        if holder is None and _age(path) < _BEING_WRITTEN:
-            raise _held(job, "")
-        # Of two monitors that find the same void lease, one renames it; the other finds none, or the new one.
-        aside = path.with_name(f".{path.name}.{mine.token}")
-        try:
-            path.rename(aside)
-        except FileNotFoundError:
-            continue
-        aside.unlink(missing_ok=True)
-    raise _held(job, "")
+        if _counts(path):
+            break
+        _put_aside(path, path.with_name(f".{path.name}.{mine.token}"))
+    holder = _read(path)
+    raise _held(job, "" if holder is None else f" on {holder.host}, process {holder.pid}")
+
+
+def _put_aside(path: Path, aside: Path) -> None:
+    """Remove a void lease.
+
+    Of two monitors that find the same one, the slower may rename the new lease of the faster. So what was renamed is
+    checked again; a lease that counts is given back.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)
+        if _counts(aside):
+            with contextlib.suppress(OSError):  # its holder has renewed it, or will
+                os.link(aside, path)
+        aside.unlink()
+
+
+def _counts(path: Path) -> bool:
+    """Return whether a lease is not void; one that cannot be read may be being written."""
+    holder = _read(path)
+    return _age(path) < _BEING_WRITTEN if holder is None else not holder.void(time.time())
 
 
 def _read(path: Path) -> Lease | None:
