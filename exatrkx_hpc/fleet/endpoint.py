@@ -13,7 +13,7 @@ from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.base.ownership import ENDPOINT_HEADER, parse_endpoint_id
-from exatrkx_hpc.base.process_id import ProcessId
+from exatrkx_hpc.base.process_id import ProcessId, boot_id, host_name
 from exatrkx_hpc.base.readable import duration, moment
 from exatrkx_hpc.fleet.events import MonitorAbsent
 from exatrkx_hpc.launch.run_dir import LATEST, FarmDir, RunDir
@@ -63,6 +63,10 @@ class EndpointRecord(BaseModel):
         """When the monitor was last heard of, in seconds since the epoch."""
         return max(self.heartbeat, self.updated)
 
+    def is_of(self, pid: int) -> bool:
+        """Return whether its monitor is the process `pid` of this machine."""
+        return (self.host, self.boot, self.monitor_pid) == (host_name(), boot_id(), pid)
+
     def has_monitor(self, now: float) -> bool:
         """Return whether its monitor lives: on this machine, its process; elsewhere, its heartbeat."""
         monitor = ProcessId(host=self.host, boot=self.boot, pid=self.monitor_pid, started=self.monitor_started)
@@ -90,8 +94,10 @@ def point_latest(run_dir: RunDir) -> None:
 
 
 def remove_endpoint(run_dir: RunDir) -> None:
-    """Remove the endpoint file: the endpoint no longer answers."""
-    run_dir.endpoint.unlink(missing_ok=True)
+    """Remove the endpoint file: the endpoint no longer answers. That of another monitor that lives stays."""
+    record = read_endpoint(run_dir)
+    if record is None or record.is_of(os.getpid()) or not record.has_monitor(time.time()):
+        run_dir.endpoint.unlink(missing_ok=True)
 
 
 def read_endpoint(run_dir: RunDir) -> EndpointRecord | None:

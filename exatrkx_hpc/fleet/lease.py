@@ -33,10 +33,6 @@ EXPIRES: Final = 180.0
 _BEING_WRITTEN: Final = 10.0
 
 
-class LeaseLost(EndpointError):
-    """Another monitor has taken over: this one was silent for too long."""
-
-
 class Lease(BaseModel):
     """A lease: the process that holds it, a random token, and when it was renewed, in seconds since the epoch."""
 
@@ -49,10 +45,28 @@ class Lease(BaseModel):
     token: str
     heartbeat: float
 
+    @property
+    def holder(self) -> ProcessId:
+        """The process that holds it."""
+        return ProcessId(host=self.host, boot=self.boot, pid=self.pid, started=self.started)
+
     def void(self, now: float) -> bool:
         """Return whether its holder has ended; on another machine, whether it was not renewed for 180 s."""
-        holder = ProcessId(host=self.host, boot=self.boot, pid=self.pid, started=self.started)
-        return not holder.runs if holder.here else now - self.heartbeat > EXPIRES
+        return not self.holder.runs if self.holder.here else now - self.heartbeat > EXPIRES
+
+
+class LeaseLost(EndpointError):
+    """Another monitor has taken over: this one was silent for too long.
+
+    `here` says whether the other one runs on this machine, where it has adopted the balancer of this one.
+    """
+
+    def __init__(self, job: str, holder: ProcessId) -> None:
+        """Name the process that has taken over `job`."""
+        super().__init__(
+            f"another monitor on {holder.host}, process {holder.pid}, has taken over job {job}; use its endpoint"
+        )
+        self.here = holder.here
 
 
 #: Renews the right; raises LeaseLost if another monitor has taken it.
@@ -107,12 +121,9 @@ def _leased(run_dir: RunDir) -> Iterator[Renew]:
     _take(path, mine, run_dir.job)
 
     def renew() -> None:
-        holder = _read(path)
-        if holder is not None and holder.token != mine.token:
-            raise LeaseLost(
-                f"another monitor on {holder.host}, process {holder.pid}, has taken over job {run_dir.job}; use its "
-                "endpoint"
-            )
+        lease = _read(path)
+        if lease is not None and lease.token != mine.token:
+            raise LeaseLost(run_dir.job, lease.holder)
         write_whole(path, mine.model_copy(update={"heartbeat": time.time()}).model_dump_json() + "\n")
 
     try:

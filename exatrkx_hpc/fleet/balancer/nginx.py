@@ -177,7 +177,9 @@ class Nginx:
         if self._child is not None:
             self._child.stop(grace=grace, first=signal.SIGQUIT)
             self._child = None
-            (self._folder / _RUNNING).unlink(missing_ok=True)
+            noted = _noted(self._folder)
+            if noted is None or noted.instance == self._instance:  # not that of a monitor on another machine
+                (self._folder / _RUNNING).unlink(missing_ok=True)
 
     def _where(self) -> list[str]:
         # The prefix is absolute. The configuration names no folder, so every folder name works.
@@ -276,14 +278,22 @@ class Running(BaseModel):
         return self.address, self.grpc_port, self.http_port
 
 
-def _running(folder: Path) -> Running | None:
-    """Return the nginx that runs in `folder` on this machine; None if there is none, or only its workers are left."""
+def _noted(folder: Path) -> Running | None:
+    """Return the nginx that a monitor of any machine noted in `folder`."""
     try:
-        running = Running.model_validate_json((folder / _RUNNING).read_bytes())
-        command = Path(f"/proc/{running.pid}/cmdline").read_bytes()
+        return Running.model_validate_json((folder / _RUNNING).read_bytes())
     except (OSError, ValidationError):
         return None
-    return running if running.process.runs and os.fsencode(f"{folder}/") in command else None
+
+
+def _running(folder: Path) -> Running | None:
+    """Return the nginx that runs in `folder` on this machine; None if there is none, or only its workers are left."""
+    noted = _noted(folder)
+    if noted is None or not noted.process.runs:
+        return None
+    with contextlib.suppress(OSError):
+        return noted if os.fsencode(f"{folder}/") in Path(f"/proc/{noted.pid}/cmdline").read_bytes() else None
+    return None
 
 
 def left(folder: Path) -> Listen | None:

@@ -248,6 +248,17 @@ def test_a_process_that_got_the_pid_of_a_balancer_is_not_adopted(real, start, tm
         note.write_text(json.dumps(facts))
 
 
+def test_the_note_of_a_balancer_on_another_machine_is_kept(real, start, tmp_path):
+    """Its monitor has taken over the job; this one stops."""
+    balancer = start(real)
+    note = tmp_path / "balancer" / "running.json"
+    facts = {**json.loads(note.read_text()), "host": "another", "instance": "0123456789ab"}
+    note.write_text(json.dumps(facts))
+    balancer.stop(grace=1)
+    assert json.loads(note.read_text()) == facts
+    assert processes_of(note.parent) == []
+
+
 def test_each_start_is_another_instance_of_the_same_job(real, start):
     balancer = start(real)
     first = balancer.identity
