@@ -121,7 +121,7 @@ def _leased(run_dir: RunDir) -> Iterator[Renew]:
     _take(path, mine, run_dir.job)
 
     def renew() -> None:
-        lease = _read(path)
+        lease = read_lease(path)
         if lease is not None and lease.token != mine.token:
             raise LeaseLost(run_dir.job, lease.holder)
         write_whole(path, mine.model_copy(update={"heartbeat": time.time()}).model_dump_json() + "\n")
@@ -129,7 +129,7 @@ def _leased(run_dir: RunDir) -> Iterator[Renew]:
     try:
         yield renew
     finally:
-        holder = _read(path)
+        holder = read_lease(path)
         if holder is not None and holder.token == mine.token:
             path.unlink(missing_ok=True)
 
@@ -149,7 +149,7 @@ def _take(path: Path, mine: Lease, job: str) -> None:
         if _counts(path):
             break
         _put_aside(path, path.with_name(f".{path.name}.{mine.token}"))
-    holder = _read(path)
+    holder = read_lease(path)
     raise _held(job, "" if holder is None else f" on {holder.host}, process {holder.pid}")
 
 
@@ -169,11 +169,12 @@ def _put_aside(path: Path, aside: Path) -> None:
 
 def _counts(path: Path) -> bool:
     """Return whether a lease is not void; one that cannot be read may be being written."""
-    holder = _read(path)
+    holder = read_lease(path)
     return _age(path) < _BEING_WRITTEN if holder is None else not holder.void(time.time())
 
 
-def _read(path: Path) -> Lease | None:
+def read_lease(path: Path) -> Lease | None:
+    """Return the lease in a file; None if there is none, or one that cannot be read."""
     try:
         return Lease.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
