@@ -1,7 +1,8 @@
 """The monitor loop: observe the servers, reconcile, render, apply; once per interval.
 
 The endpoint fails static: what the monitor cannot observe or apply stays as it was, and is tried again at the next
-look. Only a server's own word, its silence, or the end of the job as the scheduler tells it takes a server out.
+look. Only the end of the job as the scheduler tells it, a server's own word, its silence, or the judgement on its
+answers takes a server out, in this order.
 """
 
 from __future__ import annotations
