@@ -33,6 +33,8 @@ _RUNNING = "running.json"
 _REMEDY = "load its module, install nginx, or pip install 'exatrkx-hpc[local]'"
 #: nginx 1.25.1 introduced `http2 on;`; earlier versions take `http2` as a parameter of `listen`.
 _HTTP2_DIRECTIVE_SINCE = (1, 25, 1)
+#: In seconds. nginx starts its new workers, and 0.1 s later it stops the old ones.
+_RELOAD_DEADLINE = 5.0
 #: TCP asks a silent client after 60 s, then every 10 s; after six unanswered times, its connection is closed.
 _PROBES = " so_keepalive=60s:10s:6"
 
@@ -154,15 +156,20 @@ class Nginx:
     def update(self, members: Iterable[Member]) -> None:
         """Reload nginx with these members; running requests finish on their server. No reload if nothing changed.
 
-        Raises EndpointError if nginx rejects the new configuration; the last valid one then stays.
+        Returns when only new workers take requests, or after 5 s: a slow reload goes on by itself. Raises EndpointError
+        if nginx rejects the new configuration; the last valid one then stays.
         """
         configuration = self._rendered(members)
         if self._child is None or configuration == self._installed:
             return
         self._check(*configuration)
         self._install(*configuration)
+        before = _serving_workers(self._child.pid)
         self._child.send(signal.SIGHUP)
         self._installed = configuration
+        until = time.monotonic() + _RELOAD_DEADLINE
+        while before & _serving_workers(self._child.pid) and time.monotonic() < until:
+            time.sleep(0.02)
 
     def warnings(self) -> tuple[str, ...]:
         """Return what nginx has complained about since the last call, one line for each kind."""
@@ -251,6 +258,22 @@ class Nginx:
         """End orphans of an earlier nginx in this folder: the workers of a killed master keep its ports."""
         self.stop(grace=0.0)
         end_orphan(self._folder / "nginx.pid", program="nginx", mark=str(self._folder))
+
+
+def _serving_workers(master: int) -> set[int]:
+    """Return the workers of an nginx that take new requests; none where the kernel does not list children."""
+    try:
+        children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    except OSError:
+        return set()
+    return {int(child) for child in children if _is_serving(child)}
+
+
+def _is_serving(worker: str) -> bool:
+    try:
+        return b"shutting down" not in Path(f"/proc/{worker}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return False
 
 
 class Running(BaseModel):

@@ -200,6 +200,18 @@ def test_the_list_of_members_grows_and_shrinks_in_a_running_nginx(nginx, tmp_pat
             balancer.stop(grace=1)
 
 
+def test_after_an_update_no_request_meets_the_members_before_it(nginx, tmp_path):
+    with answering("one", "127.0.6.1") as one, answering("two", "127.0.6.2") as two:
+        balancer = Nginx(tmp_path, replace(free_listen(), worker_processes=2))
+        try:
+            balancer.start([one])
+            for member in (two, one, two, one):
+                balancer.update([member])
+                assert {served(balancer) for _ in range(4)} == {member.http}
+        finally:
+            balancer.stop(grace=1)
+
+
 def served(balancer: Nginx) -> str:
     """Who answered over HTTP, and who was tried before."""
     with requests.get(f"http://{balancer.listen.http}/v2", timeout=30) as answer:
