@@ -173,7 +173,11 @@ class Nginx:
 
     def warnings(self) -> tuple[str, ...]:
         """Return what nginx has complained about since the last call, one line for each kind."""
-        return self._complaints.take()
+        found = self._complaints.take()
+        if self._child is not None and self._complaints.put_aside():
+            # A reload opens a new log. After SIGUSR1, the workers would open it: as root's workers, they may not.
+            self._child.send(signal.SIGHUP)
+        return found
 
     def alive(self) -> bool:
         """Return whether nginx runs."""
