@@ -6,6 +6,7 @@ named by its gRPC address, `host:port`, as in the header `exatrkx-member` of its
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -52,19 +53,25 @@ class MemberReports:
         self._known: dict[Path, tuple[int, dict[str, MemberCounts]]] = {}
 
     def totals(self) -> dict[str, MemberCounts]:
-        """Return the counts by server, summed over the clients; what cannot be read counts as before."""
-        for path in self._folder.glob("*.json"):
-            try:
-                changed = path.stat().st_mtime_ns
-                if self._known.get(path, (0,))[0] != changed:
-                    self._known[path] = (changed, _counts(path))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue
+        """Return the counts by server, summed over the clients.
+
+        A report that cannot be read, or a folder that cannot be listed, counts as it was read last.
+        """
+        with contextlib.suppress(OSError):
+            for path in self._folder.glob("*.json"):
+                self._read(path)
         totals: dict[str, MemberCounts] = {}
         for _, counts in self._known.values():
             for member, count in counts.items():
                 totals[member] = totals.get(member, MemberCounts()) + count
         return totals
+
+    def _read(self, path: Path) -> None:
+        """Note a report that has changed; leave what is no report."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            changed = path.stat().st_mtime_ns
+            if self._known.get(path, (0,))[0] != changed:
+                self._known[path] = (changed, _counts(path))
 
 
 def _counts(path: Path) -> dict[str, MemberCounts]:

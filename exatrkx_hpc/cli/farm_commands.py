@@ -183,9 +183,10 @@ def monitor(
 def _monitor(found: story.Job, *, leave: bool, tell: Tell) -> None:
     """Run the endpoint of a job in this process; raises LaunchError if the job ends other than wanted."""
     watch = story.watch(found, tell=tell)
-    view = None
+    view, serves = None, False
     try:
         watch.start()
+        serves = True
         view = watch.wait()
     except KeyboardInterrupt:
         pass
@@ -193,7 +194,7 @@ def _monitor(found: story.Job, *, leave: bool, tell: Tell) -> None:
         leave = leave or unwound() == 128 + signal.SIGHUP  # a closed terminal is no decision to stop
         raise
     except Exception:
-        leave = True  # what a failed monitor stopped is stopped, and what it left serves on
+        leave = serves  # what a failed monitor stopped is stopped, and what it left serves on
         raise
     finally:
         with deferred_signals():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
 import ssl
 import stat
@@ -24,6 +25,7 @@ from exatrkx_hpc.base.errors import ConfigError, EndpointError, LaunchError
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import BalancerSection
 from exatrkx_hpc.farm import Job, connect, endpoint_access, watch
+from exatrkx_hpc.fleet.balancer import certificate as certificate_module
 from exatrkx_hpc.fleet.balancer.access import Access, is_loopback, rules, secret_files
 from exatrkx_hpc.fleet.balancer.balancers import balancer_of
 from exatrkx_hpc.fleet.balancer.base import Listen
@@ -201,6 +203,44 @@ def test_a_made_certificate_has_every_name_and_stays(tmp_path):
     farm.certificate_key.unlink()
     assert made_certificate(farm, ["login02"]).public.startswith("# login02\n")
     assert farm.certificate.read_text() != authority
+
+
+def test_an_authority_that_openssl_cannot_read_is_not_replaced(tmp_path):
+    """Clients have pinned it; only its end is a reason to make another."""
+    farm = FarmDir(tmp_path)
+    first = made_certificate(farm, ["localhost"])
+    authority = farm.certificate.read_text()
+    farm.certificate.write_text("")
+    with pytest.raises(EndpointError, match=r"openssl cannot read .*restore the file"):
+        made_certificate(farm, ["localhost"])
+    farm.certificate.write_text(authority)
+    assert made_certificate(farm, ["localhost"]) == first
+
+
+def test_an_authority_that_ends_soon_is_replaced_with_all_that_it_signed(tmp_path, monkeypatch):
+    farm = FarmDir(tmp_path)
+    made_certificate(farm, ["localhost"])
+    authority = farm.certificate.read_text()
+    monkeypatch.setattr(certificate_module, "_SOON", 826 * 86400)
+    with monkeypatch.context() as broken:
+        broken.setattr(certificate_module, "_CURVE", ("-algorithm", "none"))
+        with pytest.raises(EndpointError, match="openssl cannot make a certificate"):
+            made_certificate(farm, ["login02"])
+    assert farm.certificate.read_text() == authority and (farm.secrets / "endpoint.key").exists(), "none was made"
+    assert made_certificate(farm, ["login02"]).public.startswith("# login02\n")
+    assert farm.certificate.read_text() != authority
+    assert sorted(path.name for path in farm.secrets.iterdir() if path.name.startswith(".")) == []
+
+
+def test_a_certificate_that_another_monitor_makes_is_not_waited_for_without_end(tmp_path, monkeypatch):
+    farm = FarmDir(tmp_path)
+    first = made_certificate(farm, ["localhost"])
+    monkeypatch.setattr(certificate_module, "_PATIENCE", 0.2)
+    with (farm.secrets / "certificate.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(EndpointError, match=r"another monitor has held .*certificate\.lock for 0\.2 s"):
+            made_certificate(farm, ["localhost"])
+    assert made_certificate(farm, ["localhost"]) == first
 
 
 def trusts(server: str, certificate: str, name: str = "127.0.0.1") -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -62,9 +63,9 @@ class Server:
 
         return until(found, what=f"{state} of start {starts} with {note!r}")
 
-    def hears(self, word: str) -> None:
-        """Write a word to this server, and wait until it was heard."""
-        file = self.run_dir.path / "stop.d" / self.record.server
+    def hears(self, word: str, server: str = "") -> None:
+        """Write a word to this server, and wait until it was heard; one without a record has the name `server`."""
+        file = self.run_dir.path / "stop.d" / (server or self.record.server)
         file.write_text(f"{word}\n")
         until(lambda: not file.exists(), what=f"a server that hears {word}")
 
@@ -158,6 +159,23 @@ def test_a_server_that_hangs_is_ended_and_started_by_a_word(start):
     again = server.reaches("starting", starts=2)
     assert not Path(f"/proc/{hung.pid}").exists()
     until(lambda: is_ready(again, 5), what="the server again")
+
+
+def test_a_word_between_two_starts_does_not_use_up_the_next_one(start, tmp_path, address):
+    """The first word comes while the script prepares the start, which a slow program makes long."""
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    (slow / "stat").write_text(f"""#!/bin/sh
+: >"{tmp_path}/prepares"; sleep 2; exec {shutil.which("stat")} "$@"
+""")
+    (slow / "stat").chmod(0o755)
+    server = start(environment={"PATH": f"{slow}:{os.environ['PATH']}"})
+    until((tmp_path / "prepares").exists, what="the preparation of the first start")
+    server.hears("restart", server=f"{address}-0")
+    first = server.reaches("starting")
+    until(lambda: is_ready(first, 5), what="the server")
+    server.hears("restart")
+    until(lambda: is_ready(server.reaches("starting", starts=2), 5), what="the server again")
 
 
 def test_a_restart_by_a_word_leaves_the_balancer_first(start):
