@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import requests
-
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import EndpointError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
@@ -124,6 +122,8 @@ class MetricsStore:
 
     def _wait_until_ready(self, deadline: float = 900.0) -> None:
         """Wait until Prometheus answers or ends. It first replays its log of an earlier start, which takes minutes."""
+        import requests  # a sixth of a command's start, and most commands never wait here
+
         until = time.monotonic() + deadline
         with requests.Session() as session:
             session.trust_env = False
