@@ -12,7 +12,6 @@ from exatrkx_hpc.base.errors import ExatrkxError, OutputError
 from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.work.events.source import EventFile
 from exatrkx_hpc.work.inference.blame import ALONE_AFTER, Case, Decision, Judge, Verdict, poisoned
-from exatrkx_hpc.work.inference.client import Client
 from exatrkx_hpc.work.inference.retry import Cause, NoEntry
 from exatrkx_hpc.work.news import EventPoisoned
 from exatrkx_hpc.work.results.outcome import Answered, Failed, Result, Retried, Undecided, read_answer
@@ -26,14 +25,9 @@ from exatrkx_hpc.work.run.silence import Listener
 from exatrkx_hpc.work.run.worker import LOOKAHEAD, Task
 from exatrkx_hpc.work.run.worker_process import GRACE, WorkerProcess, ending
 from exatrkx_hpc.work.workloads.base import DIRECT
-from exatrkx_hpc.work.workloads.table import workload as find_workload
 
 COMMIT: Final = 0.5
 """Seconds between two commits of the ledger; after a kill, a resumed run repeats uncommitted events."""
-
-READY: Final = 5.0
-"""Seconds for an endpoint to answer whether it is ready, before it is considered dead."""
-
 
 LONGEST_DIRECT: Final = 3600.0
 """Seconds that a worker in mode direct may compute one event. No network is waited for, so its limits do not count."""
@@ -49,20 +43,23 @@ class Coordinator:
         *,
         workers: int,
         show: ShowProgress,
+        is_ready: Callable[[], Awaitable[bool]],
         longest_silence: float | None = None,
         spare: float = 60.0,
         grace: float = GRACE,
         tell: Tell = untold,
         member_log: MemberLog | None = None,
-        is_ready: Callable[[], Awaitable[bool]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare without starting anything. `show` is called in the event loop at the start and after each event.
+        """Prepare without starting anything.
+
+        `show` is called in the event loop at the start and after each event. `is_ready` asks the endpoint whether it
+        serves every model of the run.
 
         A worker that has events but is silent for `longest_silence` seconds is killed; by default this is `spare`
         seconds more than eight requests may take, because a worker reports each failed request, and in mode direct
         `LONGEST_DIRECT`. `grace` is the time for a worker to end, in seconds. `member_log` reports the servers'
-        failures. `is_ready` asks the endpoint whether it is ready (default: asks its models).
+        failures.
         """
         self._task = task
         self._accounts = accounts
@@ -83,7 +80,7 @@ class Coordinator:
         self._inquest: asyncio.Task[None] | None = None
         self._fault: BaseException | None = None
         self._again: set[str] = set()
-        self._is_ready = is_ready or self._ask_models
+        self._is_ready = is_ready
         self._tell = tell
         self._member_log = member_log or MemberLog(None)
         self._listener = Listener(server=task.server, patience=task.patience, tell=tell, clock=clock)
@@ -377,19 +374,6 @@ class Coordinator:
         if not ready:
             self.stop(stopped)
         self._settle()
-
-    async def _ask_models(self) -> bool:
-        """Return whether the endpoint says that it serves every model of the run."""
-        task = self._task
-        if task.mode == DIRECT:
-            return True
-        workload = find_workload(task.workload, task.workloads)
-        try:
-            async with Client(task.server, workload=workload, model=task.model, mode=task.mode) as client:
-                await client.check(READY)
-        except ExatrkxError:
-            return False
-        return True
 
     def _good(self, worker: WorkerProcess, result: Result) -> int:
         """Count an event whose result is on disk; return the number of workers that tried it."""
