@@ -143,15 +143,17 @@ class Accounts:
         self._journal.note_facts(self._ledger.facts)
 
     def take_back(self, since: float) -> int:
-        """Let the events that were done since then (seconds since 1970) wait again; return their number.
+        """Let the events that the models answered or refused since then (seconds since 1970) wait again.
 
-        Results that are added later are removed.
+        Return the number of results among them; results that are added later are removed.
         """
         self._taken_back = True
-        names = self._ledger.take_back(since)
-        self.done -= len(names)
-        self.forget(names)
-        return len(names)
+        former = self._ledger.take_back(since)
+        done = [name for name, state in former.items() if state == "done"]
+        self.done -= len(done)
+        self.failed -= len(former) - len(done)
+        self.forget(done)
+        return len(done)
 
     def _count(self, result: Result) -> None:
         self.done += 1

@@ -95,6 +95,7 @@ class Coordinator:
         self._faults = Faults(server=task.server, patience=task.patience, workers=workers, clock=clock)
         self._begin = self._last_answer = 0.0
         self.stopped: str | None = None
+        self.interrupted = False  # stopped from outside, such as by a signal
         self.error: ExatrkxError | None = None
 
     def report(self) -> Report:
@@ -107,6 +108,10 @@ class Coordinator:
 
     def stop(self, reason: str) -> None:
         """End the run early and drop requests in flight; the first reason counts. Call it in the event loop."""
+        self.interrupted = True
+        self._stop(reason)
+
+    def _stop(self, reason: str) -> None:
         if not self._over.is_set():
             self.stopped = reason
             self._over.set()
@@ -171,7 +176,7 @@ class Coordinator:
             write()
         except OutputError as error:
             self.error = self.error or error
-            self.stop(str(error))
+            self._stop(str(error))
 
     async def _start(self, worker: WorkerProcess) -> None:
         """Start a worker, unless the run is over; a failed start ends the run."""
@@ -187,7 +192,7 @@ class Coordinator:
     def _break_off(self, error: ExatrkxError) -> None:
         if not self._over.is_set():
             self.error = error
-        self.stop(str(error))
+        self._stop(str(error))
 
     async def _dismiss(self, keepers: list[asyncio.Task[None]]) -> None:
         """Close the workers, count their last answers, kill those that do not end; raise errors of the keepers.
@@ -372,7 +377,7 @@ class Coordinator:
             else:
                 self._fail(event, "endpoint", why)
         if not ready:
-            self.stop(stopped)
+            self._stop(stopped)
         self._settle()
 
     def _good(self, worker: WorkerProcess, result: Result) -> int:
@@ -389,7 +394,7 @@ class Coordinator:
 
     def _stop_for(self, reason: str | None) -> None:
         if reason is not None:
-            self.stop(reason)
+            self._stop(reason)
 
     def _worker_ended(self, worker: WorkerProcess, status: int) -> None:
         """Take back the events of a dead worker; give up an event whose workers died too often."""

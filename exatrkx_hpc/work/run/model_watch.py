@@ -56,11 +56,14 @@ class ModelWatch:
         # One client from the start: gRPC ends the program if it begins anew without a free file descriptor.
         async with self._make() as self._client:
             watching = asyncio.create_task(self._watch())
+            watching.add_done_callback(self._ended)
             try:
                 yield
             finally:
                 watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
+                (fault,) = await asyncio.gather(watching, return_exceptions=True)
+            if isinstance(fault, Exception) and not isinstance(fault, ExatrkxError):  # the run ends with the others
+                raise fault
 
     async def _watch(self) -> None:
         looked = time.monotonic()
@@ -70,6 +73,11 @@ class ModelWatch:
             if members > self._members or time.monotonic() - looked >= EVERY:
                 await self.look()
                 looked, self._members = time.monotonic(), members
+
+    def _ended(self, watching: asyncio.Task[None]) -> None:
+        """End the run with the error that ended the watch: further results would not be watched."""
+        if not watching.cancelled() and (fault := watching.exception()) is not None:
+            self._fail(fault if isinstance(fault, ExatrkxError) else ExatrkxError(f"cannot watch the models: {fault}"))
 
     async def look(self) -> None:
         """Ask once; end the run, or record the change, if the models are others. No answer is no change."""

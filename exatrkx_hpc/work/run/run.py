@@ -341,8 +341,11 @@ async def _run(run: Coordinator, watch: ModelWatch) -> None:
     with stopped_by_signals(run.stop):
         async with watch.watching():
             await run.run()
-            if run.stopped is None:
-                await watch.look()
+            if not run.interrupted:
+                try:
+                    await watch.look()
+                except ExatrkxError as error:
+                    run.fail(error)
 
 
 def _client(settings: Settings) -> Client:

@@ -14,7 +14,7 @@ from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.news import ModelsChanged
 from exatrkx_hpc.work.nodes.run import here, run_sharded
 from exatrkx_hpc.work.results.models import changes
-from exatrkx_hpc.work.run import model_watch
+from exatrkx_hpc.work.run import faults, model_watch
 from exatrkx_hpc.work.run.report import read_report
 from exatrkx_hpc.work.run.run import run_clients
 
@@ -136,6 +136,40 @@ def test_a_change_in_the_last_moment_is_noticed_at_the_end(settings, tmp_path):
             run_clients(run_settings, change)
         assert label_files(run_settings) == {}
         assert run_clients(run_settings).done == 3
+
+
+def test_a_run_that_stops_looks_too_and_blames_no_event_for_a_model_that_changed(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(faults, "BROKEN_MODEL", 2)
+    gnn = tmp_path / "gnn"
+    gnn.write_text("0.5")
+
+    def change(tally):
+        if tally.failed:
+            gnn.write_text("0.7")
+
+    with fake_triton("--gnn", str(gnn), "--refused", "3") as fake:
+        run_settings = settings(sizes=[2, 3, 3, 3], server=fake.server, in_flight=1)
+        (run_settings.events / "evt_0.csv").write_text("no hits")
+        with pytest.raises(OutputError, match="changed during the run: gnn was"):
+            run_clients(run_settings, change)
+    assert dict(ledger_rows(run_settings)).pop("evt_0") == "quarantined", "its content is its own fault"
+    assert {state for _, state in ledger_rows(run_settings)[1:]} == {"waiting"}
+    assert read_report(run_settings.report).failures == 1
+
+
+@pytest.mark.parametrize("fault", [OutputError("disk full"), ValueError("a bug")])
+def test_a_watch_that_fails_ends_the_run(settings, monkeypatch, fault):
+    monkeypatch.setattr(model_watch, "EVERY", 0.1)
+
+    def broken(*_):
+        raise fault
+
+    monkeypatch.setattr(model_watch, "changes", broken)
+    with fake_triton("--delay", "0.05") as fake:
+        run_settings = settings(sizes=[3] * 400, server=fake.server, in_flight=2)
+        with pytest.raises(type(fault), match=str(fault)):
+            run_clients(run_settings)
+    assert len(label_files(run_settings)) < 400
 
 
 def test_an_endpoint_that_does_not_tell_its_models_is_no_obstacle(settings):
