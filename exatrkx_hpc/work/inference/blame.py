@@ -10,7 +10,8 @@ A delivery is one attempt to get the answer of an event from a server. Three kin
 - Anything else costs the event nothing, and is repeated within the patience.
 
 A server is credible for an event if its last answer to another event was good. A sick server fails every event, so its
-failures count for nothing. And while many other events fail, too, no event is condemned: the endpoint is the cause.
+failures count for nothing, unless no server is credible and few events fail: each may spoil the trust for the others.
+And while many other events fail, too, no event is condemned: the endpoint is the cause.
 """
 
 from __future__ import annotations
@@ -157,17 +158,20 @@ class Judge:
         if cause is Cause.REFUSED:
             case.refusals.append(member)
             return self._refused(case, member, credible, now)
-        if cause in _STRIKES and self._counts(cause, member, credible, alone=alone):
+        if cause in _STRIKES and self._counts(case.event, cause, member, credible, alone=alone):
             strike = Strike(member=member, cause=cause.value, at=time.time(), alone=alone)
             case.strikes.append(strike)
             return self._struck(case, strike, credible)
         return self._again(case, now)
 
-    def _counts(self, cause: Cause, member: str, credible: bool | None, *, alone: bool) -> bool:
+    def _counts(self, event: str, cause: Cause, member: str, credible: bool | None, *, alone: bool) -> bool:
         """Return whether a failure is a strike: not one of the balancer itself, nor one of a sick server."""
         if cause is Cause.TORN and not member and self._seen:
             return False  # the balancer names each server that fails, so the connection to the balancer broke
-        return cause is not Cause.FAULT or alone or credible is not False
+        if cause is not Cause.FAULT or alone or credible is not False:
+            return True
+        # Without a server to trust, a repetition tells nothing more, and events that exhaust a server would alternate.
+        return not self.many_suffer and not any(self.credible(event, one) for one in self._seen)
 
     def _refused(self, case: Case, member: str, credible: bool | None, now: float) -> Verdict:
         refusers = set(case.refusals)

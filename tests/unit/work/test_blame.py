@@ -103,6 +103,14 @@ def test_a_sick_servers_faults_are_no_strikes():
     assert decisions(judge, cases[0], sick, sick)[-1] is Decision.ENDPOINT, "but it does not condemn"
 
 
+def test_two_events_that_exhaust_the_only_server_do_not_alternate():
+    judge, cases = made(("g", "a:1")), [Case(event="e0"), Case(event="e1")]
+    for _ in range(DELIVERIES):
+        found = [decisions(judge, case, (Cause.FAULT, "a:1"))[0] for case in cases]
+    assert found == [Decision.ENDPOINT, Decision.ENDPOINT], "no server is left to trust, so they are not condemned"
+    assert [len(case.strikes) for case in cases] == [DELIVERIES, DELIVERIES]
+
+
 def test_a_connection_to_the_balancer_that_breaks_is_no_strike():
     case = Case(event="e")
     assert decisions(made(*GOOD), case, (Cause.TORN, "")) == [Decision.AGAIN] and not case.strikes
