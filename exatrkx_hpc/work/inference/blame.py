@@ -11,7 +11,8 @@ A delivery is one attempt to get the answer of an event from a server. Three kin
 
 A server is credible for an event if its last answer to another event was good. A sick server fails every event, so its
 failures count for nothing, unless no server is credible and few events fail: each may spoil the trust for the others.
-And while many other events fail, too, no event is condemned: the endpoint is the cause.
+And while many other events fail, too, or if no event was ever answered well, no event is condemned: the endpoint is
+the cause.
 """
 
 from __future__ import annotations
@@ -202,15 +203,15 @@ class Judge:
     def _condemns(self, case: Case, strike: Strike, credible: bool | None) -> bool:
         """Return whether a strike while alone, at least the third one, condemns the event."""
         others = self._suffering - {case.event}
-        if len(others) > _OTHERS or self._condemned >= _IN_A_ROW:
+        if not self._proven or len(others) > _OTHERS or self._condemned >= _IN_A_ROW:
             return False
         fault = strike.cause == Cause.FAULT.value
         if fault and not credible:
             return False
         several = len({one.member for one in case.strikes if one.member}) > 1
         if len(case.strikes) >= DELIVERIES:
-            return (self._proven or not others) and (several or not fault)
-        return self._proven and (several or len(self._seen) <= 1)
+            return several or not fault
+        return several or len(self._seen) <= 1
 
     def _again(self, case: Case, now: float) -> Verdict:
         """Repeat a delivery that counts for nothing, until the patience ends."""

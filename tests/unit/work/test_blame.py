@@ -86,12 +86,14 @@ def test_good_answers_in_between_tell_the_one_that_kills():
     assert decisions(judge, cases[0], (Cause.TORN, "c:1")) == [Decision.POISON]
 
 
-def test_an_endpoint_that_never_answered_condemns_none_of_two():
+@pytest.mark.parametrize("cause", [Cause.TORN, Cause.FAULT, Cause.DEADLINE])
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_endpoint_that_never_answered_condemns_no_event(number, cause):
     judge = Judge(patience=600.0)
-    cases = [Case(event="e0"), Case(event="e1")]
+    cases = [Case(event=f"e{one}") for one in range(number)]
     for _ in range(DELIVERIES):
-        found = [decisions(judge, case, (Cause.TORN, ""))[0] for case in cases]
-    assert found == [Decision.ENDPOINT, Decision.ENDPOINT]
+        found = [decisions(judge, case, (cause, ""))[0] for case in cases]
+    assert found == [Decision.ENDPOINT] * number
 
 
 def test_a_sick_servers_faults_are_no_strikes():
