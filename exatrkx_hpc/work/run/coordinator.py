@@ -158,6 +158,7 @@ class Coordinator:
             if self._inquest is not None:
                 self._inquest.cancel()
             await self._dismiss(keepers)
+            self._member_log.write(last=True)
             self._note(lambda: self._accounts.close(self.stopped))
         if self._fault is not None:
             raise self._fault
