@@ -192,14 +192,18 @@ class Accounts:
         )
 
     def commit(self) -> None:
-        """Write all noted outcomes to disk."""
-        self._journal.flush()
-        self._ledger.commit()
+        """Write all noted outcomes to disk; if the journal cannot be written, those of the ledger are."""
+        try:
+            self._journal.flush()
+        finally:
+            self._ledger.commit()
 
     def close(self, stopped: str | None) -> None:
         """Write all noted outcomes and the end of the run to disk; `stopped` is the reason of an early end."""
-        self._journal.close()
-        self._ledger.end_run(stopped)
+        try:
+            self._journal.close()
+        finally:
+            self._ledger.end_run(stopped)
 
     def report(self, *, model: str, mode: str, seconds: float, workers: tuple[int, ...], stopped: str | None) -> Report:
         """Return the figures so far; call `commit` before, because the failures are read from the ledger."""

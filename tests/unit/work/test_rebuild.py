@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 
 import pytest
 from runs import assert_whole, label_files, ledger_rows
@@ -90,6 +91,38 @@ def test_the_lost_ledger_of_a_shard_is_rebuilt(settings):
     assert (report.done, report.events) == (10, 10)
     assert assert_whole(run_settings.events, run_settings.folder) == 10
     assert not list((run_settings.out / "shards").rglob("unproven"))
+
+
+def test_a_journal_goes_on_after_a_line_that_an_error_cut(tmp_path):
+    journal = Journal(tmp_path / NAME)
+    journal.note_facts({"mode": "stages"})
+    journal.flush()
+    journal.note_facts({"version": "2" * 100})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60, limits[1]))
+    try:
+        for _ in range(2):
+            with pytest.raises(OutputError, match="File too large"):
+                journal.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    journal.note_facts({"item": "hits"})
+    journal.close()
+    assert facts_in(tmp_path / NAME) == {"mode": "stages", "version": "2" * 100, "item": "hits"}
+
+
+def test_a_journal_that_cannot_be_written_costs_no_line_of_the_ledger(settings, monkeypatch):
+    def full(_):
+        raise OutputError("cannot write the journal")
+
+    def spoil(tally):
+        if tally.done == 3:
+            monkeypatch.setattr(Journal, "flush", full)
+
+    run_settings = settings(sizes=[3] * 3)
+    with pytest.raises(OutputError, match="cannot write the journal"):
+        run_clients(run_settings, spoil)
+    assert {state for _, state in ledger_rows(run_settings)} == {"done"}
 
 
 def test_a_journal_goes_on_after_a_line_that_a_kill_cut(tmp_path):
