@@ -3,6 +3,9 @@
 Each answer has the version of its model (`Accounts`). An ensemble's says nothing of the models that it runs, so these
 are asked for at the start, every 30 s, when a server answers for the first time, and at the end. Results since the
 last look that found no change may be of either, and are taken back.
+
+A look asks one server, which the balancer chooses, because clients do not reach the servers themselves. A server that
+serves other models than the rest is noticed when a look meets it.
 """
 
 from __future__ import annotations
