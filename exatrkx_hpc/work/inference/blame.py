@@ -17,14 +17,13 @@ the cause.
 
 from __future__ import annotations
 
-import random
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from exatrkx_hpc.work.inference.retry import Cause
+from exatrkx_hpc.work.inference.retry import Cause, Patience
 from exatrkx_hpc.work.results.outcome import Strike
 
 ALONE_AFTER: Final = 2
@@ -50,6 +49,9 @@ _OTHERS: Final = 2
 
 _IN_A_ROW: Final = 3
 """Events condemned without a good answer in between; after so many, the endpoint is the cause."""
+
+#: Of the pauses between two deliveries.
+_PAUSES: Final = Patience(longest=2.0)
 
 _STRIKES: Final = frozenset({Cause.TORN, Cause.DEADLINE, Cause.FAULT})
 
@@ -189,7 +191,7 @@ class Judge:
 
     def _struck(self, case: Case, strike: Strike, credible: bool | None) -> Verdict:
         number = len(case.strikes)
-        pause = _pause(case.failed)
+        pause = _PAUSES.pause(case.failed - 1)
         if number < STRIKES or not strike.alone:
             return Verdict(decision=Decision.LAST, pause=pause, strike=strike)
         if self._condemns(case, strike, credible):
@@ -217,7 +219,7 @@ class Judge:
         """Repeat a delivery that counts for nothing, until the patience ends."""
         if case.since is not None and now - case.since > self._patience and case.failed > REFUSALS:
             return Verdict(decision=Decision.ENDPOINT)
-        return Verdict(decision=Decision.AGAIN, pause=_pause(case.failed))
+        return Verdict(decision=Decision.AGAIN, pause=_PAUSES.pause(case.failed - 1))
 
 
 def poisoned(case: Case, reason: str) -> str:
@@ -228,8 +230,3 @@ def poisoned(case: Case, reason: str) -> str:
         f"{len(case.strikes)} deliveries ended without an answer{where}, the last one with no other event in flight: "
         f"{reason}"
     )
-
-
-def _pause(failed: int) -> float:
-    """Return the seconds to wait after the `failed`-th failure: 0.1 s doubled up to 2 s, 50% to 100% at random."""
-    return random.uniform(0.5, 1.0) * min(2.0, 0.1 * 2.0 ** min(failed - 1, 10))
