@@ -511,10 +511,11 @@ def up(
     """
     farm = resolve(file, flags=flags).farm
     _workload(farm).requests(farm.clients.mode)  # raises ConfigError for mode direct before anything starts
-    with running(farm, tell=tell, wait=wait, queue_wait=queue_wait, min_ready=min_ready) as (job, _):
-        address, files = endpoint_access(farm, job=job.id)
-        with _endpoint(farm, address, files) as endpoint:
-            yield endpoint
+    with (
+        running(farm, tell=tell, wait=wait, queue_wait=queue_wait, min_ready=min_ready) as (job, _),
+        _endpoint(farm, endpoint_record(farm, job.id)) as endpoint,
+    ):
+        yield endpoint
 
 
 def _workload(farm: Farm) -> Workload:
@@ -524,12 +525,13 @@ def _workload(farm: Farm) -> Workload:
     return workload_of(clients.model, default=clients.workload, folder=clients.workloads)
 
 
-def _endpoint(farm: Farm, address: str, files: CredentialFiles) -> Endpoint:
+def _endpoint(farm: Farm, record: EndpointRecord) -> Endpoint:
     from exatrkx_hpc.work.map.endpoint import Endpoint
 
-    clients = farm.clients
+    clients, files = farm.clients, endpoint_files(farm, record)
     return Endpoint(
-        address,
+        record.grpc,
+        identity=record.identity,
         workload=_workload(farm),
         model=clients.model,
         mode=clients.mode,
@@ -571,8 +573,7 @@ def connect(
     Raises ConfigError, and EndpointError when no monitor runs.
     """
     farm = resolve(file, flags=flags).farm
-    address, files = endpoint_access(farm, job=job)
-    with _endpoint(farm, address, files) as endpoint:
+    with _endpoint(farm, endpoint_record(farm, job)) as endpoint:
         yield endpoint
 
 

@@ -19,19 +19,14 @@ from exatrkx_hpc.base.files import write_whole
 class MemberCounts:
     """Requests of one client to one server by their end, since the client's start.
 
-    `failures` are errors that are the server's, such as a broken stream; `timeouts` are deadlines that passed.
+    `failures` are errors that are the server's, such as a broken stream.
     """
 
     answers: int = 0
     failures: int = 0
-    timeouts: int = 0
 
     def __add__(self, other: MemberCounts) -> MemberCounts:
-        return MemberCounts(
-            answers=self.answers + other.answers,
-            failures=self.failures + other.failures,
-            timeouts=self.timeouts + other.timeouts,
-        )
+        return MemberCounts(answers=self.answers + other.answers, failures=self.failures + other.failures)
 
 
 def write_member_report(folder: Path, client: str, counts: Mapping[str, MemberCounts]) -> None:
@@ -76,4 +71,7 @@ class MemberReports:
 
 def _counts(path: Path) -> dict[str, MemberCounts]:
     members = json.loads(path.read_bytes())["members"]
-    return {str(name): MemberCounts(**{key: int(n) for key, n in one.items()}) for name, one in members.items()}
+    return {
+        str(name): MemberCounts(answers=int(one["answers"]), failures=int(one["failures"]))
+        for name, one in members.items()
+    }

@@ -103,7 +103,7 @@ class OutlierDetection:
             if answer is not None and answer.ok:
                 samples[name] = parse_work(answer.body)
                 if (told := reports.get(answering[name].grpc)) is not None:
-                    samples[name][_CLIENTS] = Work(successes=told.answers, failures=told.failures + told.timeouts)
+                    samples[name][_CLIENTS] = Work(successes=told.answers, failures=told.failures)
         return samples
 
     def _save(self) -> None:

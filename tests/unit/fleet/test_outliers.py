@@ -111,7 +111,7 @@ def test_what_clients_report_counts_too(detection, run_dir):
         judge = detection()
         judge(members)
         counts = {
-            f"{one.address}:1": MemberCounts(failures=20, timeouts=5),
+            f"{one.address}:1": MemberCounts(failures=25),
             f"{one.address}:2": MemberCounts(answers=90),
         }
         write_member_report(run_dir.reports, "host-1", {name: MemberCounts() for name in counts})
@@ -126,10 +126,10 @@ def test_reports_of_several_clients_are_summed_and_what_is_none_is_passed_over(t
     reports = MemberReports(tmp_path / "reports")
     assert reports.totals() == {}
     write_member_report(tmp_path / "reports", "h-1", {"a:1": MemberCounts(answers=5)})
-    write_member_report(tmp_path / "reports", "h-2", {"a:1": MemberCounts(answers=2, timeouts=1)})
+    write_member_report(tmp_path / "reports", "h-2", {"a:1": MemberCounts(answers=2, failures=1)})
     for name, text in (("torn", '{"members": {"a:1"'), ("list", "[]"), ("other", '{"members": {"a:1": {"x": 1}}}')):
         (tmp_path / "reports" / f"{name}.json").write_text(text)
-    assert reports.totals() == {"a:1": MemberCounts(answers=7, timeouts=1)}
+    assert reports.totals() == {"a:1": MemberCounts(answers=7, failures=1)}
 
 
 def test_a_folder_of_reports_that_cannot_be_listed_counts_as_before(tmp_path, monkeypatch):
