@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         ModelsBuilding,
         ModelsWithoutPackages,
         PackagesFetching,
+        SubmissionOpen,
         TimeShort,
         VariablesUnused,
     )
@@ -178,6 +179,7 @@ __all__ = [
     "Settings",
     "ShardsLost",
     "StoppedRun",
+    "SubmissionOpen",
     "Tally",
     "Tensor",
     "Tensors",
@@ -223,7 +225,7 @@ _HOMES = {
         "MonitorAbsent MonitorFailed MonitorLeft MonitorStopped NotApplied NotObserved "
         "RestartAsked SchedulerSilent",
         "launch.events": "ImageFound ImagePulling JobAdopted ModelsBuilding ModelsWithoutPackages PackagesFetching "
-        "TimeShort VariablesUnused",
+        "SubmissionOpen TimeShort VariablesUnused",
         "models.pipeline": "load_pipeline",
         "scores": "score_results",
         "work.inference.client": "Answer",

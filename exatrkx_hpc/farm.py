@@ -47,6 +47,7 @@ from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
 from exatrkx_hpc.fleet.status import JobStatus, job_status, wait_until_ready
 from exatrkx_hpc.fleet.stopping import stop_news
 from exatrkx_hpc.fleet.watch import Watch
+from exatrkx_hpc.launch.events import SubmissionOpen
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.render import render_job
 from exatrkx_hpc.launch.run_dir import LATEST, FarmDir, RunDir
@@ -165,18 +166,19 @@ def deploy(
 def _settle_first(scheduler: Scheduler, farm: Farm, tell: Tell) -> None:
     """Raise LaunchError if an earlier deploy that did not finish made a job, or if Slurm does not say whether."""
     adopted: list[str] = []
+    still: list[SubmissionOpen] = []
 
     def heard(news: News) -> None:
-        adopted.append(news.job)
-        tell(news)
+        if isinstance(news, SubmissionOpen):
+            still.append(news)
+        else:
+            adopted.append(news.job)
+            tell(news)
 
     until = time.monotonic() + _SETTLED
     while not scheduler.settle(heard) and not adopted:
         if time.monotonic() > until:
-            raise LaunchError(
-                f"an earlier deploy in {farm.run_root} did not finish, and Slurm does not say whether its job exists; "
-                f"retry when 'scontrol ping' succeeds, or remove {FarmDir.of(farm).submissions} to submit anyway"
-            )
+            raise LaunchError(f"in {farm.run_root}, {still[-1]}")
         time.sleep(2.0)
     if adopted:
         raise LaunchError(

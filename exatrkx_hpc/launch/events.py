@@ -149,3 +149,21 @@ class JobAdopted(News):
             f"job {self.job} comes from the deploy of {moment(self.submitted)}, which did not finish; the job is now "
             f"recorded, 'exatrkx-hpc stop {self.job}' ends it"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionOpen(News):
+    """A `deploy` did not finish, and it is not known whether its job exists, or its job cannot be recorded.
+
+    `submitted` is the time of that deploy, in seconds since 1970. `reason` ends with the next step.
+    """
+
+    code: ClassVar[str] = "submission-open"
+    #: A job that nobody sees may use hours.
+    usual: ClassVar[Level] = Level.WARNING
+    submitted: float
+    reason: str
+
+    def __str__(self) -> str:
+        """Return the deploy, the reason and the next step."""
+        return f"the deploy of {moment(self.submitted)} did not finish: {self.reason}"

@@ -52,7 +52,7 @@ class Scheduler(Protocol):
         ...
 
     def settle(self, tell: Tell = untold) -> bool:
-        """Take over the jobs of submissions that did not finish, each with news; return whether none is left open."""
+        """Take over the jobs of submissions that did not finish; return whether none is left open. News say of each."""
         ...
 
     def info(self, job: str) -> JobInfo:

@@ -18,14 +18,14 @@ from exatrkx_hpc.base.errors import ExatrkxError, LaunchError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.news import Tell, untold
-from exatrkx_hpc.launch.events import JobAdopted
+from exatrkx_hpc.launch.events import JobAdopted, SubmissionOpen
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 from exatrkx_hpc.launch.scheduler import JobMayRunError, SchedulerSilentError
 from exatrkx_hpc.launch.slurm.environment import chosen_cluster, chosen_clusters
 from exatrkx_hpc.launch.slurm.interactive import Allocation, Foreground, allocation, begin
 from exatrkx_hpc.launch.slurm.job import JobId, Owner
-from exatrkx_hpc.launch.slurm.scheduler import Slurm
+from exatrkx_hpc.launch.slurm.scheduler import WHEN_IT_IS_BACK, Slurm
 from exatrkx_hpc.launch.slurm.snapshot import unknown
 from exatrkx_hpc.launch.slurm.submissions import Submission, Submissions, sought
 from exatrkx_hpc.launch.slurm.submit import submit
@@ -200,28 +200,38 @@ class FarmSlurm:
     def settle(self, tell: Tell = untold) -> bool:
         """Take over the jobs of submissions that did not finish, each with news; return whether none is left open.
 
-        Also forgets submissions that made no job. Slurm may be away or a disk full: then a submission stays open.
+        Also forgets submissions that made no job. Slurm may be away or a disk full: then a submission stays open, and
+        news say why.
         """
         left = False
         for submission in self._submissions.all():
             if submission.in_progress():
                 continue
-            with contextlib.suppress(ExatrkxError, OSError):
-                if self._settled(submission, tell):
-                    continue
-            left = True
+            if why := self._settled(submission, tell):
+                left = True
+                tell(SubmissionOpen(submitted=submission.began, reason=why))
         return not left
 
-    def _settled(self, submission: Submission, tell: Tell) -> bool:
+    def _settled(self, submission: Submission, tell: Tell) -> str:
+        """Take over the jobs of a submission, or forget it; return why it stays open, then the next step, or ''."""
         late = submission.may_come()
         found = sought(submission)
-        for job in found.jobs:
-            self._adopt(job, submission)
-            tell(JobAdopted(job=job.number, submitted=submission.began))
-        if found.jobs or (found.answered and not late):
-            self._submissions.end(submission)
-            return True
-        return False
+        try:
+            for job in found.jobs:
+                self._adopt(job, submission)
+                tell(JobAdopted(job=job.number, submitted=submission.began))
+        except OSError as error:
+            jobs = ", ".join(map(str, found.jobs))
+            return f"job {jobs} exists, but cannot be recorded ({error.strerror}); check permissions and free space"
+        if found.silent and not found.jobs:
+            return f"Slurm does not say whether its job exists ({found.silent}); {WHEN_IT_IS_BACK}"
+        if late and not found.jobs:
+            return (
+                "Slurm knows no job of it, but may still accept one; retry in some minutes, or remove "
+                f"{self._submissions.file(submission)} to submit anyway"
+            )
+        self._submissions.end(submission)
+        return ""
 
     def _note(self, job: JobId, script: Path, name: str) -> None:
         """Record the job in its run directory: its number alone may be that of another job, now or later."""

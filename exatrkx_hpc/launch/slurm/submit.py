@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.errors import LaunchError, MissingComponent
 from exatrkx_hpc.base.process import TIMED_OUT, Completed
 from exatrkx_hpc.launch.scheduler import JobMayRunError
 from exatrkx_hpc.launch.slurm.environment import names_cluster
@@ -108,7 +108,10 @@ def _sbatch(argv: list[str], options: Sequence[str]) -> Completed:
 
 def _writes(job: JobId, log: str) -> bool | None:
     """Return whether the job is this user's and writes to `log`; None if Slurm does not report it."""
-    done = ask(show_job_argv(job.number), cluster=job.cluster or None)
+    try:
+        done = ask(show_job_argv(job.number), cluster=job.cluster or None)
+    except MissingComponent:  # not an error of sbatch, after which no job exists
+        return None
     facts = parse_facts(done.stdout) if done.returncode == 0 else ()
     if not facts:
         return None

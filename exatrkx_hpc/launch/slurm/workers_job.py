@@ -20,7 +20,7 @@ from exatrkx_hpc.launch.run_dirs import local_file_system
 from exatrkx_hpc.launch.scheduler import JobMayRunError
 from exatrkx_hpc.launch.slurm.environment import chosen_clusters
 from exatrkx_hpc.launch.slurm.job import JobId
-from exatrkx_hpc.launch.slurm.scheduler import REMEDY
+from exatrkx_hpc.launch.slurm.scheduler import REMEDY, WHEN_IT_IS_BACK
 from exatrkx_hpc.launch.slurm.submissions import Submissions, sought
 from exatrkx_hpc.launch.slurm.submit import submit
 from exatrkx_hpc.launch.words import comment, directive, sh
@@ -167,9 +167,14 @@ def _refuse_unfinished(submissions: Submissions, out: str) -> None:
                 f"job {jobs} for {out} comes from the run-clients of {one.when}, which did not finish; 'squeue "
                 f"--job={jobs}' shows it, 'scancel {jobs}' ends it, a repetition of this command submits another"
             )
-        if late or not found.answered:
+        if found.silent:
+            raise LaunchError(
+                f"the run-clients of {one.when} for {out} did not finish, and Slurm does not say whether its job "
+                f"exists ({found.silent}); {WHEN_IT_IS_BACK}"
+            )
+        if late:
             raise LaunchError(
                 f"the run-clients of {one.when} for {out} did not finish and may still get a job; repeat this command "
-                f"in a minute, or remove {submissions.file(one)} to submit anyway"
+                f"in some minutes, or remove {submissions.file(one)} to submit anyway"
             )
         submissions.end(one)
