@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from exatrkx_hpc.base.errors import ExatrkxError, LaunchError
+from exatrkx_hpc.base.errors import LaunchError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.news import Tell, untold
@@ -117,7 +117,9 @@ class FarmSlurm:
             plan=plan.model_dump_json(indent=2),
         )
         with begun as submission:
-            job = self._submitted(submission, plan)
+            directives = dict(plan.directives)
+            log, comment = directives["output"], directives.get("comment", "")
+            job = submit(submission, log=log, comment=comment, options=plan.extra_directives)
             self._slurm(job.cluster).heard()
             try:
                 self._adopt(job, submission)
@@ -126,25 +128,13 @@ class FarmSlurm:
                 raise
         return job.number
 
-    def _submitted(self, submission: Submission, plan: FarmPlan) -> JobId:
-        """Run sbatch; the submission stays on disk while a job may exist."""
-        directives = dict(plan.directives)
-        log, comment = directives["output"], directives.get("comment", "")
-        try:
-            return submit(submission, log=log, comment=comment, options=plan.extra_directives)
-        except JobMayRunError:
-            raise
-        except ExatrkxError:  # no job exists; after any other exception, one may
-            self._submissions.end(submission)
-            raise
-
     def _give_up(self, job: JobId, submission: Submission, error: BaseException) -> None:
         """Cancel a job that cannot be recorded; raises LaunchError for a run directory that cannot be written."""
         where = self._farm.job(job.number)
         why = f"{where} cannot be written ({error.strerror}); " if isinstance(error, OSError) else ""
         try:
             self._slurm(job.cluster).cancel(job.number, owner=self._owner(job.number), drain=False)
-        except LaunchError as other:
+        except (LaunchError, MissingComponent) as other:
             raise JobMayRunError(f"{why}job {job.number} may run ({other})") from error
         self._submissions.end(submission)
         if why:
@@ -170,7 +160,6 @@ class FarmSlurm:
                 self._adopt(JobId(number=job, cluster=cluster), submission)
             except BaseException:
                 started.kill()
-                self._submissions.end(submission)
                 raise
         self._running[job] = started
         return job

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from exatrkx_hpc.base.errors import LaunchError, MissingComponent
+from exatrkx_hpc.base.errors import ExatrkxError, LaunchError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.process import runs_with
 from exatrkx_hpc.base.process_id import ProcessId, boot_id, host_name, process_id
+from exatrkx_hpc.launch.scheduler import JobMayRunError
 from exatrkx_hpc.launch.slurm.job import JobId
 from exatrkx_hpc.launch.slurm.refusals import own_words
 from exatrkx_hpc.launch.slurm.scheduler import ask
@@ -104,7 +105,8 @@ class Submissions:
     ) -> Iterator[Submission]:
         """Write a new submission of `script`, readable by its owner only; this process makes it inside the block.
 
-        The file stays until `end`. Raises LaunchError if the file cannot be written.
+        The file stays until `end`, or until the block ends with an error that says that no job exists: any ExatrkxError
+        but JobMayRunError. Raises LaunchError if the file cannot be written.
         """
         me = process_id(os.getpid())
         made = Submission(
@@ -130,6 +132,11 @@ class Submissions:
         _begun.add(made.token)
         try:
             yield made
+        except JobMayRunError:
+            raise
+        except ExatrkxError:  # no job exists; after any other exception, one may
+            self.end(made)
+            raise
         finally:
             _begun.discard(made.token)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from exatrkx_hpc import __version__
-from exatrkx_hpc.base.errors import ExatrkxError, LaunchError
+from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.process import find_program, own_command
 from exatrkx_hpc.base.templates import render
@@ -17,7 +17,6 @@ from exatrkx_hpc.config.resolve import as_environment, known_keys
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.launch.plan import Setting, settings_of
 from exatrkx_hpc.launch.run_dirs import local_file_system
-from exatrkx_hpc.launch.scheduler import JobMayRunError
 from exatrkx_hpc.launch.slurm.environment import chosen_clusters
 from exatrkx_hpc.launch.slurm.job import JobId
 from exatrkx_hpc.launch.slurm.scheduler import REMEDY, WHEN_IT_IS_BACK
@@ -143,13 +142,7 @@ def submit_workers(plan: WorkersPlan) -> tuple[JobId, Path]:
     with submissions.begun(
         script, name=directives["job-name"], clusters=chosen_clusters(os.environ, plan.extra_directives)
     ) as submission:
-        try:
-            job = submit(submission, log=directives["output"], section="clients", options=plan.extra_directives)
-        except JobMayRunError:
-            raise
-        except ExatrkxError:  # no job exists; after any other exception, one may
-            submissions.end(submission)
-            raise
+        job = submit(submission, log=directives["output"], section="clients", options=plan.extra_directives)
         submissions.end(submission)
     return job, script
 

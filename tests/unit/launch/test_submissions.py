@@ -288,3 +288,39 @@ def test_a_lost_answer_of_one_of_several_clusters(cluster: Cluster):
     one = submission().model_copy(update={"clusters": ("alpha", "beta")})
     cluster.says("sbatch", "taken\n")
     assert submit(one, log="/x", patience=0) == JobId(number="42", cluster="beta")
+
+
+def here(made: Farm, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Start a farm in a new allocation, as `deploy --interactive` does outside of one."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    script = FarmDir.of(made).scripts / "farm.sbatch"
+    return farm_slurm(made, interactive=True).submit(script, make_plan(made))
+
+
+def test_an_allocation_that_slurm_refuses_leaves_no_submission(
+    cluster: Cluster, made: Farm, monkeypatch: pytest.MonkeyPatch
+):
+    cluster.instead("salloc", "echo 'salloc: error: Job submit/allocate failed: Invalid qos specification' >&2; exit 1")
+    with pytest.raises(LaunchError, match="salloc was refused: Invalid qos specification; check"):
+        here(made, monkeypatch)
+    assert left(made) == []
+
+
+@pytest.mark.parametrize("end", ["kill -9 $$", "echo 'salloc: error: Socket timed out' >&2; exit 1", "exit 0"])
+def test_an_allocation_that_may_exist_leaves_its_submission(
+    cluster: Cluster, made: Farm, monkeypatch: pytest.MonkeyPatch, end: str
+):
+    cluster.instead("salloc", end)
+    with pytest.raises(JobMayRunError, match=r"reported no job ID: .*the next 'exatrkx-hpc status' takes it over"):
+        here(made, monkeypatch)
+    assert len(left(made)) == 1
+
+
+def test_an_allocation_that_cannot_be_recorded_leaves_its_submission(
+    cluster: Cluster, made: Farm, monkeypatch: pytest.MonkeyPatch
+):
+    cluster.instead("salloc", "echo 'salloc: Granted job allocation 4242'; exec sleep 60")
+    FarmDir.of(made).job("4242").path.write_text("a file in the place of the job's folder")
+    with pytest.raises(NotADirectoryError):
+        here(made, monkeypatch)
+    assert len(left(made)) == 1, "whether Slurm has released it, only Slurm can say"
