@@ -34,7 +34,7 @@ from exatrkx_hpc.fleet.background import Background, start_in_background
 from exatrkx_hpc.fleet.balancer.access import is_loopback
 from exatrkx_hpc.fleet.balancer.address import INTERNAL
 from exatrkx_hpc.fleet.balancer.balancers import balancer_of, end_left, kind_of
-from exatrkx_hpc.fleet.credentials import credential_files, files_for
+from exatrkx_hpc.fleet.credentials import EndpointAccess, credential_files, endpoint_at
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, read_endpoint, remove_endpoint, running_endpoint
 from exatrkx_hpc.fleet.endpoints import endpoints_of, monitor_lives, only_endpoint
 from exatrkx_hpc.fleet.events import EndpointUnguarded
@@ -513,10 +513,11 @@ def up(
     """
     farm = resolve(file, flags=flags).farm
     _workload(farm).requests(farm.clients.mode)  # raises ConfigError for mode direct before anything starts
-    with running(farm, tell=tell, wait=wait, queue_wait=queue_wait, min_ready=min_ready) as (job, _):
-        address, files = endpoint_access(farm, job=job.id)
-        with _endpoint(farm, address, files) as endpoint:
-            yield endpoint
+    with (
+        running(farm, tell=tell, wait=wait, queue_wait=queue_wait, min_ready=min_ready) as (job, _),
+        _endpoint(farm, endpoint_access(farm, job=job.id)) as endpoint,
+    ):
+        yield endpoint
 
 
 def _workload(farm: Farm) -> Workload:
@@ -526,41 +527,44 @@ def _workload(farm: Farm) -> Workload:
     return workload_of(clients.model, default=clients.workload, folder=clients.workloads)
 
 
-def _endpoint(farm: Farm, address: str, files: CredentialFiles) -> Endpoint:
+def _endpoint(farm: Farm, access: EndpointAccess) -> Endpoint:
     from exatrkx_hpc.work.map.endpoint import Endpoint
 
     clients = farm.clients
     return Endpoint(
-        address,
+        access.address,
         workload=_workload(farm),
         model=clients.model,
         mode=clients.mode,
         request_timeout=clients.request_timeout,
         patience=clients.patience,
-        token_file=files.token,
-        certificate=files.certificate,
+        token_file=access.files.token,
+        certificate=access.files.certificate,
+        identity=access.identity,
     )
 
 
 def endpoint_access(
-    farm: Farm, server: str | None = None, *, given: CredentialFiles = NO_FILES, job: str | None = None
-) -> tuple[str, CredentialFiles]:
-    """Return the address of an endpoint, `host:port`, and the files with the credentials for it.
+    farm: Farm,
+    server: str | None = None,
+    *,
+    given: CredentialFiles = NO_FILES,
+    job: str | None = None,
+    wait: float = 0.0,
+    tell: Tell = untold,
+) -> EndpointAccess:
+    """Return the way to the endpoint at the address `server`, or without it to that of `job`, see `endpoint_record`.
 
-    Without `server`, it is the endpoint of `job`, and raises the errors of `endpoint_record`. The address `server` gets
-    the farm's credentials only if it is that of an endpoint of the farm. Files in `given` go first.
+    An address gets the farm's credentials and an identity only if it is that of an endpoint of the farm which a
+    monitor keeps, or which says so itself. Files in `given` go first.
     """
-    if server:
-        return server, endpoint_files(farm, server, given=given)
-    record = endpoint_record(farm, job)
-    return record.grpc, endpoint_files(farm, record, given=given)
-
-
-def endpoint_files(farm: Farm, at: EndpointRecord | str, *, given: CredentialFiles = NO_FILES) -> CredentialFiles:
-    """Return the files with the credentials for an endpoint of `farm`, or for an address, see `endpoint_access`."""
     root = FarmDir.of(farm)
-    files = files_for(root, at) if isinstance(at, str) else credential_files(root, at)
-    return CredentialFiles(token=given.token or files.token, certificate=given.certificate or files.certificate)
+    record = endpoint_at(root, server) if server else endpoint_record(farm, job, wait=wait, tell=tell)
+    if record is None:
+        return EndpointAccess(address=server or "", files=given)
+    own = credential_files(root, record)
+    files = CredentialFiles(token=given.token or own.token, certificate=given.certificate or own.certificate)
+    return EndpointAccess(address=server or record.grpc, identity=record.identity, job=record.job, files=files)
 
 
 @contextmanager
@@ -573,8 +577,7 @@ def connect(
     Raises ConfigError, and EndpointError when no monitor runs.
     """
     farm = resolve(file, flags=flags).farm
-    address, files = endpoint_access(farm, job=job)
-    with _endpoint(farm, address, files) as endpoint:
+    with _endpoint(farm, endpoint_access(farm, job=job)) as endpoint:
         yield endpoint
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +33,7 @@ from exatrkx_hpc.cli.options import (
 from exatrkx_hpc.cli.wide_command import refuse_mixtures, submit
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.config.values import LabelFormat, Mode
+from exatrkx_hpc.fleet.credentials import EndpointAccess
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.measure import metrics as measure
 from exatrkx_hpc.measure.counters import Snapshot
@@ -200,47 +200,29 @@ def run_clients(
     _run(settings, partial(do, farm=found.farm), quiet=quiet, as_json=as_json)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Endpoint:
-    """The endpoint that the flags mean, whose it is, the files with its credentials, and where its servers are told of.
-
-    Address and owner are '' for mode direct.
-    """
-
-    address: str = ""
-    identity: str = ""
-    files: CredentialFiles
-    reports: Path | None = None
-
-
-def _endpoint(farm: Farm, server: str | None, job: str | None, tell: Tell, *, given: CredentialFiles) -> _Endpoint:
-    """Return the endpoint that the flags mean. Waits for a new monitor."""
+def _endpoint(farm: Farm, server: str | None, job: str | None, tell: Tell, *, given: CredentialFiles) -> EndpointAccess:
+    """Return the way to the endpoint that the flags mean, without an address for mode direct; wait for a monitor."""
     flags = [flag for flag, value in (("--server", server), ("--job", job)) if value]
     if farm.clients.mode == "direct":
         if flags:
             raise ConfigError(f"{flags[0]} and mode direct are mutually exclusive; omit one of them")
-        return _Endpoint(files=given)
+        return EndpointAccess(address="", files=given)
     if len(flags) > 1:
         raise ConfigError("--server and --job are mutually exclusive; omit one of them")
-    if server:
-        files = story.endpoint_files(farm, server, given=given)
-        if files.certificate is None:  # a port with TLS answers no plain question
-            require_grpc(server, meant=story.addresses_of(farm))
-        return _Endpoint(address=server, files=files)
-    record = story.endpoint_record(farm, job, wait=farm.clients.wait, tell=tell)
-    files = story.endpoint_files(farm, record, given=given)
-    reports = FarmDir.of(farm).job(record.job).reports
-    return _Endpoint(address=record.grpc, identity=record.identity, files=files, reports=reports)
+    access = story.endpoint_access(farm, server, given=given, job=job, wait=farm.clients.wait, tell=tell)
+    if server and access.files.certificate is None:  # a port with TLS answers no plain question
+        require_grpc(server, meant=story.addresses_of(farm))
+    return access
 
 
-def _settings(farm: Farm, endpoint: _Endpoint, events: Path, out: Path) -> Settings:
+def _settings(farm: Farm, endpoint: EndpointAccess, events: Path, out: Path) -> Settings:
     clients = farm.clients
     return Settings(
         server=endpoint.address,
         identity=endpoint.identity,
         token_file=endpoint.files.token,
         certificate=endpoint.files.certificate,
-        reports=endpoint.reports,
+        reports=FarmDir.of(farm).job(endpoint.job).reports if endpoint.job else None,
         events=events,
         out=out,
         workers=clients.workers,
