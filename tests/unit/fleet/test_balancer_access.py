@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -21,6 +22,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from exatrkx_hpc.base.credentials import CredentialFiles, make_secret
 from exatrkx_hpc.base.errors import ConfigError, EndpointError, LaunchError
+from exatrkx_hpc.base.ownership import parse_endpoint_id
+from exatrkx_hpc.base.process import run
 from exatrkx_hpc.base.process_id import boot_id, host_name
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import BalancerSection
@@ -32,7 +35,7 @@ from exatrkx_hpc.fleet.balancer.certificate import given_certificate, made_certi
 from exatrkx_hpc.fleet.balancer.limits import limits_of
 from exatrkx_hpc.fleet.balancer.nginx import Nginx, render_main, render_upstream
 from exatrkx_hpc.fleet.credentials import EndpointAccess, credential_files, endpoint_at
-from exatrkx_hpc.fleet.endpoint import EndpointRecord, point_latest, write_endpoint
+from exatrkx_hpc.fleet.endpoint import EndpointRecord, identity_at, point_latest, triton_version, write_endpoint
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.work.inference.check_workload import check_workload
 from exatrkx_hpc.work.map.endpoint import Endpoint
@@ -228,6 +231,44 @@ def test_a_client_that_pins_the_farm_accepts_each_of_its_certificates_and_no_oth
     assert not trusts(listen.grpc, pinned, "elsewhere")
     assert not trusts(listen.grpc, stranger.certificate.read_text())
     assert not requests.get(f"http://{listen.http}/v2", timeout=10).ok, "no clear text"
+
+
+def signed_by_an_authority(folder: Path) -> tuple[Path, Path]:
+    """Make an authority and a certificate for 127.0.0.1 that it signs, as a site does; return certificate and key."""
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    for words in (
+        ("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=a site", "-days", "2"),
+        ("req", *curve, "-keyout", "key", "-out", "request", "-subj", "/CN=login01"),
+        (
+            *("x509", "-req", "-in", "request", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
+            *("-out", "pem", "-extfile", "names", "-days", "2"),
+        ),
+    ):
+        done = run(["openssl", *words], cwd=folder)
+        assert done.returncode == 0, done.stderr
+    (folder / "key").chmod(0o600)
+    return folder / "pem", folder / "key"
+
+
+def test_a_client_pins_a_given_certificate_that_an_authority_has_signed(start, tmp_path):
+    given = given_certificate(*signed_by_an_authority(tmp_path))
+    pinned = str(tmp_path / "pem")
+    with fake_triton() as fake, answering('{"version": "2.60.0"}', "127.0.0.1") as web:
+        ports = {"grpc_port": int(fake.server.rpartition(":")[2]), "http_port": web.record.http_port}
+        there = member("one", "127.0.0.1", **ports)
+        access = Access(token=TOKEN, server_key=KEY, certificate=given.public, private_key=given.private)
+        listen = start(access, there)
+        assert parse_endpoint_id(identity_at(listen.http, pinned)) is not None
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        assert triton_version(listen.http, pinned, headers=headers) == "2.60.0"
+        (tmp_path / "token").write_text(TOKEN)
+        (tmp_path / "token").chmod(0o600)
+        with Endpoint(listen.grpc, token_file=tmp_path / "token", certificate=pinned) as endpoint:
+            assert endpoint.find_tracks(np.zeros((3, 3), np.float32)).shape == (3,)
+    made_certificate(FarmDir(tmp_path / "stranger"), ["127.0.0.1"])
+    assert identity_at(listen.http, str(FarmDir(tmp_path / "stranger").certificate)) == ""
+    assert identity_at(listen.http, str(tmp_path / "missing.pem")) == ""
 
 
 def test_a_given_certificate_is_used_as_it_is(tmp_path):
