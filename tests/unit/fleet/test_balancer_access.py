@@ -144,6 +144,15 @@ def test_a_server_gets_its_key_and_neither_the_token_nor_a_key_of_the_client(sta
     assert TOKEN not in head and "authorization" not in head and "of-the-client" not in head
 
 
+def test_the_limits_count_admitted_calls_only(start):
+    """As docs/security.md says: strangers on the same login node cannot use up the requests of those with a token."""
+    with fake_triton() as fake:
+        there = member("one", "127.0.0.1", grpc_port=int(fake.server.rpartition(":")[2]))
+        listen = start(Access(token=TOKEN, server_key=KEY, requests=1, rate=1), there)
+        assert {code(listen.grpc) for _ in range(6)} == {grpc.StatusCode.UNAUTHENTICATED}
+        assert code(listen.grpc, **HEADERS) is grpc.StatusCode.OK
+
+
 def test_too_many_requests_of_one_address_are_refused_in_words_that_clients_repeat(start):
     with fake_triton() as fake:
         there = member("one", "127.0.0.1", grpc_port=int(fake.server.rpartition(":")[2]))
