@@ -47,7 +47,10 @@ def read_secret(path: Path) -> str:
     finally:
         os.close(handle)
     if not _SECRET.fullmatch(text):
-        raise ConfigError(f"{path} holds no secret of 16 or more letters, digits, '.', '_', '~', '+', '/' or '-'")
+        raise ConfigError(
+            f"{path} holds no secret of 16 to 512 letters, digits, '.', '_', '~', '+', '/' or '-'; copy it again, or "
+            "remove the file if it is the farm's own: the next command makes a new secret"
+        )
     return text
 
 
