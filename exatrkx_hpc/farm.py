@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 from exatrkx_hpc import prepare
 from exatrkx_hpc.base.credentials import NO_FILES, CredentialFiles, Credentials
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, LaunchError, MissingComponent
-from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.news import News, Tell, of_job, untold
 from exatrkx_hpc.base.ownership import farm_id
@@ -146,21 +145,12 @@ def deploy(
     path = prepare.write_script(farm, what)
     with deferred_signals():
         try:
-            job = Job(id=scheduler.submit(path, what), farm=farm, scheduler=scheduler)
+            return Job(id=scheduler.submit(path, what), farm=farm, scheduler=scheduler)
         except JobMayRunError:
             raise
         except ExatrkxError:  # no job exists; after any other exception, one may
             remove_script(path)
             raise
-        try:
-            job.run_dir.path.mkdir(mode=0o700, exist_ok=True)
-            write_whole(job.run_dir.plan, what.model_dump_json(indent=2) + "\n", mode=0o600)
-        except BaseException as error:
-            scheduler.cancel(job.id, drain=False)
-            if isinstance(error, OSError):
-                raise LaunchError(f"cannot write {job.run_dir} ({error.strerror}); the job is cancelled") from error
-            raise
-    return job
 
 
 def _settle_first(scheduler: Scheduler, farm: Farm, tell: Tell) -> None:
@@ -602,9 +592,9 @@ def endpoint_record(farm: Farm, job: str | None = None, *, wait: float = 0.0, te
 
 
 def _may_open(folder: FarmDir, job: str | None) -> bool:
-    """Return whether a monitor lives that has no endpoint yet."""
+    """Return whether a monitor lives, or may live, that has no endpoint yet."""
     jobs = (folder.job(one) for one in (folder.job_ids() if job is None else (job,)))
-    return any(not one.endpoint.exists() and monitor_lives(one) for one in jobs)
+    return any(not one.endpoint.exists() and monitor_lives(one) is not False for one in jobs)
 
 
 def addresses_of(farm: Farm) -> dict[str, str]:

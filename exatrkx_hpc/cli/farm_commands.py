@@ -231,13 +231,13 @@ def stop(
         line = f"job {found.id}: {server} drains, then {'starts again' if restart else 'ends'}"
         answer(line, as_json=as_json, job=found.id, server=server, restart=restart)
         return
-    now = story.status(found).info
+    now = found.scheduler.info(found.id)
     ended = now.state.over
     if not (ended or as_json):
         say(f"job {found.id}: {'cancelling' if now.state is JobState.PENDING else 'draining, then ending'}")
     story.stop(found, tell=tell)  # also ends what an ended job has left
     if not ended:
-        now = story.status(found).info
+        now = found.scheduler.info(found.id)
     line = f"job {found.id} has ended: {now.state.value}" if ended else f"job {found.id}: {now.state.value}"
     if ended and now.reason:
         line = f"{line}, {now.reason}"

@@ -48,7 +48,10 @@ class Scheduler(Protocol):
         ...
 
     def submit(self, script: Path, plan: FarmPlan) -> str:
-        """Submit `script` and return the job's ID; raises LaunchError if the scheduler refuses it."""
+        """Submit `script` and return the job's ID; its run directory then has the plan.
+
+        Raises LaunchError if the scheduler refuses the script.
+        """
         ...
 
     def settle(self, tell: Tell = untold) -> bool:

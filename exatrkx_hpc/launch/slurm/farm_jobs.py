@@ -168,7 +168,8 @@ class FarmSlurm:
         started = begin(script, plan, comment=None)
         try:
             # The allocation of a shell has its own name.
-            self._note(JobId(number=inside.job, cluster=inside.cluster), script, "")
+            job = JobId(number=inside.job, cluster=inside.cluster)
+            self._note(job, script, "", plan.model_dump_json(indent=2))
             write_whole(self._farm.job(inside.job).interactive, _THEIRS)
         except BaseException:
             started.kill()
@@ -180,8 +181,7 @@ class FarmSlurm:
         """Record the job in its run directory, then forget its submission; raises OSError if that fails."""
         run_dir = self._farm.job(job.number)
         _forget_former(run_dir, before=submission.began)
-        self._note(job, Path(submission.script), submission.name)
-        write_whole(run_dir.plan, submission.plan + "\n", mode=0o600)
+        self._note(job, Path(submission.script), submission.name, submission.plan)
         if submission.interactive:
             write_whole(run_dir.interactive, _OURS)
         self._submissions.end(submission)
@@ -222,12 +222,13 @@ class FarmSlurm:
         self._submissions.end(submission)
         return ""
 
-    def _note(self, job: JobId, script: Path, name: str) -> None:
-        """Record the job in its run directory: its number alone may be that of another job, now or later."""
+    def _note(self, job: JobId, script: Path, name: str, plan: str) -> None:
+        """Record the job and its plan in its run directory: its number alone may be that of another job some day."""
         run_dir = self._farm.job(job.number)
         run_dir.path.mkdir(mode=0o700, exist_ok=True)
         record = SlurmRecord(cluster=job.cluster, name=name, script=str(script))
         write_whole(run_dir.slurm_job, record.model_dump_json() + "\n", mode=0o600)
+        write_whole(run_dir.plan, plan + "\n", mode=0o600)
 
     def _owner(self, job: str) -> Owner:
         root, run_dir = str(self._farm), self._farm.job(job)

@@ -151,10 +151,13 @@ class Submissions:
             self._folder.rmdir()
 
     def all(self) -> tuple[Submission, ...]:
-        """Return every submission in the folder, oldest first; unreadable files are left out."""
+        """Return every submission in the folder, oldest first; files that are no submission are left out.
+
+        Raises OSError if a file cannot be read: its job may exist.
+        """
         found = []
         for path in self._folder.glob("*.json"):
-            with contextlib.suppress(OSError, ValidationError):
+            with contextlib.suppress(FileNotFoundError, ValidationError):  # ended meanwhile
                 found.append(Submission.model_validate_json(path.read_bytes()))
         return tuple(sorted(found, key=lambda one: one.began))
 

@@ -14,6 +14,8 @@ import pytest
 from command import PROGRAM
 from fakes.slurm import Cluster
 from repositories import tiny_repository
+from schedulers import made as scheduler_and_plan
+from schedulers import submitted as submitted_to
 from submissions import TOKEN, submission
 from waiting import until
 
@@ -71,6 +73,35 @@ def test_the_token_is_on_disk_before_sbatch_starts_and_goes_when_the_job_has_its
     assert seen["script"].endswith("farm.sbatch") and json.loads(seen["plan"])["name"] == "exatrkx"
     assert left(made) == [] and not FarmDir.of(made).submissions.exists()
     assert json.loads(FarmDir.of(made).job("42").plan.read_text())["name"] == "exatrkx"
+
+
+def test_the_plan_is_in_the_run_directory_of_every_job(
+    cluster: Cluster, made: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever submits it: `deploy` relies on it, and does not write the plan itself."""
+    batch = submitted(made)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    cluster.instead("squeue", 'case "$*" in *json*) exit 1 ;; *) echo "7|RUNNING|nid001|29:36|None|1|1|a" ;; esac')
+    shell = farm_slurm(made, interactive=True)
+    inside = shell.submit(FarmDir.of(made).scripts / "farm.sbatch", make_plan(made))
+    (tmp_path / "local").mkdir()
+    local, plan = scheduler_and_plan("local", tmp_path / "local")
+    here = submitted_to(local, plan, tmp_path, "#!/bin/bash\nexit 0\n")
+    shell.cancel(inside, drain=False)
+    local.cancel(here, drain=False)
+    for run_dir in (FarmDir.of(made).job(batch), FarmDir.of(made).job(inside), FarmDir(tmp_path / "local").job(here)):
+        assert json.loads(run_dir.plan.read_text())["name"] == "exatrkx"
+        assert stat.S_IMODE(run_dir.plan.stat().st_mode) == 0o600
+
+
+def test_a_submission_that_cannot_be_read_is_not_passed_over(tmp_path: Path):
+    """It may be that of a job; a folder in its place stands for a disk that fails."""
+    (tmp_path / "0123456789abcdef.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        Submissions(tmp_path).all()
+    (tmp_path / "0123456789abcdef.json").rmdir()
+    (tmp_path / "torn.json").write_text("{")
+    assert Submissions(tmp_path).all() == ()
 
 
 def test_the_file_is_for_its_owner_only(tmp_path: Path):
