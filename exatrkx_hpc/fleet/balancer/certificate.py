@@ -91,11 +91,11 @@ def made_certificate(farm: FarmDir, names: Iterable[str]) -> Certificate:
     try:
         farm.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _alone(farm):
-            if not (farm.certificate.is_file() and farm.certificate_key.is_file() and _lasts(farm.certificate)):
+            if not (farm.certificate.is_file() and farm.certificate_key.is_file() and lasts(farm.certificate)):
                 _make_authority(farm)
             known = _names_in(farm)
             wanted = tuple(dict.fromkeys((*known, *names)))
-            if wanted != known or not _lasts(_public(farm)):
+            if wanted != known or not lasts(_public(farm)):
                 _make(farm, wanted)
             return Certificate(public=_public(farm).read_text("ascii"), private=_private(farm).read_text("ascii"))
     except OSError as error:
@@ -130,8 +130,8 @@ def _names_in(farm: FarmDir) -> tuple[str, ...]:
     return ()
 
 
-def _lasts(certificate: Path) -> bool:
-    """Return whether a certificate can be read and does not end soon."""
+def lasts(certificate: Path) -> bool:
+    """Return whether a certificate can be read and does not end within 30 days."""
     return not _openssl("x509", "-in", str(certificate), "-noout", "-checkend", str(_SOON)).returncode
 
 
