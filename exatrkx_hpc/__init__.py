@@ -74,9 +74,11 @@ if TYPE_CHECKING:
         SchedulerSilent,
     )
     from exatrkx_hpc.launch.events import (
+        EndpointJobEnded,
         ImageFound,
         ImagePulling,
         JobAdopted,
+        JobEndsFirst,
         ModelsBuilding,
         ModelsWithoutPackages,
         PackagesFetching,
@@ -126,6 +128,7 @@ __all__ = [
     "Endpoint",
     "EndpointAnswers",
     "EndpointError",
+    "EndpointJobEnded",
     "EndpointOpened",
     "EndpointSilent",
     "EndpointUnguarded",
@@ -141,6 +144,7 @@ __all__ = [
     "Job",
     "JobAdopted",
     "JobChanged",
+    "JobEndsFirst",
     "JobProgress",
     "JobStopping",
     "LaunchError",
@@ -224,7 +228,8 @@ _HOMES = {
         "JobStopping LocksMissing MemberChanged MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted "
         "MonitorAbsent MonitorFailed MonitorLeft MonitorStopped NotApplied NotObserved "
         "RestartAsked SchedulerSilent",
-        "launch.events": "ImageFound ImagePulling JobAdopted ModelsBuilding ModelsWithoutPackages PackagesFetching "
+        "launch.events": "EndpointJobEnded ImageFound ImagePulling JobAdopted JobEndsFirst ModelsBuilding "
+        "ModelsWithoutPackages PackagesFetching "
         "SubmissionOpen TimeShort VariablesUnused",
         "models.pipeline": "load_pipeline",
         "scores": "score_results",

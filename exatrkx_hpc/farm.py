@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from exatrkx_hpc.base.credentials import NO_FILES, CredentialFiles, Credentials
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, LaunchError, MissingComponent
 from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.news import News, Tell, of_job, untold
-from exatrkx_hpc.base.ownership import farm_id
+from exatrkx_hpc.base.ownership import farm_id, parse_endpoint_id
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
@@ -34,6 +34,7 @@ from exatrkx_hpc.fleet.balancer.access import is_loopback
 from exatrkx_hpc.fleet.balancer.address import INTERNAL
 from exatrkx_hpc.fleet.balancer.balancers import balancer_of, end_left, kind_of
 from exatrkx_hpc.fleet.credentials import EndpointAccess, credential_files, endpoint_at
+from exatrkx_hpc.fleet.endings import explained, read_notice
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, read_endpoint, remove_endpoint, running_endpoint
 from exatrkx_hpc.fleet.endpoints import endpoints_of, monitor_lives, only_endpoint
 from exatrkx_hpc.fleet.events import EndpointUnguarded
@@ -304,17 +305,21 @@ def run_clients(
     """Send every event of a folder through the endpoint, and write a report page, OUT/report.html.
 
     See `exatrkx_hpc.work.run.run.run_clients`. If the endpoint belongs to `farm`, the page has the counters of its
-    servers. If OUT belongs to a run over several nodes, process its shards on this machine, one after the other.
+    servers, and news say if its job ends before the run. If OUT belongs to a run over several nodes, process its
+    shards on this machine, one after the other.
     """
     from exatrkx_hpc.page.write import page_of_run
     from exatrkx_hpc.work.nodes.run import here, run_sharded
     from exatrkx_hpc.work.results.shards import read_sharding
     from exatrkx_hpc.work.run import run as workers
 
-    with page_of_run(settings, Path(farm.run_root) if farm is not None else None):
+    with (
+        page_of_run(settings, Path(farm.run_root) if farm is not None else None),
+        _to_job_end(settings, progress, farm=farm, tell=tell) as show,
+    ):
         if read_sharding(settings.out) is not None:
-            return run_sharded(settings, here(tell), progress, tell=tell)
-        return workers.run_clients(settings, progress, tell=tell)
+            return run_sharded(settings, here(tell), show, tell=tell)
+        return workers.run_clients(settings, show, tell=tell)
 
 
 def run_clients_on_nodes(
@@ -332,8 +337,28 @@ def run_clients_on_nodes(
     from exatrkx_hpc.page.write import page_of_run
     from exatrkx_hpc.work.nodes.step import run_on_nodes
 
-    with page_of_run(settings, Path(farm.run_root)):
-        return run_on_nodes(settings, progress, nodes=nodes, tell=tell)
+    with (
+        page_of_run(settings, Path(farm.run_root)),
+        _to_job_end(settings, progress, farm=farm, tell=tell) as show,
+    ):
+        return run_on_nodes(settings, show, nodes=nodes, tell=tell)
+
+
+def _to_job_end(
+    settings: Settings, progress: ShowProgress | None, *, farm: Farm | None, tell: Tell
+) -> AbstractContextManager[ShowProgress | None]:
+    """Return the block of a run that knows when the job of its endpoint ends, if that is a job of `farm`."""
+    from exatrkx_hpc.job_end import JobEnd, told_of_job_end
+
+    whose = parse_endpoint_id(settings.identity)
+    if farm is None or whose is None or not (run_dir := FarmDir.of(farm).job(whose.job)).path.is_dir():
+        return nullcontext(progress)
+    scheduler = scheduler_of(farm)
+
+    def info() -> JobInfo:
+        return explained(scheduler.info(run_dir.job), run_dir, read_records(run_dir))
+
+    return told_of_job_end(JobEnd(info, tell, notice=read_notice(run_dir)), progress, tell)
 
 
 def stop(job: Job, *, drain: bool = True, tell: Tell = untold) -> None:
