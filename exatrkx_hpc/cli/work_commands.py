@@ -17,6 +17,35 @@ from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.base.errors import ConfigError, EndpointError
 from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.cli.choice import JobOption
+from exatrkx_hpc.cli.command_options import (
+    RunAcceptChanges,
+    RunAcceptModelChange,
+    RunAccount,
+    RunConstraint,
+    RunDryRun,
+    RunEventColumn,
+    RunEvents,
+    RunExpect,
+    RunIgnoreFirst,
+    RunInFlight,
+    RunLabels,
+    RunMode,
+    RunModel,
+    RunModelRepository,
+    RunNodes,
+    RunOut,
+    RunPartition,
+    RunQos,
+    RunResume,
+    RunRetryFailed,
+    RunSbatch,
+    RunServer,
+    RunSrun,
+    RunTimeLimit,
+    RunTimes,
+    RunWait,
+    RunWorkers,
+)
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import (
     Certificate,
@@ -32,7 +61,6 @@ from exatrkx_hpc.cli.options import (
 )
 from exatrkx_hpc.cli.wide_command import refuse_mixtures, submit
 from exatrkx_hpc.config.schema import Farm
-from exatrkx_hpc.config.values import LabelFormat, Mode
 from exatrkx_hpc.fleet.credentials import EndpointAccess
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.measure import metrics as measure
@@ -48,94 +76,36 @@ from exatrkx_hpc.work.workloads.table import workload_of
 
 
 def run_clients(
-    server: Annotated[
-        str | None, typer.Option("--server", "-s", help="Endpoint, HOST:PORT (default: that of the running farm).")
-    ] = None,
+    server: RunServer = None,
     token_file: TokenFile = None,
     certificate: Certificate = None,
     farm_job: JobOption = None,
-    events: Annotated[
-        Path, typer.Option("--events", "-d", help="Folder of events: *.csv, *.npy, *.npz or *.parquet.")
-    ] = Path("events"),
-    event_column: Annotated[
-        str, typer.Option("--event-column", help="Column of Parquet files with the event of each hit.")
-    ] = EVENT,
-    labels: Annotated[
-        LabelFormat | None,
-        typer.Option("--labels", help="csv (one label file per event) or parquet (default: clients.labels)."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Model name; it selects the workload, too (default: clients.model).")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", "-n", help="Worker processes per node (default: clients.workers).")
-    ] = None,
-    in_flight: Annotated[
-        int | None,
-        typer.Option("--in-flight", "-j", help="Concurrent requests per worker (default: clients.in_flight)."),
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("results"),
-    mode: Annotated[
-        Mode | None,
-        typer.Option(
-            "--mode",
-            "-m",
-            help="ensemble (one request), stages (one per stage), fused (one model) or direct (no server).",
-        ),
-    ] = None,
-    model_repository: Annotated[
-        str | None,
-        typer.Option("--model-repository", help="Model repository for mode direct (default: that of [server])."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Resume from the ledger in --out, or start over.")
-    ] = True,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry the events in quarantine.")] = False,
-    accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="Redo changed events and drop missing ones.")
-    ] = False,
-    accept_model_change: Annotated[
-        bool, typer.Option("--accept-model-change", help="Go on although the models have changed, and record it.")
-    ] = False,
-    expect: Annotated[
-        int | None, typer.Option("--expect", min=1, help="Number of events; refuse a folder that has another number.")
-    ] = None,
-    times: Annotated[
-        bool, typer.Option("--times", help="With --mode stages: write times.csv with the seconds per stage.")
-    ] = False,
-    ignore_first: Annotated[
-        int, typer.Option("--ignore-first", "-i", help="Exclude the first N events of this run from the latency.")
-    ] = 0,
-    wait: Annotated[
-        float | None,
-        typer.Option("--wait", help="Maximum seconds to wait until the endpoint is ready (default: clients.wait)."),
-    ] = None,
-    srun: Annotated[
-        bool, typer.Option("--srun", help="Spread the workers over the nodes of this shell's allocation.")
-    ] = False,
-    sbatch: Annotated[bool, typer.Option("--sbatch", help="Submit a workers' job and print its ID.")] = False,
-    nodes: Annotated[
-        int | None, typer.Option("--nodes", "-N", min=1, help="Number of nodes (default: clients.nodes).")
-    ] = None,
-    account: Annotated[
-        str | None,
-        typer.Option("--account", "-A", help="With --sbatch: Slurm account to charge (default: clients.account)."),
-    ] = None,
-    qos: Annotated[str | None, typer.Option("--qos", help="With --sbatch: Slurm QOS (default: clients.qos).")] = None,
-    partition: Annotated[
-        str | None,
-        typer.Option("--partition", "-p", help="With --sbatch: Slurm partition (default: clients.partition)."),
-    ] = None,
-    constraint: Annotated[
-        str | None,
-        typer.Option("--constraint", "-C", help="With --sbatch: node features (default: that of [clients])."),
-    ] = None,
-    time_limit: Annotated[
-        str | None, typer.Option("--time", "-t", help="With --sbatch: time limit (default: clients.time).")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --sbatch: print the job script; do not submit it.")
-    ] = False,
+    events: RunEvents = Path("events"),
+    event_column: RunEventColumn = EVENT,
+    labels: RunLabels = None,
+    model: RunModel = None,
+    workers: RunWorkers = None,
+    in_flight: RunInFlight = None,
+    out: RunOut = Path("results"),
+    mode: RunMode = None,
+    model_repository: RunModelRepository = None,
+    resume: RunResume = True,
+    retry_failed: RunRetryFailed = False,
+    accept_changes: RunAcceptChanges = False,
+    accept_model_change: RunAcceptModelChange = False,
+    expect: RunExpect = None,
+    times: RunTimes = False,
+    ignore_first: RunIgnoreFirst = 0,
+    wait: RunWait = None,
+    srun: RunSrun = False,
+    sbatch: RunSbatch = False,
+    nodes: RunNodes = None,
+    account: RunAccount = None,
+    qos: RunQos = None,
+    partition: RunPartition = None,
+    constraint: RunConstraint = None,
+    time_limit: RunTimeLimit = None,
+    dry_run: RunDryRun = False,
     quiet: Quiet = False,
     as_json: Json = False,
     config: ConfigFile = None,
