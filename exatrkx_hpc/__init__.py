@@ -74,12 +74,15 @@ if TYPE_CHECKING:
         SchedulerSilent,
     )
     from exatrkx_hpc.launch.events import (
+        EndpointJobEnded,
         ImageFound,
         ImagePulling,
         JobAdopted,
+        JobEndsFirst,
         ModelsBuilding,
         ModelsWithoutPackages,
         PackagesFetching,
+        SubmissionOpen,
         TimeShort,
         VariablesUnused,
     )
@@ -125,6 +128,7 @@ __all__ = [
     "Endpoint",
     "EndpointAnswers",
     "EndpointError",
+    "EndpointJobEnded",
     "EndpointOpened",
     "EndpointSilent",
     "EndpointUnguarded",
@@ -140,6 +144,7 @@ __all__ = [
     "Job",
     "JobAdopted",
     "JobChanged",
+    "JobEndsFirst",
     "JobProgress",
     "JobStopping",
     "LaunchError",
@@ -178,6 +183,7 @@ __all__ = [
     "Settings",
     "ShardsLost",
     "StoppedRun",
+    "SubmissionOpen",
     "Tally",
     "Tensor",
     "Tensors",
@@ -222,8 +228,9 @@ _HOMES = {
         "JobStopping LocksMissing MemberChanged MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted "
         "MonitorAbsent MonitorFailed MonitorLeft MonitorStopped NotApplied NotObserved "
         "RestartAsked SchedulerSilent",
-        "launch.events": "ImageFound ImagePulling JobAdopted ModelsBuilding ModelsWithoutPackages PackagesFetching "
-        "TimeShort VariablesUnused",
+        "launch.events": "EndpointJobEnded ImageFound ImagePulling JobAdopted JobEndsFirst ModelsBuilding "
+        "ModelsWithoutPackages PackagesFetching "
+        "SubmissionOpen TimeShort VariablesUnused",
         "models.pipeline": "load_pipeline",
         "scores": "score_results",
         "work.inference.client": "Answer",

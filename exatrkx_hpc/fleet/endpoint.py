@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.http import cluster_session
 from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.base.ownership import ENDPOINT_HEADER, parse_endpoint_id
 from exatrkx_hpc.base.process_id import ProcessId, boot_id, host_name
@@ -136,18 +138,26 @@ def identity_at(http: str, certificate: str = "") -> str:
 
     With TLS, `certificate` is the file with the certificate to trust.
     """
-    import requests
-
+    scheme = "https" if certificate else "http"
     try:
-        with requests.Session() as session:
-            session.trust_env = False  # an endpoint is inside the cluster; http_proxy is for addresses outside
-            answer = session.get(
-                f"{'https' if certificate else 'http'}://{http}/{ENDPOINT_HEADER}",
-                timeout=_DEADLINE,
-                verify=certificate or True,
-            )
+        with cluster_session(certificate) as session:
+            answer = session.get(f"{scheme}://{http}/{ENDPOINT_HEADER}", timeout=_DEADLINE)
             return str(answer.headers.get(ENDPOINT_HEADER, ""))
-    except (requests.RequestException, ValueError):
+    except (OSError, ValueError):
+        return ""
+
+
+def triton_version(http: str, certificate: str = "", *, headers: Mapping[str, str]) -> str:
+    """Return the version of Triton that a server behind an HTTP address reports, or ''; see `identity_at`.
+
+    `headers` have the token.
+    """
+    scheme = "https" if certificate else "http"
+    try:
+        with cluster_session(certificate) as session:
+            answer = session.get(f"{scheme}://{http}/v2", headers=headers, timeout=_DEADLINE)
+            return str(answer.json()["version"])
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 

@@ -100,7 +100,7 @@ def made_certificate(farm: FarmDir, names: Iterable[str]) -> Certificate:
                 _make_authority(farm)
             known = _names_in(farm)
             wanted = tuple(dict.fromkeys((*known, *names)))
-            if wanted != known or not _lasts(_public(farm)):
+            if wanted != known or not lasts(_public(farm)):
                 _make(farm, wanted)
             return Certificate(public=_public(farm).read_text("ascii"), private=_private(farm).read_text("ascii"))
     except OSError as error:
@@ -152,8 +152,8 @@ def _names_in(farm: FarmDir) -> tuple[str, ...]:
     return ()
 
 
-def _lasts(certificate: Path) -> bool:
-    """Return whether a certificate can be read and does not end soon."""
+def lasts(certificate: Path) -> bool:
+    """Return whether a certificate can be read and does not end within 30 days."""
     return not _checked(certificate).returncode
 
 

@@ -45,15 +45,15 @@ class Endpoint:
         mode: Mode = "ensemble",
         request_timeout: float = 60.0,
         patience: float = PATIENCE,
-        identity: str = "",
         token_file: str | Path | None = None,
         certificate: str | Path | None = None,
+        identity: str = "",
     ) -> None:
         """Prepare a client of `server` (`host:port`); see `Client` for workload, mode and the two times, in seconds.
 
-        `identity` is whose endpoint it should be, `identity` of its endpoint.json; empty accepts every endpoint.
         `token_file` is the file with the farm's token, `certificate` that with the certificate of an endpoint with TLS.
-        Raises ConfigError for a bad address, mode or file. Sends nothing yet; `check` asks whether the model is ready.
+        `identity` is whose endpoint it must be, see `Client`. Raises ConfigError for a bad address, mode or file. Sends
+        nothing yet; `check` asks whether the model is ready.
         """
         self.mode: Mode = mode
         files = CredentialFiles(
@@ -72,8 +72,8 @@ class Endpoint:
                     mode=mode,
                     request_timeout=request_timeout,
                     patience=patience,
-                    identity=identity,
                     credentials=files.read(),
+                    identity=identity,
                 )
             )
         except BaseException:

@@ -159,6 +159,19 @@ def test_a_monitor_that_has_no_endpoint_yet_is_waited_for(tmp_path: Path):
         later.join()
 
 
+def test_a_monitor_that_cannot_be_observed_may_still_open_its_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As on a file system that answers late: unknown is not gone."""
+    run_dir = FarmDir(tmp_path).job("41")
+    run_dir.path.mkdir()
+    made = resolve(flags={"run_root": str(tmp_path)}, ambient=False).farm
+    monkeypatch.setattr(farm, "monitor_lives", lambda _: None)
+    monkeypatch.setattr(farm, "_FIRST", 0.0)
+    later = threading.Timer(1.0, record, (run_dir,))
+    later.start()
+    assert farm.endpoint_record(made, wait=60).job == "41"
+    later.join()
+
+
 def test_without_a_monitor_nothing_is_waited_for_but_its_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     FarmDir(tmp_path).job("41").path.mkdir()
     made = resolve(flags={"run_root": str(tmp_path)}, ambient=False).farm

@@ -261,6 +261,13 @@ def test_the_second_answer_counts_where_the_first_is_the_loopback_device(start, 
     assert start(node="nid1", environment=fakes).reaches("starting").address == "10.9.8.7"
 
 
+def test_a_key_that_could_not_be_written_whole_is_no_key(start, tmp_path):
+    """As on a full disk: a short key would be the servers' for good, and the balancer refuses it."""
+    server = start(environment=programs(tmp_path, od="echo 1234\nexit 1"))
+    server.reaches("gone", starts=0, note="gave up: the node cannot write or read secrets/server-key")
+    assert not list((tmp_path / "secrets").iterdir())
+
+
 def test_a_node_with_ipv6_alone_is_refused_in_one_line(start, tmp_path):
     fakes = programs(tmp_path, getent='[ "$1" = ahostsv4 ] || echo fd00::7 STREAM nid1')
     server = start(node="nid1", environment=fakes)
