@@ -4,7 +4,7 @@ A delivery is one attempt to get the answer of an event from a server. Three kin
 
 - A *strike*: the stream broke, the deadline passed, or the server could not process the request. The event may have
   caused it, or was only there. After two strikes the event is delivered alone and last. Only a strike while alone
-  condemns the event, with three strikes on at least two servers, or after four deliveries.
+  condemns the event, with three strikes on at least two servers, or with the fourth strike.
 - A *refusal*: a server says that the event is wrong, or its answer is wrong. Two different servers must say so, where
   there are two: one of them may be sick.
 - Anything else costs the event nothing, and is repeated within the patience.
