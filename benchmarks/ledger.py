@@ -37,7 +37,7 @@ from exatrkx_hpc.work.results.outcome import Failed, Result, Strike
 from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.coordinator import Coordinator
 from exatrkx_hpc.work.run.report import Report
-from exatrkx_hpc.work.run.run import Settings, run_clients
+from exatrkx_hpc.work.run.run import Settings, is_ready, run_clients
 from exatrkx_hpc.work.run.worker import Task
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
@@ -204,7 +204,9 @@ def _run(settings: Settings, ledger: Ledger) -> Report:
         patience=settings.patience,
     )
     accounts = Accounts(ledger, Results(settings.out), settings.events, server=settings.server, version="")
-    coordinator = Coordinator(task, accounts, workers=settings.workers, show=lambda tally: None)
+    coordinator = Coordinator(
+        task, accounts, workers=settings.workers, show=lambda tally: None, is_ready=lambda: is_ready(settings)
+    )
     asyncio.run(coordinator.run())
     return coordinator.report()
 

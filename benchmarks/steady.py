@@ -36,8 +36,6 @@ from steady_farm.site import Options, Site, farm, give, tally
 
 from exatrkx_hpc.base.errors import IncompleteRun
 
-#: A run of one row ends within this many seconds.
-DEADLINE = 900.0
 #: Seconds for a request, except for the long ones.
 LIMIT = 10.0
 #: Deliveries that an event which costs servers may have.
@@ -49,9 +47,8 @@ def main() -> None:
     arguments = _arguments()
     if reason := missing():
         sys.exit(reason)
-    options = Options(
-        events=arguments.events, long=arguments.long, patience=arguments.patience, source=arguments.source
-    )
+    names = ("events", "long", "patience", "deadline", "source")
+    options = Options(**{name: getattr(arguments, name) for name in names})
     among = SHORT if arguments.short else ROWS
     rows = [row for row in among if not arguments.only or any(word in row.name for word in arguments.only)]
     if not rows:
@@ -65,6 +62,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=2000, help="events of each row")
     parser.add_argument("--patience", type=float, default=600.0, help="seconds for which a request is retried")
+    parser.add_argument("--deadline", type=float, default=900.0, help="seconds after which the clients must have ended")
     parser.add_argument("--long", type=float, default=90.0, help="seconds that a long request takes")
     parser.add_argument("--short", action="store_true", help="only the rows that the tests run, too")
     parser.add_argument("--only", action="append", default=[], help="only rows whose name contains this; repeatable")
@@ -132,13 +130,13 @@ def _load(site: Site, row: Row, out: str) -> tuple[float | None, int | None]:
     seconds = row.happens(site)
     if clients.returncode() is not None and not row.resumes and seconds != math.inf:
         raise RuntimeError("the clients ended before the fault")
-    status = clients.wait(DEADLINE)
+    status = clients.wait(site.options.deadline)
     if row.resumes:
         clients = site.spawn(words, site.home / f"{out}-again.log", **variables)
-        status = clients.wait(DEADLINE)
+        status = clients.wait(site.options.deadline)
     if status is None:
         clients.stop(grace=10)
-        raise TimeoutError(f"the clients did not end within {DEADLINE:g} s")
+        raise TimeoutError(f"the clients did not end within {site.options.deadline:g} s")
     site.require_monitor()
     return seconds, status
 

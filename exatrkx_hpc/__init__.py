@@ -74,12 +74,15 @@ if TYPE_CHECKING:
         SchedulerSilent,
     )
     from exatrkx_hpc.launch.events import (
+        EndpointJobEnded,
         ImageFound,
         ImagePulling,
         JobAdopted,
+        JobEndsFirst,
         ModelsBuilding,
         ModelsWithoutPackages,
         PackagesFetching,
+        SubmissionOpen,
         TimeShort,
         VariablesUnused,
     )
@@ -127,6 +130,7 @@ __all__ = [
     "Endpoint",
     "EndpointAnswers",
     "EndpointError",
+    "EndpointJobEnded",
     "EndpointOpened",
     "EndpointSilent",
     "EndpointUnguarded",
@@ -142,6 +146,7 @@ __all__ = [
     "Job",
     "JobAdopted",
     "JobChanged",
+    "JobEndsFirst",
     "JobProgress",
     "JobStopping",
     "LaunchError",
@@ -181,6 +186,7 @@ __all__ = [
     "Settings",
     "ShardsLost",
     "StoppedRun",
+    "SubmissionOpen",
     "Tally",
     "Tensor",
     "Tensors",
@@ -227,8 +233,9 @@ _HOMES = {
         "JobStopping LocksMissing MemberChanged MetricsStoreEnded MetricsStoreMissing MetricsStoreStarted "
         "MonitorAbsent MonitorFailed MonitorLeft MonitorStopped NotApplied NotObserved "
         "RestartAsked SchedulerSilent",
-        "launch.events": "ImageFound ImagePulling JobAdopted ModelsBuilding ModelsWithoutPackages PackagesFetching "
-        "TimeShort VariablesUnused",
+        "launch.events": "EndpointJobEnded ImageFound ImagePulling JobAdopted JobEndsFirst ModelsBuilding "
+        "ModelsWithoutPackages PackagesFetching "
+        "SubmissionOpen TimeShort VariablesUnused",
         "models.pipeline": "load_pipeline",
         "scores": "score_results",
         "track_scores": "score_track_results",

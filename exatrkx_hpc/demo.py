@@ -12,11 +12,11 @@ from typing import ClassVar, Final, Literal
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.assets import asset
-from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.base.errors import MissingComponent, OutputError
 from exatrkx_hpc.base.news import News, Tell
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
+from exatrkx_hpc.fleet.credentials import EndpointAccess
 from exatrkx_hpc.launch.events import ModelsBuilding
 from exatrkx_hpc.measure.metrics import fetch, fleet_times, stage_shares
 from exatrkx_hpc.models.build import build
@@ -141,7 +141,7 @@ def run_demo(
     with farm.running(what, tell=tell, wait=_WAIT_READY) as (job, watch):
         record = farm.endpoint_record(what, job.id)
         tell(EndpointReady(job=job.id, grpc=watch.endpoint, seconds=time.monotonic() - began))
-        report = farm.run_clients(_clients(settings, *farm.endpoint_access(what, job=job.id)), show, farm=what)
+        report = farm.run_clients(_clients(settings, farm.endpoint_access(what, job=job.id)), show, farm=what)
         shares = stage_shares(fleet_times([fetch(address) for address in record.metrics.values()]))
         result = DemoResult(
             endpoint=watch.endpoint,
@@ -207,17 +207,18 @@ def _farm(settings: DemoSettings) -> Farm:
     return resolve(flags=flags, ambient=False).farm
 
 
-def _clients(settings: DemoSettings, server: str, files: CredentialFiles) -> Settings:
+def _clients(settings: DemoSettings, access: EndpointAccess) -> Settings:
     return Settings(
-        server=server,
+        server=access.address,
+        identity=access.identity,
         events=settings.folder / "events",
         out=settings.folder / "results",
         workers=settings.workers,
         in_flight=settings.in_flight,
         workload=settings.workload,
         model=_KINDS[settings.workload].model,
-        token_file=files.token,
-        certificate=files.certificate,
+        token_file=access.files.token,
+        certificate=access.files.certificate,
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING
 from exatrkx_hpc import prepare
 from exatrkx_hpc.base.credentials import NO_FILES, CredentialFiles, Credentials
 from exatrkx_hpc.base.errors import EndpointError, ExatrkxError, LaunchError, MissingComponent
-from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.news import News, Tell, of_job, untold
-from exatrkx_hpc.base.ownership import farm_id
+from exatrkx_hpc.base.ownership import farm_id, parse_endpoint_id
 from exatrkx_hpc.base.signals import deferred_signals
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
@@ -34,7 +33,8 @@ from exatrkx_hpc.fleet.background import Background, start_in_background
 from exatrkx_hpc.fleet.balancer.access import is_loopback
 from exatrkx_hpc.fleet.balancer.address import INTERNAL
 from exatrkx_hpc.fleet.balancer.balancers import balancer_of, end_left, kind_of
-from exatrkx_hpc.fleet.credentials import credential_files, files_for
+from exatrkx_hpc.fleet.credentials import EndpointAccess, credential_files, endpoint_at
+from exatrkx_hpc.fleet.endings import explained, read_notice
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, read_endpoint, remove_endpoint, running_endpoint
 from exatrkx_hpc.fleet.endpoints import endpoints_of, monitor_lives, only_endpoint
 from exatrkx_hpc.fleet.events import EndpointUnguarded
@@ -47,6 +47,7 @@ from exatrkx_hpc.fleet.sidecars.prometheus import metrics_store
 from exatrkx_hpc.fleet.status import JobStatus, job_status, wait_until_ready
 from exatrkx_hpc.fleet.stopping import stop_news
 from exatrkx_hpc.fleet.watch import Watch
+from exatrkx_hpc.launch.events import SubmissionOpen
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.render import render_job
 from exatrkx_hpc.launch.run_dir import LATEST, FarmDir, RunDir
@@ -145,38 +146,30 @@ def deploy(
     path = prepare.write_script(farm, what)
     with deferred_signals():
         try:
-            job = Job(id=scheduler.submit(path, what), farm=farm, scheduler=scheduler)
+            return Job(id=scheduler.submit(path, what), farm=farm, scheduler=scheduler)
         except JobMayRunError:
             raise
         except ExatrkxError:  # no job exists; after any other exception, one may
             remove_script(path)
             raise
-        try:
-            job.run_dir.path.mkdir(mode=0o700, exist_ok=True)
-            write_whole(job.run_dir.plan, what.model_dump_json(indent=2) + "\n", mode=0o600)
-        except BaseException as error:
-            scheduler.cancel(job.id, drain=False)
-            if isinstance(error, OSError):
-                raise LaunchError(f"cannot write {job.run_dir} ({error.strerror}); the job is cancelled") from error
-            raise
-    return job
 
 
 def _settle_first(scheduler: Scheduler, farm: Farm, tell: Tell) -> None:
     """Raise LaunchError if an earlier deploy that did not finish made a job, or if Slurm does not say whether."""
     adopted: list[str] = []
+    still: list[SubmissionOpen] = []
 
     def heard(news: News) -> None:
-        adopted.append(news.job)
-        tell(news)
+        if isinstance(news, SubmissionOpen):
+            still.append(news)
+        else:
+            adopted.append(news.job)
+            tell(news)
 
     until = time.monotonic() + _SETTLED
     while not scheduler.settle(heard) and not adopted:
         if time.monotonic() > until:
-            raise LaunchError(
-                f"an earlier deploy in {farm.run_root} did not finish, and Slurm does not say whether its job exists; "
-                f"retry when 'scontrol ping' succeeds, or remove {FarmDir.of(farm).submissions} to submit anyway"
-            )
+            raise LaunchError(f"in {farm.run_root}, {still[-1]}")
         time.sleep(2.0)
     if adopted:
         raise LaunchError(
@@ -312,17 +305,21 @@ def run_clients(
     """Send every event of a folder through the endpoint, and write a report page, OUT/report.html.
 
     See `exatrkx_hpc.work.run.run.run_clients`. If the endpoint belongs to `farm`, the page has the counters of its
-    servers. If OUT belongs to a run over several nodes, process its shards on this machine, one after the other.
+    servers, and news say if its job ends before the run. If OUT belongs to a run over several nodes, process its
+    shards on this machine, one after the other.
     """
     from exatrkx_hpc.page.write import page_of_run
     from exatrkx_hpc.work.nodes.run import here, run_sharded
     from exatrkx_hpc.work.results.shards import read_sharding
     from exatrkx_hpc.work.run import run as workers
 
-    with page_of_run(settings, Path(farm.run_root) if farm is not None else None):
+    with (
+        page_of_run(settings, Path(farm.run_root) if farm is not None else None),
+        _to_job_end(settings, progress, farm=farm, tell=tell) as show,
+    ):
         if read_sharding(settings.out) is not None:
-            return run_sharded(settings, here(tell), progress, tell=tell)
-        return workers.run_clients(settings, progress, tell=tell)
+            return run_sharded(settings, here(tell), show, tell=tell)
+        return workers.run_clients(settings, show, tell=tell)
 
 
 def run_clients_on_nodes(
@@ -340,8 +337,28 @@ def run_clients_on_nodes(
     from exatrkx_hpc.page.write import page_of_run
     from exatrkx_hpc.work.nodes.step import run_on_nodes
 
-    with page_of_run(settings, Path(farm.run_root)):
-        return run_on_nodes(settings, progress, nodes=nodes, tell=tell)
+    with (
+        page_of_run(settings, Path(farm.run_root)),
+        _to_job_end(settings, progress, farm=farm, tell=tell) as show,
+    ):
+        return run_on_nodes(settings, show, nodes=nodes, tell=tell)
+
+
+def _to_job_end(
+    settings: Settings, progress: ShowProgress | None, *, farm: Farm | None, tell: Tell
+) -> AbstractContextManager[ShowProgress | None]:
+    """Return the block of a run that knows when the job of its endpoint ends, if that is a job of `farm`."""
+    from exatrkx_hpc.job_end import JobEnd, told_of_job_end
+
+    whose = parse_endpoint_id(settings.identity)
+    if farm is None or whose is None or not (run_dir := FarmDir.of(farm).job(whose.job)).path.is_dir():
+        return nullcontext(progress)
+    scheduler = scheduler_of(farm)
+
+    def info() -> JobInfo:
+        return explained(scheduler.info(run_dir.job), run_dir, read_records(run_dir))
+
+    return told_of_job_end(JobEnd(info, tell, notice=read_notice(run_dir)), progress, tell)
 
 
 def stop(job: Job, *, drain: bool = True, tell: Tell = untold) -> None:
@@ -511,10 +528,11 @@ def up(
     """
     farm = resolve(file, flags=flags).farm
     _workload(farm).requests(farm.clients.mode)  # raises ConfigError for mode direct before anything starts
-    with running(farm, tell=tell, wait=wait, queue_wait=queue_wait, min_ready=min_ready) as (job, _):
-        address, files = endpoint_access(farm, job=job.id)
-        with _endpoint(farm, address, files) as endpoint:
-            yield endpoint
+    with (
+        running(farm, tell=tell, wait=wait, queue_wait=queue_wait, min_ready=min_ready) as (job, _),
+        _endpoint(farm, endpoint_access(farm, job=job.id)) as endpoint,
+    ):
+        yield endpoint
 
 
 def _workload(farm: Farm) -> Workload:
@@ -524,41 +542,44 @@ def _workload(farm: Farm) -> Workload:
     return workload_of(clients.model, default=clients.workload, folder=clients.workloads)
 
 
-def _endpoint(farm: Farm, address: str, files: CredentialFiles) -> Endpoint:
+def _endpoint(farm: Farm, access: EndpointAccess) -> Endpoint:
     from exatrkx_hpc.work.map.endpoint import Endpoint
 
     clients = farm.clients
     return Endpoint(
-        address,
+        access.address,
         workload=_workload(farm),
         model=clients.model,
         mode=clients.mode,
         request_timeout=clients.request_timeout,
         patience=clients.patience,
-        token_file=files.token,
-        certificate=files.certificate,
+        token_file=access.files.token,
+        certificate=access.files.certificate,
+        identity=access.identity,
     )
 
 
 def endpoint_access(
-    farm: Farm, server: str | None = None, *, given: CredentialFiles = NO_FILES, job: str | None = None
-) -> tuple[str, CredentialFiles]:
-    """Return the address of an endpoint, `host:port`, and the files with the credentials for it.
+    farm: Farm,
+    server: str | None = None,
+    *,
+    given: CredentialFiles = NO_FILES,
+    job: str | None = None,
+    wait: float = 0.0,
+    tell: Tell = untold,
+) -> EndpointAccess:
+    """Return the way to the endpoint at the address `server`, or without it to that of `job`, see `endpoint_record`.
 
-    Without `server`, it is the endpoint of `job`, and raises the errors of `endpoint_record`. The address `server` gets
-    the farm's credentials only if it is that of an endpoint of the farm. Files in `given` go first.
+    An address gets the farm's credentials and an identity only if it is that of an endpoint of the farm which a
+    monitor keeps, or which says so itself. Files in `given` go first.
     """
-    if server:
-        return server, endpoint_files(farm, server, given=given)
-    record = endpoint_record(farm, job)
-    return record.grpc, endpoint_files(farm, record, given=given)
-
-
-def endpoint_files(farm: Farm, at: EndpointRecord | str, *, given: CredentialFiles = NO_FILES) -> CredentialFiles:
-    """Return the files with the credentials for an endpoint of `farm`, or for an address, see `endpoint_access`."""
     root = FarmDir.of(farm)
-    files = files_for(root, at) if isinstance(at, str) else credential_files(root, at)
-    return CredentialFiles(token=given.token or files.token, certificate=given.certificate or files.certificate)
+    record = endpoint_at(root, server) if server else endpoint_record(farm, job, wait=wait, tell=tell)
+    if record is None:
+        return EndpointAccess(address=server or "", files=given)
+    own = credential_files(root, record)
+    files = CredentialFiles(token=given.token or own.token, certificate=given.certificate or own.certificate)
+    return EndpointAccess(address=server or record.grpc, identity=record.identity, job=record.job, files=files)
 
 
 @contextmanager
@@ -571,8 +592,7 @@ def connect(
     Raises ConfigError, and EndpointError when no monitor runs.
     """
     farm = resolve(file, flags=flags).farm
-    address, files = endpoint_access(farm, job=job)
-    with _endpoint(farm, address, files) as endpoint:
+    with _endpoint(farm, endpoint_access(farm, job=job)) as endpoint:
         yield endpoint
 
 
@@ -597,9 +617,9 @@ def endpoint_record(farm: Farm, job: str | None = None, *, wait: float = 0.0, te
 
 
 def _may_open(folder: FarmDir, job: str | None) -> bool:
-    """Return whether a monitor lives that has no endpoint yet."""
+    """Return whether a monitor lives, or may live, that has no endpoint yet."""
     jobs = (folder.job(one) for one in (folder.job_ids() if job is None else (job,)))
-    return any(not one.endpoint.exists() and monitor_lives(one) for one in jobs)
+    return any(not one.endpoint.exists() and monitor_lives(one) is not False for one in jobs)
 
 
 def addresses_of(farm: Farm) -> dict[str, str]:

@@ -58,15 +58,16 @@ patience = {patience}
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How heavy the load is: the events of a row, and in seconds a long request, a request's limit and the patience.
+    """How heavy the load is: the events of a row, and in seconds a long request and the patience.
 
-    `source` is a checkout of this project whose commands the cluster's user runs; None is this one.
+    The clients of a row must end within `deadline` seconds. `source` is a checkout of this project whose commands the
+    cluster's user runs; None is this one.
     """
 
     events: int = 2000
     long: float = 90.0
-    timeout: float = 10.0
     patience: float = 600.0
+    deadline: float = 900.0
     source: Path | None = None
 
 

@@ -28,6 +28,17 @@ def read_secret(path: Path) -> str:
     Raises ConfigError if the file is missing, belongs to another user, is open to others, or holds no secret. No
     message contains the file's content.
     """
+    text = read_private(path).decode("ascii", errors="replace").strip()
+    if not _SECRET.fullmatch(text):
+        raise ConfigError(
+            f"{path} holds no secret of 16 to 512 letters, digits, '.', '_', '~', '+', '/' or '-'; copy it again, or "
+            "remove the file if it is the farm's own: the next command makes a new secret"
+        )
+    return text
+
+
+def read_private(path: Path) -> bytes:
+    """Return the first 1024 bytes of a file that only its owner may read, such as a key; errors as `read_secret`."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -43,12 +54,9 @@ def read_secret(path: Path) -> str:
         if facts.st_mode & 0o077:
             mode = stat.S_IMODE(facts.st_mode)
             raise ConfigError(f"{path} is open to other users (mode {mode:04o}); replace the secret, then 'chmod 600'")
-        text = os.read(handle, _LONGEST).decode("ascii", errors="replace").strip()
+        return os.read(handle, _LONGEST)
     finally:
         os.close(handle)
-    if not _SECRET.fullmatch(text):
-        raise ConfigError(f"{path} holds no secret of 16 or more letters, digits, '.', '_', '~', '+', '/' or '-'")
-    return text
 
 
 def make_secret(path: Path) -> str:

@@ -6,6 +6,7 @@ named by its gRPC address, `host:port`, as in the header `exatrkx-member` of its
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,19 +19,14 @@ from exatrkx_hpc.base.files import write_whole
 class MemberCounts:
     """Requests of one client to one server by their end, since the client's start.
 
-    `failures` are errors that are the server's, such as a broken stream; `timeouts` are deadlines that passed.
+    `failures` are errors that are the server's, such as a broken stream.
     """
 
     answers: int = 0
     failures: int = 0
-    timeouts: int = 0
 
     def __add__(self, other: MemberCounts) -> MemberCounts:
-        return MemberCounts(
-            answers=self.answers + other.answers,
-            failures=self.failures + other.failures,
-            timeouts=self.timeouts + other.timeouts,
-        )
+        return MemberCounts(answers=self.answers + other.answers, failures=self.failures + other.failures)
 
 
 def write_member_report(folder: Path, client: str, counts: Mapping[str, MemberCounts]) -> None:
@@ -52,21 +48,30 @@ class MemberReports:
         self._known: dict[Path, tuple[int, dict[str, MemberCounts]]] = {}
 
     def totals(self) -> dict[str, MemberCounts]:
-        """Return the counts by server, summed over the clients; what cannot be read counts as before."""
-        for path in self._folder.glob("*.json"):
-            try:
-                changed = path.stat().st_mtime_ns
-                if self._known.get(path, (0,))[0] != changed:
-                    self._known[path] = (changed, _counts(path))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue
+        """Return the counts by server, summed over the clients.
+
+        A report that cannot be read, or a folder that cannot be listed, counts as it was read last.
+        """
+        with contextlib.suppress(OSError):
+            for path in self._folder.glob("*.json"):
+                self._read(path)
         totals: dict[str, MemberCounts] = {}
         for _, counts in self._known.values():
             for member, count in counts.items():
                 totals[member] = totals.get(member, MemberCounts()) + count
         return totals
 
+    def _read(self, path: Path) -> None:
+        """Note a report that has changed; leave what is no report."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            changed = path.stat().st_mtime_ns
+            if self._known.get(path, (0,))[0] != changed:
+                self._known[path] = (changed, _counts(path))
+
 
 def _counts(path: Path) -> dict[str, MemberCounts]:
     members = json.loads(path.read_bytes())["members"]
-    return {str(name): MemberCounts(**{key: int(n) for key, n in one.items()}) for name, one in members.items()}
+    return {
+        str(name): MemberCounts(answers=int(one["answers"]), failures=int(one["failures"]))
+        for name, one in members.items()
+    }

@@ -17,7 +17,10 @@ _PLACES = ("http", "grpc", "prometheus")
 
 @dataclass(frozen=True, kw_only=True)
 class PortTaken(News):
-    """The user's `own` port for `part` (grpc, http, prometheus) is not available; `port` replaces it."""
+    """The user's `own` port for `part` (grpc, http, prometheus), or that of the last time, is not available.
+
+    `port` replaces it.
+    """
 
     code: ClassVar[str] = "port-taken"
     #: A client that still uses the own port may reach another program.
@@ -29,9 +32,7 @@ class PortTaken(News):
 
     def __str__(self) -> str:
         """Return both ports and the reason."""
-        return (
-            f"{self.part} port: your own port {self.own} is not available ({self.reason}); using {self.port} this time"
-        )
+        return f"{self.part} port: {self.own} is not available ({self.reason}); using {self.port} this time"
 
 
 def port_trouble(host: str, port: int) -> str | None:
@@ -58,17 +59,20 @@ def user_port(what: str, uid: int) -> int:
     return _FIRST + _PORTS_PER_USER * (uid % _USERS) + _PLACES.index(what)
 
 
-def chosen_port(host: str, wanted: int | Literal["user"], what: str, tell: Tell = untold) -> int:
+def chosen_port(host: str, wanted: int | Literal["user"], what: str, tell: Tell = untold, *, last: int = 0) -> int:
     """Return the port to listen on: `wanted`, any free port for 0, or the user's own port for `user`.
 
-    If the own port is not available, return any free port and report PortTaken to `tell`.
+    Any free port is `last`, the port of the last time, if that is free. If the own port or `last` is not available,
+    report the port that replaces it to `tell`, as PortTaken.
     """
-    if wanted != "user":
-        return wanted or free_port(host)
-    own = user_port(what, os.getuid())
+    if wanted != "user" and wanted:
+        return wanted
+    own = user_port(what, os.getuid()) if wanted == "user" else last
+    if not own:
+        return free_port(host)
     if (trouble := port_trouble(host, own)) is None:
         return own
-    other = free_port(host)
+    other = last if last and port_trouble(host, last) is None else free_port(host)
     tell(PortTaken(part=what, own=own, port=other, reason=trouble))
     return other
 

@@ -103,7 +103,7 @@ def run(
             cwd=cwd,
             start_new_session=apart,
         )
-    except (OSError, RuntimeError) as error:  # RuntimeError: no thread for the program's output
+    except OSError as error:
         raise _cannot_start(argv[0], error) from error
     with started:
         try:
@@ -232,13 +232,14 @@ def spawn(
     return Child(popen)
 
 
-def _cannot_start(program: str, error: OSError | RuntimeError) -> MissingComponent:
+def _cannot_start(program: str, error: OSError) -> MissingComponent:
     if isinstance(error, FileNotFoundError) and error.filename in (None, program):
         return MissingComponent(f"{program} is not on PATH; install it, or load its module")
-    if isinstance(error, OSError) and error.errno in _OF_THE_PROGRAM:
+    if error.errno in _OF_THE_PROGRAM:
         return MissingComponent(f"{program} cannot be started: {error}")
-    why = error.strerror if isinstance(error, OSError) else str(error)
-    return NotStarted(f"{program} cannot be started now ({why}); check 'ulimit -u', 'ulimit -n' and free memory")
+    return NotStarted(
+        f"{program} cannot be started now ({error.strerror}); check 'ulimit -u', 'ulimit -n' and free memory"
+    )
 
 
 async def spawn_piped(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:

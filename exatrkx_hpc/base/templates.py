@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from exatrkx_hpc.base.assets import asset
 
 
@@ -14,6 +12,8 @@ def render(template: str, *, filters: Mapping[str, Callable[..., str]] | None = 
 
     Raises jinja2.UndefinedError for a name that the template uses but that has no value.
     """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # a tenth of a command's start, seldom needed
+
     path = asset(template)
     environment = Environment(
         loader=FileSystemLoader(path.parent),

@@ -81,7 +81,7 @@ def placed(farm: Farm, servers: int, instances: int, *, wait: float, tell: Tell)
             servers=servers,
             instances=instances,
             record=lambda: story.endpoint_record(what, job.id),
-            files=story.endpoint_access(what, job=job.id)[1],
+            files=story.endpoint_access(what, job=job.id).files,
         )
 
 
@@ -136,5 +136,5 @@ def _target(farm: Farm, job: str, endpoint: str) -> Target:
         servers=len(record().metrics),
         instances=farm.server.instances,
         record=record,
-        files=story.endpoint_access(farm, job=job)[1],
+        files=story.endpoint_access(farm, job=job).files,
     )

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from exatrkx_hpc import __version__
-from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.bench.places import Target
-from exatrkx_hpc.fleet.endpoint import EndpointRecord
+from exatrkx_hpc.fleet.endpoint import triton_version
 from exatrkx_hpc.measure import perf_analyzer
 from exatrkx_hpc.measure.bench_table import Point, Row, Store
 from exatrkx_hpc.measure.counters import Snapshot
@@ -31,7 +30,8 @@ def measure_service(
     calls: str = "default",
 ) -> Measure:
     """Return a function that measures a point at `target`; the CSV of perf_analyzer goes to the store."""
-    version = triton_version(target.record(), target.files)
+    certificate = str(target.files.certificate or "")
+    version = triton_version(target.record().http, certificate, headers=target.files.read().headers)
 
     def measure(point: Point, repetition: int) -> Row:
         load = Load(
@@ -137,20 +137,6 @@ class _Moment:
             perf_analyzer=versions[1],
             calls=calls,
         )
-
-
-def triton_version(record: EndpointRecord, files: CredentialFiles) -> str:
-    """Return the version that a server behind the endpoint reports, or ''."""
-    import requests
-
-    try:
-        with requests.Session() as session:
-            session.trust_env = False  # ignore http_proxy: the servers are inside the cluster
-            session.headers.update(files.read().headers)
-            scheme, trusted = ("https", str(files.certificate)) if files.certificate else ("http", True)
-            return str(session.get(f"{scheme}://{record.http}/v2", timeout=5.0, verify=trusted).json()["version"])
-    except (requests.RequestException, KeyError, ValueError):
-        return ""
 
 
 def shares(model: str, members: Mapping[str, str], before: tuple[Snapshot, ...], after: tuple[Snapshot, ...]) -> str:

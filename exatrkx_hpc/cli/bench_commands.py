@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -17,6 +17,26 @@ from exatrkx_hpc.base.errors import ConfigError, IncompleteRun, MissingComponent
 from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.bench.places import source_models
 from exatrkx_hpc.bench.run import Bench, run_bench
+from exatrkx_hpc.cli.command_options import (
+    BenchCalls,
+    BenchConcurrency,
+    BenchDirect,
+    BenchDryRun,
+    BenchEvents,
+    BenchInstances,
+    BenchJob,
+    BenchMinutes,
+    BenchModel,
+    BenchMostRepeats,
+    BenchOut,
+    BenchPlots,
+    BenchRecommended,
+    BenchRepeats,
+    BenchServers,
+    BenchVariation,
+    BenchWait,
+    BenchWindow,
+)
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import ConfigFile, Json, Quiet, RunRoot, SiteName, console, resolved, say
 from exatrkx_hpc.config.schema import Farm
@@ -33,69 +53,24 @@ from exatrkx_hpc.measure.scan import Effort, Grid, seconds_left
 
 
 def bench(
-    servers: Annotated[
-        str | None,
-        typer.Option("--servers", help="Numbers of servers to measure, such as 1,2 (default: those of the farm)."),
-    ] = None,
-    instances: Annotated[
-        str | None,
-        typer.Option("--instances", help="Instances per model to measure, such as 1,2,3 (default: server.instances)."),
-    ] = None,
-    concurrency: Annotated[
-        str | None,
-        typer.Option("--concurrency", help="Concurrencies to measure, such as 1,2,4,8 (default: bench.concurrency)."),
-    ] = None,
-    events: Annotated[
-        Path, typer.Option("--events", "-d", help="Folder of events, or perf_analyzer JSON file.")
-    ] = Path("events"),
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the scan; an unfinished scan there is resumed.")
-    ] = Path("bench"),
-    window: Annotated[
-        float | None, typer.Option("--window", help="Seconds per repetition (default: bench.window).")
-    ] = None,
-    repeats: Annotated[
-        int | None, typer.Option("--repeats", help="Minimum repetitions per point (default: bench.repeats).")
-    ] = None,
-    most_repeats: Annotated[
-        int | None, typer.Option("--most-repeats", help="Maximum repetitions per point (default: bench.most_repeats).")
-    ] = None,
-    variation: Annotated[
-        float | None,
-        typer.Option(
-            "--variation",
-            help="Stop repeating below this relative standard deviation, 0 to 1 (default: bench.variation).",
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option("--minutes", help="Start no repetition after N minutes (default: bench.minutes).")
-    ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Model to measure (default: bench.model).")] = None,
-    calls: Annotated[
-        Literal["default", "sync", "async"] | None,
-        typer.Option("--calls", help="perf_analyzer's request mode (default: bench.calls)."),
-    ] = None,
-    direct: Annotated[
-        bool | None,
-        typer.Option(
-            "--direct/--no-direct",
-            help="Also measure mode direct, without a server (default: only at a site without Slurm).",
-        ),
-    ] = None,
-    job: Annotated[
-        str | None,
-        typer.Option("--job", help="Measure the servers of this running job, without changing their number."),
-    ] = None,
-    wait: Annotated[
-        float, typer.Option("--wait", min=1, help="Maximum seconds to wait until the servers are ready.")
-    ] = 600.0,
-    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figures after the scan.")] = True,
-    recommended: Annotated[
-        bool, typer.Option("--recommend", help="Only print the recommended farm from an existing scan.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan of the scan and its estimated time; do not measure.")
-    ] = False,
+    servers: BenchServers = None,
+    instances: BenchInstances = None,
+    concurrency: BenchConcurrency = None,
+    events: BenchEvents = Path("events"),
+    out: BenchOut = Path("bench"),
+    window: BenchWindow = None,
+    repeats: BenchRepeats = None,
+    most_repeats: BenchMostRepeats = None,
+    variation: BenchVariation = None,
+    minutes: BenchMinutes = None,
+    model: BenchModel = None,
+    calls: BenchCalls = None,
+    direct: BenchDirect = None,
+    job: BenchJob = None,
+    wait: BenchWait = 600.0,
+    plots: BenchPlots = True,
+    recommended: BenchRecommended = False,
+    dry_run: BenchDryRun = False,
     quiet: Quiet = False,
     as_json: Json = False,
     config: ConfigFile = None,

@@ -6,7 +6,7 @@ import json
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -16,6 +16,20 @@ from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.base.signals import deferred_signals, unwound
 from exatrkx_hpc.cli.choice import JobId, chosen_job
+from exatrkx_hpc.cli.command_options import (
+    DeployAccount,
+    DeployBeside,
+    DeployDryRun,
+    DeployEvents,
+    DeployInteractive,
+    DeployMinReady,
+    DeployNodes,
+    DeployPartition,
+    DeployQos,
+    DeployTime,
+    DeployTrustRunRoot,
+    DeployWait,
+)
 from exatrkx_hpc.cli.interactive import refuse_mixture, run_here, what_would_run, within_allocation
 from exatrkx_hpc.cli.news import not_waiting, teller
 from exatrkx_hpc.cli.options import ConfigFile, EngineName, Json, JsonLines, RunRoot, SiteName, answer, resolved, say
@@ -29,40 +43,19 @@ def deploy(
     config: ConfigFile = None,
     site: SiteName = None,
     run_root: RunRoot = None,
-    nodes: Annotated[int | None, typer.Option("--nodes", "-N", help="Number of nodes (default: job.nodes).")] = None,
-    account: Annotated[
-        str | None, typer.Option("--account", "-A", help="Slurm account to charge (default: job.account).")
-    ] = None,
-    qos: Annotated[str | None, typer.Option("--qos", help="Slurm QOS (default: job.qos).")] = None,
-    partition: Annotated[
-        str | None, typer.Option("--partition", "-p", help="Slurm partition (default: job.partition).")
-    ] = None,
-    time: Annotated[
-        str | None, typer.Option("--time", "-t", help="Time limit, such as 02:00:00 (default: job.time).")
-    ] = None,
+    nodes: DeployNodes = None,
+    account: DeployAccount = None,
+    qos: DeployQos = None,
+    partition: DeployPartition = None,
+    time: DeployTime = None,
     engine: EngineName = None,
-    wait: Annotated[
-        float | None,
-        typer.Option("--wait", min=1, help="Wait until the servers are ready, at most N seconds after the job starts."),
-    ] = None,
-    min_ready: Annotated[
-        str | None,
-        typer.Option(
-            "--min-ready", help="With --wait: number or share of servers, such as 90% (default: job.min_ready)."
-        ),
-    ] = None,
-    interactive: Annotated[
-        bool, typer.Option("--interactive", help="Run the farm and its endpoint in this terminal until Ctrl-C.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the job script; do not submit it.")] = False,
-    trust_run_root: Annotated[
-        bool, typer.Option("--trust-run-root", help="Accept a run root that seems not to be shared with the nodes.")
-    ] = False,
-    beside: Annotated[
-        Literal["bench", "monitor"] | None,
-        typer.Option("--with", help="Run the benchmark inside the job, then end the job; or run the monitor there."),
-    ] = None,
-    events: Annotated[Path, typer.Option("--events", "-d", help="With --with bench: events to send.")] = Path("events"),
+    wait: DeployWait = None,
+    min_ready: DeployMinReady = None,
+    interactive: DeployInteractive = False,
+    dry_run: DeployDryRun = False,
+    trust_run_root: DeployTrustRunRoot = False,
+    beside: DeployBeside = None,
+    events: DeployEvents = Path("events"),
     as_json: Json = False,
 ) -> None:
     """Submit the farm's job and print its ID.
@@ -183,9 +176,10 @@ def monitor(
 def _monitor(found: story.Job, *, leave: bool, tell: Tell) -> None:
     """Run the endpoint of a job in this process; raises LaunchError if the job ends other than wanted."""
     watch = story.watch(found, tell=tell)
-    view = None
+    view, serves = None, False
     try:
         watch.start()
+        serves = True
         view = watch.wait()
     except KeyboardInterrupt:
         pass
@@ -193,7 +187,7 @@ def _monitor(found: story.Job, *, leave: bool, tell: Tell) -> None:
         leave = leave or unwound() == 128 + signal.SIGHUP  # a closed terminal is no decision to stop
         raise
     except Exception:
-        leave = True  # what a failed monitor stopped is stopped, and what it left serves on
+        leave = serves  # what a failed monitor stopped is stopped, and what it left serves on
         raise
     finally:
         with deferred_signals():
@@ -231,13 +225,13 @@ def stop(
         line = f"job {found.id}: {server} drains, then {'starts again' if restart else 'ends'}"
         answer(line, as_json=as_json, job=found.id, server=server, restart=restart)
         return
-    now = story.status(found).info
+    now = found.scheduler.info(found.id)
     ended = now.state.over
     if not (ended or as_json):
         say(f"job {found.id}: {'cancelling' if now.state is JobState.PENDING else 'draining, then ending'}")
     story.stop(found, tell=tell)  # also ends what an ended job has left
     if not ended:
-        now = story.status(found).info
+        now = found.scheduler.info(found.id)
     line = f"job {found.id} has ended: {now.state.value}" if ended else f"job {found.id}: {now.state.value}"
     if ended and now.reason:
         line = f"{line}, {now.reason}"

@@ -265,15 +265,18 @@ def test(
 ) -> None:
     """Send tensors from CSV files to one model and show its outputs."""
     farm = resolved(config, site=site, run_root=run_root).farm
-    if server:
-        require_grpc(server, meant=story.addresses_of(farm))
-    record = None if server else story.endpoint_record(farm, tell=teller(as_json=as_json))
-    address, identity = (record.grpc, record.identity) if record is not None else (server or "", "")
-    timeout = farm.clients.request_timeout
     given = CredentialFiles(token=token_file, certificate=certificate)
-    credentials = story.endpoint_files(farm, record or address, given=given).read()
+    access = story.endpoint_access(farm, server, given=given, tell=teller(as_json=as_json))
+    if server and access.files.certificate is None:  # a port with TLS answers no plain question
+        require_grpc(server, meant=story.addresses_of(farm))
     reply = ask_model(
-        address, model, inputs, version=version, timeout=timeout, identity=identity, credentials=credentials
+        access.address,
+        model,
+        inputs,
+        version=version,
+        timeout=farm.clients.request_timeout,
+        identity=access.identity,
+        credentials=access.files.read(),
     )
     if out is not None:
         reply = save_outputs(reply, out)

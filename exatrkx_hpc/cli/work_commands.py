@@ -6,7 +6,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +17,35 @@ from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.base.errors import ConfigError, EndpointError
 from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.cli.choice import JobOption
+from exatrkx_hpc.cli.command_options import (
+    RunAcceptChanges,
+    RunAcceptModelChange,
+    RunAccount,
+    RunConstraint,
+    RunDryRun,
+    RunEventColumn,
+    RunEvents,
+    RunExpect,
+    RunIgnoreFirst,
+    RunInFlight,
+    RunLabels,
+    RunMode,
+    RunModel,
+    RunModelRepository,
+    RunNodes,
+    RunOut,
+    RunPartition,
+    RunQos,
+    RunResume,
+    RunRetryFailed,
+    RunSbatch,
+    RunServer,
+    RunSrun,
+    RunTimeLimit,
+    RunTimes,
+    RunWait,
+    RunWorkers,
+)
 from exatrkx_hpc.cli.news import teller
 from exatrkx_hpc.cli.options import (
     Certificate,
@@ -33,7 +61,7 @@ from exatrkx_hpc.cli.options import (
 )
 from exatrkx_hpc.cli.wide_command import refuse_mixtures, submit
 from exatrkx_hpc.config.schema import Farm
-from exatrkx_hpc.config.values import LabelFormat, Mode
+from exatrkx_hpc.fleet.credentials import EndpointAccess
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.measure import metrics as measure
 from exatrkx_hpc.measure.counters import Snapshot
@@ -48,94 +76,36 @@ from exatrkx_hpc.work.workloads.table import workload_of
 
 
 def run_clients(
-    server: Annotated[
-        str | None, typer.Option("--server", "-s", help="Endpoint, HOST:PORT (default: that of the running farm).")
-    ] = None,
+    server: RunServer = None,
     token_file: TokenFile = None,
     certificate: Certificate = None,
     farm_job: JobOption = None,
-    events: Annotated[
-        Path, typer.Option("--events", "-d", help="Folder of events: *.csv, *.npy, *.npz or *.parquet.")
-    ] = Path("events"),
-    event_column: Annotated[
-        str, typer.Option("--event-column", help="Column of Parquet files with the event of each hit.")
-    ] = EVENT,
-    labels: Annotated[
-        LabelFormat | None,
-        typer.Option("--labels", help="csv (one label file per event) or parquet (default: clients.labels)."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Model name; it selects the workload, too (default: clients.model).")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", "-n", help="Worker processes per node (default: clients.workers).")
-    ] = None,
-    in_flight: Annotated[
-        int | None,
-        typer.Option("--in-flight", "-j", help="Concurrent requests per worker (default: clients.in_flight)."),
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("results"),
-    mode: Annotated[
-        Mode | None,
-        typer.Option(
-            "--mode",
-            "-m",
-            help="ensemble (one request), stages (one per stage), fused (one model) or direct (no server).",
-        ),
-    ] = None,
-    model_repository: Annotated[
-        str | None,
-        typer.Option("--model-repository", help="Model repository for mode direct (default: that of [server])."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Resume from the ledger in --out, or start over.")
-    ] = True,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry the events in quarantine.")] = False,
-    accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="Redo changed events and drop missing ones.")
-    ] = False,
-    accept_model_change: Annotated[
-        bool, typer.Option("--accept-model-change", help="Go on although the models have changed, and record it.")
-    ] = False,
-    expect: Annotated[
-        int | None, typer.Option("--expect", min=1, help="Number of events; refuse a folder that has another number.")
-    ] = None,
-    times: Annotated[
-        bool, typer.Option("--times", help="With --mode stages: write times.csv with the seconds per stage.")
-    ] = False,
-    ignore_first: Annotated[
-        int, typer.Option("--ignore-first", "-i", help="Exclude the first N events of this run from the latency.")
-    ] = 0,
-    wait: Annotated[
-        float | None,
-        typer.Option("--wait", help="Maximum seconds to wait until the endpoint is ready (default: clients.wait)."),
-    ] = None,
-    srun: Annotated[
-        bool, typer.Option("--srun", help="Spread the workers over the nodes of this shell's allocation.")
-    ] = False,
-    sbatch: Annotated[bool, typer.Option("--sbatch", help="Submit a workers' job and print its ID.")] = False,
-    nodes: Annotated[
-        int | None, typer.Option("--nodes", "-N", min=1, help="Number of nodes (default: clients.nodes).")
-    ] = None,
-    account: Annotated[
-        str | None,
-        typer.Option("--account", "-A", help="With --sbatch: Slurm account to charge (default: clients.account)."),
-    ] = None,
-    qos: Annotated[str | None, typer.Option("--qos", help="With --sbatch: Slurm QOS (default: clients.qos).")] = None,
-    partition: Annotated[
-        str | None,
-        typer.Option("--partition", "-p", help="With --sbatch: Slurm partition (default: clients.partition)."),
-    ] = None,
-    constraint: Annotated[
-        str | None,
-        typer.Option("--constraint", "-C", help="With --sbatch: node features (default: that of [clients])."),
-    ] = None,
-    time_limit: Annotated[
-        str | None, typer.Option("--time", "-t", help="With --sbatch: time limit (default: clients.time).")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --sbatch: print the job script; do not submit it.")
-    ] = False,
+    events: RunEvents = Path("events"),
+    event_column: RunEventColumn = EVENT,
+    labels: RunLabels = None,
+    model: RunModel = None,
+    workers: RunWorkers = None,
+    in_flight: RunInFlight = None,
+    out: RunOut = Path("results"),
+    mode: RunMode = None,
+    model_repository: RunModelRepository = None,
+    resume: RunResume = True,
+    retry_failed: RunRetryFailed = False,
+    accept_changes: RunAcceptChanges = False,
+    accept_model_change: RunAcceptModelChange = False,
+    expect: RunExpect = None,
+    times: RunTimes = False,
+    ignore_first: RunIgnoreFirst = 0,
+    wait: RunWait = None,
+    srun: RunSrun = False,
+    sbatch: RunSbatch = False,
+    nodes: RunNodes = None,
+    account: RunAccount = None,
+    qos: RunQos = None,
+    partition: RunPartition = None,
+    constraint: RunConstraint = None,
+    time_limit: RunTimeLimit = None,
+    dry_run: RunDryRun = False,
     quiet: Quiet = False,
     as_json: Json = False,
     config: ConfigFile = None,
@@ -200,47 +170,29 @@ def run_clients(
     _run(settings, partial(do, farm=found.farm), quiet=quiet, as_json=as_json)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Endpoint:
-    """The endpoint that the flags mean, whose it is, the files with its credentials, and where its servers are told of.
-
-    Address and owner are '' for mode direct.
-    """
-
-    address: str = ""
-    identity: str = ""
-    files: CredentialFiles
-    reports: Path | None = None
-
-
-def _endpoint(farm: Farm, server: str | None, job: str | None, tell: Tell, *, given: CredentialFiles) -> _Endpoint:
-    """Return the endpoint that the flags mean. Waits for a new monitor."""
+def _endpoint(farm: Farm, server: str | None, job: str | None, tell: Tell, *, given: CredentialFiles) -> EndpointAccess:
+    """Return the way to the endpoint that the flags mean, without an address for mode direct; wait for a monitor."""
     flags = [flag for flag, value in (("--server", server), ("--job", job)) if value]
     if farm.clients.mode == "direct":
         if flags:
             raise ConfigError(f"{flags[0]} and mode direct are mutually exclusive; omit one of them")
-        return _Endpoint(files=given)
+        return EndpointAccess(address="", files=given)
     if len(flags) > 1:
         raise ConfigError("--server and --job are mutually exclusive; omit one of them")
-    if server:
-        files = story.endpoint_files(farm, server, given=given)
-        if files.certificate is None:  # a port with TLS answers no plain question
-            require_grpc(server, meant=story.addresses_of(farm))
-        return _Endpoint(address=server, files=files)
-    record = story.endpoint_record(farm, job, wait=farm.clients.wait, tell=tell)
-    files = story.endpoint_files(farm, record, given=given)
-    reports = FarmDir.of(farm).job(record.job).reports
-    return _Endpoint(address=record.grpc, identity=record.identity, files=files, reports=reports)
+    access = story.endpoint_access(farm, server, given=given, job=job, wait=farm.clients.wait, tell=tell)
+    if server and access.files.certificate is None:  # a port with TLS answers no plain question
+        require_grpc(server, meant=story.addresses_of(farm))
+    return access
 
 
-def _settings(farm: Farm, endpoint: _Endpoint, events: Path, out: Path) -> Settings:
+def _settings(farm: Farm, endpoint: EndpointAccess, events: Path, out: Path) -> Settings:
     clients = farm.clients
     return Settings(
         server=endpoint.address,
         identity=endpoint.identity,
         token_file=endpoint.files.token,
         certificate=endpoint.files.certificate,
-        reports=endpoint.reports,
+        reports=FarmDir.of(farm).job(endpoint.job).reports if endpoint.job else None,
         events=events,
         out=out,
         workers=clients.workers,

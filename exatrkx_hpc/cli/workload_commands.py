@@ -13,6 +13,7 @@ from exatrkx_hpc import farm as story
 from exatrkx_hpc.base.credentials import CredentialFiles
 from exatrkx_hpc.base.errors import ModelError
 from exatrkx_hpc.cli.options import Certificate, ConfigFile, Json, TokenFile, console, resolved
+from exatrkx_hpc.fleet.credentials import EndpointAccess
 from exatrkx_hpc.work.inference.check_workload import check_workload
 from exatrkx_hpc.work.workloads.base import Workload
 from exatrkx_hpc.work.workloads.table import names, workload
@@ -57,10 +58,12 @@ def check(
     """
     farm = resolved(config, clients__workloads=workloads).farm
     folder = farm.clients.workloads
-    files = CredentialFiles(token=token_file, certificate=certificate)
+    access = EndpointAccess(address="", files=CredentialFiles(token=token_file, certificate=certificate))
     if server:
-        files = story.endpoint_access(farm, server, given=files)[1]
-    checks = check_workload(workload(name, folder), server=server, credentials=files.read())
+        access = story.endpoint_access(farm, server, given=access.files)
+    checks = check_workload(
+        workload(name, folder), server=server, identity=access.identity, credentials=access.files.read()
+    )
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(one) for one in checks], indent=2))
     else:

@@ -12,6 +12,7 @@ from exatrkx_hpc.doctor.monitors import monitor_findings
 from exatrkx_hpc.doctor.orphans import orphan_findings
 from exatrkx_hpc.doctor.places import place_findings
 from exatrkx_hpc.doctor.ports import port_findings
+from exatrkx_hpc.doctor.secrets import secret_findings
 from exatrkx_hpc.doctor.slurm import slurm_findings
 from exatrkx_hpc.fleet.balancer.balancers import kind_of
 from exatrkx_hpc.fleet.events import WITHOUT_PROMETHEUS
@@ -34,6 +35,7 @@ def examine(farm: Farm, plan: Callable[[], FarmPlan]) -> Iterator[Finding]:
     balancer = kind_of(farm.balancer)
     yield asked(balancer.program, balancer.find)
     yield from port_findings(farm)
+    yield from secret_findings(farm)
     if farm.monitor.prometheus:
         yield _prometheus()
     scheduler = scheduler_of(farm)

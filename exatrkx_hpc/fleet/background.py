@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from exatrkx_hpc.base.errors import EndpointError
-from exatrkx_hpc.base.process import own_command, spawn
-from exatrkx_hpc.base.process_id import host_name
-from exatrkx_hpc.fleet.endpoint import read_endpoint
+from exatrkx_hpc.base.process import Child, own_command, spawn
+from exatrkx_hpc.fleet.endpoint import EndpointRecord, read_endpoint
 from exatrkx_hpc.launch.run_dir import RunDir
 
 #: In seconds. The monitor first queries the scheduler; Slurm may take a minute for each of two queries.
@@ -46,23 +45,32 @@ def start_in_background(run_dir: RunDir, words: Sequence[str]) -> Background:
     Raises EndpointError, with its last line, if it ends before, or does not open the endpoint within 150 s.
     """
     child = spawn([*own_command(), *words], log=run_dir.monitor_log)
+    try:
+        record = _opened(run_dir, child)
+    except BaseException:  # also Ctrl-C: nobody would know of the monitor
+        child.stop(grace=10)
+        raise
+    child.release()
+    return Background(
+        job=run_dir.job,
+        grpc=record.grpc,
+        http=record.http,
+        host=record.host,
+        pid=child.pid,
+        log=str(run_dir.monitor_log),
+    )
+
+
+def _opened(run_dir: RunDir, child: Child) -> EndpointRecord:
+    """Wait for the endpoint of the monitor `child`; raises EndpointError if the monitor ends, or after 150 s."""
     until = time.monotonic() + _START_DEADLINE
     while time.monotonic() < until:
         record = read_endpoint(run_dir)
-        if record is not None and record.monitor_pid == child.pid:
-            child.release()
-            return Background(
-                job=run_dir.job,
-                grpc=record.grpc,
-                http=record.http,
-                host=host_name(),
-                pid=child.pid,
-                log=str(run_dir.monitor_log),
-            )
+        if record is not None and record.is_of(child.pid):
+            return record
         if child.returncode() is not None:
             raise EndpointError(f"the monitor ended at once: {_last_line(run_dir.monitor_log)}")
         time.sleep(0.1)
-    child.stop(grace=10)
     raise EndpointError(
         f"the monitor did not open its endpoint within {_START_DEADLINE:g} s; see {run_dir.monitor_log}"
     )

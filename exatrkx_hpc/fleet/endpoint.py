@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.http import cluster_session
 from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.base.ownership import ENDPOINT_HEADER, parse_endpoint_id
-from exatrkx_hpc.base.process_id import ProcessId
+from exatrkx_hpc.base.process_id import ProcessId, boot_id, host_name
 from exatrkx_hpc.base.readable import duration, moment
 from exatrkx_hpc.fleet.events import MonitorAbsent
 from exatrkx_hpc.launch.run_dir import LATEST, FarmDir, RunDir
@@ -63,6 +67,10 @@ class EndpointRecord(BaseModel):
         """When the monitor was last heard of, in seconds since the epoch."""
         return max(self.heartbeat, self.updated)
 
+    def is_of(self, pid: int) -> bool:
+        """Return whether its monitor is the process `pid` of this machine."""
+        return (self.host, self.boot, self.monitor_pid) == (host_name(), boot_id(), pid)
+
     def has_monitor(self, now: float) -> bool:
         """Return whether its monitor lives: on this machine, its process; elsewhere, its heartbeat."""
         monitor = ProcessId(host=self.host, boot=self.boot, pid=self.monitor_pid, started=self.monitor_started)
@@ -90,17 +98,39 @@ def point_latest(run_dir: RunDir) -> None:
 
 
 def remove_endpoint(run_dir: RunDir) -> None:
-    """Remove the endpoint file: the endpoint no longer answers."""
-    run_dir.endpoint.unlink(missing_ok=True)
+    """Remove the endpoint file, but keep its ports: the endpoint no longer answers.
+
+    The file of another monitor that lives stays.
+    """
+    record = read_endpoint(run_dir)
+    if record is None or record.is_of(os.getpid()) or not record.has_monitor(time.time()):
+        with contextlib.suppress(FileNotFoundError):
+            run_dir.endpoint.replace(run_dir.last_endpoint)
 
 
 def read_endpoint(run_dir: RunDir) -> EndpointRecord | None:
     """Return the endpoint record of the run directory; None if it is missing or invalid."""
+    return _read(run_dir.endpoint)
+
+
+def _read(path: Path) -> EndpointRecord | None:
     try:
-        record = EndpointRecord.model_validate_json(run_dir.endpoint.read_bytes())
+        return EndpointRecord.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
-    return record
+
+
+def last_ports(run_dir: RunDir) -> dict[str, int]:
+    """Return the ports of the job's last endpoint, or else of the farm's, by part: grpc, http, prometheus.
+
+    The same ports at the next start spare clients a new address.
+    """
+    latest = run_dir.farm.job(LATEST)
+    found = map(_read, (run_dir.endpoint, run_dir.last_endpoint, latest.endpoint, latest.last_endpoint))
+    last = next((record for record in found if record is not None), None)
+    addresses = {"grpc": last.grpc, "http": last.http, "prometheus": last.prometheus} if last is not None else {}
+    ports = {part: address.rpartition(":")[2] for part, address in addresses.items()}
+    return {part: int(port) for part, port in ports.items() if port.isdecimal()}
 
 
 def identity_at(http: str, certificate: str = "") -> str:
@@ -108,18 +138,26 @@ def identity_at(http: str, certificate: str = "") -> str:
 
     With TLS, `certificate` is the file with the certificate to trust.
     """
-    import requests
-
+    scheme = "https" if certificate else "http"
     try:
-        with requests.Session() as session:
-            session.trust_env = False  # an endpoint is inside the cluster; http_proxy is for addresses outside
-            answer = session.get(
-                f"{'https' if certificate else 'http'}://{http}/{ENDPOINT_HEADER}",
-                timeout=_DEADLINE,
-                verify=certificate or True,
-            )
+        with cluster_session(certificate) as session:
+            answer = session.get(f"{scheme}://{http}/{ENDPOINT_HEADER}", timeout=_DEADLINE)
             return str(answer.headers.get(ENDPOINT_HEADER, ""))
-    except (requests.RequestException, ValueError):
+    except (OSError, ValueError):
+        return ""
+
+
+def triton_version(http: str, certificate: str = "", *, headers: Mapping[str, str]) -> str:
+    """Return the version of Triton that a server behind an HTTP address reports, or ''; see `identity_at`.
+
+    `headers` have the token.
+    """
+    scheme = "https" if certificate else "http"
+    try:
+        with cluster_session(certificate) as session:
+            answer = session.get(f"{scheme}://{http}/v2", headers=headers, timeout=_DEADLINE)
+            return str(answer.json()["version"])
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 

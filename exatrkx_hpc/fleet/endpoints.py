@@ -11,6 +11,7 @@ from pathlib import Path
 from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, read_endpoint, running_endpoint
+from exatrkx_hpc.fleet.lease import read_lease
 from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 
 #: struct flock of Linux on 64-bit machines: type, whence, start, length, process.
@@ -20,9 +21,12 @@ _FLOCK = "hhqqi"
 def monitor_lives(run_dir: RunDir) -> bool | None:
     """Return whether a monitor of the job lives; None if that cannot be observed.
 
-    A living monitor holds its lock. This function does not take the lock, even briefly, so that it never disturbs a
-    monitor that starts.
+    A living monitor holds its lease, where its file system knows no locks, or its lock. This function does not take the
+    lock, even briefly, so that it never disturbs a monitor that starts.
     """
+    lease = read_lease(run_dir.monitor_lease)
+    if lease is not None and not lease.void(time.time()):
+        return True
     try:
         with run_dir.monitor_lock.open("rb") as lock:
             return _held_here(os.fstat(lock.fileno())) or _held_elsewhere(lock.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -32,10 +33,6 @@ EXPIRES: Final = 180.0
 _BEING_WRITTEN: Final = 10.0
 
 
-class LeaseLost(EndpointError):
-    """Another monitor has taken over: this one was silent for too long."""
-
-
 class Lease(BaseModel):
     """A lease: the process that holds it, a random token, and when it was renewed, in seconds since the epoch."""
 
@@ -48,10 +45,28 @@ class Lease(BaseModel):
     token: str
     heartbeat: float
 
+    @property
+    def holder(self) -> ProcessId:
+        """The process that holds it."""
+        return ProcessId(host=self.host, boot=self.boot, pid=self.pid, started=self.started)
+
     def void(self, now: float) -> bool:
         """Return whether its holder has ended; on another machine, whether it was not renewed for 180 s."""
-        holder = ProcessId(host=self.host, boot=self.boot, pid=self.pid, started=self.started)
-        return not holder.runs if holder.here else now - self.heartbeat > EXPIRES
+        return not self.holder.runs if self.holder.here else now - self.heartbeat > EXPIRES
+
+
+class LeaseLost(EndpointError):
+    """Another monitor has taken over: this one was silent for too long.
+
+    `here` says whether the other one runs on this machine, where it has adopted the balancer of this one.
+    """
+
+    def __init__(self, job: str, holder: ProcessId) -> None:
+        """Name the process that has taken over `job`."""
+        super().__init__(
+            f"another monitor on {holder.host}, process {holder.pid}, has taken over job {job}; use its endpoint"
+        )
+        self.here = holder.here
 
 
 #: Renews the right; raises LeaseLost if another monitor has taken it.
@@ -106,18 +121,15 @@ def _leased(run_dir: RunDir) -> Iterator[Renew]:
     _take(path, mine, run_dir.job)
 
     def renew() -> None:
-        holder = _read(path)
-        if holder is not None and holder.token != mine.token:
-            raise LeaseLost(
-                f"another monitor on {holder.host}, process {holder.pid}, has taken over job {run_dir.job}; use its "
-                "endpoint"
-            )
+        lease = read_lease(path)
+        if lease is not None and lease.token != mine.token:
+            raise LeaseLost(run_dir.job, lease.holder)
         write_whole(path, mine.model_copy(update={"heartbeat": time.time()}).model_dump_json() + "\n")
 
     try:
         yield renew
     finally:
-        holder = _read(path)
+        holder = read_lease(path)
         if holder is not None and holder.token == mine.token:
             path.unlink(missing_ok=True)
 
@@ -131,24 +143,38 @@ def _take(path: Path, mine: Lease, job: str) -> None:
                 file.write(text)
             return
         except FileExistsError:
-            holder = _read(path)
+            pass
         except OSError as error:
             raise EndpointError(f"cannot write {path} ({error.strerror}); check its file system") from error
-        if holder is not None and not holder.void(time.time()):
-            raise _held(job, f" on {holder.host}, process {holder.pid}")
-        if holder is None and _age(path) < _BEING_WRITTEN:
-            raise _held(job, "")
-        # Of two monitors that find the same void lease, one renames it; the other finds none, or the new one.
-        aside = path.with_name(f".{path.name}.{mine.token}")
-        try:
-            path.rename(aside)
-        except FileNotFoundError:
-            continue
-        aside.unlink(missing_ok=True)
-    raise _held(job, "")
+        if _counts(path):
+            break
+        _put_aside(path, path.with_name(f".{path.name}.{mine.token}"))
+    holder = read_lease(path)
+    raise _held(job, "" if holder is None else f" on {holder.host}, process {holder.pid}")
 
 
-def _read(path: Path) -> Lease | None:
+def _put_aside(path: Path, aside: Path) -> None:
+    """Remove a void lease.
+
+    Of two monitors that find the same one, the slower may rename the new lease of the faster. So what was renamed is
+    checked again; a lease that counts is given back.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)
+        if _counts(aside):
+            with contextlib.suppress(OSError):  # its holder has renewed it, or will
+                os.link(aside, path)
+        aside.unlink()
+
+
+def _counts(path: Path) -> bool:
+    """Return whether a lease is not void; one that cannot be read may be being written."""
+    holder = read_lease(path)
+    return _age(path) < _BEING_WRITTEN if holder is None else not holder.void(time.time())
+
+
+def read_lease(path: Path) -> Lease | None:
+    """Return the lease in a file; None if there is none, or one that cannot be read."""
     try:
         return Lease.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):

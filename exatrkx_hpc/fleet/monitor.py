@@ -1,7 +1,8 @@
 """The monitor loop: observe the servers, reconcile, render, apply; once per interval.
 
 The endpoint fails static: what the monitor cannot observe or apply stays as it was, and is tried again at the next
-look. Only a server's own word, its silence, or the end of the job as the scheduler tells it takes a server out.
+look. Only the end of the job as the scheduler tells it, a server's own word, its silence, or the judgement on its
+answers takes a server out, in this order.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ class Monitor:
         self._reported = False
         self._down = False
         self._beaten = 0.0
+        self._held = 0.0
         self._troubles: dict[str, str] = {}
         self._known = time.monotonic()
         self._prober = Prober()
@@ -98,6 +100,8 @@ class Monitor:
         self._renew: Renew = lambda: None
         #: Whether the balancer serves on when serving() ends: a person asked for it, or the monitor failed.
         self.leaving = False
+        #: Whether a monitor of another machine has taken over: clients use its endpoint.
+        self._lost = False
 
     @property
     def view(self) -> View:
@@ -184,7 +188,7 @@ class Monitor:
         self._prober.close()
         if self._judge is not None:
             self._judge.close()
-        if self.leaving:
+        if self.leaving and not self._lost:
             self._balancer.leave()
         else:
             self._stop_balancer()
@@ -201,13 +205,17 @@ class Monitor:
     def _survive(self, error: Exception, *, blind: float) -> None:
         """Report an error that ended a tick; raise it if every tick has failed for 10 minutes and none will do better.
 
-        Also raise it if this is no longer the job's monitor. The balancer then serves on.
+        The balancer then serves on. Also raise it if this is no longer the job's monitor: one of this machine has
+        adopted the balancer; one of another machine has its own, and this one stops.
         """
-        self.leaving = True
-        if isinstance(error, LeaseLost) or (blind > _BLIND and not isinstance(error, _OF_THE_MACHINE)):
-            raise error
-        self.leaving = False
-        self._trouble("monitor", NotObserved, error)
+        if isinstance(error, LeaseLost) and not error.here:
+            self._lost = True
+        elif isinstance(error, LeaseLost) or (blind > _BLIND and not isinstance(error, _OF_THE_MACHINE)):
+            self.leaving = True
+        else:
+            self._trouble("monitor", NotObserved, error)
+            return
+        raise error
 
     def _remembered(self) -> View:
         """Return the members that the adopted balancer serves, as its earlier monitor published them."""
@@ -271,6 +279,7 @@ class Monitor:
     def _apply(self, view: View) -> None:
         """Apply the changes; report a new failure once, and retry at the next tick."""
         steps = (
+            ("lease", self._hold),
             ("balancer", self._balance),
             ("endpoint.json", self._publish),
             ("latest", self._point),
@@ -302,6 +311,12 @@ class Monitor:
     def _well(self, part: str) -> None:
         self._troubles.pop(part, None)
 
+    def _hold(self, view: View) -> None:
+        """Renew the lease at intervals, before a change of what another monitor may have taken over."""
+        if time.monotonic() - self._held >= _BEAT:
+            self._renew()
+            self._held = time.monotonic()
+
     def _balance(self, view: View) -> None:
         wanted = tuple(member.grpc for member in view.ready)
         if not self._balancer.alive():
@@ -321,14 +336,13 @@ class Monitor:
             self.tell(BalancerWarned(job=self._run_dir.job, reason=complaint))
 
     def _publish(self, view: View) -> None:
-        """Write endpoint.json after each change and, as a heartbeat, at intervals; renew the lease."""
+        """Write endpoint.json after each change and, as a heartbeat, at intervals."""
         if self._applied is None:
             return  # the balancer has not taken its first members
         facts = (self._applied, self._balancer.identity, self._balancer.pid)
         due = time.monotonic() - self._beaten >= _BEAT
         if facts == self._published and not due:
             return
-        self._renew()
         self._write_endpoint(view)
         self._published = facts
         self._beaten = time.monotonic()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from exatrkx_hpc.base.job import JobState
 from exatrkx_hpc.base.news import Level, News
-from exatrkx_hpc.base.readable import moment
+from exatrkx_hpc.base.readable import duration, moment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,3 +150,58 @@ class JobAdopted(News):
             f"job {self.job} comes from the deploy of {moment(self.submitted)}, which did not finish; the job is now "
             f"recorded, 'exatrkx-hpc stop {self.job}' ends it"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionOpen(News):
+    """A `deploy` did not finish, and it is not known whether its job exists, or its job cannot be recorded.
+
+    `submitted` is the time of that deploy, in seconds since 1970. `reason` ends with the next step.
+    """
+
+    code: ClassVar[str] = "submission-open"
+    #: A job that nobody sees may use hours.
+    usual: ClassVar[Level] = Level.WARNING
+    submitted: float
+    reason: str
+
+    def __str__(self) -> str:
+        """Return the deploy, the reason and the next step."""
+        return f"the deploy of {moment(self.submitted)} did not finish: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobEndsFirst(News):
+    """The servers of a job end before a run of clients is done at its current rate.
+
+    `events` are left, which take `needed` seconds; the servers end in `left` seconds.
+    """
+
+    code: ClassVar[str] = "job-ends-first"
+    #: Somebody must act, or the run stops without all results.
+    usual: ClassVar[Level] = Level.WARNING
+    events: int
+    needed: float
+    left: float
+
+    def __str__(self) -> str:
+        """Return both times and the next step."""
+        return (
+            f"{self.events} events are left, about {duration(round(self.needed))} at the current rate, but the servers "
+            f"of job {self.job} end in {duration(round(self.left))}; when they have, deploy another job and run the "
+            "same command again to go on"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointJobEnded(News):
+    """A run of clients stopped, and the job of its endpoint has ended; `reason` ends with the next step, if any."""
+
+    code: ClassVar[str] = "endpoint-job-ended"
+    usual: ClassVar[Level] = Level.WARNING
+    state: JobState
+    reason: str
+
+    def __str__(self) -> str:
+        """Return the job, its state and the reason."""
+        return f"job {self.job}, whose servers this run asked, has ended: {self.state.value}, {self.reason}"

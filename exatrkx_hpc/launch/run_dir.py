@@ -237,6 +237,11 @@ class RunDir(os.PathLike[str]):
         return self.path / "endpoint.json"
 
     @property
+    def last_endpoint(self) -> Path:
+        """The endpoint that the job had last, JSON; a later one has its ports if they are free."""
+        return self.path / "last-endpoint.json"
+
+    @property
     def monitor_lock(self) -> Path:
         """The lock that the monitor of the job holds."""
         return self.path / "monitor.lock"

@@ -48,11 +48,14 @@ class Scheduler(Protocol):
         ...
 
     def submit(self, script: Path, plan: FarmPlan) -> str:
-        """Submit `script` and return the job's ID; raises LaunchError if the scheduler refuses it."""
+        """Submit `script` and return the job's ID; its run directory then has the plan.
+
+        Raises LaunchError if the scheduler refuses the script.
+        """
         ...
 
     def settle(self, tell: Tell = untold) -> bool:
-        """Take over the jobs of submissions that did not finish, each with news; return whether none is left open."""
+        """Take over the jobs of submissions that did not finish; return whether none is left open. News say of each."""
         ...
 
     def info(self, job: str) -> JobInfo:

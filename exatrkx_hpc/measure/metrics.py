@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from exatrkx_hpc.base.errors import EndpointError
+from exatrkx_hpc.base.http import cluster_session
 from exatrkx_hpc.measure.counters import Counters, Snapshot, parse
 
 if TYPE_CHECKING:
@@ -65,8 +66,7 @@ def fetch_text(server: str, *, deadline: float = 5.0) -> str:
 
     url = metrics_url(server)
     try:
-        with requests.Session() as session:
-            session.trust_env = False  # servers are inside the cluster; http_proxy is for addresses outside
+        with cluster_session() as session:
             answer = session.get(url, timeout=deadline)
     except requests.ConnectionError as error:
         what = "nothing answers" if "refused" in str(error) else "no metrics"

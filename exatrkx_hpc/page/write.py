@@ -12,10 +12,10 @@ from pathlib import Path
 from exatrkx_hpc import __version__
 from exatrkx_hpc.base.errors import ConfigError, ExatrkxError, InputError, OutputError
 from exatrkx_hpc.base.files import write_whole
-from exatrkx_hpc.fleet.endpoint import EndpointRecord
+from exatrkx_hpc.fleet.endpoint import EndpointRecord, triton_version
 from exatrkx_hpc.fleet.endpoints import endpoints_of
 from exatrkx_hpc.launch.run_dir import FarmDir
-from exatrkx_hpc.page.counted import DEADLINE, Seen, counted, snapshots
+from exatrkx_hpc.page.counted import Seen, counted, snapshots
 from exatrkx_hpc.page.page import render_page
 from exatrkx_hpc.page.read import history, note
 from exatrkx_hpc.work.ledger.ledger import Ledger
@@ -150,14 +150,7 @@ def _versions(record: EndpointRecord | None, settings: Settings) -> dict[str, st
 
 def _triton(record: EndpointRecord, settings: Settings) -> str:
     """Return the version of the Triton behind an HTTP endpoint, or "" if unknown."""
-    import requests
-
     try:
-        with requests.Session() as session:
-            session.trust_env = False  # servers are inside the cluster; http_proxy is for addresses outside
-            session.headers.update(settings.credentials.headers)
-            scheme = "https" if record.certificate else "http"
-            answer = session.get(f"{scheme}://{record.http}/v2", timeout=DEADLINE, verify=record.certificate or True)
-            return str(answer.json()["version"])
-    except (ConfigError, requests.RequestException, ValueError, KeyError, TypeError):
+        return triton_version(record.http, record.certificate, headers=settings.credentials.headers)
+    except ConfigError:  # the token's file is gone
         return ""

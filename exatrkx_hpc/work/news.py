@@ -123,7 +123,7 @@ class LedgerRebuilt(RunNews):
 
     def line(self) -> str:
         """Return both numbers, and where the unproven results are."""
-        aside = f"; {self.unproven} that it does not prove are in {self.out}/unproven" if self.unproven else ""
+        aside = f"; {self.unproven} that it does not prove are in OUT/unproven" if self.unproven else ""
         return f"warning: the ledger of {self.out} is missing; results.jsonl proves {self.taken} results{aside}"
 
 

@@ -23,7 +23,7 @@ LAYERS = (
     {"config"},
     {"launch", "measure", "models"},
     {"fleet", "work"},
-    {"doctor", "page", "prepare", "scores", "track_scores"},
+    {"doctor", "job_end", "page", "prepare", "scores", "track_scores"},
     {"farm"},
     {"bench", "demo"},
     {"cli"},

@@ -17,7 +17,8 @@ from exatrkx_hpc.fleet.balancer.address import listen_host
 from exatrkx_hpc.fleet.balancer.base import Balancer, BalancerKind, Listen
 from exatrkx_hpc.fleet.balancer.certificate import given_certificate, made_certificate, names_of
 from exatrkx_hpc.fleet.balancer.limits import workers_for
-from exatrkx_hpc.launch.run_dir import FarmDir
+from exatrkx_hpc.fleet.endpoint import last_ports
+from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 from exatrkx_hpc.launch.secrets import farm_server_key, farm_token
 
 #: Every kind of balancer, by name.
@@ -44,8 +45,8 @@ def balancer_of(
     """Return the balancer of a farm's job, not yet started, with its files in `folder`.
 
     `farm` is the farm's name that no other farm has (see base/ownership.py); a request may take `request_timeout`
-    seconds. Port 0 means any free port, `user` the port derived from the user ID. If the derived port is taken, a free
-    port replaces it, and `tell` gets PortTaken.
+    seconds. Port 0 means any free port, first that of the job's or the farm's last endpoint; `user` means the port
+    derived from the user ID. If such a port is taken, a free port replaces it, and `tell` gets PortTaken.
 
     `root` has the secrets, by default the run root above the run directory of `folder`; they are made at first use.
     Host `internal` is this machine's address on the network of `nodes`, the names or addresses of the servers' nodes
@@ -59,9 +60,10 @@ def balancer_of(
     """
     left = kind_of(section).left(folder)
     host = listen_host(section.host, nodes, tell)
+    last = last_ports(RunDir(folder.parent))
     ports = _ports_of(left, section, host) or (
-        chosen_port(host, section.grpc_port, "grpc", tell),
-        chosen_port(host, section.http_port, "http", tell),
+        chosen_port(host, section.grpc_port, "grpc", tell, last=last.get("grpc", 0)),
+        chosen_port(host, section.http_port, "http", tell, last=last.get("http", 0)),
     )
     listen = Listen(
         host=host,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import re
 import secrets
 import socket
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from exatrkx_hpc.base.errors import ConfigError, EndpointError
 from exatrkx_hpc.base.files import write_whole
@@ -52,6 +54,8 @@ authorityKeyIdentifier = keyid
 _DAYS: Final = 825
 #: A certificate that ends within this time, in seconds, is made again.
 _SOON: Final = 30 * 86400
+#: In seconds. Making a certificate takes well below a second.
+_PATIENCE: Final = 60.0
 _NAME: Final = re.compile(r"[A-Za-z0-9.:_-]{1,253}")
 
 
@@ -86,16 +90,17 @@ def made_certificate(farm: FarmDir, names: Iterable[str]) -> Certificate:
 
     The farm's own authority signs it. Clients pin the authority, so that they accept a new certificate, such as one for
     another host. A new certificate has the names of the last one, too. Raises MissingComponent without openssl,
-    EndpointError when openssl fails, ConfigError when the farm's secrets cannot be written.
+    EndpointError when openssl fails or another monitor holds the lock, ConfigError when the farm's secrets cannot be
+    written.
     """
     try:
         farm.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _alone(farm):
-            if not (farm.certificate.is_file() and farm.certificate_key.is_file() and _lasts(farm.certificate)):
+            if not (farm.certificate.is_file() and farm.certificate_key.is_file()) or _ends_soon(farm.certificate):
                 _make_authority(farm)
             known = _names_in(farm)
             wanted = tuple(dict.fromkeys((*known, *names)))
-            if wanted != known or not _lasts(_public(farm)):
+            if wanted != known or not lasts(_public(farm)):
                 _make(farm, wanted)
             return Certificate(public=_public(farm).read_text("ascii"), private=_private(farm).read_text("ascii"))
     except OSError as error:
@@ -114,11 +119,28 @@ def _private(farm: FarmDir) -> Path:
 
 @contextlib.contextmanager
 def _alone(farm: FarmDir) -> Iterator[None]:
-    """Let one monitor at a time make the certificate, where the file system knows locks."""
+    """Let one monitor at a time make the certificate, where the file system knows locks.
+
+    Raises EndpointError if another monitor takes longer than a minute.
+    """
+    until = time.monotonic() + _PATIENCE
     with (farm.secrets / "certificate.lock").open("w") as lock:
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        while _is_locked(lock):
+            if time.monotonic() > until:
+                raise EndpointError(
+                    f"another monitor has held {lock.name} for {_PATIENCE:g} s; end that monitor, or {_INSTEAD}"
+                )
+            time.sleep(0.1)
         yield
+
+
+def _is_locked(lock: IO[str]) -> bool:
+    """Return whether another process holds the lock; if not, take it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EACCES)
+    return False
 
 
 def _names_in(farm: FarmDir) -> tuple[str, ...]:
@@ -130,14 +152,30 @@ def _names_in(farm: FarmDir) -> tuple[str, ...]:
     return ()
 
 
-def _lasts(certificate: Path) -> bool:
-    """Return whether a certificate can be read and does not end soon."""
-    return not _openssl("x509", "-in", str(certificate), "-noout", "-checkend", str(_SOON)).returncode
+def lasts(certificate: Path) -> bool:
+    """Return whether a certificate can be read and does not end within 30 days."""
+    return not _checked(certificate).returncode
+
+
+def _ends_soon(authority: Path) -> bool:
+    """Return whether the authority ends soon, the only reason to replace what clients have pinned.
+
+    Raises EndpointError if openssl cannot tell.
+    """
+    done = _checked(authority)
+    if done.returncode and "will expire" not in done.stdout:
+        raise EndpointError(
+            f"openssl cannot read {authority}: {done.complaint}; try again, restore the file, or remove it and give "
+            "clients the new one"
+        )
+    return bool(done.returncode)
+
+
+def _checked(certificate: Path) -> Completed:
+    return _openssl("x509", "-in", str(certificate), "-noout", "-checkend", str(_SOON))
 
 
 def _make_authority(farm: FarmDir) -> None:
-    for left in (_public(farm), _private(farm)):  # signed by an authority that is no longer there
-        left.unlink(missing_ok=True)
     with _folder(farm) as made:
         config = made / "config"
         config.write_text(_AUTHORITY)
@@ -146,6 +184,8 @@ def _make_authority(farm: FarmDir) -> None:
             *("req", "-x509", "-new", "-config", str(config), "-key", str(made / "key"), "-days", str(_DAYS)),
             *("-out", str(made / "pem")),
         )
+        for left in (_public(farm), _private(farm)):  # the authority that signed them ends now
+            left.unlink(missing_ok=True)
         write_whole(farm.certificate_key, (made / "key").read_bytes(), mode=0o600)
         write_whole(farm.certificate, (made / "pem").read_bytes(), mode=0o600)
 

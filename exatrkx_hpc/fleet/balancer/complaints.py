@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -24,6 +25,8 @@ _KINDS: Final = (
 _OF_REQUESTS: Final = ("[error]", "[info]", "[notice]", "[debug]", ", client: ")
 _LEVEL: Final = re.compile(r"\[(?:warn|alert|crit|emerg)\] (?:\d+#\d+: )?(?:\*\d+ )?(.*)")
 _MOST_BYTES: Final = 1 << 18
+#: In bytes. Each request that fails is a line, so that the log of a sick farm would grow without end.
+_LARGE: Final = 1 << 24
 
 
 class Complaints:
@@ -49,6 +52,16 @@ class Complaints:
         found = [said for said in dict.fromkeys(_explained(lines)) if self._is_due(said, now)]
         self._told.update(dict.fromkeys(found, now))
         return tuple(found)
+
+    def put_aside(self) -> bool:
+        """Rename a log of more than 16 MiB to `error.log.1`, in the place of an earlier one; return whether."""
+        if self._size() <= _LARGE:
+            return False
+        with contextlib.suppress(OSError):
+            self._log.replace(self._log.with_name(f"{self._log.name}.1"))
+            self._place = 0
+            return True
+        return False
 
     def _is_due(self, said: str, now: float) -> bool:
         return said not in self._told or now - self._told[said] >= self._pause

@@ -33,6 +33,8 @@ _RUNNING = "running.json"
 _REMEDY = "load its module, install nginx, or pip install 'exatrkx-hpc[local]'"
 #: nginx 1.25.1 introduced `http2 on;`; earlier versions take `http2` as a parameter of `listen`.
 _HTTP2_DIRECTIVE_SINCE = (1, 25, 1)
+#: In seconds. nginx starts its new workers, and 0.1 s later it stops the old ones.
+_RELOAD_DEADLINE = 5.0
 #: TCP asks a silent client after 60 s, then every 10 s; after six unanswered times, its connection is closed.
 _PROBES = " so_keepalive=60s:10s:6"
 
@@ -154,19 +156,28 @@ class Nginx:
     def update(self, members: Iterable[Member]) -> None:
         """Reload nginx with these members; running requests finish on their server. No reload if nothing changed.
 
-        Raises EndpointError if nginx rejects the new configuration; the last valid one then stays.
+        Returns when only new workers take requests, or after 5 s: a slow reload goes on by itself. Raises EndpointError
+        if nginx rejects the new configuration; the last valid one then stays.
         """
         configuration = self._rendered(members)
         if self._child is None or configuration == self._installed:
             return
         self._check(*configuration)
         self._install(*configuration)
+        before = _serving_workers(self._child.pid)
         self._child.send(signal.SIGHUP)
         self._installed = configuration
+        until = time.monotonic() + _RELOAD_DEADLINE
+        while before & _serving_workers(self._child.pid) and time.monotonic() < until:
+            time.sleep(0.02)
 
     def warnings(self) -> tuple[str, ...]:
         """Return what nginx has complained about since the last call, one line for each kind."""
-        return self._complaints.take()
+        found = self._complaints.take()
+        if self._child is not None and self._complaints.put_aside():
+            # A reload opens a new log. After SIGUSR1, the workers would open it: as root's workers, they may not.
+            self._child.send(signal.SIGHUP)
+        return found
 
     def alive(self) -> bool:
         """Return whether nginx runs."""
@@ -177,7 +188,9 @@ class Nginx:
         if self._child is not None:
             self._child.stop(grace=grace, first=signal.SIGQUIT)
             self._child = None
-            (self._folder / _RUNNING).unlink(missing_ok=True)
+            noted = _noted(self._folder)
+            if noted is None or noted.instance == self._instance:  # not that of a monitor on another machine
+                (self._folder / _RUNNING).unlink(missing_ok=True)
 
     def _where(self) -> list[str]:
         # The prefix is absolute. The configuration names no folder, so every folder name works.
@@ -251,6 +264,22 @@ class Nginx:
         end_orphan(self._folder / "nginx.pid", program="nginx", mark=str(self._folder))
 
 
+def _serving_workers(master: int) -> set[int]:
+    """Return the workers of an nginx that take new requests; none where the kernel does not list children."""
+    try:
+        children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    except OSError:
+        return set()
+    return {int(child) for child in children if _is_serving(child)}
+
+
+def _is_serving(worker: str) -> bool:
+    try:
+        return b"shutting down" not in Path(f"/proc/{worker}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return False
+
+
 class Running(BaseModel):
     """A running nginx as its monitor wrote it down: its process, its instance, and where it listens."""
 
@@ -276,14 +305,22 @@ class Running(BaseModel):
         return self.address, self.grpc_port, self.http_port
 
 
-def _running(folder: Path) -> Running | None:
-    """Return the nginx that runs in `folder` on this machine; None if there is none, or only its workers are left."""
+def _noted(folder: Path) -> Running | None:
+    """Return the nginx that a monitor of any machine noted in `folder`."""
     try:
-        running = Running.model_validate_json((folder / _RUNNING).read_bytes())
-        command = Path(f"/proc/{running.pid}/cmdline").read_bytes()
+        return Running.model_validate_json((folder / _RUNNING).read_bytes())
     except (OSError, ValidationError):
         return None
-    return running if running.process.runs and os.fsencode(f"{folder}/") in command else None
+
+
+def _running(folder: Path) -> Running | None:
+    """Return the nginx that runs in `folder` on this machine; None if there is none, or only its workers are left."""
+    noted = _noted(folder)
+    if noted is None or not noted.process.runs:
+        return None
+    with contextlib.suppress(OSError):
+        return noted if os.fsencode(f"{folder}/") in Path(f"/proc/{noted.pid}/cmdline").read_bytes() else None
+    return None
 
 
 def left(folder: Path) -> Listen | None:

@@ -10,7 +10,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from exatrkx_hpc.config.schema import MonitorSection
 from exatrkx_hpc.fleet.members.reconcile import Member
@@ -22,6 +22,14 @@ _ENOUGH: Final = 5
 _SLOW: Final = 0.1
 #: Trials that a server may fail before the others are looked at, if no server has passed one.
 _TRIALS: Final = 3
+
+Start: TypeAlias = tuple[str, int]
+"""One start of a server: its name, and the number of the start."""
+
+
+def start_of(member: Member) -> Start:
+    """Return the start of the server that the member is."""
+    return member.name, member.record.starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +100,10 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What was observed in one look: counters by server and model, and the ends of trials ('' is passed)."""
+    """What was observed in one look: counters by server and model, and the ends of trials by start ('' is passed)."""
 
     samples: Mapping[str, Mapping[str, Work]] = field(default_factory=dict)
-    trials: Mapping[str, str] = field(default_factory=dict)
+    trials: Mapping[Start, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +149,7 @@ def judge(
         standings={
             name: replace(one, since=now) if name in to_restart else one for name, one in _since(after, judged, now)
         },
-        to_try=tuple(name for name in answering if trials and _wants_trial(after[name], now)),
+        to_try=tuple(name for name in sorted(answering) if trials and _wants_trial(after[name], now)),
         to_restart=to_restart,
     )
 
@@ -152,7 +160,7 @@ def _noted(member: Member, before: Standing | None, seen: Seen, rules: MonitorSe
     one = one or Standing(starts=member.record.starts, since=now)
     if member.name in seen.samples:
         one = _sampled(one, seen.samples[member.name], rules, now)
-    ended = seen.trials.get(member.name)
+    ended = seen.trials.get(start_of(member))
     if ended is None:
         return one
     if not ended:
@@ -181,7 +189,7 @@ def _ejected(
 ) -> dict[str, Standing]:
     """Return the standings of the servers to eject: the worst outliers, but never the last third."""
     serving = {name: standings[name] for name in answering if standings[name].passed and not standings[name].fault}
-    room = len(answering) * 2 // 3 - sum(1 for name in answering if standings[name].fault)
+    room = len(answering) * 2 // 3 - (len(answering) - len(serving))  # a server without a passed trial is out, too
     found = sorted(_outliers(serving, rules, now).items(), key=lambda item: (-item[1][0], item[0]))
     out = {}
     for name, (_, fault) in found[: max(0, room)]:

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 from exatrkx_hpc.base.files import write_whole
@@ -16,7 +16,7 @@ from exatrkx_hpc.base.member_reports import MemberReports
 from exatrkx_hpc.base.news import Tell
 from exatrkx_hpc.config.schema import MonitorSection
 from exatrkx_hpc.fleet.events import RestartAsked
-from exatrkx_hpc.fleet.members.judge import Seen, Standing, Work, judge
+from exatrkx_hpc.fleet.members.judge import Seen, Standing, Start, Work, judge, start_of
 from exatrkx_hpc.fleet.members.kept import Answer, Connection, Kept
 from exatrkx_hpc.fleet.members.reconcile import Member
 from exatrkx_hpc.launch.run_dir import RunDir
@@ -103,7 +103,7 @@ class OutlierDetection:
             if answer is not None and answer.ok:
                 samples[name] = parse_work(answer.body)
                 if (told := reports.get(answering[name].grpc)) is not None:
-                    samples[name][_CLIENTS] = Work(successes=told.answers, failures=told.failures + told.timeouts)
+                    samples[name][_CLIENTS] = Work(successes=told.answers, failures=told.failures)
         return samples
 
     def _save(self) -> None:
@@ -158,49 +158,46 @@ async def metrics_of(_: str, connection: Connection) -> Answer:
     return await connection.get("/metrics")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Running:
-    starts: int
-    thread: threading.Thread
-
-
 class _Trials:
-    """Trials in threads that end with the program, because a trial may last as long as its timeout."""
+    """Trials in threads that end with the program, because a trial may last as long as its timeout.
+
+    A trial is that of one start of a server: a server that has started again is tried anew, and at once.
+    """
 
     def __init__(self, trial: Trial) -> None:
         self._trial = trial
-        self._running: dict[str, _Running] = {}
-        self._results: dict[tuple[str, int], str] = {}
+        self._running: dict[Start, threading.Thread] = {}
+        self._results: dict[Start, str] = {}
 
     def start(self, members: Iterable[Member]) -> None:
         """Start the trials of these servers, except those that run already; 16 at most run at a time."""
         for member in members:
             if len(self._running) >= _TRIALS:
                 return
-            if member.name in self._running:
+            if start_of(member) in self._running:
                 continue
             thread = threading.Thread(target=self._try, args=(member,), name="exatrkx-trial", daemon=True)
             with contextlib.suppress(RuntimeError):  # no thread to be had now; tried at the next look
                 thread.start()
-                self._running[member.name] = _Running(starts=member.record.starts, thread=thread)
+                self._running[start_of(member)] = thread
 
-    def ended(self) -> dict[str, str]:
-        """Return the results of the trials that have ended since the last time, by server."""
-        over = {name: one for name, one in self._running.items() if not one.thread.is_alive()}
-        for name in over:
-            del self._running[name]
-        return {
-            name: self._results.pop((name, one.starts))
-            for name, one in over.items()
-            if (name, one.starts) in self._results
-        }
+    def ended(self) -> dict[Start, str]:
+        """Return the results of the trials that have ended since the last time."""
+        over = [start for start, thread in self._running.items() if not thread.is_alive()]
+        for start in over:
+            del self._running[start]
+        return {start: self._results.pop(start) for start in over if start in self._results}
 
     def _try(self, member: Member) -> None:
         try:
             fault = self._trial(member)
-        except Exception as error:  # the fault of the trial, not of the server
-            fault = "" if isinstance(error, ImportError | MemoryError) else f"{type(error).__name__}: {error}"
-        self._results[member.name, member.record.starts] = fault
+        except (OSError, RuntimeError, MemoryError):
+            return  # no file, thread or memory is left on this machine: no result, and tried again at the next look
+        except ImportError:  # no trial can be made here
+            fault = ""
+        except Exception as error:
+            fault = f"{type(error).__name__}: {error}"
+        self._results[start_of(member)] = fault
 
 
 def _saved(standings: Mapping[str, Standing]) -> dict[str, dict[str, object]]:

@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import requests
-
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import EndpointError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
@@ -18,9 +16,11 @@ from exatrkx_hpc.base.ports import chosen_port, port_trouble, public_host
 from exatrkx_hpc.base.process import Child, find_program, run, spawn
 from exatrkx_hpc.base.templates import render
 from exatrkx_hpc.config.schema import MonitorSection
+from exatrkx_hpc.fleet.endpoint import last_ports
 from exatrkx_hpc.fleet.events import MetricsStoreMissing
 from exatrkx_hpc.fleet.members.reconcile import Member
 from exatrkx_hpc.fleet.orphans import end_orphan
+from exatrkx_hpc.launch.run_dir import RunDir
 
 _REMEDY = "install the package 'prometheus', or set monitor.prometheus to false"
 _OTHER_PORT = "choose another with monitor.prometheus_port, or 0 for any free one"
@@ -51,11 +51,12 @@ def metrics_store(settings: MonitorSection, folder: Path, *, host: str, tell: Te
     """Return the metrics store for these settings, not yet started; None if disabled, or missing (`tell` gets news)."""
     if not settings.prometheus:
         return None
+    last = last_ports(RunDir(folder.parent)).get("prometheus", 0)
     try:
         return MetricsStore(
             folder,
             host=host,
-            port=chosen_port(host, settings.prometheus_port, "prometheus", tell),
+            port=chosen_port(host, settings.prometheus_port, "prometheus", tell, last=last),
             scrape_interval=settings.scrape_interval,
         )
     except MissingComponent as error:
@@ -121,6 +122,8 @@ class MetricsStore:
 
     def _wait_until_ready(self, deadline: float = 900.0) -> None:
         """Wait until Prometheus answers or ends. It first replays its log of an earlier start, which takes minutes."""
+        import requests  # a sixth of a command's start, and most commands never wait here
+
         until = time.monotonic() + deadline
         with requests.Session() as session:
             session.trust_env = False

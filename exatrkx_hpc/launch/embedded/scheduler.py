@@ -83,6 +83,7 @@ class EmbeddedScheduler:
             with contextlib.ExitStack() as locks:
                 nodes = self._claim_nodes(plan, locks)
                 record = record.model_copy(update={"nodes": tuple(nodes)})
+                write_whole(run_dir.plan, plan.model_dump_json(indent=2) + "\n", mode=0o600)
                 # On disk before the start: if this program is killed now, the job itself writes its session.
                 write_whole(run_dir.embedded_job, record.model_dump_json(), mode=0o600)
                 child = self._start(script, plan, run_dir, nodes)

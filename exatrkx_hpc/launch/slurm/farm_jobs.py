@@ -14,18 +14,18 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from exatrkx_hpc.base.errors import ExatrkxError, LaunchError
+from exatrkx_hpc.base.errors import LaunchError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.news import Tell, untold
-from exatrkx_hpc.launch.events import JobAdopted
+from exatrkx_hpc.launch.events import JobAdopted, SubmissionOpen
 from exatrkx_hpc.launch.plan import FarmPlan
 from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 from exatrkx_hpc.launch.scheduler import JobMayRunError, SchedulerSilentError
 from exatrkx_hpc.launch.slurm.environment import chosen_cluster, chosen_clusters
 from exatrkx_hpc.launch.slurm.interactive import Allocation, Foreground, allocation, begin
 from exatrkx_hpc.launch.slurm.job import JobId, Owner
-from exatrkx_hpc.launch.slurm.scheduler import Slurm
+from exatrkx_hpc.launch.slurm.scheduler import WHEN_IT_IS_BACK, Slurm
 from exatrkx_hpc.launch.slurm.snapshot import unknown
 from exatrkx_hpc.launch.slurm.submissions import Submission, Submissions, sought
 from exatrkx_hpc.launch.slurm.submit import submit
@@ -117,7 +117,9 @@ class FarmSlurm:
             plan=plan.model_dump_json(indent=2),
         )
         with begun as submission:
-            job = self._submitted(submission, plan)
+            directives = dict(plan.directives)
+            log, comment = directives["output"], directives.get("comment", "")
+            job = submit(submission, log=log, comment=comment, options=plan.extra_directives)
             self._slurm(job.cluster).heard()
             try:
                 self._adopt(job, submission)
@@ -126,25 +128,13 @@ class FarmSlurm:
                 raise
         return job.number
 
-    def _submitted(self, submission: Submission, plan: FarmPlan) -> JobId:
-        """Run sbatch; the submission stays on disk while a job may exist."""
-        directives = dict(plan.directives)
-        log, comment = directives["output"], directives.get("comment", "")
-        try:
-            return submit(submission, log=log, comment=comment, options=plan.extra_directives)
-        except JobMayRunError:
-            raise
-        except ExatrkxError:  # no job exists; after any other exception, one may
-            self._submissions.end(submission)
-            raise
-
     def _give_up(self, job: JobId, submission: Submission, error: BaseException) -> None:
         """Cancel a job that cannot be recorded; raises LaunchError for a run directory that cannot be written."""
         where = self._farm.job(job.number)
         why = f"{where} cannot be written ({error.strerror}); " if isinstance(error, OSError) else ""
         try:
             self._slurm(job.cluster).cancel(job.number, owner=self._owner(job.number), drain=False)
-        except LaunchError as other:
+        except (LaunchError, MissingComponent) as other:
             raise JobMayRunError(f"{why}job {job.number} may run ({other})") from error
         self._submissions.end(submission)
         if why:
@@ -170,7 +160,6 @@ class FarmSlurm:
                 self._adopt(JobId(number=job, cluster=cluster), submission)
             except BaseException:
                 started.kill()
-                self._submissions.end(submission)
                 raise
         self._running[job] = started
         return job
@@ -179,7 +168,8 @@ class FarmSlurm:
         started = begin(script, plan, comment=None)
         try:
             # The allocation of a shell has its own name.
-            self._note(JobId(number=inside.job, cluster=inside.cluster), script, "")
+            job = JobId(number=inside.job, cluster=inside.cluster)
+            self._note(job, script, "", plan.model_dump_json(indent=2))
             write_whole(self._farm.job(inside.job).interactive, _THEIRS)
         except BaseException:
             started.kill()
@@ -191,8 +181,7 @@ class FarmSlurm:
         """Record the job in its run directory, then forget its submission; raises OSError if that fails."""
         run_dir = self._farm.job(job.number)
         _forget_former(run_dir, before=submission.began)
-        self._note(job, Path(submission.script), submission.name)
-        write_whole(run_dir.plan, submission.plan + "\n", mode=0o600)
+        self._note(job, Path(submission.script), submission.name, submission.plan)
         if submission.interactive:
             write_whole(run_dir.interactive, _OURS)
         self._submissions.end(submission)
@@ -200,35 +189,46 @@ class FarmSlurm:
     def settle(self, tell: Tell = untold) -> bool:
         """Take over the jobs of submissions that did not finish, each with news; return whether none is left open.
 
-        Also forgets submissions that made no job. Slurm may be away or a disk full: then a submission stays open.
+        Also forgets submissions that made no job. Slurm may be away or a disk full: then a submission stays open, and
+        news say why.
         """
         left = False
         for submission in self._submissions.all():
             if submission.in_progress():
                 continue
-            with contextlib.suppress(ExatrkxError, OSError):
-                if self._settled(submission, tell):
-                    continue
-            left = True
+            if why := self._settled(submission, tell):
+                left = True
+                tell(SubmissionOpen(submitted=submission.began, reason=why))
         return not left
 
-    def _settled(self, submission: Submission, tell: Tell) -> bool:
+    def _settled(self, submission: Submission, tell: Tell) -> str:
+        """Take over the jobs of a submission, or forget it; return why it stays open, then the next step, or ''."""
         late = submission.may_come()
         found = sought(submission)
-        for job in found.jobs:
-            self._adopt(job, submission)
-            tell(JobAdopted(job=job.number, submitted=submission.began))
-        if found.jobs or (found.answered and not late):
-            self._submissions.end(submission)
-            return True
-        return False
+        try:
+            for job in found.jobs:
+                self._adopt(job, submission)
+                tell(JobAdopted(job=job.number, submitted=submission.began))
+        except OSError as error:
+            jobs = ", ".join(map(str, found.jobs))
+            return f"job {jobs} exists, but cannot be recorded ({error.strerror}); check permissions and free space"
+        if found.silent and not found.jobs:
+            return f"Slurm does not say whether its job exists ({found.silent}); {WHEN_IT_IS_BACK}"
+        if late and not found.jobs:
+            return (
+                "Slurm knows no job of it, but may still accept one; retry in some minutes, or remove "
+                f"{self._submissions.file(submission)} to submit anyway"
+            )
+        self._submissions.end(submission)
+        return ""
 
-    def _note(self, job: JobId, script: Path, name: str) -> None:
-        """Record the job in its run directory: its number alone may be that of another job, now or later."""
+    def _note(self, job: JobId, script: Path, name: str, plan: str) -> None:
+        """Record the job and its plan in its run directory: its number alone may be that of another job some day."""
         run_dir = self._farm.job(job.number)
         run_dir.path.mkdir(mode=0o700, exist_ok=True)
         record = SlurmRecord(cluster=job.cluster, name=name, script=str(script))
         write_whole(run_dir.slurm_job, record.model_dump_json() + "\n", mode=0o600)
+        write_whole(run_dir.plan, plan + "\n", mode=0o600)
 
     def _owner(self, job: str) -> Owner:
         root, run_dir = str(self._farm), self._farm.job(job)

@@ -15,14 +15,17 @@ from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.process import Child, session_members, spawn
 from exatrkx_hpc.launch.plan import FarmPlan
+from exatrkx_hpc.launch.scheduler import JobMayRunError
 from exatrkx_hpc.launch.slurm.environment import names_cluster, slurm_environment
-from exatrkx_hpc.launch.slurm.refusals import next_step, own_words
+from exatrkx_hpc.launch.slurm.refusals import next_step, own_words, unclear
 
 #: Options that sbatch has and salloc has not.
 _BATCH_ONLY = {"output", "requeue", "no-requeue"}
 _GIVEN = re.compile(r"\b(?:Granted|Pending) job allocation ([1-9][0-9]*)\b")
 #: In seconds. salloc prints the job ID as soon as Slurm accepts the job, even if pending; a controller may be slow.
 _NAME_DEADLINE = 180.0
+#: The next step if it is unknown whether a job exists.
+_LATER = "its job may exist: the next 'exatrkx-hpc status' takes it over when Slurm reports it"
 #: Time, in seconds, that srun has to end the tasks of its step.
 _STEP_DEADLINE = 15.0
 
@@ -79,17 +82,20 @@ class Foreground:
         return self._child.returncode() is None
 
     def name(self) -> str:
-        """Return the job ID of salloc, pending or not; raises LaunchError if refused, or after 180 s without an ID."""
+        """Return the job ID of salloc, pending or not; raises LaunchError if Slurm refuses the job.
+
+        Raises JobMayRunError if salloc is killed, or reports no ID within 180 s.
+        """
         until = time.monotonic() + _NAME_DEADLINE
         while time.monotonic() < until:
             ended = not self.runs()
             if match := _GIVEN.search(said := self._log.read_text(errors="replace")):
                 return match[1]
             if ended:
-                raise _refused(said)
+                raise _without_job(self._child.returncode() or 0, said)
             time.sleep(0.05)
         self.kill()
-        raise LaunchError(f"salloc reported no job ID within {_NAME_DEADLINE:g} s; check Slurm with 'scontrol ping'")
+        raise JobMayRunError(f"salloc reported no job ID within {_NAME_DEADLINE:g} s; {_LATER}")
 
     def settle(self, seconds: float) -> None:
         """Wait `seconds` for the end of the program, then kill it."""
@@ -120,6 +126,8 @@ def begin(script: Path, plan: FarmPlan, *, comment: str | None) -> Foreground:
     )
 
 
-def _refused(said: str) -> LaunchError:
+def _without_job(status: int, said: str) -> LaunchError:
+    if unclear(status, said):
+        return JobMayRunError(f"salloc ended with status {status} and reported no job ID: {own_words(said)}; {_LATER}")
     step = next_step(said, otherwise="check [job] in farm.toml")
     return LaunchError(f"salloc was refused: {own_words(said)}; {step}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from exatrkx_hpc.base.process import TIMED_OUT
+
 #: Patterns of Slurm's messages, and the next step; {section} is the section of farm.toml. The first match counts. The
 #: messages are from Slurm 22.05 and 24.11.
 _STEPS: tuple[tuple[str, str], ...] = (
@@ -57,6 +59,8 @@ _PREFIX = re.compile(
     r"^(?:(?:sbatch|scancel|squeue|sacct|salloc|srun|scontrol): (?:(?:error|fatal): )?"
     r"|slurm_load_\w+(?: error)?: |allocation failure: )"
 )
+#: The exit status of a program that a signal ended, if a shell reports it.
+_BY_SIGNAL = 128
 #: The maximum number of lines of a complaint that are shown.
 _MOST_LINES = 3
 _EMPTY = re.compile(r"^(?:(?:Batch job submission|Job submit/allocate) failed: |Kill job error on job id \S+: )")
@@ -74,6 +78,11 @@ def next_step(complaint: str, *, otherwise: str, section: str = "job") -> str:
 def may_run(complaint: str) -> bool:
     """Return whether Slurm may have accepted a job although sbatch failed, because the answer was lost."""
     return re.search(r"[Tt]imed out|Zero Bytes were transmitted|Unexpected message|Broken pipe", complaint) is not None
+
+
+def unclear(status: int, complaint: str) -> bool:
+    """Return whether a job may exist after sbatch or salloc ended so: without an error, killed, or unanswered."""
+    return status in (0, TIMED_OUT) or status < 0 or status > _BY_SIGNAL or may_run(complaint)
 
 
 def start_estimate(said: str) -> str:

@@ -17,11 +17,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.errors import ExatrkxError, LaunchError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.process import runs_with
 from exatrkx_hpc.base.process_id import ProcessId, boot_id, host_name, process_id
+from exatrkx_hpc.launch.scheduler import JobMayRunError
 from exatrkx_hpc.launch.slurm.job import JobId
+from exatrkx_hpc.launch.slurm.refusals import own_words
 from exatrkx_hpc.launch.slurm.scheduler import ask
 
 #: The first part of the word in a job's comment; the second part is the token.
@@ -32,6 +34,9 @@ _LATE = 30.0
 _LATE_ELSEWHERE = 300.0
 #: In seconds. A deploy knows its job, or that it does not, after this time.
 _LONGEST = 120.0
+#: What sacct says at a site without accounting. There, the queue alone answers: it keeps an ended job for some minutes
+#: (MinJobAge).
+_NO_ACCOUNTING = "accounting storage is disabled"
 #: The tokens of the submissions that this process makes at the moment.
 _begun: set[str] = set()
 
@@ -100,7 +105,8 @@ class Submissions:
     ) -> Iterator[Submission]:
         """Write a new submission of `script`, readable by its owner only; this process makes it inside the block.
 
-        The file stays until `end`. Raises LaunchError if the file cannot be written.
+        The file stays until `end`, or until the block ends with an error that says that no job exists: any ExatrkxError
+        but JobMayRunError. Raises LaunchError if the file cannot be written.
         """
         me = process_id(os.getpid())
         made = Submission(
@@ -126,6 +132,11 @@ class Submissions:
         _begun.add(made.token)
         try:
             yield made
+        except JobMayRunError:
+            raise
+        except ExatrkxError:  # no job exists; after any other exception, one may
+            self.end(made)
+            raise
         finally:
             _begun.discard(made.token)
 
@@ -140,20 +151,23 @@ class Submissions:
             self._folder.rmdir()
 
     def all(self) -> tuple[Submission, ...]:
-        """Return every submission in the folder, oldest first; unreadable files are left out."""
+        """Return every submission in the folder, oldest first; files that are no submission are left out.
+
+        Raises OSError if a file cannot be read: its job may exist.
+        """
         found = []
         for path in self._folder.glob("*.json"):
-            with contextlib.suppress(OSError, ValidationError):
+            with contextlib.suppress(FileNotFoundError, ValidationError):  # ended meanwhile
                 found.append(Submission.model_validate_json(path.read_bytes()))
         return tuple(sorted(found, key=lambda one: one.began))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sought:
-    """The jobs with a token; `answered` is false if Slurm did not answer, so that there may be others."""
+    """The jobs with a token; `silent` says why Slurm did not answer, so that there may be others, or is empty."""
 
     jobs: tuple[JobId, ...] = ()
-    answered: bool = True
+    silent: str = ""
 
 
 def squeue_comments_argv() -> list[str]:
@@ -185,21 +199,21 @@ def jobs_with(word: str, answer: str, *, cluster: str = "") -> tuple[JobId, ...]
 
 
 def sought(submission: Submission) -> Sought:
-    """Ask the queue, then the accounting, of each cluster that may have the job of a submission.
-
-    Raises MissingComponent if Slurm's commands are missing.
-    """
+    """Ask the queue, then the accounting, of each cluster that may have the job of a submission."""
     found = [_sought(submission, cluster) for cluster in submission.clusters]
-    return Sought(jobs=tuple(job for one in found for job in one.jobs), answered=all(one.answered for one in found))
+    silent = next((one.silent for one in found if one.silent), "")
+    return Sought(jobs=tuple(job for one in found for job in one.jobs), silent=silent)
 
 
 def _sought(submission: Submission, cluster: str) -> Sought:
-    queue = ask(squeue_comments_argv(), cluster=cluster)
-    if queue.returncode:
-        return Sought(answered=False)
-    if jobs := jobs_with(submission.word, queue.stdout, cluster=cluster):
-        return Sought(jobs=jobs)
-    # Without accounting, the queue alone answers: it keeps an ended job for some minutes (MinJobAge).
     # One day of margin: the clocks of machines, and daylight saving time.
-    accounts = ask(sacct_comments_argv(submission.began - 86400), cluster=cluster)
-    return Sought(jobs=jobs_with(submission.word, accounts.stdout, cluster=cluster))
+    for argv in (squeue_comments_argv(), sacct_comments_argv(submission.began - 86400)):
+        try:
+            done = ask(argv, cluster=cluster)
+        except MissingComponent as error:  # a machine without Slurm, or without processes left, knows of no job
+            return Sought(silent=str(error).partition("; ")[0])
+        if jobs := jobs_with(submission.word, done.stdout, cluster=cluster):
+            return Sought(jobs=jobs)
+        if done.returncode and _NO_ACCOUNTING not in done.stderr:
+            return Sought(silent=f"{argv[0]}: {own_words(done.stderr or done.stdout)}")
+    return Sought()

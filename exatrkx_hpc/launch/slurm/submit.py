@@ -7,12 +7,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from exatrkx_hpc.base.errors import LaunchError
-from exatrkx_hpc.base.process import TIMED_OUT, Completed
+from exatrkx_hpc.base.errors import LaunchError, MissingComponent
+from exatrkx_hpc.base.process import Completed
 from exatrkx_hpc.launch.scheduler import JobMayRunError
 from exatrkx_hpc.launch.slurm.environment import names_cluster
 from exatrkx_hpc.launch.slurm.job import JobId, named_jobs, parse_facts, same_log
-from exatrkx_hpc.launch.slurm.refusals import may_run, own_words, start_estimate
+from exatrkx_hpc.launch.slurm.refusals import own_words, start_estimate, unclear
 from exatrkx_hpc.launch.slurm.scheduler import ask, refused, show_job_argv
 from exatrkx_hpc.launch.slurm.submissions import Submission, sought
 
@@ -21,8 +21,6 @@ _MOST_WORDS = 200
 #: In seconds. After an unclear answer, Slurm is asked for the job this long.
 _PATIENCE = 30.0
 _PAUSE = 2.0
-#: The exit status of a program that a signal ended, if a shell reports it.
-_BY_SIGNAL = 128
 
 
 def sbatch_argv(script: Path, *, comment: str) -> list[str]:
@@ -70,18 +68,11 @@ def submit(
     ours = [job for job in named if _writes(job, log)]
     if len(ours) == 1:
         return ours[0]
-    if not _unclear_exit(done):
+    if not unclear(done.returncode, done.stderr + done.stdout):
         raise _refused_script(script, done, section=section)
     if (found := _found(submission, _PATIENCE if patience is None else patience)) is not None:
         return found
     raise _unclear(done, named, submission.name, taken_over=section == "job")
-
-
-def _unclear_exit(done: Completed) -> bool:
-    """Return whether a job may exist after sbatch ended so: without an error, killed, or without Slurm's answer."""
-    if done.returncode in (0, TIMED_OUT) or done.returncode < 0 or done.returncode > _BY_SIGNAL:
-        return True
-    return may_run(done.stderr + done.stdout)
 
 
 def _found(submission: Submission, patience: float) -> JobId | None:
@@ -108,7 +99,10 @@ def _sbatch(argv: list[str], options: Sequence[str]) -> Completed:
 
 def _writes(job: JobId, log: str) -> bool | None:
     """Return whether the job is this user's and writes to `log`; None if Slurm does not report it."""
-    done = ask(show_job_argv(job.number), cluster=job.cluster or None)
+    try:
+        done = ask(show_job_argv(job.number), cluster=job.cluster or None)
+    except MissingComponent:  # not an error of sbatch, after which no job exists
+        return None
     facts = parse_facts(done.stdout) if done.returncode == 0 else ()
     if not facts:
         return None

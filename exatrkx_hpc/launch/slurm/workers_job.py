@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from exatrkx_hpc import __version__
-from exatrkx_hpc.base.errors import ExatrkxError, LaunchError
+from exatrkx_hpc.base.errors import LaunchError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.base.process import find_program, own_command
 from exatrkx_hpc.base.templates import render
@@ -17,10 +17,9 @@ from exatrkx_hpc.config.resolve import as_environment, known_keys
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.launch.plan import Setting, settings_of
 from exatrkx_hpc.launch.run_dirs import local_file_system
-from exatrkx_hpc.launch.scheduler import JobMayRunError
 from exatrkx_hpc.launch.slurm.environment import chosen_clusters
 from exatrkx_hpc.launch.slurm.job import JobId
-from exatrkx_hpc.launch.slurm.scheduler import REMEDY
+from exatrkx_hpc.launch.slurm.scheduler import REMEDY, WHEN_IT_IS_BACK
 from exatrkx_hpc.launch.slurm.submissions import Submissions, sought
 from exatrkx_hpc.launch.slurm.submit import submit
 from exatrkx_hpc.launch.words import comment, directive, sh
@@ -143,13 +142,7 @@ def submit_workers(plan: WorkersPlan) -> tuple[JobId, Path]:
     with submissions.begun(
         script, name=directives["job-name"], clusters=chosen_clusters(os.environ, plan.extra_directives)
     ) as submission:
-        try:
-            job = submit(submission, log=directives["output"], section="clients", options=plan.extra_directives)
-        except JobMayRunError:
-            raise
-        except ExatrkxError:  # no job exists; after any other exception, one may
-            submissions.end(submission)
-            raise
+        job = submit(submission, log=directives["output"], section="clients", options=plan.extra_directives)
         submissions.end(submission)
     return job, script
 
@@ -167,9 +160,14 @@ def _refuse_unfinished(submissions: Submissions, out: str) -> None:
                 f"job {jobs} for {out} comes from the run-clients of {one.when}, which did not finish; 'squeue "
                 f"--job={jobs}' shows it, 'scancel {jobs}' ends it, a repetition of this command submits another"
             )
-        if late or not found.answered:
+        if found.silent:
+            raise LaunchError(
+                f"the run-clients of {one.when} for {out} did not finish, and Slurm does not say whether its job "
+                f"exists ({found.silent}); {WHEN_IT_IS_BACK}"
+            )
+        if late:
             raise LaunchError(
                 f"the run-clients of {one.when} for {out} did not finish and may still get a job; repeat this command "
-                f"in a minute, or remove {submissions.file(one)} to submit anyway"
+                f"in some minutes, or remove {submissions.file(one)} to submit anyway"
             )
         submissions.end(one)

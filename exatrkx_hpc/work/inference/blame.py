@@ -4,25 +4,26 @@ A delivery is one attempt to get the answer of an event from a server. Three kin
 
 - A *strike*: the stream broke, the deadline passed, or the server could not process the request. The event may have
   caused it, or was only there. After two strikes the event is delivered alone and last. Only a strike while alone
-  condemns the event, with three strikes on at least two servers, or after four deliveries.
+  condemns the event, with three strikes on at least two servers, or with the fourth strike.
 - A *refusal*: a server says that the event is wrong, or its answer is wrong. Two different servers must say so, where
   there are two: one of them may be sick.
 - Anything else costs the event nothing, and is repeated within the patience.
 
 A server is credible for an event if its last answer to another event was good. A sick server fails every event, so its
-failures count for nothing. And while many other events fail, too, no event is condemned: the endpoint is the cause.
+failures count for nothing, unless no server is credible and few events fail: each may spoil the trust for the others.
+And while many other events fail, too, or if no event was ever answered well, no event is condemned: the endpoint is
+the cause.
 """
 
 from __future__ import annotations
 
-import random
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from exatrkx_hpc.work.inference.retry import Cause
+from exatrkx_hpc.work.inference.retry import Cause, Patience
 from exatrkx_hpc.work.results.outcome import Strike
 
 ALONE_AFTER: Final = 2
@@ -48,6 +49,9 @@ _OTHERS: Final = 2
 
 _IN_A_ROW: Final = 3
 """Events condemned without a good answer in between; after so many, the endpoint is the cause."""
+
+#: Of the pauses between two deliveries.
+_PAUSES: Final = Patience(longest=2.0)
 
 _STRIKES: Final = frozenset({Cause.TORN, Cause.DEADLINE, Cause.FAULT})
 
@@ -157,17 +161,20 @@ class Judge:
         if cause is Cause.REFUSED:
             case.refusals.append(member)
             return self._refused(case, member, credible, now)
-        if cause in _STRIKES and self._counts(cause, member, credible, alone=alone):
+        if cause in _STRIKES and self._counts(case.event, cause, member, credible, alone=alone):
             strike = Strike(member=member, cause=cause.value, at=time.time(), alone=alone)
             case.strikes.append(strike)
             return self._struck(case, strike, credible)
         return self._again(case, now)
 
-    def _counts(self, cause: Cause, member: str, credible: bool | None, *, alone: bool) -> bool:
+    def _counts(self, event: str, cause: Cause, member: str, credible: bool | None, *, alone: bool) -> bool:
         """Return whether a failure is a strike: not one of the balancer itself, nor one of a sick server."""
         if cause is Cause.TORN and not member and self._seen:
             return False  # the balancer names each server that fails, so the connection to the balancer broke
-        return cause is not Cause.FAULT or alone or credible is not False
+        if cause is not Cause.FAULT or alone or credible is not False:
+            return True
+        # Without a server to trust, a repetition tells nothing more, and events that exhaust a server would alternate.
+        return not self.many_suffer and not any(self.credible(event, one) for one in self._seen)
 
     def _refused(self, case: Case, member: str, credible: bool | None, now: float) -> Verdict:
         refusers = set(case.refusals)
@@ -184,7 +191,7 @@ class Judge:
 
     def _struck(self, case: Case, strike: Strike, credible: bool | None) -> Verdict:
         number = len(case.strikes)
-        pause = _pause(case.failed)
+        pause = _PAUSES.pause(case.failed - 1)
         if number < STRIKES or not strike.alone:
             return Verdict(decision=Decision.LAST, pause=pause, strike=strike)
         if self._condemns(case, strike, credible):
@@ -198,21 +205,21 @@ class Judge:
     def _condemns(self, case: Case, strike: Strike, credible: bool | None) -> bool:
         """Return whether a strike while alone, at least the third one, condemns the event."""
         others = self._suffering - {case.event}
-        if len(others) > _OTHERS or self._condemned >= _IN_A_ROW:
+        if not self._proven or len(others) > _OTHERS or self._condemned >= _IN_A_ROW:
             return False
         fault = strike.cause == Cause.FAULT.value
         if fault and not credible:
             return False
         several = len({one.member for one in case.strikes if one.member}) > 1
         if len(case.strikes) >= DELIVERIES:
-            return (self._proven or not others) and (several or not fault)
-        return self._proven and (several or len(self._seen) <= 1)
+            return several or not fault
+        return several or len(self._seen) <= 1
 
     def _again(self, case: Case, now: float) -> Verdict:
         """Repeat a delivery that counts for nothing, until the patience ends."""
         if case.since is not None and now - case.since > self._patience and case.failed > REFUSALS:
             return Verdict(decision=Decision.ENDPOINT)
-        return Verdict(decision=Decision.AGAIN, pause=_pause(case.failed))
+        return Verdict(decision=Decision.AGAIN, pause=_PAUSES.pause(case.failed - 1))
 
 
 def poisoned(case: Case, reason: str) -> str:
@@ -223,8 +230,3 @@ def poisoned(case: Case, reason: str) -> str:
         f"{len(case.strikes)} deliveries ended without an answer{where}, the last one with no other event in flight: "
         f"{reason}"
     )
-
-
-def _pause(failed: int) -> float:
-    """Return the seconds to wait after the `failed`-th failure: 0.1 s doubled up to 2 s, 50% to 100% at random."""
-    return random.uniform(0.5, 1.0) * min(2.0, 0.1 * 2.0 ** min(failed - 1, 10))

@@ -156,20 +156,25 @@ class Channel:
         connection = self._now
         connection.calls += 1
         try:
-            await self._require_ours(connection.stub)
+            await self._require_ours(connection)
             yield connection.stub
         except grpc.RpcError as error:
-            self._ownership.note_failure()
+            self._ownership.doubt()
             self._ownership.require_of_failure(error)
             raise self._failure(error, connection) from None
         finally:
             connection.calls -= 1
             await self._close_if_unused(connection)
 
-    async def _require_ours(self, stub: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
-        """Ask who answers, if that is in doubt, before anything else is sent: neither an event nor the token."""
+    async def _require_ours(self, connection: _Connection) -> None:
+        """Ask who answers, if that is in doubt, before anything else is sent: neither an event nor the token.
+
+        It is in doubt after a failure, and on a connection that is new or was lost, perhaps between two calls.
+        """
+        if not connection.connected:
+            self._ownership.doubt()
         if self._ownership.in_doubt:
-            call = stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=ASK)
+            call = connection.stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=ASK)
             try:
                 await call
             except grpc.RpcError as error:

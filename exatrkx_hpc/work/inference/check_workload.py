@@ -30,8 +30,14 @@ class Check:
     fault: str = ""
 
 
-def check_workload(workload: Workload, *, server: str = "", credentials: Credentials = NONE) -> tuple[Check, ...]:
-    """Check a workload; if all checks pass and `server` (`host:port`) is set, also send the sample to it."""
+def check_workload(
+    workload: Workload, *, server: str = "", identity: str = "", credentials: Credentials = NONE
+) -> tuple[Check, ...]:
+    """Check a workload; if all checks pass and `server` (`host:port`) is set, also send the sample to it.
+
+    `identity` is whose endpoint the server must be, see `Client`.
+    """
+    settings: dict[str, Any] = {"identity": identity, "credentials": credentials}
     checks = [
         _checked("tensor names and request names match", lambda: _names(workload)),
         _checked("Triton and numpy know the tensor types", lambda: _types(workload)),
@@ -41,7 +47,7 @@ def check_workload(workload: Workload, *, server: str = "", credentials: Credent
     if server and not any(check.fault for check in checks):
         checks.append(
             _checked(
-                f"{server} answers the sample with the declared outputs", lambda: _asked(workload, server, credentials)
+                f"{server} answers the sample with the declared outputs", lambda: _asked(workload, server, settings)
             )
         )
     return tuple(checks)
@@ -118,17 +124,17 @@ def _same(one: Array, other: Array) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and bool((one == other).all())
 
 
-def _asked(workload: Workload, server: str, credentials: Credentials) -> Iterator[str]:
+def _asked(workload: Workload, server: str, settings: dict[str, Any]) -> Iterator[str]:
     if workload.sample is None:
         return
     inputs = as_tensors(workload, workload.sample(np.random.default_rng(1)))
-    outputs = asyncio.run(_ask(workload, server, inputs, credentials))
+    outputs = asyncio.run(_ask(workload, server, inputs, settings))
     sizes_of(workload.outputs, outputs, sizes_of(workload.inputs, inputs))
     yield from ()
 
 
-async def _ask(workload: Workload, server: str, inputs: Tensors, credentials: Credentials) -> Tensors:
+async def _ask(workload: Workload, server: str, inputs: Tensors, settings: dict[str, Any]) -> Tensors:
     mode: Any = next(iter(workload.modes))
-    async with Client(server, workload=workload, mode=mode, credentials=credentials) as client:
+    async with Client(server, workload=workload, mode=mode, **settings) as client:
         await client.check(10.0)
         return (await client.ask(inputs)).outputs

@@ -146,7 +146,7 @@ class Client:
     async def ask(self, inputs: Tensors) -> Answer:
         """Return the answer for inputs from `as_tensors` or a reader; raises the errors of `infer`.
 
-        An event that may cost servers is delivered at most four times, the last times alone.
+        An event that may cost servers is given up after four strikes at the latest, the last ones alone.
         """
         begin, repeats = time.monotonic(), 0
         self._asked += 1

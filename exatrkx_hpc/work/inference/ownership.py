@@ -1,8 +1,8 @@
 """Whose endpoint answers: events go to the farm that they are meant for, and to no other on the same port.
 
 After a monitor and its balancer are gone, another user's balancer may take their port. So a client that knows its
-endpoint's identity asks who answers before the first event, and again after each broken connection; it refuses the
-answers of another. A new balancer of the same job is as good as the one before.
+endpoint's identity asks who answers before the first event on each connection, and again after each failure; it refuses
+the answers of another. A new balancer of the same job is as good as the one before.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Ownership:
         """Take the address and the identity that its endpoint should have, `FARM/JOB/INSTANCE` or empty."""
         self._server = server
         self._expected = parse_endpoint_id(expected)
-        #: Whether the next request must ask first who answers: at the start, and after a failure.
+        #: Whether the next request must ask first who answers.
         self.in_doubt = self._expected is not None
 
-    def note_failure(self) -> None:
-        """Note a failed request: somebody else may answer the next one."""
+    def doubt(self) -> None:
+        """Note a failed request or a lost connection: somebody else may answer the next request."""
         self.in_doubt = self._expected is not None
 
     def require(self, *metadata: Iterable[tuple[str, Any]] | None) -> None:

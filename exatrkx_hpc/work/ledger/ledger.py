@@ -143,14 +143,17 @@ class Ledger:
             self.db.execute("DELETE FROM strikes WHERE key IN (SELECT key FROM events WHERE state = 'quarantined')")
             self.db.execute("UPDATE events SET state = 'waiting' WHERE state = 'quarantined'")
 
-    def take_back(self, since: float) -> list[str]:
-        """Set the events of this run that were done at `since` (seconds since 1970) or later to waiting; name them."""
+    def take_back(self, since: float) -> dict[str, str]:
+        """Set events that this run's models answered or refused since then (seconds since 1970) to waiting.
+
+        Return their names, each with its former state.
+        """
         self.commit()
-        chosen = "WHERE run = ? AND state = 'done' AND ended >= ?"
+        chosen = "WHERE run = ? AND ended >= ? AND (state = 'done' OR state = 'quarantined' AND kind = 'model')"
         with self.sqlite_errors(), self.db:
-            names = [name for (name,) in self.db.execute(f"SELECT name FROM events {chosen}", (self.run, since))]
+            former = dict(self.db.execute(f"SELECT name, state FROM events {chosen}", (self.run, since)))
             self.db.execute(f"UPDATE events SET state = 'waiting' {chosen}", (self.run, since))
-        return names
+        return former
 
     def versions(self) -> dict[str, int]:
         """Return the number of done events of each model version, where the answers had one."""

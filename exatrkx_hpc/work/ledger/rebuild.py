@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -13,7 +15,7 @@ from exatrkx_hpc.work.ledger.file import create, remove
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.ledger.match_events import digest, event_digest, match_events
 from exatrkx_hpc.work.news import LedgerRebuilt
-from exatrkx_hpc.work.results.journal import Journal, facts_in, read_journal
+from exatrkx_hpc.work.results.journal import NAME, Journal, facts_in, read_journal
 from exatrkx_hpc.work.results.layout import Results
 from exatrkx_hpc.work.results.outcome import Result
 from exatrkx_hpc.work.results.parts import Part, event_of, part_file
@@ -75,7 +77,7 @@ def _same_event(ledger: Ledger, events: Path, result: Result, reader: Reader) ->
 
 
 def _set_aside(ledger: Ledger, results: Results) -> int:
-    """Move the results that nothing proves to OUT/unproven; return their number."""
+    """Move the results that nothing proves to OUT/unproven, also those of a shard; return their number."""
     number = 0
     for path in list(results.result_files()):
         event = event_of(results.workload, path.name)
@@ -85,18 +87,26 @@ def _set_aside(ledger: Ledger, results: Results) -> int:
             row = ledger.db.execute(f"SELECT {done} FROM {table} WHERE key = ?", (event_key(name),)).fetchone()
         if (row is None and event is None) or (row is not None and row[0]):
             continue  # proven, or of no event of this folder: those stay as they are
-        aside = results.out / "unproven"
-        aside.mkdir(exist_ok=True)
-        path.replace(aside / path.name)
+        path.rename(_free_name(results.top / "unproven", path.name))
         number += 1
     return number
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    """Return a path in the folder, which is created if missing, where no file of an earlier rebuild lies."""
+    folder.mkdir(exist_ok=True)
+    names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(2)))
+    return next(path for one in names if not os.path.lexists(path := folder / one))
 
 
 def begin_journal(ledger: Ledger, results: Results) -> None:
     """Write a journal for a ledger of a version that had none; raises OutputError."""
     if results.journal.exists() or ledger.facts.get("results", "csv") != "csv":
         return
-    journal = Journal(results.journal)
+    aside = results.journal.with_name(f".{NAME}.new")  # a journal that a kill cut would miss results
+    with results.usable():
+        aside.unlink(missing_ok=True)
+    journal = Journal(aside)
     journal.note_facts(ledger.facts)
     with ledger.sqlite_errors():
         rows = ledger.db.execute(
@@ -111,3 +121,5 @@ def begin_journal(ledger: Ledger, results: Results) -> None:
                 journal.note_result(Result(**dict(zip((*fields, *more), row, strict=True))))
             journal.flush()
     journal.close()
+    with results.usable():
+        aside.rename(results.journal)

@@ -47,11 +47,13 @@ class Endpoint:
         patience: float = PATIENCE,
         token_file: str | Path | None = None,
         certificate: str | Path | None = None,
+        identity: str = "",
     ) -> None:
         """Prepare a client of `server` (`host:port`); see `Client` for workload, mode and the two times, in seconds.
 
         `token_file` is the file with the farm's token, `certificate` that with the certificate of an endpoint with TLS.
-        Raises ConfigError for a bad address, mode or file. Sends nothing yet; `check` asks whether the model is ready.
+        `identity` is whose endpoint it must be, see `Client`. Raises ConfigError for a bad address, mode or file. Sends
+        nothing yet; `check` asks whether the model is ready.
         """
         self.mode: Mode = mode
         files = CredentialFiles(
@@ -71,6 +73,7 @@ class Endpoint:
                     request_timeout=request_timeout,
                     patience=patience,
                     credentials=files.read(),
+                    identity=identity,
                 )
             )
         except BaseException:

@@ -46,7 +46,8 @@ class Journal:
     def flush(self) -> None:
         """Append the waiting lines; raises OutputError when they cannot be written.
 
-        The file stays open until `close`: a run that has no free file descriptor can still write.
+        The file stays open until `close`: a run that has no free file descriptor can still write. After an error, the
+        next call opens it anew and first ends the line that the error cut.
         """
         if not self._lines:
             return
@@ -55,24 +56,28 @@ class Journal:
             if self._file is None:
                 self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 size = os.fstat(self._file).st_size
-                if size and os.pread(self._file, 1, size - 1) != b"\n":  # a kill cut the last line
+                if size and os.pread(self._file, 1, size - 1) != b"\n":  # a kill or an error cut the last line
                     data = b"\n" + data
             while data:
                 data = data[os.write(self._file, data) :]
         except OSError as error:
+            self._release()
             raise OutputError(
                 f"cannot write {self._path}: {error.strerror}; check permissions and free space"
             ) from error
         self._lines.clear()
+
+    def _release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
     def close(self) -> None:
         """Write the waiting lines and close the file; raises OutputError."""
         try:
             self.flush()
         finally:
-            if self._file is not None:
-                os.close(self._file)
-                self._file = None
+            self._release()
 
 
 def read_journal(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -16,6 +16,7 @@ from typing import Final
 from exatrkx_hpc.base.errors import OutputError
 from exatrkx_hpc.base.files import write_whole
 from exatrkx_hpc.work.events.source import event_key
+from exatrkx_hpc.work.results.journal import NAME as JOURNAL
 from exatrkx_hpc.work.results.outcome import Failed
 from exatrkx_hpc.work.results.owner import NAME as MARK
 from exatrkx_hpc.work.results.owner import in_the_way, mark, read_owner
@@ -62,7 +63,7 @@ class Results:
         self.page = out / "report.html"
         self.times = out / "times.csv"
         self.ledger = out / "ledger.sqlite"
-        self.journal = out / "results.jsonl"
+        self.journal = out / JOURNAL
         self.quarantine = out / "quarantine"
         self.fresh = out / "fresh"
 

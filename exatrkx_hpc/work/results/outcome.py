@@ -46,7 +46,7 @@ class Failed:
     The kinds are `input` (invalid content), `file` (file not readable), `model` (the model refused the event or sent
     an invalid answer; two servers say so, where there are two), `poison` (it costs a server at each delivery),
     `endpoint` (no valid answer in time) and `worker` (its worker died each time). A worker also reports `output`
-    (result not writable), which ends the run.
+    (result not writable) and `access` (the endpoint refuses the token or the call), which end the run.
     """
 
     event: str

@@ -55,6 +55,7 @@ class Accounts:
         self._journal.note_facts(ledger.facts)
         self._journal.flush()
         self.accept_model_change = False
+        self._taken_back = False  # then further answers are of the changed models, too
         self.events = counts.events
         self.done = self.done_before = counts.done
         self.failed = self.failed_before = counts.quarantined
@@ -94,14 +95,16 @@ class Accounts:
 
     def add(self, result: Result, *, attempts: int) -> None:
         """Note an event whose result is on disk; `attempts` counts the workers that tried it."""
-        self._require_version([result])
+        if not self._wanted([result]):
+            return
         counted = self._counted(result)
         self._journal.note_result(counted)
         self._ledger.done(counted, attempts=attempts)
 
     def add_part(self, part: Part, results: Sequence[tuple[Result, int]]) -> None:
         """Note the events of a part that is on disk, each with its number of attempts."""
-        self._require_version([result for result, _ in results])
+        if not self._wanted([result for result, _ in results]):
+            return
         counted = [(self._counted(result), attempts) for result, attempts in results]
         self._journal.note_part(part, [result for result, _ in counted])
         self._ledger.done_part(part, counted)
@@ -114,10 +117,16 @@ class Accounts:
         self._count(result)
         return result
 
-    def _require_version(self, results: Sequence[Result]) -> None:
-        """Raise OutputError, and remove the results, if a model of another version than the run's answered."""
+    def _wanted(self, results: Sequence[Result]) -> bool:
+        """Return whether results count; remove them if not. Raise OutputError if another version of the model answered.
+
+        After `take_back` none counts: answers that were still on their way may be of the changed models.
+        """
+        if self._taken_back:
+            self.forget(result.name for result in results)
+            return False
         if self.accept_model_change or not self.version:
-            return
+            return True
         other = next((one for one in results if one.version not in ("", self.version)), None)
         if other is not None:
             self.forget(result.name for result in results)
@@ -126,6 +135,7 @@ class Accounts:
                 f"{server} answered {other.name} with version {other.version} of the model, but this run began with "
                 f"version {self.version}; serve one version, or go on and record both with --accept-model-change"
             )
+        return True
 
     def serve(self, served: Served) -> None:
         """Note that the following answers are of these models."""
@@ -133,11 +143,17 @@ class Accounts:
         self._journal.note_facts(self._ledger.facts)
 
     def take_back(self, since: float) -> int:
-        """Let the events that were done since then (seconds since 1970) wait again; return their number."""
-        names = self._ledger.take_back(since)
-        self.done -= len(names)
-        self.forget(names)
-        return len(names)
+        """Let the events that the models answered or refused since then (seconds since 1970) wait again.
+
+        Return the number of results among them; results that are added later are removed.
+        """
+        self._taken_back = True
+        former = self._ledger.take_back(since)
+        done = [name for name, state in former.items() if state == "done"]
+        self.done -= len(done)
+        self.failed -= len(former) - len(done)
+        self.forget(done)
+        return len(done)
 
     def _count(self, result: Result) -> None:
         self.done += 1
@@ -176,14 +192,18 @@ class Accounts:
         )
 
     def commit(self) -> None:
-        """Write all noted outcomes to disk."""
-        self._journal.flush()
-        self._ledger.commit()
+        """Write all noted outcomes to disk; if the journal cannot be written, those of the ledger are."""
+        try:
+            self._journal.flush()
+        finally:
+            self._ledger.commit()
 
     def close(self, stopped: str | None) -> None:
         """Write all noted outcomes and the end of the run to disk; `stopped` is the reason of an early end."""
-        self._journal.close()
-        self._ledger.end_run(stopped)
+        try:
+            self._journal.close()
+        finally:
+            self._ledger.end_run(stopped)
 
     def report(self, *, model: str, mode: str, seconds: float, workers: tuple[int, ...], stopped: str | None) -> Report:
         """Return the figures so far; call `commit` before, because the failures are read from the ledger."""

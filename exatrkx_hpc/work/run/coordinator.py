@@ -12,7 +12,6 @@ from exatrkx_hpc.base.errors import ExatrkxError, OutputError
 from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.work.events.source import EventFile
 from exatrkx_hpc.work.inference.blame import ALONE_AFTER, Case, Decision, Judge, Verdict, poisoned
-from exatrkx_hpc.work.inference.client import Client
 from exatrkx_hpc.work.inference.retry import Cause, NoEntry
 from exatrkx_hpc.work.news import EventPoisoned
 from exatrkx_hpc.work.results.outcome import Answered, Failed, Result, Retried, Undecided, read_answer
@@ -26,14 +25,9 @@ from exatrkx_hpc.work.run.silence import Listener
 from exatrkx_hpc.work.run.worker import LOOKAHEAD, Task
 from exatrkx_hpc.work.run.worker_process import GRACE, WorkerProcess, ending
 from exatrkx_hpc.work.workloads.base import DIRECT
-from exatrkx_hpc.work.workloads.table import workload as find_workload
 
 COMMIT: Final = 0.5
 """Seconds between two commits of the ledger; after a kill, a resumed run repeats uncommitted events."""
-
-READY: Final = 5.0
-"""Seconds for an endpoint to answer whether it is ready, before it is considered dead."""
-
 
 LONGEST_DIRECT: Final = 3600.0
 """Seconds that a worker in mode direct may compute one event. No network is waited for, so its limits do not count."""
@@ -49,20 +43,23 @@ class Coordinator:
         *,
         workers: int,
         show: ShowProgress,
+        is_ready: Callable[[], Awaitable[bool]],
         longest_silence: float | None = None,
         spare: float = 60.0,
         grace: float = GRACE,
         tell: Tell = untold,
         member_log: MemberLog | None = None,
-        is_ready: Callable[[], Awaitable[bool]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare without starting anything. `show` is called in the event loop at the start and after each event.
+        """Prepare without starting anything.
+
+        `show` is called in the event loop at the start and after each event. `is_ready` asks the endpoint whether it
+        serves every model of the run.
 
         A worker that has events but is silent for `longest_silence` seconds is killed; by default this is `spare`
         seconds more than eight requests may take, because a worker reports each failed request, and in mode direct
         `LONGEST_DIRECT`. `grace` is the time for a worker to end, in seconds. `member_log` reports the servers'
-        failures. `is_ready` asks the endpoint whether it is ready (default: asks its models).
+        failures.
         """
         self._task = task
         self._accounts = accounts
@@ -83,7 +80,7 @@ class Coordinator:
         self._inquest: asyncio.Task[None] | None = None
         self._fault: BaseException | None = None
         self._again: set[str] = set()
-        self._is_ready = is_ready or self._ask_models
+        self._is_ready = is_ready
         self._tell = tell
         self._member_log = member_log or MemberLog(None)
         self._listener = Listener(server=task.server, patience=task.patience, tell=tell, clock=clock)
@@ -98,6 +95,7 @@ class Coordinator:
         self._faults = Faults(server=task.server, patience=task.patience, workers=workers, clock=clock)
         self._begin = self._last_answer = 0.0
         self.stopped: str | None = None
+        self.interrupted = False  # stopped from outside, such as by a signal
         self.error: ExatrkxError | None = None
 
     def report(self) -> Report:
@@ -110,6 +108,10 @@ class Coordinator:
 
     def stop(self, reason: str) -> None:
         """End the run early and drop requests in flight; the first reason counts. Call it in the event loop."""
+        self.interrupted = True
+        self._stop(reason)
+
+    def _stop(self, reason: str) -> None:
         if not self._over.is_set():
             self.stopped = reason
             self._over.set()
@@ -156,6 +158,7 @@ class Coordinator:
             if self._inquest is not None:
                 self._inquest.cancel()
             await self._dismiss(keepers)
+            self._member_log.write(last=True)
             self._note(lambda: self._accounts.close(self.stopped))
         if self._fault is not None:
             raise self._fault
@@ -174,7 +177,7 @@ class Coordinator:
             write()
         except OutputError as error:
             self.error = self.error or error
-            self.stop(str(error))
+            self._stop(str(error))
 
     async def _start(self, worker: WorkerProcess) -> None:
         """Start a worker, unless the run is over; a failed start ends the run."""
@@ -190,7 +193,7 @@ class Coordinator:
     def _break_off(self, error: ExatrkxError) -> None:
         if not self._over.is_set():
             self.error = error
-        self.stop(str(error))
+        self._stop(str(error))
 
     async def _dismiss(self, keepers: list[asyncio.Task[None]]) -> None:
         """Close the workers, count their last answers, kill those that do not end; raise errors of the keepers.
@@ -375,21 +378,8 @@ class Coordinator:
             else:
                 self._fail(event, "endpoint", why)
         if not ready:
-            self.stop(stopped)
+            self._stop(stopped)
         self._settle()
-
-    async def _ask_models(self) -> bool:
-        """Return whether the endpoint says that it serves every model of the run."""
-        task = self._task
-        if task.mode == DIRECT:
-            return True
-        workload = find_workload(task.workload, task.workloads)
-        try:
-            async with Client(task.server, workload=workload, model=task.model, mode=task.mode) as client:
-                await client.check(READY)
-        except ExatrkxError:
-            return False
-        return True
 
     def _good(self, worker: WorkerProcess, result: Result) -> int:
         """Count an event whose result is on disk; return the number of workers that tried it."""
@@ -405,7 +395,7 @@ class Coordinator:
 
     def _stop_for(self, reason: str | None) -> None:
         if reason is not None:
-            self.stop(reason)
+            self._stop(reason)
 
     def _worker_ended(self, worker: WorkerProcess, status: int) -> None:
         """Take back the events of a dead worker; give up an event whose workers died too often."""

@@ -1,4 +1,7 @@
-"""What this run reports to the monitor about the servers: answers, failures and deadlines by server."""
+"""What this run reports to the monitor about the servers: answers and failures by server.
+
+A deadline that passed is no failure here: no answer says which server had the request.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +40,7 @@ class MemberLog:
 
     def failed(self, member: str, cause: Cause) -> None:
         """Note a delivery that failed for `cause`."""
-        if cause is Cause.DEADLINE:
-            self._add(member, MemberCounts(timeouts=1))
-        elif cause in _FAILURES:
+        if cause in _FAILURES:
             self._add(member, MemberCounts(failures=1))
 
     def _add(self, member: str, count: MemberCounts) -> None:
@@ -47,11 +48,15 @@ class MemberLog:
             self._counts[member] = self._counts.get(member, MemberCounts()) + count
             self._changed = True
 
-    def write(self) -> None:
-        """Write the counts, if they changed and the last report is old enough; a report is worth no failed event."""
+    def write(self, *, last: bool = False) -> None:
+        """Write the counts if they changed: every few seconds, and at the end of the run, which `last` says.
+
+        A report that cannot be written costs no event; it is tried again.
+        """
         now = self._clock()
-        if self._folder is None or not self._changed or now < self._next:
+        if self._folder is None or not self._changed or (now < self._next and not last):
             return
-        self._next, self._changed = now + _INTERVAL, False
+        self._next = now + _INTERVAL
         with contextlib.suppress(OSError):
             write_member_report(self._folder, self._client, self._counts)
+            self._changed = False

@@ -3,6 +3,9 @@
 Each answer has the version of its model (`Accounts`). An ensemble's says nothing of the models that it runs, so these
 are asked for at the start, every 30 s, when a server answers for the first time, and at the end. Results since the
 last look that found no change may be of either, and are taken back.
+
+A look asks one server, which the balancer chooses, because clients do not reach the servers themselves. A server that
+serves other models than the rest is noticed when a look meets it.
 """
 
 from __future__ import annotations
@@ -56,11 +59,14 @@ class ModelWatch:
         # One client from the start: gRPC ends the program if it begins anew without a free file descriptor.
         async with self._make() as self._client:
             watching = asyncio.create_task(self._watch())
+            watching.add_done_callback(self._ended)
             try:
                 yield
             finally:
                 watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
+                (fault,) = await asyncio.gather(watching, return_exceptions=True)
+            if isinstance(fault, Exception) and not isinstance(fault, ExatrkxError):  # the run ends with the others
+                raise fault
 
     async def _watch(self) -> None:
         looked = time.monotonic()
@@ -70,6 +76,11 @@ class ModelWatch:
             if members > self._members or time.monotonic() - looked >= EVERY:
                 await self.look()
                 looked, self._members = time.monotonic(), members
+
+    def _ended(self, watching: asyncio.Task[None]) -> None:
+        """End the run with the error that ended the watch: further results would not be watched."""
+        if not watching.cancelled() and (fault := watching.exception()) is not None:
+            self._fail(fault if isinstance(fault, ExatrkxError) else ExatrkxError(f"cannot watch the models: {fault}"))
 
     async def look(self) -> None:
         """Ask once; end the run, or record the change, if the models are others. No answer is no change."""

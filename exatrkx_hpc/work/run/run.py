@@ -56,6 +56,9 @@ __all__ = ["Settings", "ShowProgress", "StoppedRun", "run_clients"]
 GO_ON: Final = "run the same command again to go on"
 """How a stopped run ends its last line."""
 
+READY: Final = 5.0
+"""Seconds for an endpoint to answer whether it is ready, before it is considered dead."""
+
 #: Workers per core above which the run prints a warning.
 _FAR_ABOVE = 4
 
@@ -264,7 +267,15 @@ def _run_clients(
     accounts = Accounts(ledger, results, settings.events, server=source_of(settings), version=version, **first)
     accounts.accept_model_change = settings.accept_model_change
     log = MemberLog(settings.reports)
-    run = Coordinator(task, accounts, workers=settings.workers, show=progress, tell=tell, member_log=log)
+    run = Coordinator(
+        task,
+        accounts,
+        workers=settings.workers,
+        show=progress,
+        is_ready=lambda: is_ready(settings),
+        tell=tell,
+        member_log=log,
+    )
     idle = accounts.complete
     if idle:
         progress(accounts.tally(in_flight=0))
@@ -330,8 +341,11 @@ async def _run(run: Coordinator, watch: ModelWatch) -> None:
     with stopped_by_signals(run.stop):
         async with watch.watching():
             await run.run()
-            if run.stopped is None:
-                await watch.look()
+            if not run.interrupted:
+                try:
+                    await watch.look()
+                except ExatrkxError as error:
+                    run.fail(error)
 
 
 def _client(settings: Settings) -> Client:
@@ -343,6 +357,18 @@ def _client(settings: Settings) -> Client:
         identity=settings.identity,
         credentials=settings.credentials,
     )
+
+
+async def is_ready(settings: Settings) -> bool:
+    """Return whether the endpoint says that it serves every model of the run; without an endpoint, it does."""
+    if settings.mode == DIRECT:
+        return True
+    try:
+        async with _client(settings) as client:
+            await client.check(READY)
+    except ExatrkxError:
+        return False
+    return True
 
 
 async def check_endpoint(settings: Settings) -> Served:

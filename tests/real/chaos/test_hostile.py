@@ -71,7 +71,7 @@ def site(tmp_path_factory) -> Iterator[tuple[Target, Path]]:
     with farm.running(resolve(flags=values).farm, wait=120) as (job, watch):
         record = farm.endpoint_record(job.farm)
         servers = tuple(member.grpc for member in watch.view.ready)
-        token = farm.endpoint_files(job.farm, record).token
+        token = farm.endpoint_access(job.farm, job=job.id).files.token
         assert token is not None
         yield Target(grpc=record.grpc, http=record.http, servers=servers, token_file=token), root
 

@@ -25,6 +25,7 @@ from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.balancer.certificate import made_certificate
+from exatrkx_hpc.fleet.credentials import EndpointAccess
 from exatrkx_hpc.fleet.endpoint import EndpointRecord
 from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
 from exatrkx_hpc.fleet.watch import Watch
@@ -86,7 +87,7 @@ class Guarded:
 
     @property
     def files(self) -> CredentialFiles:
-        return farm.endpoint_access(self.farm, job=self.job.id)[1]
+        return farm.endpoint_access(self.farm, job=self.job.id).files
 
 
 @pytest.fixture(scope="module")
@@ -244,14 +245,17 @@ def test_the_models_memory_is_closed_to_other_users(up):
 
 def test_our_clients_read_the_token_of_the_farm_by_themselves(up, tmp_path):
     write_events(tmp_path / "events", events=4, tracks=5, seed=1)
-    address, files = farm.endpoint_access(up.farm)
+    access = farm.endpoint_access(up.farm)
+    address, files = access.address, access.files
     settings = Settings(
         server=address, token_file=files.token, events=tmp_path / "events", out=tmp_path / "out", workers=2
     )
     report = farm.run_clients(settings, farm=up.farm)
     assert (report.done, report.failed) == (4, ())
-    assert farm.endpoint_access(up.farm, address) == (address, files), "given by hand, it is still the farm's"
-    assert farm.endpoint_access(up.farm, "127.0.0.1:1")[1] == CredentialFiles(), "a stranger gets no token"
+    assert access.identity and farm.endpoint_access(up.farm, address) == access, "given by hand, it is still the farm's"
+    assert farm.endpoint_access(up.farm, "127.0.0.1:1") == EndpointAccess(address="127.0.0.1:1"), (
+        "a stranger gets no token"
+    )
     (tmp_path / "hits.csv").write_text("0.1,0.1,0.1\n")
     credentials = files.read()
     reply = ask_model(address, "exatrkx", [str(tmp_path / "hits.csv")], credentials=credentials)
@@ -325,7 +329,8 @@ def test_with_tls_our_clients_pin_the_farms_certificate(up, tmp_path):
     watch.start()
     try:
         watch.wait_ready(1, timeout=60)
-        address, files = farm.endpoint_access(with_tls)
+        access = farm.endpoint_access(with_tls)
+        address, files = access.address, access.files
         assert files.certificate == FarmDir.of(with_tls).certificate
         with Endpoint(address, token_file=files.token, certificate=files.certificate) as endpoint:
             assert endpoint.find_tracks(HITS).shape == (2,)

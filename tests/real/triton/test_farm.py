@@ -277,7 +277,10 @@ def test_leaving_the_block_leaves_nothing(tmp_path):
     with farm.up(flags=flags(tmp_path, **{"job.nodes": 1})) as endpoint:
         assert endpoint.find_tracks(np.full((1, 3), 0.1, dtype=np.float32)).shape == (1,)
         job_session = os.getsid(read_records(RunDir(tmp_path / "1"))[0].pid)
-        assert {"nginx:", "prometheus"} <= {Path(line.split()[0]).name for line in about(tmp_path)}
+        until(  # Prometheus starts beside the endpoint, which does not wait for it
+            lambda: {"nginx:", "prometheus"} <= {Path(line.split()[0]).name for line in about(tmp_path)},
+            what="nginx and Prometheus",
+        )
         assert read_endpoint(RunDir(tmp_path / "1")) is not None
     assert session_members(job_session) == []
     assert about(tmp_path) == []

@@ -122,6 +122,22 @@ class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
         return response
 
 
+class Guard(grpc.aio.ServerInterceptor):
+    """Refuses calls without the token."""
+
+    def __init__(self, token: str) -> None:
+        self.right = ("authorization", f"Bearer {token}")
+
+    async def intercept_service(self, continuation, call):
+        if self.right in [tuple(pair) for pair in call.invocation_metadata]:
+            return await continuation(call)
+
+        async def refuse(request, context):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is wrong")
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
@@ -131,6 +147,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--answers", help="the version in its answers (default: --version)")
     parser.add_argument("--gnn", help="a file with a parameter of the model that the ensemble runs")
     parser.add_argument("--no-config", action="store_true", help="the configuration is not told")
+    parser.add_argument("--token", help="a call needs this token")
     parser.add_argument("--member", help="what the balancer's header says")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds that each inference takes")
     parser.add_argument("--hang", type=float, default=0.0, help="seconds that the first --hang-first take")
@@ -157,7 +174,9 @@ def arguments() -> argparse.Namespace:
 
 
 async def serve(options: argparse.Namespace) -> None:
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)])
+    guards = [Guard(options.token)] if options.token else []
+    limits = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
+    server = grpc.aio.server(interceptors=guards, options=limits)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Fake(options), server)
     port = server.add_insecure_port(f"{options.host}:{options.port}")
     await server.start()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import json
 import os
 import pty
 import threading
@@ -15,10 +17,12 @@ from fakes.slurm import Cluster
 
 from exatrkx_hpc import farm
 from exatrkx_hpc.base.errors import EndpointError, LaunchError
+from exatrkx_hpc.base.news import untold
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
 from exatrkx_hpc.fleet.endpoint import EndpointRecord, write_endpoint
 from exatrkx_hpc.fleet.endpoints import monitor_lives, only_endpoint
+from exatrkx_hpc.fleet.lease import only_monitor_of
 from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 
 
@@ -155,6 +159,19 @@ def test_a_monitor_that_has_no_endpoint_yet_is_waited_for(tmp_path: Path):
         later.join()
 
 
+def test_a_monitor_that_cannot_be_observed_may_still_open_its_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As on a file system that answers late: unknown is not gone."""
+    run_dir = FarmDir(tmp_path).job("41")
+    run_dir.path.mkdir()
+    made = resolve(flags={"run_root": str(tmp_path)}, ambient=False).farm
+    monkeypatch.setattr(farm, "monitor_lives", lambda _: None)
+    monkeypatch.setattr(farm, "_FIRST", 0.0)
+    later = threading.Timer(1.0, record, (run_dir,))
+    later.start()
+    assert farm.endpoint_record(made, wait=60).job == "41"
+    later.join()
+
+
 def test_without_a_monitor_nothing_is_waited_for_but_its_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     FarmDir(tmp_path).job("41").path.mkdir()
     made = resolve(flags={"run_root": str(tmp_path)}, ambient=False).farm
@@ -174,3 +191,16 @@ def test_a_monitors_life_is_seen_by_its_lock_without_taking_it(tmp_path: Path):
         assert monitor_lives(run_dir) is False
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert monitor_lives(run_dir) is True
+
+
+def test_a_monitors_life_is_seen_by_its_lease_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    run_dir = RunDir(tmp_path)
+    with only_monitor_of(run_dir, untold):
+        assert monitor_lives(run_dir) is True
+        lease = json.loads(run_dir.monitor_lease.read_text())
+        run_dir.monitor_lease.write_text(json.dumps({**lease, "host": "elsewhere", "heartbeat": 0}))
+        assert monitor_lives(run_dir) is False, "its lease is void"

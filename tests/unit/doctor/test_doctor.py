@@ -13,13 +13,17 @@ from pathlib import Path
 import pytest
 from paths import FAKES
 
+from exatrkx_hpc.base.credentials import make_secret
 from exatrkx_hpc.base.ports import free_port, user_port
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import BalancerSection, Farm
 from exatrkx_hpc.doctor import Finding, examine
+from exatrkx_hpc.doctor.secrets import secret_findings
+from exatrkx_hpc.fleet.balancer import certificate
 from exatrkx_hpc.fleet.balancer.balancers import balancer_of
+from exatrkx_hpc.fleet.balancer.certificate import made_certificate
 from exatrkx_hpc.launch.plan import make_plan
-from exatrkx_hpc.launch.run_dir import RunDir
+from exatrkx_hpc.launch.run_dir import FarmDir, RunDir
 
 IMAGE = "docker.io/nvcr/tritonserver:24.10"
 DOWN = "slurm_load_ctl_conf error: Unable to contact slurm controller (connect failure)\n"
@@ -401,3 +405,31 @@ def test_an_image_of_apptainer_is_a_file_or_is_fetched(bench):
 
 def test_without_a_container_there_is_no_image(bench):
     assert "image" not in {finding.what for finding in bench.look(**local())}
+
+
+def test_secrets_and_certificates_of_the_farm(tmp_path, monkeypatch):
+    farm = resolve(flags={"run_root": str(tmp_path), "balancer.tls": "auto"}, ambient=False).farm
+    assert list(secret_findings(farm)) == [], "they are made at first use"
+    root = FarmDir(tmp_path)
+    make_secret(root.token), make_secret(root.server_key), made_certificate(root, ["127.0.0.1"])
+
+    def bad() -> dict[str, str]:
+        return {one.what: f"{one.found}; {one.remedy}" for one in secret_findings(farm) if not one.ok}
+
+    good = [finding.what for finding in secret_findings(farm) if finding.ok]
+    names = ["secret token", "secret server-key", "key certificate.key", "key endpoint.key"]
+    assert good == [*names, "certificate certificate.pem", "certificate endpoint.pem"]
+    for name in ("token", "endpoint.key"):
+        (root.secrets / name).chmod(0o644)
+    root.server_key.write_text("short\n")
+    found = bad()
+    assert list(found) == ["secret token", "secret server-key", "key endpoint.key"]
+    assert "(mode 0644); replace the secret, then 'chmod 600'" in found["secret token"]
+    assert "holds no secret" in found["secret server-key"] and "remove the file" in found["secret server-key"]
+    monkeypatch.setattr(certificate, "_SOON", 10000 * 86400)
+    ends = "ends within 30 days; restart the monitors, which make a new one"
+    assert bad()["certificate endpoint.pem"].endswith(ends)
+    pem, key = root.secrets / "endpoint.pem", root.secrets / "endpoint.key"
+    given = {"balancer.tls": "given", "balancer.certificate": str(pem), "balancer.certificate_key": str(key)}
+    farm = resolve(flags={"run_root": str(tmp_path), **given}, ambient=False).farm
+    assert bad()["certificate endpoint.pem"].endswith("renew balancer.certificate, then restart the monitors")

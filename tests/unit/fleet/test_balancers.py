@@ -30,8 +30,16 @@ from exatrkx_hpc.base.errors import EndpointError, MissingComponent
 from exatrkx_hpc.config.schema import BalancerSection
 from exatrkx_hpc.fleet.balancer.balancers import BALANCERS, balancer_of, kind_of
 from exatrkx_hpc.fleet.balancer.base import MEMBER_HEADER, Balancer, BalancerKind, Listen
-from exatrkx_hpc.fleet.endpoint import identity_at
+from exatrkx_hpc.fleet.endpoint import (
+    EndpointRecord,
+    identity_at,
+    point_latest,
+    read_endpoint,
+    remove_endpoint,
+    write_endpoint,
+)
 from exatrkx_hpc.fleet.members.reconcile import Member
+from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.work.inference.channel import MEMBER, Channel
 
 Start = Callable[..., Balancer]
@@ -248,6 +256,17 @@ def test_a_process_that_got_the_pid_of_a_balancer_is_not_adopted(real, start, tm
         note.write_text(json.dumps(facts))
 
 
+def test_the_note_of_a_balancer_on_another_machine_is_kept(real, start, tmp_path):
+    """Its monitor has taken over the job; this one stops."""
+    balancer = start(real)
+    note = tmp_path / "balancer" / "running.json"
+    facts = {**json.loads(note.read_text()), "host": "another", "instance": "0123456789ab"}
+    note.write_text(json.dumps(facts))
+    balancer.stop(grace=1)
+    assert json.loads(note.read_text()) == facts
+    assert processes_of(note.parent) == []
+
+
 def test_each_start_is_another_instance_of_the_same_job(real, start):
     balancer = start(real)
     first = balancer.identity
@@ -328,6 +347,26 @@ def test_a_farm_gets_free_ports_where_it_asks_for_any(tmp_path):
     listen = balancer_of(section, tmp_path).listen
     assert (listen.http, listen.worker_processes) == ("127.0.0.1:9190", 3)
     assert listen.grpc_port not in (0, 9190)
+
+
+def test_the_next_endpoint_of_a_job_or_of_its_farm_has_the_ports_of_the_last_one(tmp_path):
+    section = BalancerSection(host="127.0.0.1", grpc_port=0, http_port=0)
+    installed(kind_of(section))
+    ports = {job: [free_port(), free_port()] for job in ("7", "8")}
+    for job, (for_grpc, for_http) in ports.items():
+        run_dir = FarmDir(tmp_path).job(job)
+        run_dir.path.mkdir()
+        facts = {"job": job, "grpc": f"h:{for_grpc}", "http": f"h:{for_http}", "prometheus": "", "metrics": {}}
+        write_endpoint(run_dir, EndpointRecord(**facts, ready=0, monitor_pid=os.getpid(), updated=0))
+        point_latest(run_dir)
+        remove_endpoint(run_dir)
+        assert read_endpoint(run_dir) is None
+
+    def chosen(job: str) -> list[int]:
+        listen = balancer_of(section, FarmDir(tmp_path).job(job).balancer("nginx")).listen
+        return [listen.grpc_port, listen.http_port]
+
+    assert {job: chosen(job) for job in ("7", "8", "9")} == {**ports, "9": ports["8"]}
 
 
 def test_clients_elsewhere_are_told_this_machines_name():

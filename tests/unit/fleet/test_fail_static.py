@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import shutil
 import threading
@@ -19,11 +20,13 @@ from exatrkx_hpc.base import process
 from exatrkx_hpc.base.errors import EndpointError, LaunchError, MissingComponent, NotStarted
 from exatrkx_hpc.base.job import JobInfo, JobState
 from exatrkx_hpc.base.news import News
+from exatrkx_hpc.base.process_id import host_name
 from exatrkx_hpc.config.schema import MonitorSection
 from exatrkx_hpc.fleet import monitor as monitor_module
 from exatrkx_hpc.fleet import status
-from exatrkx_hpc.fleet.endpoint import read_endpoint
+from exatrkx_hpc.fleet.endpoint import read_endpoint, write_endpoint
 from exatrkx_hpc.fleet.events import BalancerReloaded, BalancerWarned, NotApplied, NotObserved, SchedulerSilent
+from exatrkx_hpc.fleet.lease import LeaseLost
 from exatrkx_hpc.fleet.members.reconcile import Member
 from exatrkx_hpc.fleet.members.record import ServerRecord, read_records
 from exatrkx_hpc.fleet.monitor import Monitor
@@ -294,6 +297,38 @@ def test_a_fault_of_our_own_ends_the_monitor_after_ten_minutes_and_leaves_the_ba
             farm.monitor.watch(stop=threading.Event())
     assert farm.balancer.calls[-1] == (("leave", ()) if ends else ("stop", ()))
     assert (read_endpoint(farm.run_dir) is not None) == ends
+
+
+def test_a_look_that_fails_does_not_undo_the_decision_to_leave(tmp_path, monkeypatch):
+    farm = Farm(tmp_path, monkeypatch)
+    with farm.monitor.serving():
+        monkeypatch.setattr(farm.monitor, "tick", Flaky(farm.monitor, KeyError("ours"), 1))
+        farm.info = ends_after(farm, 1)
+        farm.monitor.leaving = True
+        farm.monitor.watch(stop=threading.Event())
+    assert farm.balancer.calls[-1] == ("leave", ())
+
+
+@pytest.mark.parametrize(("host", "last"), [("elsewhere", "stop"), (host_name(), "leave")])
+def test_a_monitor_whose_job_another_has_taken_over_ends_with_what_is_its_own(tmp_path, monkeypatch, host, last):
+    """One of this machine has adopted the balancer. One of another machine has its own, and its own endpoint.json."""
+    monkeypatch.setattr(fcntl, "flock", failing(errno.ENOSYS))
+    monkeypatch.setattr(monitor_module, "_BEAT", 0.0)
+    farm = Farm(tmp_path, monkeypatch)
+    with farm.monitor.serving():
+        farm.ready()
+        farm.monitor.leaving = True
+        lease = json.loads(farm.run_dir.monitor_lease.read_text())
+        farm.run_dir.monitor_lease.write_text(json.dumps({**lease, "host": host, "token": "another"}))
+        ours = read_endpoint(farm.run_dir)
+        assert ours is not None
+        if host == "elsewhere":
+            write_endpoint(farm.run_dir, ours.model_copy(update={"host": host}))
+        farm.answers = {"n1-0"}
+        with pytest.raises(LeaseLost, match=f"on {host}, .*has taken over job 7"):
+            farm.monitor.watch(stop=threading.Event())
+    assert [verb for verb, _ in farm.balancer.calls] == ["start", "update", last]
+    assert read_endpoint(farm.run_dir) is not None and farm.run_dir.monitor_lease.exists()
 
 
 def test_a_job_that_is_lost_ends_the_endpoint(tmp_path, monkeypatch):

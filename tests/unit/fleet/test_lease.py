@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,6 +121,25 @@ def test_a_monitor_that_slept_too_long_leaves(run_dir, monkeypatch):
         with pytest.raises(LeaseLost, match="has taken over job 7"):
             renew()
     assert json.loads(run_dir.monitor_lease.read_text())["token"] == "another"
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["written", "being written"])
+def test_of_two_monitors_that_find_a_void_lease_one_gets_it(run_dir, monkeypatch, fresh):
+    """The other is so slow that it renames the new lease; it gives that back, and is refused."""
+    refuse(monkeypatch, errno.ENOSYS)
+    new = json.dumps(held(token="the faster one's")) if fresh else ""
+    run_dir.monitor_lease.write_text(json.dumps(held(host="elsewhere", heartbeat=0)))
+    real = Path.rename
+
+    def slow(path: Path, to: Path) -> Path:
+        path.unlink()
+        path.write_text(new)
+        return real(path, to)
+
+    monkeypatch.setattr(Path, "rename", slow)
+    with pytest.raises(EndpointError, match="another monitor is running"), only_monitor_of(run_dir, quiet):
+        pytest.fail("there are two")
+    assert [path.read_text() for path in run_dir.path.iterdir() if "lease" in path.name] == [new]
 
 
 def test_a_lease_that_cannot_be_read_is_replaced(run_dir, monkeypatch):

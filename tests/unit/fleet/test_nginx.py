@@ -21,6 +21,7 @@ from waiting import until
 
 from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.base.ownership import ENDPOINT_HEADER
+from exatrkx_hpc.fleet.balancer import complaints as complaints_module
 from exatrkx_hpc.fleet.balancer import nginx as nginx_module
 from exatrkx_hpc.fleet.balancer.base import MEMBER_HEADER, Listen
 from exatrkx_hpc.fleet.balancer.limits import limits_of
@@ -196,6 +197,40 @@ def test_the_list_of_members_grows_and_shrinks_in_a_running_nginx(nginx, tmp_pat
             balancer.update([well])
             until(lambda: served(balancer) == well.http, what="the one member")
             assert (balancer.alive(), balancer.pid, balancer.warnings()) == (True, pid, ())
+        finally:
+            balancer.stop(grace=1)
+
+
+def test_a_large_error_log_is_put_aside_and_nginx_writes_a_new_one(nginx, tmp_path, monkeypatch):
+    monkeypatch.setattr(complaints_module, "_LARGE", 100)
+    log, older = tmp_path / "error.log", tmp_path / "error.log.1"
+    balancer = Nginx(tmp_path, free_listen())
+    try:
+        balancer.start([member("dead", "127.0.6.9", http_port=free_port())])
+        written = [""]
+
+        def line() -> bool:
+            requests.get(f"http://{balancer.listen.http}/v2", timeout=30)
+            return log.exists() and log.stat().st_size > 100
+
+        for _ in range(2):
+            until(line, what="a line of a request")
+            written.append(log.read_text())
+            balancer.warnings()
+            assert older.read_text().startswith(written[-1])
+        assert len(set(written)) == 3
+    finally:
+        balancer.stop(grace=1)
+
+
+def test_after_an_update_no_request_meets_the_members_before_it(nginx, tmp_path):
+    with answering("one", "127.0.6.1") as one, answering("two", "127.0.6.2") as two:
+        balancer = Nginx(tmp_path, replace(free_listen(), worker_processes=2))
+        try:
+            balancer.start([one])
+            for now in (two, one, two, one):
+                balancer.update([now])
+                assert {served(balancer) for _ in range(4)} == {now.http}
         finally:
             balancer.stop(grace=1)
 

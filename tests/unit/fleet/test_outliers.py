@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,7 @@ def test_what_clients_report_counts_too(detection, run_dir):
         judge = detection()
         judge(members)
         counts = {
-            f"{one.address}:1": MemberCounts(failures=20, timeouts=5),
+            f"{one.address}:1": MemberCounts(failures=25),
             f"{one.address}:2": MemberCounts(answers=90),
         }
         write_member_report(run_dir.reports, "host-1", {name: MemberCounts() for name in counts})
@@ -125,10 +126,22 @@ def test_reports_of_several_clients_are_summed_and_what_is_none_is_passed_over(t
     reports = MemberReports(tmp_path / "reports")
     assert reports.totals() == {}
     write_member_report(tmp_path / "reports", "h-1", {"a:1": MemberCounts(answers=5)})
-    write_member_report(tmp_path / "reports", "h-2", {"a:1": MemberCounts(answers=2, timeouts=1)})
+    write_member_report(tmp_path / "reports", "h-2", {"a:1": MemberCounts(answers=2, failures=1)})
     for name, text in (("torn", '{"members": {"a:1"'), ("list", "[]"), ("other", '{"members": {"a:1": {"x": 1}}}')):
         (tmp_path / "reports" / f"{name}.json").write_text(text)
-    assert reports.totals() == {"a:1": MemberCounts(answers=7, timeouts=1)}
+    assert reports.totals() == {"a:1": MemberCounts(answers=7, failures=1)}
+
+
+def test_a_folder_of_reports_that_cannot_be_listed_counts_as_before(tmp_path, monkeypatch):
+    reports = MemberReports(tmp_path / "reports")
+    write_member_report(tmp_path / "reports", "h-1", {"a:1": MemberCounts(answers=5)})
+    known = reports.totals()
+
+    def stale(*_: object) -> Iterator[Path]:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, "glob", stale)
+    assert reports.totals() == known == {"a:1": MemberCounts(answers=5)}
 
 
 def looks(judge: OutlierDetection, members: tuple[Member, ...]) -> Callable[[dict[str, str]], bool]:
@@ -153,6 +166,30 @@ def test_servers_are_tried_side_by_side_and_join_when_they_have_passed(detection
     until(lambda: states(judge(members)) == {"slow": "ready", "quick": "ready"}, what="the slow one")
 
 
+def test_a_server_that_started_again_has_a_trial_of_its_own(detection):
+    """The trial of its last start still waits, and then fails; neither delays nor fails the new one."""
+    first, second = member("a", starts=1), member("a", starts=2)
+    other = member("b")
+    first_ends, tried = threading.Event(), []
+
+    def trial(one: Member) -> str:
+        tried.append((one.name, one.record.starts))
+        if one.record.starts == 1 and one.name == "a":
+            first_ends.wait(60)
+            return "it died"
+        return ""
+
+    judge = detection(trial)
+    try:
+        judge((first, other))
+        until(lambda: states(judge((second, other))) == {"a": "ready", "b": "ready"}, what="the second start")
+    finally:
+        first_ends.set()
+    until(lambda: "exatrkx-trial" not in {one.name for one in threading.enumerate()}, what="the end of the first trial")
+    assert states(judge((second, other))) == {"a": "ready", "b": "ready"}
+    assert sorted(tried) == [("a", 1), ("a", 2), ("b", 1)]
+
+
 def test_a_new_monitor_does_not_try_again_what_has_passed(detection):
     judge = detection(lambda _: "")
     until(lambda: states(judge((member("a"),))) == {"a": "ready"}, what="the first monitor's trial")
@@ -169,6 +206,21 @@ def test_a_trial_that_raises_is_a_fault_in_one_line(detection):
     members = (member("a"), member("b"))
     until(lambda: states(judge(members)) == {"a": "ejected", "b": "ready"}, what="an ejection")
     assert judge(members)[0].note == "its trial failed: ValueError: odd"
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), RuntimeError("no thread"), MemoryError()])
+def test_a_trial_that_this_machine_could_not_make_says_nothing_about_the_server(detection, error):
+    tried = []
+
+    def trial(one: Member) -> str:
+        tried.append(one.name)
+        if len(tried) < 3:
+            raise error
+        return ""
+
+    judge, seen = detection(trial), set()
+    until(lambda: seen.add(state := judge((member("a"),))[0].state) or state == "ready", what="a trial")
+    assert seen == {"starting", "ready"} and len(tried) == 3
 
 
 def test_without_threads_a_server_waits_for_its_trial(detection, monkeypatch):

@@ -14,7 +14,9 @@ from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import EndpointError
 from exatrkx_hpc.base.ports import free_port
 from exatrkx_hpc.base.process import run
-from exatrkx_hpc.fleet.sidecars.prometheus import MetricsStore, render_config, render_targets
+from exatrkx_hpc.config.schema import MonitorSection
+from exatrkx_hpc.fleet.sidecars.prometheus import MetricsStore, metrics_store, render_config, render_targets
+from exatrkx_hpc.launch.run_dir import RunDir
 
 
 def test_the_configuration_is_as_agreed(golden):
@@ -130,3 +132,12 @@ def test_a_port_in_use_is_one_line_with_the_next_step(store, tmp_path):
     port = int(first.address.rpartition(":")[2])
     with pytest.raises(EndpointError, match=r"cannot listen on .*prometheus_port"):
         store(folder=tmp_path / "second", port=port).start([])
+
+
+def test_any_port_is_that_of_the_last_endpoint(prometheus, tmp_path):
+    run_dir, port = RunDir(tmp_path / "7"), free_port("127.0.0.1")
+    run_dir.path.mkdir()
+    facts = {"job": "7", "grpc": "h:1", "http": "h:2", "prometheus": f"h:{port}", "metrics": {}, "ready": 0}
+    run_dir.last_endpoint.write_text(json.dumps({**facts, "monitor_pid": 1, "updated": 0}))
+    store = metrics_store(MonitorSection(prometheus_port=0), run_dir.prometheus, host="127.0.0.1")
+    assert store is not None and store.address == f"127.0.0.1:{port}"

@@ -135,8 +135,16 @@ def test_bash_can_parse_every_script(every_script: list[Path]) -> None:
 
 @pytest.mark.slow
 def test_shellcheck_finds_nothing_in_any_script(every_script: list[Path]) -> None:
+    """Every golden farm, every engine and every hostile name, but not every pair of these: a script takes a second."""
+    chosen = [
+        file
+        for file in every_script
+        for engine, _, number in [file.name.partition(".")[0].rpartition("-")]
+        if engine not in NAMES or int(number) % len(NAMES) == list(NAMES).index(engine)
+    ]
+    assert len(chosen) == 2 * (len(GOLDENS) + len(HOSTILE))
     # An argument that is the end mark, indented, ends nothing; shellcheck takes it for a slip.
-    shellcheck([file for file in every_script if "  END_OF_SERVER_SH\n" not in file.read_text()])
+    shellcheck([file for file in chosen if "  END_OF_SERVER_SH\n" not in file.read_text()])
 
 
 def test_shellcheck_finds_nothing_in_the_scripts_that_are_shipped_as_they_are() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -62,9 +63,9 @@ class Server:
 
         return until(found, what=f"{state} of start {starts} with {note!r}")
 
-    def hears(self, word: str) -> None:
-        """Write a word to this server, and wait until it was heard."""
-        file = self.run_dir.path / "stop.d" / self.record.server
+    def hears(self, word: str, server: str = "") -> None:
+        """Write a word to this server, and wait until it was heard; one without a record has the name `server`."""
+        file = self.run_dir.path / "stop.d" / (server or self.record.server)
         file.write_text(f"{word}\n")
         until(lambda: not file.exists(), what=f"a server that hears {word}")
 
@@ -160,6 +161,23 @@ def test_a_server_that_hangs_is_ended_and_started_by_a_word(start):
     until(lambda: is_ready(again, 5), what="the server again")
 
 
+def test_a_word_between_two_starts_does_not_use_up_the_next_one(start, tmp_path, address):
+    """The first word comes while the script prepares the start, which a slow program makes long."""
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    (slow / "stat").write_text(f"""#!/bin/sh
+: >"{tmp_path}/prepares"; sleep 2; exec {shutil.which("stat")} "$@"
+""")
+    (slow / "stat").chmod(0o755)
+    server = start(environment={"PATH": f"{slow}:{os.environ['PATH']}"})
+    until((tmp_path / "prepares").exists, what="the preparation of the first start")
+    server.hears("restart", server=f"{address}-0")
+    first = server.reaches("starting")
+    until(lambda: is_ready(first, 5), what="the server")
+    server.hears("restart")
+    until(lambda: is_ready(server.reaches("starting", starts=2), 5), what="the server again")
+
+
 def test_a_restart_by_a_word_leaves_the_balancer_first(start):
     server = start(server__drain=600)
     first = server.reaches("starting")
@@ -241,6 +259,13 @@ def test_the_loopback_address_is_used_where_there_is_no_other_and_told(start, tm
 def test_the_second_answer_counts_where_the_first_is_the_loopback_device(start, tmp_path):
     fakes = programs(tmp_path, getent="printf '127.0.1.1 STREAM nid1\\n10.9.8.7 STREAM\\n'")
     assert start(node="nid1", environment=fakes).reaches("starting").address == "10.9.8.7"
+
+
+def test_a_key_that_could_not_be_written_whole_is_no_key(start, tmp_path):
+    """As on a full disk: a short key would be the servers' for good, and the balancer refuses it."""
+    server = start(environment=programs(tmp_path, od="echo 1234\nexit 1"))
+    server.reaches("gone", starts=0, note="gave up: the node cannot write or read secrets/server-key")
+    assert not list((tmp_path / "secrets").iterdir())
 
 
 def test_a_node_with_ipv6_alone_is_refused_in_one_line(start, tmp_path):

@@ -14,20 +14,23 @@ import pytest
 from command import PROGRAM
 from fakes.slurm import Cluster
 from repositories import tiny_repository
+from schedulers import made as scheduler_and_plan
+from schedulers import submitted as submitted_to
 from submissions import TOKEN, submission
 from waiting import until
 
 from exatrkx_hpc import farm
-from exatrkx_hpc.base.errors import LaunchError
+from exatrkx_hpc.base.errors import LaunchError, NotStarted
 from exatrkx_hpc.base.news import News
 from exatrkx_hpc.base.process import run, spawn
 from exatrkx_hpc.config.resolve import resolve
 from exatrkx_hpc.config.schema import Farm
-from exatrkx_hpc.launch.events import JobAdopted
+from exatrkx_hpc.launch.events import JobAdopted, SubmissionOpen
 from exatrkx_hpc.launch.plan import make_plan
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.launch.scheduler import JobMayRunError
 from exatrkx_hpc.launch.schedulers import farm_slurm
+from exatrkx_hpc.launch.slurm import scheduler
 from exatrkx_hpc.launch.slurm import submissions as on_disk
 from exatrkx_hpc.launch.slurm import submit as submitting
 from exatrkx_hpc.launch.slurm.farm_jobs import read_record
@@ -72,6 +75,35 @@ def test_the_token_is_on_disk_before_sbatch_starts_and_goes_when_the_job_has_its
     assert json.loads(FarmDir.of(made).job("42").plan.read_text())["name"] == "exatrkx"
 
 
+def test_the_plan_is_in_the_run_directory_of_every_job(
+    cluster: Cluster, made: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever submits it: `deploy` relies on it, and does not write the plan itself."""
+    batch = submitted(made)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    cluster.instead("squeue", 'case "$*" in *json*) exit 1 ;; *) echo "7|RUNNING|nid001|29:36|None|1|1|a" ;; esac')
+    shell = farm_slurm(made, interactive=True)
+    inside = shell.submit(FarmDir.of(made).scripts / "farm.sbatch", make_plan(made))
+    (tmp_path / "local").mkdir()
+    local, plan = scheduler_and_plan("local", tmp_path / "local")
+    here = submitted_to(local, plan, tmp_path, "#!/bin/bash\nexit 0\n")
+    shell.cancel(inside, drain=False)
+    local.cancel(here, drain=False)
+    for run_dir in (FarmDir.of(made).job(batch), FarmDir.of(made).job(inside), FarmDir(tmp_path / "local").job(here)):
+        assert json.loads(run_dir.plan.read_text())["name"] == "exatrkx"
+        assert stat.S_IMODE(run_dir.plan.stat().st_mode) == 0o600
+
+
+def test_a_submission_that_cannot_be_read_is_not_passed_over(tmp_path: Path):
+    """It may be that of a job; a folder in its place stands for a disk that fails."""
+    (tmp_path / "0123456789abcdef.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        Submissions(tmp_path).all()
+    (tmp_path / "0123456789abcdef.json").rmdir()
+    (tmp_path / "torn.json").write_text("{")
+    assert Submissions(tmp_path).all() == ()
+
+
 def test_the_file_is_for_its_owner_only(tmp_path: Path):
     with Submissions(tmp_path / "s").begun(Path("/x"), name="exatrkx", clusters=[""]) as one:
         assert stat.S_IMODE(Submissions(tmp_path / "s").file(one).stat().st_mode) == 0o600
@@ -107,7 +139,12 @@ def test_a_later_command_takes_the_job_over(cluster: Cluster, made: Farm):
         submitted(made)
     (file,) = left(made)
     told: list[News] = []
-    assert list(farm.jobs(made, tell=told.append)) == [] and told == [] and left(made), "Slurm does not answer"
+    assert list(farm.jobs(made, tell=told.append)) == [] and left(made), "Slurm does not answer"
+    (news,) = told
+    assert isinstance(news, SubmissionOpen)
+    silent = "squeue: Unable to contact slurm controller); retry when 'scontrol ping' succeeds"
+    assert str(news).endswith(f"did not finish: Slurm does not say whether its job exists ({silent}")
+    told.clear()
     cluster.says("squeue-comments", f"17|other\n4242|my farm exatrkx-hpc:{file.stem}\n")
     assert [job.id for job in farm.jobs(made, tell=told.append)] == ["4242"]
     (news,) = told
@@ -128,6 +165,73 @@ def test_a_submission_without_a_job_is_forgotten_once_slurm_answers(cluster: Clu
     with pytest.raises(JobMayRunError):
         submitted(made)
     assert farm_slurm(made).settle() and left(made) == []
+
+
+@pytest.mark.parametrize("program", ["squeue", "scontrol"])
+def test_a_question_that_cannot_be_asked_after_an_unclear_answer_ends_no_submission(
+    cluster: Cluster, made: Farm, monkeypatch: pytest.MonkeyPatch, program: str
+):
+    """No process is left for squeue, or its program is gone: the job may exist all the same."""
+    cluster.says("sbatch", "Hours left:\n4242\n")
+    start = scheduler.find_program
+
+    def find(name: str, *, remedy: str) -> str:
+        if name == program:
+            raise NotStarted(f"cannot start {name}: no process is left; end some")
+        return start(name, remedy=remedy)
+
+    monkeypatch.setattr(scheduler, "find_program", find)
+    if program == "scontrol":  # one number, which nobody can check, is taken for the job's
+        assert submitted(made) == "4242"
+        return
+    cluster.knows(4242, log="/home/me/training.out", name="training")
+    with pytest.raises(JobMayRunError):
+        submitted(made)
+    told: list[News] = []
+    assert not farm_slurm(made).settle(told.append) and left(made)
+    assert "(cannot start squeue: no process is left); retry" in str(told[-1]) and "remove" not in str(told[-1])
+
+
+def test_an_accounting_that_fails_does_not_deny_a_job(cluster: Cluster, made: Farm):
+    cluster.says("sbatch", "\n")
+    with pytest.raises(JobMayRunError):
+        submitted(made)
+    cluster.refuses("sacct", "sacct: error: Problem talking to the database: Connection refused\n")
+    told: list[News] = []
+    assert not farm_slurm(made).settle(told.append) and left(made)
+    assert "(sacct: Problem talking to the database: Connection refused); retry" in str(told[-1])
+    cluster.refuses("sacct", "Slurm accounting storage is disabled\n")
+    assert farm_slurm(made).settle() and left(made) == [], "at a site without accounting, the queue alone answers"
+
+
+def test_a_job_that_cannot_be_recorded_stays_open(cluster: Cluster, made: Farm):
+    cluster.says("sbatch", "\n")
+    with pytest.raises(JobMayRunError):
+        submitted(made)
+    (file,) = left(made)
+    cluster.says("squeue-comments", f"4242|exatrkx-hpc:{file.stem}\n")
+    FarmDir.of(made).job("4242").path.write_text("a file in the place of the job's folder")
+    told: list[News] = []
+    assert not farm_slurm(made).settle(told.append) and left(made)
+    assert "job 4242 exists, but cannot be recorded (" in str(told[-1]) and "remove" not in str(told[-1])
+
+
+def test_only_where_slurm_knows_no_job_a_removal_is_offered(
+    cluster: Cluster, made: Farm, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(on_disk, "_LATE", 600)
+    monkeypatch.setattr(farm, "_SETTLED", 0)
+    for name in ("refuse_faults", "require_site", "require_models"):
+        monkeypatch.setattr(f"exatrkx_hpc.prepare.{name}", lambda *_, **__: None)
+    cluster.says("sbatch", "\n")
+    with pytest.raises(JobMayRunError):
+        submitted(made)
+    (file,) = left(made)
+    with pytest.raises(LaunchError, match=f"may still accept one; retry in some minutes, or remove {file} to submit"):
+        farm.deploy(made)
+    cluster.refuses("squeue-comments", "slurm_load_jobs error: Unable to contact slurm controller\n")
+    with pytest.raises(LaunchError, match=r"does not say whether its job exists .*ping' succeeds$"):
+        farm.deploy(made)
 
 
 def test_a_job_that_slurm_may_still_take_stays_open(cluster: Cluster, made: Farm, monkeypatch: pytest.MonkeyPatch):
@@ -215,3 +319,39 @@ def test_a_lost_answer_of_one_of_several_clusters(cluster: Cluster):
     one = submission().model_copy(update={"clusters": ("alpha", "beta")})
     cluster.says("sbatch", "taken\n")
     assert submit(one, log="/x", patience=0) == JobId(number="42", cluster="beta")
+
+
+def here(made: Farm, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Start a farm in a new allocation, as `deploy --interactive` does outside of one."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    script = FarmDir.of(made).scripts / "farm.sbatch"
+    return farm_slurm(made, interactive=True).submit(script, make_plan(made))
+
+
+def test_an_allocation_that_slurm_refuses_leaves_no_submission(
+    cluster: Cluster, made: Farm, monkeypatch: pytest.MonkeyPatch
+):
+    cluster.instead("salloc", "echo 'salloc: error: Job submit/allocate failed: Invalid qos specification' >&2; exit 1")
+    with pytest.raises(LaunchError, match="salloc was refused: Invalid qos specification; check"):
+        here(made, monkeypatch)
+    assert left(made) == []
+
+
+@pytest.mark.parametrize("end", ["kill -9 $$", "echo 'salloc: error: Socket timed out' >&2; exit 1", "exit 0"])
+def test_an_allocation_that_may_exist_leaves_its_submission(
+    cluster: Cluster, made: Farm, monkeypatch: pytest.MonkeyPatch, end: str
+):
+    cluster.instead("salloc", end)
+    with pytest.raises(JobMayRunError, match=r"reported no job ID: .*the next 'exatrkx-hpc status' takes it over"):
+        here(made, monkeypatch)
+    assert len(left(made)) == 1
+
+
+def test_an_allocation_that_cannot_be_recorded_leaves_its_submission(
+    cluster: Cluster, made: Farm, monkeypatch: pytest.MonkeyPatch
+):
+    cluster.instead("salloc", "echo 'salloc: Granted job allocation 4242'; exec sleep 60")
+    FarmDir.of(made).job("4242").path.write_text("a file in the place of the job's folder")
+    with pytest.raises(NotADirectoryError):
+        here(made, monkeypatch)
+    assert len(left(made)) == 1, "whether Slurm has released it, only Slurm can say"

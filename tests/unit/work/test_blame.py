@@ -86,12 +86,14 @@ def test_good_answers_in_between_tell_the_one_that_kills():
     assert decisions(judge, cases[0], (Cause.TORN, "c:1")) == [Decision.POISON]
 
 
-def test_an_endpoint_that_never_answered_condemns_none_of_two():
+@pytest.mark.parametrize("cause", [Cause.TORN, Cause.FAULT, Cause.DEADLINE])
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_endpoint_that_never_answered_condemns_no_event(number, cause):
     judge = Judge(patience=600.0)
-    cases = [Case(event="e0"), Case(event="e1")]
+    cases = [Case(event=f"e{one}") for one in range(number)]
     for _ in range(DELIVERIES):
-        found = [decisions(judge, case, (Cause.TORN, ""))[0] for case in cases]
-    assert found == [Decision.ENDPOINT, Decision.ENDPOINT]
+        found = [decisions(judge, case, (cause, ""))[0] for case in cases]
+    assert found == [Decision.ENDPOINT] * number
 
 
 def test_a_sick_servers_faults_are_no_strikes():
@@ -101,6 +103,14 @@ def test_a_sick_servers_faults_are_no_strikes():
         decisions(judge, case, sick, sick)
     assert [len(case.strikes) for case in cases] == [2, 0, 0, 0, 0], "only the first one trusted it"
     assert decisions(judge, cases[0], sick, sick)[-1] is Decision.ENDPOINT, "but it does not condemn"
+
+
+def test_two_events_that_exhaust_the_only_server_do_not_alternate():
+    judge, cases = made(("g", "a:1")), [Case(event="e0"), Case(event="e1")]
+    for _ in range(DELIVERIES):
+        found = [decisions(judge, case, (Cause.FAULT, "a:1"))[0] for case in cases]
+    assert found == [Decision.ENDPOINT, Decision.ENDPOINT], "no server is left to trust, so they are not condemned"
+    assert [len(case.strikes) for case in cases] == [DELIVERIES, DELIVERIES]
 
 
 def test_a_connection_to_the_balancer_that_breaks_is_no_strike():

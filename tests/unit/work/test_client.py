@@ -322,14 +322,35 @@ def deliveries(notes) -> int:
     return len(notes.read_text().splitlines())
 
 
-@pytest.mark.parametrize(("switch", "error"), [("--gone", Poisoned), ("--hanger", Poisoned), ("--refused", ModelError)])
-def test_an_event_that_the_only_server_never_answers_is_delivered_few_times(tmp_path, switch, error):
+@pytest.mark.parametrize(
+    ("switch", "error", "words", "number"),
+    [
+        ("--gone", EndpointError, "does not serve exatrkx", 4),
+        ("--hanger", EndpointError, "no answer from", 4),
+        ("--refused", ModelError, "unexpected shape", 2),
+    ],
+)
+def test_an_event_that_the_only_server_never_answers_is_delivered_few_times(tmp_path, switch, error, words, number):
+    """It is not condemned: the server has never answered any event."""
     with (
         fake_triton(switch, "4", "--notes", str(tmp_path / "notes")) as fake,
-        pytest.raises(error, match="deliveries ended without an answer" if error is Poisoned else "unexpected shape"),
+        pytest.raises(error, match=words) as caught,
     ):
         ask(fake.server, request_timeout=0.5, patience=86400)
-    assert deliveries(tmp_path / "notes") == (4 if error is Poisoned else 2)
+    assert deliveries(tmp_path / "notes") == number and not isinstance(caught.value, Poisoned)
+
+
+def test_an_event_that_costs_a_server_which_answers_others_is_condemned(tmp_path):
+    async def call(server):
+        async with Client(server, patience=86400) as client:
+            await client.ask({"hits": np.zeros((3, 3), dtype=np.float32)})
+            await client.ask({"hits": np.zeros((4, 3), dtype=np.float32)})
+
+    with (
+        fake_triton("--gone", "4", "--notes", str(tmp_path / "notes")) as fake,
+        pytest.raises(Poisoned, match="3 deliveries ended without an answer"),
+    ):
+        asyncio.run(call(fake.server))
 
 
 def test_an_event_that_is_too_large_fails_at_once_and_says_what_to_raise(tmp_path):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fakes.running import fake_triton
+
 from exatrkx_hpc.base.member_reports import MemberCounts, MemberReports
 from exatrkx_hpc.work.inference.retry import Cause
 from exatrkx_hpc.work.run.member_log import MemberLog
+from exatrkx_hpc.work.run.run import run_clients
 
 
 class Clock:
@@ -26,7 +29,7 @@ def test_the_monitor_reads_what_a_run_saw(tmp_path: Path) -> None:
     log.write()
     assert MemberReports(folder).totals() == {
         "10.0.0.1:8001": MemberCounts(answers=1),
-        "10.0.0.2:8001": MemberCounts(failures=3, timeouts=1),
+        "10.0.0.2:8001": MemberCounts(failures=3),
     }
     log.answered("10.0.0.1:8001")
     log.write()
@@ -34,6 +37,9 @@ def test_the_monitor_reads_what_a_run_saw(tmp_path: Path) -> None:
     clock.now += 10
     log.write()
     assert MemberReports(folder).totals()["10.0.0.1:8001"].answers == 2
+    log.answered("10.0.0.1:8001")
+    log.write(last=True)
+    assert MemberReports(folder).totals()["10.0.0.1:8001"].answers == 3, "the run ends"
 
 
 def test_two_runs_do_not_share_a_report(tmp_path: Path) -> None:
@@ -50,3 +56,12 @@ def test_a_report_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
     log.write()
     MemberLog(None).write()
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "no" / "such").mkdir(parents=True)
+    log.write(last=True)
+    assert MemberReports(tmp_path / "no" / "such" / "reports").totals(), "it is written later"
+
+
+def test_a_run_reports_its_last_answers(settings, tmp_path: Path) -> None:
+    with fake_triton("--member", "n1:8001") as fake:
+        run_clients(settings(sizes=[3] * 30, server=fake.server, reports=tmp_path / "reports"))
+    assert MemberReports(tmp_path / "reports").totals() == {"n1:8001": MemberCounts(answers=30)}

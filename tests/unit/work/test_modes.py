@@ -39,7 +39,7 @@ from exatrkx_hpc.work.map.endpoint import Endpoint
 from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.coordinator import Coordinator
 from exatrkx_hpc.work.run.report import read_report
-from exatrkx_hpc.work.run.run import Settings, run_clients
+from exatrkx_hpc.work.run.run import Settings, is_ready, run_clients
 from exatrkx_hpc.work.run.run import _task as task_of
 from exatrkx_hpc.work.workloads.exatrkx import WORKLOAD, count_tracks
 
@@ -112,7 +112,9 @@ def test_direct_waits_for_no_network(tmp_path: Path) -> None:
     with begin(settings.results, events, facts) as ledger:
         accounts = Accounts(ledger, settings.results, events, server=str(SHIPPED), version="")
         task = task_of(settings, newline=False)
-        run = Coordinator(task, accounts, workers=1, show=lambda tally: None, spare=0.0)
+        run = Coordinator(
+            task, accounts, workers=1, show=lambda tally: None, spare=0.0, is_ready=lambda: is_ready(settings)
+        )
         asyncio.run(run.run())
         assert run.report().done == 1 and ledger.facts["mode"] == "direct"
         (attempts,) = ledger.db.execute("SELECT attempts FROM events").fetchone()

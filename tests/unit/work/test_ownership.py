@@ -26,6 +26,7 @@ from exatrkx_hpc.fleet.events import MonitorAbsent
 from exatrkx_hpc.launch.run_dir import FarmDir
 from exatrkx_hpc.work.inference.client import Client
 from exatrkx_hpc.work.inference.ownership import require_ours
+from exatrkx_hpc.work.map.endpoint import Endpoint
 from exatrkx_hpc.work.run.run import Settings, run_clients
 
 OURS = EndpointId(farm="exatrkx-00000000", job="42", instance="0123456789ab")
@@ -46,9 +47,9 @@ def test_two_farms_of_one_name_are_two():
 
 
 @contextlib.contextmanager
-def endpoint(folder: Path, listen: Listen, identity: EndpointId) -> Iterator[Nginx]:
+def endpoint(folder: Path, listen: Listen, identity: EndpointId, *switches: str) -> Iterator[Nginx]:
     """The endpoint of a farm with one server that answers."""
-    with fake_triton() as fake:
+    with fake_triton(*switches) as fake:
         balancer = Nginx(folder, replace(listen, farm=identity.farm, job=identity.job))
         balancer.start([member("well", "127.0.0.1", grpc_port=int(fake.server.rpartition(":")[2]))])
         try:
@@ -83,6 +84,17 @@ def test_a_strangers_endpoint_gets_no_event(nginx, tmp_path, stranger):
             find_tracks(balancer.listen.grpc, str(OURS))
 
 
+def test_an_endpoint_of_the_library_is_checked_too(nginx, tmp_path):
+    with endpoint(tmp_path, free_listen(), OURS) as balancer:
+        with Endpoint(balancer.listen.grpc, identity=str(OURS)) as ours:
+            assert len(ours.find_tracks(HITS)) == 3
+        with (
+            Endpoint(balancer.listen.grpc, identity=str(replace(OURS, job="43")), patience=0.0) as theirs,
+            pytest.raises(EndpointError, match="job 42; expected exatrkx-00000000, job 43"),
+        ):
+            theirs.find_tracks(HITS)
+
+
 def test_what_is_no_endpoint_of_a_farm_gets_no_event():
     with fake_triton() as fake, pytest.raises(EndpointError, match="is not an endpoint of this farm"):
         find_tracks(fake.server, str(OURS))
@@ -101,17 +113,18 @@ def test_a_run_refuses_a_strangers_endpoint_before_any_event(nginx, tmp_path):
 
 def test_a_stranger_that_takes_the_port_during_a_run_gets_no_event(nginx, tmp_path):
     """The client's connection breaks with its endpoint; before the next event, it asks who answers."""
-    listen = free_listen()
+    listen, notes = free_listen(), tmp_path / "notes"
 
     async def ask() -> None:
         async with Client(listen.grpc, model="exatrkx", identity=str(OURS), patience=1) as client:
             with endpoint(tmp_path / "ours", listen, OURS):
                 assert len(await client.find_tracks(HITS)) == 3
             with (
-                endpoint(tmp_path / "theirs", listen, replace(OURS, job="43")),
+                endpoint(tmp_path / "theirs", listen, replace(OURS, job="43"), "--notes", str(notes)),
                 pytest.raises(EndpointError, match="job 43"),
             ):
                 await client.find_tracks(HITS)
+            assert not notes.exists()
             with endpoint(tmp_path / "again", listen, OURS):
                 assert len(await client.find_tracks(HITS)) == 3
 

@@ -7,14 +7,14 @@ import time
 
 import pytest
 from fakes.running import fake_triton
-from runs import label_files, ledger_rows
+from runs import events_of, label_files, ledger_rows
 
 from exatrkx_hpc.base.errors import OutputError
 from exatrkx_hpc.work.ledger.ledger import Ledger
 from exatrkx_hpc.work.news import ModelsChanged
 from exatrkx_hpc.work.nodes.run import here, run_sharded
 from exatrkx_hpc.work.results.models import changes
-from exatrkx_hpc.work.run import model_watch
+from exatrkx_hpc.work.run import faults, model_watch
 from exatrkx_hpc.work.run.report import read_report
 from exatrkx_hpc.work.run.run import run_clients
 
@@ -22,6 +22,14 @@ from exatrkx_hpc.work.run.run import run_clients
 def facts(settings) -> dict[str, str]:
     with Ledger(settings.out / "ledger.sqlite") as ledger:
         return dict(ledger.facts)
+
+
+def labelled(settings) -> set[str]:
+    """Return the names of the events whose labels are on disk."""
+    files = sorted(settings.folder.iterdir())
+    if settings.result_format == "parquet":
+        return {name for file in files for name in events_of(file)}
+    return {file.stem for file in files}
 
 
 def test_a_model_inside_the_ensemble_that_changed_ends_a_resumed_run(settings, tmp_path):
@@ -81,30 +89,36 @@ def test_results_of_two_versions_are_counted(settings):
     assert (report.version, report.done) == ("3", 3)
 
 
-def test_a_model_that_changes_during_the_run_ends_it_and_takes_back_what_is_doubtful(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(model_watch, "EVERY", 0.2)
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_model_that_changes_during_the_run_ends_it_and_takes_back_what_is_doubtful(
+    settings, tmp_path, monkeypatch, form
+):
+    monkeypatch.setattr(model_watch, "EVERY", 0.5)
     gnn = tmp_path / "gnn"
     gnn.write_text("0.5")
+    changed = []
 
     def change(tally):
-        if tally.done == 20:
-            time.sleep(0.1)
+        if tally.done >= 100 and not changed:
+            changed.append(time.time())
             gnn.write_text("0.7")
 
     with fake_triton("--gnn", str(gnn), "--delay", "0.05") as fake:
-        run_settings = settings(sizes=[3] * 400, server=fake.server, in_flight=2)
+        parts = {"result_format": form, "part_events": 50}
+        run_settings = settings(sizes=[3] * 400, server=fake.server, in_flight=2, **parts)
         with pytest.raises(
             OutputError, match=r"changed during the run: gnn was .*; \d+ results since the last look are"
         ):
             run_clients(run_settings, change)
-        done = [name for name, state in ledger_rows(run_settings) if state == "done"]
-        assert len(done) < 400 and {f"{name}.csv" for name in done} == set(label_files(run_settings))
+        rows = ledger_rows(run_settings, "name, ended, state")
+        done = {name: ended for name, ended, state in rows if state == "done"}
+        assert len(done) < 400 and max(done.values()) < changed[0], "none that the changed model may have answered"
+        assert labelled(run_settings) == set(done)
         assert read_report(run_settings.report).done == len(done)
-        with pytest.raises(OutputError, match="gnn was") if done else pytest.raises(AssertionError):
+        with pytest.raises(OutputError, match="gnn was"):
             run_clients(run_settings)
-            assert done
         told = []
-        accepting = settings(server=fake.server, in_flight=16, accept_model_change=True)
+        accepting = settings(server=fake.server, in_flight=16, accept_model_change=True, **parts)
         assert run_clients(accepting, tell=told.append).done == 400
 
 
@@ -122,6 +136,40 @@ def test_a_change_in_the_last_moment_is_noticed_at_the_end(settings, tmp_path):
             run_clients(run_settings, change)
         assert label_files(run_settings) == {}
         assert run_clients(run_settings).done == 3
+
+
+def test_a_run_that_stops_looks_too_and_blames_no_event_for_a_model_that_changed(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(faults, "BROKEN_MODEL", 2)
+    gnn = tmp_path / "gnn"
+    gnn.write_text("0.5")
+
+    def change(tally):
+        if tally.failed:
+            gnn.write_text("0.7")
+
+    with fake_triton("--gnn", str(gnn), "--refused", "3") as fake:
+        run_settings = settings(sizes=[2, 3, 3, 3], server=fake.server, in_flight=1)
+        (run_settings.events / "evt_0.csv").write_text("no hits")
+        with pytest.raises(OutputError, match="changed during the run: gnn was"):
+            run_clients(run_settings, change)
+    assert dict(ledger_rows(run_settings)).pop("evt_0") == "quarantined", "its content is its own fault"
+    assert {state for _, state in ledger_rows(run_settings)[1:]} == {"waiting"}
+    assert read_report(run_settings.report).failures == 1
+
+
+@pytest.mark.parametrize("fault", [OutputError("disk full"), ValueError("a bug")])
+def test_a_watch_that_fails_ends_the_run(settings, monkeypatch, fault):
+    monkeypatch.setattr(model_watch, "EVERY", 0.1)
+
+    def broken(*_):
+        raise fault
+
+    monkeypatch.setattr(model_watch, "changes", broken)
+    with fake_triton("--delay", "0.05") as fake:
+        run_settings = settings(sizes=[3] * 400, server=fake.server, in_flight=2)
+        with pytest.raises(type(fault), match=str(fault)):
+            run_clients(run_settings)
+    assert len(label_files(run_settings)) < 400
 
 
 def test_an_endpoint_that_does_not_tell_its_models_is_no_obstacle(settings):

@@ -40,6 +40,7 @@ from exatrkx_hpc.work.events.source import EventFile, find_events
 from exatrkx_hpc.work.ledger.open import begin, facts_of
 from exatrkx_hpc.work.map.endpoint import Endpoint
 from exatrkx_hpc.work.results.layout import Results
+from exatrkx_hpc.work.run import faults
 from exatrkx_hpc.work.run.accounts import Accounts
 from exatrkx_hpc.work.run.coordinator import Coordinator
 from exatrkx_hpc.work.run.report import read_report
@@ -505,6 +506,17 @@ def test_an_endpoint_that_comes_back_costs_no_event(settings):
     assert (report.done, report.failed) == (100, ()) and report.retries > 0
 
 
+def test_an_endpoint_with_a_token_is_asked_with_the_token_whether_it_is_dead(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(faults, "DEAD_ENDPOINT", 0.5)
+    token = tmp_path / "token"
+    token.touch(mode=0o600)
+    token.write_text("0" * 64)
+    with fake_triton("--token", "0" * 64, "--hanger", "7") as fake:
+        slow = {"workers": 1, "in_flight": 1, "request_timeout": 0.7, "patience": 0.5, "token_file": token}
+        report = run_clients(settings(sizes=[7, 3, 3, 3], server=fake.server, **slow))
+    assert (report.stopped, report.done, [failed.kind for failed in report.failed]) == (None, 3, ["poison"])
+
+
 def test_a_run_begins_only_with_an_endpoint_that_serves_the_model(settings):
     with pytest.raises(EndpointError, match="connection refused"):
         run_clients(settings(sizes=[3], server=f"127.0.0.1:{free_port()}"))
@@ -666,6 +678,10 @@ def test_interrupting_a_notebook_cell_stops_the_run(settings):
     assert workers_of(os.getpid()) == []
 
 
+async def _always() -> bool:
+    return True
+
+
 @pytest.fixture
 def make_coordinator(tmp_path):
     """Make a coordinator over some small events; its ledger is closed at the end of the test."""
@@ -681,7 +697,7 @@ def make_coordinator(tmp_path):
             labels = str(results.folder)
             times = {"request_timeout": request_timeout, "patience": request_timeout}
             task = Task(server=server, models="exatrkx", folder=labels, in_flight=1, **times)
-            return Coordinator(task, accounts, **options)
+            return Coordinator(task, accounts, is_ready=_always, **options)
 
         yield make
 
