@@ -15,6 +15,7 @@ import psutil
 import pytest
 import requests
 import tritonclient.grpc as triton
+from repositories import tiny_repository
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 from waiting import until
@@ -43,9 +44,12 @@ HITS = np.full((2, 3), 0.1, dtype=np.float32)
 
 
 def farm_of(run_root: Path, **more: object) -> Farm:
+    """A farm with a model that starts fast: what it answers does not matter here."""
+    tiny_repository(run_root / "models")
     values = {
         "site": "local",
         "run_root": str(run_root),
+        "server.model_repository": str(run_root / "models"),
         "cluster.local_address": "127.0.9.1",
         "job.nodes": 1,
         "server.drain": 1,

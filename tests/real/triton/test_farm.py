@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import requests
+from repositories import tiny_repository
 from runs import read_labels
 from waiting import until
 
@@ -274,7 +275,8 @@ def about(folder: Path) -> list[str]:
 
 
 def test_leaving_the_block_leaves_nothing(tmp_path):
-    with farm.up(flags=flags(tmp_path, **{"job.nodes": 1})) as endpoint:
+    tiny_repository(tmp_path / "models")
+    with farm.up(flags=flags(tmp_path, job__nodes=1, server__model_repository=str(tmp_path / "models"))) as endpoint:
         assert endpoint.find_tracks(np.full((1, 3), 0.1, dtype=np.float32)).shape == (1,)
         job_session = os.getsid(read_records(RunDir(tmp_path / "1"))[0].pid)
         until(  # Prometheus starts beside the endpoint, which does not wait for it
