@@ -26,8 +26,6 @@ class Prober:
         orphan. A name is missing if this machine could not ask, for lack of open files, ports or memory.
         """
         servers = {record.server: record for record in records}
-        if not servers:
-            return {}
 
         async def ready(name: str, connection: Connection) -> bool:
             if not (await connection.get("/v2/health/ready")).ok:

@@ -286,6 +286,8 @@ def test_leaving_the_block_leaves_nothing(tmp_path):
         assert read_endpoint(RunDir(tmp_path / "1")) is not None
     assert session_members(job_session) == []
     assert about(tmp_path) == []
+    (log,) = (tmp_path / "1" / "logs").iterdir()
+    assert "Signal (15) received" in log.read_text() and "Exit timeout expired" not in log.read_text()
     assert read_endpoint(RunDir(tmp_path / "1")) is None
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Barrier, BrokenBarrierError, Event, Thread
+from typing import Any
 
 import fakes.pretend_members
 import psutil
@@ -155,7 +156,7 @@ def prober() -> Iterator[Prober]:
     made.close()
 
 
-def connections() -> set[object]:
+def connections() -> set[tuple[Any, Any]]:
     """Both ends: two connections to different addresses may have the same port here."""
     return {(one.laddr, one.raddr) for one in psutil.Process().net_connections("tcp") if one.status == "ESTABLISHED"}
 
@@ -197,6 +198,15 @@ def test_without_free_files_a_server_counts_as_not_asked(prober, monkeypatch):
     with pretended(2) as records:
         monkeypatch.setattr(asyncio.BaseEventLoop, "create_connection", refuse)
         assert prober(records, 5) == {}
+
+
+def test_a_server_that_is_not_asked_any_more_has_no_connection(prober):
+    """Nor has the last one: a Triton that ends would wait for it."""
+    with pretended(2) as records:
+        for some in (records, records[:1], []):
+            prober(some, 20)
+            there = {one.address for one in records}
+            assert {remote.ip for _, remote in connections() if remote.ip in there} == {one.address for one in some}
 
 
 def test_fewer_open_files_than_servers_are_enough(prober, monkeypatch):
