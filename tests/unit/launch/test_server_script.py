@@ -204,6 +204,15 @@ def test_pauses_grow_and_a_word_cuts_them_short(start):
     server.reaches("gone", starts=4)
 
 
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_server_that_pauses_ends_at_once(start, signal_):
+    """Not after the pause, which may be five minutes."""
+    server = start(server__drain=1, environment={"FAKE_TRITON": "exit:7"})
+    server.reaches("gone", starts=3, note="starts again in 8 s")
+    server.child.send(signal_)
+    assert server.child.wait(6) == 0
+
+
 def test_a_server_is_not_given_up_while_its_cause_may_pass(start):
     server = start(server__max_restarts=1, server__max_pause=1, environment={"FAKE_TRITON": "exit:7"})
     server.reaches("gone", starts=4, note="starts again in 1 s")
