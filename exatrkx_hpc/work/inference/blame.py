@@ -171,10 +171,11 @@ class Judge:
         """Return whether a failure is a strike: not one of the balancer itself, nor one of a sick server."""
         if cause is Cause.TORN and not member and self._seen:
             return False  # the balancer names each server that fails, so the connection to the balancer broke
-        if cause is not Cause.FAULT or alone or credible is not False:
+        if cause is not Cause.FAULT or credible is not False:
             return True
         # Without a server to trust, a repetition tells nothing more, and events that exhaust a server would alternate.
-        return not self.many_suffer and not any(self.credible(event, one) for one in self._seen)
+        # But while many events fail, the servers are sick, and an event waits for them even if it is alone.
+        return not self.many_suffer and (alone or not any(self.credible(event, one) for one in self._seen))
 
     def _refused(self, case: Case, member: str, credible: bool | None, now: float) -> Verdict:
         refusers = set(case.refusals)
