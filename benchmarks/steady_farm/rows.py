@@ -165,13 +165,15 @@ def _controller_down(site: Site) -> None:
 
 
 def _no_forks(site: Site) -> None:
+    """Forbid the monitor new processes and threads, as its user may."""
     pid = site.monitor_pid
-    site.as_root("prlimit", "--nproc=0:0", "--pid", pid)
+    limit = site.good("prlimit", "--nproc", "--noheadings", "--output=SOFT", "--pid", pid).strip()
+    site.good("prlimit", "--nproc=0:", "--pid", pid)
     try:
         site.kill_server("nid001")  # nginx must be reloaded, which needs a fork
         time.sleep(20)
     finally:
-        site.as_root("prlimit", "--nproc=unlimited:unlimited", "--pid", pid)
+        site.good("prlimit", f"--nproc={limit}:", "--pid", pid)
 
 
 def _read_only(site: Site) -> None:
