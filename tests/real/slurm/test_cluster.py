@@ -231,7 +231,7 @@ def test_nothing_is_left() -> None:
         c.node("nid002").crash()
         c.node("nid002").boot()
         os.kill(c.node("nid001").first, signal.SIGKILL)
-    assert traces.left() == []
+    until(lambda: not traces.left(), what="nothing of the cluster, which the kernel may still be ending")
     until(lambda: not links() - before, what="no link that the cluster left")
 
 

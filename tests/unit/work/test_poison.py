@@ -155,7 +155,8 @@ def test_servers_that_are_killed_again_and_again_cost_no_event(settings, tmp_pat
     over, randomly, killed = threading.Event(), random.Random(7), []
 
     def kill(children: list[Child]) -> None:
-        while not over.wait(0.7):
+        # At 0.3 s, and then so rarely that no event is there three times.
+        while not over.wait(1.5 if killed else 0.3):
             child = randomly.choice(children)
             killed.append(child.pid)
             child.send(signal.SIGKILL)
