@@ -179,8 +179,8 @@ class Kept:
         """Put the question to each server and return the answers by the servers' names; each has `timeout` seconds.
 
         An answer is None if the server gave none in time. A name is missing if this machine could not ask, for lack of
-        files, ports or memory. Connections to servers that are not asked any more are closed:
-        a Triton that ends waits for those at its HTTP port, for the whole of its exit timeout.
+        files, ports or memory. Connections to servers that are not asked any more are closed: a Triton that ends waits
+        for those at its HTTP port, for the whole of its exit timeout.
         """
         if self._loop is None:
             self._loop = asyncio.new_event_loop()

@@ -11,6 +11,7 @@ from pathlib import Path
 from exatrkx_hpc.base.assets import asset
 from exatrkx_hpc.base.errors import EndpointError, MissingComponent
 from exatrkx_hpc.base.files import write_whole
+from exatrkx_hpc.base.http import cluster_session
 from exatrkx_hpc.base.news import Tell, untold
 from exatrkx_hpc.base.ports import chosen_port, port_trouble, public_host
 from exatrkx_hpc.base.process import Child, find_program, run, spawn
@@ -125,8 +126,7 @@ class MetricsStore:
         import requests  # a sixth of a command's start, and most commands never wait here
 
         until = time.monotonic() + deadline
-        with requests.Session() as session:
-            session.trust_env = False
+        with cluster_session() as session:
             while time.monotonic() < until and self.alive():
                 try:
                     if session.get(f"http://{self._bound}/-/ready", timeout=1).ok:
