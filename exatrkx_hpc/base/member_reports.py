@@ -19,7 +19,7 @@ from exatrkx_hpc.base.files import write_whole
 class MemberCounts:
     """Requests of one client to one server by their end, since the client's start.
 
-    `failures` are errors that are the server's, such as a broken stream.
+    `failures` are errors that may be the server's, such as a broken stream or a deadline.
     """
 
     answers: int = 0

@@ -1,6 +1,6 @@
 """What this run reports to the monitor about the servers: answers and failures by server.
 
-A deadline that passed is no failure here: no answer says which server had the request.
+A deadline that passed counts if the answer names the server. If the client itself gave up, nothing names it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from exatrkx_hpc.work.inference.retry import Cause
 #: Seconds between two reports.
 _INTERVAL: Final = 2.0
 #: Failed deliveries that the server may have caused. A refusal is one of them: a server may send wrong answers to all.
-_FAILURES: Final = frozenset({Cause.TORN, Cause.FAULT, Cause.REFUSED})
+_FAILURES: Final = frozenset({Cause.TORN, Cause.DEADLINE, Cause.FAULT, Cause.REFUSED})
 
 
 class MemberLog:
