@@ -87,7 +87,7 @@ def generate(
         if tracks is not None or form != "csv":
             raise ConfigError("--tracks and --format apply to hits only; use --pile-up for the size of events of cells")
         make = partial(_write_cells, pile_up=pile_up, displaced=displaced, seed=seed)
-        size = f"a pile-up of {pile_up or DEFAULT_PILE_UP:g}"
+        size = f"a pile-up of {DEFAULT_PILE_UP if pile_up is None else pile_up:g}"
     else:
         if pile_up is not None or displaced is not None:
             raise ConfigError("--pile-up and --displaced apply to --kind cells only; use --tracks for hits")
